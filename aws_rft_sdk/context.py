@@ -1,0 +1,227 @@
+"""The rollout in progress: which one it is, the headers of its inference calls, and how many calls were made.
+
+One `ContextVar` holds it, so it is private to each thread and each task, survives the worker thread in which Strands
+runs a synchronous agent call (a copied context), nests, and is restored by token rather than cleared.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import inspect
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+
+from opentelemetry import trace
+
+from aws_rft_sdk import wire
+from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_current: contextvars.ContextVar[RFTContext | None] = contextvars.ContextVar("aws_rft_sdk_rollout", default=None)
+
+
+class TurnCount(int):
+    """How many inference calls a rollout has begun, an `int`; and what became of them."""
+
+    answered: int
+    """Calls whose answer arrived whole."""
+    failed: int
+    """Calls that ended in an error or were given up."""
+
+    def __new__(cls, begun: int, answered: int = 0, failed: int = 0) -> TurnCount:
+        """Count `begun` calls, of which some are answered and some failed; the rest are under way."""
+        count = super().__new__(cls, begun)
+        count.answered, count.failed = answered, failed
+        return count
+
+    @property
+    def begun(self) -> int:
+        """Calls begun, the value of this number."""
+        return int(self)
+
+    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override] # ours takes more
+        return int(self), self.answered, self.failed
+
+
+class TurnHeaders(NamedTuple):
+    """One inference call that has begun."""
+
+    span_id: str
+    headers: dict[str, str]
+    """What the call must carry, for both generations of the contract."""
+
+
+class RFTContext:
+    """One rollout in progress.
+
+    `RFTContext.current()` finds it from anywhere below the handler. Safe to read from several threads and tasks; each
+    of them sees the rollout that it was started in.
+    """
+
+    __slots__ = ("_answered", "_failed", "_lock", "_span_ids", "completed", "request", "rewarded")
+
+    request: RolloutRequest
+    completed: bool
+    """Whether a feedback client has sealed the trajectory."""
+    rewarded: bool
+    """Whether a feedback client has delivered the reward."""
+
+    def __init__(self, request: RolloutRequest) -> None:
+        self.request = request
+        self.completed = self.rewarded = False
+        self._span_ids: dict[str, None] = {}  # in order of beginning
+        self._answered = self._failed = 0
+        self._lock = threading.Lock()  # turns of one rollout may begin in several threads at once
+
+    def __repr__(self) -> str:
+        return f"<RFTContext trajectory_id={self.trajectory_id!r} turns={self.turns}>"
+
+    @property
+    def job_arn(self) -> str:
+        """ARN of the training job."""
+        return self.request.job_arn
+
+    @property
+    def trajectory_id(self) -> str:
+        """The service's id of the trajectory."""
+        return self.request.trajectory_id
+
+    @property
+    def metadata(self) -> RolloutMetadata:
+        """Job, trajectory, endpoint and region of the rollout."""
+        return self.request.metadata
+
+    @property
+    def inference_params(self) -> InferenceParams:
+        """Sampling parameters that the job asks for."""
+        return self.request.inference_params
+
+    @property
+    def turns(self) -> TurnCount:
+        """Inference calls begun so far, with `.answered` and `.failed` of them.
+
+        Calls made with headers by hand count as begun only: nobody told us how they ended.
+        """
+        return TurnCount(len(self._span_ids), self._answered, self._failed)
+
+    @property
+    def span_ids(self) -> tuple[str, ...]:
+        """Span ids of the turns, in the order in which they began."""
+        return tuple(self._span_ids)
+
+    def headers(self) -> dict[str, str]:
+        """Begin a turn and return the headers of its inference call, as a new dict.
+
+        Every call begins another turn with a new span id, so call it once for each request, and again for no
+        repetition of the same request. The span id is OpenTelemetry's when a span is recording that has not been used
+        for a turn of this rollout yet, otherwise a random UUID.
+        """
+        return self.begin_turn().headers
+
+    def begin_turn(self) -> TurnHeaders:
+        """Like `headers`, for adapters that also report the end with `end_turn`."""
+        recording = _recording_span_id()
+        with self._lock:
+            span_id = recording if recording and recording not in self._span_ids else str(uuid.uuid4())
+            self._span_ids[span_id] = None
+        return TurnHeaders(span_id, wire.inference_headers(self.job_arn, self.trajectory_id, span_id))
+
+    def end_turn(self, *, answered: bool) -> None:
+        """Count one turn as answered or failed."""
+        with self._lock:
+            if answered:
+                self._answered += 1
+            else:
+                self._failed += 1
+
+    @staticmethod
+    def current() -> RFTContext | None:
+        """Return the rollout in progress in this thread or task, None outside one."""
+        return _current.get()
+
+    @staticmethod
+    def get_headers() -> dict[str, str]:
+        """Begin a turn of the current rollout and return its headers; outside a rollout `{}`. See `headers`."""
+        context = _current.get()
+        return context.headers() if context is not None else {}
+
+    @staticmethod
+    def get_metadata() -> RolloutMetadata | None:
+        """Return the metadata of the current rollout, None outside one."""
+        context = _current.get()
+        return context.metadata if context is not None else None
+
+    @staticmethod
+    @contextmanager
+    def bind(request: RolloutRequest | Mapping[str, Any] | RFTContext) -> Iterator[RFTContext]:
+        """Make a rollout the current one for the body of a `with`, then restore what was current before.
+
+        For workers that do not use `rft_handler`; it reports nothing. Not for the body of a generator, where it would
+        leak into whoever consumes the items.
+
+        Args:
+            request: A request, a payload in any spelling, or a context to take up again.
+
+        Raises:
+            PayloadError: A payload without rollout metadata, or a malformed one.
+        """
+        context = request if isinstance(request, RFTContext) else RFTContext(_request_of(request))
+        token = _current.set(context)
+        try:
+            yield context
+        finally:
+            _current.reset(token)
+
+    @staticmethod
+    def carry(fn: Callable[P, R]) -> Callable[P, R]:
+        """Return `fn` so that it runs within the current rollout wherever it is called.
+
+        For threads and pools of your own: `pool.submit(RFTContext.carry(work), item)`. All context variables travel,
+        OpenTelemetry's among them. The result may be called many times, also at once. Outside a rollout it changes
+        nothing that `fn` could notice except that.
+
+        Raises:
+            TypeError: `fn` is a generator function, whose body runs later and elsewhere; carry what consumes it.
+        """
+        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+            raise TypeError("RFTContext.carry does not take generator functions; carry what consumes the generator")
+        if inspect.iscoroutinefunction(fn):
+            context = _current.get()
+
+            @functools.wraps(fn)
+            async def carried_coroutine(*args: Any, **kwargs: Any) -> Any:
+                token = _current.set(context)
+                try:
+                    return await fn(*args, **kwargs)
+                finally:
+                    _current.reset(token)
+
+            return cast(Callable[P, R], carried_coroutine)
+
+        snapshot = contextvars.copy_context()
+
+        @functools.wraps(fn)
+        def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+            # A copy for each call, since one Context cannot be entered twice at once.
+            return snapshot.copy().run(fn, *args, **kwargs)
+
+        return carried
+
+
+def _request_of(request: RolloutRequest | Mapping[str, Any]) -> RolloutRequest:
+    parsed = request if isinstance(request, RolloutRequest) else RolloutRequest.parse(request)
+    if parsed is None:
+        raise PayloadError("metadata is missing: the payload is no rollout, nothing can be bound", field="metadata")
+    return parsed
+
+
+def _recording_span_id() -> str | None:
+    span = trace.get_current_span()
+    return trace.format_span_id(span.get_span_context().span_id) if span.is_recording() else None

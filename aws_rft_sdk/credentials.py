@@ -1,0 +1,239 @@
+"""AWS credentials and what is signed with them: requests, and bearer tokens.
+
+One botocore session serves the whole process. It refreshes temporary credentials by itself; they are read anew for
+every signature and never kept for a client's life.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import botocore.auth
+import botocore.awsrequest
+import botocore.credentials
+import botocore.exceptions
+import botocore.session
+from requests import PreparedRequest
+from requests.auth import AuthBase
+
+from aws_rft_sdk.errors import CredentialsError
+from aws_rft_sdk.wire import SIGNING_NAME
+
+TOKEN_PREFIX = "sagemaker-api-key-"  # noqa: S105 - the prefix of every token, no secret
+TOKEN_LIFETIME_SECONDS = 43_200
+"""Longest validity that the service accepts; a token also ends with the credentials it was made from."""
+TOKEN_CACHE_SECONDS = 300.0
+_TOKEN_URL = "https://sagemaker.amazonaws.com/"  # noqa: S105 - no secret; signed, never called
+_NETWORK_PROVIDERS = ("container-role", "iam-role")
+
+
+class Keys(NamedTuple):
+    """One consistent set of AWS credentials, frozen at one moment. Its repr hides the secrets."""
+
+    access_key: str
+    secret_key: str
+    token: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Keys(access_key={self.access_key[:4]}..., secret_key=<hidden>, token=<hidden>)"
+
+
+class CredentialSource(Protocol):
+    """Something that can be asked for credentials again and again: a botocore or boto3 session."""
+
+    def get_credentials(self) -> Any:
+        """Return botocore credentials, None when there are none."""
+
+
+class Credentials:
+    """Credentials of one source, read anew for each signature.
+
+    Args:
+        source: A botocore or boto3 session; None for one session of botocore's own, shared by the process.
+        network: Whether providers that ask a metadata service over the network may be used. Off for a runtime on this
+            machine, which must work where there is no such service and no AWS account.
+        clock: Monotonic clock in seconds, for the age of cached tokens.
+
+    Concurrency: safe from several threads.
+    """
+
+    def __init__(
+        self,
+        source: CredentialSource | None = None,
+        *,
+        network: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._given = source
+        self._network = network
+        self._clock = clock
+        self._lock = threading.Lock()  # building a session and resolving its providers is not thread-safe
+        self._session: CredentialSource | None = source
+        self._tokens: dict[tuple[str, str], tuple[str, float]] = {}
+
+    def keys(self) -> Keys | None:
+        """Return the credentials of this moment, None when there are none.
+
+        Raises:
+            CredentialsError: There are some, and they cannot be loaded or refreshed.
+        """
+        try:
+            with self._lock:
+                if self._session is None:
+                    self._session = _new_session(self._network)
+                credentials = self._session.get_credentials()
+            frozen = credentials.get_frozen_credentials() if credentials is not None else None
+        except botocore.exceptions.BotoCoreError as error:
+            raise CredentialsError(f"AWS credentials could not be loaded: {type(error).__name__}") from error
+        if frozen is None or not frozen.access_key:
+            return None
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+
+    def require_keys(self) -> Keys:
+        """Return the credentials of this moment.
+
+        Raises:
+            CredentialsError: There are none, or they cannot be refreshed.
+        """
+        keys = self.keys()
+        if keys is None:
+            raise CredentialsError(
+                "no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile with "
+                "AWS_PROFILE, or pass session="
+            )
+        return keys
+
+    def bearer_token(self, region: str) -> str:
+        """Return a bearer token for the runtime in `region`, at most 300 s old and made from today's keys.
+
+        Raises:
+            CredentialsError: There are no credentials.
+        """
+        keys = self.require_keys()
+        now = self._clock()
+        cached = self._tokens.get((keys.access_key, region))
+        if cached is not None and now - cached[1] < TOKEN_CACHE_SECONDS:
+            return cached[0]
+        token = mint_token(keys, region)
+        # Replaced as a whole, so that tokens of keys that were rotated away do not pile up.
+        self._tokens = {(keys.access_key, region): (token, now)}
+        return token
+
+    def refresh(self) -> None:
+        """Forget what is cached, so that the next signature uses newly loaded credentials."""
+        with self._lock:
+            self._tokens = {}
+            self._session = self._given
+
+
+def _new_session(network: bool) -> CredentialSource:
+    session: CredentialSource = botocore.session.Session()
+    if not network:
+        resolver = session.get_component("credential_provider")  # type: ignore[attr-defined] # botocore's session
+        for name in _NETWORK_PROVIDERS:
+            resolver.remove(name)
+    return session
+
+
+_shared: dict[bool, Credentials] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_credentials(*, network: bool = True) -> Credentials:
+    """Return the credentials that the whole process shares.
+
+    Args:
+        network: See `Credentials`; there is one shared instance for each value.
+    """
+    with _shared_lock:
+        if network not in _shared:
+            _shared[network] = Credentials(network=network)
+        return _shared[network]
+
+
+def sign(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keys: Keys, region: str) -> dict[str, str]:
+    """Sign a request with SigV4 for the service name `sagemaker`.
+
+    Returns:
+        `headers` and those that carry the signature, as a new dict. Nothing that was passed in is changed.
+    """
+    request = botocore.awsrequest.AWSRequest(method=method, url=url, headers=dict(headers), data=body)
+    botocore.auth.SigV4Auth(_botocore_credentials(keys), SIGNING_NAME, region).add_auth(request)
+    return dict(request.headers.items())
+
+
+def mint_token(keys: Keys, region: str, lifetime_seconds: int = TOKEN_LIFETIME_SECONDS) -> str:
+    """Make a bearer token. Nothing is sent; the token holds the session token, so treat it as a credential."""
+    request = botocore.awsrequest.AWSRequest(
+        method="POST",
+        url=_TOKEN_URL,
+        params={"Action": "CallWithBearerToken"},
+        headers={"host": urlsplit(_TOKEN_URL).netloc},
+    )
+    botocore.auth.SigV4QueryAuth(_botocore_credentials(keys), SIGNING_NAME, region, expires=lifetime_seconds).add_auth(
+        request
+    )
+    presigned = f"{request.url.removeprefix('https://')}&Version=1"
+    return TOKEN_PREFIX + base64.b64encode(presigned.encode()).decode()
+
+
+def _botocore_credentials(keys: Keys) -> botocore.credentials.Credentials:
+    return botocore.credentials.Credentials(keys.access_key, keys.secret_key, keys.token)
+
+
+class SigV4(AuthBase):
+    """Signs a request of `requests` with credentials read at that moment."""
+
+    def __init__(self, credentials: Credentials, region: str) -> None:
+        self._credentials = credentials
+        self._region = region
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Add the signature's headers to `request`."""
+        body = request.body or b""
+        request.headers.update(
+            sign(
+                request.method or "POST",
+                request.url or "",
+                # Only what identifies the request is signed; a proxy may change the rest.
+                {name: value for name, value in request.headers.items() if _is_signed(name)},
+                body.encode() if isinstance(body, str) else bytes(body),
+                keys=self._credentials.require_keys(),
+                region=self._region,
+            )
+        )
+        return request
+
+
+def _is_signed(header: str) -> bool:
+    return header.lower() == "content-type" or header.lower().startswith("x-")
+
+
+class Bearer(AuthBase):
+    """Authenticates a request of `requests` with a bearer token."""
+
+    def __init__(self, credentials: Credentials, region: str) -> None:
+        self._credentials = credentials
+        self._region = region
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Add the token to `request`."""
+        request.headers["Authorization"] = f"Bearer {self._credentials.bearer_token(self._region)}"
+        return request
+
+
+def _forget_after_fork() -> None:
+    # A lock that another thread held while forking would stay locked for ever in the child.
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    _shared.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

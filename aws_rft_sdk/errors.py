@@ -1,0 +1,192 @@
+"""Every error this package raises, and what a caller may conclude from each.
+
+    RFTError                              root of everything; .retry_safe, .retry_after_seconds
+    ├── ConfigurationError (ValueError)   a setting is missing or wrong; names it and where it can be set
+    │   ├── CredentialsError              no AWS credentials, or expired ones
+    │   └── UntrustedEndpointError        the payload names an endpoint that must not receive credentials
+    ├── PayloadError (ValueError)         what reached us cannot be parsed; .field is the path of the culprit
+    ├── NoActiveRolloutError (RuntimeError)  a rollout context is needed and none is bound
+    ├── ServiceError                      talking to the job runtime failed
+    │   ├── TransportError                no usable answer; the outcome is unknown
+    │   │   ├── ServiceTimeoutError (TimeoutError)
+    │   │   └── ServiceConnectionError (ConnectionError)
+    │   └── StatusError                   answered with an error: .status .code .request_id .body
+    │       ├── InvalidRequestError       400
+    │       ├── QuotaExceededError        402
+    │       ├── AccessDeniedError         403
+    │       ├── TrajectoryNotFoundError   404
+    │       ├── TrajectoryConflictError   409
+    │       ├── ThrottledError            429
+    │       └── ServiceFaultError         5xx
+    ├── RewardError (ValueError)          a reward is missing, not a number, or not finite
+    └── RolloutError                      one rollout failed; never cancels its siblings
+        ├── HandlerError                  the user's handler raised; the cause is kept
+        ├── RolloutTimeoutError (TimeoutError)
+        ├── AgentUnreachableError         the agent's endpoint could not be called
+        └── NoTrackedTurnsError           no inference call carried the rollout's headers
+
+To add a class: give it the nearest parent and the builtin it refines; keep every argument beyond the message
+keyword-only with a default and store it under its own name, so that instances survive pickling; draw it above;
+describe it in docs/errors.md. `tests/unit/test_errors.py` walks the tree and checks all of that.
+"""
+
+from __future__ import annotations
+
+
+class RFTError(Exception):
+    """Root of all errors of this package.
+
+    Attributes:
+        retry_safe: True when repeating the call cannot do harm, False when repeating is pointless or harmful,
+            None when nobody can know (the call may have taken effect).
+        retry_after_seconds: How long the service asked to wait before a repetition, None when it did not say.
+    """
+
+    retry_safe: bool | None = False
+
+    def __init__(self, message: str = "", *, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class ConfigurationError(RFTError, ValueError):
+    """A setting is missing or wrong. The message names it and the places where it can be set."""
+
+
+class CredentialsError(ConfigurationError):
+    """No AWS credentials were found, or those found have expired and cannot be refreshed."""
+
+    retry_safe = True
+
+
+class UntrustedEndpointError(ConfigurationError):
+    """The payload names an endpoint that credentials must not be sent to. Nothing was read or sent."""
+
+
+class PayloadError(RFTError, ValueError):
+    """What reached us cannot be parsed.
+
+    Attributes:
+        field: Path of the field at fault, spelled as in the payload, for example `metadata.jobArn`.
+    """
+
+    def __init__(self, message: str = "", *, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class NoActiveRolloutError(RFTError, RuntimeError):
+    """A rollout context is needed and none is bound in this thread or task: an error of the program."""
+
+
+class ServiceError(RFTError):
+    """Talking to the job runtime failed.
+
+    Attributes:
+        attempts: How many requests were sent, retries included.
+    """
+
+    def __init__(self, message: str = "", *, attempts: int = 1, retry_after_seconds: float | None = None) -> None:
+        super().__init__(message, retry_after_seconds=retry_after_seconds)
+        self.attempts = attempts
+
+
+class TransportError(ServiceError):
+    """No usable answer arrived. The request may have taken effect: repeat it only with the same client token."""
+
+    retry_safe = None
+
+
+class ServiceTimeoutError(TransportError, TimeoutError):
+    """The service did not answer in time."""
+
+
+class ServiceConnectionError(TransportError, ConnectionError):
+    """The connection to the service could not be made, or broke before an answer."""
+
+
+class StatusError(ServiceError):
+    """The service answered with an error status.
+
+    Attributes:
+        status: HTTP status of the answer.
+        code: Error type named by the service (`x-amzn-ErrorType`), None when it named none.
+        request_id: The service's id of the request, None when it gave none.
+        body: Message of the service, at most 1,024 characters, control characters removed.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        status: int = 0,
+        code: str | None = None,
+        request_id: str | None = None,
+        body: str = "",
+        attempts: int = 1,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message, attempts=attempts, retry_after_seconds=retry_after_seconds)
+        self.status = status
+        self.code = code
+        self.request_id = request_id
+        self.body = body
+
+
+class InvalidRequestError(StatusError):
+    """400: the service refuses the request as it is. Repeating it is pointless."""
+
+
+class QuotaExceededError(StatusError):
+    """402: a quota of the account is exhausted. Repeating it is pointless until the quota changes."""
+
+
+class AccessDeniedError(StatusError):
+    """403: the credentials do not allow the action on this job, or the signature is stale."""
+
+
+class TrajectoryNotFoundError(StatusError):
+    """404: the job is known and the trajectory is not."""
+
+
+class TrajectoryConflictError(StatusError):
+    """409: the trajectory's state does not allow the request, for example because it is sealed already."""
+
+
+class ThrottledError(StatusError):
+    """429: too many requests. Safe to repeat, after `retry_after_seconds` where given."""
+
+    retry_safe = True
+
+
+class ServiceFaultError(StatusError):
+    """5xx: the service failed. The request may have taken effect."""
+
+    retry_safe = None
+
+
+class RewardError(RFTError, ValueError):
+    """A reward is missing, is not a number, or is not finite. Nothing was sent."""
+
+
+class RolloutError(RFTError):
+    """One rollout failed. It is recorded and never cancels its siblings."""
+
+
+class HandlerError(RolloutError):
+    """The user's handler raised; `__cause__` is what it raised."""
+
+
+class RolloutTimeoutError(RolloutError, TimeoutError):
+    """A rollout did not finish before its deadline."""
+
+
+class AgentUnreachableError(RolloutError):
+    """The endpoint of the agent could not be called."""
+
+
+class NoTrackedTurnsError(RolloutError):
+    """No inference call of the rollout carried its headers. The trajectory was not sealed.
+
+    The service fails a whole job over one such rollout, so this is raised before anything is reported.
+    """

@@ -1,0 +1,248 @@
+"""Where settings come from: the only reader of the environment, and only when a value is needed.
+
+Order everywhere: explicit argument, payload, environment, default. `docs/settings.md` lists the variables.
+
+An endpoint that arrives in a payload is untrusted input. It is used only if its host is the service's own, loopback, or
+listed by the operator; endpoints given in code or in the environment are the operator's own words and are only checked
+for form.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterable
+from typing import NamedTuple
+from urllib.parse import SplitResult, urlsplit
+
+from aws_rft_sdk.errors import ConfigurationError, UntrustedEndpointError
+from aws_rft_sdk.types import RolloutMetadata
+from aws_rft_sdk.wire import Api, job_region
+
+API_VARIABLE = "RFT_API"
+ENDPOINT_VARIABLE = "RFT_RUNTIME_ENDPOINT"
+STAGE_VARIABLE = "RFT_STAGE"
+TRUSTED_ENDPOINTS_VARIABLE = "RFT_TRUSTED_ENDPOINTS"
+REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+_ALPHA_HOST_PREFIX = "finetuning-job-runtime."
+_GA_HOST = re.compile(r"(^|\.)job-runtime\.([a-z0-9-]+\.)?sagemaker(-fips)?\.")
+
+# Suffix of the service's dual-stack hosts in each partition, by the form of the region's name.
+_DUAL_STACK_SUFFIXES = (
+    (re.compile(r"cn-\w+-\d+"), "api.amazonwebservices.com.cn"),
+    (re.compile(r"eusc-\w+-\w+-\d+"), "api.amazonwebservices.eu"),
+    (re.compile(r"us-isob-\w+-\d+"), "api.aws.scloud"),
+    (re.compile(r"us-isof-\w+-\d+"), "api.aws.hci.ic.gov"),
+    (re.compile(r"us-iso-\w+-\d+"), "api.aws.ic.gov"),
+    (re.compile(r"eu-isoe-\w+-\d+"), "api.cloud-aws.adc-e.uk"),
+    (re.compile(r"[a-z]{2}(-gov)?-[a-z]+-\d+"), "api.aws"),
+)
+# A host of the service: anything below sagemaker.<region>.<suffix>, which VPC endpoints and FIPS hosts are too.
+_SERVICE_HOST = re.compile(r"(?:[a-z0-9][a-z0-9-]*\.)+sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?P<suffix>.+)")
+_VPC_ENDPOINT_HOST = re.compile(
+    r"vpce-[a-z0-9-]+(?:\.[a-z0-9-]+)*\.sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.vpce\."
+    r"(?:amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu)"
+)
+
+
+class Endpoint(NamedTuple):
+    """Where the runtime stands, and which contract it speaks."""
+
+    url: str
+    """Base URL without a trailing slash."""
+    api: Api
+    region: str
+    """AWS region that requests are signed for."""
+    source: str
+    """Where `url` came from, for messages."""
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the endpoint is on this machine, so that nothing leaves it."""
+        return _is_loopback(urlsplit(self.url).hostname or "")
+
+
+def environment(name: str) -> str | None:
+    """Return an environment variable, None when it is unset or empty."""
+    return os.environ.get(name) or None
+
+
+def resolve_endpoint(
+    metadata: RolloutMetadata,
+    *,
+    endpoint: str | None = None,
+    region: str | None = None,
+    api: Api | str | None = None,
+    trusted_endpoints: Iterable[str] = (),
+) -> Endpoint:
+    """Find the runtime of a rollout.
+
+    The URL is the argument, else the payload's, else `RFT_RUNTIME_ENDPOINT`, else the public service in the region.
+    The region is the argument, else the payload's, else the job ARN's, else the environment's. The generation follows
+    the host of the service's own endpoints; elsewhere it is the argument, else `RFT_API`, else alpha.
+
+    Args:
+        metadata: The rollout; its endpoint is untrusted.
+        endpoint: Base URL that overrides all others. Trusted, since it comes from code.
+        region: AWS region that overrides all others.
+        api: "alpha" or "ga"; None to find out.
+        trusted_endpoints: Hosts, `host:port`s or URLs that a payload may name besides the service's and loopback,
+            added to those in `RFT_TRUSTED_ENDPOINTS` (comma-separated).
+
+    Raises:
+        UntrustedEndpointError: The payload names an endpoint that the policy does not allow.
+        ConfigurationError: An endpoint is no URL, there is no region, or the generation has another name.
+    """
+    region = region or metadata.region or job_region(metadata.job_arn) or _environment_region()
+    if region is None:
+        raise ConfigurationError(
+            f"no AWS region: the job ARN holds none; pass region= or set {' or '.join(REGION_VARIABLES)}"
+        )
+    url, source = _endpoint_url(metadata, endpoint, region, trusted_endpoints)
+    return Endpoint(url.rstrip("/"), _api_of(urlsplit(url).hostname or "", api), region, source)
+
+
+def _endpoint_url(
+    metadata: RolloutMetadata, endpoint: str | None, region: str, trusted_endpoints: Iterable[str]
+) -> tuple[str, str]:
+    if endpoint:
+        return _checked_form(endpoint, "endpoint="), "endpoint="
+    if metadata.endpoint:
+        check_trusted(metadata.endpoint, trusted_endpoints)
+        return metadata.endpoint, "payload"
+    if configured := environment(ENDPOINT_VARIABLE):
+        return _checked_form(configured, ENDPOINT_VARIABLE), ENDPOINT_VARIABLE
+    return default_endpoint(region, environment(STAGE_VARIABLE)), "default"
+
+
+def _environment_region() -> str | None:
+    return next((value for name in REGION_VARIABLES if (value := environment(name))), None)
+
+
+def default_endpoint(region: str, stage: str | None = None) -> str:
+    """Return the public endpoint of the job runtime in a region; `stage` is None or "prod" for the public service."""
+    suffix = _dual_stack_suffix(region)
+    if suffix is None:
+        raise ConfigurationError(f"{region!r} is not an AWS region; check region= and the job ARN")
+    if stage and not re.fullmatch(r"[a-z0-9-]+", stage):
+        raise ConfigurationError(f"{STAGE_VARIABLE} is {stage!r}; it may hold letters, digits and hyphens")
+    label = f"{stage}." if stage and stage != "prod" else ""
+    return f"https://job-runtime.{label}sagemaker.{region}.{suffix}"
+
+
+def _dual_stack_suffix(region: str) -> str | None:
+    return next((suffix for form, suffix in _DUAL_STACK_SUFFIXES if form.fullmatch(region)), None)
+
+
+def _api_of(host: str, api: Api | str | None) -> Api:
+    if host.startswith(_ALPHA_HOST_PREFIX):
+        return Api.ALPHA
+    if _GA_HOST.search(host):
+        return Api.GA
+    value = api or environment(API_VARIABLE) or Api.ALPHA
+    try:
+        return Api(value)
+    except ValueError:
+        raise ConfigurationError(
+            f"the generation of the runtime is {value!r}; api= and {API_VARIABLE} must be one of "
+            f"{', '.join(item.value for item in Api)}"
+        ) from None
+
+
+def _checked_form(url: str, source: str) -> str:
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - reading it checks it
+    except ValueError as error:
+        raise ConfigurationError(f"{source} is not a URL: {error}") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ConfigurationError(f"{source} must be a URL such as https://host or http://127.0.0.1:8080")
+    return url
+
+
+def check_trusted(url: str, trusted_endpoints: Iterable[str] = ()) -> None:
+    """Refuse an endpoint from a payload that credentials must not be sent to.
+
+    Allowed are https URLs without userinfo, query or fragment, on the default port, of the service's own hosts (VPC
+    endpoints and FIPS hosts included); http and https on loopback, any port; and what the operator lists.
+
+    Args:
+        url: The endpoint as the payload names it.
+        trusted_endpoints: Hosts, `host:port`s or URLs that are allowed besides, added to `RFT_TRUSTED_ENDPOINTS`.
+
+    Raises:
+        UntrustedEndpointError: The endpoint is not allowed. Nothing was sent and no credential was read.
+    """
+    problem = _trust_problem(url, [*trusted_endpoints, *_listed(environment(TRUSTED_ENDPOINTS_VARIABLE))])
+    if problem:
+        raise UntrustedEndpointError(
+            f"the payload's endpoint {_printable(url)} is refused: {problem}. If it is yours, add its host to "
+            f"{TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints="
+        )
+
+
+def _trust_problem(url: str, trusted: list[str]) -> str | None:
+    if not url.isascii() or not url.isprintable() or any(c in url for c in "\\ "):
+        return "it holds characters that do not belong in a URL"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "it is not a URL"
+    host = parts.hostname or ""
+    if parts.scheme not in ("http", "https") or not host:
+        return "it is not an http(s) URL with a host"
+    if parts.username is not None or parts.password is not None or "@" in parts.netloc:
+        return "it holds user information"
+    if parts.query or parts.fragment or "?" in url or "#" in url:
+        return "it holds a query or a fragment"
+    if host.endswith("."):
+        return "its host ends in a dot"
+    if _is_loopback(host):
+        return None
+    if parts.scheme != "https":
+        return "it is not https"
+    if any(_is_listed(parts, item) for item in trusted):
+        return None
+    if port not in (None, 443):
+        return "its port is not that of the service"
+    return None if _is_service_host(host) else "its host is not the service's"
+
+
+def _is_service_host(host: str) -> bool:
+    if match := _VPC_ENDPOINT_HOST.fullmatch(host):
+        return _dual_stack_suffix(match["region"]) is not None
+    match = _SERVICE_HOST.fullmatch(host)
+    return match is not None and match["suffix"] == _dual_stack_suffix(match["region"])
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_listed(parts: SplitResult, item: str) -> bool:
+    listed = urlsplit(item if "://" in item else f"https://{item}")
+    default_port = 443
+    return (listed.scheme, listed.hostname, listed.port or default_port) == (
+        parts.scheme,
+        parts.hostname,
+        parts.port or default_port,
+    )
+
+
+def _listed(value: str | None) -> list[str]:
+    return [item.strip() for item in (value or "").split(",") if item.strip()]
+
+
+def _printable(url: str) -> str:
+    """Return a URL that may be logged: without user information, printable, and short."""
+    tail = url.rsplit("@", 1)[-1]
+    shown = "".join(c if c.isascii() and c.isprintable() else "?" for c in tail)
+    return repr(shown[:200])

@@ -1,0 +1,391 @@
+"""Frozen values that pass between the rooms of this package. Invariants are checked when a value is made."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import Enum
+from typing import Any, Literal
+
+from aws_rft_sdk import wire
+from aws_rft_sdk._frozen import JSON, FrozenDict, freeze, thaw
+from aws_rft_sdk.errors import PayloadError, RewardError
+
+NO_FIELDS = FrozenDict()
+
+
+@dataclass(frozen=True)
+class RolloutMetadata:
+    """Which rollout this is and where its runtime stands.
+
+    Raises:
+        PayloadError: The job ARN or the trajectory id is missing or malformed, or endpoint or region are not strings.
+    """
+
+    job_arn: str
+    """ARN of the training job, at most 256 characters."""
+    trajectory_id: str
+    """The service's id of the trajectory (`rolloutId` on the GA wire), 1 to 256 printable ASCII characters."""
+    endpoint: str | None = None
+    """Base URL of the runtime as the payload names it, None when it names none. Untrusted input."""
+    region: str | None = None
+    """AWS region as the payload names it, None when it names none."""
+    extra: Mapping[str, JSON] = NO_FIELDS
+    """Fields of the payload's metadata that this package does not know, frozen."""
+
+    def __post_init__(self) -> None:
+        _check_metadata(self, {name: name for name in wire.METADATA_FIELDS})
+
+    @classmethod
+    def _parse(cls, source: Mapping[str, Any], path: str) -> RolloutMetadata:
+        known = wire.read_fields(source, wire.METADATA_FIELDS, path)
+        metadata = object.__new__(cls)
+        for name in wire.METADATA_FIELDS:
+            object.__setattr__(metadata, name, known.values.get(name))
+        object.__setattr__(metadata, "extra", known.extra)
+        _check_metadata(metadata, known.paths)
+        return metadata
+
+
+def _check_metadata(metadata: RolloutMetadata, paths: Mapping[str, str]) -> None:
+    wire.check_job_arn(metadata.job_arn, paths["job_arn"])
+    wire.check_trajectory_id(metadata.trajectory_id, paths["trajectory_id"])
+    for name in ("endpoint", "region"):
+        value = getattr(metadata, name)
+        if value == "":
+            object.__setattr__(metadata, name, None)
+        elif value is not None and not (isinstance(value, str) and value.isprintable()):
+            raise PayloadError(f"{paths[name]} must be a printable string, not {value!r}", field=paths[name])
+    object.__setattr__(metadata, "extra", freeze(metadata.extra))
+
+
+@dataclass(frozen=True)
+class InferenceParams:
+    """Sampling parameters that the job asks for. None means that the job leaves the value to the agent.
+
+    Raises:
+        PayloadError: A value is not a number of the right kind or outside its range.
+    """
+
+    temperature: float | None = None
+    """At least 0. Evaluation rollouts usually ask for 0."""
+    top_p: float | None = None
+    """From 0 to 1."""
+    max_tokens: int | None = None
+    """Limit of one model call, at least 1 token."""
+    extra: Mapping[str, JSON] = NO_FIELDS
+    """Fields of the payload's inference parameters that this package does not know, frozen."""
+
+    def __post_init__(self) -> None:
+        _check_inference_params(self, {name: name for name in wire.SAMPLING_FIELDS})
+
+    @classmethod
+    def _parse(cls, source: object, path: str) -> InferenceParams:
+        if source is None:
+            return cls()
+        if not isinstance(source, Mapping):
+            raise PayloadError(f"{path} must be an object, not {type(source).__name__}", field=path)
+        known = wire.read_fields(source, wire.SAMPLING_FIELDS, path)
+        params = object.__new__(cls)
+        for name in wire.SAMPLING_FIELDS:
+            object.__setattr__(params, name, known.values.get(name))
+        object.__setattr__(params, "extra", known.extra)
+        _check_inference_params(params, known.paths)
+        return params
+
+    def sampling(self) -> dict[str, float]:
+        """Return the parameters that the job asks for, by their Python names. Empty when it asks for none."""
+        return {name: value for name in wire.SAMPLING_FIELDS if (value := getattr(self, name)) is not None}
+
+
+def _check_inference_params(params: InferenceParams, paths: Mapping[str, str]) -> None:
+    for name, high in (("temperature", math.inf), ("top_p", 1.0)):
+        value: object = getattr(params, name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
+            raise PayloadError(
+                f"{paths[name]} must be a number {'from 0 to 1' if high == 1 else 'of at least 0'}, not {value!r}",
+                field=paths[name],
+            )
+        if value == math.inf:
+            raise PayloadError(f"{paths[name]} must be finite", field=paths[name])
+    limit: object = params.max_tokens
+    if limit is not None:
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1 or limit % 1 != 0:
+            path = paths["max_tokens"]
+            raise PayloadError(f"{path} must be a whole number of at least 1, not {limit!r}", field=path)
+        object.__setattr__(params, "max_tokens", int(limit))
+    object.__setattr__(params, "extra", freeze(params.extra))
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """What the service sends to an agent to start one rollout. Hashable and immutable."""
+
+    prompt: JSON
+    """The prompt cell of the dataset, verbatim: usually a string (often JSON in it), an object in the oldest form."""
+    metadata: RolloutMetadata
+    inference_params: InferenceParams = field(default_factory=InferenceParams)
+    extra: Mapping[str, JSON] = NO_FIELDS
+    """Top-level fields of the payload that this package does not know, frozen."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompt", freeze(self.prompt))
+        object.__setattr__(self, "extra", freeze(self.extra))
+
+    @property
+    def job_arn(self) -> str:
+        """ARN of the training job."""
+        return self.metadata.job_arn
+
+    @property
+    def trajectory_id(self) -> str:
+        """The service's id of the trajectory."""
+        return self.metadata.trajectory_id
+
+    @classmethod
+    def parse(cls, payload: object) -> RolloutRequest | None:
+        """Read a payload in any known spelling.
+
+        Accepts the GA form (`metadata.jobArn`, `metadata.rolloutId`, `inferenceParams.topP`), the snake_case and the
+        PascalCase ones, `instance` for `prompt`, and any of them as a JSON string under `body`.
+
+        Args:
+            payload: What the agent was called with, of any type.
+
+        Returns:
+            The request, or None for ordinary traffic: no `metadata` object with a known job or trajectory key.
+
+        Raises:
+            PayloadError: It is a rollout and malformed; `.field` is the path of the culprit as the payload spells it.
+        """
+        # Ordinary traffic pays for no more than this line.
+        if type(payload) is dict and "metadata" not in payload and "body" not in payload and "Metadata" not in payload:
+            return None
+        source = wire.find_rollout(payload)
+        if source is None:
+            return None
+        known = wire.read_fields(source, wire.REQUEST_FIELDS)
+        return cls(
+            prompt=known.values.get("prompt"),
+            metadata=RolloutMetadata._parse(known.values["metadata"], known.paths["metadata"]),
+            inference_params=InferenceParams._parse(
+                known.values.get("inference_params"), known.paths["inference_params"]
+            ),
+            extra=known.extra,
+        )
+
+    def to_payload(self, spelling: Literal["ga", "alpha"] = "ga") -> dict[str, JSON]:
+        """Return the payload of this request; `parse` of it gives this request again.
+
+        Args:
+            spelling: "ga" for camelCase keys and `prompt`, "alpha" for snake_case keys and `instance`.
+
+        Returns:
+            A new object of plain dicts and lists. Values that are None are left out.
+        """
+        api = wire.Api(spelling)
+        payload = _spelled(self, ("prompt",), api)
+        payload[wire.spell("metadata", api)] = _spelled(self.metadata, wire.METADATA_FIELDS, api)
+        if params := _spelled(self.inference_params, wire.SAMPLING_FIELDS, api):
+            payload[wire.spell("inference_params", api)] = params
+        return payload
+
+
+def _spelled(
+    value: RolloutRequest | RolloutMetadata | InferenceParams, names: Sequence[str], api: wire.Api
+) -> dict[str, JSON]:
+    known = {wire.spell(name, api): thaw(item) for name in names if (item := getattr(value, name)) is not None}
+    return {**thaw(value.extra), **known}
+
+
+def parse_reward(value: object) -> float:
+    """Return `value` as a float.
+
+    Accepts int, float, Decimal, Fraction, and numpy or torch scalars. Any finite number is allowed: the service sets no
+    range.
+
+    Raises:
+        RewardError: It is a bool, a string or another type, or it is NaN or infinite.
+    """
+    if not isinstance(value, numbers.Real | Decimal) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
+        value = value.item()  # numpy and torch scalars that are not registered as numbers
+    if isinstance(value, bool) or not isinstance(value, numbers.Real | Decimal):
+        raise RewardError(f"a reward must be a number, not {type(value).__name__}: {value!r:.80}")
+    try:
+        number = float(value)
+    except (OverflowError, ValueError) as error:
+        raise RewardError(f"a reward must fit a float: {value!r:.80}") from error
+    if not math.isfinite(number):
+        raise RewardError(f"a reward must be finite, not {number}; a rollout that cannot be judged has no reward")
+    return number
+
+
+def parse_rewards(value: object) -> tuple[float, ...]:
+    """Return one reward or a list of rewards as a tuple.
+
+    Args:
+        value: A number for the whole trajectory, or a list with one number for each turn in turn order.
+
+    Raises:
+        RewardError: The list is empty, or an element is not a finite number; the message gives its position.
+    """
+    if getattr(value, "ndim", None) == 1 and hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes | bytearray):
+        return (parse_reward(value),)
+    if not value:
+        raise RewardError("the list of rewards is empty; give one number, or one for each turn")
+    rewards = []
+    for index, item in enumerate(value):
+        try:
+            rewards.append(parse_reward(item))
+        except RewardError as error:
+            raise RewardError(f"reward of turn {index}: {error}") from error
+    return tuple(rewards)
+
+
+@dataclass(frozen=True)
+class RolloutResult:
+    """What a handler returns when a dict is too loose.
+
+    Raises:
+        RewardError: A reward is not a finite number.
+    """
+
+    reward: float | None = None
+    """Score of the whole trajectory; None when there is none (which is not zero)."""
+    turns_rewards: tuple[float, ...] | None = None
+    """One score for each inference call in order. When given, these are what the service gets."""
+    metrics: Mapping[str, JSON] = NO_FIELDS
+    """Figures for your own records, frozen; the service has no field for them."""
+
+    def __post_init__(self) -> None:
+        if self.reward is not None:
+            object.__setattr__(self, "reward", parse_reward(self.reward))
+        if self.turns_rewards is not None:
+            object.__setattr__(self, "turns_rewards", parse_rewards(self.turns_rewards))
+        object.__setattr__(self, "metrics", freeze(self.metrics))
+
+    @property
+    def rewards(self) -> tuple[float, ...] | None:
+        """What is sent to the service: one number, or one for each turn; None when the result has no reward."""
+        if self.turns_rewards is not None:
+            return self.turns_rewards
+        return None if self.reward is None else (self.reward,)
+
+    @classmethod
+    def of(cls, value: object) -> RolloutResult | None:
+        """Read a handler's result.
+
+        Args:
+            value: A `RolloutResult`, a finite number, or a mapping with `reward` (a number, or a list with one number
+                for each turn) and / or `rewards` (such a list), optionally `metrics`.
+
+        Returns:
+            The result, or None when `value` carries no reward: another type, no such key, or None under it.
+
+        Raises:
+            RewardError: It carries something that is no reward: a bool, a string, NaN, an empty list.
+        """
+        if isinstance(value, RolloutResult):
+            return value if value.rewards is not None else None
+        if isinstance(value, Mapping):
+            return cls._of_mapping(value)
+        if isinstance(value, bool | numbers.Real | Decimal) or getattr(value, "ndim", None) == 0:
+            return cls(reward=parse_reward(value))
+        return None
+
+    @classmethod
+    def _of_mapping(cls, value: Mapping[Any, Any]) -> RolloutResult | None:
+        reward, turns_rewards = value.get("reward"), value.get("rewards")
+        if reward is None and turns_rewards is None:
+            return None
+        if turns_rewards is None and _is_list(reward):
+            reward, turns_rewards = None, reward
+        metrics = value.get("metrics")
+        return cls(
+            reward=None if reward is None else parse_reward(reward),
+            turns_rewards=None if turns_rewards is None else parse_rewards(turns_rewards),
+            metrics=metrics if isinstance(metrics, Mapping) else NO_FIELDS,
+        )
+
+
+def _is_list(value: object) -> bool:
+    return getattr(value, "ndim", None) == 1 or (isinstance(value, Sequence) and not isinstance(value, str | bytes))
+
+
+class TrajectoryStatus(str, Enum):
+    """State of a trajectory in the runtime."""
+
+    PENDING = "PENDING"
+    """Open: inference calls add turns."""
+    READY = "READY"
+    """Sealed, waiting for its reward."""
+    FAILED = "FAILED"
+    """Sealed, not used for training."""
+    REWARD_RECEIVED = "REWARD_RECEIVED"
+    """Sealed and rewarded: eligible for training."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One inference call as the runtime recorded it."""
+
+    index: int
+    """Position in the trajectory, from 0."""
+    span_id: str | None
+    """`X-Span-Id` of the call, None when it carried none."""
+    request: JSON
+    """The chat request as the policy saw it, frozen."""
+    response: JSON
+    """The chat completion, frozen; assembled from its chunks when it was streamed."""
+    started_at: float
+    """Seconds since the epoch when the request arrived."""
+    seconds: float
+    """Duration until the last byte of the answer was ready."""
+    usage: JSON = None
+    """The policy's token counts in OpenAI form, None when it gave none."""
+    token_ids: tuple[int, ...] | None = None
+    """Ids of the sampled tokens in order, None when the policy gave none."""
+    logprobs: tuple[float, ...] | None = None
+    """Natural log probability of each sampled token, as long as `token_ids`; None when the policy gave none."""
+
+    @property
+    def message(self) -> JSON:
+        """The assistant message of the answer in OpenAI chat format, None when the answer holds none."""
+        choices = self.response.get("choices") if isinstance(self.response, Mapping) else None
+        return choices[0].get("message") if choices else None
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The runtime's record of one rollout."""
+
+    trajectory_id: str
+    job_arn: str
+    status: TrajectoryStatus
+    prompt: JSON = None
+    """The prompt it was created with, None when the runtime first heard of it from an inference call."""
+    turns: tuple[Turn, ...] = ()
+    """In the order in which they were recorded."""
+    rewards: tuple[float, ...] | None = None
+    """One number, or one for each turn; None before the reward arrived."""
+    created_at: float = 0.0
+    """Seconds since the epoch."""
+
+    @property
+    def messages(self) -> list[JSON]:
+        """The conversation as the policy saw it: the messages of the last request, then its answer.
+
+        A new list of plain OpenAI chat messages; empty when there are no turns.
+        """
+        if not self.turns:
+            return []
+        last = self.turns[-1]
+        sent = last.request.get("messages", []) if isinstance(last.request, Mapping) else []
+        return thaw([*sent, *([last.message] if last.message is not None else [])])  # type: ignore[no-any-return] # a list in, a list out
