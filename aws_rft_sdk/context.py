@@ -175,7 +175,8 @@ class RFTContext:
         context = request if isinstance(request, RFTContext) else RFTContext(_request_of(request))
         token = _current.set(context)
         try:
-            yield context
+            with active(context):
+                yield context
         finally:
             _current.reset(token)
 
@@ -213,6 +214,31 @@ class RFTContext:
             return snapshot.copy().run(fn, *args, **kwargs)
 
         return carried
+
+
+_active: dict[tuple[str, str], list[RFTContext]] = {}
+_active_lock = threading.Lock()
+
+
+@contextmanager
+def active(context: RFTContext) -> Iterator[None]:
+    """Make `context` known to feedback clients in any thread for the body of a `with`."""
+    key = (context.job_arn, context.trajectory_id)
+    with _active_lock:
+        _active.setdefault(key, []).append(context)
+    try:
+        yield
+    finally:
+        with _active_lock:
+            _active[key].remove(context)
+            if not _active[key]:
+                del _active[key]
+
+
+def contexts_of(metadata: RolloutMetadata) -> list[RFTContext]:
+    """Return the contexts in progress for a trajectory: one, or several when it was delivered more than once."""
+    with _active_lock:
+        return list(_active.get((metadata.job_arn, metadata.trajectory_id), ()))
 
 
 def _request_of(request: RolloutRequest | Mapping[str, Any]) -> RolloutRequest:

@@ -292,19 +292,13 @@ class RolloutResult:
         Raises:
             RewardError: It carries something that is no reward: a bool, a string, NaN, an empty list.
         """
-        if isinstance(value, RolloutResult):
-            return value if value.rewards is not None else None
-        if isinstance(value, Mapping):
-            return cls._of_mapping(value)
-        if isinstance(value, bool | numbers.Real | Decimal) or getattr(value, "ndim", None) == 0:
-            return cls(reward=parse_reward(value))
-        return None
-
-    @classmethod
-    def _of_mapping(cls, value: Mapping[Any, Any]) -> RolloutResult | None:
-        reward, turns_rewards = value.get("reward"), value.get("rewards")
-        if reward is None and turns_rewards is None:
+        if not carries_reward(value):
             return None
+        if isinstance(value, RolloutResult):
+            return value
+        if not isinstance(value, Mapping):
+            return cls(reward=parse_reward(value))
+        reward, turns_rewards = value.get("reward"), value.get("rewards")
         if turns_rewards is None and _is_list(reward):
             reward, turns_rewards = None, reward
         metrics = value.get("metrics")
@@ -313,6 +307,15 @@ class RolloutResult:
             turns_rewards=None if turns_rewards is None else parse_rewards(turns_rewards),
             metrics=metrics if isinstance(metrics, Mapping) else NO_FIELDS,
         )
+
+
+def carries_reward(value: object) -> bool:
+    """Whether `RolloutResult.of` finds a reward in `value`, a proper one or not."""
+    if isinstance(value, RolloutResult):
+        return value.rewards is not None
+    if isinstance(value, Mapping):
+        return value.get("reward") is not None or value.get("rewards") is not None
+    return isinstance(value, numbers.Real | Decimal) or getattr(value, "ndim", None) == 0  # a bool is Real
 
 
 def _is_list(value: object) -> bool:

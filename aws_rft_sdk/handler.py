@@ -1,0 +1,433 @@
+"""rft_handler: makes a function a rollout handler.
+
+One lifecycle, in this order: parse the payload, build the feedback client (so that a wrong setting fails before the
+agent runs), bind the context, run the function, validate the reward, report, restore the context. It stands in
+`_Rollout`; the functions below it only drive the four kinds of functions through it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+import os
+import types
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal, Protocol, TypeVar, cast, overload
+
+from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
+from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.errors import ConfigurationError, NoTrackedTurnsError, RewardError
+from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward, parse_rewards
+
+logger = logging.getLogger(__name__)
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_FEEDBACK_THREADS = 64
+"""Feedback calls of coroutine handlers that may be on their way at once in one process."""
+
+
+class FeedbackClient(Protocol):
+    """What the lifecycle needs of a client. `RolloutFeedbackClient` is one."""
+
+    def report_complete(self, reward_or_list: Rewards) -> None:
+        """Seal the trajectory and deliver its reward."""
+
+    def update_reward(self, reward_or_list: Rewards) -> None:
+        """Deliver the reward of a trajectory that is sealed already."""
+
+    def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:
+        """Seal the trajectory and deliver the floor reward, or seal it as failed when `reward` is None."""
+
+
+OnError = Literal["floor", "failed"] | Callable[[BaseException], Rewards | None]
+
+
+@overload
+def rft_handler(fn: F) -> F: ...
+
+
+@overload
+def rft_handler(
+    *,
+    on_error: OnError = ...,
+    floor_reward: float = ...,
+    reward: Literal["result", "deferred"] = ...,
+    client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None = ...,
+    require_turns: bool = ...,
+) -> Callable[[F], F]: ...
+
+
+def rft_handler(
+    fn: F | None = None,
+    *,
+    on_error: OnError = "floor",
+    floor_reward: float = 0.0,
+    reward: Literal["result", "deferred"] = "result",
+    client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None = None,
+    require_turns: bool = True,
+) -> F | Callable[[F], F]:
+    """Make a function a rollout handler: bind the rollout while it runs, then report its reward.
+
+    Works on functions, coroutine functions, generator functions of both kinds, methods and callable objects, and keeps
+    their kind and signature. The payload is the argument named `payload`, else the first one; all others pass through.
+    Without rollout metadata in the payload (production traffic) the function runs as if it were not decorated.
+
+    The reward is read from the result: `{"reward": x}`, `{"rewards": [..]}` or a list under `reward` with one number
+    for each turn, a bare number, or a `RolloutResult`; of a generator's items, the last one that carries a reward. It
+    is validated before anything is sent. If the function reported by itself with a `RolloutFeedbackClient`, nothing is
+    reported twice. Feedback of coroutine functions and async generators runs in a thread, off the event loop.
+
+    Args:
+        fn: The function, when used without parentheses.
+        on_error: What happens when the function raises or is cancelled. "floor" seals the trajectory and gives it
+            `floor_reward`; "failed" seals it as failed, without a reward; a callable gets the exception and returns
+            the reward, or None for "failed". The exception goes on to the caller in any case; if reporting fails too,
+            that error ends its `__context__` chain.
+        floor_reward: Reward of a rollout that raised. A finite number.
+        reward: "result" demands a reward; "deferred" allows a result without one, leaving it to someone else to seal
+            and reward the trajectory later.
+        client: A function that makes the feedback client of a request, or a client; None for `RolloutFeedbackClient`
+            with its defaults.
+        require_turns: Whether a rollout without a single tracked inference call is an error. Turn it off for functions
+            whose inference is tracked elsewhere.
+
+    Raises (when the decorated function is called with a rollout):
+        PayloadError: The rollout metadata is malformed. The function did not run.
+        ConfigurationError: The feedback client cannot be built. The function did not run.
+        RewardError: The result carries no reward, or something that is no reward. Nothing was sent.
+        NoTrackedTurnsError: No inference call carried the rollout's headers. Nothing was sent.
+        ServiceError: The reward could not be delivered.
+    """
+    if on_error not in ("floor", "failed") and not callable(on_error):
+        raise ConfigurationError(f"on_error is {on_error!r}; it must be 'floor', 'failed' or a function")
+    if reward not in ("result", "deferred"):
+        raise ConfigurationError(f"reward is {reward!r}; it must be 'result' or 'deferred'")
+    options = _Options(on_error, parse_reward(floor_reward), reward == "deferred", client, require_turns)
+    if fn is None:
+        return functools.partial(_decorate, options=options)
+    return _decorate(fn, options)
+
+
+class _Options:
+    """Options of one decorated function, and how a rollout of it begins."""
+
+    def __init__(
+        self,
+        on_error: OnError,
+        floor_reward: float,
+        deferred: bool,
+        client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None,
+        require_turns: bool,
+    ) -> None:
+        self.on_error = on_error
+        self.floor_reward = floor_reward
+        self.deferred = deferred
+        self.client = client
+        self.require_turns = require_turns
+
+    def client_for(self, request: RolloutRequest) -> FeedbackClient:
+        client = self.client
+        if client is None:
+            return RolloutFeedbackClient(request)
+        if not hasattr(client, "report_complete"):
+            return client(request)
+        metadata = getattr(client, "metadata", None)
+        if metadata is not None and metadata.trajectory_id != request.trajectory_id:
+            raise ConfigurationError(
+                f"client= is bound to trajectory {metadata.trajectory_id!r}, the payload is of "
+                f"{request.trajectory_id!r}; pass a function that makes a client: client=RolloutFeedbackClient"
+            )
+        return client  # type: ignore[return-value] # it has the method that makes it a client
+
+
+class _Rollout:
+    """One run of a handler: what is decided, in which order, and what is reported."""
+
+    def __init__(self, options: _Options, request: RolloutRequest) -> None:
+        self._options = options
+        self._client = options.client_for(request)
+        self._context = RFTContext(request)
+
+    def bound(self) -> Any:
+        """Return a context manager that makes this the current rollout."""
+        return RFTContext.bind(self._context)
+
+    def finished(self, result: object) -> None:
+        """Validate and report what the function returned. Blocks until it is delivered."""
+        outcome = RolloutResult.of(result)
+        context = self._context
+        if context.rewarded:
+            return
+        if outcome is None or outcome.rewards is None:
+            if self._options.deferred:
+                return
+            raise RewardError(
+                f"the handler returned no reward for trajectory {context.trajectory_id}: return {{'reward': x}}, a "
+                "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
+            )
+        if self._options.require_turns and not context.turns:
+            raise NoTrackedTurnsError(
+                f"no inference call of trajectory {context.trajectory_id} carried its headers, and the service fails "
+                "the whole job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of "
+                "your own needs RFTContext.carry; inference tracked elsewhere needs require_turns=False"
+            )
+        self._deliver(outcome.rewards)
+
+    def failed(self, error: BaseException) -> None:
+        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`."""
+        try:
+            self._report_failure(error)
+        except Exception as reporting:
+            logger.error(
+                "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
+                self._context.trajectory_id,
+                type(error).__name__,
+                reporting,
+            )
+            _attach(error, reporting)
+
+    def _report_failure(self, error: BaseException) -> None:
+        context, on_error = self._context, self._options.on_error
+        if context.rewarded:
+            return
+        reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
+        if callable(on_error):
+            reward = on_error(error)
+        if reward is not None:
+            reward = parse_rewards(reward)
+        if not context.completed:
+            self._client.report_error(error, reward)
+        elif reward is not None:
+            self._client.update_reward(reward)
+
+    def _deliver(self, rewards: tuple[float, ...]) -> None:
+        if self._context.completed:
+            self._client.update_reward(rewards)
+        else:
+            self._client.report_complete(rewards)
+
+
+def _attach(error: BaseException, reporting: BaseException) -> None:
+    """Hang `reporting` at the end of the `__context__` chain of `error`, so that both are seen."""
+    # It was raised while `error` was handled, so its own chain leads to `error`: cut it, or the chain would be a ring.
+    link: BaseException = reporting
+    while link.__context__ is not None and link.__context__ is not error:
+        link = link.__context__
+    link.__context__ = None
+    tail = error
+    seen = {id(error)}
+    while tail.__context__ is not None and id(tail.__context__) not in seen:
+        tail = tail.__context__
+        seen.add(id(tail))
+    tail.__context__ = reporting
+
+
+# --- driving the kinds of functions ----------------------------------------------------------------------------------
+
+Begin = Callable[[tuple[Any, ...], dict[str, Any]], _Rollout | None]
+
+
+def _decorate(fn: F, options: _Options) -> F:
+    if not callable(fn):
+        raise ConfigurationError(
+            f"rft_handler decorates functions, not {type(fn).__name__}; put it below @classmethod and @staticmethod"
+        )
+    payload_of = _payload_getter(fn)
+
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Rollout | None:
+        request = RolloutRequest.parse(payload_of(args, kwargs))
+        return None if request is None else _Rollout(options, request)
+
+    is_function = isinstance(fn, types.FunctionType | types.MethodType)
+    # A callable object is of the kind of its __call__; a partial of the kind of what it holds, which inspect knows.
+    kind = fn if is_function or isinstance(fn, functools.partial) else type(fn).__call__
+    wrapper = _wrapper(fn, kind, begin)
+    return cast(F, functools.wraps(fn, updated=("__dict__",) if is_function else ())(wrapper))
+
+
+def _payload_getter(fn: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], object]:
+    """Return a function that finds the payload among the arguments of a call of `fn`."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        names = [p.name for p in inspect.signature(fn).parameters.values() if p.kind in kinds]
+    except ValueError:  # a builtin without a signature
+        names = []
+    # A method that is decorated in its class gets its object first.
+    index = names.index("payload") if "payload" in names else int(names[:1] in (["self"], ["cls"]))
+    name = names[index] if index < len(names) else "payload"
+
+    def payload_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> object:
+        return args[index] if index < len(args) else kwargs.get(name)
+
+    return payload_of
+
+
+def _wrapper(fn: Callable[..., Any], kind: Callable[..., Any], begin: Begin) -> Callable[..., Any]:
+    """Return the decorated function, of the same kind as `fn`."""
+    if inspect.iscoroutinefunction(kind):
+
+        async def coroutine_function(*args: Any, **kwargs: Any) -> Any:
+            rollout = begin(args, kwargs)
+            if rollout is None:
+                return await fn(*args, **kwargs)
+            return await _drive_awaitable(rollout, fn(*args, **kwargs))
+
+        return coroutine_function
+    if inspect.isasyncgenfunction(kind):
+        return _async_generator_function(fn, begin)
+    if inspect.isgeneratorfunction(kind):
+
+        def generator_function(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+            rollout = begin(args, kwargs)
+            if rollout is None:
+                return (yield from fn(*args, **kwargs))
+            return (yield from _drive_generator(rollout, fn(*args, **kwargs)))
+
+        return generator_function
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        rollout = begin(args, kwargs)
+        if rollout is None:
+            return fn(*args, **kwargs)
+        return _drive_call(rollout, fn, args, kwargs)
+
+    return function
+
+
+def _drive_call(rollout: _Rollout, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    with rollout.bound():
+        try:
+            result = fn(*args, **kwargs)
+        except BaseException as error:
+            rollout.failed(error)
+            raise
+        # A plain function may hand out the work of another: `def handler(payload): return agent.stream_async(...)`.
+        if inspect.isawaitable(result):
+            return _drive_awaitable(rollout, result)
+        if inspect.isgenerator(result):
+            return _drive_generator(rollout, result)
+        if inspect.isasyncgen(result):
+            return _async_generator_function(lambda: result, lambda args, kwargs: rollout)()
+        rollout.finished(result)
+    return result
+
+
+async def _drive_awaitable(rollout: _Rollout, awaitable: Awaitable[Any]) -> Any:
+    with rollout.bound():
+        try:
+            result = await awaitable
+        except BaseException as error:
+            await _off_the_loop(rollout.failed, error)
+            raise
+        await _off_the_loop(rollout.finished, result)
+    return result
+
+
+def _drive_generator(rollout: _Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    step: Callable[[], Any] = functools.partial(next, items)
+    last: object = None
+    while True:
+        # Bound for one step at a time: between two steps the consumer runs, and it is not part of the rollout.
+        with rollout.bound():
+            try:
+                item = step()
+            except StopIteration as stop:
+                result = stop.value
+                rollout.finished(result if carries_reward(result) else last)
+                return result
+            except BaseException as error:
+                rollout.failed(error)
+                raise
+        if carries_reward(item):
+            last = item
+        try:
+            step = functools.partial(items.send, (yield item))
+        except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
+            step = functools.partial(items.throw, error)
+
+
+def _async_generator_function(fn: Callable[..., Any], begin: Begin) -> Callable[..., AsyncGenerator[Any, Any]]:
+    async def async_generator_function(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
+        relay = _AsyncRelay(begin(args, kwargs), fn(*args, **kwargs))
+        while await relay.advance():
+            try:
+                relay.send((yield relay.item))
+            except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
+                relay.throw(error)
+
+    return async_generator_function
+
+
+class _AsyncRelay:
+    """An async generator run step by step, within a rollout or outside one. Async generators have no `yield from`."""
+
+    item: Any = None
+
+    def __init__(self, rollout: _Rollout | None, items: AsyncGenerator[Any, Any]) -> None:
+        self._rollout = rollout
+        self._items = items
+        self._step: Callable[[], Awaitable[Any]] = items.__anext__
+        self._last: object = None
+
+    def send(self, value: object) -> None:
+        self._step = functools.partial(self._items.asend, value)
+
+    def throw(self, error: BaseException) -> None:
+        self._step = functools.partial(self._items.athrow, error)
+
+    async def advance(self) -> bool:
+        """Run to the next item; False at the end, once the reward is delivered."""
+        if self._rollout is None:
+            try:
+                self.item = await self._step()
+            except StopAsyncIteration:
+                return False
+            return True
+        with self._rollout.bound():
+            try:
+                self.item = await self._step()
+            except StopAsyncIteration:
+                await _off_the_loop(self._rollout.finished, self._last)
+                return False
+            except BaseException as error:
+                await _off_the_loop(self._rollout.failed, error)
+                raise
+        if carries_reward(self.item):
+            self._last = self.item
+        return True
+
+
+_feedback_threads: ThreadPoolExecutor | None = None
+
+
+async def _off_the_loop(fn: Callable[[T], None], argument: T) -> None:
+    """Run blocking feedback in a thread, to its end even if the task is cancelled meanwhile."""
+    global _feedback_threads
+    if _feedback_threads is None:
+        _feedback_threads = ThreadPoolExecutor(_FEEDBACK_THREADS, thread_name_prefix="rft-feedback")
+    context = contextvars.copy_context()
+    feedback = asyncio.get_running_loop().run_in_executor(_feedback_threads, context.run, fn, argument)
+    cancelled: asyncio.CancelledError | None = None
+    while not feedback.done():
+        try:
+            await asyncio.wait([feedback])
+        except asyncio.CancelledError as error:
+            cancelled = error  # a reward is not dropped half-way; the cancellation goes on below
+    if cancelled is not None:
+        raise cancelled from feedback.exception()
+    feedback.result()
+
+
+def _forget_after_fork() -> None:
+    global _feedback_threads
+    _feedback_threads = None  # threads do not survive a fork
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
