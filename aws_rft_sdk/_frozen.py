@@ -5,7 +5,7 @@ They subclass `dict` and `list`, so that equality, `json.dumps` and `isinstance`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NoReturn
 
 JSON = Any
@@ -19,8 +19,8 @@ def _refuse(self: object, *args: object, **kwargs: object) -> NoReturn:
 class FrozenDict(dict[str, JSON]):
     """A JSON object that cannot be changed. All values inside are frozen too."""
 
-    def __init__(self, items: Mapping[str, JSON] = {}) -> None:
-        super().__init__((key, freeze(value)) for key, value in items.items())
+    def __init__(self, items: Mapping[str, JSON] | Iterable[tuple[str, JSON]] = ()) -> None:
+        super().__init__((key, freeze(value)) for key, value in dict(items).items())
 
     def __hash__(self) -> int:  # type: ignore[override] # dict declares itself unhashable
         return hash(frozenset(self.items()))
@@ -43,7 +43,7 @@ class FrozenList(list[JSON]):
 
     __slots__ = ()
 
-    def __init__(self, items: Any = ()) -> None:
+    def __init__(self, items: Iterable[JSON] = ()) -> None:
         super().__init__(freeze(item) for item in items)
 
     def __hash__(self) -> int:  # type: ignore[override] # list declares itself unhashable

@@ -135,7 +135,7 @@ class RolloutFeedbackClient:
         request = wire.completion_request(self.endpoint.api, self.metadata.job_arn, self.metadata.trajectory_id, status)
         self._call(request)
         for context in contexts_of(self.metadata):
-            context.completed = True
+            context.completion = status
 
     complete_rollout = complete_trajectory
 
@@ -158,7 +158,7 @@ class RolloutFeedbackClient:
         rewards = parse_rewards(reward_or_list)
         self._call(wire.reward_request(self.endpoint.api, self.metadata.job_arn, self.metadata.trajectory_id, rewards))
         for context in contexts_of(self.metadata):
-            context.rewarded = True
+            context.rewards = rewards
 
     def report_complete(self, reward_or_list: Rewards) -> None:
         """Validate the reward, seal the trajectory, deliver the reward, in this order.

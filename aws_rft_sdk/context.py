@@ -65,17 +65,18 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_answered", "_failed", "_lock", "_span_ids", "completed", "request", "rewarded")
+    __slots__ = ("_answered", "_failed", "_lock", "_span_ids", "completion", "request", "rewards")
 
     request: RolloutRequest
-    completed: bool
-    """Whether a feedback client has sealed the trajectory."""
-    rewarded: bool
-    """Whether a feedback client has delivered the reward."""
+    completion: str | None
+    """Status under which a feedback client has sealed the trajectory, "ready" or "failed"; None while it is open."""
+    rewards: tuple[float, ...] | None
+    """What a feedback client has delivered: one number, or one for each turn; None while there is no reward."""
 
     def __init__(self, request: RolloutRequest) -> None:
         self.request = request
-        self.completed = self.rewarded = False
+        self.completion = None
+        self.rewards = None
         self._span_ids: dict[str, None] = {}  # in order of beginning
         self._answered = self._failed = 0
         self._lock = threading.Lock()  # turns of one rollout may begin in several threads at once
@@ -216,6 +217,23 @@ class RFTContext:
         return carried
 
 
+_collector: contextvars.ContextVar[list[RFTContext] | None] = contextvars.ContextVar("aws_rft_sdk_seen", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[list[RFTContext]]:
+    """Collect the contexts that are bound below the body of a `with`, each once, in order of beginning.
+
+    For those who start rollouts and want to know afterwards what became of them.
+    """
+    collected: list[RFTContext] = []
+    token = _collector.set(collected)
+    try:
+        yield collected
+    finally:
+        _collector.reset(token)
+
+
 _active: dict[tuple[str, str], list[RFTContext]] = {}
 _active_lock = threading.Lock()
 
@@ -224,6 +242,9 @@ _active_lock = threading.Lock()
 def active(context: RFTContext) -> Iterator[None]:
     """Make `context` known to feedback clients in any thread for the body of a `with`."""
     key = (context.job_arn, context.trajectory_id)
+    collected = _collector.get()
+    if collected is not None and context not in collected:
+        collected.append(context)
     with _active_lock:
         _active.setdefault(key, []).append(context)
     try:

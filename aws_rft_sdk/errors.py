@@ -5,6 +5,7 @@
     │   ├── CredentialsError              no AWS credentials, or expired ones
     │   └── UntrustedEndpointError        the payload names an endpoint that must not receive credentials
     ├── PayloadError (ValueError)         what reached us cannot be parsed; .field is the path of the culprit
+    ├── DatasetError (ValueError)         a file of prompts cannot be read; .line says where
     ├── NoActiveRolloutError (RuntimeError)  a rollout context is needed and none is bound
     ├── ServiceError                      talking to the job runtime failed
     │   ├── TransportError                no usable answer; the outcome is unknown
@@ -73,6 +74,18 @@ class PayloadError(RFTError, ValueError):
     def __init__(self, message: str = "", *, field: str = "") -> None:
         super().__init__(message)
         self.field = field
+
+
+class DatasetError(RFTError, ValueError):
+    """A file of prompts cannot be read.
+
+    Attributes:
+        line: Line of the file, or row of a table, at fault, from 1; None when it is the file as a whole.
+    """
+
+    def __init__(self, message: str = "", *, line: int | None = None) -> None:
+        super().__init__(message)
+        self.line = line
 
 
 class NoActiveRolloutError(RFTError, RuntimeError):

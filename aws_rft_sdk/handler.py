@@ -162,7 +162,7 @@ class _Rollout:
         """Validate and report what the function returned. Blocks until it is delivered."""
         outcome = RolloutResult.of(result)
         context = self._context
-        if context.rewarded:
+        if context.rewards is not None:
             return
         if outcome is None or outcome.rewards is None:
             if self._options.deferred:
@@ -194,23 +194,23 @@ class _Rollout:
 
     def _report_failure(self, error: BaseException) -> None:
         context, on_error = self._context, self._options.on_error
-        if context.rewarded:
+        if context.rewards is not None:
             return
         reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
         if callable(on_error):
             reward = on_error(error)
         if reward is not None:
             reward = parse_rewards(reward)
-        if not context.completed:
+        if context.completion is None:
             self._client.report_error(error, reward)
         elif reward is not None:
             self._client.update_reward(reward)
 
     def _deliver(self, rewards: tuple[float, ...]) -> None:
-        if self._context.completed:
-            self._client.update_reward(rewards)
-        else:
+        if self._context.completion is None:
             self._client.report_complete(rewards)
+        else:
+            self._client.update_reward(rewards)
 
 
 def _attach(error: BaseException, reporting: BaseException) -> None:

@@ -1,0 +1,38 @@
+"""The command `aws-rft`: arguments to calls to exit codes. One module for each command, loaded when it is used."""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+from aws_rft_sdk import __version__
+
+_COMMANDS = {
+    "export": "Write what a runtime captured as a recording to replay.",
+    "rollout": "Run a handler over a dataset and report every reward.",
+    "runtime": "Serve a local stand-in for the job runtime.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Loads a command's module only when that command is asked for, so that `--help` is instant."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"aws_rft_sdk.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="aws-rft")
+def main() -> None:
+    """Make a Strands agent trainable, and be sure of it before you pay for a job."""

@@ -1,0 +1,51 @@
+"""What several commands share: the policy option, and how errors become messages."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError
+from aws_rft_sdk.rollout.loading import load_callable
+from aws_rft_sdk.runtime import CallablePolicy, Policy, ReplayPolicy, UpstreamPolicy
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+POLICY_HELP = (
+    "Who answers inference: callable:FILE.py:FN or callable:MODULE:FN (chat request to assistant message), "
+    "replay:FILE (a recording), upstream:URL (any OpenAI-compatible server)."
+)
+
+
+def parse_policy(value: str) -> Policy:
+    """Make the policy that an option names.
+
+    Raises:
+        ConfigurationError: It has another form, or what it names is not there.
+    """
+    kind, _, target = value.partition(":")
+    if kind == "callable" and target:
+        return CallablePolicy(load_callable(target))
+    if kind == "replay" and target:
+        return ReplayPolicy(target)
+    if kind == "upstream" and target:
+        return UpstreamPolicy(target)
+    raise ConfigurationError(f"policy {value!r} has none of the forms callable:FILE.py:FN, replay:FILE, upstream:URL")
+
+
+def usage_errors(fn: F) -> F:
+    """Turn errors about what the user gave us into a message and exit status 2, other errors of ours into status 1."""
+
+    @functools.wraps(fn)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return fn(*args, **kwargs)
+        except (ConfigurationError, DatasetError, PayloadError) as error:
+            raise click.UsageError(str(error)) from error
+        except RFTError as error:
+            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+
+    return wrapper  # type: ignore[return-value] # the same signature

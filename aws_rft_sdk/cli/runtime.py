@@ -1,0 +1,44 @@
+"""`aws-rft runtime`."""
+
+from __future__ import annotations
+
+import click
+
+from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
+from aws_rft_sdk.runtime import LocalRuntime
+
+_HOW_TO = """\
+job runtime at {endpoint} (Ctrl-C stops it)
+
+  run a handler against it   aws-rft rollout HANDLER DATASET --endpoint {endpoint}
+  point an agent at it       export RFT_RUNTIME_ENDPOINT={endpoint}
+  point an OpenAI client     base_url={endpoint}/v1
+"""
+
+
+@click.command("runtime")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 for a free one.")
+@click.option("--db", default=":memory:", show_default=True, help="SQLite file that turns are captured in.")
+@click.option("--policy", help=POLICY_HELP)
+@click.option(
+    "--auth",
+    default="any",
+    show_default=True,
+    type=click.Choice(["any", "sigv4", "bearer", "none"]),
+    help="any: verify what is presented, let unsigned requests pass.",
+)
+@click.option("--strict/--lenient", default=True, show_default=True, help="Refuse what the service might not accept.")
+@usage_errors
+def command(port: int, db: str, policy: str | None, auth: str, strict: bool) -> None:
+    """Serve a local stand-in for the job runtime on 127.0.0.1.
+
+    It answers inference from a policy, records every turn under its trajectory and takes completion and reward.
+    """
+    runtime = LocalRuntime(
+        policy=parse_policy(policy) if policy else None,
+        db=db,
+        auth=auth,  # type: ignore[arg-type] # click checked the choice
+        strict=strict,
+        port=port,
+    )
+    runtime.serve_forever(on_start=lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))

@@ -1,0 +1,76 @@
+"""Finds a function by its name on a command line."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aws_rft_sdk.errors import ConfigurationError
+
+
+def load_callable(reference: str) -> Callable[..., Any]:
+    """Load a function.
+
+    The folder of a file is put on `sys.path`, as Python does for a script, so that it can import its neighbours.
+
+    Args:
+        reference: `path/to/file.py:function` or `package.module:function`; the function may be dotted (`Class.method`).
+
+    Raises:
+        ConfigurationError: The reference has another form, or names a file, a module or a function that is not there.
+        Exception: Whatever importing the module raises.
+    """
+    location, separator, name = reference.rpartition(":")
+    if not separator or not location or not name:
+        raise ConfigurationError(
+            f"{reference!r} names no function; expected path/to/file.py:function or module:function"
+        )
+    module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
+    target: Any = module
+    for part in name.split("."):
+        if not hasattr(target, part):
+            raise ConfigurationError(f"{location} has no {name!r}")
+        target = getattr(target, part)
+    if not callable(target):
+        raise ConfigurationError(f"{reference} is a {type(target).__name__}, not a function")
+    return target  # type: ignore[no-any-return] # callable() has just said so
+
+
+def _load_file(path: Path) -> ModuleType:
+    path = path.resolve()
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}")
+    loaded = sys.modules.get(path.stem)
+    if loaded is not None and getattr(loaded, "__file__", None) == str(path):
+        return loaded
+    if str(path.parent) not in sys.path:
+        sys.path.insert(0, str(path.parent))
+    # Under its own name where that is free, so that neighbours which import each other share one module.
+    name = path.stem if loaded is None else f"{path.stem}_{abs(hash(path))}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise ConfigurationError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _load_module(name: str) -> ModuleType:
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise
+        raise ConfigurationError(f"there is no module {name}") from error

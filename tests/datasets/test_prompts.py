@@ -1,0 +1,96 @@
+import json
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from aws_rft_sdk.datasets import read_prompts
+from aws_rft_sdk.errors import DatasetError
+
+ROWS = [{"id": "1", "prompt": "one"}, {"id": "2", "prompt": '{"question": "two,\n\\"too\\""}'}]
+
+
+def write(path, rows):
+    match path.suffix:
+        case ".jsonl":
+            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        case ".json":
+            path.write_text(json.dumps(rows))
+        case ".csv":
+            import csv
+
+            with path.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+        case ".parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+class TestFormats:
+    def test_prompts_are_read_verbatim_in_file_order(self, tmp_path, suffix):
+        path = write(tmp_path / f"data{suffix}", ROWS)
+
+        assert list(read_prompts(path)) == [row["prompt"] for row in ROWS]
+
+    def test_first_column_is_used_without_a_prompt_column(self, tmp_path, suffix):
+        path = write(tmp_path / f"data{suffix}", [{"q": "one", "prompts": "no"}, {"q": "two", "prompts": "no"}])
+
+        assert list(read_prompts(path)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line", "says"),
+    [
+        pytest.param("d.jsonl", '{"prompt": "a"}\n{oops\n', 2, "not JSON", id="jsonl-broken"),
+        pytest.param("d.jsonl", '{"prompt": "a"}\n\n["b"]\n', 3, "an object, not list", id="jsonl-array"),
+        pytest.param("d.jsonl", '{"prompt": {"q": 1}}\n', 1, "holds dict", id="object-cell"),
+        pytest.param("d.jsonl", '{"prompt": null}\n', 1, "holds NoneType", id="null-cell"),
+        pytest.param("d.jsonl", '{"prompt": 4}\n', 1, "holds int", id="number-cell"),
+        pytest.param("d.jsonl", '{"prompt": " "}\n', 1, "is empty", id="empty-cell"),
+        pytest.param("d.jsonl", '{"prompt": "a"}\n{"q": "b"}\n', 2, "no column 'prompt'", id="missing-later"),
+        pytest.param("d.jsonl", "{}\n", 1, "no columns", id="no-columns"),
+        pytest.param("d.jsonl", "", None, "no rows", id="empty-file"),
+        pytest.param("d.json", '[{"prompt": "a"},\n oops]', 2, "not JSON", id="json-broken"),
+        pytest.param("d.json", '{"prompt": "a"}', None, "array of objects", id="json-object"),
+        pytest.param("d.json", "[]", None, "no rows", id="json-empty"),
+        pytest.param("d.csv", "prompt\n", None, "no rows", id="csv-header-only"),
+        pytest.param("d.csv", 'prompt\n"a" b\n', 2, "not CSV", id="csv-broken"),
+        pytest.param("d.parquet", "nope", None, "not a parquet file", id="parquet-broken"),
+        pytest.param("d.txt", "a", None, "unknown format '.txt'", id="unknown-format"),
+    ],
+)
+def test_malformed_file_is_refused_naming_the_line(tmp_path, name, text, line, says):
+    (tmp_path / name).write_text(text)
+
+    with pytest.raises(DatasetError, match=says) as raised:
+        list(read_prompts(tmp_path / name))
+
+    assert raised.value.line == line
+    assert name in str(raised.value)
+
+
+def test_missing_file_is_refused(tmp_path):
+    with pytest.raises(DatasetError, match="No such file"):
+        list(read_prompts(tmp_path / "nowhere.jsonl"))
+
+
+def test_text_that_is_not_utf8_is_refused(tmp_path):
+    (tmp_path / "d.jsonl").write_bytes(b'{"prompt": "\xff"}\n')
+
+    with pytest.raises(DatasetError, match="not UTF-8"):
+        list(read_prompts(tmp_path / "d.jsonl"))
+
+
+def test_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+    (tmp_path / "d.csv").write_bytes(b"\xef\xbb\xbfprompt,x\na,b\n")
+
+    assert list(read_prompts(tmp_path / "d.csv")) == ["a"]
+
+
+def test_jsonl_is_streamed_when_only_the_head_is_wanted(tmp_path):
+    (tmp_path / "d.jsonl").write_text('{"prompt": "a"}\n{broken\n')
+
+    assert next(read_prompts(tmp_path / "d.jsonl")) == "a"
