@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.runtime import export_recording
+from aws_rft_sdk.runtime import read_trajectories, write_recordings
 
 
 @click.command("export")
@@ -17,4 +17,4 @@ def command(db: str, out: str) -> None:
 
     `aws-rft runtime --policy replay:OUT` answers from it.
     """
-    click.echo(f"{export_recording(db, out)} trajectories written to {out}")
+    click.echo(f"{write_recordings(read_trajectories(db), out)} trajectories written to {out}")

@@ -81,12 +81,13 @@ def command(
     params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     total = len(prompts) * group_size
     with contextlib.ExitStack() as stack:
-        writer = stack.enter_context(RecordWriter(out)) if out else None
+        # All that may be refused comes before the first file is written.
         if endpoint:
             start = start_at_endpoint(endpoint, params, job_arn)
+            writer = stack.enter_context(RecordWriter(out)) if out else None
         else:
-            db = str(out / DATABASE_FILE) if out else ":memory:"
-            runtime = LocalRuntime(policy=_policy(policy, handler), db=db)
+            runtime = LocalRuntime(_policy(policy, handler), db=out / DATABASE_FILE if out else ":memory:")
+            writer = stack.enter_context(RecordWriter(out)) if out else None
             start = start_in(stack.enter_context(runtime), params, job_arn)
         records = asyncio.run(
             _run(fn, prompts, start, group_size=group_size, concurrency=concurrency, total=total, writer=writer)
@@ -94,7 +95,8 @@ def command(
     summary = summarize(records, success_threshold)
     console = Console(highlight=False)
     console.print(_table(summary, total, success_threshold))
-    for error, count in Counter(record.error for record in records if record.error).most_common(_SHOWN_ERRORS):
+    errors = Counter(record.error.replace(record.id, "<id>") for record in records if record.error)
+    for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red", markup=False)
     if out:
         console.print(f"records in {out}", markup=False)

@@ -34,11 +34,7 @@ def command(port: int, db: str, policy: str | None, auth: str, strict: bool) -> 
 
     It answers inference from a policy, records every turn under its trajectory and takes completion and reward.
     """
-    runtime = LocalRuntime(
-        policy=parse_policy(policy) if policy else None,
-        db=db,
-        auth=auth,  # type: ignore[arg-type] # click checked the choice
-        strict=strict,
-        port=port,
-    )
-    runtime.serve_forever(on_start=lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))
+    answering = parse_policy(policy) if policy else None
+    with LocalRuntime(answering, db=db, auth=auth, strict=strict, port=port) as runtime:  # type: ignore[arg-type] # click checked auth
+        click.echo(_HOW_TO.format(endpoint=runtime.endpoint))
+        runtime.serve_forever()

@@ -10,7 +10,8 @@ import requests
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.driver import Start
-from aws_rft_sdk.runtime import LOCAL_ROLLOUTS_PATH, LocalRuntime
+from aws_rft_sdk.runtime import LocalRuntime
+from aws_rft_sdk.runtime.rollouts import LOCAL_ROLLOUTS_PATH
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
 _TIMEOUT_SECONDS = 30.0
@@ -18,8 +19,7 @@ _TIMEOUT_SECONDS = 30.0
 
 def start_in(runtime: LocalRuntime, params: InferenceParams, job_arn: str | None = None) -> Start:
     """Return what starts rollouts in a local runtime of this process."""
-    job = {"job_arn": job_arn} if job_arn else {}
-    return lambda prompt: runtime.new_rollout(prompt, inference_params=params, **job)
+    return lambda prompt: runtime.new_rollout(prompt, job_arn=job_arn, inference_params=params)
 
 
 def start_at_endpoint(endpoint: str, params: InferenceParams, job_arn: str | None = None) -> Start:

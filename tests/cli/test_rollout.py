@@ -1,0 +1,284 @@
+"""`aws-rft rollout` as a user runs it: a real process, a real agent, a real runtime."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk.cli import main
+from aws_rft_sdk.rollout import RolloutStatus, read_records
+from aws_rft_sdk.runtime import read_trajectories
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "gsm8k_calculator"
+AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
+
+# Handlers that infer with one plain request, so that a test is about the command and not about an agent.
+HANDLERS = '''
+import json, os, pathlib, time
+import requests
+from aws_rft_sdk import RFTContext, RolloutResult, rft_handler
+
+def infer(payload):
+    answer = requests.post(
+        payload["metadata"]["endpoint"] + "/v1/chat/completions",
+        headers=RFTContext.get_headers(),
+        json={"model": "default", "messages": [{"role": "user", "content": payload["prompt"]}]},
+        timeout=30,
+    )
+    answer.raise_for_status()
+    return answer.json()["choices"][0]["message"]["content"]
+
+@rft_handler
+def echo(payload):
+    return {"reward": len(infer(payload)) / 10, "metrics": {"length": len(payload["prompt"])}}
+
+@rft_handler
+async def echo_async(payload):
+    return {"rewards": [len(infer(payload)) / 10]}
+
+@rft_handler
+def stream(payload):
+    yield "chunk"
+    yield RolloutResult(reward=len(infer(payload)) / 10)
+    yield "chunk"
+
+@rft_handler
+async def stream_async(payload):
+    yield {"reward": len(infer(payload)) / 10}
+
+@rft_handler
+def fails_on_b(payload):
+    text = infer(payload)
+    if payload["prompt"] == "b":
+        raise LookupError("b is not for us")
+    return len(text) / 10
+
+@rft_handler(on_error="failed")
+def seals_as_failed(payload):
+    infer(payload)
+    raise LookupError("never")
+
+@rft_handler
+def no_reward_for_b(payload):
+    infer(payload)
+    return {"reward": None if payload["prompt"] == "b" else 1}
+
+@rft_handler
+def untracked(payload):
+    return 1.0
+
+def plain(payload):
+    return {"reward": 1.0}
+
+@rft_handler
+def slow(payload):
+    infer(payload)
+    started, release = (pathlib.Path(os.environ["TEST_FOLDER"]) / name for name in ("started", "release"))
+    started.open("a").write(payload["prompt"] + "\\n")
+    for _ in range(6000):
+        if release.exists():
+            return 1.0
+        time.sleep(0.01)
+'''
+POLICY = "def policy(request):\n    return 'x' * len(request['messages'][-1]['content'])\n"
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "cli_handlers.py").write_text(HANDLERS)
+    (tmp_path / "policy.py").write_text(POLICY)
+    rows = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "cc"}]
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path, modules = list(sys.path), set(sys.modules)
+    yield tmp_path
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        if name in ("cli_handlers", "policy") or name.startswith("policy_"):
+            del sys.modules[name]
+
+
+def rollout(folder, handler, *options):
+    arguments = ["rollout", f"{folder}/cli_handlers.py:{handler}", str(folder / "data.jsonl"), *options]
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def records_of(folder):
+    return sorted(read_records(folder / "out"), key=lambda r: (r.prompt_index, r.sample_index))
+
+
+@pytest.mark.parametrize("handler", ["echo", "echo_async", "stream", "stream_async"])
+def test_rollout_when_handler_is_of_any_kind_then_every_reward_is_recorded(folder, handler):
+    result = rollout(folder, handler, "--out", str(folder / "out"), "--group-size", "2")
+
+    assert result.exit_code == 0, result.output
+    records = records_of(folder)
+    assert [(r.prompt_index, r.sample_index) for r in records] == [(0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1)]
+    assert [r.reward for r in records] == [0.1, 0.1, 0.1, 0.1, 0.2, 0.2]
+    assert {(r.status, r.turns, r.error) for r in records} == {(RolloutStatus.COMPLETED, 1, None)}
+
+
+def test_rollout_when_records_are_kept_then_the_runtimes_turns_are_kept_too(folder):
+    rollout(folder, "echo", "--out", str(folder / "out"))
+
+    trajectories = read_trajectories(folder / "out" / "trajectories.db")
+    assert {t.trajectory_id: t.rewards for t in trajectories} == {r.id: (r.reward,) for r in records_of(folder)}
+    assert [len(t.turns) for t in trajectories] == [1, 1, 1]
+
+
+def test_rollout_when_handler_returns_metrics_then_they_are_recorded(folder):
+    rollout(folder, "echo", "--out", str(folder / "out"), "--limit", "1")
+
+    assert [r.metrics for r in records_of(folder)] == [{"length": 1}]
+
+
+def test_rollout_when_one_fails_then_the_others_go_on_and_all_are_reported(folder):
+    result = rollout(folder, "fails_on_b", "--out", str(folder / "out"))
+
+    assert result.exit_code == 0
+    assert [(r.status.value, r.reward) for r in records_of(folder)] == [
+        ("completed", 0.1),
+        ("failed", 0.0),
+        ("completed", 0.2),
+    ]
+    assert "1 x LookupError: b is not for us" in result.output
+    assert "33.33 %" in result.output
+
+
+def test_rollout_when_sealed_as_failed_at_an_alpha_endpoint_then_it_counts_as_reported(folder):
+    result = rollout(folder, "seals_as_failed", "--out", str(folder / "out"), "--limit", "1")
+
+    assert result.exit_code == 0
+    assert [(r.status.value, r.reward) for r in records_of(folder)] == [("failed", None)]
+
+
+@pytest.mark.parametrize(
+    ("handler", "unreported", "says"),
+    [
+        pytest.param("no_reward_for_b", 1, "RewardError", id="no-reward"),
+        pytest.param("untracked", 3, "NoTrackedTurnsError", id="model-not-wrapped"),
+        pytest.param("plain", 3, "decorate it with rft_handler", id="not-decorated"),
+    ],
+)
+def test_rollout_when_some_are_not_reported_then_exit_status_is_one(folder, handler, unreported, says):
+    result = rollout(folder, handler, "--out", str(folder / "out"))
+
+    assert result.exit_code == 1
+    assert sum(r.status is RolloutStatus.UNREPORTED for r in records_of(folder)) == unreported
+    assert f"{unreported} x" in result.output
+    assert says in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        pytest.param(["echo_nothing", "data.jsonl"], "has no 'echo_nothing'", id="unknown-handler"),
+        pytest.param(["echo", "nowhere.jsonl"], "does not exist", id="no-dataset"),
+        pytest.param(["echo", "bad.jsonl"], "line 1: not JSON", id="bad-dataset"),
+        pytest.param(["echo", "data.jsonl", "--group-size", "0"], "group-size", id="group-size"),
+        pytest.param(["echo", "data.jsonl", "--policy", "magic"], "has none of the forms", id="policy-form"),
+        pytest.param(["echo", "data.jsonl", "--policy", "replay:nowhere.jsonl"], "nowhere.jsonl", id="no-recording"),
+        pytest.param(
+            ["echo", "data.jsonl", "--policy", "replay:x", "--endpoint", "http://127.0.0.1:9"], "--policy", id="both"
+        ),
+        pytest.param(["echo", "data.jsonl", "--endpoint", "http://127.0.0.1:9"], "no runtime answers", id="no-runtime"),
+    ],
+)
+def test_rollout_when_used_wrongly_then_exit_status_is_two_before_anything_is_written(
+    folder, monkeypatch, arguments, says
+):
+    monkeypatch.chdir(folder)
+    (folder / "bad.jsonl").write_text("{")
+    handler, *rest = arguments
+
+    result = CliRunner().invoke(main, ["rollout", f"cli_handlers.py:{handler}", *rest, "--out", "out"])
+
+    assert result.exit_code == 2, result.output
+    assert says in " ".join(result.output.split())
+    assert not (folder / "out" / "rollouts.jsonl").exists()
+
+
+def test_rollout_when_nobody_answers_inference_then_usage_error_names_the_ways(folder):
+    (folder / "policy.py").unlink()
+
+    result = rollout(folder, "echo")
+
+    assert result.exit_code == 2
+    assert "--policy" in result.output
+
+
+def test_rollout_when_the_folder_holds_records_then_they_are_not_touched(folder):
+    rollout(folder, "echo", "--out", str(folder / "out"))
+    before = (folder / "out" / "rollouts.jsonl").read_text()
+
+    result = rollout(folder, "echo", "--out", str(folder / "out"))
+
+    assert result.exit_code == 2
+    assert (folder / "out" / "rollouts.jsonl").read_text() == before
+
+
+def test_rollout_when_given_the_endpoint_of_a_local_runtime_then_it_runs_there(folder):
+    with LocalRuntime(policy=lambda request: "xxxxx") as runtime:
+        result = rollout(folder, "echo", "--endpoint", runtime.endpoint, "--out", str(folder / "out"))
+
+        assert result.exit_code == 0, result.output
+        assert [t.rewards for t in runtime.trajectories()] == [(0.5,)] * 3
+    assert not (folder / "out" / "trajectories.db").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_rollout_when_interrupted_then_rollouts_in_flight_are_finished_and_no_more_begin(folder):
+    command = [AWS_RFT, "rollout", f"{folder}/cli_handlers.py:slow", str(folder / "data.jsonl"), "--concurrency", "1"]
+    process = subprocess.Popen(
+        [*command, "--out", str(folder / "out")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TEST_FOLDER": str(folder)},
+    )
+    _wait_for(folder / "started", process)
+    process.send_signal(signal.SIGINT)
+    stopping = ""
+    while "interrupt again" not in stopping:
+        stopping += process.stderr.read(1)
+    (folder / "release").touch()
+    output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "1 of 3" in output
+    assert [(r.status, r.reward) for r in records_of(folder)] == [(RolloutStatus.COMPLETED, 1.0)]
+    assert (folder / "started").read_text() == "a\n"
+
+
+def _wait_for(path, process):
+    import time
+
+    for _ in range(6000):
+        if path.exists():
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never came")
+
+
+def test_example_when_run_as_the_readme_says_then_groups_differ_in_reward(tmp_path):
+    command = [AWS_RFT, "rollout", f"{EXAMPLE}/agent.py:handler", f"{EXAMPLE}/problems.jsonl"]
+    result = subprocess.run(
+        [*command, "--limit", "6", "--group-size", "4", "--out", str(tmp_path / "out")],
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+    assert result.returncode == 0, result.stderr
+    records = records_of(tmp_path)
+    assert len(records) == 24
+    assert {r.reward for r in records} == {0.0, 1.0}
+    assert max(r.turns for r in records) > 2
