@@ -19,6 +19,8 @@
     │       ├── TrajectoryConflictError   409
     │       ├── ThrottledError            429
     │       └── ServiceFaultError         5xx
+    ├── OutboxError                       feedback cannot be put on disk; raised before the handler runs
+    ├── DecisionConflictError             a trajectory was decided before, in another way; shows both
     ├── RewardError (ValueError)          a reward is missing, not a number, or not finite
     └── RolloutError                      one rollout failed; never cancels its siblings
         ├── HandlerError                  the user's handler raised; the cause is kept
@@ -176,6 +178,16 @@ class ServiceFaultError(StatusError):
     """5xx: the service failed. The request may have taken effect."""
 
     retry_safe = None
+
+
+class OutboxError(RFTError):
+    """The outbox cannot be read or written, for example because the disk is full. Safe to repeat."""
+
+    retry_safe = True
+
+
+class DecisionConflictError(RFTError):
+    """Another decision about the trajectory stands in the outbox. Nothing was sent, the first decision stands."""
 
 
 class RewardError(RFTError, ValueError):

@@ -1,0 +1,371 @@
+"""Feedback on disk before it is on the wire: a ledger of every trajectory received, in one SQLite file.
+
+A trajectory is *received* when its handler begins. Its *decision* - how it is completed, and its rewards - is on disk
+before the first byte is sent, and is made once: the same decision again is a repetition, another one is an error. What
+is decided and not yet delivered is pending, and whoever opens the file next may deliver it. Several threads and
+processes may share a file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Container, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
+from aws_rft_sdk.settings import Endpoint
+from aws_rft_sdk.types import RolloutMetadata
+from aws_rft_sdk.wire import FAILED, Api
+
+SCHEMA_VERSION = 1
+BUSY_TIMEOUT_SECONDS = 30.0
+RETENTION_SECONDS = 7 * 86_400.0
+"""How long ended trajectories are kept: longer than any job, so that a late second delivery is recognised."""
+RETRY_BASE_SECONDS, RETRY_CAP_SECONDS = 1.0, 300.0
+LEASE_SECONDS = 30.0
+"""How long a trajectory belongs to the one who decided or claimed it. Two deliverers do no harm, only waste."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS feedback (
+    job_arn TEXT NOT NULL,
+    trajectory_id TEXT NOT NULL,
+    url TEXT NOT NULL,
+    api TEXT NOT NULL,
+    region TEXT NOT NULL,
+    auth TEXT NOT NULL,
+    completion TEXT,
+    rewards TEXT,
+    delivered TEXT NOT NULL DEFAULT '',
+    attempts INTEGER NOT NULL DEFAULT 0,
+    last_error TEXT,
+    received_at REAL NOT NULL,
+    next_attempt_at REAL NOT NULL DEFAULT 0,
+    ended_at REAL,
+    PRIMARY KEY (job_arn, trajectory_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS pending ON feedback (next_attempt_at) WHERE completion IS NOT NULL AND ended_at IS NULL;
+"""
+_SELECT = (
+    "SELECT job_arn, trajectory_id, url, api, region, auth, completion, rewards, delivered, attempts, last_error,"
+    " received_at, next_attempt_at, ended_at FROM feedback"
+)
+
+
+class Outcome(str, Enum):
+    """What has become of a trajectory that was received. Each is in exactly one of these states."""
+
+    OPEN = "open"
+    """Not decided yet: its handler runs, was killed, or left the reward to someone else."""
+    PENDING = "pending"
+    """Decided, and the runtime has not confirmed it."""
+    REWARDED = "rewarded"
+    """The runtime has confirmed the reward."""
+    FAILED = "failed"
+    """The runtime has confirmed that it failed, without a reward."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trajectory in the ledger."""
+
+    metadata: RolloutMetadata
+    endpoint: Endpoint
+    auth: str
+    """How calls about it are authenticated: "sigv4" or "bearer"."""
+    completion: str | None = None
+    """Decided status, "ready" or "failed"; None while there is none."""
+    rewards: tuple[float, ...] | None = None
+    """Decided rewards: one number, or one for each turn; None while there are none."""
+    completion_delivered: bool = False
+    attempts: int = 0
+    """Deliveries that failed."""
+    last_error: str | None = None
+    received_at: float = 0.0
+    """Seconds since the epoch."""
+    next_attempt_at: float = 0.0
+    """Seconds since the epoch before which nobody delivers it by himself."""
+    ended_at: float | None = None
+    """Seconds since the epoch when the runtime had confirmed everything; None before."""
+
+    @property
+    def outcome(self) -> Outcome:
+        """What has become of it."""
+        if self.ended_at is not None:
+            return Outcome.REWARDED if self.rewards is not None else Outcome.FAILED
+        if self.completion is None or (
+            self.completion != FAILED and self.rewards is None and self.completion_delivered
+        ):
+            return Outcome.OPEN
+        return Outcome.PENDING
+
+
+class Ledger(NamedTuple):
+    """All trajectories, counted: received = rewarded + failed + pending + open."""
+
+    received: int
+    rewarded: int
+    failed: int
+    pending: int
+    open: int
+
+    @property
+    def balances(self) -> bool:
+        """Whether the sums agree."""
+        return self.received == self.rewarded + self.failed + self.pending + self.open
+
+
+class Outbox:
+    """A ledger file. Made when it is first used; the folder must exist.
+
+    Args:
+        path: The SQLite file.
+        clock: Seconds since the epoch.
+
+    Raises:
+        ConfigurationError: The path is no path to a file.
+
+    Concurrency: safe from several threads, processes, and after a fork.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, clock: Callable[[], float] = time.time) -> None:
+        self.path = Path(path)
+        if self.path.is_dir():
+            raise ConfigurationError(f"the outbox {self.path} is a folder; name a file")
+        self._clock = clock
+        self._lock = threading.RLock()  # one connection, used by one thread at a time
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+
+    def __repr__(self) -> str:
+        return f"<Outbox {str(self.path)!r}>"
+
+    def receive(self, metadata: RolloutMetadata, endpoint: Endpoint, auth: str) -> Entry:
+        """Enter a trajectory, unless it is there already, and return its entry.
+
+        Raises:
+            OutboxError: The file cannot be written. The rollout must not begin.
+        """
+        with self._transaction() as connection:
+            self._insert(connection, metadata, endpoint, auth)
+            return self._select(connection, metadata)
+
+    def decide(
+        self,
+        metadata: RolloutMetadata,
+        endpoint: Endpoint,
+        auth: str,
+        completion: str,
+        rewards: tuple[float, ...] | None = None,
+    ) -> Entry:
+        """Commit a decision to disk, before any of it is sent.
+
+        Rewards that are absent so far may be added later: a trajectory may be completed first and rewarded afterwards.
+        Safe to repeat. For 30 seconds nobody else delivers it.
+
+        Args:
+            metadata: The trajectory; entered if it was not received.
+            endpoint: Where the runtime stands.
+            auth: "sigv4" or "bearer".
+            completion: "ready" or "failed".
+            rewards: One number, or one for each turn; None for none (yet).
+
+        Returns:
+            The entry with the decision in it; what of it is delivered already need not be sent again.
+
+        Raises:
+            DecisionConflictError: It was decided before, in another way.
+            OutboxError: The file cannot be written. Nothing may be sent.
+        """
+        with self._transaction(durable=True) as connection:
+            self._insert(connection, metadata, endpoint, auth)
+            entry = self._select(connection, metadata)
+            if entry.completion not in (None, completion) or (
+                rewards is not None and entry.rewards not in (None, rewards)
+            ):
+                raise DecisionConflictError(
+                    f"trajectory {metadata.trajectory_id} was decided before: "
+                    f"{_describe(entry.completion, entry.rewards)} stands; "
+                    f"{_describe(completion, rewards)} came now and is not sent"
+                )
+            decided = rewards if rewards is not None else entry.rewards
+            connection.execute(
+                "UPDATE feedback SET completion = ?, rewards = ?, next_attempt_at = ?"
+                " WHERE job_arn = ? AND trajectory_id = ?",
+                (
+                    completion,
+                    None if decided is None else json.dumps(decided),
+                    self._clock() + LEASE_SECONDS,
+                    *_key(metadata),
+                ),
+            )
+            return self._select(connection, metadata)
+
+    def confirm(self, metadata: RolloutMetadata, *, ended: bool) -> None:
+        """Note that the runtime has confirmed the completion, and with `ended` all that will ever be said.
+
+        Raises:
+            OutboxError: The file cannot be written. The call will be repeated some day, which does no harm.
+        """
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE feedback SET delivered = 'completion', last_error = NULL, ended_at = ?"
+                " WHERE job_arn = ? AND trajectory_id = ?",
+                (self._clock() if ended else None, *_key(metadata)),
+            )
+
+    def postpone(self, metadata: RolloutMetadata, error: str) -> None:
+        """Note that a delivery failed, and when it is worth another attempt: after 1, 2, 4, ... at most 300 seconds."""
+        with self._transaction() as connection:
+            attempts = self._select(connection, metadata).attempts + 1
+            delay = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2.0 ** min(attempts - 1, 32))
+            connection.execute(
+                "UPDATE feedback SET attempts = ?, last_error = ?, next_attempt_at = ?"
+                " WHERE job_arn = ? AND trajectory_id = ?",
+                (attempts, error, self._clock() + delay, *_key(metadata)),
+            )
+
+    def claim(self, *, due_only: bool = True, exclude: Container[RolloutMetadata] = ()) -> Entry | None:
+        """Return a pending trajectory, and keep it from others for 30 seconds; None when there is none.
+
+        Args:
+            due_only: Whether those count only whose next attempt is due.
+            exclude: Trajectories that are passed over.
+        """
+        with self._transaction() as connection:
+            now = self._clock()
+            rows = connection.execute(
+                f"{_SELECT} WHERE completion IS NOT NULL AND ended_at IS NULL AND next_attempt_at <= ?"
+                " ORDER BY next_attempt_at",
+                (now if due_only else math.inf,),
+            ).fetchall()
+            for entry in map(_entry, rows):
+                if entry.outcome is Outcome.PENDING and entry.metadata not in exclude:
+                    connection.execute(
+                        "UPDATE feedback SET next_attempt_at = ? WHERE job_arn = ? AND trajectory_id = ?",
+                        (now + LEASE_SECONDS, *_key(entry.metadata)),
+                    )
+                    return entry
+        return None
+
+    def entries(self) -> list[Entry]:
+        """Return all trajectories in the order in which they were received."""
+        with self._transaction() as connection:
+            return [_entry(row) for row in connection.execute(f"{_SELECT} ORDER BY received_at, trajectory_id")]
+
+    def find(self, metadata: RolloutMetadata) -> Entry | None:
+        """Return the entry of a trajectory, None if it was never received."""
+        with self._transaction() as connection:
+            row = connection.execute(f"{_SELECT} WHERE job_arn = ? AND trajectory_id = ?", _key(metadata)).fetchone()
+        return None if row is None else _entry(row)
+
+    def ledger(self) -> Ledger:
+        """Count all trajectories by what has become of them."""
+        outcomes = [entry.outcome for entry in self.entries()]
+        return Ledger(len(outcomes), *(outcomes.count(outcome) for outcome in _LEDGER_ORDER))
+
+    def prune(self, older_than_seconds: float = RETENTION_SECONDS) -> int:
+        """Delete trajectories that ended longer ago than that, and return how many. Others are kept, however old."""
+        with self._transaction() as connection:
+            return connection.execute(
+                "DELETE FROM feedback WHERE ended_at < ?", (self._clock() - older_than_seconds,)
+            ).rowcount
+
+    def close(self) -> None:
+        """Close the file. The next use opens it again."""
+        with self._lock:
+            if self._connection is not None and self._process == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    def _insert(self, connection: sqlite3.Connection, metadata: RolloutMetadata, endpoint: Endpoint, auth: str) -> None:
+        connection.execute(
+            "INSERT INTO feedback (job_arn, trajectory_id, url, api, region, auth, received_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*_key(metadata), endpoint.url, endpoint.api.value, endpoint.region, auth, self._clock()),
+        )
+
+    @staticmethod
+    def _select(connection: sqlite3.Connection, metadata: RolloutMetadata) -> Entry:
+        return _entry(
+            connection.execute(f"{_SELECT} WHERE job_arn = ? AND trajectory_id = ?", _key(metadata)).fetchone()
+        )
+
+    @contextmanager
+    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+        """Run the body in one transaction; `durable` ones survive a power failure, all survive the process."""
+        with self._lock:
+            try:
+                connection = self._open()
+                connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+            except sqlite3.Error as error:
+                # A failed commit leaves the transaction open; a new connection is the cleanest way out of it.
+                self.close()
+                raise OutboxError(
+                    f"the outbox {self.path} cannot be used: {error}; make room, or name another file"
+                ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is not None and self._process == os.getpid():
+            return self._connection
+        # A connection must not be used, nor closed, on the other side of a fork: it is forgotten there.
+        connection = sqlite3.connect(
+            self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            version = connection.execute("PRAGMA user_version").fetchone()[0]
+            if version not in (0, SCHEMA_VERSION):
+                raise OutboxError(
+                    f"the outbox {self.path} has schema {version}, known is {SCHEMA_VERSION}; name another file"
+                )
+            if version == 0:
+                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._process = connection, os.getpid()
+        return connection
+
+
+_LEDGER_ORDER = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
+
+
+def _key(metadata: RolloutMetadata) -> tuple[str, str]:
+    return metadata.job_arn, metadata.trajectory_id
+
+
+def _entry(row: tuple[object, ...]) -> Entry:
+    (job_arn, trajectory_id, url, api, region, auth, completion, rewards, delivered, attempts, last_error, *times) = row
+    return Entry(
+        metadata=RolloutMetadata(job_arn=str(job_arn), trajectory_id=str(trajectory_id)),
+        endpoint=Endpoint(str(url), Api(api), str(region), "outbox"),
+        auth=str(auth),
+        completion=completion,  # type: ignore[arg-type] # the column's type
+        rewards=None if rewards is None else tuple(json.loads(str(rewards))),
+        completion_delivered=delivered == "completion",
+        attempts=attempts,  # type: ignore[arg-type] # the column's type
+        last_error=last_error,  # type: ignore[arg-type] # the column's type
+        received_at=times[0],  # type: ignore[arg-type] # the column's type
+        next_attempt_at=times[1],  # type: ignore[arg-type] # the column's type
+        ended_at=times[2],  # type: ignore[arg-type] # the column's type
+    )
+
+
+def _describe(completion: str | None, rewards: tuple[float, ...] | None) -> str:
+    return f"{completion or 'open'} with {'no reward' if rewards is None else f'rewards {list(rewards)}'}"
