@@ -15,7 +15,7 @@ import requests.adapters
 from requests.auth import AuthBase
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
-from aws_rft_sdk import wire
+from aws_rft_sdk import telemetry, wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk.context import RFTContext, contexts_of
 from aws_rft_sdk.credentials import Bearer, Credentials, CredentialSource, SigV4, shared_credentials
@@ -23,12 +23,14 @@ from aws_rft_sdk.errors import (
     AccessDeniedError,
     ConfigurationError,
     PayloadError,
+    RFTError,
     ServiceConnectionError,
     ServiceError,
     ServiceTimeoutError,
     StatusError,
     TrajectoryConflictError,
 )
+from aws_rft_sdk.outbox import Entry, Outbox, shared_outbox
 from aws_rft_sdk.settings import Endpoint, resolve_endpoint
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest, parse_rewards
 from aws_rft_sdk.wire import Api, FeedbackRequest
@@ -65,6 +67,8 @@ class RolloutFeedbackClient:
         auth: "sigv4" signs each request, "bearer" sends a token. On a loopback endpoint requests go unsigned when
             there are no AWS credentials, so that no account is needed to develop.
         trusted_endpoints: Hosts that a payload may name besides the service's own and loopback.
+        outbox: A file, or an `Outbox`, in which every decision is committed before it is sent; None for the file that
+            `RFT_OUTBOX` names, if it does. What cannot be delivered stays there, see `aws_rft_sdk.redrive`.
         backoff: Waits between attempts.
 
     Raises:
@@ -85,6 +89,7 @@ class RolloutFeedbackClient:
         max_attempts: int = 5,
         auth: Auth = "sigv4",
         trusted_endpoints: Iterable[str] = (),
+        outbox: Outbox | str | os.PathLike[str] | None = None,
         backoff: Backoff = Backoff(),
     ) -> None:
         if max_attempts < 1:
@@ -98,6 +103,7 @@ class RolloutFeedbackClient:
             self.metadata, endpoint=endpoint, region=region, api=api, trusted_endpoints=trusted_endpoints
         )
         self._http, self._credentials = _split_session(session)
+        self.outbox = shared_outbox(outbox)
         self._timeout = timeout
         self._max_attempts = max_attempts
         self._auth = auth
@@ -108,6 +114,17 @@ class RolloutFeedbackClient:
             f"<RolloutFeedbackClient trajectory_id={self.metadata.trajectory_id!r} "
             f"endpoint={self.endpoint.url!r} api={self.endpoint.api.value!r}>"
         )
+
+    def receive(self) -> Entry | None:
+        """Enter the trajectory in the outbox, before its handler runs; None without an outbox.
+
+        Returns:
+            Its entry, which holds a decision if the trajectory was delivered before.
+
+        Raises:
+            OutboxError: The outbox cannot be written, so the rollout must not begin.
+        """
+        return None if self.outbox is None else self.outbox.receive(self.metadata, self.endpoint, self._auth)
 
     def complete_trajectory(self, status: Literal["ready", "failed"] = "ready") -> None:
         """Seal the trajectory: no more turns.
@@ -124,18 +141,12 @@ class RolloutFeedbackClient:
             StatusError: The service refused for another reason.
             TransportError: No answer. The trajectory may be sealed; calling again is safe.
             CredentialsError: There are no AWS credentials.
+            DecisionConflictError: The outbox holds another decision. Nothing was sent.
+            OutboxError: The outbox cannot be written. Nothing was sent.
         """
         if status not in wire.COMPLETION_STATUSES:
             raise ConfigurationError(f"status is {status!r}; it must be one of {', '.join(wire.COMPLETION_STATUSES)}")
-        if status == wire.FAILED and self.endpoint.api is Api.ALPHA:
-            logger.warning(
-                "trajectory_id=<%s> | alpha has no failed state: the trajectory is sealed and gets no reward",
-                self.metadata.trajectory_id,
-            )
-        request = wire.completion_request(self.endpoint.api, self.metadata.job_arn, self.metadata.trajectory_id, status)
-        self._call(request)
-        for context in contexts_of(self.metadata):
-            context.completion = status
+        self._report(status, None)
 
     complete_rollout = complete_trajectory
 
@@ -154,20 +165,17 @@ class RolloutFeedbackClient:
             StatusError: The service refused for another reason.
             TransportError: No answer. The reward may be stored; calling again is safe.
             CredentialsError: There are no AWS credentials.
+            DecisionConflictError: The outbox holds another decision. Nothing was sent.
+            OutboxError: The outbox cannot be written. Nothing was sent.
         """
-        rewards = parse_rewards(reward_or_list)
-        self._call(wire.reward_request(self.endpoint.api, self.metadata.job_arn, self.metadata.trajectory_id, rewards))
-        for context in contexts_of(self.metadata):
-            context.rewards = rewards
+        self._report(None, parse_rewards(reward_or_list))
 
     def report_complete(self, reward_or_list: Rewards) -> None:
         """Validate the reward, seal the trajectory, deliver the reward, in this order.
 
         Safe to repeat with the same reward. Raises what `complete_trajectory` and `update_reward` raise.
         """
-        rewards = parse_rewards(reward_or_list)
-        self.complete_trajectory()
-        self.update_reward(rewards)
+        self._report(wire.READY, parse_rewards(reward_or_list))
 
     def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:
         """Report a rollout that ended in an error.
@@ -190,18 +198,87 @@ class RolloutFeedbackClient:
         else:
             self.report_complete(reward)
 
-    def _call(self, request: FeedbackRequest) -> None:
-        """Send one logical call until it succeeds, fails for good, or the attempts are used up."""
+    def redeliver(self, entry: Entry) -> None:
+        """Deliver what an outbox entry of this trajectory holds and the runtime has not confirmed. Safe to repeat."""
+        self._deliver(entry.completion, entry.rewards, entry)
+
+    def _report(self, completion: str | None, rewards: tuple[float, ...] | None) -> None:
+        """Decide, deliver, confirm: with an outbox, in this order on disk as well."""
+        if self.outbox is None:
+            self._deliver(completion, rewards, None)
+            return
+        entry = self.outbox.decide(self.metadata, self.endpoint, self._auth, completion, rewards)
+        self._deliver(completion, rewards, entry)
+
+    def _deliver(self, completion: str | None, rewards: tuple[float, ...] | None, entry: Entry | None) -> None:
+        confirmed = entry is not None and entry.ended_at is not None
+        try:
+            if completion is not None and not confirmed and not (entry is not None and entry.completion_delivered):
+                self._complete(completion, again=entry is not None and entry.attempts > 0)
+            if rewards is not None and not confirmed:
+                self._reward(rewards, again=entry is not None and entry.attempts > 0)
+        except RFTError as error:
+            if self.outbox is not None:
+                self.outbox.postpone(self.metadata, f"{type(error).__name__}: {error}")
+            raise
+        if self.outbox is not None and not confirmed:
+            self.outbox.confirm(self.metadata, ended=rewards is not None or completion == wire.FAILED)
+        for context in contexts_of(self.metadata):
+            context.completion = completion or context.completion
+            context.rewards = rewards or context.rewards
+
+    def _complete(self, status: str, *, again: bool) -> None:
+        if status == wire.FAILED and self.endpoint.api is Api.ALPHA:
+            logger.warning(
+                "trajectory_id=<%s> | alpha has no failed state: the trajectory is sealed and gets no reward",
+                self.metadata.trajectory_id,
+            )
+        self._call(
+            "complete",
+            wire.completion_request(self.endpoint.api, self.metadata.job_arn, self.metadata.trajectory_id, status),
+            again=again,
+        )
+
+    def _reward(self, rewards: tuple[float, ...], *, again: bool) -> None:
+        self._call(
+            "reward",
+            wire.reward_request(self.endpoint.api, self.metadata.job_arn, self.metadata.trajectory_id, rewards),
+            again=again,
+        )
+
+    def _call(self, operation: str, request: FeedbackRequest, *, again: bool) -> None:
+        """Send one logical call until it succeeds, fails for good, or the attempts are used up.
+
+        Args:
+            operation: "complete" or "reward".
+            request: The call.
+            again: Whether an earlier process may have sent it already.
+        """
+        began = time.perf_counter()
+        attempts, outcome = 0, "delivered"
+        with telemetry.feedback(operation, self.metadata.trajectory_id, self.endpoint.url) as span:
+            try:
+                attempts, outcome = self._send_until_done(request, may_have_happened=again)
+            except RFTError as error:
+                attempts, outcome = getattr(error, "attempts", 0), type(error).__name__
+                raise
+            finally:
+                seconds = time.perf_counter() - began
+                telemetry.end_feedback(span, operation, outcome, attempts=attempts, seconds=seconds)
+
+    def _send_until_done(self, request: FeedbackRequest, *, may_have_happened: bool) -> tuple[int, str]:
         auth = self._authentication()
-        may_have_happened = refreshed = False
+        telemetry.inject(request.headers)
+        refreshed = False
         for attempt in range(1, self._max_attempts + 1):
             try:
-                return self._send(request, auth)
+                self._send(request, auth)
+                return attempt, "delivered"
             except ServiceError as error:
                 error.attempts = attempt
                 if isinstance(error, TrajectoryConflictError) and may_have_happened:
                     self._log(logging.INFO, request, "done already by an earlier attempt whose answer was lost")
-                    return None
+                    return attempt, "repeated"
                 may_have_happened = may_have_happened or _may_have_happened(error)
                 if attempt == self._max_attempts:
                     raise

@@ -11,14 +11,13 @@ import functools
 import inspect
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
-from opentelemetry import trace
-
-from aws_rft_sdk import wire
-from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk import telemetry, wire
+from aws_rft_sdk.errors import PayloadError, RewardError
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
 P = ParamSpec("P")
@@ -27,18 +26,33 @@ R = TypeVar("R")
 _current: contextvars.ContextVar[RFTContext | None] = contextvars.ContextVar("aws_rft_sdk_rollout", default=None)
 
 
+class TurnState(str, Enum):
+    """What has become of an inference call."""
+
+    BEGUN = "begun"
+    """Under way, or made with headers by hand: nobody told us how it ended."""
+    ANSWERED = "answered"
+    """Its answer arrived whole."""
+    REFUSED = "refused"
+    """It ended before it can have been sampled: no connection, or turned away."""
+    FAILED = "failed"
+    """It ended in another way. It may have been sampled, and if the agent made it again, it may have been twice."""
+
+
 class TurnCount(int):
     """How many inference calls a rollout has begun, an `int`; and what became of them."""
 
     answered: int
     """Calls whose answer arrived whole."""
     failed: int
-    """Calls that ended in an error or were given up."""
+    """Calls that ended without one, or were given up."""
+    unsure: int
+    """Those of the failed ones that may have been sampled all the same."""
 
-    def __new__(cls, begun: int, answered: int = 0, failed: int = 0) -> TurnCount:
+    def __new__(cls, begun: int, answered: int = 0, failed: int = 0, unsure: int = 0) -> TurnCount:
         """Count `begun` calls, of which some are answered and some failed; the rest are under way."""
         count = super().__new__(cls, begun)
-        count.answered, count.failed = answered, failed
+        count.answered, count.failed, count.unsure = answered, failed, unsure
         return count
 
     @property
@@ -46,8 +60,8 @@ class TurnCount(int):
         """Calls begun, the value of this number."""
         return int(self)
 
-    def __getnewargs__(self) -> tuple[int, int, int]:  # type: ignore[override] # ours takes more
-        return int(self), self.answered, self.failed
+    def __getnewargs__(self) -> tuple[int, int, int, int]:  # type: ignore[override] # ours takes more
+        return int(self), self.answered, self.failed, self.unsure
 
 
 class TurnHeaders(NamedTuple):
@@ -65,7 +79,7 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_answered", "_failed", "_lock", "_span_ids", "completion", "request", "rewards")
+    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "request", "rewards")
 
     request: RolloutRequest
     completion: str | None
@@ -73,12 +87,18 @@ class RFTContext:
     rewards: tuple[float, ...] | None
     """What a feedback client has delivered: one number, or one for each turn; None while there is no reward."""
 
-    def __init__(self, request: RolloutRequest) -> None:
+    def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
+        """Begin a rollout.
+
+        Args:
+            request: Its request.
+            own_span_id: OpenTelemetry's id of the span of the rollout as a whole, which is no turn's; None without one.
+        """
         self.request = request
         self.completion = None
         self.rewards = None
-        self._span_ids: dict[str, None] = {}  # in order of beginning
-        self._answered = self._failed = 0
+        self._own_span_id = own_span_id
+        self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
         self._lock = threading.Lock()  # turns of one rollout may begin in several threads at once
 
     def __repr__(self) -> str:
@@ -110,12 +130,37 @@ class RFTContext:
 
         Calls made with headers by hand count as begun only: nobody told us how they ended.
         """
-        return TurnCount(len(self._span_ids), self._answered, self._failed)
+        with self._lock:
+            states = list(self._turns.values())
+        unsure = states.count(TurnState.FAILED)
+        failed = unsure + states.count(TurnState.REFUSED)
+        return TurnCount(len(states), states.count(TurnState.ANSWERED), failed, unsure)
 
     @property
-    def span_ids(self) -> tuple[str, ...]:
-        """Span ids of the turns, in the order in which they began."""
-        return tuple(self._span_ids)
+    def turn_states(self) -> dict[str, TurnState]:
+        """What has become of each turn, by span id, in the order in which they began. A new dict."""
+        with self._lock:
+            return dict(self._turns)
+
+    def check_turn_rewards(self, rewards: Sequence[float]) -> None:
+        """Check that a list of rewards can belong to the turns of this rollout.
+
+        One reward is for the trajectory as a whole and always fits. More must be one for each turn; turns that failed
+        may count or not, since the runtime may have recorded them or not.
+
+        Raises:
+            RewardError: The number of rewards fits no count of turns; the message lists the turns.
+        """
+        turns = self.turns
+        if len(rewards) == 1 or turns.begun - turns.failed <= len(rewards) <= turns.begun:
+            return
+        listed = ", ".join(
+            f"{n}: {state.value} ({span_id})" for n, (span_id, state) in enumerate(self.turn_states.items())
+        )
+        raise RewardError(
+            f"trajectory {self.trajectory_id} has {len(rewards)} rewards for {turns.begun} turns; give one for each turn, "
+            f"or one for all. The turns are {listed or 'none'}"
+        )
 
     def headers(self) -> dict[str, str]:
         """Begin a turn and return the headers of its inference call, as a new dict.
@@ -128,19 +173,19 @@ class RFTContext:
 
     def begin_turn(self) -> TurnHeaders:
         """Like `headers`, for adapters that also report the end with `end_turn`."""
-        recording = _recording_span_id()
+        recording = telemetry.recording_span_id()
         with self._lock:
-            span_id = recording if recording and recording not in self._span_ids else str(uuid.uuid4())
-            self._span_ids[span_id] = None
-        return TurnHeaders(span_id, wire.inference_headers(self.job_arn, self.trajectory_id, span_id))
+            usable = recording is not None and recording != self._own_span_id and recording not in self._turns
+            span_id = recording if recording is not None and usable else str(uuid.uuid4())
+            self._turns[span_id] = TurnState.BEGUN
+        headers = wire.inference_headers(self.job_arn, self.trajectory_id, span_id)
+        telemetry.inject(headers)
+        return TurnHeaders(span_id, headers)
 
-    def end_turn(self, *, answered: bool) -> None:
-        """Count one turn as answered or failed."""
+    def end_turn(self, span_id: str, state: TurnState) -> None:
+        """Note what has become of a turn."""
         with self._lock:
-            if answered:
-                self._answered += 1
-            else:
-                self._failed += 1
+            self._turns[span_id] = state
 
     @staticmethod
     def current() -> RFTContext | None:
@@ -267,8 +312,3 @@ def _request_of(request: RolloutRequest | Mapping[str, Any]) -> RolloutRequest:
     if parsed is None:
         raise PayloadError("metadata is missing: the payload is no rollout, nothing can be bound", field="metadata")
     return parsed
-
-
-def _recording_span_id() -> str | None:
-    span = trace.get_current_span()
-    return trace.format_span_id(span.get_span_context().span_id) if span.is_recording() else None

@@ -7,29 +7,26 @@ agent runs), bind the context, run the function, validate the reward, report, re
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import functools
 import inspect
 import logging
 import os
 import types
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, Protocol, TypeVar, cast, overload
 
+from aws_rft_sdk import redrive, telemetry
+from aws_rft_sdk._threads import off_the_loop
 from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext
-from aws_rft_sdk.errors import ConfigurationError, NoTrackedTurnsError, RewardError
+from aws_rft_sdk.errors import ConfigurationError, CredentialsError, NoTrackedTurnsError, RewardError, ServiceError
+from aws_rft_sdk.outbox import Outbox, Outcome
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward, parse_rewards
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
-T = TypeVar("T")
-
-_FEEDBACK_THREADS = 64
-"""Feedback calls of coroutine handlers that may be on their way at once in one process."""
 
 
 class FeedbackClient(Protocol):
@@ -60,6 +57,7 @@ def rft_handler(
     reward: Literal["result", "deferred"] = ...,
     client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None = ...,
     require_turns: bool = ...,
+    outbox: Outbox | str | os.PathLike[str] | None = ...,
 ) -> Callable[[F], F]: ...
 
 
@@ -71,6 +69,7 @@ def rft_handler(
     reward: Literal["result", "deferred"] = "result",
     client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None = None,
     require_turns: bool = True,
+    outbox: Outbox | str | os.PathLike[str] | None = None,
 ) -> F | Callable[[F], F]:
     """Make a function a rollout handler: bind the rollout while it runs, then report its reward.
 
@@ -96,19 +95,25 @@ def rft_handler(
             with its defaults.
         require_turns: Whether a rollout without a single tracked inference call is an error. Turn it off for functions
             whose inference is tracked elsewhere.
+        outbox: A file, or an `Outbox`, in which every decision is committed before it is sent; None for the file that
+            `RFT_OUTBOX` names, if it does. Then a reward that cannot be delivered now is not an error: it stays in the
+            outbox, and a thread of this process, or the next one, delivers it. A trajectory that was decided already
+            (the platform delivered it twice) is not run again: its `RolloutResult` comes back.
 
     Raises (when the decorated function is called with a rollout):
         PayloadError: The rollout metadata is malformed. The function did not run.
         ConfigurationError: The feedback client cannot be built. The function did not run.
         RewardError: The result carries no reward, or something that is no reward. Nothing was sent.
         NoTrackedTurnsError: No inference call carried the rollout's headers. Nothing was sent.
-        ServiceError: The reward could not be delivered.
+        DecisionConflictError: The outbox holds another decision about the trajectory. Nothing was sent.
+        OutboxError: The outbox cannot be written. The function did not run.
+        ServiceError: The reward could not be delivered, and there is no outbox or the service refuses it for good.
     """
     if on_error not in ("floor", "failed") and not callable(on_error):
         raise ConfigurationError(f"on_error is {on_error!r}; it must be 'floor', 'failed' or a function")
     if reward not in ("result", "deferred"):
         raise ConfigurationError(f"reward is {reward!r}; it must be 'result' or 'deferred'")
-    options = _Options(on_error, parse_reward(floor_reward), reward == "deferred", client, require_turns)
+    options = _Options(on_error, parse_reward(floor_reward), reward == "deferred", client, require_turns, outbox)
     if fn is None:
         return functools.partial(_decorate, options=options)
     return _decorate(fn, options)
@@ -124,7 +129,9 @@ class _Options:
         deferred: bool,
         client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None,
         require_turns: bool,
+        outbox: Outbox | str | os.PathLike[str] | None,
     ) -> None:
+        self.outbox = outbox
         self.on_error = on_error
         self.floor_reward = floor_reward
         self.deferred = deferred
@@ -134,7 +141,7 @@ class _Options:
     def client_for(self, request: RolloutRequest) -> FeedbackClient:
         client = self.client
         if client is None:
-            return RolloutFeedbackClient(request)
+            return RolloutFeedbackClient(request, outbox=self.outbox)
         if not hasattr(client, "report_complete"):
             return client(request)
         metadata = getattr(client, "metadata", None)
@@ -152,21 +159,81 @@ class _Rollout:
     def __init__(self, options: _Options, request: RolloutRequest) -> None:
         self._options = options
         self._client = options.client_for(request)
-        self._context = RFTContext(request)
+        self._outbox: Outbox | None = getattr(self._client, "outbox", None)
+        self._span = telemetry.start_rollout(request)
+        self._context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
+        self.repeated: RolloutResult | None = None
+        """What was decided when the trajectory was delivered before; None when the function is to run."""
 
-    def bound(self) -> Any:
-        """Return a context manager that makes this the current rollout."""
-        return RFTContext.bind(self._context)
+    @property
+    def has_outbox(self) -> bool:
+        """Whether `received` does anything."""
+        return self._outbox is not None
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Make this the current rollout, for context and telemetry."""
+        with RFTContext.bind(self._context), telemetry.current(self._span):
+            yield
+
+    def received(self) -> None:
+        """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs."""
+        if self._outbox is None:
+            return
+        try:
+            redrive.start_in_background(self._outbox)
+            entry = cast(RolloutFeedbackClient, self._client).receive()
+            if entry is None or entry.completion is None:
+                return
+            rewards = entry.rewards or ()
+            self.repeated = RolloutResult(
+                reward=rewards[0] if len(rewards) == 1 else None, turns_rewards=rewards if len(rewards) > 1 else None
+            )
+            if entry.outcome is Outcome.PENDING:
+                self._tolerate(functools.partial(cast(RolloutFeedbackClient, self._client).redeliver, entry))
+        except BaseException as error:
+            self._end("unreported", error)
+            raise
 
     def finished(self, result: object) -> None:
-        """Validate and report what the function returned. Blocks until it is delivered."""
+        """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
+        if self.repeated is not None:
+            self._end("repeated")
+            return
+        try:
+            rewards = self._judge(result)
+            if rewards is not None:
+                self._tolerate(functools.partial(self._deliver, rewards))
+        except BaseException as error:
+            self._end("unreported", error)
+            raise
+        self._end("completed" if rewards is not None or self._context.rewards is not None else "deferred")
+
+    def failed(self, error: BaseException) -> None:
+        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`."""
+        try:
+            self._tolerate(functools.partial(self._report_failure, error))
+        except Exception as reporting:
+            logger.error(
+                "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
+                self._context.trajectory_id,
+                type(error).__name__,
+                reporting,
+            )
+            _attach(error, reporting)
+            self._end("unreported", error)
+        else:
+            self._end("failed", error)
+
+    def _judge(self, result: object) -> tuple[float, ...] | None:
+        """Return the rewards to deliver, None when there is nothing left to deliver."""
         outcome = RolloutResult.of(result)
         context = self._context
         if context.rewards is not None:
-            return
+            return None
         if outcome is None or outcome.rewards is None:
             if self._options.deferred:
-                return
+                return None
             raise RewardError(
                 f"the handler returned no reward for trajectory {context.trajectory_id}: return {{'reward': x}}, a "
                 "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
@@ -177,20 +244,9 @@ class _Rollout:
                 "the whole job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of "
                 "your own needs RFTContext.carry; inference tracked elsewhere needs require_turns=False"
             )
-        self._deliver(outcome.rewards)
-
-    def failed(self, error: BaseException) -> None:
-        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`."""
-        try:
-            self._report_failure(error)
-        except Exception as reporting:
-            logger.error(
-                "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
-                self._context.trajectory_id,
-                type(error).__name__,
-                reporting,
-            )
-            _attach(error, reporting)
+        if self._options.require_turns:
+            context.check_turn_rewards(outcome.rewards)
+        return outcome.rewards
 
     def _report_failure(self, error: BaseException) -> None:
         context, on_error = self._context, self._options.on_error
@@ -211,6 +267,23 @@ class _Rollout:
             self._client.report_complete(rewards)
         else:
             self._client.update_reward(rewards)
+
+    def _tolerate(self, report: Callable[[], None]) -> None:
+        """Report; what the outbox holds and a later attempt may deliver is no error."""
+        try:
+            report()
+        except (ServiceError, CredentialsError) as error:
+            if self._outbox is None or error.retry_safe is False:
+                raise
+            logger.warning(
+                "trajectory_id=<%s>, error=<%s> | not delivered yet, the feedback stays in the outbox",
+                self._context.trajectory_id,
+                error,
+            )
+
+    def _end(self, outcome: str, error: BaseException | None = None) -> None:
+        context = self._context
+        telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
 
 
 def _attach(error: BaseException, reporting: BaseException) -> None:
@@ -276,7 +349,7 @@ def _wrapper(fn: Callable[..., Any], kind: Callable[..., Any], begin: Begin) -> 
             rollout = begin(args, kwargs)
             if rollout is None:
                 return await fn(*args, **kwargs)
-            return await _drive_awaitable(rollout, fn(*args, **kwargs))
+            return await _drive_awaitable(rollout, functools.partial(fn, *args, **kwargs))
 
         return coroutine_function
     if inspect.isasyncgenfunction(kind):
@@ -287,7 +360,9 @@ def _wrapper(fn: Callable[..., Any], kind: Callable[..., Any], begin: Begin) -> 
             rollout = begin(args, kwargs)
             if rollout is None:
                 return (yield from fn(*args, **kwargs))
-            return (yield from _drive_generator(rollout, fn(*args, **kwargs)))
+            rollout.received()
+            items = _repeat_items(rollout) if rollout.repeated is not None else fn(*args, **kwargs)
+            return (yield from _drive_generator(rollout, items))
 
         return generator_function
 
@@ -300,7 +375,15 @@ def _wrapper(fn: Callable[..., Any], kind: Callable[..., Any], begin: Begin) -> 
     return function
 
 
+def _repeat_items(rollout: _Rollout) -> Generator[Any, Any, Any]:
+    yield rollout.repeated
+
+
 def _drive_call(rollout: _Rollout, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    rollout.received()
+    if rollout.repeated is not None:
+        rollout.finished(None)
+        return rollout.repeated
     with rollout.bound():
         try:
             result = fn(*args, **kwargs)
@@ -309,24 +392,34 @@ def _drive_call(rollout: _Rollout, fn: Callable[..., Any], args: tuple[Any, ...]
             raise
         # A plain function may hand out the work of another: `def handler(payload): return agent.stream_async(...)`.
         if inspect.isawaitable(result):
-            return _drive_awaitable(rollout, result)
+            return _drive_awaitable(rollout, lambda: result, received=True)
         if inspect.isgenerator(result):
             return _drive_generator(rollout, result)
         if inspect.isasyncgen(result):
-            return _async_generator_function(lambda: result, lambda args, kwargs: rollout)()
+            return _async_generator_function(lambda: result, lambda args, kwargs: rollout, received=True)()
         rollout.finished(result)
     return result
 
 
-async def _drive_awaitable(rollout: _Rollout, awaitable: Awaitable[Any]) -> Any:
+async def _drive_awaitable(rollout: _Rollout, start: Callable[[], Awaitable[Any]], *, received: bool = False) -> Any:
+    if not received:
+        await _received_off_the_loop(rollout)
+    if rollout.repeated is not None:
+        rollout.finished(None)
+        return rollout.repeated
     with rollout.bound():
         try:
-            result = await awaitable
+            result = await start()
         except BaseException as error:
-            await _off_the_loop(rollout.failed, error)
+            await off_the_loop(rollout.failed, error)
             raise
-        await _off_the_loop(rollout.finished, result)
+        await off_the_loop(rollout.finished, result)
     return result
+
+
+async def _received_off_the_loop(rollout: _Rollout) -> None:
+    if rollout.has_outbox:
+        await off_the_loop(rollout.received)
 
 
 def _drive_generator(rollout: _Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
@@ -352,9 +445,18 @@ def _drive_generator(rollout: _Rollout, items: Generator[Any, Any, Any]) -> Gene
             step = functools.partial(items.throw, error)
 
 
-def _async_generator_function(fn: Callable[..., Any], begin: Begin) -> Callable[..., AsyncGenerator[Any, Any]]:
+def _async_generator_function(
+    fn: Callable[..., Any], begin: Begin, *, received: bool = False
+) -> Callable[..., AsyncGenerator[Any, Any]]:
     async def async_generator_function(*args: Any, **kwargs: Any) -> AsyncGenerator[Any, Any]:
-        relay = _AsyncRelay(begin(args, kwargs), fn(*args, **kwargs))
+        rollout = begin(args, kwargs)
+        if rollout is not None and not received:
+            await _received_off_the_loop(rollout)
+        if rollout is not None and rollout.repeated is not None:
+            rollout.finished(None)
+            yield rollout.repeated
+            return
+        relay = _AsyncRelay(rollout, fn(*args, **kwargs))
         while await relay.advance():
             try:
                 relay.send((yield relay.item))
@@ -393,41 +495,11 @@ class _AsyncRelay:
             try:
                 self.item = await self._step()
             except StopAsyncIteration:
-                await _off_the_loop(self._rollout.finished, self._last)
+                await off_the_loop(self._rollout.finished, self._last)
                 return False
             except BaseException as error:
-                await _off_the_loop(self._rollout.failed, error)
+                await off_the_loop(self._rollout.failed, error)
                 raise
         if carries_reward(self.item):
             self._last = self.item
         return True
-
-
-_feedback_threads: ThreadPoolExecutor | None = None
-
-
-async def _off_the_loop(fn: Callable[[T], None], argument: T) -> None:
-    """Run blocking feedback in a thread, to its end even if the task is cancelled meanwhile."""
-    global _feedback_threads
-    if _feedback_threads is None:
-        _feedback_threads = ThreadPoolExecutor(_FEEDBACK_THREADS, thread_name_prefix="rft-feedback")
-    context = contextvars.copy_context()
-    feedback = asyncio.get_running_loop().run_in_executor(_feedback_threads, context.run, fn, argument)
-    cancelled: asyncio.CancelledError | None = None
-    while not feedback.done():
-        try:
-            await asyncio.wait([feedback])
-        except asyncio.CancelledError as error:
-            cancelled = error  # a reward is not dropped half-way; the cancellation goes on below
-    if cancelled is not None:
-        raise cancelled from feedback.exception()
-    feedback.result()
-
-
-def _forget_after_fork() -> None:
-    global _feedback_threads
-    _feedback_threads = None  # threads do not survive a fork
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

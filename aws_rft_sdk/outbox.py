@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
-from aws_rft_sdk.settings import Endpoint
+from aws_rft_sdk.settings import OUTBOX_VARIABLE, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
-from aws_rft_sdk.wire import FAILED, Api
+from aws_rft_sdk.wire import FAILED, READY, Api
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -33,6 +33,9 @@ RETENTION_SECONDS = 7 * 86_400.0
 RETRY_BASE_SECONDS, RETRY_CAP_SECONDS = 1.0, 300.0
 LEASE_SECONDS = 30.0
 """How long a trajectory belongs to the one who decided or claimed it. Two deliverers do no harm, only waste."""
+
+COMPLETION = "completion"
+"""Value of the column `delivered` once the runtime has confirmed the completion."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS feedback (
@@ -163,7 +166,7 @@ class Outbox:
         metadata: RolloutMetadata,
         endpoint: Endpoint,
         auth: str,
-        completion: str,
+        completion: str | None,
         rewards: tuple[float, ...] | None = None,
     ) -> Entry:
         """Commit a decision to disk, before any of it is sent.
@@ -175,7 +178,7 @@ class Outbox:
             metadata: The trajectory; entered if it was not received.
             endpoint: Where the runtime stands.
             auth: "sigv4" or "bearer".
-            completion: "ready" or "failed".
+            completion: "ready" or "failed"; None if someone else completes the trajectory and only the reward is ours.
             rewards: One number, or one for each turn; None for none (yet).
 
         Returns:
@@ -188,6 +191,8 @@ class Outbox:
         with self._transaction(durable=True) as connection:
             self._insert(connection, metadata, endpoint, auth)
             entry = self._select(connection, metadata)
+            ours = completion is not None
+            completion = completion or entry.completion or READY
             if entry.completion not in (None, completion) or (
                 rewards is not None and entry.rewards not in (None, rewards)
             ):
@@ -198,11 +203,12 @@ class Outbox:
                 )
             decided = rewards if rewards is not None else entry.rewards
             connection.execute(
-                "UPDATE feedback SET completion = ?, rewards = ?, next_attempt_at = ?"
+                "UPDATE feedback SET completion = ?, rewards = ?, delivered = ?, next_attempt_at = ?"
                 " WHERE job_arn = ? AND trajectory_id = ?",
                 (
                     completion,
                     None if decided is None else json.dumps(decided),
+                    "" if ours and not entry.completion_delivered else COMPLETION,
                     self._clock() + LEASE_SECONDS,
                     *_key(metadata),
                 ),
@@ -217,9 +223,9 @@ class Outbox:
         """
         with self._transaction() as connection:
             connection.execute(
-                "UPDATE feedback SET delivered = 'completion', last_error = NULL, ended_at = ?"
+                "UPDATE feedback SET delivered = ?, last_error = NULL, ended_at = ?"
                 " WHERE job_arn = ? AND trajectory_id = ?",
-                (self._clock() if ended else None, *_key(metadata)),
+                (COMPLETION, self._clock() if ended else None, *_key(metadata)),
             )
 
     def postpone(self, metadata: RolloutMetadata, error: str) -> None:
@@ -343,6 +349,41 @@ class Outbox:
         return connection
 
 
+_shared: dict[Path, Outbox] = {}
+_shared_lock = threading.Lock()
+
+
+def shared_outbox(outbox: Outbox | str | os.PathLike[str] | None) -> Outbox | None:
+    """Return an outbox, one for each file in the process.
+
+    Args:
+        outbox: An outbox, which comes back as it is; the path of one; None for the path in `RFT_OUTBOX`, if it is set.
+
+    Raises:
+        ConfigurationError: The path is no path to a file.
+    """
+    if isinstance(outbox, Outbox):
+        return outbox
+    name = outbox or environment(OUTBOX_VARIABLE)
+    if name is None:
+        return None
+    path = Path(name).absolute()
+    with _shared_lock:
+        if path not in _shared:
+            _shared[path] = Outbox(path)
+        return _shared[path]
+
+
+def _forget_after_fork() -> None:
+    # Another thread may have held a lock while this one forked, and it will never let go.
+    global _shared_lock
+    _shared_lock = threading.Lock()
+    _shared.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
+
 _LEDGER_ORDER = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
 
 
@@ -358,7 +399,7 @@ def _entry(row: tuple[object, ...]) -> Entry:
         auth=str(auth),
         completion=completion,  # type: ignore[arg-type] # the column's type
         rewards=None if rewards is None else tuple(json.loads(str(rewards))),
-        completion_delivered=delivered == "completion",
+        completion_delivered=delivered == COMPLETION,
         attempts=attempts,  # type: ignore[arg-type] # the column's type
         last_error=last_error,  # type: ignore[arg-type] # the column's type
         received_at=times[0],  # type: ignore[arg-type] # the column's type

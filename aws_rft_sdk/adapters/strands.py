@@ -15,7 +15,7 @@ from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk.adapters._loop_pool import http, loop_pool
-from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.context import RFTContext, TurnState
 from aws_rft_sdk.errors import ConfigurationError
 
 M = TypeVar("M", bound=Model)
@@ -105,7 +105,7 @@ async def _tracked_turn(
     wrapped: _Tracked, context: RFTContext, method: str, args: Any, kwargs: Any
 ) -> AsyncGenerator[Any, None]:
     turn = context.begin_turn()
-    answered = False
+    state = TurnState.FAILED
     try:
         for attempt in range(1, _MAX_ATTEMPTS + 1):
             model = await wrapped._rft_model_of_turn(context, turn.headers, method)
@@ -115,15 +115,18 @@ async def _tracked_turn(
                     async for event in events:
                         begun = True
                         yield event
-                answered = True
+                state = TurnState.ANSWERED
                 return
             except Exception as error:
                 refusal = _refusal(error)
-                if begun or refusal is None or attempt == _MAX_ATTEMPTS:
+                if begun or refusal is None:
+                    raise
+                if attempt == _MAX_ATTEMPTS:
+                    state = TurnState.REFUSED
                     raise
             await asyncio.sleep(_BACKOFF.delay(attempt, _retry_after(refusal)))
     finally:
-        context.end_turn(answered=answered)
+        context.end_turn(turn.span_id, state)
 
 
 # --- what a provider needs for one turn ------------------------------------------------------------------------------

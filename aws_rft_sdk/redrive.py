@@ -1,0 +1,152 @@
+"""Delivers what stands in an outbox and the runtime has not confirmed: at once, or in the background."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from aws_rft_sdk.client import RolloutFeedbackClient
+from aws_rft_sdk.errors import OutboxError, RFTError
+from aws_rft_sdk.outbox import Entry, Outbox, Outcome
+from aws_rft_sdk.types import RolloutMetadata
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+"""How often the background looks for pending trajectories whose next attempt is due."""
+PRUNE_SECONDS = 3600.0
+_ATTEMPTS = 2  # an entry that is not delivered comes back later, so one call need not be stubborn
+
+Deliver = Callable[[Outbox, Entry], None]
+
+
+class Drained(NamedTuple):
+    """What one pass over an outbox did."""
+
+    delivered: int
+    """Trajectories whose feedback the runtime has confirmed now."""
+    postponed: int
+    """Trajectories that are still pending."""
+
+
+def deliver(outbox: Outbox, entry: Entry) -> None:
+    """Deliver one entry with the credentials of this process.
+
+    Raises:
+        RFTError: It could not be delivered; the entry is postponed. Safe to repeat.
+    """
+    # The endpoint was found trustworthy when the trajectory was received, so it is given as our own.
+    client = RolloutFeedbackClient(
+        entry.metadata,
+        endpoint=entry.endpoint.url,
+        region=entry.endpoint.region,
+        api=entry.endpoint.api,
+        auth="bearer" if entry.auth == "bearer" else "sigv4",
+        max_attempts=_ATTEMPTS,
+        outbox=outbox,
+    )
+    # It is not known whether an earlier process sent it, so an answer "already done" counts as done.
+    client.redeliver(entry)
+
+
+def drain(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver) -> Drained:
+    """Try to deliver every pending trajectory once.
+
+    Args:
+        outbox: The outbox; others may use it meanwhile.
+        due_only: Whether trajectories are left alone whose next attempt is not due, or that someone else is delivering.
+        deliver: Delivers one entry.
+
+    Raises:
+        OutboxError: The file cannot be used.
+    """
+    tried: set[RolloutMetadata] = set()
+    delivered = 0
+    while (entry := outbox.claim(due_only=due_only, exclude=tried)) is not None:
+        tried.add(entry.metadata)
+        try:
+            deliver(outbox, entry)
+        except OutboxError:
+            raise
+        except RFTError as error:
+            logger.warning(
+                "trajectory_id=<%s>, error=<%s> | feedback stays in the outbox", entry.metadata.trajectory_id, error
+            )
+        else:
+            delivered += 1
+    return Drained(delivered, len(tried) - delivered)
+
+
+class Redriver:
+    """Delivers pending trajectories of an outbox in a thread, until it is stopped.
+
+    Args:
+        outbox: The outbox.
+        poll_seconds: Pause between two looks.
+        deliver: Delivers one entry.
+    """
+
+    def __init__(self, outbox: Outbox, *, poll_seconds: float = POLL_SECONDS, deliver: Deliver = deliver) -> None:
+        self._outbox = outbox
+        self._poll_seconds = poll_seconds
+        self._deliver = deliver
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rft-redrive", daemon=True)
+
+    def start(self) -> Redriver:
+        """Begin: first with everything that an earlier process left, then with what becomes due."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End after the trajectory in hand. What is pending stays in the outbox."""
+        self._stopping.set()
+        self._thread.join()
+
+    def is_alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        rounds = 0
+        while True:
+            try:
+                if rounds % max(1, round(PRUNE_SECONDS / self._poll_seconds)) == 0:
+                    self._outbox.prune()
+                drain(self._outbox, due_only=True, deliver=self._deliver)
+            except OutboxError as error:
+                logger.warning("outbox=<%s>, error=<%s> | the outbox is tried again later", self._outbox.path, error)
+            rounds += 1
+            if self._stopping.wait(self._poll_seconds):
+                return
+
+
+_redrivers: dict[Path, Redriver] = {}
+_lock = threading.Lock()
+
+
+def start_in_background(outbox: Outbox) -> None:
+    """Make sure that a thread of this process delivers what becomes due in this outbox. Doing it often costs nothing."""
+    redriver = _redrivers.get(outbox.path)
+    if redriver is not None and redriver.is_alive():
+        return
+    with _lock:
+        redriver = _redrivers.get(outbox.path)
+        if redriver is None or not redriver.is_alive():  # threads do not survive a fork
+            _redrivers[outbox.path] = Redriver(outbox).start()
+
+
+def stop_in_background(outbox: Outbox) -> None:
+    """Stop what `start_in_background` started, if it did."""
+    with _lock:
+        redriver = _redrivers.pop(outbox.path, None)
+    if redriver is not None and redriver.is_alive():
+        redriver.stop()
+
+
+def pending_of(outbox: Outbox) -> list[Entry]:
+    """Return the trajectories that are decided and not delivered, oldest first."""
+    return [entry for entry in outbox.entries() if entry.outcome is Outcome.PENDING]
