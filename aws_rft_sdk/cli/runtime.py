@@ -35,6 +35,5 @@ def command(port: int, db: str, policy: str | None, auth: str, strict: bool) -> 
     It answers inference from a policy, records every turn under its trajectory and takes completion and reward.
     """
     answering = parse_policy(policy) if policy else None
-    with LocalRuntime(answering, db=db, auth=auth, strict=strict, port=port) as runtime:  # type: ignore[arg-type] # click checked auth
-        click.echo(_HOW_TO.format(endpoint=runtime.endpoint))
-        runtime.serve_forever()
+    runtime = LocalRuntime(answering, db=db, auth=auth, strict=strict, port=port)  # type: ignore[arg-type] # click checked auth
+    runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))

@@ -1,6 +1,108 @@
-"""Starts rollouts in a local runtime, as the service does: a trajectory, and the payload that its agent receives."""
+"""Starts rollouts as the service does: creates a trajectory, and the payload that its agent receives."""
 
 from __future__ import annotations
 
+import asyncio
+import json
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.runtime import answers
+from aws_rft_sdk.runtime.ledger import Ledger
+from aws_rft_sdk.runtime.policies import Policy
+from aws_rft_sdk.types import InferenceParams, RolloutRequest
+
 LOCAL_ROLLOUTS_PATH = "/local/rollouts"
-"""Not of the contract: `POST` starts a rollout, `GET` answers that this is a local runtime."""
+"""Not of the contract: `POST` starts a rollout, `GET` tells that this is a local runtime."""
+
+
+class RolloutStarter:
+    """Starts rollouts in one runtime.
+
+    Args:
+        ledger: Where trajectories are created.
+        policy: Returns who answers inference at the moment; it is told about each new trajectory.
+        endpoint: Base URL that payloads name.
+        region: AWS region that payloads name.
+    """
+
+    def __init__(self, ledger: Ledger, policy: Callable[[], Policy | None], endpoint: str, region: str) -> None:
+        self._ledger = ledger
+        self._policy = policy
+        self._endpoint = endpoint
+        self._region = region
+
+    @property
+    def default_job_arn(self) -> str:
+        """The job that rollouts belong to unless they name one."""
+        return f"arn:aws:sagemaker:{self._region}:000000000000:job/AgentRFT/local"
+
+    def start(
+        self, prompt: JSON, job_arn: str | None, inference_params: InferenceParams | Mapping[str, Any] | None
+    ) -> dict[str, JSON]:
+        """Create a trajectory and return the payload in GA spelling. Not for the server's event loop.
+
+        Raises:
+            PayloadError: The ARN, a parameter or the prompt is not what a payload may hold.
+        """
+        trajectory_id = str(uuid.uuid4())
+        metadata = {
+            "jobArn": job_arn or self.default_job_arn,
+            "rolloutId": trajectory_id,
+            "endpoint": self._endpoint,
+            "region": self._region,
+        }
+        payload: dict[str, JSON] = {"prompt": prompt, "metadata": metadata}
+        if params := _read_params(payload, inference_params):
+            payload["inferenceParams"] = params
+        try:
+            json.dumps(prompt, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise PayloadError(f"prompt cannot be written as JSON: {error}", field="prompt") from error
+        policy = self._policy()
+        self._ledger.open(
+            trajectory_id,
+            metadata["jobArn"],
+            prompt,
+            announce=lambda: policy.begin(trajectory_id, prompt) if policy is not None else None,
+        )
+        return payload
+
+    def routes(self) -> list[Route]:
+        """Return the routes by which another process starts rollouts here."""
+        return [
+            Route(LOCAL_ROLLOUTS_PATH, self._describe, methods=["GET"]),
+            Route(LOCAL_ROLLOUTS_PATH, self._start_for_another_process, methods=["POST"]),
+        ]
+
+    async def _describe(self, request: Request) -> Response:
+        about = {"runtime": "local", "trajectories": len(self._ledger), "jobArn": self.default_job_arn}
+        return Response(json.dumps(about), media_type="application/json")
+
+    async def _start_for_another_process(self, request: Request) -> Response:
+        try:
+            fields = json.loads(await request.body())
+            if not isinstance(fields, Mapping) or fields.get("prompt") is None:
+                raise PayloadError("the body must be an object with a prompt", field="prompt")
+            given = (fields["prompt"], fields.get("jobArn"), fields.get("inferenceParams"))
+            payload = await asyncio.to_thread(self.start, *given)
+        except (ValueError, TypeError, RecursionError) as error:
+            body = answers.error_body(f"The rollout cannot be started: {error}", answers.error_code(400))
+            return Response(body, 400, media_type="application/json")
+        return Response(json.dumps(payload), media_type="application/json")
+
+
+def _read_params(payload: dict[str, JSON], given: InferenceParams | Mapping[str, Any] | None) -> dict[str, JSON]:
+    if isinstance(given, InferenceParams):
+        given = {**given.extra, **given.sampling()}
+    parsed = RolloutRequest.parse({**payload, "inferenceParams": dict(given or {})})
+    params = parsed.inference_params if parsed is not None else InferenceParams()
+    known = {"temperature": params.temperature, "topP": params.top_p, "maxTokens": params.max_tokens}
+    return {**params.extra, **{name: value for name, value in known.items() if value is not None}}

@@ -1,0 +1,25 @@
+"""A stand-in for the job runtime on this machine: serves the policy, records turns, takes rewards."""
+
+from aws_rft_sdk.runtime.export import write_recordings
+from aws_rft_sdk.runtime.faults import Fault, Faults
+from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError, ReplayPolicy
+from aws_rft_sdk.runtime.records import read_trajectories
+from aws_rft_sdk.runtime.server import LocalRuntime
+from aws_rft_sdk.runtime.state import Problem
+from aws_rft_sdk.runtime.upstream import UpstreamPolicy
+
+__all__ = [
+    "Call",
+    "CallablePolicy",
+    "Fault",
+    "Faults",
+    "LocalRuntime",
+    "Passthrough",
+    "Policy",
+    "PolicyError",
+    "Problem",
+    "ReplayPolicy",
+    "UpstreamPolicy",
+    "read_trajectories",
+    "write_recordings",
+]

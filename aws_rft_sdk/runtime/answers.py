@@ -1,0 +1,128 @@
+"""How the local runtime answers: JSON, event streams, and errors that boto3 and the openai client both understand."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterable
+
+from starlette.types import Send
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.wire import ERROR_CODES, ERROR_TYPE_HEADER, MESSAGE_MAX_LENGTH, REQUEST_ID_HEADER
+
+JSON_TYPE = b"application/json"
+EVENT_STREAM_TYPE = b"text/event-stream; charset=utf-8"
+
+# Drawn once: an id of its own for each request would cost a system call per answer.
+_PROCESS_ID = str(uuid.uuid4())[:23]
+_encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+_numbers = itertools.count(1)
+_REQUEST_ID = REQUEST_ID_HEADER.encode()
+_ERROR_TYPE = ERROR_TYPE_HEADER.encode()
+
+
+class Refusal(Exception):
+    """The request is answered with an error status.
+
+    Attributes:
+        status: HTTP status of the answer.
+        message: What is wrong, and with which field; never a secret. Cut to 1,024 characters on the wire.
+        code: The error type; that of the status unless given.
+        retry_after: Value of the `Retry-After` header, None for no such header.
+        body: The body to answer with and its content type, None for one made from the message.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        code: str | None = None,
+        retry_after: str | None = None,
+        body: tuple[bytes, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.code = code or error_code(status)
+        self.retry_after = retry_after
+        self.body = body
+
+
+def error_code(status: int) -> str:
+    """Return the error type that goes with a status, the nearest one for statuses outside the contract's table."""
+    return ERROR_CODES.get(status) or ERROR_CODES[500 if status >= 500 else 400]
+
+
+def encode(value: JSON) -> bytes:
+    """Return `value` as compact JSON.
+
+    Raises:
+        ValueError: It holds NaN or an infinity, which JSON cannot express.
+        TypeError: It holds something that is no JSON value.
+    """
+    return _encoder.encode(value).encode("utf-8", "replace")
+
+
+def error_body(message: str, code: str) -> bytes:
+    """Return an error body: `Message` as the service spells it, and `error` as OpenAI's clients read it."""
+    text = message[:MESSAGE_MAX_LENGTH]
+    return encode({"Message": text, "error": {"message": text, "type": code, "code": code, "param": None}})
+
+
+async def send_body(
+    send: Send,
+    body: bytes,
+    *,
+    status: int = 200,
+    content_type: bytes = JSON_TYPE,
+    headers: Iterable[tuple[bytes, bytes]] = (),
+) -> None:
+    """Send a whole answer in one piece."""
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [
+                (b"content-type", content_type),
+                (b"content-length", str(len(body)).encode()),
+                (_REQUEST_ID, new_request_id()),
+                *headers,
+            ],
+        }
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_refusal(send: Send, refusal: Refusal) -> None:
+    """Send an error answer."""
+    headers = [(_ERROR_TYPE, refusal.code.encode())]
+    if refusal.retry_after is not None:
+        headers.append((b"retry-after", refusal.retry_after.encode("latin-1", "replace")))
+    body, content_type = refusal.body or (error_body(refusal.message, refusal.code), JSON_TYPE.decode())
+    await send_body(
+        send, body, status=refusal.status, content_type=content_type.encode("latin-1", "replace"), headers=headers
+    )
+
+
+async def start_stream(send: Send, content_type: bytes = EVENT_STREAM_TYPE) -> None:
+    """Begin an answer whose body is sent piece by piece."""
+    headers = [(b"content-type", content_type), (b"cache-control", b"no-store"), (_REQUEST_ID, new_request_id())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+async def send_piece(send: Send, piece: bytes, *, last: bool = False) -> None:
+    """Send the next piece of a body."""
+    await send({"type": "http.response.body", "body": piece, "more_body": not last})
+
+
+def new_request_id() -> bytes:
+    """Return the id of one request."""
+    return new_id().encode()
+
+
+def new_id() -> str:
+    """Return an id that no other request or answer has, of this process or another."""
+    return f"{_PROCESS_ID}-{next(_numbers):012x}"

@@ -1,0 +1,129 @@
+"""An HTTP server in a thread of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import threading
+from collections.abc import Awaitable, Callable
+
+import uvicorn
+
+from aws_rft_sdk.errors import ConfigurationError
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+START_TIMEOUT_SECONDS = 30.0
+
+
+def listen(port: int) -> socket.socket:
+    """Return a socket that listens on a port of this machine, 0 for any that is free.
+
+    Raises:
+        ConfigurationError: The port is in use, or not ours to use.
+    """
+    # The protocol is named because asyncio looks at it before it turns off Nagle's algorithm, which would delay each
+    # answer by 40 ms.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((HOST, port))
+        listener.listen(2048)  # also tells on systems where binding alone does not
+    except OSError as error:
+        listener.close()
+        raise ConfigurationError(
+            f"port {port} of {HOST} cannot be listened on: {error.strerror}; choose another, or 0 for any that is free"
+        ) from error
+    return listener
+
+
+class ServerThread(uvicorn.Server):
+    """uvicorn in a thread, told to stop by an event instead of by polling. Signals are none of its business.
+
+    Args:
+        config: What to serve.
+        listener: The socket that listens; closed at the end.
+        attach: Called with the server's event loop before the first call.
+        close: Awaited in that loop after the last one.
+    """
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        listener: socket.socket,
+        attach: Callable[[asyncio.AbstractEventLoop], None],
+        close: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._attach = attach
+        self._close = close
+        self._ready = threading.Event()
+        self._error: BaseException | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="aws-rft-runtime", daemon=True)
+
+    def start(self) -> None:
+        """Return once calls are accepted.
+
+        Raises:
+            ConfigurationError: That did not come about; nothing is left running.
+        """
+        self._thread.start()
+        if not self._ready.wait(START_TIMEOUT_SECONDS):
+            self.stop()
+            raise ConfigurationError(f"the runtime did not start within {START_TIMEOUT_SECONDS:g} s")
+        if self._error is not None:
+            self._thread.join()
+            raise ConfigurationError(f"the runtime could not start: {self._error}") from self._error
+
+    def stop(self) -> None:
+        """Return once the thread has ended. Doing it twice is fine."""
+        self.should_exit = True
+        if self._loop is not None and self._ended is not None:
+            try:
+                self._loop.call_soon_threadsafe(self._ended.set)
+            except RuntimeError:
+                pass  # the loop has ended by itself
+        if self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            asyncio.run(self._main())
+        except (Exception, SystemExit) as error:  # uvicorn exits where it cannot start
+            self._error = error
+            if self._ready.is_set():
+                logger.exception("the local runtime ended")
+        finally:
+            self._ready.set()
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._ended = asyncio.Event()
+        self._attach(self._loop)
+        try:
+            await self.serve(sockets=[self._listener])
+        finally:
+            await self._close()
+
+    # What follows replaces methods of uvicorn's:
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept calls, and say so."""
+        await super().startup(sockets=sockets)
+        self._ready.set()
+
+    async def main_loop(self) -> None:
+        """Wait for the end."""
+        assert self._ended is not None  # noqa: S101 - set before uvicorn comes here; for the type checker
+        counter = 0
+        while not await self.on_tick(counter):
+            counter += 10  # uvicorn counts tenths of a second, and renews its date header every tenth of them
+            try:
+                await asyncio.wait_for(self._ended.wait(), 1.0)
+            except asyncio.TimeoutError:
+                continue

@@ -1,0 +1,60 @@
+"""Every test starts from a clean environment: no AWS account, no settings, nothing shared from the test before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+import responses
+from fakes import Service
+
+from aws_rft_sdk import credentials
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "RFT_", "OPENAI_", "LITELLM_")) or name.lower().endswith("_proxy"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    credentials._shared.clear()
+
+
+@pytest.fixture
+def aws_keys(monkeypatch: pytest.MonkeyPatch) -> credentials.Keys:
+    keys = credentials.Keys("AKIDEXAMPLE", "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", keys.access_key)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", keys.secret_key)
+    credentials._shared.clear()
+    return keys
+
+
+@pytest.fixture(scope="session")
+def _service() -> Iterator[Service]:
+    with Service() as service:
+        yield service
+
+
+@pytest.fixture
+def service(_service: Service) -> Iterator[Service]:
+    """Serve the job runtime's paths on loopback, with an empty record and the default answers."""
+    _service.reset()
+    yield _service
+    _service.release_all()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_loop_left_behind() -> Iterator[None]:
+    yield
+    asyncio.set_event_loop(None)
+
+
+@pytest.fixture
+def wire() -> Iterator[responses.RequestsMock]:
+    with responses.RequestsMock(assert_all_requests_are_fired=False) as mock:
+        yield mock
