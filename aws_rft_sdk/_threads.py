@@ -9,6 +9,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
+import anyio
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -31,11 +33,13 @@ async def off_the_loop(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) ->
     context = contextvars.copy_context()
     work = asyncio.get_running_loop().run_in_executor(_executor, lambda: context.run(fn, *args, **kwargs))
     cancelled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait([work])
-        except asyncio.CancelledError as error:
-            cancelled = error  # a reward is not dropped half-way; the cancellation goes on below
+    # Scopes of anyio, which servers use, would cancel anew at every turn of the loop; a shield makes them wait.
+    with anyio.CancelScope(shield=True):
+        while not work.done():
+            try:
+                await asyncio.wait([work])
+            except asyncio.CancelledError as error:
+                cancelled = error  # a reward is not dropped half-way; the cancellation goes on below
     if cancelled is not None:
         raise cancelled from work.exception()
     return work.result()

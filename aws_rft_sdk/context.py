@@ -6,6 +6,7 @@ runs a synchronous agent call (a copied context), nests, and is restored by toke
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import functools
 import inspect
@@ -137,10 +138,21 @@ class RFTContext:
         return TurnCount(len(states), states.count(TurnState.ANSWERED), failed, unsure)
 
     @property
+    def span_ids(self) -> tuple[str, ...]:
+        """Span ids of the turns, in the order in which they began."""
+        return tuple(self.turn_states)
+
+    @property
     def turn_states(self) -> dict[str, TurnState]:
         """What has become of each turn, by span id, in the order in which they began. A new dict."""
         with self._lock:
             return dict(self._turns)
+
+    @property
+    def has_tracked_turns(self) -> bool:
+        """Whether any inference call may have reached the policy: one that was not turned away before."""
+        with self._lock:
+            return any(state is not TurnState.REFUSED for state in self._turns.values())
 
     def check_turn_rewards(self, rewards: Sequence[float]) -> None:
         """Check that a list of rewards can belong to the turns of this rollout.
@@ -239,20 +251,15 @@ class RFTContext:
         """
         if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
             raise TypeError("RFTContext.carry does not take generator functions; carry what consumes the generator")
+        snapshot = contextvars.copy_context()
         if inspect.iscoroutinefunction(fn):
-            context = _current.get()
 
             @functools.wraps(fn)
             async def carried_coroutine(*args: Any, **kwargs: Any) -> Any:
-                token = _current.set(context)
-                try:
-                    return await fn(*args, **kwargs)
-                finally:
-                    _current.reset(token)
+                # A task takes a copy of the context it is made in, so it is made inside the snapshot.
+                return await snapshot.copy().run(asyncio.ensure_future, fn(*args, **kwargs))
 
             return cast(Callable[P, R], carried_coroutine)
-
-        snapshot = contextvars.copy_context()
 
         @functools.wraps(fn)
         def carried(*args: P.args, **kwargs: P.kwargs) -> R:

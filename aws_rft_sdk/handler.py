@@ -13,16 +13,17 @@ import logging
 import os
 import types
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal, Protocol, TypeVar, cast, overload
 
 from aws_rft_sdk import redrive, telemetry
 from aws_rft_sdk._threads import off_the_loop
 from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
-from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.context import RFTContext, active
 from aws_rft_sdk.errors import ConfigurationError, CredentialsError, NoTrackedTurnsError, RewardError, ServiceError
 from aws_rft_sdk.outbox import Outbox, Outcome
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward, parse_rewards
+from aws_rft_sdk.wire import FAILED
 
 logger = logging.getLogger(__name__)
 
@@ -119,6 +120,13 @@ def rft_handler(
     return _decorate(fn, options)
 
 
+_NO_TRACKED_TURNS = (
+    "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole job "
+    "on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
+    "RFTContext.carry; inference tracked elsewhere needs require_turns=False"
+)
+
+
 class _Options:
     """Options of one decorated function, and how a rollout of it begins."""
 
@@ -142,7 +150,7 @@ class _Options:
         client = self.client
         if client is None:
             return RolloutFeedbackClient(request, outbox=self.outbox)
-        if not hasattr(client, "report_complete"):
+        if isinstance(client, type) or not hasattr(client, "report_complete"):
             return client(request)
         metadata = getattr(client, "metadata", None)
         if metadata is not None and metadata.trajectory_id != request.trajectory_id:
@@ -175,6 +183,10 @@ class _Rollout:
         """Make this the current rollout, for context and telemetry."""
         with RFTContext.bind(self._context), telemetry.current(self._span):
             yield
+
+    def active(self) -> AbstractContextManager[None]:
+        """Let clients in any thread find this rollout, also while it is not the current one."""
+        return active(self._context)
 
     def received(self) -> None:
         """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs."""
@@ -210,7 +222,13 @@ class _Rollout:
         self._end("completed" if rewards is not None or self._context.rewards is not None else "deferred")
 
     def failed(self, error: BaseException) -> None:
-        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`."""
+        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`.
+
+        A `RewardError` is not reported: what cannot be judged gets no floor, wherever in the handler that is noticed.
+        """
+        if isinstance(error, RewardError):
+            self._end("unreported", error)
+            return
         try:
             self._tolerate(functools.partial(self._report_failure, error))
         except Exception as reporting:
@@ -229,8 +247,8 @@ class _Rollout:
         """Return the rewards to deliver, None when there is nothing left to deliver."""
         outcome = RolloutResult.of(result)
         context = self._context
-        if context.rewards is not None:
-            return None
+        if context.rewards is not None or context.completion == FAILED:
+            return None  # the handler has reported by itself
         if outcome is None or outcome.rewards is None:
             if self._options.deferred:
                 return None
@@ -238,20 +256,18 @@ class _Rollout:
                 f"the handler returned no reward for trajectory {context.trajectory_id}: return {{'reward': x}}, a "
                 "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
             )
-        if self._options.require_turns and not context.turns:
-            raise NoTrackedTurnsError(
-                f"no inference call of trajectory {context.trajectory_id} carried its headers, and the service fails "
-                "the whole job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of "
-                "your own needs RFTContext.carry; inference tracked elsewhere needs require_turns=False"
-            )
         if self._options.require_turns:
+            if not context.has_tracked_turns:
+                raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(context.trajectory_id))
             context.check_turn_rewards(outcome.rewards)
         return outcome.rewards
 
     def _report_failure(self, error: BaseException) -> None:
         context, on_error = self._context, self._options.on_error
-        if context.rewards is not None:
-            return
+        if context.rewards is not None or context.completion == FAILED:
+            return  # the handler has reported by itself
+        if self._options.require_turns and not context.has_tracked_turns:
+            logger.error("%s", _NO_TRACKED_TURNS.format(context.trajectory_id))
         reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
         if callable(on_error):
             reward = on_error(error)
@@ -299,6 +315,8 @@ def _attach(error: BaseException, reporting: BaseException) -> None:
         tail = tail.__context__
         seen.add(id(tail))
     tail.__context__ = reporting
+    if hasattr(error, "add_note"):  # Python 3.11; a traceback does not show the chain of what was raised `from` another
+        error.add_note(f"This could not be reported to the job runtime: {type(reporting).__name__}: {reporting}")
 
 
 # --- driving the kinds of functions ----------------------------------------------------------------------------------
@@ -307,7 +325,7 @@ Begin = Callable[[tuple[Any, ...], dict[str, Any]], _Rollout | None]
 
 
 def _decorate(fn: F, options: _Options) -> F:
-    if not callable(fn):
+    if isinstance(fn, staticmethod | classmethod) or not callable(fn):
         raise ConfigurationError(
             f"rft_handler decorates functions, not {type(fn).__name__}; put it below @classmethod and @staticmethod"
         )
@@ -425,24 +443,25 @@ async def _received_off_the_loop(rollout: _Rollout) -> None:
 def _drive_generator(rollout: _Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     step: Callable[[], Any] = functools.partial(next, items)
     last: object = None
-    while True:
-        # Bound for one step at a time: between two steps the consumer runs, and it is not part of the rollout.
-        with rollout.bound():
+    with rollout.active():
+        while True:
+            # Bound for one step at a time: between two steps the consumer runs, and it is not part of the rollout.
+            with rollout.bound():
+                try:
+                    item = step()
+                except StopIteration as stop:
+                    result = stop.value
+                    rollout.finished(result if carries_reward(result) else last)
+                    return result
+                except BaseException as error:
+                    rollout.failed(error)
+                    raise
+            if carries_reward(item):
+                last = item
             try:
-                item = step()
-            except StopIteration as stop:
-                result = stop.value
-                rollout.finished(result if carries_reward(result) else last)
-                return result
-            except BaseException as error:
-                rollout.failed(error)
-                raise
-        if carries_reward(item):
-            last = item
-        try:
-            step = functools.partial(items.send, (yield item))
-        except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
-            step = functools.partial(items.throw, error)
+                step = functools.partial(items.send, (yield item))
+            except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
+                step = functools.partial(items.throw, error)
 
 
 def _async_generator_function(
@@ -457,11 +476,12 @@ def _async_generator_function(
             yield rollout.repeated
             return
         relay = _AsyncRelay(rollout, fn(*args, **kwargs))
-        while await relay.advance():
-            try:
-                relay.send((yield relay.item))
-            except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
-                relay.throw(error)
+        with rollout.active() if rollout is not None else nullcontext():
+            while await relay.advance():
+                try:
+                    relay.send((yield relay.item))
+                except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
+                    relay.throw(error)
 
     return async_generator_function
 

@@ -129,7 +129,7 @@ _lock = threading.Lock()
 
 
 def start_in_background(outbox: Outbox) -> None:
-    """Make sure that a thread of this process delivers what becomes due in this outbox. Doing it often costs nothing."""
+    """Make sure that a thread of this process delivers what becomes due in this outbox. Safe to do often."""
     redriver = _redrivers.get(outbox.path)
     if redriver is not None and redriver.is_alive():
         return

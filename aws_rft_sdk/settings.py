@@ -43,9 +43,18 @@ _DUAL_STACK_SUFFIXES = (
 # A host of the service: anything below sagemaker.<region>.<suffix>, which VPC endpoints and FIPS hosts are too.
 _SERVICE_HOST = re.compile(r"(?:[a-z0-9][a-z0-9-]*\.)+sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?P<suffix>.+)")
 _VPC_ENDPOINT_HOST = re.compile(
-    r"vpce-[a-z0-9-]+(?:\.[a-z0-9-]+)*\.sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.vpce\."
-    r"(?:amazonaws\.com|amazonaws\.com\.cn|amazonaws\.eu)"
+    r"vpce-[a-z0-9-]+(?:\.[a-z0-9-]+)*\.sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.vpce\.(?P<suffix>.+)"
 )
+# Suffix of VPC endpoints where the partition's is not amazonaws.com, by the suffix of its dual-stack hosts.
+_VPC_ENDPOINT_SUFFIXES = {
+    "api.amazonwebservices.com.cn": "amazonaws.com.cn",
+    "api.amazonwebservices.eu": "amazonaws.eu",
+    "api.aws.scloud": "sc2s.sgov.gov",
+    "api.aws.hci.ic.gov": "csp.hci.ic.gov",
+    "api.aws.ic.gov": "c2s.ic.gov",
+    "api.cloud-aws.adc-e.uk": "cloud.adc-e.uk",
+    "api.aws": "amazonaws.com",
+}
 
 
 class Endpoint(NamedTuple):
@@ -158,8 +167,17 @@ def _checked_form(url: str, source: str) -> str:
         parts.port  # noqa: B018 - reading it checks it
     except ValueError as error:
         raise ConfigurationError(f"{source} is not a URL: {error}") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
-        raise ConfigurationError(f"{source} must be a URL such as https://host or http://127.0.0.1:8080")
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or not _is_well_formed(parts.netloc)
+        or parts.username is not None
+        or "?" in url
+        or "#" in url
+    ):
+        raise ConfigurationError(
+            f"{source} must be a URL such as https://host or http://127.0.0.1:8080, without user, query or fragment"
+        )
     return url
 
 
@@ -167,7 +185,7 @@ def check_trusted(url: str, trusted_endpoints: Iterable[str] = ()) -> None:
     """Refuse an endpoint from a payload that credentials must not be sent to.
 
     Allowed are https URLs without userinfo, query or fragment, on the default port, of the service's own hosts (VPC
-    endpoints and FIPS hosts included); http and https on loopback, any port; and what the operator lists.
+    endpoints and FIPS hosts included); https URLs of what the operator lists; http and https on loopback, any port.
 
     Args:
         url: The endpoint as the payload names it.
@@ -179,8 +197,8 @@ def check_trusted(url: str, trusted_endpoints: Iterable[str] = ()) -> None:
     problem = _trust_problem(url, [*trusted_endpoints, *_listed(environment(TRUSTED_ENDPOINTS_VARIABLE))])
     if problem:
         raise UntrustedEndpointError(
-            f"the payload's endpoint {_printable(url)} is refused: {problem}. If it is yours, add its host to "
-            f"{TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints="
+            f"the payload's endpoint {_printable(url)} is refused: {problem}. The https endpoint of a host of yours is "
+            f"allowed once the host is listed in {TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints="
         )
 
 
@@ -195,6 +213,8 @@ def _trust_problem(url: str, trusted: list[str]) -> str | None:
     host = parts.hostname or ""
     if parts.scheme not in ("http", "https") or not host:
         return "it is not an http(s) URL with a host"
+    if not _is_well_formed(parts.netloc):
+        return "its host is not well formed"
     if parts.username is not None or parts.password is not None or "@" in parts.netloc:
         return "it holds user information"
     if parts.query or parts.fragment or "?" in url or "#" in url:
@@ -204,7 +224,7 @@ def _trust_problem(url: str, trusted: list[str]) -> str | None:
     if _is_loopback(host):
         return None
     if parts.scheme != "https":
-        return "it is not https"
+        return "it is not https, and credentials do not cross a network in the clear"
     if any(_is_listed(parts, item) for item in trusted):
         return None
     if port not in (None, 443):
@@ -214,7 +234,7 @@ def _trust_problem(url: str, trusted: list[str]) -> str | None:
 
 def _is_service_host(host: str) -> bool:
     if match := _VPC_ENDPOINT_HOST.fullmatch(host):
-        return _dual_stack_suffix(match["region"]) is not None
+        return match["suffix"] == _VPC_ENDPOINT_SUFFIXES.get(_dual_stack_suffix(match["region"]) or "")
     match = _SERVICE_HOST.fullmatch(host)
     return match is not None and match["suffix"] == _dual_stack_suffix(match["region"])
 
@@ -228,14 +248,23 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
+def _is_well_formed(netloc: str) -> bool:
+    # `urlsplit` takes what stands in brackets for the host, whatever stands around them.
+    return "[" not in netloc or re.fullmatch(r"\[[0-9a-f:.]+\](:\d*)?", netloc, re.IGNORECASE) is not None
+
+
 def _is_listed(parts: SplitResult, item: str) -> bool:
-    listed = urlsplit(item if "://" in item else f"https://{item}")
-    default_port = 443
-    return (listed.scheme, listed.hostname, listed.port or default_port) == (
-        parts.scheme,
-        parts.hostname,
-        parts.port or default_port,
-    )
+    try:
+        listed = urlsplit(item if "://" in item else f"https://{item}")
+        return (listed.scheme, listed.hostname, _port(listed)) == (parts.scheme, parts.hostname, _port(parts))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints= holds {item!r}, which is no host, host:port or URL"
+        ) from error
+
+
+def _port(parts: SplitResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _listed(value: str | None) -> list[str]:

@@ -117,9 +117,16 @@ def _check_inference_params(params: InferenceParams, paths: Mapping[str, str]) -
     if limit is not None:
         if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1 or limit % 1 != 0:
             path = paths["max_tokens"]
-            raise PayloadError(f"{path} must be a whole number of at least 1, not {limit!r}", field=path)
+            raise PayloadError(f"{path} must be a whole number of at least 1, not {_shown(limit)}", field=path)
         object.__setattr__(params, "max_tokens", int(limit))
     object.__setattr__(params, "extra", freeze(params.extra))
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # Python refuses to print integers that are long enough
+        return f"a {type(value).__name__} of enormous size"
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,8 @@ def parse_reward(value: object) -> float:
     try:
         number = float(value)
     except (OverflowError, ValueError) as error:
-        raise RewardError(f"a reward must fit a float: {value!r:.80}") from error
+        # The value is left out: Python refuses to print integers that are long enough.
+        raise RewardError(f"a reward must fit a float, and this {type(value).__name__} does not") from error
     if not math.isfinite(number):
         raise RewardError(f"a reward must be finite, not {number}; a rollout that cannot be judged has no reward")
     return number

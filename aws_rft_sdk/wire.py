@@ -150,7 +150,7 @@ def error_message(body: bytes) -> str:
     text = body[: 4 * MESSAGE_MAX_LENGTH].decode("utf-8", "replace")
     try:
         parsed = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         parsed = None
     if isinstance(parsed, Mapping):
         text = str(parsed.get("Message") or parsed.get("message") or text)
@@ -226,9 +226,10 @@ def read_fields(source: Mapping[str, Any], names: Sequence[str], path: str = "")
             if alias not in source:
                 continue
             known.add(alias)
-            if name not in values:
+            # Objects that were dumped by a model may hold all spellings, those unused as null.
+            if values.get(name) is None:
                 values[name], paths[name] = source[alias], prefix + alias
-            elif values[name] != source[alias]:
+            elif source[alias] is not None and values[name] != source[alias]:
                 raise PayloadError(
                     f"{prefix}{alias} contradicts {paths[name]}: they are two spellings of one field; send one of them",
                     field=prefix + alias,
@@ -252,7 +253,7 @@ def find_rollout(payload: object) -> Mapping[str, Any] | None:
         # API-gateway style. A body that is not ours may hold anything, so what cannot be read is not an error.
         try:
             body = json.loads(base64.b64decode(body) if payload.get("isBase64Encoded") is True else body)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     return body if isinstance(body, Mapping) and has_rollout_metadata(body) else None
 

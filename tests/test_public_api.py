@@ -51,7 +51,7 @@ def parameters(value: Any) -> list[str]:
 
 
 SIGNATURES = {
-    "rft_handler": ["fn", "*on_error", "*floor_reward", "*reward", "*client", "*require_turns"],
+    "rft_handler": ["fn", "*on_error", "*floor_reward", "*reward", "*client", "*require_turns", "*outbox"],
     "wrap_model": ["model", "*sampling"],
     "RolloutRequest.parse": ["payload"],
     "RolloutRequest.to_payload": ["spelling"],
@@ -72,6 +72,7 @@ SIGNATURES = {
         "*max_attempts",
         "*auth",
         "*trusted_endpoints",
+        "*outbox",
         "*backoff",
     ],
     "RolloutFeedbackClient.complete_trajectory": ["status"],

@@ -18,8 +18,8 @@ from strands import Agent
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import wire
-from aws_rft_sdk.context import RFTContext, TurnCount, contexts_of
-from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.context import RFTContext, TurnCount, TurnState, contexts_of
+from aws_rft_sdk.errors import PayloadError, RewardError
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest
 
 
@@ -102,16 +102,43 @@ def test_headers_when_called_then_each_call_is_a_turn_with_a_span_of_its_own() -
 
 def test_turns_when_ended_then_answered_and_failed_are_counted() -> None:
     with RFTContext.bind(ga_payload()) as context:
-        for answered in (True, False, True):
-            context.begin_turn()
-            context.end_turn(answered=answered)
+        for state in (TurnState.ANSWERED, TurnState.FAILED, TurnState.REFUSED, TurnState.ANSWERED):
+            context.end_turn(context.begin_turn().span_id, state)
         context.begin_turn()
     turns = context.turns
-    assert (turns.begun, turns.answered, turns.failed) == (4, 2, 1)
-    assert turns == 4
-    assert json.dumps(turns) == "4"
+    assert (turns.begun, turns.answered, turns.failed, turns.unsure) == (5, 2, 2, 1)
+    assert turns == 5
+    assert json.dumps(turns) == "5"
     again = pickle.loads(pickle.dumps(copy.copy(turns)))
-    assert (type(again), again.begun, again.answered, again.failed) == (TurnCount, 4, 2, 1)
+    assert (type(again), again.begun, again.answered, again.failed, again.unsure) == (TurnCount, 5, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("states", "rewards", "fits"),
+    [
+        pytest.param(["answered", "answered"], 2, True, id="one-for-each"),
+        pytest.param(["answered", "answered"], 1, True, id="one-for-all"),
+        pytest.param(["answered", "answered"], 3, False, id="too-many"),
+        pytest.param(["answered"] * 3, 2, False, id="too-few"),
+        pytest.param(["answered", "failed", "refused"], 1, True, id="failed-turns-do-not-count"),
+        pytest.param(["answered", "answered", "failed"], 2, True, id="failed-turn-was-not-recorded"),
+        pytest.param(["answered", "answered", "failed"], 3, True, id="failed-turn-was-recorded"),
+        pytest.param(["begun", "begun"], 2, True, id="made-by-hand"),
+        pytest.param([], 2, False, id="no-turns"),
+    ],
+)
+def test_check_turn_rewards_when_the_number_fits_no_count_then_reward_error_lists_the_turns(
+    states: list[str], rewards: int, fits: bool
+) -> None:
+    with RFTContext.bind(ga_payload()) as context:
+        for state in states:
+            context.end_turn(context.begin_turn().span_id, TurnState(state))
+    if fits:
+        context.check_turn_rewards([0.5] * rewards)
+        return
+    with pytest.raises(RewardError, match=f"{rewards} rewards for {len(states)} turns") as caught:
+        context.check_turn_rewards([0.5] * rewards)
+    assert all(span_id in str(caught.value) for span_id in context.span_ids)
 
 
 def test_turns_when_threads_begin_them_at_once_then_none_is_lost() -> None:
@@ -224,9 +251,6 @@ def test_carry_when_it_is_a_coroutine_function_then_the_rollout_lasts_over_its_a
         assert pool.submit(asyncio.run, both()).result() == [("a", "t"), ("b", "t"), "u"]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG context-1: 'all context variables travel', but not into coroutine functions"
-)
 def test_carry_when_it_is_a_coroutine_function_then_other_variables_travel_too() -> None:
     async def look() -> str:
         return colour.get()

@@ -97,7 +97,6 @@ def test_rft_handler_when_it_decorates_no_function_then_configuration_error() ->
             rft_handler(value)  # type: ignore[type-var] # that is the point
 
 
-@pytest.mark.xfail(strict=True, reason="BUG handler-4: since 3.10 a staticmethod is callable and slips through")
 def test_rft_handler_when_it_decorates_a_staticmethod_then_it_works_or_says_so(service: Service) -> None:
     try:
 
@@ -128,9 +127,6 @@ def test_client_option_when_it_is_a_function_then_it_makes_the_client(service: S
     assert [path for path, _ in service.feedback] == ["/complete-rollout", "/update-reward"]
 
 
-@pytest.mark.xfail(
-    strict=True, raises=TypeError, reason="BUG handler-1: the class is taken for a client, as its error advises"
-)
 def test_client_option_when_it_is_the_client_class_then_it_makes_the_client(service: Service) -> None:
     rft_handler(client=RolloutFeedbackClient, require_turns=False)(lambda payload: 1.0)(service.payload())
     assert service.feedback == DONE

@@ -238,9 +238,6 @@ def test_async_generators_when_run_as_tasks_then_each_has_its_own_rollout(servic
     assert asyncio.run(main()) == [[f"t{i}"] * 3 + [{"reward": 1.0}] for i in range(8)]
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG handler-2: between two steps no context is known, so this report goes unnoticed"
-)
 def test_generator_when_a_client_reports_between_two_items_then_nothing_is_reported_twice(service: Service) -> None:
     consumer_has_item, reported = threading.Event(), threading.Event()
 

@@ -126,7 +126,6 @@ def test_endpoint_when_the_operators_own_is_no_url_then_its_source_is_named(
 
 
 @pytest.mark.parametrize("url", ["https://host/?a=b", "https://host/#x"])
-@pytest.mark.xfail(strict=True, reason="BUG settings-1: the path of a call would be appended to the query or fragment")
 def test_endpoint_when_the_operators_own_has_a_query_then_configuration_error(url: str) -> None:
     with pytest.raises(ConfigurationError):
         resolve_endpoint(metadata(), endpoint=url)

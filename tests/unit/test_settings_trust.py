@@ -157,9 +157,6 @@ def test_check_trusted_when_the_endpoint_is_hostile_then_refused(url: str) -> No
         check_trusted(url)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG settings-5: urlsplit ignores what stands around the brackets of an IPv6 host"
-)
 @pytest.mark.parametrize(
     "url",
     [
@@ -175,7 +172,6 @@ def test_check_trusted_when_text_surrounds_a_bracketed_host_then_refused(url: st
         check_trusted(url)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG settings-2: VPC endpoint suffixes are not tied to the region's partition")
 @pytest.mark.parametrize(
     "url",
     [
@@ -239,9 +235,6 @@ def test_check_trusted_when_the_operator_lists_a_host_then_exactly_that_one_pass
 
 
 @pytest.mark.parametrize("item", ["my.host:port", "https://[::1", "::2"])
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="BUG settings-3: a malformed list is a bare ValueError for every payload"
-)
 def test_check_trusted_when_the_operators_list_is_malformed_then_it_is_named(
     item: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,11 +244,9 @@ def test_check_trusted_when_the_operators_list_is_malformed_then_it_is_named(
         check_trusted("https://job-runtime.sagemaker.us-west-2.api.aws")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="UNCLEAR settings-4: documented as allowed, refused as 'not https', advice cannot help"
-)
-def test_check_trusted_when_the_operator_lists_an_http_url_then_it_passes() -> None:
-    check_trusted("http://runtime.internal:8080", ["http://runtime.internal:8080"])
+def test_check_trusted_when_the_operator_lists_an_http_url_then_credentials_stay_here_all_the_same() -> None:
+    with pytest.raises(UntrustedEndpointError, match="in the clear"):
+        check_trusted("http://runtime.internal:8080", ["http://runtime.internal:8080"])
 
 
 def test_check_trusted_when_it_refuses_then_the_message_hides_user_information_and_helps() -> None:

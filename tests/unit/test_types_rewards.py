@@ -102,7 +102,6 @@ def test_result_of_when_it_is_bare_and_no_finite_number_then_reward_error(value:
 
 
 @pytest.mark.parametrize("value", [10**5000, Fraction(10**5000)], ids=["int", "fraction"])
-@pytest.mark.xfail(strict=True, raises=ValueError, reason="BUG types-1: repr of the huge int raises ValueError")
 def test_parse_reward_when_the_number_has_too_many_digits_to_print_then_reward_error(value: object) -> None:
     try:
         parse_reward(value)

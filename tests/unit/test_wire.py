@@ -136,7 +136,6 @@ def test_error_message_when_the_body_is_anything_then_it_is_printable_and_short(
     assert len(text) <= 1024
 
 
-@pytest.mark.xfail(strict=True, raises=RecursionError, reason="BUG wire-1: deep nesting escapes as RecursionError")
 def test_error_message_when_the_body_nests_deeply_then_it_is_text_like_any_other() -> None:
     assert wire.error_message(b"[" * 100_000)
 

@@ -1,0 +1,284 @@
+"""Handlers, clients and re-drive over an outbox, against a real runtime that fails when it is told to."""
+
+import asyncio
+import logging
+import threading
+
+import pytest
+import requests
+
+from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
+from aws_rft_sdk.async_client import AsyncRolloutFeedbackClient
+from aws_rft_sdk.client import Backoff
+from aws_rft_sdk.errors import DecisionConflictError, OutboxError, ServiceFaultError
+from aws_rft_sdk.outbox import Outbox, Outcome
+from aws_rft_sdk.redrive import Drained, Redriver, drain, stop_in_background
+from aws_rft_sdk.runtime import Fault, Faults
+from aws_rft_sdk.types import TrajectoryStatus
+
+NOW = Backoff(base_seconds=0.0)
+
+
+@pytest.fixture
+def outbox(tmp_path):
+    outbox = Outbox(tmp_path / "outbox.db")
+    yield outbox
+    stop_in_background(outbox)
+    outbox.close()
+
+
+@pytest.fixture
+def runtime():
+    with LocalRuntime(policy=lambda request: "4") as runtime:
+        yield runtime
+
+
+def client_of(payload, outbox, **options):
+    return RolloutFeedbackClient(payload, outbox=outbox, backoff=NOW, **options)
+
+
+def infer(payload):
+    answer = requests.post(
+        f"{payload['metadata']['endpoint']}/v1/chat/completions",
+        headers=RFTContext.get_headers(),
+        json={"model": "default", "messages": [{"role": "user", "content": payload["prompt"]}]},
+        timeout=10,
+    )
+    assert answer.ok
+
+
+def handler_for(outbox, result=1.0, **options):
+    """Return a handler that counts its runs, tracks one turn for each reward, and returns or raises `result`."""
+
+    @rft_handler(client=lambda request: client_of(request, outbox, max_attempts=2), **options)
+    def handler(payload):
+        handler.runs += 1
+        for _ in result if isinstance(result, list) else [result]:
+            infer(payload)
+        if isinstance(result, BaseException):
+            raise result
+        return {"reward": result}
+
+    handler.runs = 0
+    return handler
+
+
+def status_of(runtime, payload):
+    trajectory = runtime.trajectory(payload["metadata"]["rolloutId"])
+    return trajectory.status, trajectory.rewards
+
+
+REWARDED = TrajectoryStatus.REWARD_RECEIVED
+
+
+def test_handler_when_delivered_then_the_ledger_says_rewarded(runtime, outbox):
+    payload = runtime.new_rollout("p")
+
+    handler_for(outbox)(payload)
+
+    assert status_of(runtime, payload) == (REWARDED, (1.0,))
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_handler_when_it_fails_without_reward_then_the_ledger_says_failed(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    with pytest.raises(LookupError):
+        handler_for(outbox, LookupError("no"), on_error="failed")(payload)
+
+    assert outbox.ledger() == (1, 0, 1, 0, 0)
+
+
+def test_handler_when_the_service_is_down_then_the_reward_stays_and_is_delivered_later(outbox, caplog):
+    faults = Faults(Fault("status", route="feedback", status=503, attempts=range(1, 5)))
+    with LocalRuntime(policy=lambda request: "4", faults=faults) as runtime, caplog.at_level(logging.WARNING, "aws_rft_sdk"):
+        payload = runtime.new_rollout("p")
+        assert handler_for(outbox)(payload) == {"reward": 1.0}
+        assert "stays in the outbox" in caplog.text
+        (entry,) = outbox.entries()
+        assert (entry.outcome, entry.rewards, entry.attempts) == (Outcome.PENDING, (1.0,), 1)
+        assert "ServiceFaultError" in entry.last_error
+
+        results = [drain(outbox) for _ in range(5)]
+
+        assert results[-1] == Drained(0, 0)
+        assert sum(result.delivered for result in results) == 1
+        assert status_of(runtime, payload) == (REWARDED, (1.0,))
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_client_when_the_service_is_down_then_the_caller_hears_it_and_the_outbox_holds_it(outbox):
+    with LocalRuntime(policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500))) as runtime:
+        with pytest.raises(ServiceFaultError):
+            client_of(runtime.new_rollout("p"), outbox, max_attempts=1).report_complete(0.5)
+
+    assert [entry.rewards for entry in outbox.entries()] == [(0.5,)]
+
+
+def test_handler_when_delivered_twice_then_it_runs_once_and_the_decision_comes_back(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    handler = handler_for(outbox, [0.25, 0.75])
+    handler(payload)
+
+    again = handler(payload)
+
+    assert handler.runs == 1
+    assert again == RolloutResult(turns_rewards=(0.25, 0.75))
+    assert status_of(runtime, payload) == (REWARDED, (0.25, 0.75))
+
+
+@pytest.mark.parametrize("kind", ["coroutine", "generator", "async_generator"])
+def test_handler_of_any_kind_when_delivered_twice_then_it_runs_once(runtime, outbox, kind):
+    runs = []
+
+    def one(payload):
+        runs.append(RFTContext.get_headers())
+        return {"reward": 1.0}
+
+    async def coroutine(payload):
+        return one(payload)
+
+    def generator(payload):
+        yield one(payload)
+
+    async def async_generator(payload):
+        yield one(payload)
+
+    async def consume(items):
+        return [item async for item in items]
+
+    handler = rft_handler(outbox=outbox)(locals()[kind])
+    payload = runtime.new_rollout("p")
+    collect = {
+        "coroutine": lambda: [asyncio.run(handler(payload))],
+        "generator": lambda: list(handler(payload)),
+        "async_generator": lambda: asyncio.run(consume(handler(payload))),
+    }[kind]
+
+    assert collect() == [{"reward": 1.0}]
+    assert collect() == [RolloutResult(reward=1.0)]
+    assert len(runs) == 1
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_handler_when_delivered_again_while_pending_then_the_second_delivery_delivers(outbox):
+    faults = Faults(Fault("status", route="complete", status=503, attempts=range(1, 3)))
+    with LocalRuntime(policy=lambda request: "4", faults=faults) as runtime:
+        payload = runtime.new_rollout("p")
+        handler = handler_for(outbox)
+        handler(payload)
+        assert outbox.ledger().pending == 1
+        handler(payload)
+
+        assert handler.runs == 1
+        assert status_of(runtime, payload) == (REWARDED, (1.0,))
+
+
+def test_client_when_another_decision_comes_then_nothing_is_sent_and_both_are_shown(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    client_of(payload, outbox).report_complete(1.0)
+
+    with pytest.raises(DecisionConflictError, match=r"\[1\.0\].*\[0\.0\]"):
+        client_of(payload, outbox).report_complete(0.0)
+
+    assert status_of(runtime, payload) == (REWARDED, (1.0,))
+
+
+def test_handler_when_the_outbox_cannot_be_written_then_it_does_not_run(runtime, tmp_path):
+    broken = Outbox(tmp_path / "missing" / "outbox.db")
+    handler = handler_for(broken)
+
+    with pytest.raises(OutboxError):
+        handler(runtime.new_rollout("p"))
+
+    assert handler.runs == 0
+
+
+def test_deferred_handler_when_rewarded_later_by_another_client_then_the_ledger_balances(runtime, outbox):
+    payload = runtime.new_rollout("p")
+
+    @rft_handler(reward="deferred", outbox=outbox)
+    def handler(payload):
+        return None
+
+    handler(payload)
+    assert outbox.ledger() == (1, 0, 0, 0, 1)
+    RolloutFeedbackClient(payload).complete_trajectory()  # somewhere else, without an outbox
+    client_of(payload, outbox).update_reward(0.5)
+
+    assert status_of(runtime, payload) == (REWARDED, (0.5,))
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_handler_when_the_answer_is_lost_after_commit_then_the_repetition_counts_as_done(outbox):
+    faults = Faults(Fault("reset", route="feedback", after=True, attempts=[1]))
+    with LocalRuntime(policy=lambda request: "4", faults=faults) as runtime:
+        payload = runtime.new_rollout("p")
+        handler_for(outbox)(payload)
+
+        assert status_of(runtime, payload) == (REWARDED, (1.0,))
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_outbox_of_the_environment_is_used_when_no_argument_names_one(runtime, tmp_path, monkeypatch):
+    monkeypatch.setenv("RFT_OUTBOX", str(tmp_path / "env.db"))
+    client = RolloutFeedbackClient(runtime.new_rollout("p"))
+    client.report_complete(1.0)
+
+    assert client.outbox.ledger() == (1, 1, 0, 0, 0)
+    client.outbox.close()
+
+
+def test_redriver_when_something_is_due_then_it_is_delivered_in_the_background(outbox):
+    delivered = threading.Event()
+    now = [1_000.0]
+    outbox._clock = lambda: now[0]
+    with LocalRuntime(policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500, attempts=[1]))) as runtime:
+        payload = runtime.new_rollout("p")
+        with pytest.raises(ServiceFaultError):
+            client_of(payload, outbox, max_attempts=1).report_complete(1.0)
+        now[0] += 3600.0
+
+        def deliver(box, entry):
+            client_of(payload, box).redeliver(entry)
+            delivered.set()
+
+        redriver = Redriver(outbox, poll_seconds=0.01, deliver=deliver).start()
+        assert delivered.wait(30)
+        redriver.stop()
+
+        assert status_of(runtime, payload) == (REWARDED, (1.0,))
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_drain_when_some_cannot_be_delivered_then_the_others_are(runtime, outbox):
+    with LocalRuntime() as gone:
+        lost = gone.new_rollout("lost")
+        outbox.decide(client_of(lost, None).metadata, client_of(lost, None).endpoint, "sigv4", "ready", (1.0,))
+    payload = runtime.new_rollout("p")
+    good = client_of(payload, None)
+    outbox.decide(good.metadata, good.endpoint, "sigv4", "ready", (0.5,))
+
+    assert drain(outbox) == Drained(delivered=1, postponed=1)
+    assert status_of(runtime, payload) == (REWARDED, (0.5,))
+
+
+def test_async_client_when_awaited_then_the_loop_goes_on_meanwhile(runtime):
+    payload = runtime.new_rollout("p")
+
+    async def main():
+        client = AsyncRolloutFeedbackClient(payload)
+        ticks = 0
+
+        async def tick():
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0)
+
+        ticking = asyncio.create_task(tick())
+        await client.report_complete([1.0])
+        ticking.cancel()
+        return ticks
+
+    assert asyncio.run(main()) > 1
+    assert status_of(runtime, payload) == (REWARDED, (1.0,))
