@@ -29,10 +29,8 @@ from strands import Agent
 from strands.models.openai import OpenAIModel
 
 payloads, together = json.load(sys.stdin), sys.argv[1] == "together"
-model = wrap_model(OpenAIModel(
-    client_args={"base_url": payloads[0]["metadata"]["endpoint"] + "/v1", "api_key": generate_token(region="us-west-2")},
-    model_id="default",
-))
+endpoint, token = payloads[0]["metadata"]["endpoint"], generate_token(region="us-west-2")
+model = wrap_model(OpenAIModel(client_args={"base_url": endpoint + "/v1", "api_key": token}, model_id="default"))
 
 @sagemaker_rft_handler
 async def handler(payload):

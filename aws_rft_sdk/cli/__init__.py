@@ -10,6 +10,7 @@ from aws_rft_sdk import __version__
 
 _COMMANDS = {
     "export": "Write what a runtime captured as a recording to replay.",
+    "outbox": "Look at an outbox, and deliver what stands in it.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
 }

@@ -21,7 +21,7 @@ EXAMPLE = ROOT / "examples" / "gsm8k_calculator"
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 
 # Handlers that infer with one plain request, so that a test is about the command and not about an agent.
-HANDLERS = '''
+HANDLERS = """
 import json, os, pathlib, time
 import requests
 from aws_rft_sdk import RFTContext, RolloutResult, rft_handler
@@ -87,7 +87,7 @@ def slow(payload):
         if release.exists():
             return 1.0
         time.sleep(0.01)
-'''
+"""
 POLICY = "def policy(request):\n    return 'x' * len(request['messages'][-1]['content'])\n"
 
 

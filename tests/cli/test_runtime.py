@@ -71,7 +71,8 @@ def test_runtime_when_signalled_then_it_ends_cleanly_and_what_it_recorded_can_be
 
 
 @pytest.mark.parametrize(
-    "body", ["", "[]", "{}", '{"prompt": "x", "jobArn": "nonsense"}', '{"prompt": "x", "inferenceParams": 5}', "[" * 9999]
+    "body",
+    ["", "[]", "{}", '{"prompt": "x", "jobArn": "nonsense"}', '{"prompt": "x", "inferenceParams": 5}', "[" * 9999],
 )
 def test_local_rollouts_when_the_request_is_malformed_then_400_and_nothing_is_started(served, body):
     _, endpoint = served

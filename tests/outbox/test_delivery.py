@@ -90,7 +90,10 @@ def test_handler_when_it_fails_without_reward_then_the_ledger_says_failed(runtim
 
 def test_handler_when_the_service_is_down_then_the_reward_stays_and_is_delivered_later(outbox, caplog):
     faults = Faults(Fault("status", route="feedback", status=503, attempts=range(1, 5)))
-    with LocalRuntime(policy=lambda request: "4", faults=faults) as runtime, caplog.at_level(logging.WARNING, "aws_rft_sdk"):
+    with (
+        LocalRuntime(policy=lambda request: "4", faults=faults) as runtime,
+        caplog.at_level(logging.WARNING, "aws_rft_sdk"),
+    ):
         payload = runtime.new_rollout("p")
         assert handler_for(outbox)(payload) == {"reward": 1.0}
         assert "stays in the outbox" in caplog.text
@@ -107,7 +110,9 @@ def test_handler_when_the_service_is_down_then_the_reward_stays_and_is_delivered
 
 
 def test_client_when_the_service_is_down_then_the_caller_hears_it_and_the_outbox_holds_it(outbox):
-    with LocalRuntime(policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500))) as runtime:
+    with LocalRuntime(
+        policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500))
+    ) as runtime:
         with pytest.raises(ServiceFaultError):
             client_of(runtime.new_rollout("p"), outbox, max_attempts=1).report_complete(0.5)
 
@@ -232,7 +237,9 @@ def test_redriver_when_something_is_due_then_it_is_delivered_in_the_background(o
     delivered = threading.Event()
     now = [1_000.0]
     outbox._clock = lambda: now[0]
-    with LocalRuntime(policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500, attempts=[1]))) as runtime:
+    with LocalRuntime(
+        policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500, attempts=[1]))
+    ) as runtime:
         payload = runtime.new_rollout("p")
         with pytest.raises(ServiceFaultError):
             client_of(payload, outbox, max_attempts=1).report_complete(1.0)

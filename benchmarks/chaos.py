@@ -1,0 +1,228 @@
+"""Kills workers at random moments while feedback calls fail, and counts what was lost, doubled or changed.
+
+    python benchmarks/chaos.py [--rollouts 10000] [--faulty 0.3] [--seed 0]
+
+This process is the platform and the runtime: it delivers payloads to a worker process, delivers again what was not
+acknowledged, and kills the worker with SIGKILL again and again. The worker runs an `rft_handler` over an outbox. The
+handler's reward is different in every run, so a trajectory that is run again must not change its reward.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import queue
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler
+from aws_rft_sdk.client import Backoff, RolloutFeedbackClient
+from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.redrive import drain
+from aws_rft_sdk.runtime import Fault, Faults
+
+THREADS = 32
+
+
+def faults(share: float, seed: int) -> Faults:
+    """Return faults that hit `share` of all feedback calls: before and after they took effect."""
+    kinds = [
+        Fault("status", route="feedback", status=503, probability=share / 5),
+        Fault("status", route="feedback", status=429, retry_after=0.0, probability=share / 5),
+        Fault("status", route="feedback", status=500, after=True, probability=share / 5),
+        Fault("reset", route="feedback", probability=share / 5),
+        Fault("reset", route="feedback", after=True, probability=share / 5),
+    ]
+    return Faults(*kinds, seed=seed)
+
+
+# --- the worker process ----------------------------------------------------------------------------------------------
+
+
+def work(outbox: Path, computed: Path) -> None:
+    """Run payloads from stdin, one a line, and acknowledge each on stdout."""
+    lock = threading.Lock()
+    log = computed.open("a")
+    session = requests.Session()
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=THREADS)
+    session.mount("http://", adapter)
+
+    def client(request: Any) -> RolloutFeedbackClient:
+        return RolloutFeedbackClient(request, outbox=outbox, backoff=Backoff(base_seconds=0.01), max_attempts=3)
+
+    @rft_handler(client=client)
+    def handler(payload: dict[str, Any]) -> float:
+        metadata = payload["metadata"]
+        session.post(
+            f"{metadata['endpoint']}/v1/chat/completions",
+            headers=RFTContext.get_headers(),
+            json={"model": "default", "messages": [{"role": "user", "content": payload["prompt"]}]},
+            timeout=30,
+        ).raise_for_status()
+        reward = random.random()
+        with lock:
+            log.write(json.dumps([metadata["rolloutId"], reward]) + "\n")
+            log.flush()
+        return reward
+
+    def run(line: str) -> None:
+        payload = json.loads(line)
+        try:
+            handler(payload)
+        except requests.RequestException:
+            return  # the trajectory was sealed by a delivery before this one; it is delivered again
+        with lock:
+            print(payload["metadata"]["rolloutId"], flush=True)
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        for _ in threads.map(run, sys.stdin):
+            pass
+
+
+# --- the platform ----------------------------------------------------------------------------------------------------
+
+
+class Platform:
+    """Delivers payloads until each is acknowledged, to workers that it kills."""
+
+    def __init__(self, payloads: list[dict[str, Any]], folder: Path, rng: random.Random) -> None:
+        self.waiting = {payload["metadata"]["rolloutId"]: payload for payload in payloads}
+        self.kills = 0
+        self._folder = folder
+        self._random = rng
+
+    def run(self) -> None:
+        """Start workers and kill them until nothing is left to deliver."""
+        while self.waiting:
+            self._run_worker(lifetime_seconds=self._random.uniform(0.8, 3.0))
+
+    def _run_worker(self, lifetime_seconds: float) -> None:
+        command = [sys.executable, __file__, "--worker", str(self._folder)]
+        worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(worker, lines), daemon=True).start()
+        threading.Thread(target=self._write, args=(worker, list(self.waiting.values())), daemon=True).start()
+        deadline, begun = math.inf, False
+        while True:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0 and worker.poll() is None:
+                worker.send_signal(signal.SIGKILL)
+                self.kills += 1
+                deadline = math.inf
+            try:
+                line = lines.get(timeout=min(max(remaining, 0.0), 60.0))
+            except queue.Empty:
+                continue
+            if line is None:
+                break
+            # Its life is counted from its first result, so that slow starts do not keep everything from being done.
+            if not begun:
+                begun, deadline = True, time.monotonic() + lifetime_seconds
+            self.waiting.pop(line.strip(), None)
+        worker.wait()
+
+    @staticmethod
+    def _read(worker: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
+        assert worker.stdout is not None
+        for line in worker.stdout:
+            lines.put(line)
+        lines.put(None)
+
+    @staticmethod
+    def _write(worker: subprocess.Popen[str], payloads: list[dict[str, Any]]) -> None:
+        assert worker.stdin is not None
+        try:
+            for payload in payloads:
+                worker.stdin.write(json.dumps(payload) + "\n")
+            worker.stdin.close()
+        except BrokenPipeError:
+            pass
+
+
+def measure(rollouts: int, faulty: float, seed: int) -> dict[str, Any]:
+    """Run everything and count."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trouble = faults(faulty, seed)
+        with LocalRuntime(policy=_answer, faults=trouble) as runtime:
+            payloads = [runtime.new_rollout(f"rollout {number}") for number in range(rollouts)]
+            began = time.perf_counter()
+            platform = Platform(payloads, folder, random.Random(seed))
+            platform.run()
+            outbox = Outbox(folder / "outbox.db")
+            left_for_drain = outbox.ledger().pending
+            for _ in range(100):
+                if drain(outbox).postponed == 0:
+                    break
+            seconds = time.perf_counter() - began
+            delivered = {item.trajectory_id: item.rewards for item in runtime.trajectories()}
+            runs = {item.trajectory_id: len(item.turns) for item in runtime.trajectories()}
+        computed: dict[str, set[float]] = defaultdict(set)
+        for line in (folder / "computed.jsonl").read_text().splitlines():
+            trajectory_id, reward = _parse(line)
+            computed[trajectory_id].add(reward)
+        decided = {entry.metadata.trajectory_id: entry.rewards for entry in outbox.entries()}
+        ledger = outbox.ledger()
+        outbox.close()
+    return {
+        "rollouts": rollouts,
+        "kills": platform.kills,
+        "faults_injected": sum(trouble.injected.values()),
+        "run_more_than_once": sum(count > 1 for count in runs.values()),
+        "left_for_drain": left_for_drain,
+        "lost": sum(rewards is None for rewards in delivered.values()),
+        "doubled": sum(rewards is not None and len(rewards) != 1 for rewards in delivered.values()),
+        "changed": sum(
+            rewards is not None and (rewards != decided[key] or rewards[0] not in computed[key])
+            for key, rewards in delivered.items()
+        ),
+        "ledger": ledger._asdict(),
+        "ledger_balances": ledger.balances and ledger.rewarded == rollouts,
+        "seconds": round(seconds, 1),
+    }
+
+
+def _answer(request: dict[str, Any]) -> str:
+    return "done"
+
+
+def _parse(line: str) -> tuple[str, float]:
+    try:
+        trajectory_id, reward = json.loads(line)
+    except ValueError:
+        return "", 0.0  # cut off by a kill, before the handler had returned
+    return trajectory_id, reward
+
+
+def main() -> None:
+    """Print the counts; exit 1 unless nothing was lost, doubled or changed and the ledger balances."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rollouts", type=int, default=10_000)
+    parser.add_argument("--faulty", type=float, default=0.3, help="share of feedback calls that fail")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        work(arguments.worker / "outbox.db", arguments.worker / "computed.jsonl")
+        return
+    os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
+    result = measure(arguments.rollouts, arguments.faulty, arguments.seed)
+    print(json.dumps(result, indent=2))
+    sys.exit(any(result[name] for name in ("lost", "doubled", "changed")) or not result["ledger_balances"])
+
+
+if __name__ == "__main__":
+    main()
