@@ -66,6 +66,13 @@ async def _close_at_shutdown(loop: asyncio.AbstractEventLoop, pool: _Pool) -> As
         await pool.close_with_loop()
 
 
+def _has_default_http_client(client: openai.AsyncOpenAI) -> bool:
+    """Whether the HTTP client is the one that `openai` makes when it is given none, hence nobody's own."""
+    kind = type(client._client)
+    offered = (openai.DefaultAsyncHttpxClient, getattr(openai, "DefaultAioHttpClient", None))
+    return kind.__module__.partition(".")[0] == "openai" and kind not in offered
+
+
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
     # Loading the certificates takes longer than a turn; the context itself may be shared by all loops.

@@ -7,25 +7,26 @@ import functools
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import openai
 from strands.models.model import Model
 from strands.models.openai import OpenAIModel
+from strands.plugins import Plugin
 
-from aws_rft_sdk._backoff import Backoff, parse_retry_after
-from aws_rft_sdk.adapters._loop_pool import http, loop_pool
+from aws_rft_sdk._backoff import parse_retry_after
+from aws_rft_sdk.adapters._http_turns import (
+    _BACKOFF,
+    _MAX_ATTEMPTS,
+    _NOT_SAMPLED_STATUSES,
+    Sampling,
+    check_sampling,
+)
+from aws_rft_sdk.adapters._loop_pool import _has_default_http_client, http, loop_pool
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import ConfigurationError
 
 M = TypeVar("M", bound=Model)
-
-Sampling = Literal["request", "model"]
-
-_MAX_ATTEMPTS = 5
-_BACKOFF = Backoff(base_seconds=0.5, cap_seconds=20.0)
-_NOT_SAMPLED_STATUSES = frozenset({429, 503})
-"""Answers that say the request was turned away before it reached the policy."""
 
 
 def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
@@ -52,8 +53,7 @@ def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
     Raises:
         ConfigurationError: Calls of this provider cannot carry headers, or `sampling` is something else.
     """
-    if sampling not in ("request", "model"):
-        raise ConfigurationError(f"sampling is {sampling!r}; it must be 'request' or 'model'")
+    check_sampling(sampling)
     if isinstance(model, _Tracked):
         return model
     tracked_class = _tracked_class(type(model), _turn_arguments_of(model))
@@ -63,6 +63,46 @@ def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
     wrapped.config = dict(cast(Any, model).config)
     wrapped._rft_sampling = sampling
     return cast(M, wrapped)
+
+
+class RFTPlugin(Plugin):
+    """Ties the model of an agent to the rollout in progress: `Agent(model=..., plugins=[RFTPlugin()])`.
+
+    For agents that are built by code which takes plugins. The agent gets `wrap_model(agent.model)` in place of its
+    model, so whatever the agent and its parts ask of it is tracked; the model itself is not changed and may be shared.
+    A model that a router, a plugin before this one or a later assignment to `agent.model` chooses is wrapped for the
+    call, within rollouts. Models that are given to the agent's parts, such as `aux_model` or a summarizer's, are
+    not the agent's: wrap those with `wrap_model`.
+
+    Strands' hooks alone would not do: they see no headers and cannot exchange the model, and neither hooks nor
+    middleware run for `agent.structured_output()` and for summaries.
+
+    Args:
+        sampling: See `wrap_model`.
+
+    Raises:
+        ConfigurationError: `sampling` is something else; or, when the agent is made, its model is not supported.
+    """
+
+    name = "aws-rft-sdk"
+
+    def __init__(self, *, sampling: Sampling = "request") -> None:
+        check_sampling(sampling)
+        super().__init__()
+        self._sampling = sampling
+
+    def init_agent(self, agent: Any) -> None:
+        """Exchange the agent's model. Strands calls this when the agent is made."""
+        agent.model = wrap_model(agent.model, sampling=self._sampling)
+        # Older versions of Strands lack this, and with it what could choose a model for one call.
+        stage = getattr(sys.modules.get("strands.middleware"), "InvokeModelStage", None)
+        if stage is not None:
+            agent.add_middleware(stage.Input, self._wrap_model_of_call)
+
+    def _wrap_model_of_call(self, call: Any) -> Any:
+        if RFTContext.current() is None or isinstance(call.model, _Tracked):
+            return call
+        return call.replace(model=wrap_model(call.model, sampling=self._sampling))
 
 
 class _Tracked:
@@ -179,13 +219,6 @@ def _turn_params(model: Any, headers: dict[str, str]) -> dict[str, Any]:
 
 def _set_params(model: Any, params: dict[str, Any]) -> None:
     model.config = {**model.config, "params": params}
-
-
-def _has_default_http_client(client: openai.AsyncOpenAI) -> bool:
-    """Whether the HTTP client is the one that `openai` makes when it is given none, hence nobody's own."""
-    kind = type(client._client)
-    offered = (openai.DefaultAsyncHttpxClient, getattr(openai, "DefaultAioHttpClient", None))
-    return kind.__module__.partition(".")[0] == "openai" and kind not in offered
 
 
 # --- which providers -------------------------------------------------------------------------------------------------
