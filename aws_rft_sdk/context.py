@@ -166,12 +166,11 @@ class RFTContext:
         turns = self.turns
         if len(rewards) == 1 or turns.begun - turns.failed <= len(rewards) <= turns.begun:
             return
-        listed = ", ".join(
-            f"{n}: {state.value} ({span_id})" for n, (span_id, state) in enumerate(self.turn_states.items())
-        )
+        states = self.turn_states.items()
+        listed = ", ".join(f"{n}: {state.value} ({span_id})" for n, (span_id, state) in enumerate(states))
         raise RewardError(
-            f"trajectory {self.trajectory_id} has {len(rewards)} rewards for {turns.begun} turns; give one for each turn, "
-            f"or one for all. The turns are {listed or 'none'}"
+            f"trajectory {self.trajectory_id} has {len(rewards)} rewards for {turns.begun} turns; give one for each "
+            f"turn, or one for all. The turns are {listed or 'none'}"
         )
 
     def headers(self) -> dict[str, str]:

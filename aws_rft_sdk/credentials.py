@@ -202,7 +202,7 @@ class SigV4(AuthBase):
                 request.method or "POST",
                 request.url or "",
                 # Only what identifies the request is signed; a proxy may change the rest.
-                {name: value for name, value in request.headers.items() if _is_signed(name)},
+                {name: value for name, value in request.headers.items() if is_signed(name)},
                 body.encode() if isinstance(body, str) else bytes(body),
                 keys=self._credentials.require_keys(),
                 region=self._region,
@@ -211,7 +211,8 @@ class SigV4(AuthBase):
         return request
 
 
-def _is_signed(header: str) -> bool:
+def is_signed(header: str) -> bool:
+    """Whether a header of our requests belongs under their signature: what identifies the request."""
     return header.lower() == "content-type" or header.lower().startswith("x-")
 
 

@@ -121,8 +121,8 @@ def rft_handler(
 
 
 _NO_TRACKED_TURNS = (
-    "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole job "
-    "on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
+    "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole "
+    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
     "RFTContext.carry; inference tracked elsewhere needs require_turns=False"
 )
 

@@ -5,8 +5,8 @@
         handler(rft_runtime.new_rollout("2 + 2?"))
         assert rft_runtime.trajectories()[0].rewards == (1.0,)
 
-A test fails at its end when it left a trajectory open, sealed one without a turn, or never sent a reward. To allow that,
-mark it with what it may leave behind: `@pytest.mark.rft_allow("open", "no-turns", "unrewarded")`.
+A test fails at its end when it left a trajectory open, sealed one without a turn, or never sent a reward. To allow
+that, mark it with what it may leave behind: `@pytest.mark.rft_allow("open", "no-turns", "unrewarded")`.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
@@ -77,6 +78,25 @@ class Endpoint(NamedTuple):
 def environment(name: str) -> str | None:
     """Return an environment variable, None when it is unset or empty."""
     return os.environ.get(name) or None
+
+
+@contextmanager
+def overridden(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the body of a `with`, for code of others that reads them. Not for several threads.
+
+    Args:
+        values: The variables; what stood there before is restored.
+    """
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def resolve_endpoint(

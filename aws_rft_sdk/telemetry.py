@@ -21,11 +21,14 @@ _NAME = "aws_rft_sdk"
 class TurnCounts(Protocol):
     """Inference calls of a rollout."""
 
-    @property
-    def begun(self) -> int: ...
-
     failed: int
+    """Those that ended without an answer."""
     unsure: int
+    """Those of them that may have been sampled all the same."""
+
+    @property
+    def begun(self) -> int:
+        """How many there were."""
 
 
 _tracer = trace.get_tracer(_NAME)

@@ -66,13 +66,17 @@ def test_every_environment_variable_is_described():
 
 def render_cli_reference():
     """Return docs/cli.md. `python -c "from tests.test_docs import *; write_cli_reference()"` writes it."""
-    context = click.Context(main, info_name="aws-rft", terminal_width=100)
-    parts = ["# Command line\n\nWhat the commands say of themselves with `--help`.\n"]
-    for name in main.list_commands(context):
-        command = main.get_command(context, name)
+    root = click.Context(main, info_name="aws-rft", terminal_width=100, **main.context_settings)
+    return "# Command line\n\nWhat the commands say of themselves with `--help`.\n" + "".join(_sections(main, root))
+
+
+def _sections(group, context):
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
         with click.Context(command, info_name=name, parent=context, terminal_width=100) as inner:
-            parts.append(f"\n## aws-rft {name}\n\n```text\n{_plain(command.get_help(inner))}\n```\n")
-    return "".join(parts)
+            yield f"\n## {inner.command_path}\n\n```text\n{_plain(command.get_help(inner))}\n```\n"
+            if isinstance(command, click.Group):
+                yield from _sections(command, inner)
 
 
 def _plain(text):

@@ -12,8 +12,9 @@ import importlib
 import ssl
 import threading
 import weakref
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any
 
 import openai
 
@@ -45,7 +46,8 @@ async def loop_pool() -> _Pool:
         # No cookies: those of one rollout must not travel with the next.
         cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
         # No redirects: they would carry the rollout's headers and token to another host.
-        pool = _Pool(verify=_ssl_context(), cookies=cookies, follow_redirects=False)
+        hooks = {"response": [_read_to_the_end]}
+        pool = _Pool(verify=_ssl_context(), cookies=cookies, follow_redirects=False, event_hooks=hooks)
         closer = _close_at_shutdown(loop, pool)
         with _lock:
             for closed in [other for other in _pools if other.is_closed()]:
@@ -66,8 +68,79 @@ async def _close_at_shutdown(loop: asyncio.AbstractEventLoop, pool: _Pool) -> As
         await pool.close_with_loop()
 
 
+def has_default_http_client(client: openai.AsyncOpenAI) -> bool:
+    """Whether the HTTP client is the one that `openai` makes when it is given none, hence nobody's own."""
+    kind = type(client._client)
+    offered = (openai.DefaultAsyncHttpxClient, getattr(openai, "DefaultAioHttpClient", None))
+    return kind.__module__.partition(".")[0] == "openai" and kind not in offered
+
+
 @functools.cache
 def _ssl_context() -> ssl.SSLContext:
     # Loading the certificates takes longer than a turn; the context itself may be shared by all loops.
     context: ssl.SSLContext = http.create_ssl_context()
     return context
+
+
+# --- streams ---------------------------------------------------------------------------------------------------------
+
+_DONE = b"\ndata: [DONE]"
+_COMPLETED = b"\nevent: response.completed"
+_END_SECONDS = 1.0
+
+
+async def _read_to_the_end(response: Any) -> None:
+    response.stream = _stream_class()(response.stream)
+
+
+@functools.cache
+def _stream_class() -> type[Any]:
+    return type("WholeStream", (_WholeStream, http.AsyncByteStream), {})
+
+
+class _WholeStream:
+    """A stream of events that is read to its very end as soon as its closing mark is there.
+
+    Its readers stop at the mark, and a connection on which something is left to read is not used again. Marks stand at
+    the beginning of a line, where nothing that a model says can stand.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._tail = b"\n"
+        self._completing = False
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        parts = aiter(self._stream)
+        async for part in parts:
+            if self._is_last(part):
+                rest = await self._rest(parts)
+                await self._stream.aclose()
+                yield part
+                if rest:
+                    yield rest
+                return
+            yield part
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+    def _is_last(self, part: bytes) -> bool:
+        seen = self._tail + part
+        self._tail = seen[-len(_COMPLETED) :]
+        if _DONE in seen:
+            return True
+        if not self._completing and _COMPLETED in seen:
+            self._completing = True
+            seen = seen[seen.index(_COMPLETED) + 1 :]
+        return self._completing and (b"\n\n" in seen or b"\r\n\r\n" in seen)
+
+    @staticmethod
+    async def _rest(parts: AsyncIterator[bytes]) -> bytes:
+        async def read() -> bytes:
+            return b"".join([part async for part in parts])
+
+        try:
+            return await asyncio.wait_for(read(), _END_SECONDS)
+        except (asyncio.TimeoutError, http.TransportError):
+            return b""  # all that matters is there; the connection is given up

@@ -7,25 +7,20 @@ import functools
 import sys
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import openai
 from strands.models.model import Model
 from strands.models.openai import OpenAIModel
+from strands.plugins import Plugin
 
-from aws_rft_sdk._backoff import Backoff, parse_retry_after
-from aws_rft_sdk.adapters._loop_pool import http, loop_pool
+from aws_rft_sdk._backoff import parse_retry_after
+from aws_rft_sdk.adapters._http_turns import BACKOFF, MAX_ATTEMPTS, NOT_SAMPLED_STATUSES, Sampling, check_sampling
+from aws_rft_sdk.adapters._loop_pool import has_default_http_client, http, loop_pool
 from aws_rft_sdk.context import RFTContext, TurnState
 from aws_rft_sdk.errors import ConfigurationError
 
 M = TypeVar("M", bound=Model)
-
-Sampling = Literal["request", "model"]
-
-_MAX_ATTEMPTS = 5
-_BACKOFF = Backoff(base_seconds=0.5, cap_seconds=20.0)
-_NOT_SAMPLED_STATUSES = frozenset({429, 503})
-"""Answers that say the request was turned away before it reached the policy."""
 
 
 def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
@@ -52,8 +47,7 @@ def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
     Raises:
         ConfigurationError: Calls of this provider cannot carry headers, or `sampling` is something else.
     """
-    if sampling not in ("request", "model"):
-        raise ConfigurationError(f"sampling is {sampling!r}; it must be 'request' or 'model'")
+    check_sampling(sampling)
     if isinstance(model, _Tracked):
         return model
     tracked_class = _tracked_class(type(model), _turn_arguments_of(model))
@@ -65,6 +59,50 @@ def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
     return cast(M, wrapped)
 
 
+class RFTPlugin(Plugin):
+    """Ties the model of an agent to the rollout in progress: `Agent(model=..., plugins=[RFTPlugin()])`.
+
+    For agents that are built by code which takes plugins. The agent gets `wrap_model(agent.model)` in place of its
+    model, so whatever the agent and its parts ask of it is tracked; the model itself is not changed and may be shared.
+    A model that a router, a plugin before this one or a later assignment to `agent.model` chooses is wrapped for the
+    call, within rollouts. Models that are given to the agent's parts, such as `aux_model` or a summarizer's, are
+    not the agent's: wrap those with `wrap_model`.
+
+    Strands' hooks alone would not do: they see no headers and cannot exchange the model, and neither hooks nor
+    middleware run for `agent.structured_output()` and for summaries.
+
+    Args:
+        sampling: See `wrap_model`.
+
+    Raises:
+        ConfigurationError: `sampling` is something else; or, when the agent is made, its model is not supported.
+    """
+
+    name = "aws-rft-sdk"
+
+    def __init__(self, *, sampling: Sampling = "request") -> None:
+        check_sampling(sampling)
+        super().__init__()
+        self._sampling = sampling
+
+    def init_agent(self, agent: Any) -> None:
+        """Exchange the agent's model. Strands calls this when the agent is made."""
+        agent.model = wrap_model(agent.model, sampling=self._sampling)
+        # Older versions of Strands lack this, and with it what could choose a model for one call.
+        stage = getattr(sys.modules.get("strands.middleware"), "InvokeModelStage", None)
+        if stage is not None:
+            agent.add_middleware(stage.Input, self._wrap_model_of_call)
+
+    def _wrap_model_of_call(self, call: Any) -> Any:
+        if RFTContext.current() is None or isinstance(call.model, _Tracked):
+            return call
+        return call.replace(model=wrap_model(call.model, sampling=self._sampling))
+
+
+def _wrap_again(model: Any, sampling: Sampling) -> Any:
+    return wrap_model(model, sampling=sampling)
+
+
 class _Tracked:
     """What a wrapped model does differently; mixed in before the provider's own class."""
 
@@ -72,6 +110,12 @@ class _Tracked:
     _rft_sampling: Sampling
     _rft_provider_class: type[Model]
     _rft_turn_arguments: Callable[..., Any]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, Sampling]]:
+        # Its class is made at run time, so what is pickled and copied is the model inside.
+        model = object.__new__(self._rft_provider_class)
+        model.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_rft_sampling"})
+        return _wrap_again, (model, self._rft_sampling)
 
     async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         """Stream the answer of one turn."""
@@ -104,10 +148,11 @@ class _Tracked:
 async def _tracked_turn(
     wrapped: _Tracked, context: RFTContext, method: str, args: Any, kwargs: Any
 ) -> AsyncGenerator[Any, None]:
+    handled = sys.exc_info()[1]
     turn = context.begin_turn()
     state = TurnState.FAILED
     try:
-        for attempt in range(1, _MAX_ATTEMPTS + 1):
+        for attempt in range(1, MAX_ATTEMPTS + 1):
             model = await wrapped._rft_model_of_turn(context, turn.headers, method)
             begun = False
             try:
@@ -118,13 +163,13 @@ async def _tracked_turn(
                 state = TurnState.ANSWERED
                 return
             except Exception as error:
-                refusal = _refusal(error)
+                refusal = _refusal(error, handled)
                 if begun or refusal is None:
                     raise
-                if attempt == _MAX_ATTEMPTS:
+                if attempt == MAX_ATTEMPTS:
                     state = TurnState.REFUSED
                     raise
-            await asyncio.sleep(_BACKOFF.delay(attempt, _retry_after(refusal)))
+            await asyncio.sleep(BACKOFF.delay(attempt, _retry_after(refusal)))
     finally:
         context.end_turn(turn.span_id, state)
 
@@ -141,7 +186,7 @@ async def _openai_turn(model: Any, headers: dict[str, str], sampling: dict[str, 
     if client is None:
         model.client_args = {"http_client": await loop_pool(), **model.client_args, "max_retries": 0}
     elif isinstance(client, openai.AsyncOpenAI):
-        http_client = await loop_pool() if _has_default_http_client(client) else None
+        http_client = await loop_pool() if has_default_http_client(client) else None
         model._custom_client = client.with_options(max_retries=0, http_client=http_client)
 
 
@@ -184,13 +229,6 @@ def _set_params(model: Any, params: dict[str, Any]) -> None:
     model.config = {**model.config, "params": params}
 
 
-def _has_default_http_client(client: openai.AsyncOpenAI) -> bool:
-    """Whether the HTTP client is the one that `openai` makes when it is given none, hence nobody's own."""
-    kind = type(client._client)
-    offered = (openai.DefaultAsyncHttpxClient, getattr(openai, "DefaultAioHttpClient", None))
-    return kind.__module__.partition(".")[0] == "openai" and kind not in offered
-
-
 # --- which providers -------------------------------------------------------------------------------------------------
 
 _PROVIDERS: tuple[tuple[str, str, Callable[..., Any]], ...] = (
@@ -231,13 +269,19 @@ def _tracked_class(provider_class: type[Any], turn_arguments: Callable[..., Any]
 _NO_CONNECTION: tuple[type[Exception], ...] = (http.ConnectError, http.ConnectTimeout, http.PoolTimeout)
 
 
-def _refusal(error: BaseException) -> BaseException | None:
-    """Return the link in the chain of `error` which proves that the request was not sampled, None without one."""
-    return next((link for link in _chain(error) if isinstance(link, _NO_CONNECTION) or _is_turned_away(link)), None)
+def _refusal(error: BaseException, handled: BaseException | None) -> BaseException | None:
+    """Return the link in the chain of `error` which proves that the request was not sampled, None without one.
 
-
-def _is_turned_away(error: BaseException) -> bool:
-    return isinstance(error, openai.APIStatusError) and error.status_code in _NOT_SAMPLED_STATUSES
+    Args:
+        error: What the call raised.
+        handled: What the caller was handling when it made the call, and so is no part of the call's own story.
+    """
+    links = list(_chain(error, handled))
+    no_connection = next((link for link in links if isinstance(link, _NO_CONNECTION)), None)
+    # The last one is nearest to the wire: a layer above may have made up a status from the text of the answer.
+    statuses = [link for link in links if isinstance(link, openai.APIStatusError)]
+    turned_away = statuses[-1] if statuses and statuses[-1].status_code in NOT_SAMPLED_STATUSES else None
+    return no_connection or turned_away
 
 
 def _retry_after(refusal: BaseException) -> float | None:
@@ -245,10 +289,10 @@ def _retry_after(refusal: BaseException) -> float | None:
     return parse_retry_after(headers.get("retry-after"))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _chain(error: BaseException, handled: BaseException | None) -> Iterator[BaseException]:
     seen: set[int] = set()
     link: BaseException | None = error
-    while link is not None and id(link) not in seen:
+    while link is not None and link is not handled and id(link) not in seen:
         seen.add(id(link))
         yield link
         link = link.__cause__ or link.__context__

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
-from aws_rft_sdk.runtime import LocalRuntime
+from aws_rft_sdk.runtime import Faults, LocalRuntime
 
 _HOW_TO = """\
 job runtime at {endpoint} (Ctrl-C stops it)
@@ -27,13 +27,23 @@ job runtime at {endpoint} (Ctrl-C stops it)
     type=click.Choice(["any", "sigv4", "bearer", "none"]),
     help="any: verify what is presented, let unsigned requests pass.",
 )
+@click.option(
+    "--faults", type=click.Path(exists=True, dir_okay=False), help="TOML file with trouble to make on purpose."
+)
 @click.option("--strict/--lenient", default=True, show_default=True, help="Refuse what the service might not accept.")
 @usage_errors
-def command(port: int, db: str, policy: str | None, auth: str, strict: bool) -> None:
+def command(port: int, db: str, policy: str | None, auth: str, faults: str | None, strict: bool) -> None:
     """Serve a local stand-in for the job runtime on 127.0.0.1.
 
     It answers inference from a policy, records every turn under its trajectory and takes completion and reward.
     """
     answering = parse_policy(policy) if policy else None
-    runtime = LocalRuntime(answering, db=db, auth=auth, strict=strict, port=port)  # type: ignore[arg-type] # click checked auth
+    runtime = LocalRuntime(
+        answering,
+        db=db,
+        auth=auth,  # type: ignore[arg-type] # click checked the choice
+        strict=strict,
+        port=port,
+        faults=Faults.from_toml(faults) if faults else None,
+    )
     runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))

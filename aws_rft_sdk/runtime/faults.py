@@ -12,6 +12,7 @@ import json
 import random
 import socket
 import struct
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, fields
@@ -103,10 +104,7 @@ class Faults:
         Raises:
             ConfigurationError: The file cannot be read, or a key or value is unknown.
         """
-        try:
-            toml = import_module("tomllib")
-        except ImportError as error:
-            raise ConfigurationError("faults in TOML need Python 3.11; build Faults(...) in Python instead") from error
+        toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
         try:
             content = toml.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:

@@ -17,12 +17,26 @@ from aws_rft_sdk.runtime import read_trajectories
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 
 
+FAULTS = """
+seed = 7
+[[fault]]
+kind = "status"
+route = "inference"
+status = 429
+attempts = [2]
+"""
+
+
 @pytest.fixture
 def served(tmp_path):
     (tmp_path / "policy_of_test.py").write_text("def policy(request):\n    return 'four'\n")
+    (tmp_path / "faults.toml").write_text(FAULTS)
     process = subprocess.Popen(
-        [AWS_RFT, "runtime", "--port", "0", "--db", str(tmp_path / "runs.db")]
-        + ["--policy", f"callable:{tmp_path}/policy_of_test.py:policy"],
+        [
+            *(AWS_RFT, "runtime", "--port", "0", "--db", str(tmp_path / "runs.db")),
+            *("--policy", f"callable:{tmp_path}/policy_of_test.py:policy"),
+            *("--faults", str(tmp_path / "faults.toml")),
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,6 +70,7 @@ def test_runtime_when_signalled_then_it_ends_cleanly_and_what_it_recorded_can_be
     process, endpoint = served
     metadata = start(endpoint)
     assert infer(endpoint, metadata).json()["choices"][0]["message"]["content"] == "four"
+    assert infer(endpoint, metadata).status_code == 429
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
 
@@ -87,6 +102,7 @@ def test_local_rollouts_when_the_request_is_malformed_then_400_and_nothing_is_st
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
+        pytest.param(["--faults", "/nowhere.toml"], "does not exist", id="faults"),
         pytest.param(["--policy", "nonsense"], "none of the forms", id="policy"),
         pytest.param(["--auth", "magic"], "auth", id="auth"),
         pytest.param(["--db", "/nowhere/at/all.db"], "cannot be opened", id="db"),

@@ -36,9 +36,6 @@ def test_turns_when_not_streamed_then_one_connection_serves_a_loop(service: Serv
     assert connections_of_turns(model, service) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG pool-1: openai closes a stream at [DONE], before its end, which drops the connection"
-)
 @pytest.mark.parametrize(
     "provider", [by_client_args, by_client, responses_model, litellm_model], ids=lambda p: p.__name__
 )

@@ -250,7 +250,6 @@ def test_wrap_model_when_the_provider_is_unsupported_then_the_supported_ones_are
         wrap_model(model)
 
 
-@pytest.mark.xfail(strict=True, reason="BUG strands-3: a model can be pickled and its wrapped twin cannot")
 def test_wrap_model_when_the_model_can_be_pickled_then_so_can_the_wrapped_one(service: Service) -> None:
     model = by_client_args(service.endpoint)
     assert pickle.loads(pickle.dumps(model)).get_config() == model.get_config()

@@ -22,7 +22,7 @@ every_provider = pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provi
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strands, "_BACKOFF", Backoff(0, 0))
+    monkeypatch.setattr(strands, "BACKOFF", Backoff(0, 0))
 
 
 def tracked_turn(model: Any) -> tuple[RFTContext, Exception | None]:
@@ -96,7 +96,7 @@ def test_turn_when_nobody_listens_then_it_is_tried_again_until_somebody_does(
             attempts.append(attempt)
             return 0.0
 
-    monkeypatch.setattr(strands, "_BACKOFF", Counting())
+    monkeypatch.setattr(strands, "BACKOFF", Counting())
     with refused_endpoint() as endpoint:
         context, caught = tracked_turn(provider(endpoint))
     assert caught is not None
@@ -122,7 +122,7 @@ def test_turn_when_the_service_names_a_wait_then_it_is_kept(service: Service, mo
             asked.append(retry_after)
             return 0.0
 
-    monkeypatch.setattr(strands, "_BACKOFF", Recording())
+    monkeypatch.setattr(strands, "BACKOFF", Recording())
     service.script(error(429, Retry_After="7"), error(503))
     tracked_turn(by_client_args(service.endpoint))
     assert asked == [7.0, None]
@@ -144,7 +144,6 @@ def test_turn_when_outside_a_rollout_then_the_clients_own_retries_are_what_they_
 
 
 @every_provider
-@pytest.mark.xfail(strict=True, reason="BUG strands-1: an older error that the caller is handling counts as proof")
 def test_turn_when_the_caller_is_handling_an_older_refusal_then_a_500_is_not_sent_again(
     provider: Any, service: Service
 ) -> None:
@@ -163,18 +162,13 @@ def test_turn_when_the_caller_is_handling_an_older_refusal_then_a_500_is_not_sen
     assert len(service.inference) == 1
 
 
-BY_TEXT = pytest.mark.xfail(
-    strict=True, reason="BUG strands-2: LiteLLM makes a 429 of a 500 by its text, and it is sent again"
-)
-
-
 @pytest.mark.parametrize(
     ("provider", "text"),
     [
         pytest.param(by_client_args, "rate limit reached upstream", id="openai-rate-limit"),
         pytest.param(by_client_args, "Too Many Requests", id="openai-too-many"),
         pytest.param(by_client_args, "Error 429", id="openai-429"),
-        pytest.param(litellm_model, "rate limit reached upstream", id="litellm-rate-limit", marks=BY_TEXT),
+        pytest.param(litellm_model, "rate limit reached upstream", id="litellm-rate-limit"),
         pytest.param(litellm_model, "Error 429", id="litellm-429"),
         pytest.param(litellm_model, "service unavailable", id="litellm-unavailable"),
     ],

@@ -1,0 +1,102 @@
+"""For LangChain's ChatOpenAI: HTTP clients that carry the headers of the rollout in progress."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import threading
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Any, TypedDict
+
+import openai
+
+from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Sampling, TurnClient, check_sampling, stand_before
+from aws_rft_sdk.adapters._loop_pool import _ssl_context
+
+
+class HttpClients(TypedDict):
+    """Arguments for ChatOpenAI."""
+
+    http_client: Any
+    http_async_client: Any
+
+
+def http_clients(*, sampling: Sampling = "request") -> HttpClients:
+    """Return the HTTP clients with which a `ChatOpenAI` is tied to the rollout in progress: `ChatOpenAI(**these)`.
+
+    Within a rollout each model call, plain or streaming, synchronous or not, is one turn: it carries the rollout's
+    headers and, unless told otherwise, the temperature, top_p and max_tokens that the job asks for, read from
+    `RFTContext` when the request is sent. So one chat model, made at import if you like, serves any number of rollouts,
+    over threads, tasks and event loops. Outside a rollout requests go out as they are.
+
+    Sampling is not idempotent, so within a rollout the retries of the OpenAI client below ChatOpenAI do not happen,
+    whatever `max_retries` says. A request is repeated, under the same span id, only where it cannot have been sampled:
+    no connection was made, or the answer was 429 or 503. LangChain's own `.with_retry()` is a repetition of yours: each
+    attempt is a turn.
+
+    All clients share one connection pool for the process, and one for each event loop; closing the clients leaves those
+    open. They lead wherever the chat model leads: add `runtime_client_args()` inside the handler to reach the payload's
+    runtime.
+
+    Args:
+        sampling: "request" lets the payload's sampling parameters win over the model's; "model" keeps the model's.
+
+    Returns:
+        `http_client` and `http_async_client`. A new dict.
+
+    Raises:
+        ConfigurationError: `sampling` is something else.
+    """
+    check_sampling(sampling)
+    return {
+        "http_client": stand_before(_process_pool(), TurnClient, _rft_sampling=sampling),
+        "http_async_client": stand_before(
+            _unused_async_client(), AsyncTurnClient, _rft_sampling=sampling, _rft_pooled="always"
+        ),
+    }
+
+
+# --- one pool for the process ----------------------------------------------------------------------------------------
+
+
+class _Pool(openai.DefaultHttpxClient):
+    """An HTTP client that outlives what is built around it."""
+
+    def close(self) -> None:
+        """Do nothing: the pool closes with the process."""
+
+    def close_with_process(self) -> None:
+        super().close()
+
+
+_pool: _Pool | None = None
+_lock = threading.Lock()
+
+
+def _process_pool() -> _Pool:
+    global _pool
+    with _lock:
+        if _pool is None:
+            _pool = _Pool(**_options())
+            atexit.register(_pool.close_with_process)
+        return _pool
+
+
+def _unused_async_client() -> openai.DefaultAsyncHttpxClient:
+    """Return a client that OpenAI's reads its settings from; what is sent goes through the pool of the loop."""
+    return openai.DefaultAsyncHttpxClient(**_options())
+
+
+def _options() -> dict[str, Any]:
+    # No cookies: those of one rollout must not travel with the next.
+    return {"verify": _ssl_context(), "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=()))}
+
+
+def _forget_after_fork() -> None:
+    # Connections that parent and child both write to would mix their requests.
+    global _pool, _lock
+    _pool, _lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
