@@ -11,6 +11,7 @@ from aws_rft_sdk import __version__
 _COMMANDS = {
     "export": "Write what a runtime captured as a recording to replay.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
+    "prove": "Prove that every turn is recorded once, under its own trajectory.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
 }
