@@ -110,9 +110,12 @@ def test_handler_when_the_service_is_down_then_the_reward_stays_and_is_delivered
 
 
 def test_client_when_the_service_is_down_then_the_caller_hears_it_and_the_outbox_holds_it(outbox):
-    with LocalRuntime(
-        policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500))
-    ) as runtime, pytest.raises(ServiceFaultError):
+    with (
+        LocalRuntime(
+            policy=lambda request: "4", faults=Faults(Fault("status", route="complete", status=500))
+        ) as runtime,
+        pytest.raises(ServiceFaultError),
+    ):
         client_of(runtime.new_rollout("p"), outbox, max_attempts=1).report_complete(0.5)
 
     assert [entry.rewards for entry in outbox.entries()] == [(0.5,)]
