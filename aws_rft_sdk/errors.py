@@ -26,6 +26,7 @@
         ├── HandlerError                  the user's handler raised; the cause is kept
         ├── RolloutTimeoutError (TimeoutError)
         ├── AgentUnreachableError         the agent's endpoint could not be called
+        ├── ShuttingDownError             this process begins no more rollouts
         └── NoTrackedTurnsError           no inference call carried the rollout's headers
 
 To add a class: give it the nearest parent and the builtin it refines; keep every argument beyond the message
@@ -208,6 +209,12 @@ class RolloutTimeoutError(RolloutError, TimeoutError):
 
 class AgentUnreachableError(RolloutError):
     """The endpoint of the agent could not be called."""
+
+
+class ShuttingDownError(RolloutError):
+    """This process begins no more rollouts. The handler did not run; deliver the payload to another process."""
+
+    retry_safe = True
 
 
 class NoTrackedTurnsError(RolloutError):

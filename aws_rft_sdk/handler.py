@@ -2,7 +2,7 @@
 
 One lifecycle, in this order: parse the payload, build the feedback client (so that a wrong setting fails before the
 agent runs), bind the context, run the function, validate the reward, report, restore the context. It stands in
-`_Rollout`; the functions below it only drive the four kinds of functions through it.
+`_lifecycle`; what follows the decorator here drives each kind of function through it.
 """
 
 from __future__ import annotations
@@ -12,38 +12,19 @@ import inspect
 import logging
 import os
 import types
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal, Protocol, TypeVar, cast, overload
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from contextlib import nullcontext
+from typing import Any, Literal, TypeVar, cast, overload
 
-from aws_rft_sdk import redrive, telemetry
+from aws_rft_sdk._lifecycle import FeedbackClient, OnError, Options, Rollout
 from aws_rft_sdk._threads import off_the_loop
-from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
-from aws_rft_sdk.context import RFTContext, active
-from aws_rft_sdk.errors import ConfigurationError, CredentialsError, NoTrackedTurnsError, RewardError, ServiceError
-from aws_rft_sdk.outbox import Outbox, Outcome
-from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward, parse_rewards
-from aws_rft_sdk.wire import FAILED
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.types import RolloutRequest, carries_reward, parse_reward
 
 logger = logging.getLogger(__name__)
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class FeedbackClient(Protocol):
-    """What the lifecycle needs of a client. `RolloutFeedbackClient` is one."""
-
-    def report_complete(self, reward_or_list: Rewards) -> None:
-        """Seal the trajectory and deliver its reward."""
-
-    def update_reward(self, reward_or_list: Rewards) -> None:
-        """Deliver the reward of a trajectory that is sealed already."""
-
-    def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:
-        """Seal the trajectory and deliver the floor reward, or seal it as failed when `reward` is None."""
-
-
-OnError = Literal["floor", "failed"] | Callable[[BaseException], Rewards | None]
 
 
 @overload
@@ -102,6 +83,7 @@ def rft_handler(
             (the platform delivered it twice) is not run again: its `RolloutResult` comes back.
 
     Raises (when the decorated function is called with a rollout):
+        ShuttingDownError: This process begins no more rollouts, see `aws_rft_sdk.shutdown`. The function did not run.
         PayloadError: The rollout metadata is malformed. The function did not run.
         ConfigurationError: The feedback client cannot be built. The function did not run.
         RewardError: The result carries no reward, or something that is no reward. Nothing was sent.
@@ -114,226 +96,27 @@ def rft_handler(
         raise ConfigurationError(f"on_error is {on_error!r}; it must be 'floor', 'failed' or a function")
     if reward not in ("result", "deferred"):
         raise ConfigurationError(f"reward is {reward!r}; it must be 'result' or 'deferred'")
-    options = _Options(on_error, parse_reward(floor_reward), reward == "deferred", client, require_turns, outbox)
+    options = Options(on_error, parse_reward(floor_reward), reward == "deferred", client, require_turns, outbox)
     if fn is None:
         return functools.partial(_decorate, options=options)
     return _decorate(fn, options)
 
 
-_NO_TRACKED_TURNS = (
-    "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole "
-    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
-    "RFTContext.carry; inference tracked elsewhere needs require_turns=False"
-)
-
-
-class _Options:
-    """Options of one decorated function, and how a rollout of it begins."""
-
-    def __init__(
-        self,
-        on_error: OnError,
-        floor_reward: float,
-        deferred: bool,
-        client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None,
-        require_turns: bool,
-        outbox: Outbox | str | os.PathLike[str] | None,
-    ) -> None:
-        self.outbox = outbox
-        self.on_error = on_error
-        self.floor_reward = floor_reward
-        self.deferred = deferred
-        self.client = client
-        self.require_turns = require_turns
-
-    def client_for(self, request: RolloutRequest) -> FeedbackClient:
-        client = self.client
-        if client is None:
-            return RolloutFeedbackClient(request, outbox=self.outbox)
-        if isinstance(client, type) or not hasattr(client, "report_complete"):
-            return client(request)
-        metadata = getattr(client, "metadata", None)
-        if metadata is not None and metadata.trajectory_id != request.trajectory_id:
-            raise ConfigurationError(
-                f"client= is bound to trajectory {metadata.trajectory_id!r}, the payload is of "
-                f"{request.trajectory_id!r}; pass a function that makes a client: client=RolloutFeedbackClient"
-            )
-        return client  # type: ignore[return-value] # it has the method that makes it a client
-
-
-class _Rollout:
-    """One run of a handler: what is decided, in which order, and what is reported."""
-
-    def __init__(self, options: _Options, request: RolloutRequest) -> None:
-        self._options = options
-        self._client = options.client_for(request)
-        self._outbox: Outbox | None = getattr(self._client, "outbox", None)
-        self._span = telemetry.start_rollout(request)
-        self._context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
-        self.repeated: RolloutResult | None = None
-        """What was decided when the trajectory was delivered before; None when the function is to run."""
-
-    @property
-    def has_outbox(self) -> bool:
-        """Whether `received` does anything."""
-        return self._outbox is not None
-
-    @contextmanager
-    def bound(self) -> Iterator[None]:
-        """Make this the current rollout, for context and telemetry."""
-        with RFTContext.bind(self._context), telemetry.current(self._span):
-            yield
-
-    def active(self) -> AbstractContextManager[None]:
-        """Let clients in any thread find this rollout, also while it is not the current one."""
-        return active(self._context)
-
-    def received(self) -> None:
-        """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs."""
-        if self._outbox is None:
-            return
-        try:
-            redrive.start_in_background(self._outbox)
-            entry = cast(RolloutFeedbackClient, self._client).receive()
-            if entry is None or entry.completion is None:
-                return
-            rewards = entry.rewards or ()
-            self.repeated = RolloutResult(
-                reward=rewards[0] if len(rewards) == 1 else None, turns_rewards=rewards if len(rewards) > 1 else None
-            )
-            if entry.outcome is Outcome.PENDING:
-                self._tolerate(functools.partial(cast(RolloutFeedbackClient, self._client).redeliver, entry))
-        except BaseException as error:
-            self._end("unreported", error)
-            raise
-
-    def finished(self, result: object) -> None:
-        """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
-        if self.repeated is not None:
-            self._end("repeated")
-            return
-        try:
-            rewards = self._judge(result)
-            if rewards is not None:
-                self._tolerate(functools.partial(self._deliver, rewards))
-        except BaseException as error:
-            self._end("unreported", error)
-            raise
-        self._end("completed" if rewards is not None or self._context.rewards is not None else "deferred")
-
-    def failed(self, error: BaseException) -> None:
-        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`.
-
-        A `RewardError` is not reported: what cannot be judged gets no floor, wherever in the handler that is noticed.
-        """
-        if isinstance(error, RewardError):
-            self._end("unreported", error)
-            return
-        try:
-            self._tolerate(functools.partial(self._report_failure, error))
-        except Exception as reporting:
-            logger.error(
-                "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
-                self._context.trajectory_id,
-                type(error).__name__,
-                reporting,
-            )
-            _attach(error, reporting)
-            self._end("unreported", error)
-        else:
-            self._end("failed", error)
-
-    def _judge(self, result: object) -> tuple[float, ...] | None:
-        """Return the rewards to deliver, None when there is nothing left to deliver."""
-        outcome = RolloutResult.of(result)
-        context = self._context
-        if context.rewards is not None or context.completion == FAILED:
-            return None  # the handler has reported by itself
-        if outcome is None or outcome.rewards is None:
-            if self._options.deferred:
-                return None
-            raise RewardError(
-                f"the handler returned no reward for trajectory {context.trajectory_id}: return {{'reward': x}}, a "
-                "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
-            )
-        if self._options.require_turns:
-            if not context.has_tracked_turns:
-                raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(context.trajectory_id))
-            context.check_turn_rewards(outcome.rewards)
-        return outcome.rewards
-
-    def _report_failure(self, error: BaseException) -> None:
-        context, on_error = self._context, self._options.on_error
-        if context.rewards is not None or context.completion == FAILED:
-            return  # the handler has reported by itself
-        if self._options.require_turns and not context.has_tracked_turns:
-            logger.error("%s", _NO_TRACKED_TURNS.format(context.trajectory_id))
-        reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
-        if callable(on_error):
-            reward = on_error(error)
-        if reward is not None:
-            reward = parse_rewards(reward)
-        if context.completion is None:
-            self._client.report_error(error, reward)
-        elif reward is not None:
-            self._client.update_reward(reward)
-
-    def _deliver(self, rewards: tuple[float, ...]) -> None:
-        if self._context.completion is None:
-            self._client.report_complete(rewards)
-        else:
-            self._client.update_reward(rewards)
-
-    def _tolerate(self, report: Callable[[], None]) -> None:
-        """Report; what the outbox holds and a later attempt may deliver is no error."""
-        try:
-            report()
-        except (ServiceError, CredentialsError) as error:
-            if self._outbox is None or error.retry_safe is False:
-                raise
-            logger.warning(
-                "trajectory_id=<%s>, error=<%s> | not delivered yet, the feedback stays in the outbox",
-                self._context.trajectory_id,
-                error,
-            )
-
-    def _end(self, outcome: str, error: BaseException | None = None) -> None:
-        context = self._context
-        telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
-
-
-def _attach(error: BaseException, reporting: BaseException) -> None:
-    """Hang `reporting` at the end of the `__context__` chain of `error`, so that both are seen."""
-    # It was raised while `error` was handled, so its own chain leads to `error`: cut it, or the chain would be a ring.
-    link: BaseException = reporting
-    while link.__context__ is not None and link.__context__ is not error:
-        link = link.__context__
-    link.__context__ = None
-    tail = error
-    seen = {id(error)}
-    while tail.__context__ is not None and id(tail.__context__) not in seen:
-        tail = tail.__context__
-        seen.add(id(tail))
-    tail.__context__ = reporting
-    if hasattr(error, "add_note"):  # Python 3.11; a traceback does not show the chain of what was raised `from` another
-        error.add_note(f"This could not be reported to the job runtime: {type(reporting).__name__}: {reporting}")
-
-
 # --- driving the kinds of functions ----------------------------------------------------------------------------------
 
-Begin = Callable[[tuple[Any, ...], dict[str, Any]], _Rollout | None]
+Begin = Callable[[tuple[Any, ...], dict[str, Any]], Rollout | None]
 
 
-def _decorate(fn: F, options: _Options) -> F:
+def _decorate(fn: F, options: Options) -> F:
     if isinstance(fn, staticmethod | classmethod) or not callable(fn):
         raise ConfigurationError(
             f"rft_handler decorates functions, not {type(fn).__name__}; put it below @classmethod and @staticmethod"
         )
     payload_of = _payload_getter(fn)
 
-    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Rollout | None:
+    def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout | None:
         request = RolloutRequest.parse(payload_of(args, kwargs))
-        return None if request is None else _Rollout(options, request)
+        return None if request is None else Rollout(options, request)
 
     is_function = isinstance(fn, types.FunctionType | types.MethodType)
     # A callable object is of the kind of its __call__; a partial of the kind of what it holds, which inspect knows.
@@ -393,11 +176,11 @@ def _wrapper(fn: Callable[..., Any], kind: Callable[..., Any], begin: Begin) -> 
     return function
 
 
-def _repeat_items(rollout: _Rollout) -> Generator[Any, Any, Any]:
+def _repeat_items(rollout: Rollout) -> Generator[Any, Any, Any]:
     yield rollout.repeated
 
 
-def _drive_call(rollout: _Rollout, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def _drive_call(rollout: Rollout, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     rollout.received()
     if rollout.repeated is not None:
         rollout.finished(None)
@@ -419,7 +202,7 @@ def _drive_call(rollout: _Rollout, fn: Callable[..., Any], args: tuple[Any, ...]
     return result
 
 
-async def _drive_awaitable(rollout: _Rollout, start: Callable[[], Awaitable[Any]], *, received: bool = False) -> Any:
+async def _drive_awaitable(rollout: Rollout, start: Callable[[], Awaitable[Any]], *, received: bool = False) -> Any:
     if not received:
         await _received_off_the_loop(rollout)
     if rollout.repeated is not None:
@@ -435,12 +218,14 @@ async def _drive_awaitable(rollout: _Rollout, start: Callable[[], Awaitable[Any]
     return result
 
 
-async def _received_off_the_loop(rollout: _Rollout) -> None:
+async def _received_off_the_loop(rollout: Rollout) -> None:
     if rollout.has_outbox:
         await off_the_loop(rollout.received)
+    else:
+        rollout.received()
 
 
-def _drive_generator(rollout: _Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     step: Callable[[], Any] = functools.partial(next, items)
     last: object = None
     with rollout.active():
@@ -491,7 +276,7 @@ class _AsyncRelay:
 
     item: Any = None
 
-    def __init__(self, rollout: _Rollout | None, items: AsyncGenerator[Any, Any]) -> None:
+    def __init__(self, rollout: Rollout | None, items: AsyncGenerator[Any, Any]) -> None:
         self._rollout = rollout
         self._items = items
         self._step: Callable[[], Awaitable[Any]] = items.__anext__

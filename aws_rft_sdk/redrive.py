@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -18,6 +20,7 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 2.0
 """How often the background looks for pending trajectories whose next attempt is due."""
 PRUNE_SECONDS = 3600.0
+MAX_PAUSE_SECONDS = 300.0
 _ATTEMPTS = 2  # an entry that is not delivered comes back later, so one call need not be stubborn
 
 Deliver = Callable[[Outbox, Entry], None]
@@ -111,16 +114,20 @@ class Redriver:
         return self._thread.is_alive()
 
     def _run(self) -> None:
-        rounds = 0
+        pruned_at = -math.inf
+        pause = self._poll_seconds
         while True:
             try:
-                if rounds % max(1, round(PRUNE_SECONDS / self._poll_seconds)) == 0:
+                if time.monotonic() - pruned_at >= PRUNE_SECONDS:
                     self._outbox.prune()
+                    pruned_at = time.monotonic()
                 drain(self._outbox, due_only=True, deliver=self._deliver)
+                pause = self._poll_seconds
             except OutboxError as error:
-                logger.warning("outbox=<%s>, error=<%s> | the outbox is tried again later", self._outbox.path, error)
-            rounds += 1
-            if self._stopping.wait(self._poll_seconds):
+                # A handler that needs the outbox says so itself; here it is enough not to fill the log.
+                pause = min(2 * pause, MAX_PAUSE_SECONDS)
+                logger.warning("outbox=<%s>, error=<%s> | tried again in %.0f s", self._outbox.path, error, pause)
+            if self._stopping.wait(pause):
                 return
 
 

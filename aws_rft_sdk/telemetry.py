@@ -88,7 +88,7 @@ def end_rollout(
 
     Args:
         span: The span.
-        outcome: "completed", "failed", "deferred", "repeated" or "unreported".
+        outcome: "completed", "failed", "deferred", "repeated", "refused" or "unreported".
         turns: Inference calls that began, and what became of them.
         rewards: What was delivered, None for nothing.
         error: What the handler or the report of it raised, None for nothing.

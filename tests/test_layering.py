@@ -34,14 +34,16 @@ LEVELS = {
     "runtime": 5,
     "async_client": 6,
     "redrive": 6,
-    "handler": 7,
+    "_lifecycle": 7,
+    "handler": 8,
+    "shutdown": 8,
     "rewards": 3,
-    "rollout": 8,
-    "workers": 8,
-    "proof": 9,
-    "training": 9,
-    "pytest_plugin": 9,
-    "cli": 10,
+    "rollout": 9,
+    "workers": 9,
+    "proof": 10,
+    "training": 10,
+    "pytest_plugin": 10,
+    "cli": 11,
 }
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
 RUNTIME_MAY_IMPORT = {"errors", "types", "wire", "credentials", "_frozen", "settings"}

@@ -1,0 +1,302 @@
+"""The life of one rollout in a handler: what is decided, in which order, and what is reported.
+
+It is written once, without knowing what kind of function runs; `handler` drives each kind through it.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, Protocol, cast
+
+from aws_rft_sdk import redrive, telemetry
+from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
+from aws_rft_sdk.context import RFTContext, active
+from aws_rft_sdk.errors import (
+    ConfigurationError,
+    CredentialsError,
+    NoTrackedTurnsError,
+    RewardError,
+    ServiceError,
+    ShuttingDownError,
+)
+from aws_rft_sdk.outbox import Outbox, Outcome
+from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
+from aws_rft_sdk.wire import FAILED
+
+logger = logging.getLogger(__name__)
+
+
+class FeedbackClient(Protocol):
+    """What the lifecycle needs of a client. `RolloutFeedbackClient` is one."""
+
+    def report_complete(self, reward_or_list: Rewards) -> None:
+        """Seal the trajectory and deliver its reward."""
+
+    def update_reward(self, reward_or_list: Rewards) -> None:
+        """Deliver the reward of a trajectory that is sealed already."""
+
+    def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:
+        """Seal the trajectory and deliver the floor reward, or seal it as failed when `reward` is None."""
+
+
+OnError = Literal["floor", "failed"] | Callable[[BaseException], Rewards | None]
+
+
+_NO_TRACKED_TURNS = (
+    "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole "
+    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
+    "RFTContext.carry; inference tracked elsewhere needs require_turns=False"
+)
+
+
+class Options:
+    """Options of one decorated function, and how a rollout of it begins."""
+
+    def __init__(
+        self,
+        on_error: OnError,
+        floor_reward: float,
+        deferred: bool,
+        client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None,
+        require_turns: bool,
+        outbox: Outbox | str | os.PathLike[str] | None,
+    ) -> None:
+        self.outbox = outbox
+        self.on_error = on_error
+        self.floor_reward = floor_reward
+        self.deferred = deferred
+        self.client = client
+        self.require_turns = require_turns
+
+    def client_for(self, request: RolloutRequest) -> FeedbackClient:
+        client = self.client
+        if client is None:
+            return RolloutFeedbackClient(request, outbox=self.outbox)
+        if isinstance(client, type) or not hasattr(client, "report_complete"):
+            return client(request)
+        metadata = getattr(client, "metadata", None)
+        if metadata is not None and metadata.trajectory_id != request.trajectory_id:
+            raise ConfigurationError(
+                f"client= is bound to trajectory {metadata.trajectory_id!r}, the payload is of "
+                f"{request.trajectory_id!r}; pass a function that makes a client: client=RolloutFeedbackClient"
+            )
+        return client  # type: ignore[return-value] # it has the method that makes it a client
+
+
+class Rollout:
+    """One run of a handler: what is decided, in which order, and what is reported."""
+
+    def __init__(self, options: Options, request: RolloutRequest) -> None:
+        self._options = options
+        self._client = options.client_for(request)
+        self._ended = False
+        self._outbox: Outbox | None = getattr(self._client, "outbox", None)
+        self._span = telemetry.start_rollout(request)
+        self._context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
+        self.repeated: RolloutResult | None = None
+        """What was decided when the trajectory was delivered before; None when the function is to run."""
+
+    @property
+    def has_outbox(self) -> bool:
+        """Whether `received` does anything."""
+        return self._outbox is not None
+
+    @contextmanager
+    def bound(self) -> Iterator[None]:
+        """Make this the current rollout, for context and telemetry."""
+        with RFTContext.bind(self._context), telemetry.current(self._span):
+            yield
+
+    def active(self) -> AbstractContextManager[None]:
+        """Let clients in any thread find this rollout, also while it is not the current one."""
+        return active(self._context)
+
+    def received(self) -> None:
+        """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs.
+
+        Raises:
+            ShuttingDownError: This process begins no more rollouts.
+            OutboxError: The outbox cannot be written.
+        """
+        with _running_lock:
+            refused = _stopping.is_set()
+            if not refused:
+                _running.add(self)
+        if refused:
+            error = ShuttingDownError(
+                f"this process is shutting down; deliver trajectory {self._context.trajectory_id} to another one"
+            )
+            self._end("refused", error)
+            raise error
+        if self._outbox is None:
+            return
+        try:
+            entry = cast(RolloutFeedbackClient, self._client).receive()
+            redrive.start_in_background(self._outbox)
+            if entry is None or entry.completion is None:
+                return
+            rewards = entry.rewards or ()
+            self.repeated = RolloutResult(
+                reward=rewards[0] if len(rewards) == 1 else None, turns_rewards=rewards if len(rewards) > 1 else None
+            )
+            if entry.outcome is Outcome.PENDING:
+                self._tolerate(functools.partial(cast(RolloutFeedbackClient, self._client).redeliver, entry))
+        except BaseException as error:
+            self._end("unreported", error)
+            raise
+
+    def finished(self, result: object) -> None:
+        """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
+        if self.repeated is not None:
+            self._end("repeated")
+            return
+        try:
+            rewards = self._judge(result)
+            if rewards is not None:
+                self._tolerate(functools.partial(self._deliver, rewards))
+        except BaseException as error:
+            self._end("unreported", error)
+            raise
+        self._end("completed" if rewards is not None or self._context.rewards is not None else "deferred")
+
+    def failed(self, error: BaseException) -> None:
+        """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`.
+
+        A `RewardError` is not reported: what cannot be judged gets no floor, wherever in the handler that is noticed.
+        """
+        if isinstance(error, RewardError):
+            self._end("unreported", error)
+            return
+        try:
+            self._tolerate(functools.partial(self._report_failure, error))
+        except Exception as reporting:
+            logger.error(
+                "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
+                self._context.trajectory_id,
+                type(error).__name__,
+                reporting,
+            )
+            _attach(error, reporting)
+            self._end("unreported", error)
+        else:
+            self._end("failed", error)
+
+    def _judge(self, result: object) -> tuple[float, ...] | None:
+        """Return the rewards to deliver, None when there is nothing left to deliver."""
+        outcome = RolloutResult.of(result)
+        context = self._context
+        if context.rewards is not None or context.completion == FAILED:
+            return None  # the handler has reported by itself
+        if outcome is None or outcome.rewards is None:
+            if self._options.deferred:
+                return None
+            raise RewardError(
+                f"the handler returned no reward for trajectory {context.trajectory_id}: return {{'reward': x}}, a "
+                "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
+            )
+        if self._options.require_turns:
+            if not context.has_tracked_turns:
+                raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(context.trajectory_id))
+            context.check_turn_rewards(outcome.rewards)
+        return outcome.rewards
+
+    def _report_failure(self, error: BaseException) -> None:
+        context, on_error = self._context, self._options.on_error
+        if context.rewards is not None or context.completion == FAILED:
+            return  # the handler has reported by itself
+        if self._options.require_turns and not context.has_tracked_turns:
+            logger.error("%s", _NO_TRACKED_TURNS.format(context.trajectory_id))
+        reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
+        if callable(on_error):
+            reward = on_error(error)
+        if reward is not None:
+            reward = parse_rewards(reward)
+        if context.completion is None:
+            self._client.report_error(error, reward)
+        elif reward is not None:
+            self._client.update_reward(reward)
+
+    def _deliver(self, rewards: tuple[float, ...]) -> None:
+        if self._context.completion is None:
+            self._client.report_complete(rewards)
+        else:
+            self._client.update_reward(rewards)
+
+    def _tolerate(self, report: Callable[[], None]) -> None:
+        """Report; what the outbox holds and a later attempt may deliver is no error."""
+        try:
+            report()
+        except (ServiceError, CredentialsError) as error:
+            if self._outbox is None or error.retry_safe is False:
+                raise
+            logger.warning(
+                "trajectory_id=<%s>, error=<%s> | not delivered yet, the feedback stays in the outbox",
+                self._context.trajectory_id,
+                error,
+            )
+
+    def _end(self, outcome: str, error: BaseException | None = None) -> None:
+        with _running_lock:
+            _running.discard(self)
+            if self._ended:
+                return  # a shutdown has ended it, and the function went on
+            self._ended = True
+        context = self._context
+        telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
+
+
+def _attach(error: BaseException, reporting: BaseException) -> None:
+    """Hang `reporting` at the end of the `__context__` chain of `error`, so that both are seen."""
+    # It was raised while `error` was handled, so its own chain leads to `error`: cut it, or the chain would be a ring.
+    link: BaseException = reporting
+    while link.__context__ is not None and link.__context__ is not error:
+        link = link.__context__
+    link.__context__ = None
+    tail = error
+    seen = {id(error)}
+    while tail.__context__ is not None and id(tail.__context__) not in seen:
+        tail = tail.__context__
+        seen.add(id(tail))
+    tail.__context__ = reporting
+    if hasattr(error, "add_note"):  # Python 3.11; a traceback does not show the chain of what was raised `from` another
+        error.add_note(f"This could not be reported to the job runtime: {type(reporting).__name__}: {reporting}")
+
+
+# --- all rollouts of the process -------------------------------------------------------------------------------------
+
+_running: set[Rollout] = set()
+_stopping = threading.Event()
+_running_lock = threading.Lock()  # between the last look at the running ones and the first refusal none may slip in
+
+
+def stop_beginning() -> None:
+    """Refuse new rollouts in this process from now on."""
+    with _running_lock:
+        _stopping.set()
+
+
+def begin_again() -> None:
+    """Take `stop_beginning` back."""
+    _stopping.clear()
+
+
+def running() -> list[Rollout]:
+    """Return the rollouts in progress in this process."""
+    with _running_lock:
+        return list(_running)
+
+
+def _forget_after_fork() -> None:
+    # The rollouts of the parent are not the child's, and nobody here would release the lock.
+    global _running_lock
+    _running_lock = threading.Lock()
+    _running.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -1,0 +1,130 @@
+"""Ends a process that runs rollouts in good order: when a platform reclaims its container, or at any other time.
+
+New rollouts are refused, those in progress get a deadline, and what has not finished by then is reported as an error,
+so that nobody waits for it in vain. What cannot be delivered stays in the outbox.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
+from types import FrameType
+from typing import NamedTuple
+
+from aws_rft_sdk import _lifecycle
+from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 25.0
+"""Default for the whole shutdown: less than the 30 seconds after which most platforms kill."""
+REPORT_SHARE = 0.2
+"""Share of the grace period that is kept for reporting what did not finish."""
+_POLL_SECONDS = 0.05
+
+
+class Drained(NamedTuple):
+    """What became of the rollouts that were in progress."""
+
+    finished: int
+    """Ended by themselves."""
+    given_up: int
+    """Reported as errors at the deadline; or, if that took too long, not reported."""
+
+
+def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
+    """Refuse new rollouts, wait for those in progress, and report those that do not finish in time. Blocks.
+
+    A rollout that is given up is reported as `on_error` of its handler says, for a `RolloutTimeoutError`; its function
+    may still be running, and what it returns is ignored. Not for the event loop that runs the handlers: call it in a
+    thread there. Safe to repeat.
+
+    Args:
+        grace_seconds: For all of it. A fifth is kept for reporting.
+
+    Returns:
+        What became of the rollouts. New ones are still refused.
+    """
+    if not grace_seconds > 0:
+        raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+    end = time.monotonic() + grace_seconds
+    _lifecycle.stop_beginning()
+    begun = len(_lifecycle.running())
+    deadline = end - grace_seconds * REPORT_SHARE
+    while _lifecycle.running() and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+    late = _lifecycle.running()
+    if late:
+        logger.warning("rollouts=<%d> | did not finish before the shutdown and are reported as errors", len(late))
+        _give_up(late, end)
+    return Drained(finished=begun - len(late), given_up=len(late))
+
+
+def _give_up(rollouts: list[_lifecycle.Rollout], end: float) -> None:
+    error = RolloutTimeoutError("the process was shut down before the rollout had finished")
+    threads = ThreadPoolExecutor(min(32, len(rollouts)), thread_name_prefix="rft-shutdown")
+    reports = [threads.submit(rollout.failed, error) for rollout in rollouts]
+    # Not for longer than the grace period: with an outbox, what is decided by then is delivered by the next process.
+    wait(reports, timeout=max(0.0, end - time.monotonic()))
+    threads.shutdown(wait=False, cancel_futures=True)
+
+
+def drain_on_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
+    """From now on, `drain` at SIGTERM, then go on as the process would have without this: usually, end.
+
+    The process has ended when the grace period is over, whatever hangs. Call it in the main thread, after whatever else
+    handles the signal was installed: a server that installs a handler later takes this one's place, and then its own
+    hook for shutting down is where `drain` belongs.
+
+    Args:
+        grace_seconds: From the signal to the end of the process. Stay below what the platform allows.
+
+    Raises:
+        ConfigurationError: Not in the main thread, or the grace period is no positive number.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("drain_on_sigterm() sets a signal handler, so it must be called in the main thread")
+    if not grace_seconds > 0:
+        raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+    before = signal.getsignal(signal.SIGTERM)
+    begun = threading.Event()
+    drained = threading.Event()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if drained.is_set():
+            _go_on(before, number, frame)
+        elif not begun.is_set():
+            begun.set()
+            # In a thread: a signal handler interrupts the main thread, which may be in the middle of a rollout.
+            threading.Thread(target=_drain_and_end, args=(grace_seconds, drained), name="rft-shutdown").start()
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+def _drain_and_end(grace_seconds: float, drained: threading.Event) -> None:
+    end = time.monotonic() + grace_seconds
+    drain(grace_seconds)
+    drained.set()
+    os.kill(os.getpid(), signal.SIGTERM)  # the handler of before runs in the main thread
+    threading.Thread(target=_end_at, args=(end,), name="rft-shutdown-end", daemon=True).start()
+
+
+def _end_at(end: float) -> None:
+    time.sleep(max(1.0, end - time.monotonic()))
+    logger.error("the process did not end within its grace period and is ended now")
+    os._exit(128 + signal.SIGTERM)
+
+
+def _go_on(
+    before: Callable[[int, FrameType | None], object] | int | None, number: int, frame: FrameType | None
+) -> None:
+    if callable(before):
+        before(number, frame)
+    elif before != signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)

@@ -1,0 +1,1 @@
+"""Speed, measured against the floor: what the same work costs without this package."""

@@ -1,0 +1,197 @@
+"""A process that is told to end while rollouts are in progress."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from aws_rft_sdk import LocalRuntime, RFTContext, _lifecycle, rft_handler
+from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError, ShuttingDownError
+from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.shutdown import Drained, drain, drain_on_sigterm
+from aws_rft_sdk.types import TrajectoryStatus
+
+
+@pytest.fixture
+def runtime():
+    with LocalRuntime() as runtime:
+        yield runtime
+
+
+@pytest.fixture(autouse=True)
+def open_again():
+    yield
+    _lifecycle.begin_again()
+
+
+@rft_handler(require_turns=False)
+def quick(payload):
+    return 1.0
+
+
+def held(release, begun, **options):
+    @rft_handler(require_turns=False, **options)
+    def handler(payload):
+        begun.set()
+        assert release.wait(60)
+        return 1.0
+
+    return handler
+
+
+def in_thread(fn, *args):
+    results = []
+
+    def run():
+        try:
+            results.append(fn(*args))
+        except Exception as error:
+            results.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, results
+
+
+def test_drain_when_nothing_runs_then_it_returns_and_new_rollouts_are_refused(runtime):
+    payload = runtime.new_rollout("p")
+
+    assert drain(60) == Drained(0, 0)
+    with pytest.raises(ShuttingDownError, match="shutting down"):
+        quick(payload)
+
+    assert runtime.trajectories()[0].status is TrajectoryStatus.PENDING
+    assert quick({"prompt": "production"}) == 1.0
+
+
+def test_drain_when_an_async_handler_is_called_then_it_is_refused_too(runtime):
+    drain(60)
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        return 1.0
+
+    with pytest.raises(ShuttingDownError):
+        asyncio.run(handler(runtime.new_rollout("p")))
+
+
+def test_drain_when_a_rollout_finishes_in_time_then_its_reward_counts(runtime):
+    release, begun = threading.Event(), threading.Event()
+    rollout, results = in_thread(held(release, begun), runtime.new_rollout("p"))
+    assert begun.wait(30)
+    draining, drained = in_thread(drain, 60)
+    while not _lifecycle._stopping.is_set():
+        pass
+    release.set()
+    draining.join()
+    rollout.join()
+
+    assert drained == [Drained(finished=1, given_up=0)]
+    assert results == [1.0]
+    assert runtime.trajectories()[0].rewards == (1.0,)
+
+
+def test_drain_when_a_rollout_does_not_finish_then_the_floor_is_reported_and_its_result_ignored(runtime):
+    release, begun, seen = threading.Event(), threading.Event(), []
+    handler = held(release, begun, on_error=lambda error: seen.append(error) or -1.0)
+    rollout, results = in_thread(handler, runtime.new_rollout("p"))
+    assert begun.wait(30)
+
+    assert drain(2.0) == Drained(finished=0, given_up=1)
+    assert isinstance(seen[0], RolloutTimeoutError)
+    assert runtime.trajectories()[0].rewards == (-1.0,)
+    release.set()
+    rollout.join()
+
+    assert results == [1.0]
+    assert runtime.trajectories()[0].rewards == (-1.0,)
+    assert _lifecycle.running() == []
+
+
+def test_drain_on_sigterm_when_used_wrongly_then_configuration_error():
+    with pytest.raises(ConfigurationError, match="grace_seconds"):
+        drain_on_sigterm(0)
+    thread, results = in_thread(drain_on_sigterm)
+    thread.join()
+
+    assert isinstance(results[0], ConfigurationError)
+
+
+WORKER = """
+import json, sys, threading
+from aws_rft_sdk import RFTContext, rft_handler
+from aws_rft_sdk.shutdown import drain_on_sigterm
+
+ends = json.loads(sys.stdin.readline())
+begun = threading.Barrier(len(ends) + 1)
+
+@rft_handler(require_turns=False, outbox=sys.argv[1])
+def handler(payload):
+    begun.wait(30)
+    if ends[payload["prompt"]] == "finishes":
+        stopping.wait(30)
+        return 0.5
+    threading.Event().wait()  # never
+
+class Stopping:
+    def wait(self, timeout):
+        from aws_rft_sdk import _lifecycle
+        assert _lifecycle._stopping.wait(timeout)
+
+stopping = Stopping()
+payloads = [json.loads(line) for line in sys.stdin.read().splitlines()]
+threads = [threading.Thread(target=handler, args=(p,), daemon=True) for p in payloads]
+drain_on_sigterm(float(sys.argv[2]))
+for thread in threads:
+    thread.start()
+begun.wait(30)
+print("running", flush=True)
+for thread in threads:
+    thread.join()
+threading.Event().wait()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+def test_process_when_sigterm_comes_then_rollouts_finish_or_are_reported_and_it_ends(runtime, tmp_path):
+    ends = {"a": "finishes", "b": "hangs", "c": "finishes"}
+    payloads = [runtime.new_rollout(prompt) for prompt in ends]
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(tmp_path / "outbox.db"), "3"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    process.stdin.write("\n".join(json.dumps(item) for item in [ends, *payloads]))
+    process.stdin.close()
+    assert process.stdout.readline() == "running\n"
+    process.send_signal(signal.SIGTERM)
+    process.wait(60)
+    process.stdout.close()
+
+    assert process.returncode == -signal.SIGTERM
+    assert [trajectory.rewards for trajectory in runtime.trajectories()] == [(0.5,), (0.0,), (0.5,)]
+    outbox = Outbox(tmp_path / "outbox.db")
+    assert outbox.ledger() == (3, 3, 0, 0, 0)
+    outbox.close()
+
+
+def test_rollout_when_it_has_ended_then_it_is_no_longer_among_the_running(runtime):
+    seen = []
+
+    @rft_handler(require_turns=False)
+    def handler(payload):
+        seen.append(len(_lifecycle.running()))
+        RFTContext.get_headers()
+        return 1.0
+
+    handler(runtime.new_rollout("p"))
+
+    assert seen == [1]
+    assert _lifecycle.running() == []
