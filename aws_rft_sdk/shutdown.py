@@ -110,8 +110,17 @@ def _drain_and_end(grace_seconds: float, drained: threading.Event) -> None:
     end = time.monotonic() + grace_seconds
     drain(grace_seconds)
     drained.set()
-    os.kill(os.getpid(), signal.SIGTERM)  # the handler of before runs in the main thread
+    _wake_main_thread()
     threading.Thread(target=_end_at, args=(end,), name="rft-shutdown-end", daemon=True).start()
+
+
+def _wake_main_thread() -> None:
+    # Handlers run in the main thread, and only a signal to that very thread wakes it from a wait.
+    ident = threading.main_thread().ident
+    if ident is not None and hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(ident, signal.SIGTERM)
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end_at(end: float) -> None:
