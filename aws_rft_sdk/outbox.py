@@ -21,6 +21,7 @@ from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from aws_rft_sdk import telemetry
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
@@ -278,6 +279,18 @@ class Outbox:
         outcomes = [entry.outcome for entry in self.entries()]
         return Ledger(len(outcomes), *(outcomes.count(outcome) for outcome in _LEDGER_ORDER))
 
+    def count_pending(self) -> int:
+        """Return how many trajectories are decided and not confirmed; 0 if the file cannot be read."""
+        try:
+            return sum(entry.outcome is Outcome.PENDING for entry in self._unconfirmed())
+        except OutboxError:
+            return 0
+
+    def _unconfirmed(self) -> list[Entry]:
+        with self._transaction() as connection:
+            rows = connection.execute(f"{_SELECT} WHERE completion IS NOT NULL AND ended_at IS NULL")
+            return [_entry(row) for row in rows]
+
     def prune(self, older_than_seconds: float = RETENTION_SECONDS) -> int:
         """Delete trajectories that ended longer ago than that, and return how many. Others are kept, however old."""
         with self._transaction() as connection:
@@ -384,7 +397,8 @@ def shared_outbox(outbox: Outbox | str | os.PathLike[str] | None) -> Outbox | No
     path = Path(name).absolute()
     with _shared_lock:
         if path not in _shared:
-            _shared[path] = Outbox(path)
+            _shared[path] = outbox = Outbox(path)
+            telemetry.observe_outbox(str(path), outbox.count_pending)
         return _shared[path]
 
 

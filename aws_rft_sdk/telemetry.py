@@ -6,7 +6,7 @@ Names follow OpenTelemetry's conventions where there are any: `error.type`, `gen
 
 from __future__ import annotations
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
@@ -43,8 +43,19 @@ _retries = _meter.create_counter("rft.feedback.retries", unit="{request}", descr
 _untracked = _meter.create_counter(
     "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
 )
-_outbox_depth = _meter.create_up_down_counter(
-    "rft.outbox.pending", unit="{trajectory}", description="Trajectories decided and not delivered by this process"
+_outboxes: dict[str, Callable[[], int]] = {}
+
+
+def _observe_outboxes(options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
+    for path, count_pending in list(_outboxes.items()):
+        yield metrics.Observation(count_pending(), {"rft.outbox": path})
+
+
+_meter.create_observable_gauge(
+    "rft.outbox.pending",
+    [_observe_outboxes],
+    unit="{trajectory}",
+    description="Trajectories decided and not confirmed, by outbox",
 )
 
 
@@ -137,9 +148,14 @@ def end_feedback(span: Span, operation: str, outcome: str, *, attempts: int, sec
         _retries.add(attempts - 1, {"rft.feedback.operation": operation})
 
 
-def count_outbox(change: int) -> None:
-    """Count a trajectory in (1) when it is decided, and out (-1) when it is delivered."""
-    _outbox_depth.add(change)
+def observe_outbox(path: str, count_pending: Callable[[], int]) -> None:
+    """Report the depth of an outbox whenever metrics are collected.
+
+    Args:
+        path: Names the outbox.
+        count_pending: Returns how many trajectories are decided and not confirmed.
+    """
+    _outboxes[path] = count_pending
 
 
 def inject(headers: MutableMapping[str, str]) -> None:
