@@ -24,7 +24,8 @@ from aws_rft_sdk.errors import (
     ServiceError,
     ShuttingDownError,
 )
-from aws_rft_sdk.outbox import Outbox, Outcome
+from aws_rft_sdk.ledger import Outcome
+from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
 from aws_rft_sdk.wire import FAILED
 

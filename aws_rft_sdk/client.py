@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import http.cookiejar
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import requests
-import requests.adapters
 from requests.auth import AuthBase
 from urllib3.exceptions import MaxRetryError, NewConnectionError
 
 from aws_rft_sdk import telemetry, wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
+from aws_rft_sdk._session import shared_session
 from aws_rft_sdk.context import RFTContext, contexts_of
 from aws_rft_sdk.credentials import Bearer, Credentials, CredentialSource, SigV4, shared_credentials
 from aws_rft_sdk.errors import (
@@ -30,7 +28,8 @@ from aws_rft_sdk.errors import (
     StatusError,
     TrajectoryConflictError,
 )
-from aws_rft_sdk.outbox import Entry, Outbox, shared_outbox
+from aws_rft_sdk.ledger import Entry
+from aws_rft_sdk.outbox import Outbox, shared_outbox
 from aws_rft_sdk.settings import Endpoint, resolve_endpoint
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest, parse_rewards
 from aws_rft_sdk.wire import Api, FeedbackRequest
@@ -40,8 +39,6 @@ logger = logging.getLogger(__name__)
 Rewards = float | Sequence[float]
 """One number for the whole trajectory, or one for each turn in turn order."""
 Auth = Literal["sigv4", "bearer"]
-
-_POOL_SIZE = 128
 
 
 class RolloutFeedbackClient:
@@ -295,7 +292,7 @@ class RolloutFeedbackClient:
 
     def _send(self, request: FeedbackRequest, auth: AuthBase | None) -> None:
         url = self.endpoint.url + request.path
-        session = self._http or _shared_session()
+        session = self._http or shared_session()
         # A runtime on this machine needs no proxy; elsewhere those of the environment and its certificates apply.
         settings: Mapping[str, Any] = {"proxies": session.proxies}
         if not self.endpoint.is_loopback:
@@ -392,36 +389,3 @@ def _split_session(
     raise ConfigurationError(
         f"session is a {type(session).__name__}; it must be a requests.Session, or a boto3 or botocore session"
     )
-
-
-_session: requests.Session | None = None
-_session_lock = threading.Lock()
-
-
-def _shared_session() -> requests.Session:
-    global _session
-    if _session is None:
-        with _session_lock:
-            if _session is None:
-                _session = _new_session()
-    return _session
-
-
-def _new_session() -> requests.Session:
-    session = requests.Session()
-    # Cookies of one rollout must not travel with the next.
-    session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=()))
-    adapter = requests.adapters.HTTPAdapter(pool_connections=16, pool_maxsize=_POOL_SIZE)
-    session.mount("https://", adapter)
-    session.mount("http://", adapter)
-    return session
-
-
-def _forget_after_fork() -> None:
-    # Parent and child must not talk over one connection.
-    global _session, _session_lock
-    _session, _session_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -16,16 +16,14 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import NamedTuple
 
 from aws_rft_sdk import telemetry
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
+from aws_rft_sdk.ledger import Entry, Ledger, Outcome
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
-from aws_rft_sdk.wire import FAILED, READY, Api
+from aws_rft_sdk.wire import READY, Api
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_SECONDS = 30.0
@@ -62,69 +60,6 @@ _SELECT = (
     "SELECT job_arn, trajectory_id, url, api, region, auth, completion, rewards, delivered, attempts, last_error,"
     " received_at, next_attempt_at, ended_at FROM feedback"
 )
-
-
-class Outcome(str, Enum):
-    """What has become of a trajectory that was received. Each is in exactly one of these states."""
-
-    OPEN = "open"
-    """Not decided yet: its handler runs, was killed, or left the reward to someone else."""
-    PENDING = "pending"
-    """Decided, and the runtime has not confirmed it."""
-    REWARDED = "rewarded"
-    """The runtime has confirmed the reward."""
-    FAILED = "failed"
-    """The runtime has confirmed that it failed, without a reward."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One trajectory in the ledger."""
-
-    metadata: RolloutMetadata
-    endpoint: Endpoint
-    auth: str
-    """How calls about it are authenticated: "sigv4" or "bearer"."""
-    completion: str | None = None
-    """Decided status, "ready" or "failed"; None while there is none."""
-    rewards: tuple[float, ...] | None = None
-    """Decided rewards: one number, or one for each turn; None while there are none."""
-    completion_delivered: bool = False
-    attempts: int = 0
-    """Deliveries that failed."""
-    last_error: str | None = None
-    received_at: float = 0.0
-    """Seconds since the epoch."""
-    next_attempt_at: float = 0.0
-    """Seconds since the epoch before which nobody delivers it by himself."""
-    ended_at: float | None = None
-    """Seconds since the epoch when the runtime had confirmed everything; None before."""
-
-    @property
-    def outcome(self) -> Outcome:
-        """What has become of it."""
-        if self.ended_at is not None:
-            return Outcome.REWARDED if self.rewards is not None else Outcome.FAILED
-        if self.completion is None or (
-            self.completion != FAILED and self.rewards is None and self.completion_delivered
-        ):
-            return Outcome.OPEN
-        return Outcome.PENDING
-
-
-class Ledger(NamedTuple):
-    """All trajectories, counted: received = rewarded + failed + pending + open."""
-
-    received: int
-    rewarded: int
-    failed: int
-    pending: int
-    open: int
-
-    @property
-    def balances(self) -> bool:
-        """Whether the sums agree."""
-        return self.received == self.rewarded + self.failed + self.pending + self.open
 
 
 class Outbox:

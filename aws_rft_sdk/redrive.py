@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.errors import OutboxError, RFTError
-from aws_rft_sdk.outbox import Entry, Outbox, Outcome
+from aws_rft_sdk.ledger import Entry, Outcome
+from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.types import RolloutMetadata
 
 logger = logging.getLogger(__name__)

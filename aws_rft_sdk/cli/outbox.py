@@ -12,7 +12,8 @@ from rich.table import Table
 
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.outbox import Entry, Outbox, Outcome, shared_outbox
+from aws_rft_sdk.ledger import Entry, Outcome
+from aws_rft_sdk.outbox import Outbox, shared_outbox
 from aws_rft_sdk.redrive import drain
 from aws_rft_sdk.settings import OUTBOX_VARIABLE
 

@@ -11,7 +11,8 @@ from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, Rollout
 from aws_rft_sdk.async_client import AsyncRolloutFeedbackClient
 from aws_rft_sdk.client import Backoff
 from aws_rft_sdk.errors import DecisionConflictError, OutboxError, ServiceFaultError
-from aws_rft_sdk.outbox import Outbox, Outcome
+from aws_rft_sdk.ledger import Outcome
+from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.redrive import Drained, Redriver, drain, stop_in_background
 from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.types import TrajectoryStatus

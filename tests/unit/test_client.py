@@ -14,7 +14,7 @@ import responses
 from fakes import JOB_ARN, ga_payload
 from requests.exceptions import ConnectTimeout, ReadTimeout
 
-from aws_rft_sdk import client as client_module
+from aws_rft_sdk import _session
 from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
@@ -254,12 +254,12 @@ def test_call_when_409_at_once_then_conflict_and_the_next_call_starts_clean(wire
 
 
 def test_clients_when_made_in_many_threads_then_they_share_one_session() -> None:
-    client_module._forget_after_fork()
+    _session._forget_after_fork()
     barrier = threading.Barrier(8)
 
     def session(_: int) -> int:
         barrier.wait(10)
-        return id(client_module._shared_session())
+        return id(_session.shared_session())
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(session, range(8)))) == 1
