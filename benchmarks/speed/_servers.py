@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-ANSWER = "The result is 42. " * 8
+ANSWER = "The result of 40 + 2 is 42."
 _BASE = {"id": "chatcmpl-1", "created": 1, "model": "default"}
 _USAGE = {"prompt_tokens": 100, "completion_tokens": 40, "total_tokens": 140}
 TOOL_TURNS = 2

@@ -63,7 +63,9 @@ def handler_overhead(effort: Effort) -> Group:
     return Group(
         [
             difference("handler outside a rollout", of("bare"), of("outside"), target=3.0, **common),
-            difference("coroutine outside a rollout", of("bare coroutine"), of("coroutine outside"), target=3.0, **common),
+            difference(
+                "coroutine outside a rollout", of("bare coroutine"), of("coroutine outside"), target=3.0, **common
+            ),
             difference("handler within a rollout", of("bare"), of("within"), target=100.0, **common),
             difference(
                 "coroutine within a rollout",

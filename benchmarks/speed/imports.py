@@ -40,9 +40,7 @@ def import_time(effort: Effort) -> Group:
 
     # Twice the rounds: a process takes milliseconds, and its start varies by as much.
     seconds = interleave({"empty": process("pass"), "ours": process("import aws_rft_sdk")}, 2 * effort.rounds)
-    result = difference(
-        "import aws_rft_sdk", seconds["empty"], seconds["ours"], unit="ms", scale=1e3, target=30.0
-    )
+    result = difference("import aws_rft_sdk", seconds["empty"], seconds["ours"], unit="ms", scale=1e3, target=30.0)
     return Group([result], _lazy_imports())
 
 

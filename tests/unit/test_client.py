@@ -14,8 +14,7 @@ import responses
 from fakes import JOB_ARN, ga_payload
 from requests.exceptions import ConnectTimeout, ReadTimeout
 
-from aws_rft_sdk import _session
-from aws_rft_sdk import errors
+from aws_rft_sdk import _session, errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext

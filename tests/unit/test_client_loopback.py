@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from fakes import Answer, Service, error, ga_payload, refused_endpoint
 
-from aws_rft_sdk import _session
-from aws_rft_sdk import errors
+from aws_rft_sdk import _session, errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
 
