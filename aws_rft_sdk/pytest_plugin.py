@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import aws_rft_sdk
+from aws_rft_sdk.settings import TRUSTED_ENDPOINTS_VARIABLE
 
 if TYPE_CHECKING:
     from aws_rft_sdk.runtime import LocalRuntime, Policy
@@ -89,6 +90,15 @@ class RemoteView:
         metadata = {"jobArn": self._job_arn, "rolloutId": str(uuid.uuid4()), "endpoint": self.endpoint}
         return {"prompt": prompt, "metadata": metadata}
 
+    @property
+    def policy(self) -> Any:
+        """Skip the test: the service has a policy of its own."""
+        return self.__getattr__("policy")
+
+    @policy.setter
+    def policy(self, policy: Any) -> None:
+        self.__getattr__("policy")
+
     def __getattr__(self, name: str) -> Any:
         pytest.skip(f"rft_runtime.{name} needs the local runtime; this run is against {self.endpoint}")
 
@@ -117,10 +127,12 @@ def rft_server() -> Iterator[LocalRuntime]:
 
 
 @pytest.fixture
-def rft_runtime(request: pytest.FixtureRequest) -> Iterator[RuntimeView | RemoteView]:
+def rft_runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[RuntimeView | RemoteView]:
     """A clean view of the local runtime, or of the endpoint that `--rft-endpoint` names."""
     endpoint = request.config.getoption("--rft-endpoint")
     if endpoint:
+        # Whoever names an endpoint on the command line trusts it.
+        monkeypatch.setenv(TRUSTED_ENDPOINTS_VARIABLE, endpoint)
         yield RemoteView(endpoint, request.config.getoption("--rft-job-arn"))
         return
     runtime: LocalRuntime = request.getfixturevalue("rft_server")

@@ -12,8 +12,16 @@ from fakes import Service
 from aws_rft_sdk import credentials
 
 
+@pytest.fixture(scope="session")
+def aws_environment() -> dict[str, str]:
+    """Return the AWS settings that the run was started with, for tests against a real endpoint."""
+    import os
+
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+
+
 @pytest.fixture(autouse=True)
-def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def clean_environment(monkeypatch: pytest.MonkeyPatch, aws_environment: dict[str, str]) -> None:
     import os
 
     for name in list(os.environ):
