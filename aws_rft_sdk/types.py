@@ -390,6 +390,16 @@ class Trajectory:
     """Seconds since the epoch."""
 
     @property
+    def repeated_turns(self) -> tuple[int, ...]:
+        """Indexes of the turns whose request equals that of an earlier turn, in order.
+
+        Such a turn may be one call that was sampled twice: its first answer was lost and the call was made again. Then
+        one reward for each turn does not fit what the agent did.
+        """
+        requests = [turn.request for turn in self.turns]
+        return tuple(index for index, request in enumerate(requests) if request in requests[:index])
+
+    @property
     def messages(self) -> list[JSON]:
         """The conversation as the policy saw it: the messages of the last request, then its answer.
 

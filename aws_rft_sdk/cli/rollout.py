@@ -197,6 +197,8 @@ def _table(summary: Summary, total: int, success_threshold: float) -> Table:
     table.add_row("failed", _percent(summary.failed_share))
     table.add_row("not reported", str(summary.unreported))
     table.add_row("turns", turns)
+    if summary.unsure_turns:
+        table.add_row("turns perhaps sampled twice", str(summary.unsure_turns))
     table.add_row("groups with equal rewards", _percent(summary.equal_groups_share))
     return table
 

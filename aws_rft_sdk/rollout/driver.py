@@ -162,6 +162,7 @@ def _record(
         error=_explanation(context, status, error),
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=_metrics(result),
+        unsure_turns=context.turns.unsure if context is not None else 0,
     )
 
 

@@ -50,6 +50,8 @@ class RolloutRecord:
     """One number for each turn; None when there was one for the whole trajectory, or none."""
     metrics: Mapping[str, JSON] = NO_FIELDS
     """Figures that the handler returned."""
+    unsure_turns: int = 0
+    """Turns that failed and may have been sampled all the same: if the agent made the call again, it was twice."""
 
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the line end."""

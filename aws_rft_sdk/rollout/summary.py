@@ -27,6 +27,8 @@ class Summary:
     """Share of the rollouts that did not complete: failed or unreported."""
     mean_turns: float | None
     max_turns: int
+    unsure_turns: int
+    """Turns that failed and may have been sampled all the same."""
     equal_groups_share: float | None
     """Share of the groups whose rewards are all equal: they teach nothing. Groups of one are not counted."""
 
@@ -53,6 +55,7 @@ def summarize(records: Iterable[RolloutRecord], success_threshold: float = SUCCE
         failed_share=_mean([float(record.status is not RolloutStatus.COMPLETED) for record in records]),
         mean_turns=_mean([float(record.turns) for record in records]),
         max_turns=max((record.turns for record in records), default=0),
+        unsure_turns=sum(record.unsure_turns for record in records),
         equal_groups_share=_mean([float(len(set(rewards)) == 1) for rewards in compared]),
     )
 

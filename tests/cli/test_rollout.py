@@ -25,6 +25,7 @@ HANDLERS = """
 import json, os, pathlib, time
 import requests
 from aws_rft_sdk import RFTContext, RolloutResult, rft_handler
+from aws_rft_sdk.context import TurnState
 
 def infer(payload):
     answer = requests.post(
@@ -70,6 +71,16 @@ def seals_as_failed(payload):
 def no_reward_for_b(payload):
     infer(payload)
     return {"reward": None if payload["prompt"] == "b" else 1}
+
+@rft_handler
+def samples_twice(payload):
+    context = RFTContext.current()
+    turn = context.begin_turn()
+    body = {"model": "default", "messages": [{"role": "user", "content": payload["prompt"]}]}
+    url = payload["metadata"]["endpoint"] + "/v1/chat/completions"
+    requests.post(url, headers=turn.headers, json=body, timeout=30)
+    context.end_turn(turn.span_id, TurnState.FAILED)  # the answer was lost, so the call is made again
+    return {"reward": len(infer(payload)) / 10}
 
 @rft_handler
 def untracked(payload):
@@ -131,6 +142,16 @@ def test_rollout_when_records_are_kept_then_the_runtimes_turns_are_kept_too(fold
     trajectories = read_trajectories(folder / "out" / "trajectories.db")
     assert {t.trajectory_id: t.rewards for t in trajectories} == {r.id: (r.reward,) for r in records_of(folder)}
     assert [len(t.turns) for t in trajectories] == [1, 1, 1]
+
+
+def test_rollout_when_a_turn_may_have_been_sampled_twice_then_record_table_and_runtime_say_so(folder):
+    result = rollout(folder, "samples_twice", "--out", str(folder / "out"))
+
+    assert result.exit_code == 0
+    assert [(r.turns, r.unsure_turns) for r in records_of(folder)] == [(2, 1)] * 3
+    assert "perhaps sampled twice" in result.output
+    trajectories = read_trajectories(folder / "out" / "trajectories.db")
+    assert [t.repeated_turns for t in trajectories] == [(1,)] * 3
 
 
 def test_rollout_when_handler_returns_metrics_then_they_are_recorded(folder):

@@ -69,7 +69,7 @@ def test_summary_counts_what_the_records_say():
     records = [
         record(prompt_index=0, sample_index=0, reward=1.0, turns=1),
         record(prompt_index=0, sample_index=1, reward=0.0, turns=3, status=RolloutStatus.FAILED),
-        record(prompt_index=1, sample_index=0, reward=0.5),
+        record(prompt_index=1, sample_index=0, reward=0.5, unsure_turns=2),
         record(prompt_index=1, sample_index=1, reward=0.5),
         record(prompt_index=2, reward=None, turns=0, status=RolloutStatus.UNREPORTED),
     ]
@@ -83,6 +83,7 @@ def test_summary_counts_what_the_records_say():
     assert summary.failed_share == 0.4
     assert (summary.mean_turns, summary.max_turns) == (1.6, 3)
     assert summary.equal_groups_share == 0.5
+    assert summary.unsure_turns == 2
 
 
 def test_summary_of_nothing_has_no_means():
