@@ -1,0 +1,131 @@
+"""What a reward is given and what it gives back. Values only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aws_rft_sdk._frozen import JSON, freeze
+from aws_rft_sdk.errors import RewardError
+from aws_rft_sdk.types import NO_FIELDS, Trajectory, parse_reward, parse_rewards
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A finished rollout as a reward sees it. Hashable, immutable, picklable."""
+
+    messages: tuple[JSON, ...]
+    """The conversation in OpenAI chat format, in order, tool calls and tool results included, frozen."""
+    ground_truth: JSON = None
+    """What is right, of whatever form the reward knows; None when it is not known."""
+    prompt: JSON = None
+    """The prompt cell that the rollout began with; None when it is not known."""
+    metadata: Mapping[str, JSON] = NO_FIELDS
+    """Anything else that is known about the task, frozen."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "messages", tuple(freeze(message) for message in self.messages))
+        object.__setattr__(self, "ground_truth", freeze(self.ground_truth))
+        object.__setattr__(self, "prompt", freeze(self.prompt))
+        object.__setattr__(self, "metadata", freeze(self.metadata))
+
+    @classmethod
+    def of(cls, trajectory: Trajectory, ground_truth: JSON = None) -> Rollout:
+        """Return a trajectory of the runtime as a reward sees it."""
+        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt)
+
+    @classmethod
+    def of_answer(cls, answer: str, ground_truth: JSON = None, prompt: JSON = None) -> Rollout:
+        """Return a rollout that consists of one answer."""
+        return cls(({"role": "assistant", "content": answer},), ground_truth, prompt)
+
+    @property
+    def turns(self) -> tuple[JSON, ...]:
+        """The assistant messages, one for each turn, in order."""
+        return tuple(message for message in self.messages if message.get("role") in ASSISTANT_ROLES)
+
+    @property
+    def answer(self) -> str:
+        """Text of the last assistant message; "" when there is none, or when it only calls tools."""
+        return message_text(self.turns[-1]) if self.turns else ""
+
+
+ASSISTANT_ROLES = ("assistant", "nova_assistant")
+"""Roles of what the policy said; the second is what Bedrock's evaluation calls it."""
+
+
+def message_text(message: Mapping[str, Any]) -> str:
+    """Return the text of a chat message: its content, or the text parts of its content joined; "" without any."""
+    content = message.get("content")
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, Iterable):
+        return ""
+    return "".join(part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+
+
+@dataclass(frozen=True)
+class Component:
+    """One part of a reward, or a figure beside it."""
+
+    name: str
+    value: float
+    counts: bool = True
+    """Whether it is part of the reward; False for a figure that is only reported (a metric)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "value", parse_reward(self.value))
+
+
+@dataclass(frozen=True)
+class RewardResult:
+    """A reward and what it is made of.
+
+    Raises:
+        RewardError: A number is not finite, or two components have one name.
+    """
+
+    reward: float | None
+    """The aggregate; None when the rollout cannot be judged, which is not zero."""
+    components: tuple[Component, ...] = ()
+    turns_rewards: tuple[float, ...] | None = None
+    """One number for each turn in order; None when the reward is for the rollout as a whole."""
+
+    def __post_init__(self) -> None:
+        if self.reward is not None:
+            object.__setattr__(self, "reward", parse_reward(self.reward))
+        if self.turns_rewards is not None:
+            object.__setattr__(self, "turns_rewards", parse_rewards(self.turns_rewards))
+        names = [component.name for component in self.components]
+        if len(set(names)) != len(names):
+            raise RewardError(f"components of a reward need names of their own, not {names}")
+
+
+Reward = Callable[[Rollout], "float | RewardResult | None"]
+"""A reward: a plain picklable function or object. Equal rollouts get equal rewards; None says "cannot be judged"."""
+
+
+def evaluate(reward: Reward, rollout: Rollout) -> RewardResult:
+    """Apply a reward and return its result in one form.
+
+    Raises:
+        RewardError: It gave something that is neither a finite number, a `RewardResult` nor None.
+        Exception: Whatever the reward raises.
+    """
+    result = reward(rollout)
+    if result is None or isinstance(result, RewardResult):
+        return result if result is not None else RewardResult(None)
+    return RewardResult(parse_reward(result))
+
+
+class TextReward:
+    """Base of rewards that compare the text of the answer with a ground truth. Subclasses define `score`."""
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return the reward of an answer, None when it cannot be judged, for example without a usable ground truth."""
+        raise NotImplementedError
+
+    def __call__(self, rollout: Rollout) -> float | None:
+        """Return the reward of the rollout's last answer."""
+        return self.score(rollout.answer, rollout.ground_truth)
