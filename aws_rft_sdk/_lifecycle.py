@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol, cast
@@ -95,7 +96,8 @@ class Rollout:
     def __init__(self, options: Options, request: RolloutRequest) -> None:
         self._options = options
         self._client = options.client_for(request)
-        self._ended = False
+        self._claimed = False  # by the first of `finished` and `failed`, which a shutdown may call meanwhile
+        self._ended = threading.Event()
         self._outbox: Outbox | None = getattr(self._client, "outbox", None)
         self._span = telemetry.start_rollout(request)
         self._context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
@@ -141,6 +143,11 @@ class Rollout:
             redrive.start_in_background(self._outbox)
             if entry is None or entry.completion is None:
                 return
+            if entry.rewards is None and entry.completion != FAILED:
+                # Sealed, and then the process was killed before there was a reward. There is no way to more turns, but
+                # whatever the function returns or raises still gives the trajectory a reward.
+                self._context.completion = entry.completion
+                return
             rewards = entry.rewards or ()
             self.repeated = RolloutResult(
                 reward=rewards[0] if len(rewards) == 1 else None, turns_rewards=rewards if len(rewards) > 1 else None
@@ -156,6 +163,8 @@ class Rollout:
         if self.repeated is not None:
             self._end("repeated")
             return
+        if not self._claim():
+            return  # a shutdown has given it up
         try:
             rewards = self._judge(result)
             if rewards is not None:
@@ -170,6 +179,10 @@ class Rollout:
 
         A `RewardError` is not reported: what cannot be judged gets no floor, wherever in the handler that is noticed.
         """
+        if not self._claim():
+            # A shutdown gives up what has finished and is being delivered: then that is what it waits for.
+            self._ended.wait()
+            return
         if isinstance(error, RewardError):
             self._end("unreported", error)
             return
@@ -192,6 +205,7 @@ class Rollout:
         outcome = RolloutResult.of(result)
         context = self._context
         if context.rewards is not None or context.completion == FAILED:
+            self._note_untracked()
             return None  # the handler has reported by itself
         if outcome is None or outcome.rewards is None:
             if self._options.deferred:
@@ -202,6 +216,7 @@ class Rollout:
             )
         if self._options.require_turns:
             if not context.has_tracked_turns:
+                telemetry.count_untracked()
                 raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(context.trajectory_id))
             context.check_turn_rewards(outcome.rewards)
         return outcome.rewards
@@ -210,8 +225,11 @@ class Rollout:
         context, on_error = self._context, self._options.on_error
         if context.rewards is not None or context.completion == FAILED:
             return  # the handler has reported by itself
-        if self._options.require_turns and not context.has_tracked_turns:
-            logger.error("%s", _NO_TRACKED_TURNS.format(context.trajectory_id))
+        self._note_untracked()
+        if context.decided is not None:
+            # The handler told a client what the reward is, and it did not get through. Nothing else may be said.
+            self._deliver(context.decided)
+            return
         reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
         if callable(on_error):
             reward = on_error(error)
@@ -221,6 +239,17 @@ class Rollout:
             self._client.report_error(error, reward)
         elif reward is not None:
             self._client.update_reward(reward)
+
+    def _note_untracked(self) -> None:
+        if self._options.require_turns and not self._context.has_tracked_turns:
+            telemetry.count_untracked()
+            logger.error("%s", _NO_TRACKED_TURNS.format(self._context.trajectory_id))
+
+    def _claim(self) -> bool:
+        """Whether the caller is the one who decides and reports: the first to ask is."""
+        with _running_lock:
+            claimed, self._claimed = self._claimed, True
+        return not claimed
 
     def _deliver(self, rewards: tuple[float, ...]) -> None:
         if self._context.completion is None:
@@ -244,11 +273,9 @@ class Rollout:
     def _end(self, outcome: str, error: BaseException | None = None) -> None:
         with _running_lock:
             _running.discard(self)
-            if self._ended:
-                return  # a shutdown has ended it, and the function went on
-            self._ended = True
         context = self._context
         telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
+        self._ended.set()
 
 
 def _attach(error: BaseException, reporting: BaseException) -> None:
@@ -270,7 +297,7 @@ def _attach(error: BaseException, reporting: BaseException) -> None:
 
 # --- all rollouts of the process -------------------------------------------------------------------------------------
 
-_running: set[Rollout] = set()
+_running: weakref.WeakSet[Rollout] = weakref.WeakSet()  # one that never ran, and is forgotten, is not running
 _stopping = threading.Event()
 _running_lock = threading.Lock()  # between the last look at the running ones and the first refusal none may slip in
 

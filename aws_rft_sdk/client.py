@@ -20,6 +20,7 @@ from aws_rft_sdk.credentials import Bearer, Credentials, CredentialSource, SigV4
 from aws_rft_sdk.errors import (
     AccessDeniedError,
     ConfigurationError,
+    InvalidRequestError,
     PayloadError,
     RFTError,
     ServiceConnectionError,
@@ -27,6 +28,7 @@ from aws_rft_sdk.errors import (
     ServiceTimeoutError,
     StatusError,
     TrajectoryConflictError,
+    TrajectoryNotFoundError,
 )
 from aws_rft_sdk.ledger import Entry
 from aws_rft_sdk.outbox import Outbox, shared_outbox
@@ -39,6 +41,9 @@ logger = logging.getLogger(__name__)
 Rewards = float | Sequence[float]
 """One number for the whole trajectory, or one for each turn in turn order."""
 Auth = Literal["sigv4", "bearer"]
+
+_REFUSALS = (InvalidRequestError, TrajectoryNotFoundError, TrajectoryConflictError)
+"""Answers that no repetition changes."""
 
 
 class RolloutFeedbackClient:
@@ -201,28 +206,43 @@ class RolloutFeedbackClient:
 
     def _report(self, completion: str | None, rewards: tuple[float, ...] | None) -> None:
         """Decide, deliver, confirm: with an outbox, in this order on disk as well."""
-        if self.outbox is None:
-            self._deliver(completion, rewards, None)
-            return
-        entry = self.outbox.decide(self.metadata, self.endpoint, self._auth, completion, rewards)
+        entry = None
+        if self.outbox is not None:
+            entry = self.outbox.decide(self.metadata, self.endpoint, self._auth, completion, rewards)
+        for context in contexts_of(self.metadata):
+            # Known from now on, so that nothing else is said about the trajectory if this does not get through.
+            context.decided = rewards or context.decided
         self._deliver(completion, rewards, entry)
 
     def _deliver(self, completion: str | None, rewards: tuple[float, ...] | None, entry: Entry | None) -> None:
-        confirmed = entry is not None and entry.ended_at is not None
+        confirmed = entry is not None and entry.ended_at is not None and not entry.refused
+        again = entry is not None and entry.maybe_sent
         try:
             if completion is not None and not confirmed and not (entry is not None and entry.completion_delivered):
-                self._complete(completion, again=entry is not None and entry.attempts > 0)
+                self._complete(completion, again=again)
             if rewards is not None and not confirmed:
-                self._reward(rewards, again=entry is not None and entry.attempts > 0)
+                self._reward(rewards, again=again)
         except RFTError as error:
-            if self.outbox is not None:
-                self.outbox.postpone(self.metadata, f"{type(error).__name__}: {error}")
+            self._note_failure(error, again)
+            if isinstance(error, _REFUSALS):
+                for context in contexts_of(self.metadata):
+                    context.decided = None  # it was not taken, so something else may still be said
             raise
         if self.outbox is not None and not confirmed:
             self.outbox.confirm(self.metadata, ended=rewards is not None or completion == wire.FAILED)
         for context in contexts_of(self.metadata):
             context.completion = completion or context.completion
             context.rewards = rewards or context.rewards
+
+    def _note_failure(self, error: RFTError, again: bool) -> None:
+        if self.outbox is None:
+            return
+        text = f"{type(error).__name__}: {error}"
+        if isinstance(error, _REFUSALS):
+            self.outbox.refuse(self.metadata, text)
+        else:
+            maybe_sent = again or (isinstance(error, ServiceError) and error.may_have_happened)
+            self.outbox.postpone(self.metadata, text, maybe_sent=maybe_sent)
 
     def _complete(self, status: str, *, again: bool) -> None:
         if status == wire.FAILED and self.endpoint.api is Api.ALPHA:
@@ -264,7 +284,9 @@ class RolloutFeedbackClient:
                 telemetry.end_feedback(span, operation, outcome, attempts=attempts, seconds=seconds)
 
     def _send_until_done(self, request: FeedbackRequest, *, may_have_happened: bool) -> tuple[int, str]:
-        auth = self._authentication()
+        source = self._credential_source()
+        generation = source.generation
+        auth = self._authentication(source)
         telemetry.inject(request.headers)
         refreshed = False
         for attempt in range(1, self._max_attempts + 1):
@@ -276,12 +298,12 @@ class RolloutFeedbackClient:
                 if isinstance(error, TrajectoryConflictError) and may_have_happened:
                     self._log(logging.INFO, request, "done already by an earlier attempt whose answer was lost")
                     return attempt, "repeated"
-                may_have_happened = may_have_happened or _may_have_happened(error)
+                may_have_happened = error.may_have_happened = may_have_happened or _may_have_happened(error)
                 if attempt == self._max_attempts:
                     raise
                 if isinstance(error, AccessDeniedError) and auth is not None and not refreshed:
                     refreshed, delay = True, 0.0
-                    self._credential_source().refresh()
+                    source.refresh(generation)
                 elif _is_worth_repeating(error):
                     delay = self._backoff.delay(attempt, error.retry_after_seconds)
                 else:
@@ -316,8 +338,8 @@ class RolloutFeedbackClient:
 
     def _status_error(self, answer: requests.Response, request: FeedbackRequest) -> StatusError:
         body = wire.error_message(answer.content)
-        code = answer.headers.get(wire.ERROR_TYPE_HEADER)
-        request_id = answer.headers.get(wire.REQUEST_ID_HEADER)
+        code = wire.header_text(answer.headers.get(wire.ERROR_TYPE_HEADER))
+        request_id = wire.header_text(answer.headers.get(wire.REQUEST_ID_HEADER))
         return wire.error_class(answer.status_code)(
             f"{self._subject(request)} was answered with {answer.status_code}"
             f"{f' {code}' if code else ''}{f': {body}' if body else ''} (request id {request_id or 'unknown'})",
@@ -339,8 +361,7 @@ class RolloutFeedbackClient:
             return self._credentials
         return shared_credentials(network=not self.endpoint.is_loopback)
 
-    def _authentication(self) -> AuthBase | None:
-        source = self._credential_source()
+    def _authentication(self, source: Credentials) -> AuthBase | None:
         if self.endpoint.is_loopback and self._credentials is None and source.keys() is None:
             return None
         return (SigV4 if self._auth == "sigv4" else Bearer)(source, self.endpoint.region)

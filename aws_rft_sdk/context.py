@@ -10,6 +10,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -80,13 +81,16 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "request", "rewards")
+    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "decided", "request", "rewards")
 
     request: RolloutRequest
     completion: str | None
     """Status under which a feedback client has sealed the trajectory, "ready" or "failed"; None while it is open."""
     rewards: tuple[float, ...] | None
     """What a feedback client has delivered: one number, or one for each turn; None while there is no reward."""
+
+    decided: tuple[float, ...] | None
+    """Rewards that a feedback client was told to deliver, delivered or not; None while there are none."""
 
     def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
         """Begin a rollout.
@@ -97,7 +101,7 @@ class RFTContext:
         """
         self.request = request
         self.completion = None
-        self.rewards = None
+        self.decided = self.rewards = None
         self._own_span_id = own_span_id
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
         self._lock = threading.Lock()  # turns of one rollout may begin in several threads at once
@@ -311,6 +315,17 @@ def contexts_of(metadata: RolloutMetadata) -> list[RFTContext]:
     """Return the contexts in progress for a trajectory: one, or several when it was delivered more than once."""
     with _active_lock:
         return list(_active.get((metadata.job_arn, metadata.trajectory_id), ()))
+
+
+def _forget_after_fork() -> None:
+    # The rollouts of the parent go on there; here nobody would release its lock.
+    global _active_lock
+    _active_lock = threading.Lock()
+    _active.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _request_of(request: RolloutRequest | Mapping[str, Any]) -> RolloutRequest:

@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -75,7 +76,9 @@ class Credentials:
         self._clock = clock
         self._lock = threading.Lock()  # building a session and resolving its providers is not thread-safe
         self._session: CredentialSource | None = source
-        self._tokens: dict[tuple[str, str], tuple[str, float]] = {}
+        self._tokens: dict[tuple[Keys, str], tuple[str, float]] = {}
+        self.generation = 0
+        """How often `refresh` has made everything be loaded anew."""
 
     def keys(self) -> Keys | None:
         """Return the credentials of this moment, None when there are none.
@@ -83,6 +86,10 @@ class Credentials:
         Raises:
             CredentialsError: There are some, and they cannot be loaded or refreshed.
         """
+        return self._load()[0]
+
+    def _load(self) -> tuple[Keys | None, float | None]:
+        """Return the credentials of this moment and the seconds until they end, None for no known end."""
         try:
             with self._lock:
                 if self._session is None:
@@ -92,8 +99,11 @@ class Credentials:
         except botocore.exceptions.BotoCoreError as error:
             raise CredentialsError(f"AWS credentials could not be loaded: {type(error).__name__}") from error
         if frozen is None or not frozen.access_key:
-            return None
-        return Keys(frozen.access_key, frozen.secret_key, frozen.token)
+            return None, None
+        # botocore keeps the end of temporary credentials to itself.
+        ends_at = getattr(credentials, "_expiry_time", None)
+        remaining = (ends_at - datetime.now(tz=ends_at.tzinfo)).total_seconds() if ends_at is not None else None
+        return Keys(frozen.access_key, frozen.secret_key, frozen.token), remaining
 
     def require_keys(self) -> Keys:
         """Return the credentials of this moment.
@@ -101,13 +111,16 @@ class Credentials:
         Raises:
             CredentialsError: There are none, or they cannot be refreshed.
         """
-        keys = self.keys()
+        return self._required()[0]
+
+    def _required(self) -> tuple[Keys, float | None]:
+        keys, remaining = self._load()
         if keys is None:
             raise CredentialsError(
                 "no AWS credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, choose a profile with "
                 "AWS_PROFILE, or pass session="
             )
-        return keys
+        return keys, remaining
 
     def bearer_token(self, region: str) -> str:
         """Return a bearer token for the runtime in `region`, at most 300 s old and made from today's keys.
@@ -115,21 +128,29 @@ class Credentials:
         Raises:
             CredentialsError: There are no credentials.
         """
-        keys = self.require_keys()
+        keys, remaining = self._required()
         now = self._clock()
-        cached = self._tokens.get((keys.access_key, region))
+        cached = self._tokens.get((keys, region))
         if cached is not None and now - cached[1] < TOKEN_CACHE_SECONDS:
             return cached[0]
-        token = mint_token(keys, region)
+        lifetime = TOKEN_LIFETIME_SECONDS if remaining is None else min(TOKEN_LIFETIME_SECONDS, max(1, int(remaining)))
+        token = mint_token(keys, region, lifetime)
         # Replaced as a whole, so that tokens of keys that were rotated away do not pile up.
-        self._tokens = {(keys.access_key, region): (token, now)}
+        self._tokens = {(keys, region): (token, now)}
         return token
 
-    def refresh(self) -> None:
-        """Forget what is cached, so that the next signature uses newly loaded credentials."""
+    def refresh(self, generation: int | None = None) -> None:
+        """Forget what is cached, so that the next signature uses newly loaded credentials.
+
+        Args:
+            generation: Value of `generation` when the credentials were read that turned out to be no good. If someone
+                has refreshed since, nothing is done: of many calls that are refused at once, one renews. None for now.
+        """
         with self._lock:
-            self._tokens = {}
-            self._session = self._given
+            if generation is None or generation == self.generation:
+                self._tokens = {}
+                self._session = self._given
+                self.generation += 1
 
 
 def _new_session(network: bool) -> CredentialSource:

@@ -100,7 +100,10 @@ class ServiceError(RFTError):
 
     Attributes:
         attempts: How many requests were sent, retries included.
+        may_have_happened: Whether one of them may have taken effect in spite of the error.
     """
+
+    may_have_happened: bool = False
 
     def __init__(self, message: str = "", *, attempts: int = 1, retry_after_seconds: float | None = None) -> None:
         super().__init__(message, retry_after_seconds=retry_after_seconds)

@@ -12,7 +12,7 @@ import inspect
 import logging
 import os
 import types
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, cast, overload
 
@@ -20,7 +20,7 @@ from aws_rft_sdk._lifecycle import FeedbackClient, OnError, Options, Rollout
 from aws_rft_sdk._threads import off_the_loop
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.outbox import Outbox
-from aws_rft_sdk.types import RolloutRequest, carries_reward, parse_reward
+from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward
 
 logger = logging.getLogger(__name__)
 
@@ -238,6 +238,13 @@ def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Gener
                     result = stop.value
                     rollout.finished(result if carries_reward(result) else last)
                     return result
+                except GeneratorExit:
+                    # The consumer has left. If the reward was among what it took, the rollout has a result.
+                    if isinstance(last, Mapping | RolloutResult):
+                        rollout.finished(last)
+                    else:
+                        rollout.failed(GeneratorExit("the consumer left before there was a reward"))
+                    raise
                 except BaseException as error:
                     rollout.failed(error)
                     raise
@@ -302,6 +309,13 @@ class _AsyncRelay:
             except StopAsyncIteration:
                 await off_the_loop(self._rollout.finished, self._last)
                 return False
+            except GeneratorExit:
+                # The consumer has left. If the reward was among what it took, the rollout has a result.
+                if isinstance(self._last, Mapping | RolloutResult):
+                    await off_the_loop(self._rollout.finished, self._last)
+                else:
+                    await off_the_loop(self._rollout.failed, GeneratorExit("the consumer left before a reward came"))
+                raise
             except BaseException as error:
                 await off_the_loop(self._rollout.failed, error)
                 raise

@@ -21,7 +21,7 @@ class Outcome(str, Enum):
     REWARDED = "rewarded"
     """The runtime has confirmed the reward."""
     FAILED = "failed"
-    """The runtime has confirmed that it failed, without a reward."""
+    """It ended without a reward: as decided, or since the runtime refuses the feedback for good (`last_error`)."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,10 @@ class Entry:
     rewards: tuple[float, ...] | None = None
     """Decided rewards: one number, or one for each turn; None while there are none."""
     completion_delivered: bool = False
+    maybe_sent: bool = False
+    """Whether something of the decision may have reached the runtime without being confirmed."""
+    refused: bool = False
+    """Whether the runtime refuses the feedback for good."""
     attempts: int = 0
     """Deliveries that failed."""
     last_error: str | None = None
@@ -51,7 +55,7 @@ class Entry:
     def outcome(self) -> Outcome:
         """What has become of it."""
         if self.ended_at is not None:
-            return Outcome.REWARDED if self.rewards is not None else Outcome.FAILED
+            return Outcome.FAILED if self.refused or self.rewards is None else Outcome.REWARDED
         if self.completion is None or (
             self.completion != FAILED and self.rewards is None and self.completion_delivered
         ):

@@ -14,9 +14,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+import weakref
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from aws_rft_sdk import telemetry
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
@@ -25,7 +28,7 @@ from aws_rft_sdk.settings import OUTBOX_VARIABLE, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import READY, Api
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 BUSY_TIMEOUT_SECONDS = 30.0
 RETENTION_SECONDS = 7 * 86_400.0
 """How long ended trajectories are kept: longer than any job, so that a late second delivery is recognised."""
@@ -43,10 +46,13 @@ CREATE TABLE IF NOT EXISTS feedback (
     url TEXT NOT NULL,
     api TEXT NOT NULL,
     region TEXT NOT NULL,
+    source TEXT NOT NULL,
     auth TEXT NOT NULL,
     completion TEXT,
     rewards TEXT,
     delivered TEXT NOT NULL DEFAULT '',
+    maybe_sent INTEGER NOT NULL DEFAULT 0,
+    refused INTEGER NOT NULL DEFAULT 0,
     attempts INTEGER NOT NULL DEFAULT 0,
     last_error TEXT,
     received_at REAL NOT NULL,
@@ -57,8 +63,8 @@ CREATE TABLE IF NOT EXISTS feedback (
 CREATE INDEX IF NOT EXISTS pending ON feedback (next_attempt_at) WHERE completion IS NOT NULL AND ended_at IS NULL;
 """
 _SELECT = (
-    "SELECT job_arn, trajectory_id, url, api, region, auth, completion, rewards, delivered, attempts, last_error,"
-    " received_at, next_attempt_at, ended_at FROM feedback"
+    "SELECT job_arn, trajectory_id, url, api, region, source, auth, completion, rewards, delivered, maybe_sent,"
+    " refused, attempts, last_error, received_at, next_attempt_at, ended_at FROM feedback"
 )
 
 
@@ -81,8 +87,10 @@ class Outbox:
             raise ConfigurationError(f"the outbox {self.path} is a folder; name a file")
         self._clock = clock
         self._lock = threading.RLock()  # one connection, used by one thread at a time
+        self._lock_process = os.getpid()
         self._connection: sqlite3.Connection | None = None
         self._process = 0
+        telemetry.observe_outbox(str(self.path), weakref.WeakMethod(self.count_pending))
 
     def __repr__(self) -> str:
         return f"<Outbox {str(self.path)!r}>"
@@ -118,7 +126,8 @@ class Outbox:
             rewards: One number, or one for each turn; None for none (yet).
 
         Returns:
-            The entry with the decision in it; what of it is delivered already need not be sent again.
+            The entry with the decision in it, and with `maybe_sent` as it was before; what of it is delivered already
+            need not be sent again.
 
         Raises:
             DecisionConflictError: It was decided before, in another way.
@@ -139,7 +148,7 @@ class Outbox:
                 )
             decided = rewards if rewards is not None else entry.rewards
             connection.execute(
-                "UPDATE feedback SET completion = ?, rewards = ?, delivered = ?, next_attempt_at = ?"
+                "UPDATE feedback SET completion = ?, rewards = ?, delivered = ?, maybe_sent = 1, next_attempt_at = ?"
                 " WHERE job_arn = ? AND trajectory_id = ?",
                 (
                     completion,
@@ -149,7 +158,8 @@ class Outbox:
                     *_key(metadata),
                 ),
             )
-            return self._select(connection, metadata)
+            # From now on it counts as sent until someone knows better, since this process may be killed at any moment.
+            return replace(self._select(connection, metadata), maybe_sent=entry.maybe_sent)
 
     def confirm(self, metadata: RolloutMetadata, *, ended: bool) -> None:
         """Note that the runtime has confirmed the completion, and with `ended` all that will ever be said.
@@ -159,20 +169,35 @@ class Outbox:
         """
         with self._transaction() as connection:
             connection.execute(
-                "UPDATE feedback SET delivered = ?, last_error = NULL, ended_at = ?"
+                "UPDATE feedback SET delivered = ?, maybe_sent = 0, refused = 0, last_error = NULL, ended_at = ?"
                 " WHERE job_arn = ? AND trajectory_id = ?",
                 (COMPLETION, self._clock() if ended else None, *_key(metadata)),
             )
 
-    def postpone(self, metadata: RolloutMetadata, error: str) -> None:
-        """Note that a delivery failed, and when it is worth another attempt: after 1, 2, 4, ... at most 300 seconds."""
+    def postpone(self, metadata: RolloutMetadata, error: str, *, maybe_sent: bool) -> None:
+        """Note that a delivery failed, and when it is worth another attempt: after 1, 2, 4, ... at most 300 seconds.
+
+        Args:
+            metadata: The trajectory.
+            error: What went wrong.
+            maybe_sent: Whether anything of the decision may have taken effect all the same, now or before.
+        """
         with self._transaction() as connection:
             attempts = self._select(connection, metadata).attempts + 1
             delay = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2.0 ** min(attempts - 1, 32))
             connection.execute(
-                "UPDATE feedback SET attempts = ?, last_error = ?, next_attempt_at = ?"
+                "UPDATE feedback SET attempts = ?, last_error = ?, maybe_sent = ?, next_attempt_at = ?"
                 " WHERE job_arn = ? AND trajectory_id = ?",
-                (attempts, error, self._clock() + delay, *_key(metadata)),
+                (attempts, error, maybe_sent, self._clock() + delay, *_key(metadata)),
+            )
+
+    def refuse(self, metadata: RolloutMetadata, error: str) -> None:
+        """Note that the runtime refuses the feedback for good: the trajectory has ended, without a reward."""
+        with self._transaction() as connection:
+            connection.execute(
+                "UPDATE feedback SET attempts = attempts + 1, last_error = ?, refused = 1, ended_at = ?"
+                " WHERE job_arn = ? AND trajectory_id = ?",
+                (error, self._clock(), *_key(metadata)),
             )
 
     def claim(self, *, due_only: bool = True, exclude: Container[RolloutMetadata] = ()) -> Entry | None:
@@ -192,7 +217,8 @@ class Outbox:
             for entry in map(_entry, rows):
                 if entry.outcome is Outcome.PENDING and entry.metadata not in exclude:
                     connection.execute(
-                        "UPDATE feedback SET next_attempt_at = ? WHERE job_arn = ? AND trajectory_id = ?",
+                        "UPDATE feedback SET next_attempt_at = ?, maybe_sent = 1"
+                        " WHERE job_arn = ? AND trajectory_id = ?",
                         (now + LEASE_SECONDS, *_key(entry.metadata)),
                     )
                     return entry
@@ -200,7 +226,7 @@ class Outbox:
 
     def entries(self) -> list[Entry]:
         """Return all trajectories in the order in which they were received."""
-        with self._transaction() as connection:
+        with self._transaction(kind="DEFERRED") as connection:
             return [_entry(row) for row in connection.execute(f"{_SELECT} ORDER BY received_at, trajectory_id")]
 
     def find(self, metadata: RolloutMetadata) -> Entry | None:
@@ -222,15 +248,19 @@ class Outbox:
             return 0
 
     def _unconfirmed(self) -> list[Entry]:
-        with self._transaction() as connection:
+        with self._transaction(kind="DEFERRED") as connection:
             rows = connection.execute(f"{_SELECT} WHERE completion IS NOT NULL AND ended_at IS NULL")
             return [_entry(row) for row in rows]
 
     def prune(self, older_than_seconds: float = RETENTION_SECONDS) -> int:
-        """Delete trajectories that ended longer ago than that, and return how many. Others are kept, however old."""
+        """Delete what ended, or was received and never decided, longer ago than that; return how much it was.
+
+        What is decided and not delivered is kept, however old.
+        """
+        before = self._clock() - older_than_seconds
         with self._transaction() as connection:
             return connection.execute(
-                "DELETE FROM feedback WHERE ended_at < ?", (self._clock() - older_than_seconds,)
+                "DELETE FROM feedback WHERE ended_at < ? OR (completion IS NULL AND received_at < ?)", (before, before)
             ).rowcount
 
     def close(self) -> None:
@@ -242,9 +272,9 @@ class Outbox:
 
     def _insert(self, connection: sqlite3.Connection, metadata: RolloutMetadata, endpoint: Endpoint, auth: str) -> None:
         connection.execute(
-            "INSERT INTO feedback (job_arn, trajectory_id, url, api, region, auth, received_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (*_key(metadata), endpoint.url, endpoint.api.value, endpoint.region, auth, self._clock()),
+            "INSERT INTO feedback (job_arn, trajectory_id, url, api, region, source, auth, received_at)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (*_key(metadata), *endpoint[:2], endpoint.region, endpoint.source, auth, self._clock()),
         )
 
     @staticmethod
@@ -254,13 +284,16 @@ class Outbox:
         )
 
     @contextmanager
-    def _transaction(self, *, durable: bool = False) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, *, durable: bool = False, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
         """Run the body in one transaction; `durable` ones survive a power failure, all survive the process."""
+        if self._lock_process != os.getpid():
+            # After a fork nobody may be left who would release the parent's lock.
+            self._lock, self._lock_process = threading.RLock(), os.getpid()
         with self._lock:
             try:
                 connection = self._open()
                 connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-                connection.execute("BEGIN IMMEDIATE")
+                connection.execute(f"BEGIN {kind}")
                 try:
                     yield connection
                 except BaseException:
@@ -278,6 +311,7 @@ class Outbox:
         if self._connection is not None and self._process == os.getpid():
             return self._connection
         # A connection must not be used, nor closed, on the other side of a fork: it is forgotten there.
+        _create_for_us_alone(self.path)
         connection = sqlite3.connect(
             self.path, timeout=BUSY_TIMEOUT_SECONDS, isolation_level=None, check_same_thread=False
         )
@@ -295,6 +329,14 @@ class Outbox:
             raise
         self._connection, self._process = connection, os.getpid()
         return connection
+
+
+def _create_for_us_alone(path: Path) -> None:
+    """Create the file so that only its owner may read it: it says where credentials are sent."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise sqlite3.OperationalError(error.strerror) from error
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -332,8 +374,7 @@ def shared_outbox(outbox: Outbox | str | os.PathLike[str] | None) -> Outbox | No
     path = Path(name).absolute()
     with _shared_lock:
         if path not in _shared:
-            _shared[path] = outbox = Outbox(path)
-            telemetry.observe_outbox(str(path), outbox.count_pending)
+            _shared[path] = Outbox(path)
         return _shared[path]
 
 
@@ -354,20 +395,23 @@ def _key(metadata: RolloutMetadata) -> tuple[str, str]:
     return metadata.job_arn, metadata.trajectory_id
 
 
-def _entry(row: tuple[object, ...]) -> Entry:
-    (job_arn, trajectory_id, url, api, region, auth, completion, rewards, delivered, attempts, last_error, *times) = row
+def _entry(row: Sequence[Any]) -> Entry:
+    job_arn, trajectory_id, url, api, region, source, auth, completion, rewards, delivered, *rest = row
+    maybe_sent, refused, attempts, last_error, received_at, next_attempt_at, ended_at = rest
     return Entry(
-        metadata=RolloutMetadata(job_arn=str(job_arn), trajectory_id=str(trajectory_id)),
-        endpoint=Endpoint(str(url), Api(api), str(region), "outbox"),
-        auth=str(auth),
-        completion=completion,  # type: ignore[arg-type] # the column's type
-        rewards=None if rewards is None else tuple(json.loads(str(rewards))),
+        metadata=RolloutMetadata(job_arn=job_arn, trajectory_id=trajectory_id),
+        endpoint=Endpoint(url, Api(api), region, source),
+        auth=auth,
+        completion=completion,
+        rewards=None if rewards is None else tuple(json.loads(rewards)),
         completion_delivered=delivered == COMPLETION,
-        attempts=attempts,  # type: ignore[arg-type] # the column's type
-        last_error=last_error,  # type: ignore[arg-type] # the column's type
-        received_at=times[0],  # type: ignore[arg-type] # the column's type
-        next_attempt_at=times[1],  # type: ignore[arg-type] # the column's type
-        ended_at=times[2],  # type: ignore[arg-type] # the column's type
+        maybe_sent=bool(maybe_sent),
+        refused=bool(refused),
+        attempts=attempts,
+        last_error=last_error,
+        received_at=received_at,
+        next_attempt_at=next_attempt_at,
+        ended_at=ended_at,
     )
 
 

@@ -19,6 +19,7 @@ import pytest
 
 import aws_rft_sdk
 from aws_rft_sdk.settings import TRUSTED_ENDPOINTS_VARIABLE
+from aws_rft_sdk.types import ProblemKind
 
 if TYPE_CHECKING:
     from aws_rft_sdk.runtime import LocalRuntime, Policy
@@ -68,9 +69,9 @@ class RuntimeView:
         """Return the records of this test's rollouts in the order in which they were started."""
         return [self._runtime.trajectory(trajectory_id) for trajectory_id in self._started]
 
-    def problems(self) -> dict[str, list[str]]:
+    def problems(self) -> dict[ProblemKind, list[str]]:
         """Return what this test left behind: the kind of problem, and the trajectories that have it."""
-        found: dict[str, list[str]] = {}
+        found: dict[ProblemKind, list[str]] = {}
         started = set(self._started)
         for problem in self._runtime.problems():
             if problem.trajectory_id in started:
@@ -112,8 +113,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the marker and check that the two options come together."""
+    kinds = ", ".join(f'"{kind.value}"' for kind in ProblemKind)
     config.addinivalue_line(
-        "markers", f"{MARKER}(*kinds): let the test leave rollouts behind: open, no_turns, no_reward"
+        "markers", f"{MARKER}(*kinds): rollouts that the test may leave behind, of {kinds}; all without"
     )
     if bool(config.getoption("--rft-endpoint")) != bool(config.getoption("--rft-job-arn")):
         raise pytest.UsageError("--rft-endpoint and --rft-job-arn belong together")
@@ -142,12 +144,20 @@ def rft_runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         yield view
     finally:
         runtime.policy = policy
-    marker = request.node.get_closest_marker(MARKER)
-    _check(view.problems(), frozenset(marker.args if marker is not None else ()))
+    _check(view.problems(), _allowed(request.node.get_closest_marker(MARKER)))
 
 
-def _check(problems: Mapping[str, list[str]], allowed: frozenset[str]) -> None:
-    refused = {kind: trajectories for kind, trajectories in problems.items() if kind not in allowed}
+def _allowed(marker: pytest.Mark | None) -> frozenset[ProblemKind]:
+    if marker is None:
+        return frozenset()
+    known = {kind.value for kind in ProblemKind}
+    if unknown := [kind for kind in marker.args if kind not in known]:
+        raise pytest.UsageError(f"@pytest.mark.{MARKER} knows {', '.join(sorted(known))}, not {unknown[0]!r}")
+    return frozenset(ProblemKind(kind) for kind in marker.args) or frozenset(ProblemKind)
+
+
+def _check(problems: Mapping[ProblemKind, list[str]], allowed: frozenset[ProblemKind]) -> None:
+    refused = {kind.value: trajectories for kind, trajectories in problems.items() if kind not in allowed}
     if not refused:
         return
     lines = [f"  {kind}: {trajectory}" for kind, trajectories in refused.items() for trajectory in trajectories]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import NamedTuple
 
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.errors import OutboxError, RFTError
-from aws_rft_sdk.ledger import Entry, Outcome
+from aws_rft_sdk.ledger import Entry
 from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.settings import PAYLOAD, check_trusted
 from aws_rft_sdk.types import RolloutMetadata
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,8 @@ class Drained(NamedTuple):
     """Trajectories whose feedback the runtime has confirmed now."""
     postponed: int
     """Trajectories that are still pending."""
+    refused: int = 0
+    """Trajectories whose feedback the runtime refuses for good: they count as failed now."""
 
 
 def deliver(outbox: Outbox, entry: Entry) -> None:
@@ -42,17 +46,22 @@ def deliver(outbox: Outbox, entry: Entry) -> None:
     Raises:
         RFTError: It could not be delivered; the entry is postponed. Safe to repeat.
     """
-    # The endpoint was found trustworthy when the trajectory was received, so it is given as our own.
-    client = RolloutFeedbackClient(
-        entry.metadata,
-        endpoint=entry.endpoint.url,
-        region=entry.endpoint.region,
-        api=entry.endpoint.api,
-        auth="bearer" if entry.auth == "bearer" else "sigv4",
-        max_attempts=_ATTEMPTS,
-        outbox=outbox,
-    )
-    # It is not known whether an earlier process sent it, so an answer "already done" counts as done.
+    try:
+        if entry.endpoint.source == PAYLOAD:
+            # It was trusted when the trajectory was received; but who can write the file could have written another.
+            check_trusted(entry.endpoint.url)
+        client = RolloutFeedbackClient(
+            entry.metadata,
+            endpoint=entry.endpoint.url,
+            region=entry.endpoint.region,
+            api=entry.endpoint.api,
+            auth="bearer" if entry.auth == "bearer" else "sigv4",
+            max_attempts=_ATTEMPTS,
+            outbox=outbox,
+        )
+    except RFTError as error:
+        outbox.postpone(entry.metadata, f"{type(error).__name__}: {error}", maybe_sent=entry.maybe_sent)
+        raise
     client.redeliver(entry)
 
 
@@ -68,7 +77,7 @@ def drain(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver)
         OutboxError: The file cannot be used.
     """
     tried: set[RolloutMetadata] = set()
-    delivered = 0
+    delivered = refused = 0
     while (entry := outbox.claim(due_only=due_only, exclude=tried)) is not None:
         tried.add(entry.metadata)
         try:
@@ -76,12 +85,19 @@ def drain(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver)
         except OutboxError:
             raise
         except RFTError as error:
-            logger.warning(
-                "trajectory_id=<%s>, error=<%s> | feedback stays in the outbox", entry.metadata.trajectory_id, error
+            after = outbox.find(entry.metadata)
+            given_up = after is not None and after.refused
+            refused += given_up
+            logger.log(
+                logging.ERROR if given_up else logging.WARNING,
+                "trajectory_id=<%s>, error=<%s> | %s",
+                entry.metadata.trajectory_id,
+                error,
+                "the runtime refuses the feedback for good" if given_up else "feedback stays in the outbox",
             )
         else:
             delivered += 1
-    return Drained(delivered, len(tried) - delivered)
+    return Drained(delivered, len(tried) - delivered - refused, refused)
 
 
 class Redriver:
@@ -155,6 +171,12 @@ def stop_in_background(outbox: Outbox) -> None:
         redriver.stop()
 
 
-def pending_of(outbox: Outbox) -> list[Entry]:
-    """Return the trajectories that are decided and not delivered, oldest first."""
-    return [entry for entry in outbox.entries() if entry.outcome is Outcome.PENDING]
+def _forget_after_fork() -> None:
+    # Threads do not survive a fork, and nobody would release the lock.
+    global _lock
+    _lock = threading.Lock()
+    _redrivers.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -25,6 +25,8 @@ API_VARIABLE = "RFT_API"
 ENDPOINT_VARIABLE = "RFT_RUNTIME_ENDPOINT"
 STAGE_VARIABLE = "RFT_STAGE"
 TRUSTED_ENDPOINTS_VARIABLE = "RFT_TRUSTED_ENDPOINTS"
+PAYLOAD = "payload"
+"""`Endpoint.source` of an endpoint that a payload named: untrusted input."""
 OUTBOX_VARIABLE = "RFT_OUTBOX"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 
@@ -141,7 +143,7 @@ def _endpoint_url(
         return _checked_form(endpoint, "endpoint="), "endpoint="
     if metadata.endpoint:
         check_trusted(metadata.endpoint, trusted_endpoints)
-        return metadata.endpoint, "payload"
+        return metadata.endpoint, PAYLOAD
     if configured := environment(ENDPOINT_VARIABLE):
         return _checked_form(configured, ENDPOINT_VARIABLE), ENDPOINT_VARIABLE
     return default_endpoint(region, environment(STAGE_VARIABLE)), "default"

@@ -34,7 +34,8 @@ class Drained(NamedTuple):
     finished: int
     """Ended by themselves."""
     given_up: int
-    """Reported as errors at the deadline; or, if that took too long, not reported."""
+    """Still in progress at the deadline: reported as errors, or delivered if they had just finished; or, if that took
+    too long, neither."""
 
 
 def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:

@@ -43,12 +43,14 @@ _retries = _meter.create_counter("rft.feedback.retries", unit="{request}", descr
 _untracked = _meter.create_counter(
     "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
 )
-_outboxes: dict[str, Callable[[], int]] = {}
+_outboxes: dict[str, Callable[[], Callable[[], int] | None]] = {}
 
 
 def _observe_outboxes(options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
-    for path, count_pending in list(_outboxes.items()):
-        yield metrics.Observation(count_pending(), {"rft.outbox": path})
+    for path, reference in list(_outboxes.items()):
+        count_pending = reference()
+        if count_pending is not None:
+            yield metrics.Observation(count_pending(), {"rft.outbox": path})
 
 
 _meter.create_observable_gauge(
@@ -114,8 +116,6 @@ def end_rollout(
         span.set_attribute("rft.reward", sum(rewards))
         _rewards.record(sum(rewards))
     _rollouts.add(1, attributes)
-    if turns.begun == 0:
-        _untracked.add(1)
     span.end()
 
 
@@ -148,14 +148,19 @@ def end_feedback(span: Span, operation: str, outcome: str, *, attempts: int, sec
         _retries.add(attempts - 1, {"rft.feedback.operation": operation})
 
 
-def observe_outbox(path: str, count_pending: Callable[[], int]) -> None:
-    """Report the depth of an outbox whenever metrics are collected.
+def observe_outbox(path: str, reference: Callable[[], Callable[[], int] | None]) -> None:
+    """Report the depth of an outbox whenever metrics are collected, as long as it is there.
 
     Args:
         path: Names the outbox.
-        count_pending: Returns how many trajectories are decided and not confirmed.
+        reference: A weak reference to what counts the trajectories that are decided and not confirmed.
     """
-    _outboxes[path] = count_pending
+    _outboxes[path] = reference
+
+
+def count_untracked() -> None:
+    """Count a rollout of which no inference call was tracked."""
+    _untracked.add(1)
 
 
 def inject(headers: MutableMapping[str, str]) -> None:

@@ -176,6 +176,13 @@ class RolloutRequest:
         source = wire.find_rollout(payload)
         if source is None:
             return None
+        try:
+            return cls._read(source)
+        except RecursionError:
+            raise PayloadError("the payload nests too deeply to be read", field="") from None
+
+    @classmethod
+    def _read(cls, source: Mapping[str, Any]) -> RolloutRequest:
         known = wire.read_fields(source, wire.REQUEST_FIELDS)
         return cls(
             prompt=known.values.get("prompt"),
@@ -341,6 +348,17 @@ class TrajectoryStatus(str, Enum):
     """Sealed, not used for training."""
     REWARD_RECEIVED = "REWARD_RECEIVED"
     """Sealed and rewarded: eligible for training."""
+
+
+class ProblemKind(str, Enum):
+    """What is wrong with a trajectory whose rollout is over."""
+
+    OPEN = "open"
+    """It was never sealed."""
+    UNREWARDED = "unrewarded"
+    """It was sealed as ready, and no reward came."""
+    NO_TURNS = "no-turns"
+    """It was sealed as ready without one tracked inference call."""
 
 
 @dataclass(frozen=True)

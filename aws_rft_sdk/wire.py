@@ -154,7 +154,32 @@ def error_message(body: bytes) -> str:
         parsed = None
     if isinstance(parsed, Mapping):
         text = str(parsed.get("Message") or parsed.get("message") or text)
-    return "".join(c if c.isprintable() else " " for c in text[:MESSAGE_MAX_LENGTH]).strip()
+    return _printable(_redacted(text), MESSAGE_MAX_LENGTH)
+
+
+def header_text(value: str | None) -> str | None:
+    """Return a header of an answer, made safe to log: printable and at most 128 characters; None without one."""
+    return _printable(_redacted(value), 128) or None if value is not None else None
+
+
+# What a service, or a proxy before it, may quote of our request.
+_SECRETS = re.compile(
+    r"sagemaker-api-key-[A-Za-z0-9+/=_-]*"
+    r"|Signature=[0-9A-Za-z]+"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"
+    r"|x-amz-security-token[\"']?\s*[:=]\s*\S+"
+    r"|authorization[\"']?\s*[:=][^\r\n]*"
+    r"|[A-Za-z0-9+/=_-]{100,}",
+    re.IGNORECASE,
+)
+
+
+def _redacted(text: str) -> str:
+    return _SECRETS.sub("<removed>", text)
+
+
+def _printable(text: str, limit: int) -> str:
+    return "".join(c if c.isprintable() else " " for c in text[:limit]).strip()
 
 
 # --- payloads --------------------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from fakes import Service
 
 from aws_rft_sdk import credentials
 
+pytest_plugins = ["pytester"]
+
 
 @pytest.fixture(scope="session")
 def aws_environment() -> dict[str, str]:

@@ -14,12 +14,15 @@ import aws_rft_sdk
 
 ROOT = Path(__file__).parents[1]
 NAMES = [
+    "AsyncRolloutFeedbackClient",
     "LocalRuntime",
+    "Outbox",
     "RFTContext",
     "RolloutFeedbackClient",
     "RolloutRequest",
     "RolloutResult",
     "rft_handler",
+    "runtime_model",
     "wrap_model",
 ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -28,12 +29,27 @@ def parse_policy(value: str) -> Policy:
     """
     kind, _, target = value.partition(":")
     if kind == "callable" and target:
-        return CallablePolicy(load_callable(target))
+        return CallablePolicy(load_function(target))
     if kind == "replay" and target:
         return ReplayPolicy(target)
     if kind == "upstream" and target:
         return UpstreamPolicy(target)
     raise ConfigurationError(f"policy {value!r} has none of the forms callable:FILE.py:FN, replay:FILE, upstream:URL")
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """Load a function that an argument names.
+
+    Raises:
+        ConfigurationError: It is not there, or importing its module failed; the traceback goes to stderr.
+    """
+    try:
+        return load_callable(reference)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        traceback.print_exc()
+        raise ConfigurationError(f"importing {reference} failed: {type(error).__name__}: {error}") from error
 
 
 def usage_errors(fn: F) -> F:

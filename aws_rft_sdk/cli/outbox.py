@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.errors import ConfigurationError
@@ -16,8 +17,6 @@ from aws_rft_sdk.ledger import Entry, Outcome
 from aws_rft_sdk.outbox import Outbox, shared_outbox
 from aws_rft_sdk.redrive import drain
 from aws_rft_sdk.settings import OUTBOX_VARIABLE
-
-_UNENDED = (Outcome.PENDING, Outcome.OPEN)
 
 
 @click.group("outbox")
@@ -27,23 +26,23 @@ def command() -> None:
 
 @command.command("status")
 @click.argument("path", required=False, type=click.Path(dir_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Print the ledger and all entries that have not ended as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the ledger and what has not ended well as JSON.")
 @click.pass_context
 @usage_errors
 def status(ctx: click.Context, path: str | None, as_json: bool) -> None:
     """Print the ledger: what has become of each trajectory received.
 
-    Exit status: 0 when nothing is pending, 1 when something is.
+    Exit status: 0 when nothing is pending or was refused for good, 1 when something is or was.
     """
     outbox = _existing(path)
     entries = outbox.entries()
     ledger = outbox.ledger()
-    unended = [entry for entry in entries if entry.outcome in _UNENDED]
+    shown = [entry for entry in entries if entry.refused or entry.outcome in (Outcome.PENDING, Outcome.OPEN)]
     if as_json:
-        click.echo(json.dumps({**ledger._asdict(), "entries": [_fields(entry) for entry in unended]}, indent=2))
+        click.echo(json.dumps({**ledger._asdict(), "entries": [_fields(entry) for entry in shown]}, indent=2))
     else:
-        _print(ledger._asdict(), unended)
-    ctx.exit(1 if ledger.pending else 0)
+        _print(ledger._asdict(), shown)
+    ctx.exit(1 if ledger.pending or any(entry.refused for entry in entries) else 0)
 
 
 @command.command("drain")
@@ -53,11 +52,12 @@ def status(ctx: click.Context, path: str | None, as_json: bool) -> None:
 def drain_command(ctx: click.Context, path: str | None) -> None:
     """Deliver everything that is pending, once each, whether it is due or not.
 
-    Exit status: 0 when nothing is left, 1 when something is.
+    Exit status: 0 when nothing is left, 1 when something is, or was refused for good.
     """
     result = drain(_existing(path))
-    click.echo(f"{result.delivered} delivered, {result.postponed} still pending")
-    ctx.exit(1 if result.postponed else 0)
+    refused = f", {result.refused} refused for good" if result.refused else ""
+    click.echo(f"{result.delivered} delivered, {result.postponed} still pending{refused}")
+    ctx.exit(1 if result.postponed or result.refused else 0)
 
 
 def _existing(path: str | None) -> Outbox:
@@ -81,16 +81,16 @@ def _fields(entry: Entry) -> dict[str, object]:
     }
 
 
-def _print(ledger: dict[str, int], unended: list[Entry]) -> None:
+def _print(ledger: dict[str, int], shown: list[Entry]) -> None:
     console = Console(highlight=False)
     parts = " + ".join(f"{count} {name}" for name, count in ledger.items() if name != "received")
     console.print(f"{ledger['received']} received = {parts}")
-    if not unended:
+    if not shown:
         return
     table = Table("trajectory", "outcome", "rewards", "failed deliveries", "age", "last error")
-    for entry in unended:
+    for entry in shown:
         fields = _fields(entry)
-        table.add_row(
+        cells = (
             str(fields["trajectory_id"]),
             str(fields["outcome"]),
             "-" if entry.rewards is None else ", ".join(f"{reward:g}" for reward in entry.rewards),
@@ -98,4 +98,5 @@ def _print(ledger: dict[str, int], unended: list[Entry]) -> None:
             f"{fields['age_seconds']} s",
             entry.last_error or "-",
         )
+        table.add_row(*map(Text, cells))  # not markup: an id or an error text may hold anything
     console.print(table)

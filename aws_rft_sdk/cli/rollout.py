@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
+from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, usage_errors
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout import RolloutRecord, Summary, load_callable, run_rollouts, summarize
+from aws_rft_sdk.rollout import RolloutRecord, Summary, run_rollouts, summarize
 from aws_rft_sdk.rollout.driver import Handler, Start
 from aws_rft_sdk.rollout.records import RecordWriter
 from aws_rft_sdk.rollout.starting import start_at_endpoint, start_in
@@ -77,7 +77,7 @@ def command(
     if policy and endpoint:
         raise ConfigurationError("--policy is for a runtime of our own; with --endpoint, the runtime has its policy")
     prompts = list(itertools.islice(read_prompts(dataset), limit))
-    fn = load_callable(handler)
+    fn = load_function(handler)
     params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     total = len(prompts) * group_size
     with contextlib.ExitStack() as stack:

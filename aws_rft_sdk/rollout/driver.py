@@ -53,13 +53,14 @@ async def run_rollouts(
 
     Raises:
         ConfigurationError: A number is below 1.
-        Exception: What `prompts` or `start` raise; rollouts in flight are cancelled.
+        Exception: What `prompts` raises; rollouts in flight are cancelled.
     """
     for name, value in (("group_size", group_size), ("concurrency", concurrency)):
         if value < 1:
             raise ConfigurationError(f"{name} is {value}; it must be at least 1")
     planned = _plan(prompts, group_size)
     running: set[asyncio.Task[RolloutRecord]] = set()
+    ending = asyncio.Event()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="rft-rollout") as threads:
         try:
             exhausted = False
@@ -69,13 +70,14 @@ async def run_rollouts(
                     if item is None:
                         exhausted = True
                     else:
-                        running.add(asyncio.create_task(_run(handler, item, start, threads)))
+                        running.add(asyncio.create_task(_run(handler, item, start, threads, ending)))
                 if not running:
                     return
                 done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
                 for task in done:
                     yield task.result()
         finally:
+            ending.set()
             for task in running:
                 task.cancel()
             if running:
@@ -88,40 +90,57 @@ def _plan(prompts: Iterable[str], group_size: int) -> Iterator[_Planned]:
             yield _Planned(prompt, prompt_index, sample_index)
 
 
-async def _run(handler: Handler, item: _Planned, start: Start, threads: ThreadPoolExecutor) -> RolloutRecord:
-    payload = dict(await _in_thread(threads, start, item.prompt))
-    request = RolloutRequest.parse(payload)
-    if request is None:
-        raise ConfigurationError("start() returned a payload without rollout metadata")
+async def _run(
+    handler: Handler, item: _Planned, start: Start, threads: ThreadPoolExecutor, ending: asyncio.Event
+) -> RolloutRecord:
     began = time.perf_counter()
-    result: object = None
-    error: Exception | None = None
+    request: RolloutRequest | None = None
+    outcome = _Outcome()
     with collecting() as contexts:
         try:
-            result = await _call(handler, payload, threads)
-        except Exception as raised:
-            error = raised
+            payload = dict(await _in_thread(threads, start, item.prompt))
+            request = RolloutRequest.parse(payload)
+            if request is None:
+                raise ConfigurationError("start() returned a payload without rollout metadata")
+            began = time.perf_counter()
+            outcome = await _call(handler, payload, threads)
+        except (Exception, SystemExit, asyncio.CancelledError) as raised:
+            if ending.is_set():
+                raise  # it is the run that is being cancelled, and not something that the handler did
+            outcome = _Outcome(error=raised)
     seconds = time.perf_counter() - began
-    context = next((c for c in contexts if c.trajectory_id == request.trajectory_id), None)
-    return _record(item, request, context, result, error, seconds)
+    trajectory_id = request.trajectory_id if request is not None else None
+    context = next((c for c in contexts if c.trajectory_id == trajectory_id), None)
+    return _record(item, trajectory_id, context, outcome, seconds)
 
 
-async def _call(handler: Handler, payload: dict[str, Any], threads: ThreadPoolExecutor) -> object:
+class _Outcome(NamedTuple):
+    """What a handler returned or raised. A value, since not every exception can cross from a thread."""
+
+    result: object = None
+    error: BaseException | None = None
+
+
+async def _call(handler: Handler, payload: dict[str, Any], threads: ThreadPoolExecutor) -> _Outcome:
     """Call a handler of any kind; of a generator, return the item that carries the reward, for its metrics."""
-    if not (_is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler)):
-        result = await _in_thread(threads, _call_plain, handler, payload)
+    if _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler):
+        outcome = _Outcome(handler(payload))
     else:
-        result = handler(payload)
+        outcome = await _in_thread(threads, _call_plain, handler, payload)
+    result = outcome.result
     if inspect.isawaitable(result):
         result = await result
     if inspect.isasyncgen(result):
         result = _last([item async for item in result])
-    return result
+    return _Outcome(result, outcome.error)
 
 
-def _call_plain(handler: Handler, payload: dict[str, Any]) -> object:
-    result = handler(payload)
-    return _last(list(result)) if inspect.isgenerator(result) else result
+def _call_plain(handler: Handler, payload: dict[str, Any]) -> _Outcome:
+    try:
+        result = handler(payload)
+        return _Outcome(_last(list(result)) if inspect.isgenerator(result) else result)
+    except BaseException as error:
+        return _Outcome(error=error)
 
 
 def _last(items: list[Any]) -> object:
@@ -138,35 +157,30 @@ async def _in_thread(threads: ThreadPoolExecutor, fn: Callable[..., Any], *args:
 
 
 def _record(
-    item: _Planned,
-    request: RolloutRequest,
-    context: RFTContext | None,
-    result: object,
-    error: Exception | None,
-    seconds: float,
+    item: _Planned, trajectory_id: str | None, context: RFTContext | None, outcome: _Outcome, seconds: float
 ) -> RolloutRecord:
     rewards = context.rewards if context is not None else None
     sealed_as_failed = context is not None and context.completion == "failed"
     if rewards is None and not sealed_as_failed:
         status = RolloutStatus.UNREPORTED
     else:
-        status = RolloutStatus.COMPLETED if error is None else RolloutStatus.FAILED
+        status = RolloutStatus.COMPLETED if outcome.error is None else RolloutStatus.FAILED
     return RolloutRecord(
-        id=request.trajectory_id,
+        id=trajectory_id or f"not-started-{item.prompt_index}-{item.sample_index}",
         prompt_index=item.prompt_index,
         sample_index=item.sample_index,
         reward=None if rewards is None else sum(rewards),
         turns=int(context.turns) if context is not None else 0,
         seconds=round(seconds, 6),
         status=status,
-        error=_explanation(context, status, error),
+        error=_explanation(context, status, outcome.error),
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
-        metrics=_metrics(result),
+        metrics=_metrics(outcome.result),
         unsure_turns=context.turns.unsure if context is not None else 0,
     )
 
 
-def _explanation(context: RFTContext | None, status: RolloutStatus, error: Exception | None) -> str | None:
+def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:
     if error is not None:
         return f"{type(error).__name__}: {error}"
     if status is not RolloutStatus.UNREPORTED:

@@ -32,7 +32,7 @@ class RolloutRecord:
     """One rollout that has ended."""
 
     id: str
-    """Trajectory id."""
+    """Trajectory id; `not-started-<prompt>-<sample>` for a rollout that the runtime could not start."""
     prompt_index: int
     """Position of the prompt in the dataset, from 0."""
     sample_index: int

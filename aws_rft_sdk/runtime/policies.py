@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 import json
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -29,6 +30,8 @@ class PolicyError(Exception):
     """
 
     def __init__(self, message: str, status: int = 400, *, retry_after_seconds: float | None = None) -> None:
+        if not 400 <= status <= 599:
+            raise ValueError(f"status is {status}; a policy can refuse with 400 to 599")
         super().__init__(message)
         self.status = status
         self.retry_after_seconds = retry_after_seconds
@@ -127,8 +130,9 @@ class ReplayPolicy:
 
     A recording is one line of JSON: `{"prompt": <text of the first user message>, "turns": [<assistant message in
     OpenAI chat format>, ...]}`. The k-th rollout of a prompt, counted in the order in which the runtime created them,
-    gets the k-th recording of that prompt, round robin; its turn t is answered with `turns[t]`. An unknown prompt, and
-    a turn past the end of the recording, are answered 400.
+    gets the k-th recording of that prompt, round robin; its turn t is answered with `turns[t]`. Where several prompt
+    cells lead to one first user message, their rollouts share its recordings, each taking one that is free. An unknown
+    prompt, and a turn past the end of the recording, are answered 400.
 
     Args:
         recordings: Path of a JSON Lines file, or the parsed lines themselves.
@@ -149,17 +153,29 @@ class ReplayPolicy:
         if not self._by_prompt:
             raise ConfigurationError(f"{self._name} holds no recordings")
         self._rollouts: Counter[str] = Counter()
+        self._cell_ordinals: dict[str, int] = {}
         self._ordinals: dict[str, int] = {}
+        self._taken: defaultdict[str, set[int]] = defaultdict(set)
         self._lock = threading.Lock()  # rollouts begin in the user's threads
 
     def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Count the rollouts of each prompt."""
-        self._ordinals[trajectory_id] = self._next(prompt if isinstance(prompt, str) else json.dumps(prompt))
-
-    def _next(self, key: str) -> int:
+        """Count the rollouts of each prompt cell."""
+        cell = prompt if isinstance(prompt, str) else json.dumps(prompt)
         with self._lock:
-            self._rollouts[key] += 1
-            return self._rollouts[key] - 1
+            self._cell_ordinals[trajectory_id] = self._rollouts[cell]
+            self._rollouts[cell] += 1
+
+    def _ordinal(self, trajectory_id: str, text: str) -> int:
+        """Return which rollout of a first user message this is, from 0."""
+        with self._lock:
+            if trajectory_id not in self._ordinals:
+                taken = self._taken[text]
+                ordinal = self._cell_ordinals.get(trajectory_id, 0)
+                if ordinal in taken:
+                    ordinal = next(free for free in itertools.count() if free not in taken)
+                taken.add(ordinal)
+                self._ordinals[trajectory_id] = ordinal
+            return self._ordinals[trajectory_id]
 
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return the recorded message of this turn."""
@@ -167,11 +183,8 @@ class ReplayPolicy:
         recordings = self._by_prompt.get(prompt)
         if recordings is None:
             raise PolicyError(f"{self._name} has no recording of the prompt {prompt[:200]!r}")
-        ordinal = 0
-        if call.trajectory_id is not None:
-            if call.trajectory_id not in self._ordinals:
-                self._ordinals[call.trajectory_id] = self._next(prompt)
-            ordinal = self._ordinals[call.trajectory_id] % len(recordings)
+        tracked = call.trajectory_id is not None
+        ordinal = self._ordinal(call.trajectory_id or "", prompt) % len(recordings) if tracked else 0
         turns = recordings[ordinal]
         if call.turn >= len(turns):
             raise PolicyError(

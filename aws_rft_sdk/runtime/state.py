@@ -23,7 +23,7 @@ import math
 from typing import NamedTuple
 
 from aws_rft_sdk.runtime.answers import Refusal
-from aws_rft_sdk.types import TrajectoryStatus
+from aws_rft_sdk.types import ProblemKind, TrajectoryStatus
 from aws_rft_sdk.wire import COMPLETION_STATUSES, READY
 
 PENDING = TrajectoryStatus.PENDING
@@ -153,9 +153,7 @@ def _token_reused(trajectory_id: str, what: str) -> Refusal:
 class Problem(NamedTuple):
     """Something about a trajectory that would make the service fail the job, or waste the rollout."""
 
-    kind: str
-    """ "open" (never sealed), "unrewarded" (sealed as ready, no reward came), or "no-turns" (sealed as ready without
-    one tracked inference call)."""
+    kind: ProblemKind
     trajectory_id: str
     message: str
     """What is wrong and what usually causes it."""
@@ -166,14 +164,14 @@ def find_problems(state: State, trajectory_id: str) -> list[Problem]:
     problems = []
     if state.status is PENDING:
         what = f"trajectory {trajectory_id} was left open after {state.turns} turns: complete_trajectory never came"
-        problems.append(Problem("open", trajectory_id, what))
+        problems.append(Problem(ProblemKind.OPEN, trajectory_id, what))
     if state.status is TrajectoryStatus.READY:
         what = f"trajectory {trajectory_id} is sealed and no reward came: the service fails a job over it"
-        problems.append(Problem("unrewarded", trajectory_id, what))
+        problems.append(Problem(ProblemKind.UNREWARDED, trajectory_id, what))
     if state.completed_as == READY and state.turns == 0:
         what = (
             f"trajectory {trajectory_id} was completed without one tracked inference call: the service fails a job "
             "over it; usually the model is not wrapped"
         )
-        problems.append(Problem("no-turns", trajectory_id, what))
+        problems.append(Problem(ProblemKind.NO_TURNS, trajectory_id, what))
     return problems

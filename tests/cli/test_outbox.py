@@ -78,3 +78,13 @@ def test_outbox_when_it_does_not_exist_then_usage_error_and_none_is_made(tmp_pat
     assert result.exit_code == 2
     assert not (tmp_path / "none.db").exists()
     assert run(name).exit_code == 2
+
+
+def test_status_when_an_error_looks_like_markup_then_it_is_shown_as_it_is(runtime, outbox):
+    pend(outbox, runtime.new_rollout("a"))
+    outbox.postpone(outbox.entries()[0].metadata, "[/red] not [bold]markup", maybe_sent=False)
+
+    result = run("status", outbox.path)
+
+    assert result.exit_code == 1
+    assert "[/red]" in result.output

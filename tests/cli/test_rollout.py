@@ -1,5 +1,6 @@
 """`aws-rft rollout` as a user runs it: a real process, a real agent, a real runtime."""
 
+import asyncio
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from click.testing import CliRunner
 
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.cli import main
-from aws_rft_sdk.rollout import RolloutStatus, read_records
+from aws_rft_sdk.rollout import RolloutStatus, load_callable, read_records, run_rollouts
 from aws_rft_sdk.runtime import read_trajectories
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,7 @@ AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 
 # Handlers that infer with one plain request, so that a test is about the command and not about an agent.
 HANDLERS = """
-import json, os, pathlib, time
+import asyncio, json, os, pathlib, sys, time
 import requests
 from aws_rft_sdk import RFTContext, RolloutResult, rft_handler
 from aws_rft_sdk.context import TurnState
@@ -81,6 +82,27 @@ def samples_twice(payload):
     requests.post(url, headers=turn.headers, json=body, timeout=30)
     context.end_turn(turn.span_id, TurnState.FAILED)  # the answer was lost, so the call is made again
     return {"reward": len(infer(payload)) / 10}
+
+@rft_handler
+def stops_iteration(payload):
+    infer(payload)
+    if payload["prompt"] == "b":
+        next(iter(()))
+    return 1.0
+
+@rft_handler
+async def cancels(payload):
+    infer(payload)
+    if payload["prompt"] == "b":
+        raise asyncio.CancelledError
+    return 1.0
+
+@rft_handler
+def exits(payload):
+    infer(payload)
+    if payload["prompt"] == "b":
+        sys.exit(3)
+    return 1.0
 
 @rft_handler
 def untracked(payload):
@@ -171,6 +193,45 @@ def test_rollout_when_one_fails_then_the_others_go_on_and_all_are_reported(folde
     ]
     assert "1 x LookupError: b is not for us" in result.output
     assert "33.33 %" in result.output
+
+
+@pytest.mark.parametrize("handler", ["stops_iteration", "cancels", "exits"])
+def test_rollout_when_one_raises_what_ends_loops_and_processes_then_the_others_go_on(folder, handler):
+    result = rollout(folder, handler, "--out", str(folder / "out"))
+
+    assert result.exit_code == 0, result.output
+    assert [(r.status.value, r.reward) for r in records_of(folder)] == [
+        ("completed", 1.0),
+        ("failed", 0.0),
+        ("completed", 1.0),
+    ]
+
+
+def test_rollout_when_some_cannot_be_started_then_they_are_recorded_and_the_others_go_on(folder):
+    async def main():
+        with LocalRuntime(policy=lambda request: "x") as runtime:
+
+            def start(prompt):
+                if prompt == "b":
+                    raise ConnectionError("the runtime is away")
+                return runtime.new_rollout(prompt)
+
+            handler = load_callable(f"{folder}/cli_handlers.py:echo")
+            return [record async for record in run_rollouts(handler, ["a", "b", "cc"], start)]
+
+    records = sorted(asyncio.run(main()), key=lambda r: r.prompt_index)
+    assert [r.status.value for r in records] == ["completed", "unreported", "completed"]
+    assert records[1].error == "ConnectionError: the runtime is away"
+    assert records[1].id == "not-started-1-0"
+
+
+def test_rollout_when_the_handlers_module_cannot_be_imported_then_usage_error_shows_why(folder):
+    (folder / "cli_handlers.py").write_text("import no_such_dependency\n")
+
+    result = rollout(folder, "echo")
+
+    assert result.exit_code == 2
+    assert "no_such_dependency" in result.output
 
 
 def test_rollout_when_sealed_as_failed_at_an_alpha_endpoint_then_it_counts_as_reported(folder):

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 
 import pytest
@@ -10,7 +11,13 @@ import requests
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
 from aws_rft_sdk.async_client import AsyncRolloutFeedbackClient
 from aws_rft_sdk.client import Backoff
-from aws_rft_sdk.errors import DecisionConflictError, OutboxError, ServiceFaultError
+from aws_rft_sdk.errors import (
+    DecisionConflictError,
+    OutboxError,
+    ServiceFaultError,
+    TrajectoryConflictError,
+    TrajectoryNotFoundError,
+)
 from aws_rft_sdk.ledger import Outcome
 from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.redrive import Drained, Redriver, drain, stop_in_background
@@ -292,3 +299,70 @@ def test_async_client_when_awaited_then_the_loop_goes_on_meanwhile(runtime):
 
     assert asyncio.run(main()) > 1
     assert status_of(runtime, payload) == (REWARDED, (1.0,))
+
+
+def test_drain_when_someone_else_decided_then_it_is_refused_and_not_taken_for_done(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    RolloutFeedbackClient(payload).report_complete(0.0)  # somebody else, without the outbox
+    with pytest.raises(TrajectoryConflictError):
+        client_of(payload, outbox).report_complete(1.0)
+
+    assert outbox.ledger() == (1, 0, 1, 0, 0)
+    assert drain(outbox) == Drained(0, 0)
+    assert status_of(runtime, payload) == (REWARDED, (0.0,))
+    assert "TrajectoryConflictError" in outbox.entries()[0].last_error
+
+
+def test_drain_when_the_trajectory_is_gone_then_it_is_given_up_loudly(runtime, outbox, caplog):
+    payload = runtime.new_rollout("p")
+    payload["metadata"]["rolloutId"] = "deleted"
+    client = client_of(payload, None)
+    outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", (1.0,))
+
+    assert drain(outbox) == Drained(delivered=0, postponed=0, refused=1)
+    assert "refuses the feedback for good" in caplog.text
+    assert outbox.ledger().failed == 1
+    with pytest.raises(TrajectoryNotFoundError):  # whoever reports it again hears it again
+        client_of(payload, outbox).report_complete(1.0)
+
+
+def test_drain_when_the_process_was_killed_after_sending_then_already_done_counts_as_done(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    client = client_of(payload, None, api="ga")
+    outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", (1.0,))
+    # Both calls took effect under other tokens, as those of a process of another version would, and nobody noted it.
+    RolloutFeedbackClient(payload, api="alpha").report_complete(1.0)
+
+    assert drain(outbox) == Drained(delivered=1, postponed=0)
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
+def test_handler_when_killed_between_seal_and_reward_then_the_next_delivery_gives_a_reward(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    client_of(payload, outbox).complete_trajectory()
+
+    @rft_handler(require_turns=False, outbox=outbox)
+    def handler(payload):
+        return 0.5
+
+    assert handler(payload) == 0.5
+    assert status_of(runtime, payload) == (REWARDED, (0.5,))
+
+
+def test_redeliver_when_the_file_names_another_host_then_credentials_stay_here(runtime, outbox, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    payload = runtime.new_rollout("p")
+    client = client_of(payload, None)
+    elsewhere = client.endpoint._replace(url="https://evil.example")
+    outbox.decide(client.metadata, elsewhere, "bearer", "ready", (1.0,))
+
+    assert drain(outbox).postponed == 1
+    assert "UntrustedEndpointError" in outbox.entries()[0].last_error
+
+
+@pytest.mark.skipif(os.name == "nt", reason="permissions")
+def test_outbox_when_made_then_only_its_owner_may_read_it(outbox):
+    outbox.entries()
+
+    assert outbox.path.stat().st_mode & 0o077 == 0

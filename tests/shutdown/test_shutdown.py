@@ -195,3 +195,36 @@ def test_rollout_when_it_has_ended_then_it_is_no_longer_among_the_running(runtim
 
     assert seen == [1]
     assert _lifecycle.running() == []
+
+
+def test_drain_when_a_reward_is_being_delivered_then_it_is_not_replaced_by_the_floor():
+    answered = threading.Event()
+
+    class Slow:
+        """A client whose delivery takes its time."""
+
+        rewards = None
+
+        def report_complete(self, rewards):
+            delivering.set()
+            assert answered.wait(60)
+            self.rewards = rewards
+
+        def update_reward(self, rewards):
+            raise AssertionError("it was not sealed")
+
+        def report_error(self, error, reward=None):
+            raise AssertionError("it did not fail")
+
+    delivering, client = threading.Event(), Slow()
+    handler = rft_handler(require_turns=False, client=lambda request: client)(lambda payload: 1.0)
+    metadata = {"jobArn": "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j", "rolloutId": "t"}
+    rollout, results = in_thread(handler, {"prompt": "p", "metadata": metadata})
+    assert delivering.wait(30)
+    draining, drained = in_thread(drain, 1.0)
+    draining.join()
+    answered.set()
+    rollout.join()
+
+    assert drained == [Drained(finished=0, given_up=1)]
+    assert (results, client.rewards) == ([1.0], (1.0,))
