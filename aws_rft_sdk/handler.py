@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, cast, overload
 
+from aws_rft_sdk import redrive
 from aws_rft_sdk._lifecycle import FeedbackClient, OnError, Options, Rollout
 from aws_rft_sdk._threads import off_the_loop
 from aws_rft_sdk.errors import ConfigurationError
@@ -96,6 +97,9 @@ def rft_handler(
         raise ConfigurationError(f"on_error is {on_error!r}; it must be 'floor', 'failed' or a function")
     if reward not in ("result", "deferred"):
         raise ConfigurationError(f"reward is {reward!r}; it must be 'result' or 'deferred'")
+    if outbox is not None:
+        # What an earlier process left is delivered even if this one never gets a rollout.
+        redrive.start_if_present(outbox)
     options = Options(on_error, parse_reward(floor_reward), reward == "deferred", client, require_turns, outbox)
     if fn is None:
         return functools.partial(_decorate, options=options)

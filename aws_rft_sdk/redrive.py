@@ -14,7 +14,7 @@ from typing import NamedTuple
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.errors import OutboxError, RFTError
 from aws_rft_sdk.ledger import Entry
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.outbox import Outbox, shared_outbox
 from aws_rft_sdk.settings import PAYLOAD, check_trusted
 from aws_rft_sdk.types import RolloutMetadata
 
@@ -161,6 +161,13 @@ def start_in_background(outbox: Outbox) -> None:
         redriver = _redrivers.get(outbox.path)
         if redriver is None or not redriver.is_alive():  # threads do not survive a fork
             _redrivers[outbox.path] = Redriver(outbox).start()
+
+
+def start_if_present(outbox: Outbox | str | os.PathLike[str]) -> None:
+    """Like `start_in_background`, for a file that exists; one that does not holds nothing to deliver."""
+    found = shared_outbox(outbox)
+    if found is not None and found.path.is_file():
+        start_in_background(found)
 
 
 def stop_in_background(outbox: Outbox) -> None:

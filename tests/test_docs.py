@@ -1,5 +1,6 @@
 """README and docs: their code runs, their tables are complete, the command reference is what the commands say."""
 
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -89,6 +90,62 @@ def write_cli_reference():
 
 def test_command_reference_is_what_the_commands_say():
     assert (ROOT / "docs" / "cli.md").read_text() == render_cli_reference()
+
+
+PUBLIC_MODULES = [
+    "aws_rft_sdk",
+    "aws_rft_sdk.types",
+    "aws_rft_sdk.client",
+    "aws_rft_sdk.ledger",
+    "aws_rft_sdk.redrive",
+    "aws_rft_sdk.shutdown",
+    "aws_rft_sdk.adapters.openai",
+    "aws_rft_sdk.adapters.langchain",
+    "aws_rft_sdk.adapters.strands",
+    "aws_rft_sdk.runtime",
+    "aws_rft_sdk.rollout",
+    "aws_rft_sdk.rewards",
+    "aws_rft_sdk.datasets",
+]
+
+
+def render_reference():
+    """Return docs/reference.md: what every public name says of itself in one line."""
+    parts = ["# Reference\n\nEvery public name and the first line of its docstring; `help(name)` shows the rest.\n"]
+    for name in PUBLIC_MODULES:
+        module = importlib.import_module(name)
+        parts.append(f"\n## {name}\n\n{inspect.getdoc(module).splitlines()[0]}\n\n| Name | |\n|---|---|\n")
+        parts.extend(f"| `{item}` | {_first_line(getattr(module, item))} |\n" for item in _public_names(module))
+    return "".join(parts)
+
+
+def _public_names(module):
+    if hasattr(module, "__all__"):
+        return module.__all__
+    return sorted(
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (inspect.isclass(value) or inspect.isfunction(value))
+        and value.__module__ == module.__name__
+    )
+
+
+def _first_line(value):
+    if not (inspect.isclass(value) or inspect.isroutine(value)):
+        return f"type: `{value}`".replace("typing.", "").replace("|", "or")
+    text = inspect.getdoc(value) or ""
+    first = text.split("\n\n")[0].replace("\n", " ").replace("|", "or")
+    assert first, f"{value} has no docstring"
+    return first
+
+
+def write_reference():
+    (ROOT / "docs" / "reference.md").write_text(render_reference())
+
+
+def test_reference_is_what_the_names_say():
+    assert (ROOT / "docs" / "reference.md").read_text() == render_reference()
 
 
 def test_changelog_begins_with_this_version():

@@ -137,7 +137,7 @@ class LocalRuntime:
 
     def _serve(self, listener: socket.socket, ledger: Ledger) -> None:
         for entry in ledger.entries():
-            if self._policy is not None:
+            if self._policy is not None and self._server is None:
                 self._policy.begin(entry.trajectory_id, json.loads(entry.prompt))
         inference = Inference(ledger, self._policy, strict=self._strict)
         verifier = Verifier(self._auth, self._region, self._keys, self._clock)
@@ -175,6 +175,28 @@ class LocalRuntime:
             finally:
                 self._ledger.close()
                 self._stopped.set()
+
+    def restart(self) -> None:
+        """Stop and serve again on the same port, with everything that was recorded: what a service does on an update.
+
+        Calls in progress have 5 s to end. Connections are closed, so clients that keep some meet broken ones.
+
+        Raises:
+            ConfigurationError: The port was taken meanwhile. The runtime is stopped then.
+            RuntimeError: It is not running.
+        """
+        with self._lock:
+            if self._phase is not _RUNNING or self._server is None or self._ledger is None:
+                raise RuntimeError(f"this runtime cannot be restarted: it is {self._phase}")
+            self._server.stop()
+            listener = listen(self._port)
+            try:
+                self._serve(listener, self._ledger)
+            except BaseException:
+                listener.close()
+                self._phase = _STOPPED
+                self._ledger.close()
+                raise
 
     def __enter__(self) -> LocalRuntime:
         return self.start()

@@ -366,3 +366,20 @@ def test_outbox_when_made_then_only_its_owner_may_read_it(outbox):
     outbox.entries()
 
     assert outbox.path.stat().st_mode & 0o077 == 0
+
+
+def test_decorating_when_an_earlier_process_left_something_then_it_is_delivered_without_a_rollout(runtime, outbox):
+    payload = runtime.new_rollout("p")
+    client = client_of(payload, None)
+    now = [1_000.0]
+    outbox._clock = lambda: now[0]
+    outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", (1.0,))
+    now[0] += 3600.0
+
+    rft_handler(outbox=outbox)(lambda payload: None)
+
+    for _ in range(6000):
+        if status_of(runtime, payload)[0] is REWARDED:
+            break
+        threading.Event().wait(0.01)
+    assert status_of(runtime, payload) == (REWARDED, (1.0,))

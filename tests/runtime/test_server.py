@@ -13,6 +13,7 @@ import threading
 from contextlib import closing
 
 import pytest
+import requests
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import LocalRuntime, ReplayPolicy, read_trajectories
@@ -279,3 +280,34 @@ def test_file_when_continued_then_replay_counts_on(tmp_path, open_wire):
         wire = open_wire(runtime)
         texts = [wire.chat(payload, "q").json()["choices"][0]["message"]["content"] for payload in (second, first)]
     assert texts == ["b", "a"]
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["memory", "file"])
+def test_runtime_when_restarted_in_the_middle_then_a_rollout_goes_on(tmp_path, file):
+    from aws_rft_sdk import RFTContext, RolloutFeedbackClient
+
+    with LocalRuntime(echo, db=tmp_path / "runs.db" if file else ":memory:") as runtime:
+        payload = runtime.new_rollout("p")
+        client = RolloutFeedbackClient(payload)
+        with RFTContext.bind(payload) as rollout:
+
+            def infer():
+                return requests.post(
+                    f"{runtime.endpoint}/v1/chat/completions",
+                    headers=rollout.headers(),
+                    json={"model": "m", "messages": [{"role": "user", "content": "p"}]},
+                    timeout=10,
+                )
+
+            assert infer().ok
+            endpoint = runtime.endpoint
+            runtime.restart()
+            assert runtime.endpoint == endpoint
+            assert infer().ok
+        client.complete_trajectory()
+        runtime.restart()
+        client.update_reward([0.5, 1.0])
+
+        assert (len(runtime.trajectories()[0].turns), runtime.trajectories()[0].rewards) == (2, (0.5, 1.0))
+    with pytest.raises(RuntimeError, match="stopped"):
+        runtime.restart()
