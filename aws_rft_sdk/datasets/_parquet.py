@@ -1,0 +1,95 @@
+"""Parquet files, through pyarrow, which only this module imports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from aws_rft_sdk.errors import DatasetError
+
+_READ_ROWS = 1024
+
+
+def _pyarrow(path: Path) -> ModuleType:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise DatasetError(f"{path}: parquet needs pyarrow; install aws-rft-sdk[parquet]") from error
+    module: ModuleType = pyarrow
+    return module
+
+
+def read_parquet(
+    path: Path,
+    choose: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield row numbers from 1 and rows, a batch of them in memory at a time.
+
+    Args:
+        path: The file.
+        choose: Makes the columns to read out of all there are; None for all.
+        progress: Is told how many bytes of the file have been dealt with, in proportion to rows.
+
+    Raises:
+        DatasetError: pyarrow is missing, or this is no parquet file.
+    """
+    pyarrow = _pyarrow(path)
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            columns = None if choose is None else list(choose(names))
+            size, total = path.stat().st_size, max(1, file.metadata.num_rows)
+            number = 0
+            for batch in file.iter_batches(batch_size=_READ_ROWS, columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield number, row
+                if progress is not None:
+                    progress(size * number // total)
+    except pyarrow.ArrowInvalid as error:
+        raise DatasetError(f"{path}: not a parquet file ({error})") from error
+
+
+class ParquetTarget:
+    """Writes batches of rows, in the types of the first batch."""
+
+    def __init__(self, path: Path, name: Path) -> None:
+        self._pyarrow = _pyarrow(name)
+        self._path, self._name = path, name
+        self._writer: Any = None
+        self._rows = 0
+
+    def write(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add `rows`; what a row lacks becomes null.
+
+        Raises:
+            DatasetError: A column holds values of several types.
+        """
+        arrow = self._pyarrow
+        try:
+            if self._writer is None:
+                arrays = [arrow.array([row.get(column) for row in rows]) for column in columns]
+                # A column without any value yet is taken for text.
+                types = [arrow.string() if arrow.types.is_null(array.type) else array.type for array in arrays]
+                schema = arrow.schema(list(zip(columns, types, strict=True)))
+                self._writer = arrow.parquet.ParquetWriter(self._path, schema)
+            # Column by column: the schema's types are law, and a value that does not fit is refused.
+            schema = self._writer.schema
+            cells = [arrow.array([row.get(field.name) for row in rows], field.type) for field in schema]
+            self._writer.write_table(arrow.Table.from_arrays(cells, schema=schema))
+        except (arrow.ArrowInvalid, arrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
+            first, last = self._rows + 1, self._rows + len(rows)
+            raise DatasetError(
+                f"{self._name}: rows {first} to {last} do not fit a table ({error}); a column holds one type of "
+                "values, or write jsonl"
+            ) from error
+        self._rows += len(rows)
+
+    def close(self) -> None:
+        """End the file."""
+        if self._writer is not None:
+            self._writer.close()

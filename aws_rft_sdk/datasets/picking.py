@@ -1,0 +1,144 @@
+"""Parts of a dataset: split, sample, dedupe. Files are read twice rather than held in memory; order is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from array import array
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets.files import Progress, read_rows, write_rows
+from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
+
+
+def prompt_of(row: Mapping[str, Any]) -> JSON:
+    """Return what makes a row the same as another: its messages, metadata.prompt, question or prompt column."""
+    if "messages" in row:
+        return row["messages"]
+    metadata = row.get("metadata")
+    if isinstance(metadata, Mapping) and "prompt" in metadata:
+        return metadata["prompt"]
+    if "prompt" not in row and "question" in row:
+        return row["question"]
+    return row[prompt_column(list(row))] if row else None
+
+
+def digest_of(row: Mapping[str, Any]) -> int:
+    """Return 64 bits that tell prompts apart, the same in every process."""
+    text = json.dumps(prompt_of(row), sort_keys=True, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
+
+
+def chosen(total: int, count: int, order: random.Random) -> set[int]:
+    """Choose `count` of the numbers below `total`."""
+    return set(order.sample(range(total), count))
+
+
+def split(
+    source: str | Path,
+    first: str | Path,
+    second: str | Path,
+    *,
+    share: float = 0.1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> tuple[int, int]:
+    """Split a file in two, at random. Rows of one prompt always come to the same side, so that nothing leaks.
+
+    Args:
+        source: The file to read.
+        first: Where most rows go.
+        second: Where the share goes.
+        share: Of different prompts, 0 < share < 1; rounded, and at least one prompt on each side.
+        seed: Decides which; the same file and seed give the same parts.
+        progress: Is told how many bytes have been read, in each of three passes.
+
+    Returns:
+        How many rows `first` and `second` have.
+
+    Raises:
+        ConfigurationError: The share is out of range, or two of the files are one.
+        DatasetError: A file cannot be read or written, or there are fewer than two different prompts.
+    """
+    if not 0 < share < 1:
+        raise ConfigurationError(f"share is {share}; it lies between 0 and 1")
+    if len({Path(name).resolve() for name in (source, first, second)}) < 3:
+        raise ConfigurationError("the file and its two parts are three files")
+    groups: dict[int, int] = {}
+    group_of = array("q")
+    for _, row in read_rows(source, progress=progress):
+        group_of.append(groups.setdefault(digest_of(row), len(groups)))
+    total = len(groups)
+    groups.clear()
+    if total < 2:
+        raise DatasetError(f"{source}: a split needs two different prompts, and there are {total}")
+    picked = chosen(total, min(total - 1, max(1, round(share * total))), random.Random(seed))
+
+    def part(wanted: bool) -> Iterator[Mapping[str, Any]]:
+        for group, (_, row) in zip(group_of, read_rows(source, progress=progress), strict=True):
+            if (group in picked) is wanted:
+                yield row
+
+    return write_rows(first, part(False)), write_rows(second, part(True))
+
+
+def sample(
+    source: str | Path, target: str | Path, *, rows: int, seed: int = 0, progress: Progress | None = None
+) -> int:
+    """Write `rows` rows of a file, chosen at random, in file order; all of them when there are fewer.
+
+    Args:
+        source: The file to read.
+        target: The file to write; it may be the same.
+        rows: How many.
+        seed: Decides which; the same file and seed give the same rows.
+        progress: Is told how many bytes have been read, in each of two passes.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        ConfigurationError: rows is below 1.
+        DatasetError: A file cannot be read or written.
+    """
+    if rows < 1:
+        raise ConfigurationError(f"rows is {rows}; take at least 1")
+    total = sum(1 for _ in read_rows(source, progress=progress))
+    picked = chosen(total, min(rows, total), random.Random(seed))
+    found = enumerate(read_rows(source, progress=progress))
+    return write_rows(target, (row for number, (_, row) in found if number in picked))
+
+
+def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None = None) -> tuple[int, int]:
+    """Write a file without rows whose prompt was there before; the first of each stays.
+
+    Args:
+        source: The file to read.
+        target: The file to write; it may be the same.
+        progress: Is told how many bytes have been read.
+
+    Returns:
+        How many rows were written, and how many left out.
+
+    Raises:
+        DatasetError: A file cannot be read or written.
+    """
+    seen: set[int] = set()
+    left_out = 0
+
+    def fresh() -> Iterator[Mapping[str, Any]]:
+        nonlocal left_out
+        for _, row in read_rows(source, progress=progress):
+            digest = digest_of(row)
+            if digest in seen:
+                left_out += 1
+            else:
+                seen.add(digest)
+                yield row
+
+    return write_rows(target, fresh()), left_out

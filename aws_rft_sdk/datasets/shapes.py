@@ -1,0 +1,244 @@
+"""Turns rows of one target into rows of another, by way of what they all say: a question and its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk.datasets.files import TABLES, Progress, format_of, read_rows, write_rows
+from aws_rft_sdk.datasets.packing import pack, unpack
+from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.errors import DatasetError
+
+
+class Shape(str, Enum):
+    """How rows are made."""
+
+    MTRL = "mtrl"
+    """A column of prompts; what is not text goes into it packed."""
+    BEDROCK = "bedrock"
+    """`messages`, `reference_answer` and any other fields."""
+    NOVA = "nova"
+    """The same with an `id` in each row."""
+    NOVA_MULTITURN = "nova-multiturn"
+    """`id` and `metadata` of prompt, answer, task and info."""
+    QA = "qa"
+    """`question` and `answer`, as GSM8K has them."""
+
+
+@dataclass
+class _Item:
+    """What a row says, in any shape."""
+
+    question: JSON
+    """Text, or messages."""
+    answer: JSON = None
+    extras: dict[str, JSON] = field(default_factory=dict)
+    visible: list[str] = field(default_factory=list)
+    """Names among the extras that the model may see."""
+
+
+def shape_of(row: Mapping[str, Any]) -> Shape:
+    """Return the shape that a row's keys tell of; anything with a first column may be mtrl."""
+    if "messages" in row:
+        return Shape.NOVA if "id" in row else Shape.BEDROCK
+    if "metadata" in row and "id" in row:
+        return Shape.NOVA_MULTITURN
+    if "question" in row and "answer" in row:
+        return Shape.QA
+    return Shape.MTRL
+
+
+def convert_rows(
+    rows: Iterable[tuple[int, Mapping[str, Any]]],
+    to: Shape,
+    *,
+    shape: Shape | None = None,
+    key: bytes | str | None = None,
+) -> Iterator[dict[str, JSON]]:
+    """Turn rows into rows of another shape, one by one.
+
+    Args:
+        rows: Line and row.
+        to: The shape to make.
+        shape: The shape they have; None: what the first row's keys tell.
+        key: Opens and encrypts packed prompts; None when they are in the open.
+
+    Raises:
+        DatasetError: A row has not the shape; `.line` says which.
+    """
+    for number, (line, row) in enumerate(rows, start=1):
+        shape = shape or shape_of(row)
+        try:
+            item = _PARSERS[shape](row, key)
+            if item.question in (None, "", []):
+                raise DatasetError("there is no question in it")
+            yield _MAKERS[to](item, number, key)
+        except (DatasetError, KeyError, TypeError, AttributeError, IndexError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise DatasetError(f"line {line} is no row of shape {shape.value}: {reason}", line=line) from error
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    to: Shape | str | None = None,
+    shape: Shape | str | None = None,
+    key: bytes | str | None = None,
+    progress: Progress | None = None,
+) -> int:
+    """Convert a file to another format, another shape, or both.
+
+    Args:
+        source: The file to read; its suffix tells the format.
+        target: The file to write; its suffix tells the format. It may be the same file.
+        to: The shape to make; None leaves rows as they are.
+        shape: The shape that the rows have; None: what the first row's keys tell.
+        key: Opens and encrypts packed prompts; None when they are in the open.
+        progress: Is told how many bytes have been read.
+
+    Returns:
+        How many rows were written.
+
+    Raises:
+        DatasetError: A file cannot be read or written, or a row has not the shape.
+    """
+    table = format_of(source) in TABLES and (to is not None or format_of(target) not in TABLES)
+    rows: Iterable[tuple[int, Mapping[str, Any]]] = read_rows(source, progress=progress)
+    if table:
+        rows = ((line, untabled(row)) for line, row in rows)
+    if to is None:
+        return write_rows(target, (row for _, row in rows))
+    return write_rows(target, convert_rows(rows, Shape(to), shape=None if shape is None else Shape(shape), key=key))
+
+
+_STRUCTURED = frozenset({"messages", "tools", "metadata", "reference_answer"})
+
+
+def untabled(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a csv or parquet row with the structure that its cells hold as JSON text, in the fields known for it."""
+    return {name: _structure(value) if name in _STRUCTURED else value for name, value in row.items()}
+
+
+def _structure(value: Any) -> Any:
+    if not isinstance(value, str) or value[:1] not in ("{", "["):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _parse_mtrl(row: Mapping[str, Any], key: bytes | str | None) -> _Item:
+    cell = row[prompt_column(list(row))]
+    if not isinstance(cell, str):
+        raise DatasetError(f"a prompt is text, not {type(cell).__name__}")
+    if not cell.lstrip().startswith("{"):
+        return _Item(cell, row.get("ground_truth", row.get("answer")))
+    packed = unpack(cell, key=key)
+    if packed.question is None:
+        return _Item(cell)
+    extras = {**thaw(packed.visible), **thaw(packed.hidden)}
+    answer = thaw(packed.ground_truth)
+    for name in ("question", "ground_truth") if "question" in extras else ("prompt", "input_seq", "ground_truth"):
+        extras.pop(name, None)
+    return _Item(thaw(packed.question), answer, extras, [name for name in packed.visible if name in extras])
+
+
+def _parse_chat(row: Mapping[str, Any], key: bytes | str | None) -> _Item:
+    extras = {name: value for name, value in row.items() if name not in ("messages", "reference_answer")}
+    messages = row["messages"]
+    alone = len(messages) == 1 and messages[0]["role"] == "user" and isinstance(messages[0]["content"], str)
+    question = messages[0]["content"] if alone else messages
+    return _Item(question, row.get("reference_answer"), extras, ["tools"] if "tools" in extras else [])
+
+
+def _parse_multiturn(row: Mapping[str, Any], key: bytes | str | None) -> _Item:
+    metadata = row["metadata"]
+    extras = {"id": row["id"], **{name: metadata[name] for name in ("task", "info") if name in metadata}}
+    return _Item(metadata["prompt"], metadata.get("answer"), extras)
+
+
+def _parse_qa(row: Mapping[str, Any], key: bytes | str | None) -> _Item:
+    extras = {name: value for name, value in row.items() if name not in ("question", "answer")}
+    return _Item(row["question"], row["answer"], extras)
+
+
+def _make_mtrl(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
+    extras = {name: value for name, value in item.extras.items() if name not in ("visible", "sealed", "ground_truth")}
+    visible = ["question", *(name for name in item.visible if name in extras)]
+    answer = item.answer if item.answer is not None else item.extras.get("ground_truth")
+    if answer is not None and item.extras.get("ground_truth") not in (None, answer):
+        extras["reference_answer"], answer = answer, item.extras["ground_truth"]
+    if answer is None and not extras and isinstance(item.question, str):
+        return {"prompt": item.question}
+    return {"prompt": pack(question=item.question, ground_truth=answer, visible=visible, key=key, **extras)}
+
+
+def _make_bedrock(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
+    row: dict[str, JSON] = {"messages": _messages(item.question)}
+    extras = dict(item.extras)
+    answer = item.answer
+    if "reference_answer" in extras:  # as _make_mtrl puts it, where both are known
+        answer, extras["ground_truth"] = extras.pop("reference_answer"), item.answer
+    if answer is not None:
+        row["reference_answer"] = answer if isinstance(answer, str | dict) else json.dumps(answer)
+    return {**row, **extras}
+
+
+def _make_nova(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
+    row = _make_bedrock(item, number, key)
+    return {"id": _id(row.pop("id", None), number), **row}
+
+
+def _make_multiturn(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
+    extras = dict(item.extras)
+    metadata: dict[str, JSON] = {"prompt": item.question}
+    if item.answer is not None:
+        metadata["answer"] = item.answer if isinstance(item.answer, str) else json.dumps(item.answer)
+    row_id = _id(extras.pop("id", None), number)
+    if "task" in extras:
+        metadata["task"] = extras.pop("task")
+    info = extras.pop("info", None)
+    if extras and not isinstance(info, dict | None):
+        extras["info"] = info
+        info = None
+    if info is not None or extras:
+        metadata["info"] = {**info, **extras} if isinstance(info, dict) else extras or info
+    return {"id": row_id, "metadata": metadata}
+
+
+def _make_qa(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
+    if not isinstance(item.question, str):
+        raise DatasetError("a question of several messages does not fit question and answer")
+    return {"question": item.question, "answer": item.answer, **item.extras}
+
+
+def _messages(question: JSON) -> JSON:
+    return [{"role": "user", "content": question}] if isinstance(question, str) else question
+
+
+def _id(value: JSON, number: int) -> str:
+    return value if isinstance(value, str) and value else f"row-{number}" if value is None else json.dumps(value)
+
+
+_PARSERS: dict[Shape, Callable[[Mapping[str, Any], bytes | str | None], _Item]] = {
+    Shape.MTRL: _parse_mtrl,
+    Shape.BEDROCK: _parse_chat,
+    Shape.NOVA: _parse_chat,
+    Shape.NOVA_MULTITURN: _parse_multiturn,
+    Shape.QA: _parse_qa,
+}
+_MAKERS: dict[Shape, Callable[[_Item, int, bytes | str | None], dict[str, JSON]]] = {
+    Shape.MTRL: _make_mtrl,
+    Shape.BEDROCK: _make_bedrock,
+    Shape.NOVA: _make_nova,
+    Shape.NOVA_MULTITURN: _make_multiturn,
+    Shape.QA: _make_qa,
+}

@@ -1,0 +1,132 @@
+"""Figures of a dataset: lengths, duplicates, how answers are spread."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from aws_rft_sdk.datasets._chat import visible_text
+from aws_rft_sdk.datasets._checkers import estimate_tokens
+from aws_rft_sdk.datasets.files import Progress, read_rows
+from aws_rft_sdk.datasets.packing import unpack
+from aws_rft_sdk.datasets.picking import digest_of, prompt_of
+from aws_rft_sdk.datasets.preparing import final_answer
+from aws_rft_sdk.datasets.shapes import untabled
+from aws_rft_sdk.errors import DatasetError
+
+_TOP = 10
+_LABEL_CHARS = 80
+_MOST_LABELS = 100_000
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """How long things are."""
+
+    minimum: int
+    median: int
+    mean: float
+    p95: int
+    maximum: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Figures of a dataset."""
+
+    rows: int
+    duplicate_rows: int
+    """Rows whose prompt was there before."""
+    prompt_chars: Lengths
+    """Characters that a model sees of a prompt."""
+    prompt_tokens: Lengths
+    """The same in tokens, roughly."""
+    without_answer: int
+    """Rows that have no answer to compare with."""
+    distinct_answers: int
+    """Different final answers; of more than 100,000, as many as were counted."""
+    top_answers: tuple[tuple[str, int], ...]
+    """The ten most frequent final answers and how often they occur."""
+
+    @property
+    def top_share(self) -> float:
+        """Share of the most frequent answer in all answers: what a model scores that always gives this one."""
+        answered = self.rows - self.without_answer
+        return self.top_answers[0][1] / answered if answered and self.top_answers else 0.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return {**asdict(self), "top_share": self.top_share}
+
+
+def stats(path: str | Path, *, progress: Progress | None = None) -> Stats:
+    """Count what a dataset holds, of any shape, row by row.
+
+    Args:
+        path: A jsonl, json, csv or parquet file.
+        progress: Is told how many bytes have been read.
+
+    Raises:
+        DatasetError: The file cannot be read, or has no rows.
+    """
+    chars: Counter[int] = Counter()
+    tokens: Counter[int] = Counter()
+    labels: Counter[str] = Counter()
+    seen: set[int] = set()
+    rows = without = 0
+    for _, raw in read_rows(path, progress=progress):
+        row = untabled(raw)
+        rows += 1
+        seen.add(digest_of(row))
+        text, answer = _parts(row)
+        chars[len(text)] += 1
+        tokens[estimate_tokens(text)] += 1
+        if answer is None:
+            without += 1
+        elif answer in labels or len(labels) < _MOST_LABELS:
+            labels[answer] += 1
+    if not rows:
+        raise DatasetError(f"{path}: no rows")
+    top = tuple(sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_TOP])
+    return Stats(rows, rows - len(seen), _lengths(chars), _lengths(tokens), without, len(labels), top)
+
+
+def _parts(row: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Return what the model sees of a row, and the final answer."""
+    prompt = prompt_of(row)
+    metadata = row.get("metadata")
+    answer = row.get("ground_truth", row.get("reference_answer", row.get("answer")))
+    if isinstance(metadata, Mapping):
+        answer = metadata.get("answer", answer)
+    if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
+        try:
+            packed = unpack(prompt)
+        except DatasetError:
+            pass
+        else:
+            answer = packed.ground_truth if packed.ground_truth is not None else answer
+            prompt = packed.question if packed.question is not None else prompt
+    text = prompt if isinstance(prompt, str) else visible_text(prompt)
+    if answer is None or answer == "":
+        return text, None
+    label = answer if isinstance(answer, str) else json.dumps(answer, sort_keys=True, default=str)
+    return text, (final_answer(label) or label.strip())[:_LABEL_CHARS]
+
+
+def _lengths(counts: Counter[int]) -> Lengths:
+    total = sum(counts.values())
+
+    def at(share: float) -> int:
+        left = max(1, round(share * total))
+        for value in sorted(counts):
+            left -= counts[value]
+            if left <= 0:
+                return value
+        return max(counts)
+
+    mean = sum(value * count for value, count in counts.items()) / total
+    return Lengths(min(counts), at(0.5), mean, at(0.95), max(counts))

@@ -1,0 +1,297 @@
+"""Kinds of damage done to a good Bedrock file, each with the rule, line and field that a check has to name."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+
+LINE = 17  # of the row that is damaged
+
+
+class Found(NamedTuple):
+    rule: str
+    line: int | None
+    field: str
+
+
+def make_rows(count):
+    """Return good rows: single questions, worked answers."""
+    return [
+        {
+            "messages": [
+                {"role": "user", "content": f"What is {n} plus {n + 3}? End with the number after four hashes."}
+            ],
+            "reference_answer": f"The sum of both numbers is <<{n}+{n + 3}={2 * n + 3}>>wanted.\n#### {2 * n + 3}",
+            "ground_truth": str(2 * n + 3),
+        }
+        for n in range(1000, 1000 + count)
+    ]
+
+
+def lines_of(rows):
+    return [json.dumps(row, ensure_ascii=False).encode() for row in rows]
+
+
+def in_row(change, rule, field, **more):
+    """Damage one row by calling `change` on it; a row that is returned takes its place."""
+
+    def damage(rows):
+        row = json.loads(json.dumps(rows[LINE - 1]))
+        changed = change(row)
+        return lines_of([*rows[: LINE - 1], row if changed is None else changed, *rows[LINE:]])
+
+    return pytest.param(damage, Found(rule, LINE, field), **more)
+
+
+def in_message(change, rule, field, **more):
+    """Damage the message of one row."""
+    return in_row(lambda row: change(row["messages"][0]), rule, f"messages[0]{field}", **more)
+
+
+def in_text(change, rule, field, **more):
+    """Damage the bytes of one line."""
+
+    def damage(rows):
+        lines = lines_of(rows)
+        return [*lines[: LINE - 1], change(lines[LINE - 1]), *lines[LINE:]]
+
+    return pytest.param(damage, Found(rule, LINE, field), **more)
+
+
+def in_file(change, rule, line=None, field="", **more):
+    return pytest.param(lambda rows: change(lines_of(rows)), Found(rule, line, field), **more)
+
+
+def add_to_all(rows, **fields):
+    return lines_of([{**row, **fields} for row in rows])
+
+
+def with_call(**changes):
+    """Return messages in which a tool is called and answers."""
+    call = {"id": "c1", "type": "function", "function": {"name": "add", "arguments": "{}"}, **changes}
+    return [
+        {"role": "user", "content": "A question about tools."},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "c1", "content": "5"},
+    ]
+
+
+def tool(**changes):
+    function = {"name": "add", "description": "Adds.", "parameters": {"type": "object", "properties": {}}, **changes}
+    return {"type": "function", "function": function}
+
+
+def tools(value, rule, field, **more):
+    """Give all rows good tools and one row others."""
+
+    def damage(rows):
+        given = [{**row, "tools": [tool()]} for row in rows]
+        given[LINE - 1]["tools"] = value
+        return lines_of(given)
+
+    return pytest.param(damage, Found(rule, LINE, field), **more)
+
+
+def call(messages, rule, field, **more):
+    return in_row(lambda row: row.update(messages=messages), rule, field, **more)
+
+
+def _append(message):
+    return lambda row: row["messages"].append(message)
+
+
+def _say_answer(form):
+    def change(row):
+        answer = row["reference_answer"].rpartition("####")[2].strip()
+        row["messages"][0]["content"] += form.format(answer)
+
+    return change
+
+
+DAMAGE = [
+    # the line
+    in_text(lambda line: line[:-1], "row-json", "", id="line-cut-off"),
+    in_text(lambda line: line[:-1] + b",}", "row-json", "", id="trailing-comma"),
+    in_text(lambda line: line.replace(b'"', b"'"), "row-json", "", id="single-quotes"),
+    in_text(lambda line: line + b" " + line, "row-json", "", id="two-objects-on-a-line"),
+    in_text(lambda line: b"[" + line + b"]", "row-object", "", id="row-is-an-array"),
+    in_text(lambda line: b'"text"', "row-object", "", id="row-is-text"),
+    in_text(lambda line: b"{}", "row-empty", "", id="row-without-fields"),
+    in_file(lambda lines: [*lines[:16], b"  ", *lines[16:]], "row-blank", 17, id="blank-line"),
+    in_text(lambda line: b"\xff" + line, "row-encoding", "", id="not-utf8"),
+    in_text(lambda line: line[:-1] + b', "weight": NaN}', "row-constant", "", id="not-a-number"),
+    in_text(lambda line: line[:-1] + b', "weight": -Infinity}', "row-constant", "", id="infinity"),
+    in_text(lambda line: line[:-1] + b', "messages": []}', "row-repeated-key", "messages", id="key-twice"),
+    in_text(
+        lambda line: line.replace(b'"role": "user"', b'"role": "user", "role": "user"'),
+        "row-repeated-key",
+        "messages[0].role",
+        id="key-twice-inside",
+    ),
+    in_text(
+        lambda line: line.replace(b'"content": "', b'"content": "\\ud83d '),
+        "row-text",
+        "messages[0].content",
+        id="half-a-surrogate-pair",
+    ),
+    in_text(
+        lambda line: line.replace(b'"reference_answer": "', b'"reference_answer": "\\u0000'),
+        "row-text",
+        "reference_answer",
+        id="nul",
+    ),
+    # the file
+    in_file(lambda lines: [b"\xef\xbb\xbf" + lines[0], *lines[1:]], "file-bom", 1, id="byte-order-mark"),
+    in_file(lambda lines: lines[:99], "rows-min", id="99-rows"),
+    in_file(lambda lines: [], "rows-none", id="no-rows"),
+    in_file(lambda lines: [*lines, lines[4]], "prompt-duplicate", 101, "messages", id="prompt-twice"),
+    # messages
+    in_row(
+        lambda row: {name: value for name, value in row.items() if name != "messages"},
+        "messages-missing",
+        "messages",
+        id="no-messages",
+    ),
+    in_row(lambda row: row.update(messages="What?"), "messages-type", "messages", id="messages-are-text"),
+    in_row(lambda row: row.update(messages=None), "messages-type", "messages", id="messages-are-null"),
+    in_row(lambda row: row.update(messages=[]), "messages-empty", "messages", id="no-message"),
+    in_row(lambda row: row.update(messages=["What?"]), "message-type", "messages[0]", id="message-is-text"),
+    in_message(lambda m: m.update(weight=1), "message-key", ".weight", id="unknown-message-field"),
+    # roles
+    in_message(lambda m: m.pop("role") and None, "role-missing", ".role", id="no-role"),
+    in_message(lambda m: m.update(role=1), "role-type", ".role", id="role-is-a-number"),
+    in_message(lambda m: m.update(role="human"), "role-unknown", ".role", id="unknown-role"),
+    in_message(lambda m: m.update(role="User"), "role-unknown", ".role", id="role-in-capitals"),
+    in_row(lambda row: row["messages"][0].update(role="system"), "user-missing", "messages", id="no-user"),
+    in_row(
+        _append({"role": "system", "content": "Be short."}), "system-first", "messages[1].role", id="system-comes-late"
+    ),
+    in_row(
+        _append({"role": "assistant", "content": "Let me see."}), "last-assistant", "messages[1]", id="assistant-last"
+    ),
+    # content
+    in_message(lambda m: m.pop("content") and None, "content-missing", ".content", id="no-content"),
+    in_message(lambda m: m.update(content=None), "content-type", ".content", id="content-is-null"),
+    in_message(lambda m: m.update(content=7), "content-type", ".content", id="content-is-a-number"),
+    in_message(lambda m: m.update(content=" \n"), "content-empty", ".content", id="content-is-blank"),
+    in_message(lambda m: m.update(content=[]), "content-empty", ".content", id="no-parts"),
+    in_message(lambda m: m.update(content=["What?"]), "part-type", ".content[0]", id="part-is-text"),
+    in_message(
+        lambda m: m.update(content=[{"type": "image_url", "image_url": "x"}]),
+        "part-type",
+        ".content[0].type",
+        id="part-is-an-image",
+    ),
+    in_message(lambda m: m.update(content=[{"type": "text"}]), "part-text", ".content[0].text", id="part-without-text"),
+    in_message(
+        lambda m: m.update(content=[{"type": "text", "text": "What?", "lang": "en"}]),
+        "part-key",
+        ".content[0].lang",
+        id="unknown-part-field",
+    ),
+    # calls
+    call(
+        [{"role": "user", "content": "What?", "tool_calls": [1]}],
+        "tool-calls-role",
+        "messages[0].tool_calls",
+        id="user-calls",
+    ),
+    call(
+        [{"role": "assistant", "content": "I call.", "tool_calls": []}, {"role": "user", "content": "What?"}],
+        "tool-calls-type",
+        "messages[0].tool_calls",
+        id="no-calls",
+    ),
+    call(with_call(type="tool"), "tool-call", "messages[1].tool_calls[0].type", id="call-of-another-type"),
+    call(with_call(function={"arguments": "{}"}), "tool-call", "messages[1].tool_calls[0].function.name", id="no-name"),
+    call(
+        with_call(function={"name": "add", "arguments": {}}),
+        "tool-arguments",
+        "messages[1].tool_calls[0].function.arguments",
+        id="arguments-not-text",
+    ),
+    call(with_call(id="c2"), "tool-call-unmatched", "messages[2].tool_call_id", id="answer-to-no-call"),
+    call(
+        [{"role": "user", "content": "What?"}, {"role": "tool", "content": "5"}],
+        "tool-call-id",
+        "messages[1].tool_call_id",
+        id="answer-without-id",
+    ),
+    # tools
+    tools({"a": 1}, "tools-type", "tools", id="tools-are-an-object"),
+    tools([], "tools-empty", "tools", id="no-tools"),
+    tools([{"name": "add"}], "tool-type", "tools[0].type", id="tool-without-type"),
+    tools([{"type": "function"}], "tool-type", "tools[0].function", id="tool-without-function"),
+    tools([tool(name="add it")], "tool-name", "tools[0].function.name", id="blank-in-name"),
+    tools([tool(), tool()], "tool-name-repeated", "tools[1].function.name", id="name-twice"),
+    tools([tool(description="")], "tool-description", "tools[0].function.description", id="no-description"),
+    tools([tool(parameters=None)], "tool-parameters", "tools[0].function.parameters", id="no-parameters"),
+    tools(
+        [tool(parameters={"type": "array"})],
+        "tool-parameters",
+        "tools[0].function.parameters.type",
+        id="array-parameters",
+    ),
+    tools(
+        [tool(parameters={"type": "object"})],
+        "tool-parameters",
+        "tools[0].function.parameters.properties",
+        id="parameters-without-properties",
+    ),
+    # answers
+    in_row(
+        lambda row: {name: value for name, value in row.items() if name != "reference_answer"},
+        "reference-missing",
+        "reference_answer",
+        id="no-reference",
+    ),
+    in_row(
+        lambda row: row.update(reference_answer=72), "reference-type", "reference_answer", id="reference-is-a-number"
+    ),
+    in_row(
+        lambda row: row.update(reference_answer=["72"]), "reference-type", "reference_answer", id="reference-is-a-list"
+    ),
+    in_row(lambda row: row.update(reference_answer=None), "reference-type", "reference_answer", id="reference-is-null"),
+    in_row(
+        lambda row: row.update(reference_answer=" "), "reference-empty", "reference_answer", id="reference-is-blank"
+    ),
+    in_row(
+        lambda row: row.update(reference_answer={}), "reference-empty", "reference_answer", id="reference-has-nothing"
+    ),
+    in_row(_say_answer("\n#### {}"), "answer-leak", "messages[0].content", id="final-answer-at-the-end"),
+    in_row(_say_answer(" Answer: {}."), "answer-leak", "messages[0].content", id="answer-announced"),
+    in_row(_say_answer(" (ground_truth = {})"), "answer-leak", "messages[0].content", id="ground-truth-announced"),
+    in_row(_say_answer(" \\boxed{{{}}}"), "answer-leak", "messages[0].content", id="answer-boxed"),
+    in_row(
+        lambda row: row["messages"].insert(0, {"role": "system", "content": row["reference_answer"]}),
+        "answer-leak",
+        "messages[0].content",
+        id="worked-answer-in-the-system-message",
+    ),
+    # fields
+    in_row(lambda row: row.update(id="a"), "optional-field", "id", id="id-in-one-row"),
+    in_row(
+        lambda row: row.pop("ground_truth") and None, "optional-field", "ground_truth", id="field-missing-in-one-row"
+    ),
+    in_row(lambda row: row.update(tools=[tool()]), "optional-field", "tools", id="tools-in-one-row"),
+    in_row(
+        lambda row: {("Messages" if name == "messages" else name): value for name, value in row.items()},
+        "key-suspect",
+        "Messages",
+        id="field-in-capitals",
+    ),
+    in_row(
+        lambda row: {("refrence_answer" if name == "reference_answer" else name): v for name, v in row.items()},
+        "key-suspect",
+        "refrence_answer",
+        id="misspelt-field",
+    ),
+    pytest.param(lambda rows: add_to_all(rows, id="same"), Found("id-duplicate", LINE, "id"), id="one-id-for-all"),
+    pytest.param(lambda rows: add_to_all(rows, id=5), Found("id-type", LINE, "id"), id="ids-are-numbers"),
+    in_row(
+        lambda row: row["messages"][0].update(content="word " * 8000),
+        "sequence-length",
+        "messages",
+        id="very-long-prompt",
+    ),
+]

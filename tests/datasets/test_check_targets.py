@@ -1,0 +1,328 @@
+"""Rules of the targets that tests of damage do not reach, and what a check does besides."""
+
+import json
+
+import pytest
+from damage import make_rows
+
+from aws_rft_sdk import datasets
+from aws_rft_sdk.datasets.files import write_rows
+from aws_rft_sdk.datasets.rules import RULES, Severity, Target
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
+
+LINE = 9
+
+
+def check(tmp_path, rows, target, *, name="d.jsonl", **options):
+    write_rows(tmp_path / name, rows)
+    return datasets.check(tmp_path / name, target, **options)
+
+
+def found(report):
+    return {(problem.rule, problem.line, problem.field) for problem in report.problems}
+
+
+def multiturn(count=120):
+    return [
+        {"id": f"row-{n}", "metadata": {"prompt": f"Guess word {n}.", "answer": f"crane{n}", "info": {"turns": 6}}}
+        for n in range(count)
+    ]
+
+
+def nova(count=120):
+    return [{"id": f"row-{n}", **row} for n, row in enumerate(make_rows(count))]
+
+
+def mtrl(count=1300):
+    return [{"prompt": datasets.pack(question=f"What is {n}?", ground_truth=f"w{n}")} for n in range(count)]
+
+
+def ask(text):
+    return [{"role": "user", "content": text}]
+
+
+def packed(**fields):
+    return json.dumps({"question": "What?", "ground_truth": "x", "visible": ["question"], **fields})
+
+
+MULTITURN = [
+    pytest.param(lambda row: row.update(messages=[]), ("key-unknown", LINE, "messages"), id="messages-besides"),
+    pytest.param(lambda row: row.pop("id"), ("id-missing", LINE, "id"), id="no-id"),
+    pytest.param(lambda row: row.update(id=" "), ("id-type", LINE, "id"), id="blank-id"),
+    pytest.param(lambda row: row.update(id=" row-3 "), ("id-duplicate", LINE, "id"), id="id-of-another-row"),
+    pytest.param(lambda row: row.pop("metadata"), ("metadata-missing", LINE, "metadata"), id="no-metadata"),
+    pytest.param(lambda row: row.update(metadata="{}"), ("metadata-type", LINE, "metadata"), id="metadata-as-text"),
+    pytest.param(lambda row: row.update(metadata=None), ("metadata-type", LINE, "metadata"), id="metadata-null"),
+]
+METADATA = [
+    pytest.param({"level": 1}, ("metadata-key", LINE, "metadata.level"), id="unknown-field"),
+    pytest.param({"answer": 5}, ("metadata-value", LINE, "metadata.answer"), id="answer-is-a-number"),
+    pytest.param({"task": ["a"]}, ("metadata-value", LINE, "metadata.task"), id="task-is-a-list"),
+    pytest.param({"info": "six turns"}, ("metadata-value", LINE, "metadata.info"), id="info-is-plain-text"),
+    pytest.param({"info": [1]}, ("metadata-value", LINE, "metadata.info"), id="info-is-a-list"),
+    pytest.param({"prompt": 5}, ("prompt-type", LINE, "metadata.prompt"), id="prompt-is-a-number"),
+    pytest.param({"prompt": " "}, ("prompt-empty", LINE, "metadata.prompt"), id="prompt-is-blank"),
+    pytest.param({"prompt": "Guess word 3."}, ("prompt-duplicate", LINE, "metadata.prompt"), id="prompt-twice"),
+    pytest.param({"prompt": "It is. Answer: crane8"}, ("answer-leak", LINE, "metadata.prompt"), id="answer-told"),
+    pytest.param(
+        {"prompt": [{"role": "developer", "content": "Guess."}]},
+        ("role-unknown", LINE, "metadata.prompt[0].role"),
+        id="developer-in-a-prompt",
+    ),
+    pytest.param({"prompt": []}, ("messages-empty", LINE, "metadata.prompt"), id="no-messages"),
+    pytest.param({"task": "t"}, ("optional-field", LINE, "task"), id="task-in-one-row"),
+]
+
+
+class TestMultiturn:
+    def test_good_rows_have_no_problems(self, tmp_path):
+        assert check(tmp_path, multiturn(), "nova-multiturn").problems == ()
+
+    @pytest.mark.parametrize("prompt", [[{"role": "user", "content": "Go."}], "Go."], ids=["messages", "text"])
+    def test_info_may_be_json_text_and_a_prompt_messages(self, tmp_path, prompt):
+        rows = multiturn()
+        for row in rows:
+            row["metadata"]["info"] = '{"turns": 6}'
+        rows[LINE - 1]["metadata"]["prompt"] = prompt
+
+        assert check(tmp_path, rows, "nova-multiturn").problems == ()
+
+    @pytest.mark.parametrize(("change", "problem"), MULTITURN)
+    def test_bad_row_is_found(self, tmp_path, change, problem):
+        rows = multiturn()
+        change(rows[LINE - 1])
+
+        assert problem in found(check(tmp_path, rows, "nova-multiturn"))
+
+    @pytest.mark.parametrize(("change", "problem"), METADATA)
+    def test_bad_metadata_is_found(self, tmp_path, change, problem):
+        rows = multiturn()
+        rows[LINE - 1]["metadata"].update(change)
+
+        assert problem in found(check(tmp_path, rows, "nova-multiturn"))
+
+    def test_metadata_without_prompt_is_found(self, tmp_path):
+        rows = multiturn()
+        del rows[LINE - 1]["metadata"]["prompt"]
+
+        assert ("prompt-missing", LINE, "metadata.prompt") in found(check(tmp_path, rows, "nova-multiturn"))
+
+
+class TestNova:
+    def test_good_rows_have_no_problems(self, tmp_path):
+        assert check(tmp_path, nova(), "nova").problems == ()
+
+    @pytest.mark.parametrize("role", ["User", "USER"])
+    def test_case_of_roles_does_not_matter(self, tmp_path, role):
+        rows = nova()
+        rows[LINE - 1]["messages"][0]["role"] = role
+
+        assert check(tmp_path, rows, "nova").problems == ()
+
+    def test_name_of_a_message_is_refused_that_bedrock_takes(self, tmp_path):
+        rows = nova()
+        rows[LINE - 1]["messages"][0]["name"] = "Ada"
+
+        assert found(check(tmp_path, rows, "nova")) == {("message-key", LINE, "messages[0].name")}
+        assert check(tmp_path, rows, "bedrock").problems == ()
+
+    def test_reference_is_not_wanted_when_told_so_but_in_all_rows_or_none(self, tmp_path):
+        rows = nova()
+        without = [{name: value for name, value in row.items() if name != "reference_answer"} for row in rows]
+
+        assert check(tmp_path, without, "nova").counts == {"reference-missing": 120}
+        assert check(tmp_path, without, "nova", require_reference=False).ok
+        mixed = check(tmp_path, [*rows[:119], without[119]], "nova", require_reference=False)
+        assert found(mixed) == {("optional-field", 120, "reference_answer")}
+
+    def test_more_than_20_000_rows_are_too_many(self, tmp_path):
+        assert check(tmp_path, make_rows(20_000), "nova").ok
+        assert found(check(tmp_path, make_rows(20_001), "nova")) == {("rows-max", None, "")}
+
+
+MTRL = [
+    pytest.param({"prompt": 5}, ("prompt-type", LINE, "prompt"), id="prompt-is-a-number"),
+    pytest.param({"prompt": {"question": "?"}}, ("prompt-type", LINE, "prompt"), id="prompt-is-an-object"),
+    pytest.param({"prompt": None}, ("prompt-type", LINE, "prompt"), id="prompt-is-null"),
+    pytest.param({"prompt": ""}, ("prompt-empty", LINE, "prompt"), id="prompt-is-empty"),
+    pytest.param({"question": "?"}, ("prompt-missing", LINE, "prompt"), id="other-column"),
+    pytest.param({"prompt": "What?"}, ("prompt-structure", LINE, "prompt"), id="text-among-json"),
+    pytest.param({"prompt": '{"question": '}, ("prompt-structure", LINE, "prompt"), id="broken-json"),
+    pytest.param({"prompt": '["a"]'}, ("prompt-structure", LINE, "prompt"), id="json-array"),
+    pytest.param({"prompt": packed(level=1)}, ("prompt-keys", LINE, "prompt"), id="other-keys"),
+    pytest.param({"prompt": packed(question="Say x. Answer: x")}, ("answer-leak", LINE, "prompt"), id="answer-told"),
+    pytest.param({"prompt": mtrl(4)[3]["prompt"]}, ("prompt-duplicate", LINE, "prompt"), id="prompt-twice"),
+    pytest.param({"prompt": packed(), "answer": "x"}, ("columns-ignored", LINE, "answer"), id="answer-column"),
+    pytest.param({"prompt": packed(question="w " * 99_999)}, ("sequence-length", LINE, "prompt"), id="long"),
+    pytest.param({}, ("row-empty", LINE, ""), id="no-columns"),
+]
+
+
+class TestMtrl:
+    def test_good_rows_have_no_problems(self, tmp_path):
+        assert check(tmp_path, mtrl(), "mtrl").problems == ()
+
+    @pytest.mark.parametrize(("row", "problem"), MTRL)
+    def test_bad_row_is_found(self, tmp_path, row, problem):
+        rows = mtrl()
+        rows[LINE - 1] = row
+
+        assert problem in found(check(tmp_path, rows, "mtrl"))
+
+    @pytest.mark.parametrize(
+        ("count", "batch", "problems"),
+        [
+            pytest.param(32, 32, {("rows-batch", None, "")}, id="just-a-batch"),
+            pytest.param(33, 32, {("rows-few-batches", None, "")}, id="one-more"),
+            pytest.param(320, 32, set(), id="ten-batches"),
+            pytest.param(128, None, {("rows-batch", None, "")}, id="default-batch-of-128"),
+        ],
+    )
+    def test_rows_are_compared_with_the_batch(self, tmp_path, count, batch, problems):
+        assert found(check(tmp_path, mtrl(count), "mtrl", batch_size=batch)) == problems
+
+    @pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
+    def test_every_format_is_taken_and_the_first_column_is_the_prompt(self, tmp_path, name):
+        rows = [{"q": f"What is {n}?", "level": "easy"} for n in range(1300)]
+
+        report = check(tmp_path, rows, "mtrl", name=name)
+
+        line = 2 if name == "d.csv" else 1
+        assert (found(report), report.rows) == ({("prompt-column", line, "q")}, 1300)
+
+    def test_conventional_cell_that_holds_its_answer_in_messages_is_found(self, tmp_path):
+        rows = [
+            {
+                "prompt": json.dumps(
+                    {"prompt": [{"role": "user", "content": f"Word {n}?"}], "reward_spec": {"ground_truth": f"w{n}"}}
+                )
+            }
+            for n in range(1300)
+        ]
+        good = check(tmp_path, rows, "mtrl")
+        rows[LINE - 1]["prompt"] = rows[LINE - 1]["prompt"].replace("Word 8?", "Word 8? The answer is w8")
+
+        assert good.problems == ()
+        assert found(check(tmp_path, rows, "mtrl")) == {("answer-leak", LINE, "prompt")}
+
+    @pytest.mark.parametrize("line", ["a,b,c\n", "a\n"], ids=["too-many", "too-few"])
+    def test_csv_row_of_another_length_is_found(self, tmp_path, line):
+        (tmp_path / "d.csv").write_text("prompt,level\nq,1\n" + line)
+
+        assert ("row-cells", 3, "") in found(datasets.check(tmp_path / "d.csv", "mtrl"))
+
+
+LONG = "the long way round the old harbour walls"
+LEAKS = [
+    pytest.param("What are 20 and 0?", "20", None, id="number-by-chance"),
+    pytest.param("#### The final answer is 20\n\nQuestion: What?\nSolution:", "20", None, id="answer-of-a-shot"),
+    pytest.param("Question: What?\nSolution: #### The final answer is 20", "20", "answer-leak", id="own-answer"),
+    pytest.param("The answer is 200.", "20", None, id="longer-number"),
+    pytest.param("The answer is 20.5.", "20", None, id="decimals"),
+    pytest.param("The answer is: **20**.", "20", "answer-leak", id="bold"),
+    pytest.param('{"reference": 1, "expected_output": "20"}', "20", "answer-leak", id="json"),
+    pytest.param("Pick: a) the long way round the old harbour, b)", LONG, None, id="part"),
+    pytest.param(
+        f"Pick: a) {LONG}", LONG,
+        "answer-in-prompt", id="choice",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "answer", "rule"), LEAKS)
+def test_answer_leaks_when_it_is_announced_and_not_when_it_stands_there_by_chance(tmp_path, text, answer, rule):
+    rows = make_rows(120)
+    for row in rows:
+        del row["ground_truth"]
+    rows[LINE - 1] = {"messages": [{"role": "user", "content": text}], "reference_answer": answer}
+
+    problems = found(check(tmp_path, rows, "bedrock"))
+
+    assert problems == ({(rule, LINE, "messages[0].content")} if rule else set())
+
+
+def test_all_problems_are_reported_at_once_counted_and_kept_up_to_a_bound(tmp_path):
+    rows = make_rows(50)
+    for row in rows:
+        row["messages"][0]["role"] = "human"
+
+    report = check(tmp_path, rows, "bedrock", keep=3)
+
+    assert report.counts == {"rows-min": 1, "role-unknown": 50, "user-missing": 50}
+    assert [problem.line for problem in report.problems if problem.rule == "role-unknown"] == [1, 2, 3]
+    assert (report.errors, report.warnings, report.ok) == (101, 0, False)
+    assert json.loads(json.dumps(report.as_json()))["counts"] == report.counts
+
+
+def test_ignored_rules_are_not_reported(tmp_path):
+    assert check(tmp_path, make_rows(50), "bedrock", ignore=["rows-min"]).ok
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        pytest.param("d.json", '[{"prompt": "a"},\n oops]', 2, id="json"),
+        pytest.param("d.csv", 'prompt\n"a" b\n', 2, id="csv"),
+        pytest.param("d.parquet", "nope", None, id="parquet"),
+    ],
+)
+def test_file_that_breaks_off_is_a_problem(tmp_path, name, text, line):
+    (tmp_path / name).write_text(text)
+
+    assert ("file-broken", line, "") in found(datasets.check(tmp_path / name, "mtrl"))
+
+
+def test_other_formats_than_jsonl_are_refused_and_checked_all_the_same(tmp_path):
+    rows = make_rows(120)
+    rows[3]["messages"][0]["role"] = "human"
+
+    for name, line in (("d.json", 4), ("d.parquet", 4)):
+        problems = found(check(tmp_path, rows, "bedrock", name=name))
+        assert {("file-format", None, ""), ("role-unknown", line, "messages[0].role")} <= problems
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        pytest.param({"target": "sft"}, ConfigurationError, id="target"),
+        pytest.param({"target": "mtrl", "ignore": ["no-such-rule"]}, ConfigurationError, id="rule"),
+        pytest.param({"target": "mtrl", "batch_size": 0}, ConfigurationError, id="batch"),
+        pytest.param({"target": "mtrl", "path": "gone.jsonl"}, DatasetError, id="file"),
+        pytest.param({"target": "mtrl", "path": "gone.json"}, DatasetError, id="json-file"),
+        pytest.param({"target": "mtrl", "path": "d.txt"}, DatasetError, id="format"),
+    ],
+)
+def test_misuse_is_refused(tmp_path, arguments, error):
+    arguments = {"path": "d.jsonl", **arguments}
+    write_rows(tmp_path / "d.jsonl", mtrl(10))
+
+    with pytest.raises(error):
+        datasets.check(tmp_path / arguments.pop("path"), **arguments)
+
+
+def test_progress_is_told_when_a_file_is_checked(tmp_path):
+    told = []
+
+    check(tmp_path, mtrl(9000), "mtrl", progress=told.append)
+
+    assert told == sorted(told)
+    assert 0 < told[-1] <= (tmp_path / "d.jsonl").stat().st_size
+
+
+def test_rules_are_complete():
+    assert {type(rule.severity) for rule in RULES.values()} == {Severity}
+    assert all(rule.meaning and rule.fix and rule.targets <= set(Target) for rule in RULES.values())
+
+
+def test_every_rule_is_described():
+    import re
+    from pathlib import Path
+
+    page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+    listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \| ([^|]+) \|", page, re.MULTILINE)
+
+    assert [row[0] for row in listed] == list(RULES)
+    for name, severity, targets in listed:
+        assert severity == RULES[name].severity.value
+        known = {item for item in Target if item in RULES[name].targets}
+        assert (targets.strip() == "all" and known == set(Target)) or known == set(targets.strip().split(", "))

@@ -1,0 +1,117 @@
+import json
+
+import pytest
+from click.testing import CliRunner
+from damage import make_rows
+
+from aws_rft_sdk import datasets
+from aws_rft_sdk.cli import main
+
+
+@pytest.fixture
+def good(tmp_path):
+    datasets.write_rows(tmp_path / "good.jsonl", make_rows(100))
+    return tmp_path / "good.jsonl"
+
+
+@pytest.fixture
+def bad(tmp_path):
+    rows = make_rows(100)
+    for row in rows[10:20]:
+        row["messages"][0]["role"] = "human"
+    datasets.write_rows(tmp_path / "bad.jsonl", rows)
+    return tmp_path / "bad.jsonl"
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, ["dataset", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_check_when_the_file_is_good_then_exit_status_is_zero(good):
+    result = run("check", good, "--for", "bedrock")
+
+    assert result.exit_code == 0
+    assert "100 rows for bedrock: 0 errors, 0 warnings" in result.stdout
+
+
+def test_check_when_there_are_errors_then_they_are_grouped_and_exit_status_is_one(bad):
+    result = run("check", bad, "--for", "bedrock", "--show", "2")
+
+    assert result.exit_code == 1
+    assert "error role-unknown, 10 x: use system, user, assistant or tool" in result.stdout
+    assert '  line 11, messages[0].role: "human" is no role of this service' in result.stdout
+    assert "line 13" not in result.stdout
+    assert "  and 8 more" in result.stdout
+    assert "20 errors" in result.stdout
+
+
+def test_check_when_json_is_wanted_then_everything_is_in_it(bad):
+    result = run("check", bad, "--for", "bedrock", "--json")
+
+    report = json.loads(result.stdout)
+    assert result.exit_code == 1
+    assert report["counts"] == {"role-unknown": 10, "user-missing": 10}
+    assert report["problems"][0] == {
+        "rule": "role-unknown",
+        "severity": "error",
+        "line": 11,
+        "field": "messages[0].role",
+        "problem": '"human" is no role of this service',
+        "fix": "use system, user, assistant or tool",
+    }
+
+
+def test_check_when_there_are_warnings_only_then_exit_status_is_zero(tmp_path):
+    (tmp_path / "d.csv").write_text("q\n" + "".join(f"What is {n}?\n" for n in range(40)))
+
+    result = run("check", tmp_path / "d.csv", "--for", "mtrl", "--batch-size", "32")
+
+    assert result.exit_code == 0
+    assert "0 errors, 2 warnings" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(["check", "good.jsonl"], id="no-target"),
+        pytest.param(["check", "good.jsonl", "--for", "sft"], id="unknown-target"),
+        pytest.param(["check", "good.jsonl", "--for", "mtrl", "--ignore", "x"], id="unknown-rule"),
+        pytest.param(["check", "gone.jsonl", "--for", "mtrl"], id="no-file"),
+        pytest.param(["check", "d.txt", "--for", "mtrl"], id="unknown-format"),
+        pytest.param(["convert", "good.jsonl", "out.txt"], id="unknown-format-out"),
+        pytest.param(["convert", "good.jsonl", "out.jsonl", "--from", "qa"], id="from-without-to"),
+        pytest.param(["convert", "good.jsonl", "out.jsonl", "--from", "qa", "--to", "mtrl"], id="other-shape"),
+        pytest.param(["prepare", "gsm8k", "good.jsonl", "out", "--shots", "9"], id="too-many-shots"),
+        pytest.param(["split", "good.jsonl", "a.jsonl", "b.jsonl", "--share", "2"], id="share"),
+    ],
+)
+def test_misuse_has_exit_status_two_and_writes_nothing(monkeypatch, tmp_path, good, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.txt").write_text("a")
+
+    assert run(*arguments).exit_code == 2
+    assert {path.name for path in tmp_path.iterdir()} == {"good.jsonl", "d.txt"}
+
+
+def test_files_when_converted_and_divided_then_rows_are_counted(monkeypatch, tmp_path, good):
+    monkeypatch.chdir(tmp_path)
+
+    assert run("convert", good, "m.parquet", "--to", "mtrl").stdout == "100 rows in m.parquet\n"
+    assert run("split", "m.parquet", "a.jsonl", "b.jsonl").stdout == "90 rows in a.jsonl\n10 rows in b.jsonl\n"
+    assert run("sample", "a.jsonl", "s.csv", "--rows", 7).stdout == "7 rows in s.csv\n"
+    assert run("dedupe", "s.csv", "t.json").stdout == "7 rows in t.json, 0 left out\n"
+    assert run("check", "t.json", "--for", "mtrl", "--batch-size", 6).exit_code == 0
+    figures = json.loads(run("stats", "t.json", "--json").stdout)
+    assert (figures["rows"], figures["without_answer"]) == (7, 0)
+    assert "most frequent answer" in run("stats", "t.json").stdout
+
+
+def test_gsm8k_when_prepared_then_both_files_are_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    rows = [{"question": f"What is {n}?", "answer": f"#### {n}"} for n in range(30)]
+    datasets.write_rows("in.jsonl", rows)
+
+    result = run("prepare", "gsm8k", "in.jsonl", "out", "--shots", "8", "--to", "nova")
+
+    assert result.stdout.splitlines() == ["27 rows in out/train.jsonl", "3 rows in out/validation.jsonl"]
+    assert datasets.check("out/train.jsonl", "nova", ignore=["rows-min"]).ok

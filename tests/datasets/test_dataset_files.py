@@ -1,0 +1,172 @@
+import csv
+import io
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from aws_rft_sdk.datasets import _json_array, read_rows, write_rows
+from aws_rft_sdk.errors import DatasetError
+
+SAME_FOLDER = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None, derandomize=True
+)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]))
+SCALAR = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False)
+INT64 = st.integers(-(2**63), 2**63 - 1)
+JSON = st.recursive(
+    SCALAR | st.text(), lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3)
+)
+
+
+def back(path):
+    return [dict(row) for _, row in read_rows(path)]
+
+
+@SAME_FOLDER
+@given(rows=st.lists(st.dictionaries(st.text(), JSON, max_size=4), max_size=5))
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+def test_json_when_written_and_read_then_rows_are_the_same(tmp_path, name, rows):
+    assert write_rows(tmp_path / name, rows) == len(rows)
+    assert back(tmp_path / name) == rows
+
+
+@SAME_FOLDER
+@given(rows=st.lists(st.fixed_dictionaries({"prompt": TEXT, 'a,"b': TEXT}), min_size=1, max_size=5))
+def test_csv_when_written_and_read_then_text_is_the_same(tmp_path, rows):
+    rows = [{name: value.replace("\0", "") for name, value in row.items()} for row in rows]
+    write_rows(tmp_path / "d.csv", rows)
+
+    assert back(tmp_path / "d.csv") == rows
+
+
+@SAME_FOLDER
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries(
+            {
+                "prompt": TEXT,
+                "n": st.integers(-(2**63), 2**63 - 1) | st.none(),
+                "ok": st.booleans(),
+                "x": st.floats(allow_nan=False),
+            }
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
+def test_parquet_when_written_and_read_then_scalars_are_the_same(tmp_path, rows):
+    write_rows(tmp_path / "d.parquet", rows)
+
+    assert back(tmp_path / "d.parquet") == rows
+
+
+@pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+def test_table_when_given_structure_then_it_stands_there_as_json_text(tmp_path, name):
+    write_rows(tmp_path / name, [{"prompt": "a", "messages": [{"role": "ü"}]}, {"prompt": "b"}])
+
+    first, second = back(tmp_path / name)
+
+    assert json.loads(first["messages"]) == [{"role": "ü"}]
+    assert not second["messages"]
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 64])
+def test_json_array_when_read_in_pieces_then_values_are_the_same(monkeypatch, chunk):
+    monkeypatch.setattr(_json_array, "_CHUNK", chunk)
+    values = [{"a": "x" * 50, "b": [1, 2.5, -3e10, None, True]}, 12345, 'é"\\\n', [], {}, 0, False]
+
+    for text in (json.dumps(values), json.dumps(values, indent=2), json.dumps(values, ensure_ascii=False)):
+        assert list(_json_array.read_array(io.StringIO(text))) == values
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        pytest.param('[{"a": 1}\n{"a": 2}]', 2, id="no-comma"),
+        pytest.param('[{"a": 1},\n]', 2, id="comma-at-the-end"),
+        pytest.param('[{"a": 1}]\n[]', 2, id="second-array"),
+        pytest.param('[{"a": 1},\n{"a": "', 2, id="cut-off"),
+        pytest.param('[{"a": 1}', 1, id="not-closed"),
+        pytest.param('[\n\n{"a": tru}]', 3, id="no-literal"),
+        pytest.param('{"a": 1}', None, id="no-array"),
+        pytest.param("", None, id="empty"),
+    ],
+)
+@pytest.mark.parametrize("chunk", [1, 1 << 20])
+def test_json_array_when_broken_then_the_line_is_named(tmp_path, monkeypatch, chunk, text, line):
+    monkeypatch.setattr(_json_array, "_CHUNK", chunk)
+    (tmp_path / "d.json").write_text(text)
+
+    with pytest.raises(DatasetError) as raised:
+        back(tmp_path / "d.json")
+
+    assert raised.value.line == line
+
+
+def test_json_array_when_the_beginning_is_broken_then_the_rest_is_not_read():
+    file = io.StringIO('[{"a" 1}, ' + "1," * 3_000_000)
+
+    with pytest.raises(_json_array.ArrayError):
+        list(_json_array.read_array(file))
+
+    assert file.tell() <= 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "says"),
+    [
+        pytest.param("d.jsonl", [{"a": float("nan")}], "row 1 is not JSON", id="nan"),
+        pytest.param("d.json", [{}, {"a": object()}], "row 2 is not JSON", id="object"),
+        pytest.param("d.csv", [{"a": "1"}] * 4096 + [{"b": "1"}], "row 4097 has a column", id="late-column"),
+        pytest.param("d.csv", [{"a": "\ud800"}], "row 1 is no UTF-8", id="surrogate"),
+        pytest.param("d.parquet", [{"a": 1}, {"a": "b"}], "one type of values", id="mixed-types"),
+        pytest.param("d.parquet", [{"a": 1}] * 4096 + [{"a": "b"}], "rows 4097 to 4097", id="late-type"),
+        pytest.param("d.parquet", [], "no rows", id="no-rows"),
+        pytest.param("d.txt", [{}], "unknown format", id="format"),
+        pytest.param("none/d.jsonl", [{}], "No such file", id="folder"),
+    ],
+)
+def test_file_when_it_cannot_be_written_then_nothing_is_left_but_what_was_there(tmp_path, name, rows, says):
+    path = tmp_path / name
+    if path.parent.exists():
+        path.write_text("before")
+
+    with pytest.raises(DatasetError, match=says):
+        write_rows(path, rows)
+
+    assert [file.read_text() for file in tmp_path.iterdir()] == (["before"] if path.parent.exists() else [])
+
+
+def test_csv_when_a_cell_is_very_long_then_it_is_read(tmp_path):
+    write_rows(tmp_path / "d.csv", [{"prompt": "x" * 300_000}])
+
+    assert csv.field_size_limit() >= 300_000
+    assert back(tmp_path / "d.csv") == [{"prompt": "x" * 300_000}]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
+def test_progress_when_a_file_is_read_then_it_grows_up_to_its_size(tmp_path, name):
+    told = []
+    write_rows(tmp_path / name, ({"prompt": f"row {n}"} for n in range(5000)))
+
+    assert sum(1 for _ in read_rows(tmp_path / name, progress=told.append)) == 5000
+
+    assert told == sorted(told)
+    assert 0 < told[-1] <= (tmp_path / name).stat().st_size
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv"])
+def test_memory_when_a_large_file_is_read_then_it_stays_small(tmp_path, name):
+    import tracemalloc
+
+    write_rows(tmp_path / name, ({"prompt": f"{n}" + "x" * 1000} for n in range(20_000)))
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in read_rows(tmp_path / name)) == 20_000
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 8_000_000 < (tmp_path / name).stat().st_size
