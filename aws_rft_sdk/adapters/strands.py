@@ -16,7 +16,7 @@ from strands.plugins import Plugin
 
 from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk.adapters._http_turns import BACKOFF, MAX_ATTEMPTS, NOT_SAMPLED_STATUSES, Sampling, check_sampling
-from aws_rft_sdk.adapters._loop_pool import has_default_http_client, http, loop_pool
+from aws_rft_sdk.adapters._loop_pool import has_default_http_client, http, loop_client, loop_pool
 from aws_rft_sdk.context import RFTContext, TurnState
 from aws_rft_sdk.errors import ConfigurationError
 
@@ -56,6 +56,7 @@ def wrap_model(model: M, *, sampling: Sampling = "request") -> M:
     # Its own, so that update_config() of one leaves the other alone.
     wrapped.config = dict(cast(Any, model).config)
     wrapped._rft_sampling = sampling
+    wrapped._rft_owner = _Owner()
     return cast(M, wrapped)
 
 
@@ -103,18 +104,26 @@ def _wrap_again(model: Any, sampling: Sampling) -> Any:
     return wrap_model(model, sampling=sampling)
 
 
+class _Owner:
+    """Stands for one wrapped model, to which the clients of all loops belong that are made for it."""
+
+
+_OWN_ATTRIBUTES = ("_rft_sampling", "_rft_owner")
+
+
 class _Tracked:
     """What a wrapped model does differently; mixed in before the provider's own class."""
 
     config: dict[str, Any]
     _rft_sampling: Sampling
+    _rft_owner: _Owner
     _rft_provider_class: type[Model]
     _rft_turn_arguments: Callable[..., Any]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, Sampling]]:
         # Its class is made at run time, so what is pickled and copied is the model inside.
         model = object.__new__(self._rft_provider_class)
-        model.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_rft_sampling"})
+        model.__dict__.update({name: value for name, value in self.__dict__.items() if name not in _OWN_ATTRIBUTES})
         return _wrap_again, (model, self._rft_sampling)
 
     async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
@@ -183,11 +192,26 @@ async def _openai_turn(model: Any, headers: dict[str, str], sampling: dict[str, 
         sampling = {"max_completion_tokens" if name == "max_tokens" else name: v for name, v in sampling.items()}
     _set_params(model, {**params, **sampling})
     client = getattr(model, "_custom_client", None)
-    if client is None:
+    if client is None and _can_keep_client(model):
+        model._custom_client = await loop_client(model._rft_owner, model.client_args)
+    elif client is None:
         model.client_args = {"http_client": await loop_pool(), **model.client_args, "max_retries": 0}
     elif isinstance(client, openai.AsyncOpenAI):
         http_client = await loop_pool() if has_default_http_client(client) else None
         model._custom_client = client.with_options(max_retries=0, http_client=http_client)
+
+
+def _can_keep_client(model: Any) -> bool:
+    """Whether the client of one turn does for the next: nothing but `client_args` decides what it is."""
+    return (
+        hasattr(model, "_rft_owner")
+        and hasattr(model, "_custom_client")
+        and getattr(model, "_bedrock_mantle_config", None) is None
+        # What is missing comes from the environment, which may change; an HTTP client of the user's is closed by it.
+        and {"base_url", "api_key"} <= model.client_args.keys()
+        and "http_client" not in model.client_args
+        and type(model)._get_client is OpenAIModel._get_client
+    )
 
 
 async def _openai_responses_turn(model: Any, headers: dict[str, str], sampling: dict[str, float], method: str) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
@@ -12,6 +14,8 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.answers import encode
 from aws_rft_sdk.runtime.policies import Call, Passthrough, PolicyError
+
+_IDLE_CONNECTIONS = 256
 
 
 class UpstreamPolicy:
@@ -47,27 +51,35 @@ class UpstreamPolicy:
         self._timeout = timeout
         # Proxies of the environment are for the world outside, never for this machine.
         self._trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
-        self._clients: dict[asyncio.AbstractEventLoop, httpx.AsyncClient] = {}
+        self._encrypts = parts.scheme == "https"
+        self._clients: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
+        """Those that nobody uses at the moment, the latest last."""
 
     def begin(self, trajectory_id: str, prompt: JSON) -> None:
         """Do nothing: a server sees requests only."""
 
     async def answer(self, call: Call) -> Passthrough:
         """Send the request on and return the answer, whose body is still to be read."""
-        client = self._client()
+        client = self._take()
+        release = functools.partial(self._release, client)
         request = client.build_request("POST", self._url, content=self._body(call), headers=self._headers)
         try:
             response = await client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
-            raise PolicyError(f"the upstream server cannot be reached: {type(error).__name__}", status=503) from error
-        except httpx.HTTPError as error:
-            raise PolicyError(f"the upstream server gave no answer: {type(error).__name__}", status=500) from error
+        except BaseException as error:
+            await release()
+            if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout):
+                name = type(error).__name__
+                raise PolicyError(f"the upstream server cannot be reached: {name}", status=503) from error
+            if isinstance(error, httpx.HTTPError):
+                name = type(error).__name__
+                raise PolicyError(f"the upstream server gave no answer: {name}", status=500) from error
+            raise
         return Passthrough(
             status=response.status_code,
             content_type=response.headers.get("content-type", "application/json"),
             retry_after=response.headers.get("retry-after"),
             pieces=_pieces(response),
-            close=response.aclose,
+            close=functools.partial(release, response),
         )
 
     def _body(self, call: Call) -> bytes:
@@ -78,20 +90,39 @@ class UpstreamPolicy:
             changes = {**changes, "stream": call.stream}
         return encode({**call.request, **changes}) if changes else call.body
 
-    def _client(self) -> httpx.AsyncClient:
-        loop = asyncio.get_running_loop()
-        if loop not in self._clients:
-            self._clients[loop] = httpx.AsyncClient(
-                timeout=httpx.Timeout(self._timeout, pool=None),
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=256),
-                trust_env=self._trust_env,
-            )
-        return self._clients[loop]
+    # One client for each call in progress, and so one connection for each: httpx looks at all connections of a client
+    # whenever a request comes or goes, which with many of them takes longer than everything else.
+
+    def _take(self) -> httpx.AsyncClient:
+        idle = self._clients.setdefault(asyncio.get_running_loop(), [])
+        if idle:
+            return idle.pop()
+        return httpx.AsyncClient(
+            timeout=httpx.Timeout(self._timeout),
+            limits=httpx.Limits(max_keepalive_connections=1),
+            trust_env=self._trust_env,
+            verify=self._ssl_context,
+        )
+
+    async def _release(self, client: httpx.AsyncClient, response: httpx.Response | None = None) -> None:
+        try:
+            if response is not None:
+                await response.aclose()
+        finally:
+            idle = self._clients.get(asyncio.get_running_loop())
+            if idle is not None and len(idle) < _IDLE_CONNECTIONS:
+                idle.append(client)
+            else:
+                await client.aclose()
+
+    @functools.cached_property
+    def _ssl_context(self) -> ssl.SSLContext | bool:
+        # Shared, since loading the certificates takes longer than a call. A server on this machine may need none.
+        return httpx.create_ssl_context(trust_env=self._trust_env) if self._encrypts or self._trust_env else False
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
+        for client in self._clients.pop(asyncio.get_running_loop(), []):
             await client.aclose()
 
 

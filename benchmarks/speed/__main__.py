@@ -14,12 +14,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from benchmarks.speed import feedback, handlers, imports, memory, runtime, turns
 from benchmarks.speed._measure import Effort, Group, Result, machine, table
 
 MEASUREMENTS: dict[str, Callable[[Effort], Group]] = {
     "turns": turns.turn_overhead,
+    "concurrent": turns.concurrent_turns,
     "agent": turns.synchronous_agent,
     "feedback": feedback.report_complete,
     "imports": imports.import_time,
@@ -54,19 +56,20 @@ def main() -> None:
 
     effort = Effort(options.rounds, options.scale, options.folder, options.gateway)
     results: list[Result] = []
+    rows: list[dict[str, Any]] = []
     notes: dict[str, list[str]] = {}
     print(f"{machine()}; {effort.rounds} rounds, scale {effort.scale:g}; median (minimum to maximum) of the rounds\n")
     for name in names:
         print(f"measuring {name} ...", flush=True)
         group = MEASUREMENTS[name](effort)
         results += group.results
+        rows += [{"measurement": name, **result.as_json()} for result in group.results]
         notes[name] = [*group.notes, *(f"{result.name}: {result.note}" for result in group.results if result.note)]
     print(f"\n{table(results)}")
     for name, lines in notes.items():
         if lines:
             print(f"\n{name}:\n" + "\n".join(f"  {line}" for line in lines))
     if options.json:
-        rows = [result.as_json() for result in results]
         report = {"machine": machine(), "rounds": effort.rounds, "scale": effort.scale, "results": rows, "notes": notes}
         options.json.write_text(json.dumps(report, indent=2) + "\n")
 

@@ -65,7 +65,9 @@ def _chat(message: dict[str, Any], finish: str) -> dict[bool, bytes]:
     else:
         words = [word + " " for word in message["content"].split()]
         deltas = [{"role": "assistant", "content": ""}, *({"content": word} for word in words)]
-    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    events: list[dict[str, Any]] = [
+        {"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
     events += [{"choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}, {"choices": [], "usage": _USAGE}]
     return {False: _whole(json.dumps(completion).encode()), True: _events(*events)}
 

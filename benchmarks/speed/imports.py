@@ -7,22 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.speed._measure import Effort, Group, difference, interleave
+from benchmarks.speed._servers import serving
+from benchmarks.speed.turns import payload
 
 _STAGES = {
     "from aws_rft_sdk import rft_handler": "from aws_rft_sdk import rft_handler",
     "first call outside a rollout": "handler = rft_handler(lambda payload: 0.5); handler({})",
-    "first call within a rollout": """
-rft_handler(lambda payload: 0.5, require_turns=False, client=lambda request: Client())({"metadata": {
-    "jobArn": "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/speed", "rolloutId": "1",
-    "endpoint": "http://127.0.0.1:9"}})""",
+    "first call within a rollout, feedback included": "rft_handler(lambda payload: 0.5, require_turns=False)(PAYLOAD)",
     "from aws_rft_sdk import wrap_model": "from aws_rft_sdk import wrap_model",
 }
-_PREPARE = """
-class Client:
-    def report_complete(self, reward): pass
-"""
 _SHOWN_MS = 5.0
 _LINE = re.compile(r"import time:\s+(?P<self>\d+) \|\s+(?P<cumulative>\d+) \|(?P<indent> *)(?P<name>\S+)")
 
@@ -41,12 +37,13 @@ def import_time(effort: Effort) -> Group:
     # Twice the rounds: a process takes milliseconds, and its start varies by as much.
     seconds = interleave({"empty": process("pass"), "ours": process("import aws_rft_sdk")}, 2 * effort.rounds)
     result = difference("import aws_rft_sdk", seconds["empty"], seconds["ours"], unit="ms", scale=1e3, target=30.0)
-    return Group([result], _lazy_imports())
+    with serving("canned") as url:
+        return Group([result], _lazy_imports(payload(url)))
 
 
-def _lazy_imports() -> list[str]:
+def _lazy_imports(rollout: dict[str, Any]) -> list[str]:
     """Return what each stage on the way to the first rollout imports: module and cumulative milliseconds."""
-    code = ["import sys", "def mark(name): sys.stderr.write('stage: ' + name + chr(10))", _PREPARE]
+    code = ["import sys", "def mark(name): sys.stderr.write('stage: ' + name + chr(10))", f"PAYLOAD = {rollout!r}"]
     for name, statement in _STAGES.items():
         code += [f"mark({name!r})", statement]
     # `-X importtime` itself makes imports slower, so these show shares rather than times.

@@ -23,6 +23,7 @@ from benchmarks.speed._servers import TOOL_TURNS, serving
 JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/speed"
 _MESSAGES = [{"role": "user", "content": [{"text": "What is 40 + 2? " * 20}]}]
 _SLOWER = 10  # rounds of what makes a client for each turn are shorter, they take long enough
+_AT_ONCE = 64
 
 _numbers = itertools.count()
 
@@ -43,7 +44,7 @@ def turn_overhead(effort: Effort) -> Group:
 
 
 def _turns(loop: asyncio.AbstractEventLoop, url: str, stream: bool, effort: Effort) -> list[Any]:
-    arguments = {"base_url": f"{url}/v1", "api_key": "local"}
+    arguments: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "local"}
     config: dict[str, Any] = {"model_id": "default", "params": {"stream": stream, "temperature": 1.0, "top_p": 1.0}}
     client = openai.AsyncOpenAI(**arguments)
     plain = OpenAIModel(client_args=arguments, **config)
@@ -80,10 +81,47 @@ def _turns(loop: asyncio.AbstractEventLoop, url: str, stream: bool, effort: Effo
     return _compared(f"turn, {kind}", seconds)
 
 
+def concurrent_turns(effort: Effort) -> Group:
+    """Turns of many rollouts at once in one event loop: the time for one of them."""
+    group = Group()
+    with serving("canned") as url, _event_loop() as loop:
+        for stream in (True, False):
+            arguments: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "local"}
+            config: dict[str, Any] = {"model_id": "default", "params": {"stream": stream}}
+            client = openai.AsyncOpenAI(**arguments)
+            pooled = OpenAIModel(client=client, **config)
+            wrapped = wrap_model(OpenAIModel(client_args=arguments, **config))
+            count = effort.count(4)
+
+            async def rollout(model: Any, count: int = count, url: str = url) -> None:
+                with RFTContext.bind(payload(url)):
+                    for _ in range(count):
+                        async for _ in model.stream(_MESSAGES):
+                            pass
+
+            async def at_once(model: Any, count: int = count) -> float:
+                began = time.perf_counter()
+                await asyncio.gather(*[rollout(model) for _ in range(_AT_ONCE)])
+                return (time.perf_counter() - began) / (_AT_ONCE * count)
+
+            def contender(model: Any) -> Callable[[], float]:
+                return lambda: loop.run_until_complete(at_once(model))
+
+            seconds = interleave(
+                {"pooled": contender(pooled), "wrapped": contender(wrapped)},
+                effort.rounds,
+            )
+            loop.run_until_complete(client.close())
+            kind = "streamed" if stream else "whole"
+            name = f"turn, {kind}, {_AT_ONCE} rollouts at once: against one pooled by hand"
+            group.results.append(ratio(name, seconds["pooled"], seconds["wrapped"], unit="ms", scale=1e3, target=1.15))
+    return group
+
+
 def synchronous_agent(effort: Effort) -> Group:
     """One `agent()` call of three turns with a tool, which runs in an event loop of its own."""
     with serving("canned") as url:
-        arguments = {"base_url": f"{url}/v1", "api_key": "local"}
+        arguments: dict[str, Any] = {"base_url": f"{url}/v1", "api_key": "local"}
         plain = OpenAIModel(client_args=arguments, model_id="default")
         wrapped = wrap_model(plain)
         ssl_context = http.create_ssl_context()
@@ -126,7 +164,7 @@ def synchronous_agent(effort: Effort) -> Group:
 
 
 def _compared(name: str, seconds: dict[str, list[float]]) -> list[Any]:
-    common = {"unit": "ms", "scale": 1e3}
+    common: dict[str, Any] = {"unit": "ms", "scale": 1e3}
     return [
         ratio(f"{name}: against one pooled by hand", seconds["pooled"], seconds["wrapped"], target=1.15, **common),
         ratio(
