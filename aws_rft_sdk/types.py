@@ -33,7 +33,7 @@ class RolloutMetadata:
     """Base URL of the runtime as the payload names it, None when it names none. Untrusted input."""
     region: str | None = None
     """AWS region as the payload names it, None when it names none."""
-    extra: Mapping[str, JSON] = NO_FIELDS
+    extra: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Fields of the payload's metadata that this package does not know, frozen."""
 
     def __post_init__(self) -> None:
@@ -76,7 +76,7 @@ class InferenceParams:
     """From 0 to 1."""
     max_tokens: int | None = None
     """Limit of one model call, at least 1 token."""
-    extra: Mapping[str, JSON] = NO_FIELDS
+    extra: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Fields of the payload's inference parameters that this package does not know, frozen."""
 
     def __post_init__(self) -> None:
@@ -137,7 +137,7 @@ class RolloutRequest:
     """The prompt cell of the dataset, verbatim: usually a string (often JSON in it), an object in the oldest form."""
     metadata: RolloutMetadata
     inference_params: InferenceParams = field(default_factory=InferenceParams)
-    extra: Mapping[str, JSON] = NO_FIELDS
+    extra: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Top-level fields of the payload that this package does not know, frozen."""
 
     def __post_init__(self) -> None:
@@ -276,7 +276,7 @@ class RolloutResult:
     """Score of the whole trajectory; None when there is none (which is not zero)."""
     turns_rewards: tuple[float, ...] | None = None
     """One score for each inference call in order. When given, these are what the service gets."""
-    metrics: Mapping[str, JSON] = NO_FIELDS
+    metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Figures for your own records, frozen; the service has no field for them."""
 
     def __post_init__(self) -> None:

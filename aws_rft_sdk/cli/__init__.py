@@ -9,9 +9,11 @@ import click
 from aws_rft_sdk import __version__
 
 _COMMANDS = {
+    "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
+    "reward": "Test a reward, run it as a Lambda function, package it.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
 }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from aws_rft_sdk._frozen import JSON, freeze
+from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import RewardError
-from aws_rft_sdk.types import NO_FIELDS, Trajectory, parse_reward, parse_rewards
+from aws_rft_sdk.types import Trajectory, parse_reward, parse_rewards
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Rollout:
     """What is right, of whatever form the reward knows; None when it is not known."""
     prompt: JSON = None
     """The prompt cell that the rollout began with; None when it is not known."""
-    metadata: Mapping[str, JSON] = NO_FIELDS
+    metadata: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Anything else that is known about the task, frozen."""
 
     def __post_init__(self) -> None:

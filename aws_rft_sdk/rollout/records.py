@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
 
-from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.types import NO_FIELDS
 
 RECORDS_FILE = "rollouts.jsonl"
 
@@ -48,7 +47,7 @@ class RolloutRecord:
     """Type and message of what was raised, None when nothing was."""
     rewards: tuple[float, ...] | None = None
     """One number for each turn; None when there was one for the whole trajectory, or none."""
-    metrics: Mapping[str, JSON] = NO_FIELDS
+    metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Figures that the handler returned."""
     unsure_turns: int = 0
     """Turns that failed and may have been sampled all the same: if the agent made the call again, it was twice."""

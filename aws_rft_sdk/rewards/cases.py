@@ -1,0 +1,153 @@
+"""The cases that a reward is tested with: one JSON object on each line of a file.
+
+| field | meaning |
+|---|---|
+| `prompt` | what the policy is asked: a text, a list of messages, or any JSON |
+| `answer` | the policy's answer; or instead |
+| `messages` | the whole conversation, prompt included |
+| `ground_truth` | what is right; left out when nobody knows |
+| `expected` | the reward: a number, `[low, high]`, or null for "cannot be judged"; left out when not checked |
+| `kind` | `success` or `failure` (an honest try that failed); left out for neither |
+| `group` | name of the prompt's group; by default, cases with one prompt are a group |
+| `metadata` | an object with anything else |
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from aws_rft_sdk._frozen import JSON, freeze
+from aws_rft_sdk.errors import DatasetError, PayloadError
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
+from aws_rft_sdk.types import parse_reward
+
+_FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata"}
+_KINDS = ("success", "failure")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """The reward that a case should get."""
+
+    low: float | None
+    """None, as `high`, when the rollout cannot be judged."""
+    high: float | None
+
+    def allows(self, reward: float | None, tolerance: float = 1e-9) -> bool:
+        """Say whether a reward is the expected one."""
+        if self.low is None or self.high is None or reward is None:
+            return self.low is None and reward is None
+        return self.low - tolerance <= reward <= self.high + tolerance
+
+    def __str__(self) -> str:
+        """Return it as it stands in the file."""
+        if self.low is None:
+            return "null"
+        return f"{self.low:g}" if self.low == self.high else f"[{self.low:g}, {self.high:g}]"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One rollout with what is known about its reward."""
+
+    line: int
+    """Line of the file, from 1."""
+    rollout: Rollout
+    group: str
+    kind: Literal["success", "failure"] | None = None
+    expected: Expected | None = None
+    """None when the reward is not checked."""
+
+    @property
+    def visible(self) -> tuple[JSON, ...]:
+        """The messages before the policy's first turn: what it sees when it begins."""
+        messages = self.rollout.messages
+        first = next((i for i, message in enumerate(messages) if message.get("role") in ASSISTANT_ROLES), len(messages))
+        return messages[:first]
+
+
+def read_cases(path: str | Path) -> list[Case]:
+    """Return the cases of a file, in order.
+
+    Raises:
+        DatasetError: The file is not there or empty, or a line is no case; with its number.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path} cannot be read: {error}") from error
+    cases = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            cases.append(parse_case(json.loads(line), number))
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(f"{path}, line {number}: {error}", line=number) from error
+    if not cases:
+        raise DatasetError(f"{path} has no cases")
+    return cases
+
+
+def parse_case(value: JSON, line: int = 1) -> Case:
+    """Return an object as a case.
+
+    Raises:
+        PayloadError: A field is missing, unknown, or of another type.
+        RewardError: An expected reward is no finite number.
+    """
+    if not isinstance(value, Mapping):
+        raise PayloadError(f"a case must be an object, not {type(value).__name__}")
+    unknown = sorted(set(value) - _FIELDS)
+    if unknown:
+        raise PayloadError(f"unknown field {unknown[0]!r}; a case has {', '.join(sorted(_FIELDS))}", field=unknown[0])
+    kind: Any = "failure" if value.get("kind") == "honest failure" else value.get("kind")
+    if kind is not None and kind not in _KINDS:
+        raise PayloadError(f"kind must be success or failure, not {kind!r}", field="kind")
+    metadata = value.get("metadata", {})
+    if not isinstance(metadata, Mapping):
+        raise PayloadError("metadata must be an object", field="metadata")
+    prompt = freeze(value.get("prompt"))
+    messages = _messages(value, prompt)
+    group = value.get("group")
+    if group is None:
+        key = prompt if prompt is not None else [message for message in messages if message.get("role") == "user"][:1]
+        group = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
+    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata)
+    return Case(line, rollout, str(group), kind, _expected(value["expected"]) if "expected" in value else None)
+
+
+def prompt_messages(prompt: JSON) -> list[JSON]:
+    """Return a prompt as messages: itself when it is a list of them, else one message of the user; none for None."""
+    if prompt is None:
+        return []
+    if isinstance(prompt, list) and prompt and all(isinstance(item, Mapping) and "role" in item for item in prompt):
+        return list(prompt)
+    return [{"role": "user", "content": prompt if isinstance(prompt, str) else json.dumps(prompt)}]
+
+
+def _messages(value: Mapping[str, Any], prompt: JSON) -> tuple[JSON, ...]:
+    if ("answer" in value) == ("messages" in value):
+        raise PayloadError("a case needs either answer or messages", field="answer")
+    if "answer" in value:
+        if not isinstance(value["answer"], str):
+            raise PayloadError("answer must be a text", field="answer")
+        return (*prompt_messages(prompt), {"role": "assistant", "content": value["answer"]})
+    messages = value["messages"]
+    if not isinstance(messages, list) or not all(isinstance(message, Mapping) for message in messages):
+        raise PayloadError("messages must be a list of objects", field="messages")
+    return tuple(messages)
+
+
+def _expected(value: JSON) -> Expected:
+    if value is None:
+        return Expected(None, None)
+    if isinstance(value, list):
+        if len(value) != 2:
+            raise PayloadError("expected must be a number, [low, high] or null", field="expected")
+        return Expected(parse_reward(value[0]), parse_reward(value[1]))
+    return Expected(parse_reward(value), parse_reward(value))

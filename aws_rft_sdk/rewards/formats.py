@@ -1,0 +1,135 @@
+"""Rewards for the form of an answer, whatever it says."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._numbers import read_number, reference_number
+from aws_rft_sdk.rewards.combine import WeightedSum
+from aws_rft_sdk.rewards.numeric import ExactNumber
+from aws_rft_sdk.rewards.rollout import TextReward
+
+
+@dataclass(frozen=True)
+class Format(TextReward):
+    """1.0 when the whole answer has the form, else 0.0. The ground truth is not looked at.
+
+    Avoid nested repetition in the pattern: an answer made for it takes for ever to match. `Tags` is safe.
+
+    Raises:
+        ConfigurationError: The pattern is no regular expression.
+
+    Example:
+        >>> Format.tags("think", "answer").score("<think>2 + 2</think> <answer>4</answer>", None)
+        1.0
+    """
+
+    pattern: str
+    """A regular expression for the whole answer, spaces around it apart; a dot matches line breaks too."""
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern, re.DOTALL)
+        except re.error as error:
+            raise ConfigurationError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+
+    @classmethod
+    def tags(cls, *names: str) -> Tags:
+        """Return the format that consists of these tags in order, each once and not empty."""
+        return Tags(names)
+
+    def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
+        """Return 1.0 or 0.0."""
+        return float(re.fullmatch(self.pattern, answer_text.strip(), re.DOTALL) is not None)
+
+
+@dataclass(frozen=True)
+class Tags(TextReward):
+    """1.0 when the answer is these tags in order, each once and not empty, with only spaces between them, else 0.0.
+
+    Raises:
+        ConfigurationError: There is no name, one is no word, or one occurs twice.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        names = self.names
+        if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
+            raise ConfigurationError(f"tags need different names made of letters, not {names!r}")
+
+    def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
+        """Return 1.0 or 0.0. Linear in the text: the tags are looked for one after the other."""
+        rest = answer_text.strip()
+        for name in self.names:
+            opening, closing = f"<{name}>", f"</{name}>"
+            if answer_text.count(opening) != 1 or answer_text.count(closing) != 1 or not rest.startswith(opening):
+                return 0.0
+            inside, _, rest = rest.removeprefix(opening).partition(closing)
+            if not inside.strip() or any(f"<{other}>" in inside or f"</{other}>" in inside for other in self.names):
+                return 0.0
+            rest = rest.lstrip()
+        return float(not rest)
+
+
+_PHRASE = "#### The final answer is"
+_LAST_LINE = re.compile(r"#{4}[ \t]*the final answer is[ \t]*:?[ \t]*(\S.*)\Z", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class FinalAnswerLine(TextReward):
+    """1.0 when the last line of the answer is "#### The final answer is N", N being a number, else 0.0.
+
+    The published form asks for a line break, this phrase, and a digit, anywhere. It refuses the phrase on the first
+    line and numbers that begin with a sign, a currency or a point, and takes 10:30 for a number and a runaway for an
+    ending.
+    """
+
+    strict: bool = False
+    """Give the values of the published function, mistakes included."""
+
+    def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
+        """Return 1.0 or 0.0. The ground truth is not looked at."""
+        if self.strict:
+            return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
+        last = answer_text.strip().rpartition("\n")[2].strip()
+        found = _LAST_LINE.match(last[:1_000])
+        return float(found is not None and read_number(found[1]) is not None)
+
+
+@dataclass(frozen=True)
+class PublishedFinalAnswer(TextReward):
+    """The correctness reward of the published GRPO recipe, mistakes included, for comparing with its figures.
+
+    It takes the first run of digits and commas after the first `####`, without its sign, and compares it with the
+    ground truth, |a - b| < 0.001. A ground truth with a comma, and a negative answer, never earn it. Use
+    `ExactNumber` to train.
+    """
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0; None when the ground truth gives no number at all."""
+        if reference_number(ground_truth) is None:
+            return None
+        found = re.search(r"[0-9,]+(?:\.[0-9]+)?", answer_text.partition("####")[2])
+        try:
+            given = float(found[0].replace(",", "")) if found else None
+            return float(given is not None and abs(given - float(ground_truth)) < 1e-3)
+        except (TypeError, ValueError):
+            return 0.0
+
+
+def final_answer(*, strict: bool = False) -> WeightedSum:
+    r"""Return the pair of rewards of the GRPO recipe for GSM8K: 0.5 for the form, 1.0 for the number, 1.5 at most.
+
+    Args:
+        strict: Give the values of the published functions, mistakes included.
+
+    Example:
+        >>> final_answer()(Rollout.of_answer("15 - 30 = -15\n#### The final answer is -15", -15)).reward
+        1.5
+    """
+    correct: TextReward = PublishedFinalAnswer() if strict else ExactNumber()
+    return WeightedSum({"correct": (correct, 1.0), "format": (FinalAnswerLine(strict=strict), 0.5)})

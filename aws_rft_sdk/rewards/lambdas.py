@@ -1,0 +1,177 @@
+"""A reward as an AWS Lambda function, for Bedrock and Nova fine-tuning. Nothing here needs boto3."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
+
+logger = logging.getLogger(__name__)
+
+_KNOWN_KEYS = ("id", "messages", "metadata", "reference_answer")
+_TYPES = ("Reward", "Metric")
+
+
+@dataclass(frozen=True)
+class RewardLambda:
+    """A Lambda handler that scores each row of its event with a reward. Make it with `reward_lambda`."""
+
+    reward: Reward
+    floor: float = 0.0
+    """Score of a row that cannot be judged. The service takes only numbers, so there has to be one."""
+
+    def __call__(self, event: JSON, context: object = None) -> list[dict[str, JSON]]:
+        """Return one result for each row of the event, in order, its id echoed.
+
+        Args:
+            event: What the service sends: a list of rows, also as the value of `trajectories`, or a single row.
+            context: Lambda's context, not used.
+
+        Raises:
+            PayloadError: The event has no rows at all, so that there is nothing to answer row by row.
+        """
+        return [self._score(row, position) for position, row in enumerate(rows_of(event))]
+
+    def _score(self, row: JSON, position: int) -> dict[str, JSON]:
+        identity = _id_of(row, position)
+        try:
+            result = evaluate(self.reward, rollout_of(row))
+        except Exception:
+            # One bad row must not cost the batch its rewards; it is logged and counted instead.
+            logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
+            result = RewardResult(None)
+        unscored = result.reward is None
+        metrics = [
+            {"name": item.name, "value": item.value, "type": "Reward" if item.counts else "Metric"}
+            for item in result.components
+            if item.name != "unscored"
+        ]
+        metrics.append({"name": "unscored", "value": float(unscored), "type": "Metric"})
+        score = self.floor if result.reward is None else result.reward
+        return {"id": identity, "aggregate_reward_score": score, "metrics_list": metrics}
+
+
+def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
+    """Return an AWS Lambda `handler(event, context)` that scores with a reward.
+
+    A row that cannot be judged (the reward gives None or raises, or the row is malformed) gets the `floor` and the
+    metric `unscored` 1.0, which every other row carries as 0.0; the cause is in the log. No bad row costs the batch.
+
+    Args:
+        reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
+        floor: Score of a row that cannot be judged, normally the lowest of the reward's range.
+
+    Example:
+        >>> handler = reward_lambda(gsm8k)
+        >>> row = {"id": "7", "messages": [{"role": "assistant", "content": "#### 4"}], "reference_answer": "4"}
+        >>> handler([row], None)[0]["aggregate_reward_score"]
+        1.0
+    """
+    return RewardLambda(reward, floor)
+
+
+def rows_of(event: JSON) -> Sequence[JSON]:
+    """Return the rows of an event.
+
+    Raises:
+        PayloadError: It is neither a list, nor an object with a list as `trajectories`, nor a row with `messages`.
+    """
+    if isinstance(event, Mapping):
+        if "trajectories" in event:
+            event = event["trajectories"]
+        elif "messages" in event:
+            event = [event]
+    if not isinstance(event, list | tuple):
+        raise PayloadError(f"the event must be a list of rows, not {type(event).__name__}", field="event")
+    return event
+
+
+def rollout_of(row: JSON) -> Rollout:
+    """Return a row of an event as a rollout.
+
+    The ground truth is `metadata.reference_answer`, else `reference_answer`, else `ground_truth` in the same two
+    places; `{"text": ...}`, which the service makes of a string, becomes the string again. All other keys are metadata.
+
+    Raises:
+        PayloadError: The row is no object, or its messages are no list of objects with an answer of the policy.
+    """
+    if not isinstance(row, Mapping):
+        raise PayloadError(f"a row must be an object, not {type(row).__name__}", field="row")
+    messages = row.get("messages")
+    if not isinstance(messages, list | tuple) or not all(isinstance(message, Mapping) for message in messages):
+        raise PayloadError("messages must be a list of objects", field="messages")
+    if not any(message.get("role") in ASSISTANT_ROLES for message in messages):
+        raise PayloadError("no message is from the assistant", field="messages")
+    given = row.get("metadata")
+    metadata = dict(given) if isinstance(given, Mapping) else {}
+    truth = _first(metadata, row, "reference_answer")
+    truth = _first(metadata, row, "ground_truth") if truth is None else truth
+    if isinstance(truth, Mapping) and set(truth) == {"text"}:
+        truth = truth["text"]
+    extras = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
+    prompt = [message for message in messages if message.get("role") not in ASSISTANT_ROLES]
+    return Rollout(tuple(messages), truth, prompt, {**extras, **metadata})
+
+
+def _first(metadata: Mapping[str, Any], row: Mapping[str, Any], key: str) -> JSON:
+    value = metadata.get(key)
+    return row.get(key) if value is None else value
+
+
+def _id_of(row: JSON, position: int) -> JSON:
+    for key in ("id", "task_id"):
+        if isinstance(row, Mapping) and row.get(key) is not None:
+            return row[key]
+    return f"row-{position}"
+
+
+def check_reply(event: JSON, reply: object) -> list[str]:
+    """Return what is wrong with a handler's reply to an event, one sentence each; empty when nothing is.
+
+    The service itself checks less: not the number of results, their ids, or that scores are finite.
+    """
+    rows = rows_of(event)
+    if not isinstance(reply, list):
+        return [f"the reply must be a list, not {type(reply).__name__}"]
+    problems = []
+    if len(reply) != len(rows):
+        problems.append(f"{len(reply)} results for {len(rows)} rows")
+    for position, result in enumerate(reply):
+        if not isinstance(result, Mapping):
+            problems.append(f"result {position} is a {type(result).__name__}, not an object")
+            continue
+        problems += [f"result {position}: {problem}" for problem in _result_problems(result)]
+        if position < len(rows) and result.get("id") != (wanted := _id_of(rows[position], position)):
+            problems.append(f"result {position} has the id {result.get('id')!r}, not {wanted!r}")
+    return problems
+
+
+def _result_problems(result: Mapping[str, Any]) -> list[str]:
+    problems = []
+    if not _is_number(result.get("aggregate_reward_score")):
+        problems.append(
+            f"aggregate_reward_score must be a finite number, not {result.get('aggregate_reward_score')!r:.40}"
+        )
+    metrics = result.get("metrics_list")
+    if metrics is not None and not isinstance(metrics, list):
+        return [*problems, "metrics_list must be a list"]
+    for metric in metrics or []:
+        if not isinstance(metric, Mapping):
+            problems.append("a metric must be an object")
+        elif not isinstance(metric.get("name"), str) or not _is_number(metric.get("value")):
+            problems.append(f"a metric needs a name and a finite number as value: {dict(metric)!r:.80}")
+        elif metric.get("type") not in _TYPES:
+            problems.append(
+                f"the type of metric {metric['name']!r} must be Reward or Metric, not {metric.get('type')!r}"
+            )
+    return problems
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

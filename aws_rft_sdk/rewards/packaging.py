@@ -1,0 +1,191 @@
+"""Builds the zip of a reward Lambda: the function's file, its neighbours, and those of our modules that it needs."""
+
+from __future__ import annotations
+
+import ast
+import io
+import sys
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import aws_rft_sdk
+from aws_rft_sdk import rewards
+from aws_rft_sdk.errors import ConfigurationError
+
+HANDLER = "lambda_function.lambda_handler"
+"""What to enter as the handler of the function; also Lambda's default."""
+MAX_ZIP_BYTES = 50 * 10**6
+MAX_UNZIPPED_BYTES = 250 * 10**6
+
+_ROOT = Path(aws_rft_sdk.__file__).parent
+_LAZY = {"aws_rft_sdk": "", "aws_rft_sdk.rewards": "aws_rft_sdk.rewards."}
+"""Packages that resolve their names on use: their own imports are followed name by name."""
+_RESOURCES = {"aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",)}
+_NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
+"""What our modules import on use."""
+_IN_LAMBDA = {"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"}
+_DATE = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip that was built."""
+
+    path: Path
+    files: tuple[str, ...]
+    zip_bytes: int
+    unzipped_bytes: int
+    needs: tuple[str, ...]
+    """Packages that the code imports and the zip does not have: to be added as a Lambda layer."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether Lambda takes it by direct upload: 50 MB zipped, 250 MB unzipped, layers not counted."""
+        return self.zip_bytes <= MAX_ZIP_BYTES and self.unzipped_bytes <= MAX_UNZIPPED_BYTES
+
+
+def build_package(file: str | Path, name: str, out: str | Path, *, floor: float = 0.0) -> Package:
+    """Write a zip with a Lambda function that scores with a reward. The same input gives the same bytes.
+
+    Packages other than ours are not added, only named. Code that is imported by a computed name is not found.
+
+    Args:
+        file: The Python file of the reward.
+        name: Its name in the file, dotted for something inside of a class.
+        out: The zip, overwritten.
+        floor: Score of a row that cannot be judged.
+
+    Raises:
+        ConfigurationError: The file is not there, is no Python, or has a name that would hide another module.
+    """
+    file = Path(file)
+    if file.stem == "lambda_function" or file.stem in sys.stdlib_module_names or not file.stem.isidentifier():
+        raise ConfigurationError(f"{file.name} cannot be imported under its name in a Lambda function; rename it")
+    if not file.is_file():
+        raise ConfigurationError(f"there is no file {file}")
+    content: dict[str, bytes] = {}
+    wanted = {"aws_rft_sdk.rewards.lambdas"}
+    needs: set[str] = set()
+    for path, arcname in _own_files(file):
+        content[arcname] = path.read_bytes()
+        for module, imported in _imports(path):
+            top = module.partition(".")[0]
+            if top == "aws_rft_sdk":
+                wanted |= _modules_of(module, imported)
+            elif not _is_beside(file.parent, top):
+                needs.add(top)
+    ours, our_needs = _closure(wanted)
+    content.update({path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in ours})
+    content["lambda_function.py"] = _entry(file.stem, name, floor).encode()
+    data = _zip(content)
+    Path(out).write_bytes(data)
+    missing = {need for need in needs | our_needs if need not in sys.stdlib_module_names} - _IN_LAMBDA - {"__future__"}
+    return Package(
+        Path(out), tuple(sorted(content)), len(data), sum(map(len, content.values())), tuple(sorted(missing))
+    )
+
+
+def _entry(module: str, name: str, floor: float) -> str:
+    return (
+        f'"""Scores rows with {name} of {module}.py."""\n\n'
+        f"import {module}\n"
+        "from aws_rft_sdk.rewards.lambdas import reward_lambda\n\n"
+        f"lambda_handler = reward_lambda({module}.{name}, floor={floor!r})\n"
+    )
+
+
+def _zip(content: Mapping[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(content):
+            info = zipfile.ZipInfo(name, _DATE)
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, on every system
+            info.external_attr = 0o644 << 16  # Lambda's user has to be able to read it
+            archive.writestr(info, content[name])
+    return buffer.getvalue()
+
+
+def _own_files(file: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the file, and what it imports from beside it, and so on."""
+    folder, waiting, seen = file.parent, [file], set()
+    while waiting:
+        path = waiting.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        yield path, path.relative_to(folder).as_posix()
+        for module, _ in _imports(path):
+            top = module.partition(".")[0]
+            if (folder / f"{top}.py").is_file():
+                waiting.append(folder / f"{top}.py")
+            elif (folder / top / "__init__.py").is_file() and top != "aws_rft_sdk":
+                waiting += sorted((folder / top).rglob("*.py"))
+
+
+def _is_beside(folder: Path, top: str) -> bool:
+    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+
+
+def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
+    """Yield the modules that a file imports, each with the name imported from it, None for the module itself."""
+    try:
+        tree = ast.parse(path.read_bytes(), path.name)
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ConfigurationError(f"{path} cannot be read as Python: {error}") from error
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield from ((node.module, alias.name) for alias in node.names)
+
+
+def _modules_of(module: str, name: str | None) -> set[str]:
+    """Return the modules of ours that hold an imported name."""
+    if module not in _LAZY:
+        return {module, f"{module}.{name}"} if name else {module}
+    if module == "aws_rft_sdk":
+        homes = aws_rft_sdk._HOMES
+    else:
+        homes = {key: f"{_LAZY[module]}{home}" for key, home in rewards._HOMES.items()}
+    if name is None or name == "*":
+        # Nobody can say which names will be used; judges have dependencies that are asked for by name only.
+        return {home for home in homes.values() if module != "aws_rft_sdk" and ".judge" not in home}
+    return {homes.get(name, f"{module}.{name}")}
+
+
+def _closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:
+    """Return the files of our modules with all that they import of ours, and what they import of others."""
+    waiting, seen, files, needs = list(wanted), set[str](), {_ROOT / "__init__.py"}, set[str]()
+    while waiting:
+        module = waiting.pop()
+        path = _path_of(module)
+        if module in seen or path is None:
+            continue
+        seen.add(module)
+        files |= {path, *_parents_of(path)}
+        waiting += _RESOURCES.get(module, ())
+        needs |= {_NEEDS[module]} if module in _NEEDS else set()
+        for imported, name in () if module in _LAZY else _imports(path):
+            if imported.partition(".")[0] == "aws_rft_sdk":
+                waiting += _modules_of(imported, name)
+            else:
+                needs.add(imported.partition(".")[0])
+    return files, needs
+
+
+def _path_of(module: str) -> Path | None:
+    path = _ROOT.parent.joinpath(*module.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _parents_of(path: Path) -> Iterator[Path]:
+    folder = path.parent
+    while folder != _ROOT.parent:
+        yield folder / "__init__.py"
+        folder = folder.parent

@@ -1,0 +1,77 @@
+"""Penalties: 0.0 for an answer without the fault, down to -1.0. Parts of a sum, not rewards of their own."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards.rollout import TextReward
+
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Length(TextReward):
+    """0.0 up to `soft`, falling in a straight line to -1.0 at `hard`, -1.0 beyond.
+
+    With length n: 0 if n <= soft, -(n - soft) / (hard - soft) if soft < n <= hard, -1 if n > hard (the soft overlong
+    punishment of DAPO, Yu et al. 2025, equation 13, in characters or words instead of tokens).
+
+    Raises:
+        ConfigurationError: Not 0 <= soft < hard.
+
+    Example:
+        >>> Length(soft=10, hard=20).score("x" * 15)
+        -0.5
+    """
+
+    soft: int
+    hard: int
+    unit: Literal["characters", "words"] = "characters"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.soft < self.hard:
+            raise ConfigurationError(f"lengths must satisfy 0 <= soft < hard, not {self.soft} and {self.hard}")
+        if self.unit not in ("characters", "words"):
+            raise ConfigurationError(f"unit must be 'characters' or 'words', not {self.unit!r}")
+
+    def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
+        """Return the penalty. The ground truth is not looked at."""
+        length = len(answer_text) if self.unit == "characters" else len(answer_text.split())
+        excess = min(max(length - self.soft, 0), self.hard - self.soft)
+        return -excess / (self.hard - self.soft) if excess else 0.0
+
+
+@dataclass(frozen=True)
+class Repetition(TextReward):
+    """The share of word sequences that were there before, times -1: 0.0 without repetition, towards -1.0.
+
+    -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. An answer of fewer than n words gets
+    0.
+
+    Raises:
+        ConfigurationError: n is less than 1.
+
+    Example:
+        >>> Repetition(n=2).score("to be or not to be")
+        -0.2
+    """
+
+    n: int = 3
+    """How many words make a sequence."""
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigurationError(f"n must be at least 1, not {self.n}")
+
+    def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
+        """Return the penalty. The ground truth is not looked at."""
+        words = _WORD.findall(answer_text.lower())
+        total = len(words) - self.n + 1
+        if total < 1:
+            return 0.0
+        distinct = len(set(zip(*(words[start:] for start in range(self.n)), strict=False)))
+        return (distinct - total) / total if distinct < total else 0.0

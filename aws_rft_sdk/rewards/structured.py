@@ -1,0 +1,78 @@
+"""Rewards for answers that are JSON. jsonschema, which comes with Strands, is imported on use."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
+
+from aws_rft_sdk._frozen import JSON, freeze, thaw
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards.rollout import TextReward
+
+_FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL | re.IGNORECASE)
+
+
+class JsonSchema(TextReward):
+    """1.0 when the answer is JSON that the schema allows, else 0.0.
+
+    The answer is the whole text, or the whole of one fenced block: JSON with prose around it is not what a program can
+    read. NaN and infinities are not JSON. Remote references of a schema are not fetched.
+
+    Args:
+        schema: A JSON Schema; its `$schema` says which draft, the newest otherwise.
+        match: Also ask that the value equals the ground truth.
+        parses: Score of JSON that the schema does not allow.
+
+    Raises:
+        ConfigurationError: The schema is none (when it is first used).
+
+    Example:
+        >>> JsonSchema({"type": "object", "required": ["city"]}).score('{"city": "Paris"}', None)
+        1.0
+    """
+
+    def __init__(self, schema: Mapping[str, JSON], *, match: bool = False, parses: float = 0.0) -> None:
+        self.schema = freeze(schema)
+        self.match = match
+        self.parses = parses
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return 1.0, `parses` or 0.0; None when it has to match and there is no ground truth."""
+        is_valid = _validator(self.schema)
+        if self.match and ground_truth is None:
+            return None
+        text = answer_text.strip()
+        fenced = _FENCE.match(text)
+        try:
+            value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse)
+            valid = is_valid(value)
+        except (ValueError, RecursionError):  # also: integers of more digits than Python reads, nesting without end
+            return 0.0
+        if not valid:
+            return self.parses
+        return float(not self.match or value == thaw(ground_truth))
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+@functools.lru_cache(maxsize=64)
+def _validator(schema: JSON) -> Callable[[Any], bool]:
+    jsonschema = importlib.import_module("jsonschema")
+    referencing = importlib.import_module("referencing")
+
+    plain = thaw(schema)
+    kind = jsonschema.validators.validator_for(plain, default=jsonschema.Draft202012Validator)
+    try:
+        kind.check_schema(plain)
+    except jsonschema.SchemaError as error:
+        raise ConfigurationError(f"this is no JSON Schema: {error.message}") from error
+    # A registry of our own holds no remote documents and retrieves none.
+    validator = kind(plain, registry=referencing.Registry())
+    is_valid: Callable[[Any], bool] = validator.is_valid
+    return is_valid

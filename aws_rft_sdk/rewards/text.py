@@ -1,0 +1,141 @@
+"""Rewards for answers that are compared as text."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._numbers import answer_region, reference_of
+from aws_rft_sdk.rewards.rollout import TextReward
+
+_SPACE = re.compile(r"\s+")
+_EDGES = " \t\n*_`'\".,;:!"
+
+
+def _plain(text: str) -> str:
+    """Return a text as it is compared: Unicode in one form, no capitals, single spaces, no marks around it."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip(_EDGES)
+
+
+def _references(ground_truth: JSON) -> tuple[str, ...]:
+    reference = reference_of(ground_truth)
+    if isinstance(reference, str):
+        return (reference,)
+    if isinstance(reference, Sequence):
+        return tuple(item for item in reference if isinstance(item, str))
+    return () if reference is None or isinstance(reference, bool) else (str(reference),)
+
+
+@dataclass(frozen=True)
+class ExactMatch(TextReward):
+    """1.0 when the answer is the ground truth, or one of several, else 0.0.
+
+    Unless `strict`, texts are compared without capitals, surplus spaces, marks around them (quotes, emphasis, full
+    stop) and differences of Unicode form; an answer that is marked (`#### x`, "the answer is x") is compared without
+    the rest.
+
+    Example:
+        >>> ExactMatch().score("The answer is **Paris**.", ["Paris", "City of Paris"])
+        1.0
+    """
+
+    strict: bool = False
+    """Compare the whole answer character by character."""
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0; None when the ground truth is not a text, a number, or a list with a text."""
+        references = _references(ground_truth)
+        if not references:
+            return None
+        if self.strict:
+            return float(answer_text in references)
+        region = answer_region(answer_text)
+        given = {_plain(answer_text), _plain(region or "")} - {""}
+        return float(any(_plain(reference) in given for reference in references))
+
+
+@dataclass(frozen=True)
+class MultipleChoice(TextReward):
+    r"""1.0 when the answer names the right choice, else 0.0.
+
+    The choice stands after the last marker (`#### B`, `\boxed{B}`, "answer is (B)", `Answer: B`), or is the last line
+    that begins with it ("B", "(B)", "B. Paris"). Naming two ("A or B", "A, B") is wrong.
+
+    Raises:
+        ConfigurationError: There are not at least two choices, or one is not a single letter.
+
+    Example:
+        >>> MultipleChoice().score("So the answer is (b) Paris.", "B")
+        1.0
+        >>> MultipleChoice().score("A or B", "B")
+        0.0
+    """
+
+    choices: str = "ABCDEFGHIJ"
+    """The letters that may be named."""
+
+    def __post_init__(self) -> None:
+        if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
+            raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0; None when the ground truth names no choice."""
+        reference = reference_of(ground_truth)
+        right = self._named(reference) if isinstance(reference, str) else None
+        if right is None:
+            return None
+        region = answer_region(answer_text)
+        if region is not None:
+            return float(self._named(region) == right)
+        lines = [line for line in answer_text[-2_000:].splitlines() if line.strip()]
+        return float(bool(lines) and self._named(lines[-1]) == right)
+
+    def _named(self, line: str) -> str | None:
+        letters = self.choices.upper() + self.choices.lower()
+        line = re.sub(r"\\(?:text|mathrm|mathbf)\s?\{", "", line[:1_000])
+        found = re.match(
+            rf"[\s*_`\[({{]{{0,9}}(?:(?:option|choice)\s)?[\s*_`(]{{0,3}}([{letters}])(?!\w)", line, re.IGNORECASE
+        )
+        if found is None:
+            return None
+        rest = line[found.end() :]
+        if re.match(
+            rf"[\s)\]*]*(?:,|/|&|\bor\b|\band\b|)[\s(*]*(?-i:[{self.choices.upper()}])(?!\w)", rest, re.IGNORECASE
+        ):
+            return None
+        # "A man walks" is a sentence that begins with an article.
+        if re.match(r" [a-z]", rest) and found[0].strip() in ("A", "a", "I", "i"):
+            return None
+        return found[1].upper()
+
+
+@dataclass(frozen=True)
+class KeywordCoverage(TextReward):
+    """The share of the keywords that occur in the answer as whole words, from 0.0 to 1.0.
+
+    A measure of coverage, not of truth: an answer that lists words gets it too. Use it as a small part of a sum.
+
+    Example:
+        >>> KeywordCoverage().score("Paris lies on the Seine.", ["Seine", "Paris", "Louvre", "bridge"])
+        0.5
+    """
+
+    keywords: tuple[str, ...] = ()
+    """What to look for; empty to take the ground truth, which is then a text or a list of them."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.keywords, str):
+            raise ConfigurationError("keywords must be a list of texts, not one text")
+        object.__setattr__(self, "keywords", tuple(self.keywords))
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return the share; None when there are no keywords."""
+        wanted = {_plain(word) for word in self.keywords or _references(ground_truth)} - {""}
+        if not wanted:
+            return None
+        text = _plain(answer_text)
+        return sum(bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)) for word in wanted) / len(wanted)

@@ -1,0 +1,126 @@
+"""Rewards of single turns: an outcome discounted back over them, and what each turn contributed to it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Reward, RewardResult, Rollout, evaluate
+
+
+def discount_back(outcome: float, turns: int, discount: float) -> tuple[float, ...]:
+    """Return outcome * discount^(turns - 1 - t) for each turn t, in order: the last turn gets the outcome itself.
+
+    Args:
+        outcome: Reward of the rollout.
+        turns: How many turns it had; the result has as many numbers.
+        discount: From 0 to 1; 1 gives all turns the same.
+
+    Raises:
+        ConfigurationError: The discount is not from 0 to 1.
+
+    Example:
+        >>> discount_back(1.0, 3, 0.5)
+        (0.25, 0.5, 1.0)
+    """
+    _check_discount(discount)
+    return tuple(outcome * discount ** (turns - 1 - turn) for turn in range(turns))
+
+
+def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[float, ...]:
+    """Return G_t = r_t + discount * G_(t+1) for each turn, in order (Sutton and Barto, Reinforcement Learning, 3.3).
+
+    Raises:
+        ConfigurationError: The discount is not from 0 to 1.
+
+    Example:
+        >>> returns_to_go([0.0, 0.5, 1.0])
+        (1.5, 1.5, 1.0)
+    """
+    _check_discount(discount)
+    returns: list[float] = []
+    following = 0.0
+    for reward in reversed(rewards):
+        following = reward + discount * following
+        returns.append(following)
+    return tuple(reversed(returns))
+
+
+class Discounted:
+    """The reward of a rollout, discounted back over its turns. The aggregate stays the reward of the rollout.
+
+    Without turns there is only the aggregate. None stays None.
+
+    Raises:
+        ConfigurationError: The discount is not from 0 to 1.
+    """
+
+    def __init__(self, reward: Reward, discount: float = 0.95) -> None:
+        _check_discount(discount)
+        self.reward = reward
+        self.discount = discount
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """Return the reward with one number for each turn."""
+        result = evaluate(self.reward, rollout)
+        turns = len(rollout.turns)
+        if result.reward is None or not turns:
+            return RewardResult(result.reward, result.components)
+        return RewardResult(result.reward, result.components, discount_back(result.reward, turns, self.discount))
+
+
+class TurnCredit:
+    """What each turn contributed: r_t = R(up to turn t) - R(up to turn t - 1), `start` being R of nothing.
+
+    A turn's part of the rollout ends before the next turn, so that it includes the results of its tools. The
+    differences add up to R of the whole minus `start`, whatever path was taken (Ng, Harada and Russell, 1999: shaping
+    by a potential leaves the best policy as it is): a lost rollout cannot collect credit on the way, as it can with
+    rewards that are merely summed over turns. The aggregate is R of the whole.
+
+    Args:
+        reward: R. It has to be able to judge a rollout that has not ended.
+        start: R before the first turn.
+        discount: When given, each turn gets the discounted sum of its own and all later credit (`returns_to_go`).
+
+    Raises:
+        ConfigurationError: The discount is not from 0 to 1.
+    """
+
+    def __init__(self, reward: Reward, *, start: float = 0.0, discount: float | None = None) -> None:
+        if discount is not None:
+            _check_discount(discount)
+        self.reward = reward
+        self.start = start
+        self.discount = discount
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """Return the reward with one number for each turn; None when it cannot be judged after one of the turns."""
+        before, result = self.start, RewardResult(None)
+        credit: list[float] = []
+        for prefix in prefixes(rollout):
+            result = evaluate(self.reward, prefix)
+            if result.reward is None:
+                return RewardResult(None, result.components)
+            credit.append(result.reward - before)
+            before = result.reward
+        if not credit:
+            return evaluate(self.reward, rollout)
+        metrics = (Component("largest_credit", max(credit), counts=False),)
+        names = {component.name for component in result.components}
+        components = result.components + (() if "largest_credit" in names else metrics)
+        turns = tuple(credit) if self.discount is None else returns_to_go(credit, self.discount)
+        return RewardResult(result.reward, components, turns)
+
+
+def prefixes(rollout: Rollout) -> tuple[Rollout, ...]:
+    """Return the rollout as it stood after each turn and its tool results, in order; the last is the whole of it."""
+    starts = [index for index, message in enumerate(rollout.messages) if message.get("role") in ASSISTANT_ROLES]
+    ends = [*starts[1:], len(rollout.messages)] if starts else []
+    return tuple(
+        Rollout(rollout.messages[:end], rollout.ground_truth, rollout.prompt, rollout.metadata) for end in ends
+    )
+
+
+def _check_discount(discount: float) -> None:
+    if not 0 <= discount <= 1:
+        raise ConfigurationError(f"discount must be from 0 to 1, not {discount}")

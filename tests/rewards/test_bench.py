@@ -1,0 +1,226 @@
+import json
+import time
+
+import pytest
+
+from aws_rft_sdk.errors import DatasetError
+from aws_rft_sdk.rewards import (
+    Component,
+    DominantOutcome,
+    Length,
+    RewardResult,
+    Rollout,
+    WeightedSum,
+    final_answer,
+    gsm8k,
+)
+from aws_rft_sdk.rewards.adversaries import attacks, find_leak
+from aws_rft_sdk.rewards.bench import bench
+from aws_rft_sdk.rewards.cases import parse_case, read_cases
+
+ADVERSARIES = {
+    "silent agent",
+    "echo of the prompt",
+    "prompt leak",
+    "tool spammer",
+    "format only",
+    "every number",
+    "runaway continuation",
+    "enormous output",
+    "odd digits",
+    "injection",
+}
+
+
+def case(answer, truth=72, kind=None, prompt="What is 12 + 60?", **fields):
+    return {"prompt": prompt, "ground_truth": truth, "answer": answer, **({"kind": kind} if kind else {}), **fields}
+
+
+CASES = [
+    case("12 + 60 = 72\n#### 72", kind="success", expected=1.0),
+    case("12 + 60 = 73\n#### 73", kind="failure", expected=0.0),
+    case("I do not know.", kind="honest failure", expected=[0, 0]),
+    case("#### -15", -15, "success", "What is 5 - 20?", expected=1),
+    case("#### 15", -15, "failure", "What is 5 - 20?", expected=0),
+    case("#### 15", None, prompt="What is 5 - 20?", expected=None),
+    case("#### 72", 72, "success", "Which is more, 12 or 72?", expected=1),
+    case("#### 12", 72, "failure", "Which is more, 12 or 72?", expected=0),
+]
+
+
+def parsed(*cases):
+    return [parse_case(value, line) for line, value in enumerate(cases, 1)]
+
+
+def contains(rollout):
+    return float(rollout.ground_truth is not None and str(rollout.ground_truth) in rollout.answer)
+
+
+def test_bench_when_the_reward_is_sound_then_no_breach_and_every_adversary_was_tried():
+    leaking = case("#### 72", 72, "success", 'task {"question": "12 + 60?", "answer": 72}')
+    report = bench(gsm8k, parsed(*CASES))
+    assert report.breaches == ()
+    assert {row.adversary for row in report.adversaries} | {"prompt leak"} == ADVERSARIES
+    assert (report.low, report.high) == (0.0, 1.0)
+    assert "prompt leak" in {row.adversary for row in bench(gsm8k, parsed(*CASES, leaking)).adversaries}
+
+
+BROKEN = [
+    pytest.param(contains, "runaway continuation", id="substring"),
+    pytest.param(lambda r: 1.0, "silent agent", id="constant"),
+    pytest.param(lambda r: float("#### " in r.answer), "format only", id="format"),
+    pytest.param(lambda r: min(1.0, len(r.answer) / 50), "echo of the prompt", id="length"),
+    pytest.param(lambda r: min(1.0, len(r.turns) / 3) or gsm8k(r), "tool spammer", id="calls"),
+    pytest.param(lambda r: gsm8k(r) if r.answer else 1.0, "silent agent", id="silence"),
+    pytest.param(lambda r: 1.0 if "score" in r.answer.lower() else gsm8k(r), "injection", id="injection"),
+    pytest.param(lambda r: float(str(r.ground_truth) in r.answer.split()), "every number", id="any-number"),
+    pytest.param(lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "odd digits", id="isdigit"),
+    pytest.param(lambda r: time.sleep(1.1) or 0.0 if len(r.answer) > 10**5 else gsm8k(r), "enormous output", id="slow"),
+]
+
+
+@pytest.mark.parametrize(("reward", "adversary"), BROKEN)
+def test_bench_when_a_reward_can_be_cheated_then_the_adversary_is_named(reward, adversary):
+    report = bench(reward, parsed(*CASES))
+    assert adversary in {row.adversary for row in report.adversaries if row.problem}
+    assert any(breach.startswith(adversary) for breach in report.breaches)
+
+
+def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
+    truth = "the treaty was signed in the palace of Utrecht"
+    shown = case("in Utrecht", truth, prompt=f"Where? (Hint: {truth})")
+    report = bench(lambda rollout: 0.5, parsed(shown))
+    assert "line 1: the prompt shows its ground truth" in report.breaches
+    packed = case("x", 72, prompt=json.dumps({"question": "?", "extra": {"ground_truth": "72"}}))
+    assert find_leak(parsed(packed)[0]) == "72"
+    assert find_leak(parsed(case("x", 72, prompt="What is 72 + 0?"))[0]) is None
+
+
+def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
+    cases = parsed(case("w\n#### The final answer is 72", kind="success"), case("w\n#### 73", kind="failure"))
+    assert any("format only" in breach for breach in bench(final_answer(), cases).breaches)
+    assert bench(final_answer(), cases, shaping=0.5).breaches == ()
+    shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
+    assert bench(shaped, cases).shaping == 0.1
+
+
+@pytest.mark.parametrize(
+    ("reward", "breach"),
+    [
+        (lambda r: 0.5, "line 1: 0.5 instead of 1"),
+        (lambda r: 0.0, "a success gets 0, not more than the failed try of line"),
+        (lambda r: 1 / 0, "line 1: raised ZeroDivisionError"),
+        (lambda r: "1", "line 1: raised RewardError"),
+        (lambda r: 7.0, "line 1: 7 instead of 1"),
+        (gsm8k.score, "raised TypeError"),
+    ],
+)
+def test_bench_when_a_reward_is_wrong_then_the_breach_says_how(reward, breach):
+    assert any(breach in found for found in bench(reward, parsed(*CASES)).breaches)
+
+
+def test_bench_when_a_reward_leaves_the_range_then_a_breach():
+    report = bench(lambda rollout: 7.0, parsed(case("x")), limits=(0, 1))
+    assert "line 1: 7 is outside of the range 0 to 1" in report.breaches
+
+
+class Counting:
+    calls = 0
+
+    def __call__(self, rollout):
+        self.calls += 1
+        return float(self.calls)
+
+
+def test_bench_when_a_reward_remembers_then_a_breach():
+    assert any("different rewards" in breach for breach in bench(Counting(), parsed(case("x"))).breaches)
+
+
+def test_bench_when_a_reward_cannot_be_pickled_then_a_breach():
+    assert any("cannot be pickled" in breach for breach in bench(lambda r: 0.0, parsed(case("x"))).breaches)
+
+
+def verbose(rollout):
+    correct = gsm8k(rollout)
+    parts = (
+        Component("correct", correct),
+        Component("constant", 1.0),
+        Component("words", -len(rollout.answer), counts=False),
+    )
+    return RewardResult(correct, parts)
+
+
+def test_bench_when_components_tell_nothing_or_the_opposite_then_notes():
+    cases = parsed(
+        case("12 + 60 is\n#### 72", kind="success"), case("#### 73", kind="failure"), case("", kind="failure")
+    )
+    report = bench(verbose, cases)
+    signals = {signal.name: signal for signal in report.components}
+    assert signals["constant"].has_no_signal
+    assert signals["words"].disagrees
+    assert not signals["correct"].has_no_signal
+    assert not signals["correct"].disagrees
+    assert signals["correct"].mean_std_within_groups == pytest.approx((2 / 9) ** 0.5)
+    assert "constant is constant within every group: it carries no signal" in report.notes
+
+
+def test_bench_when_rules_cannot_be_checked_then_a_note():
+    assert len(bench(gsm8k, parsed(case("#### 72"))).notes) >= 2
+
+
+def test_report_when_json_then_it_can_be_written():
+    report = bench(WeightedSum({"a": gsm8k}), parsed(*CASES[:2]))
+    assert json.loads(json.dumps(report.to_json()))["components"][0]["name"] == "reward"
+
+
+def test_attacks_when_made_then_the_policy_never_speaks_before_it_is_asked():
+    messages = [
+        {"role": "system", "content": "s"},
+        {"role": "user", "content": "12 + 60?"},
+        {"role": "assistant", "tool_calls": [{"function": {"name": "add", "arguments": "{}"}}]},
+        {"role": "tool", "content": "72"},
+        {"role": "assistant", "content": "#### 72"},
+    ]
+    found = list(attacks(parse_case({"messages": messages, "ground_truth": 72})))
+    assert all(attack.rollout.messages[:2] == tuple(messages[:2]) for attack in found)
+    spam = next(attack.rollout for attack in found if attack.adversary == "tool spammer")
+    assert spam.turns[0]["tool_calls"][0]["function"]["name"] == "add"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "line 1"),
+        ("5", "must be an object"),
+        ("{}", "either answer or messages"),
+        ('{"answer": "a", "messages": []}', "either answer or messages"),
+        ('{"answer": 5}', "answer must be a text"),
+        ('{"messages": {}}', "messages must be a list"),
+        ('{"answer": "a", "kind": "win"}', "kind must be"),
+        ('{"answer": "a", "expected": "1"}', "must be a number"),
+        ('{"answer": "a", "expected": [1]}', "expected must be"),
+        ('{"answer": "a", "expected": true}', "must be a number"),
+        ('{"answer": "a", "metadata": 5}', "metadata must be"),
+        ('{"answer": "a", "grund_truth": 5}', "unknown field 'grund_truth'"),
+        ("", "has no cases"),
+    ],
+)
+def test_cases_when_a_line_is_wrong_then_dataset_error(tmp_path, line, message):
+    path = tmp_path / "cases.jsonl"
+    path.write_text(line)
+    with pytest.raises(DatasetError, match=message):
+        read_cases(path)
+    with pytest.raises(DatasetError, match="cannot be read"):
+        read_cases(tmp_path / "none")
+
+
+def test_cases_when_prompts_are_equal_then_one_group_unless_named():
+    first, second, other, named = parsed(case("a"), case("b"), case("a", prompt="other"), case("a", group="g"))
+    assert first.group == second.group != other.group
+    assert named.group == "g"
+    listed = parse_case({"prompt": [{"role": "user", "content": "a"}], "answer": "b"})
+    assert listed.visible == ({"role": "user", "content": "a"},)
+    assert listed.rollout.answer == "b"
+    assert Rollout(listed.rollout.messages) == Rollout(
+        ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
+    )

@@ -1,0 +1,93 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards import Format, Rollout, Tags, final_answer
+
+P = "#### The final answer is "
+# answer, gold, published (format, correct), ours (format, correct), why ours differs
+TABLE = [
+    pytest.param(f"work\n{P}15", 15, (1, 1), (1, 1), "", id="as-asked"),
+    pytest.param(f"{P}15", 15, (0, 1), (1, 1), "nothing has to stand before the phrase", id="no-line-before"),
+    pytest.param(f"{P}-15", -15, (0, 0), (1, 1), "a sign belongs to a number", id="negative"),
+    pytest.param("#### -15", 15, (0, 1), (0, 0), "a sign belongs to a number", id="sign-ignored"),
+    pytest.param(f"work\n{P}1,234", "1,234", (1, 0), (1, 1), "a gold may have commas", id="gold-with-comma"),
+    pytest.param(f"work\n{P}1,234", 1234, (1, 1), (1, 1), "", id="comma"),
+    pytest.param(f"work\n{P}$15", 15, (0, 1), (1, 1), "a currency belongs to an amount", id="currency"),
+    pytest.param(f"work\n{P}5/8", 5, (1, 1), (1, 0), "a fraction is not its first half", id="fraction"),
+    pytest.param(f"work\n{P}10:30", 10, (1, 1), (0, 0), "a time is no number", id="time"),
+    pytest.param(f"work\n{P}.5", 0.5, (0, 0), (1, 1), "a number may begin with a point", id="leading-point"),
+    pytest.param("#### step 1: 9\n#### 15", 15, (0, 0), (0, 1), "the last one is the answer", id="first-wins"),
+    pytest.param(
+        f"work\n{P}15\nQuestion: and then? The answer is 99",
+        15,
+        (1, 1),
+        (0, 1),
+        "the answer does not end there",
+        id="runaway",
+    ),
+]
+
+
+def parts(result):
+    values = {component.name: component.value for component in result.components}
+    return values["format"], values["correct"]
+
+
+@pytest.mark.parametrize(("answer", "gold", "published", "ours", "reason"), TABLE)
+def test_final_answer_when_the_published_pair_was_observed_then_strict_gives_it_and_ours_is_right(
+    answer, gold, published, ours, reason
+):
+    rollout = Rollout.of_answer(answer, gold)
+    assert parts(final_answer(strict=True)(rollout)) == published
+    assert parts(final_answer()(rollout)) == ours
+    assert (published == ours) == (not reason)
+
+
+def test_final_answer_when_all_is_right_then_one_and_a_half():
+    rollout = Rollout.of_answer(f"work\n{P}15", 15)
+    assert final_answer()(rollout).reward == final_answer(strict=True)(rollout).reward == 1.5
+    assert final_answer()(Rollout.of_answer(f"{P}15")).reward is None
+    assert final_answer(strict=True)(Rollout.of_answer(f"{P}15")).reward is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        pytest.param("<think>a</think><answer>b</answer>", 1.0, id="as-asked"),
+        pytest.param("  <think>a</think>\n\n<answer>b</answer>\n", 1.0, id="spaces"),
+        pytest.param("<think>a</think><answer>b</answer> and", 0.0, id="text-after"),
+        pytest.param("so <think>a</think><answer>b</answer>", 0.0, id="text-before"),
+        pytest.param("<think></think><answer>b</answer>", 0.0, id="empty"),
+        pytest.param("<answer>b</answer><think>a</think>", 0.0, id="order"),
+        pytest.param("<think>a</think><answer>b<answer>", 0.0, id="wrong-closing-tag"),
+        pytest.param("<think>a</answer><answer>b</think>", 0.0, id="crossed"),
+        pytest.param("<think>a<answer>b</answer></think>", 0.0, id="nested"),
+        pytest.param("<think>a</think><think>a</think><answer>b</answer>", 0.0, id="twice"),
+        pytest.param("", 0.0, id="empty-answer"),
+    ],
+)
+def test_tags_when_in_order_once_and_filled_then_one(answer, score):
+    assert Format.tags("think", "answer").score(answer) == score
+
+
+@pytest.mark.parametrize("names", [(), ("a", "a"), ("a b",), ("<a>",)], ids=repr)
+def test_tags_when_names_cannot_work_then_configuration_error(names):
+    with pytest.raises(ConfigurationError):
+        Tags(names)
+
+
+def test_format_when_the_whole_answer_matches_then_one():
+    reward = Format(r"yes|no")
+    assert [reward.score(text) for text in ("yes", " no\n", "yes and no")] == [1.0, 1.0, 0.0]
+    with pytest.raises(ConfigurationError, match="regular expression"):
+        Format("(")
+
+
+@given(st.text())
+def test_formats_when_given_any_text_then_zero_or_one(text):
+    rollout = Rollout.of_answer(text, 1)
+    for strict in (True, False):
+        assert set(parts(final_answer(strict=strict)(rollout))) <= {0.0, 1.0}
+    assert Format.tags("a").score(f"<a>{text}</a>") in (0.0, 1.0)

@@ -1,0 +1,192 @@
+import json
+import pickle
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.rewards import RewardResult, check_reply, final_answer, gsm8k, reward_lambda
+
+handler = reward_lambda(gsm8k, floor=-1.0)
+ASKED = {"role": "user", "content": "2 + 2?"}
+
+
+def row(answer="#### 4", role="assistant", **fields):
+    return {"id": "a", "messages": [ASKED, {"role": role, "content": answer}], **fields}
+
+
+def score(item):
+    (result,) = handler([item], None)
+    (metric,) = result["metrics_list"]
+    assert metric["name"] == "unscored"
+    return result["aggregate_reward_score"], bool(metric["value"])
+
+
+SCORED = [
+    pytest.param(row(metadata={"reference_answer": "4"}), id="in-metadata"),
+    pytest.param(row(reference_answer="4"), id="top-level"),
+    pytest.param(row(reference_answer={"text": "2 + 2 = 4\n#### 4"}), id="wrapped-text"),
+    pytest.param(row(metadata={"reference_answer": {"text": "4"}}), id="wrapped-text-in-metadata"),
+    pytest.param(row(metadata={"reference_answer": "4"}, reference_answer="5"), id="metadata-first"),
+    pytest.param(row(metadata={}, reference_answer={"final_answer": 4}), id="object"),
+    pytest.param(row(metadata=None, reference_answer={"final_answer": "4"}), id="metadata-null"),
+    pytest.param(row(metadata={"reference_answer": None}, reference_answer="4"), id="reference-null-in-metadata"),
+    pytest.param(row(ground_truth="4"), id="ground-truth"),
+    pytest.param(row(role="nova_assistant", reference_answer="4"), id="nova-assistant"),
+    pytest.param(
+        row([{"type": "text", "text": "#### "}, {"type": "text", "text": "4"}], reference_answer="4"), id="parts"
+    ),
+    pytest.param({k: v for k, v in row(reference_answer="4").items() if k != "id"}, id="no-id"),
+]
+
+
+@pytest.mark.parametrize("item", SCORED)
+def test_row_when_in_any_shape_that_the_service_sends_then_scored(item):
+    assert score(item) == (1.0, False)
+
+
+UNSCORED = [
+    pytest.param("text", id="string"),
+    pytest.param(None, id="null"),
+    pytest.param([], id="list"),
+    pytest.param({}, id="empty"),
+    pytest.param({"id": "a", "messages": []}, id="no-messages"),
+    pytest.param({"id": "a", "messages": None}, id="messages-null"),
+    pytest.param({"id": "a", "messages": ["text"]}, id="messages-of-strings"),
+    pytest.param({"id": "a", "messages": [ASKED], "reference_answer": "4"}, id="no-answer"),
+    pytest.param(row(), id="no-reference"),
+    pytest.param(row("#### ,"), id="published-free-reward"),
+    pytest.param(row(reference_answer=None), id="reference-null"),
+    pytest.param(row(reference_answer=""), id="reference-empty"),
+]
+
+
+@pytest.mark.parametrize("item", UNSCORED)
+def test_row_when_it_cannot_be_judged_then_the_floor_and_a_metric(item):
+    """Most of these lose the whole batch in the published handlers, and one of them is a free 1.0."""
+    assert score(item) == (-1.0, True)
+
+
+@pytest.mark.parametrize("content", [None, [], [{"type": "image"}], 5], ids=repr)
+def test_row_when_the_answer_has_no_text_then_wrong(content):
+    assert score(row(content, reference_answer="4")) == (0.0, False)
+
+
+def test_reply_when_rows_are_mixed_then_all_ids_in_order():
+    event = [{**row(reference_answer="4"), "id": "x"}, None, {**row("#### 5", reference_answer="4"), "id": 7}, row()]
+    event.append({"task_id": "t", "messages": []})
+    reply = handler(event, None)
+    assert [result["id"] for result in reply] == ["x", "row-1", 7, "a", "t"]
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, -1.0, 0.0, -1.0, -1.0]
+    assert check_reply(event, reply) == []
+    json.dumps(reply, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [[row(reference_answer="4")], {"trajectories": [row(reference_answer="4")]}, row(reference_answer="4")],
+    ids=["list", "trajectories", "one-row"],
+)
+def test_event_when_in_any_form_then_its_rows_are_scored(event):
+    assert [result["aggregate_reward_score"] for result in handler(event, None)] == [1.0]
+    assert check_reply(event, handler(event)) == []
+
+
+@pytest.mark.parametrize("event", [None, "text", {}, {"trajectories": None}, 5], ids=repr)
+def test_event_when_it_has_no_rows_then_payload_error(event):
+    """An empty list, as one published handler answers, would lose the batch without a word."""
+    with pytest.raises(PayloadError):
+        handler(event, None)
+
+
+def test_event_when_empty_then_an_empty_reply():
+    assert handler([], None) == []
+
+
+def test_reply_when_the_reward_raises_then_that_row_gets_the_floor(caplog):
+    def reward(rollout):
+        return 1 / len(rollout.answer)
+
+    reply = reward_lambda(reward, floor=-2.0)([row("ab"), row(""), row("abcd")])
+    assert [result["aggregate_reward_score"] for result in reply] == [0.5, -2.0, 0.25]
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_reply_when_the_reward_has_components_then_they_are_metrics():
+    reply = reward_lambda(final_answer())([row("so\n#### The final answer is 4", reference_answer="4")])
+    assert reply[0]["aggregate_reward_score"] == 1.5
+    assert reply[0]["metrics_list"] == [
+        {"name": "correct", "value": 1.0, "type": "Reward"},
+        {"name": "format", "value": 1.0, "type": "Reward"},
+        {"name": "unscored", "value": 0.0, "type": "Metric"},
+    ]
+
+
+def test_rollout_when_a_row_has_more_fields_then_the_reward_sees_them():
+    seen = []
+    reward_lambda(lambda rollout: seen.append(rollout) or 1.0)([row(difficulty=3, metadata={"source": "x"})])
+    assert dict(seen[0].metadata) == {"difficulty": 3, "source": "x"}
+    assert seen[0].prompt == [ASKED]
+
+
+def test_handler_when_pickled_then_the_same():
+    assert pickle.loads(pickle.dumps(handler)) == handler
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["id", "messages", "role", "content", "metadata", "reference_answer", "assistant", "text"]),
+            inner,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(json_values, max_size=4))
+def test_handler_when_rows_are_anything_then_one_finite_score_for_each(event):
+    reply = handler(event, None)
+    assert len(reply) == len(event)
+    assert all(result["aggregate_reward_score"] in (-1.0, 0.0, 1.0) for result in reply)
+
+
+GOOD = {"id": "a", "aggregate_reward_score": 1.0, "metrics_list": [{"name": "n", "value": 1, "type": "Reward"}]}
+
+
+@pytest.mark.parametrize(
+    ("reply", "problem"),
+    [
+        pytest.param([GOOD], None, id="good"),
+        pytest.param([{**GOOD, "metrics_list": None, "extra": 1}], None, id="no-metrics"),
+        pytest.param({"body": []}, "must be a list", id="no-list"),
+        pytest.param([], "0 results for 1 rows", id="too-few"),
+        pytest.param([GOOD, GOOD], "2 results for 1 rows", id="too-many"),
+        pytest.param([{**GOOD, "id": "0"}], "has the id '0', not 'a'", id="other-id"),
+        pytest.param(["text"], "is a str", id="no-object"),
+        pytest.param([{"id": "a"}], "aggregate_reward_score", id="no-score"),
+        pytest.param([{**GOOD, "aggregate_reward_score": float("nan")}], "finite", id="nan"),
+        pytest.param([{**GOOD, "aggregate_reward_score": float("inf")}], "finite", id="inf"),
+        pytest.param([{**GOOD, "aggregate_reward_score": True}], "finite", id="bool"),
+        pytest.param([{**GOOD, "aggregate_reward_score": "1"}], "finite", id="string"),
+        pytest.param([{**GOOD, "metrics_list": {}}], "must be a list", id="metrics-no-list"),
+        pytest.param([{**GOOD, "metrics_list": [5]}], "must be an object", id="metric-no-object"),
+        pytest.param(
+            [{**GOOD, "metrics_list": [{"name": "n", "type": "Metric"}]}], "finite number as value", id="no-value"
+        ),
+        pytest.param(
+            [{**GOOD, "metrics_list": [{"name": "n", "value": 1, "type": "reward"}]}], "Reward or Metric", id="type"
+        ),
+    ],
+)
+def test_check_reply_when_a_reply_is_wrong_then_it_says_so(reply, problem):
+    problems = check_reply([{"id": "a", "messages": []}], reply)
+    assert problems == [] if problem is None else problem in problems[0]
+
+
+def test_rewards_when_they_have_turns_then_the_aggregate_counts():
+    reply = reward_lambda(lambda rollout: RewardResult(0.5, turns_rewards=(0.0, 0.5)))([row()])
+    assert reply[0]["aggregate_reward_score"] == 0.5

@@ -1,0 +1,173 @@
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import pytest
+from click.testing import CliRunner
+
+from aws_rft_sdk.cli import main
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards import check_reply
+from aws_rft_sdk.rewards.packaging import build_package
+
+REWARD = """
+from aws_rft_sdk.rewards import DominantOutcome, Length, gsm8k
+from nearby import LIMIT
+import inside.part
+
+reward = DominantOutcome(gsm8k, {"short": Length(100, LIMIT)})
+
+
+class Holder:
+    inner = gsm8k
+
+
+def broken(rollout):
+    return float(str(rollout.ground_truth) in rollout.answer)
+"""
+EVENT = [
+    {"id": "a", "messages": [{"role": "assistant", "content": "#### 4"}], "reference_answer": "4"},
+    {"id": "b", "messages": [{"role": "nova_assistant", "content": "#### 5"}], "metadata": {"reference_answer": "4"}},
+]
+
+
+@pytest.fixture
+def file(tmp_path):
+    (tmp_path / "nearby.py").write_text("LIMIT = 200\n")
+    (tmp_path / "inside").mkdir()
+    (tmp_path / "inside" / "__init__.py").write_text("")
+    (tmp_path / "inside" / "part.py").write_text("")
+    path = tmp_path / "zip_reward.py"
+    path.write_text(REWARD)
+    return path
+
+
+def run_in_lambda(zip_path, event, tmp_path):
+    """Run the handler as Lambda does: nothing but the standard library and the zip."""
+    code = """
+import sys
+sys.path.append(sys.argv[1])
+from lambda_function import lambda_handler
+import json
+print(json.dumps(lambda_handler(json.loads(sys.argv[2]), None)))
+print(sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"__main__"}))
+"""
+    command = [sys.executable, "-I", "-S", "-c", code, str(zip_path), json.dumps(event)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    reply, modules = result.stdout.splitlines()
+    return json.loads(reply), modules
+
+
+def test_package_when_run_with_the_zip_alone_then_it_scores(file, tmp_path):
+    built = build_package(file, "reward", tmp_path / "r.zip", floor=-1.0)
+    reply, modules = run_in_lambda(built.path, EVENT, tmp_path / "inside")
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, 0.0]
+    assert check_reply(EVENT, reply) == []
+    assert modules == "['aws_rft_sdk', 'inside', 'lambda_function', 'nearby', 'zip_reward']"
+    assert built.needs == ()
+    assert built.fits
+    assert {"zip_reward.py", "nearby.py", "inside/part.py", "lambda_function.py"} <= set(built.files)
+    assert not {"aws_rft_sdk/rewards/bench.py", "aws_rft_sdk/handler.py", "aws_rft_sdk/rewards/judge.py"} & set(
+        built.files
+    )
+    with zipfile.ZipFile(built.path) as archive:
+        assert sum(info.file_size for info in archive.infolist()) == built.unzipped_bytes
+
+
+def test_package_when_built_twice_then_the_same_bytes(file, tmp_path):
+    first = build_package(file, "Holder.inner", tmp_path / "a.zip").path.read_bytes()
+    os.utime(file, (0, 0))
+    assert build_package(file, "Holder.inner", tmp_path / "b.zip").path.read_bytes() == first
+    reply, _ = run_in_lambda(tmp_path / "a.zip", EVENT, tmp_path / "inside")
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, 0.0]
+
+
+def test_package_when_code_is_run_then_the_sandbox_is_in_it(tmp_path):
+    (tmp_path / "with_code.py").write_text("from aws_rft_sdk.rewards import CodeTests\nreward = CodeTests()\n")
+    built = build_package(tmp_path / "with_code.py", "reward", tmp_path / "r.zip")
+    event = [{"id": "a", "messages": [{"role": "assistant", "content": "x = 1"}], "reference_answer": "assert x == 1"}]
+    reply, _ = run_in_lambda(built.path, event, tmp_path)
+    assert reply[0]["aggregate_reward_score"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("source", "needs"),
+    [
+        ("from aws_rft_sdk.rewards import MathVerify\nreward = MathVerify()", ("math_verify",)),
+        ("from aws_rft_sdk.rewards import JsonSchema\nreward = JsonSchema({})", ("jsonschema",)),
+        ("import numpy, json, boto3\nfrom pandas.core import frame\nreward = None", ("numpy", "pandas")),
+        ("import aws_rft_sdk.rewards as r\nreward = r.gsm8k", ("jsonschema", "math_verify")),
+        ("from aws_rft_sdk.rewards.numeric import gsm8k as reward", ()),
+    ],
+)
+def test_package_when_code_needs_other_packages_then_they_are_named(tmp_path, source, needs):
+    (tmp_path / "needy.py").write_text(source)
+    assert build_package(tmp_path / "needy.py", "reward", tmp_path / "r.zip").needs == needs
+
+
+@pytest.mark.parametrize("name", ["json.py", "lambda_function.py", "my-reward.py", "broken_one.py", "absent.py"])
+def test_package_when_the_file_cannot_be_imported_then_configuration_error(tmp_path, name):
+    if name != "absent.py":
+        (tmp_path / name).write_text("def (" if name == "broken_one.py" else "reward = 1")
+    with pytest.raises(ConfigurationError):
+        build_package(tmp_path / name, "reward", tmp_path / "r.zip")
+
+
+def aws_rft(*arguments):
+    return CliRunner().invoke(main, ["reward", *map(str, arguments)], catch_exceptions=False)
+
+
+def test_package_command_when_run_then_sizes_against_the_limits(file, tmp_path):
+    result = aws_rft("package", f"{file}:reward", "--out", tmp_path / "r.zip")
+    assert result.exit_code == 0
+    assert "50,000,000" in result.output
+    assert "lambda_function.lambda_handler" in result.output
+    assert aws_rft("package", "json:dumps", "--out", tmp_path / "r.zip").exit_code == 2
+    assert aws_rft("package", f"{file}:Holder", "--out", tmp_path / "r.zip").exit_code == 2
+
+
+def test_invoke_command_when_run_then_the_reply_and_exit_status(file, tmp_path):
+    events = tmp_path / "events.json"
+    events.write_text(json.dumps(EVENT))
+    result = aws_rft("invoke", f"{file}:reward", events)
+    assert result.exit_code == 0
+    assert [row["id"] for row in json.loads(result.stdout)] == ["a", "b"]
+    events.write_text(json.dumps([{"id": "a"}]))
+    result = aws_rft("invoke", f"{file}:reward", events, "--floor", "-1")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)[0]["aggregate_reward_score"] == -1.0
+    assert "1 of 1 rows cannot be judged" in result.stderr
+    events.write_text("{")
+    assert aws_rft("invoke", f"{file}:reward", events).exit_code == 2
+
+
+def test_invoke_command_when_it_is_a_handler_then_its_reply_is_checked(tmp_path):
+    (tmp_path / "own_handler.py").write_text("def handler(event, context):\n    return [{'id': '0'}]\n")
+    events = tmp_path / "events.json"
+    events.write_text(json.dumps(EVENT))
+    result = aws_rft("invoke", f"{tmp_path / 'own_handler.py'}:handler", events, "--handler")
+    assert result.exit_code == 1
+    assert "1 results for 2 rows" in result.stderr
+
+
+CASES = [
+    {"prompt": "12 + 60?", "ground_truth": 72, "answer": "#### 72", "kind": "success", "expected": 1},
+    {"prompt": "12 + 60?", "ground_truth": 72, "answer": "#### 73", "kind": "failure", "expected": 0},
+]
+
+
+def test_test_command_when_the_reward_is_sound_then_zero_and_when_not_then_one(file, tmp_path):
+    cases = tmp_path / "cases.jsonl"
+    cases.write_text("\n".join(map(json.dumps, CASES)))
+    result = aws_rft("test", f"{file}:reward", cases, "--range", "-0.1", "1.1")
+    assert (result.exit_code, "no breach" in result.output) == (0, True), result.output
+    result = aws_rft("test", f"{file}:broken", cases)
+    assert result.exit_code == 1
+    assert "breach: runaway continuation" in result.output
+    report = json.loads(aws_rft("test", f"{file}:broken", cases, "--json").output)
+    assert report["breaches"]
+    assert aws_rft("test", f"{file}:Holder", cases).exit_code == 2
+    cases.write_text("{}")
+    assert aws_rft("test", f"{file}:reward", cases).exit_code == 2

@@ -1,0 +1,77 @@
+import threading
+
+import pytest
+
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards import JsonSchema, MathVerify
+
+SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type": "string"}}}
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        pytest.param('{"city": "Paris"}', 1.0, id="valid"),
+        pytest.param('```json\n{"city": "Paris"}\n```', 1.0, id="fenced"),
+        pytest.param('{"city": 5}', 0.2, id="other-type"),
+        pytest.param("{}", 0.2, id="missing"),
+        pytest.param('Here: {"city": "Paris"}', 0.0, id="prose-before"),
+        pytest.param('{"city": "Paris"', 0.0, id="cut-off"),
+        pytest.param('{"city": NaN}', 0.0, id="nan"),
+        pytest.param("[" * 100_000, 0.0, id="nested-without-end"),
+        pytest.param("9" * 10_000, 0.0, id="integer-without-end"),
+        pytest.param("", 0.0, id="silent"),
+    ],
+)
+def test_json_schema_when_the_answer_is_judged_then_the_score(answer, score):
+    assert JsonSchema(SCHEMA, parses=0.2).score(answer, None) == score
+
+
+def test_json_schema_when_it_has_to_match_then_values_are_compared():
+    reward = JsonSchema(SCHEMA, match=True)
+    assert reward.score('{"city": "Paris"}', {"city": "Paris"}) == 1.0
+    assert reward.score('{"city": "Rome"}', {"city": "Paris"}) == 0.0
+    assert reward.score('{"city": "Rome"}', None) is None
+
+
+def test_json_schema_when_the_schema_is_none_then_configuration_error():
+    with pytest.raises(ConfigurationError, match="no JSON Schema"):
+        JsonSchema({"type": "nonsense"}).score("{}", None)
+
+
+MATH = [
+    pytest.param("$72", "72", 1.0, id="currency"),
+    pytest.param("#### 72", "72", 1.0, id="gsm8k"),
+    pytest.param("A: 72", "72", 1.0, id="a-colon"),
+    pytest.param("\\boxed{72}", "72", 1.0, id="boxed"),
+    pytest.param("72.0", "72", 1.0, id="decimal"),
+    pytest.param("0.5", "1/2", 1.0, id="fraction"),
+    pytest.param("$\\frac{1}{2}$", "0.5", 1.0, id="latex-fraction"),
+    pytest.param("\\boxed{x^2+1}", "1+x^2", 1.0, id="bare-formula-as-gold"),
+    pytest.param("\\boxed{x^2+2}", "$1+x^2$", 0.0, id="other-formula"),
+    pytest.param("0.333", "1/3", 0.0, id="cut-fraction"),
+    pytest.param("73", "72", 0.0, id="other"),
+    pytest.param("", "72", 0.0, id="silent"),
+    pytest.param("9^9^9^9", "72", 0.0, id="tower"),
+    pytest.param("\\boxed{10^{99999999}}", "72", 0.0, id="power"),
+    pytest.param("100000!", "72", 0.0, id="factorial"),
+    pytest.param("72", None, None, id="no-gold"),
+    pytest.param("72", "", None, id="empty-gold"),
+]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("answer", "gold", "score"), MATH)
+def test_math_verify_when_on_the_main_thread_then_the_score(answer, gold, score):
+    pytest.importorskip("math_verify")
+    assert MathVerify().score(answer, gold) == score
+
+
+def test_math_verify_when_off_the_main_thread_then_the_same_scores():
+    """The library's own time limit raises ValueError there."""
+    pytest.importorskip("math_verify")
+    scores = []
+    thread = threading.Thread(target=lambda: scores.extend(MathVerify().score(*case.values[:2]) for case in MATH))
+    thread.start()
+    thread.join()
+    assert scores == [case.values[2] for case in MATH]
