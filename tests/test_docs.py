@@ -29,7 +29,7 @@ def test_code_of_a_page_runs_from_top_to_bottom(page, capsys):
     for number, code in enumerate(snippets(page)):
         exec(compile(code, f"{page.name}[{number}]", "exec"), namespace)
 
-    promised = re.findall(r"print\(.*?\)  # (.+)", "".join(snippets(page)))
+    promised = re.findall(r"^ *(?:print\(.*)?\)  # (.+)$", "".join(snippets(page)), re.MULTILINE)
     assert capsys.readouterr().out.splitlines() == promised
 
 
@@ -133,7 +133,8 @@ def _public_names(module):
 
 def _first_line(value):
     if not (inspect.isclass(value) or inspect.isroutine(value)):
-        return f"type: `{value}`".replace("typing.", "").replace("|", "or")
+        kind = type(value).__name__
+        return "a type for annotations" if "typing" in repr(type(value)) or "Union" in kind else f"a `{kind}`"
     text = inspect.getdoc(value) or ""
     first = text.split("\n\n")[0].replace("\n", " ").replace("|", "or")
     assert first, f"{value} has no docstring"
