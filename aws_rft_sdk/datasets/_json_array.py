@@ -101,6 +101,8 @@ def _value(window: _Window, decode: Callable[[str, int], tuple[Any, int]]) -> An
             cut = error.pos >= len(window.text) - _TAIL or error.msg.startswith("Unterminated string")
             if window.ended or not cut:
                 raise window.fail(f"not JSON ({error.msg})", error.pos) from error
+        except (ValueError, RecursionError) as error:  # numbers or nesting that Python refuses to read
+            raise window.fail(f"not JSON that can be read ({error})") from error
         else:
             if window.ended or end < len(window.text) or isinstance(value, dict | list | str):
                 window.position = end

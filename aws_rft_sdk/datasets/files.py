@@ -89,7 +89,7 @@ def _read_jsonl(path: Path, *, progress: Progress | None = None) -> Iterator[Row
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise DatasetError(f"{path}, line {number}: not JSON ({error})", line=number) from error
             yield number, _object(path, number, row)
 

@@ -115,7 +115,7 @@ def unpack(cell: str, *, key: bytes | str | None = None) -> Packed:
     """
     try:
         fields = json.loads(cell)
-    except (ValueError, RecursionError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DatasetError(f"the prompt is no packed cell: not JSON ({error})") from error
     if not isinstance(fields, dict):
         raise DatasetError(f"the prompt is no packed cell: a JSON {type(fields).__name__}, not an object")

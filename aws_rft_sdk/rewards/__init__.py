@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aws_rft_sdk.rewards.judge import Judge
     from aws_rft_sdk.rewards.judge_cache import VerdictCache
     from aws_rft_sdk.rewards.judge_results import Comparison, JudgeCost, JudgeResult
-    from aws_rft_sdk.rewards.judge_rubrics import Criterion, Deduction, Rubric, single_score
+    from aws_rft_sdk.rewards.judge_rubrics import PANDALM, Criterion, Deduction, Rubric, single_score
     from aws_rft_sdk.rewards.lambdas import RewardLambda, check_reply, reward_lambda
     from aws_rft_sdk.rewards.numeric import ExactNumber, FinQA, finqa, gsm8k
     from aws_rft_sdk.rewards.penalties import Length, Repetition
@@ -59,6 +59,7 @@ _HOMES = {
     "Rubric": "judge_rubrics",
     "Tags": "formats",
     "TextReward": "rollout",
+    "PANDALM": "judge_rubrics",
     "ToolCall": "tools",
     "ToolUse": "tools",
     "TurnCredit": "turns",
@@ -100,6 +101,7 @@ __all__ = [
     "Length",
     "MathVerify",
     "MultipleChoice",
+    "PANDALM",
     "PublishedFinalAnswer",
     "Repetition",
     "Reward",

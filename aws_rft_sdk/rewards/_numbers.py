@@ -177,8 +177,9 @@ def _last_number(text: str, *, letters: bool) -> Number | None:
 def _clean(line: str) -> str:
     if not line.isascii():
         line = _GROUP_SPACE.sub(",", line)
+    line = line.replace("{,}", ",")  # LaTeX, for a comma that is no punctuation
     if "\\" in line:
-        line = line.replace("\\$", "$").replace("\\%", "%").replace("{,}", ",")
+        line = line.replace("\\$", "$").replace("\\%", "%")
         line = _FRAC.sub(r"\1/\2", _LATEX_SPACE.sub("", line))
         line = _LATEX_WORD.sub(r" \1", line)
     if "**" in line or "__" in line:

@@ -73,6 +73,9 @@ def _watch(folder: str) -> None:
             path, _, flags = args
             if isinstance(path, str | bytes) and not inside(path, (folder,) if flags & _WRITING else readable):
                 raise PermissionError("files outside of the folder of the test are closed")
+        elif event in ("os.listdir", "os.scandir"):
+            if not isinstance(args[0], int) and not inside(args[0] or ".", readable):
+                raise PermissionError("folders outside of the folder of the test are closed")
         elif event.startswith(_FORBIDDEN) or event.startswith(_FORBIDDEN_OS):
             raise PermissionError(f"{event} is not allowed in a test")
         elif event.startswith(_PATHS):

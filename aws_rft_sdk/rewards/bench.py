@@ -116,7 +116,7 @@ class _Bench:
         began = time.perf_counter()
         try:
             result = evaluate(self.reward, rollout)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a reward that ends the process would end the bench as a success
             return None, f"raised {type(error).__name__}: {error!s:.200}"
         finally:
             self.seconds.append(time.perf_counter() - began)
@@ -144,7 +144,7 @@ def bench(
     A breach is: a reward that differs from the expected one; a success that is not above a failed try of its group; an
     adversary that reaches the lowest success of its prompt (of the file, if the prompt has none), or is above the
     lowest honest failed try by more than the shaping; a reward that raises, leaves the range, takes too long, differs
-    between calls, or cannot be pickled; a prompt that shows its ground truth.
+    between calls, judges no case at all, or cannot be pickled; a prompt that shows its ground truth.
 
     Args:
         reward: The reward.
@@ -159,6 +159,8 @@ def bench(
     run = _Bench(reward, allowed, limits, max_seconds)
     results = _score_cases(run, cases)
     scores = tuple(score for score, _ in results)
+    if cases and not run.rewards:
+        run.breaches.append("the reward judges no case at all: each gets None")
     _check_order(run, scores)
     _check_same(run, cases, [result for _, result in results], repeat)
     for case in _first_of_groups(cases):

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.types import parse_reward
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +26,11 @@ class RewardLambda:
     reward: Reward
     floor: float = 0.0
     """Score of a row that cannot be judged. The service takes only numbers, so there has to be one."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.reward, RewardLambda):
+            raise ConfigurationError("this is a Lambda handler already; name the reward that is in it")
+        object.__setattr__(self, "floor", parse_reward(self.floor))
 
     def __call__(self, event: JSON, context: object = None) -> list[dict[str, JSON]]:
         """Return one result for each row of the event, in order, its id echoed.
@@ -42,7 +48,7 @@ class RewardLambda:
         identity = _id_of(row, position)
         try:
             result = evaluate(self.reward, rollout_of(row))
-        except Exception:
+        except (Exception, SystemExit):
             # One bad row must not cost the batch its rewards; it is logged and counted instead.
             logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
             result = RewardResult(None)

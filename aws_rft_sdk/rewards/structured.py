@@ -54,7 +54,7 @@ class JsonSchema(TextReward):
             return 0.0
         if not valid:
             return self.parses
-        return float(not self.match or value == thaw(ground_truth))
+        return float(not self.match or _is_same(value, thaw(ground_truth)))
 
 
 def _refuse(name: str) -> NoReturn:
@@ -76,3 +76,14 @@ def _validator(schema: JSON) -> Callable[[Any], bool]:
     validator = kind(plain, registry=referencing.Registry())
     is_valid: Callable[[Any], bool] = validator.is_valid
     return is_valid
+
+
+def _is_same(one: JSON, other: JSON) -> bool:
+    """Whether two JSON values are equal, where true is not 1."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(one[name], other[name]) for name in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one == other)

@@ -16,8 +16,13 @@ from aws_rft_sdk.rewards._numbers import answer_region, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _FORMULA = re.compile(r"[\\^_{}()\[\]=<>]")
-_TOO_HARD = re.compile(r"(?:\^|\*\*)[^\n]{0,12}(?:\^|\*\*)|(?:\^|\*\*)\s?[({]?\s?[0-9]{4}|[0-9]{60}|[0-9)]\s?!")
-"""Towers of powers, exponents from 1,000, very long integers, factorials: small texts that take hours to evaluate."""
+_TOO_HARD = re.compile(
+    r"(?:\^|\*\*)[^\n]{0,12}(?:\^|\*\*)|(?:\^|\*\*)\s?[({]?\s?[0-9]{4}|[0-9]{60}|[0-9)]\s?!"
+    r"|[)\]}]\s?(?:\^|\*\*)\s?[({]?\s?(?:[2-9][0-9]|[0-9]{3})"
+)
+"""Towers of powers, exponents from 1,000, of brackets from 20, very long integers, factorials: small texts that take
+seconds to hours to evaluate. They are compared as text. No pattern finds all of them: give untrusted answers a process
+that may be killed."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class MathVerify(TextReward):
             return None
         answer = _expression(answer_text, self.max_characters)
         if _TOO_HARD.search(answer):
-            return 0.0
+            return float(answer.strip() in (_gold(str(reference)).strip(), str(reference).strip()))
         # The order matters: verify(gold, answer) is not symmetric.
         return float(verify(gold, parse(answer, parsing_timeout=None), timeout_seconds=None))
 
