@@ -79,6 +79,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "PANDALM",
     "Clip",
     "CodeTests",
     "Comparison",
@@ -101,7 +102,6 @@ __all__ = [
     "Length",
     "MathVerify",
     "MultipleChoice",
-    "PANDALM",
     "PublishedFinalAnswer",
     "Repetition",
     "Reward",
