@@ -98,16 +98,17 @@ def work(outbox: Path, computed: Path) -> None:
 class Platform:
     """Delivers payloads until each is acknowledged, to workers that it kills."""
 
-    def __init__(self, payloads: list[dict[str, Any]], folder: Path, rng: random.Random) -> None:
+    def __init__(self, payloads: list[dict[str, Any]], folder: Path, rng: random.Random, longest_life: float) -> None:
         self.waiting = {payload["metadata"]["rolloutId"]: payload for payload in payloads}
         self.kills = 0
         self._folder = folder
         self._random = rng
+        self._longest_life = longest_life
 
     def run(self) -> None:
         """Start workers and kill them until nothing is left to deliver."""
         while self.waiting:
-            self._run_worker(lifetime_seconds=self._random.uniform(0.8, 3.0))
+            self._run_worker(lifetime_seconds=self._random.uniform(0.2, self._longest_life))
 
     def _run_worker(self, lifetime_seconds: float) -> None:
         command = [sys.executable, __file__, "--worker", str(self._folder)]
@@ -152,7 +153,7 @@ class Platform:
             pass
 
 
-def measure(rollouts: int, faulty: float, seed: int) -> dict[str, Any]:
+def measure(rollouts: int, faulty: float, seed: int, longest_life: float) -> dict[str, Any]:
     """Run everything and count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -160,7 +161,7 @@ def measure(rollouts: int, faulty: float, seed: int) -> dict[str, Any]:
         with LocalRuntime(policy=_answer, faults=trouble) as runtime:
             payloads = [runtime.new_rollout(f"rollout {number}") for number in range(rollouts)]
             began = time.perf_counter()
-            platform = Platform(payloads, folder, random.Random(seed))
+            platform = Platform(payloads, folder, random.Random(seed), longest_life)
             platform.run()
             outbox = Outbox(folder / "outbox.db")
             left_for_drain = outbox.ledger().pending
@@ -213,13 +214,16 @@ def main() -> None:
     parser.add_argument("--rollouts", type=int, default=10_000)
     parser.add_argument("--faulty", type=float, default=0.3, help="share of feedback calls that fail")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--longest-life", type=float, default=3.0, help="seconds after which a worker is killed at last"
+    )
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         work(arguments.worker / "outbox.db", arguments.worker / "computed.jsonl")
         return
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
-    result = measure(arguments.rollouts, arguments.faulty, arguments.seed)
+    result = measure(arguments.rollouts, arguments.faulty, arguments.seed, arguments.longest_life)
     print(json.dumps(result, indent=2))
     sys.exit(any(result[name] for name in ("lost", "doubled", "changed")) or not result["ledger_balances"])
 

@@ -13,7 +13,11 @@ CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_chaos_when_workers_are_killed_then_no_reward_is_lost_doubled_or_changed():
     done = subprocess.run(
-        [sys.executable, str(CHAOS), "--rollouts", "600"], capture_output=True, text=True, timeout=110, check=False
+        [sys.executable, str(CHAOS), "--rollouts", "600", "--longest-life", "0.5"],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
