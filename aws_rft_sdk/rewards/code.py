@@ -33,7 +33,8 @@ class CodeTests(TextReward):
 
     That stops accidents and simple reward hacking (printing a result, leaving early, reading the tests from disk). It
     does not stop a program that looks for the tests in its own process (frames, `gc`) or replaces `builtins.exec`: such
-    a program passes. It is not a jail: Python code that sets out to break Python's own hooks can, and objects that claim to be equal to
+    a program passes. It is not a jail: Python code
+    that sets out to break Python's own hooks can, and objects that claim to be equal to
     everything pass weak asserts. Run untrusted policies in a container. POSIX only.
 
     The limits make the result depend on the machine for programs that are close to them; leave room.
