@@ -105,6 +105,11 @@ class Rollout:
         """What was decided when the trajectory was delivered before; None when the function is to run."""
 
     @property
+    def context(self) -> RFTContext:
+        """The rollout in progress."""
+        return self._context
+
+    @property
     def has_outbox(self) -> bool:
         """Whether `received` does anything."""
         return self._outbox is not None
@@ -179,13 +184,16 @@ class Rollout:
 
         A `RewardError` is not reported: what cannot be judged gets no floor, wherever in the handler that is noticed.
         """
+        self.give_up(error)
+
+    def give_up(self, error: BaseException) -> bool:
+        """Like `failed`; returns False when the function had ended by itself, after what it reports is delivered."""
         if not self._claim():
-            # A shutdown gives up what has finished and is being delivered: then that is what it waits for.
             self._ended.wait()
-            return
+            return False
         if isinstance(error, RewardError):
             self._end("unreported", error)
-            return
+            return True
         try:
             self._tolerate(functools.partial(self._report_failure, error))
         except Exception as reporting:
@@ -199,6 +207,7 @@ class Rollout:
             self._end("unreported", error)
         else:
             self._end("failed", error)
+        return True
 
     def _judge(self, result: object) -> tuple[float, ...] | None:
         """Return the rewards to deliver, None when there is nothing left to deliver."""

@@ -40,12 +40,13 @@ LEVELS = {
     "handler": 9,
     "shutdown": 9,
     "rewards": 3,
-    "rollout": 10,
-    "workers": 10,
-    "proof": 11,
-    "training": 11,
-    "pytest_plugin": 11,
-    "cli": 12,
+    "_running": 10,
+    "rollout": 11,
+    "workers": 11,
+    "proof": 12,
+    "training": 12,
+    "pytest_plugin": 12,
+    "cli": 13,
 }
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
 RUNTIME_MAY_IMPORT = {"errors", "types", "wire", "credentials", "_frozen", "settings"}

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from aws_rft_sdk._running import Handler
 from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, usage_errors
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutRecord, Summary, run_rollouts, summarize
-from aws_rft_sdk.rollout.driver import Handler, Start
+from aws_rft_sdk.rollout.driver import Start
 from aws_rft_sdk.rollout.records import RecordWriter
 from aws_rft_sdk.rollout.starting import start_at_endpoint, start_in
 from aws_rft_sdk.rollout.summary import SUCCESS_THRESHOLD

@@ -1,0 +1,161 @@
+"""Runs a handler of any kind once, within a deadline, and tells what became of the rollout.
+
+Drivers and workers share it. Coroutines run in the caller's event loop, all else in a thread of its own: a pool would
+let functions that hang starve the others, and would keep the process from ending.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from aws_rft_sdk import _lifecycle
+from aws_rft_sdk._threads import off_the_loop
+from aws_rft_sdk.context import RFTContext, collecting
+from aws_rft_sdk.errors import RolloutTimeoutError
+from aws_rft_sdk.types import RolloutRequest, RolloutResult
+
+Handler = Callable[[dict[str, Any]], Any]
+
+_CANCEL_SECONDS = 5.0
+"""For a coroutine to end after it was cancelled. Past it, the coroutine is left to itself."""
+
+
+class Ended(NamedTuple):
+    """What became of one run of a handler."""
+
+    result: object
+    """What it returned; of a generator, the last item that can carry a reward. None when it raised."""
+    error: BaseException | None
+    """What it raised, or `RolloutTimeoutError`; None when it returned."""
+    context: RFTContext | None
+    """The rollout: its turns, and what was reported. None for production traffic, and when the handler bound none."""
+    seconds: float
+    """From the call until the feedback was delivered."""
+
+
+async def run_handler(
+    handler: Handler, payload: Mapping[str, Any], *, deadline_seconds: float | None = None, trajectory_id: str | None
+) -> Ended:
+    """Run a handler with a payload. What it raises is part of the answer.
+
+    At the deadline the rollout is reported as `on_error` of its handler says, for a `RolloutTimeoutError`. A coroutine
+    is cancelled; a thread cannot be, so it may go on, and what it returns is ignored.
+
+    Args:
+        handler: A function of any kind. It gets a copy of the payload.
+        payload: What the service sends, in any spelling.
+        deadline_seconds: For the handler and its feedback; None for no deadline.
+        trajectory_id: The rollout to tell about; None for production traffic.
+
+    Raises:
+        CancelledError: The caller was cancelled; the rollout is reported as an error.
+    """
+    began = time.perf_counter()
+    with collecting() as contexts:
+        work = asyncio.ensure_future(_settled(handler, dict(payload)))
+        try:
+            await asyncio.wait([work], timeout=deadline_seconds)
+            outcome = work.result() if work.done() else await _time_out(work, contexts, deadline_seconds)
+        except asyncio.CancelledError as error:
+            await _end_early(work, contexts, error)
+            raise
+    context = next((context for context in contexts if context.trajectory_id == trajectory_id), None)
+    return Ended(*outcome, context, time.perf_counter() - began)
+
+
+def trajectory_id_of(payload: object) -> str | None:
+    """Return the trajectory id of a payload, None for production traffic.
+
+    Raises:
+        PayloadError: The rollout metadata is malformed.
+    """
+    request = RolloutRequest.parse(payload)
+    return None if request is None else request.trajectory_id
+
+
+class _Outcome(NamedTuple):
+    """What a handler returned or raised. A value, since not every exception can cross from a thread or a task."""
+
+    result: object = None
+    error: BaseException | None = None
+
+
+async def _time_out(
+    work: asyncio.Future[_Outcome], contexts: list[RFTContext], deadline_seconds: float | None
+) -> _Outcome:
+    error = RolloutTimeoutError(f"the rollout was not over after {deadline_seconds:g} s, its deadline")
+    in_time = not await _end_early(work, contexts, error)
+    # It may have been delivering its reward at the deadline: then that is what became of it.
+    return work.result() if in_time and work.done() else _Outcome(error=error)
+
+
+async def _end_early(work: asyncio.Future[_Outcome], contexts: list[RFTContext], error: BaseException) -> bool:
+    """Report the rollouts of `contexts` as `error`, then end their work. Returns whether any was given up."""
+    rollouts = [rollout for rollout in _lifecycle.running() if rollout.context in contexts]
+    given_up = [await off_the_loop(rollout.give_up, error) for rollout in rollouts]
+    if any(given_up) or not rollouts:
+        work.cancel()
+    await asyncio.wait([work], timeout=_CANCEL_SECONDS)
+    return any(given_up) or not rollouts
+
+
+async def _settled(handler: Handler, payload: dict[str, Any]) -> _Outcome:
+    try:
+        return await _call(handler, payload)
+    except (Exception, SystemExit, asyncio.CancelledError) as error:
+        return _Outcome(error=error)
+
+
+async def _call(handler: Handler, payload: dict[str, Any]) -> _Outcome:
+    if _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler):
+        outcome = _Outcome(handler(payload))
+    else:
+        outcome = await _in_thread(_call_plain, handler, payload)
+    result = outcome.result
+    if inspect.isawaitable(result):
+        result = await result
+    if inspect.isasyncgen(result):
+        result = _last([item async for item in result])
+    return _Outcome(result, outcome.error)
+
+
+def _call_plain(handler: Handler, payload: dict[str, Any]) -> _Outcome:
+    try:
+        result = handler(payload)
+        return _Outcome(_last(list(result)) if inspect.isgenerator(result) else result)
+    except BaseException as error:
+        return _Outcome(error=error)
+
+
+def _last(items: list[Any]) -> object:
+    return next((item for item in reversed(items) if isinstance(item, Mapping | RolloutResult)), None)
+
+
+def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
+    return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - its kind, not whether it has one
+
+
+async def _in_thread(fn: Callable[..., _Outcome], *args: Any) -> _Outcome:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_Outcome] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def settle(outcome: _Outcome) -> None:
+        if not future.done():
+            future.set_result(outcome)
+
+    def work() -> None:
+        outcome = context.run(fn, *args)
+        try:
+            loop.call_soon_threadsafe(settle, outcome)
+        except RuntimeError:
+            return  # the loop is closed: whoever waited was told that the rollout is over
+
+    threading.Thread(target=work, name="rft-rollout", daemon=True).start()
+    return await future
