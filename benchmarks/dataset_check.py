@@ -2,10 +2,11 @@
 
     python benchmarks/dataset_check.py [--rows N] [--rounds N] [--json FILE]
 
-The file is made here, rows like those of a real training file for Bedrock: about 700 bytes, a question, a worked
-solution, a final answer. Both take turns; the figure is the median of the rounds' ratios. The floor is a loop over the
-lines of the file opened as text, which is faster than over its bytes. Exit 1 when checks manage less than a third of
-the floor's rows per second. The other targets are measured too, and not judged.
+The files are made here, one for each target, rows like those of a real training file: 500 to 700 bytes, a question, a
+worked solution, a final answer. Both take turns, each time the other one first; the figure is the median of the rounds'
+ratios of CPU time, since others may use the machine too. The floor is a loop over the lines of the file opened as text,
+which is faster than over its bytes; what a prompt of mtrl holds as JSON in text stays text there, and is parsed by the
+check. Exit 1 when the check for any target manages less than a third of the floor's rows per second.
 """
 
 from __future__ import annotations
@@ -73,19 +74,19 @@ SHAPES: dict[str, Callable[[str, str, str, int], dict[str, Any]]] = {
 
 
 def floor(path: Path) -> float:
-    """Return how many seconds it takes to read every row."""
-    began = time.perf_counter()
+    """Return how many seconds of the CPU it takes to read every row."""
+    began = time.process_time()
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             json.loads(line)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def ours(path: Path, target: str) -> float:
-    """Return how many seconds it takes to check every row."""
-    began = time.perf_counter()
+    """Return how many seconds of the CPU it takes to check every row."""
+    began = time.process_time()
     report = datasets.check(path, target, ignore=["rows-max"])
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     if not report.ok:
         raise SystemExit(f"the generated file has problems: {dict(report.counts)}")
     return seconds
@@ -95,7 +96,13 @@ def measure(target: str, count: int, rounds: int, folder: Path) -> dict[str, Any
     """Let both take turns over one file."""
     path = folder / f"{target}.jsonl"
     size = datasets.write_rows(path, (SHAPES[target](*row, n) for n, row in enumerate(rows(count))))
-    pairs = [(floor(path), ours(path, target)) for _ in range(rounds)]
+    pairs = []
+    for number in range(rounds):
+        if number % 2:
+            other = ours(path, target)
+            pairs.append((floor(path), other))
+        else:
+            pairs.append((floor(path), ours(path, target)))
     ratios = sorted(one / other for one, other in pairs)
     return {
         "target": target,
@@ -128,9 +135,9 @@ def main() -> None:
             )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    met = results[0]["ratio"] >= TARGET
-    print(f"bedrock: at least {TARGET:.2f} wanted, {'met' if met else 'MISSED'}")
-    raise SystemExit(0 if met else 1)
+    missed = [result["target"] for result in results if result["ratio"] < TARGET]
+    print(f"at least {TARGET:.2f} wanted: {'MISSED by ' + ', '.join(missed) if missed else 'met by all'}")
+    raise SystemExit(1 if missed else 0)
 
 
 if __name__ == "__main__":

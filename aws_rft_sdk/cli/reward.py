@@ -13,10 +13,11 @@ from rich.table import Table
 
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.rewards.bench import BenchReport, bench
+from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.cases import read_cases
 from aws_rft_sdk.rewards.lambdas import check_reply, reward_lambda
 from aws_rft_sdk.rewards.packaging import HANDLER, MAX_UNZIPPED_BYTES, MAX_ZIP_BYTES, Package, build_package
+from aws_rft_sdk.rewards.workbench import BenchReport, bench
 from aws_rft_sdk.rollout import load_callable
 
 _MAX_PAYLOAD_BYTES = 6 * 10**6
@@ -119,8 +120,7 @@ def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:
 
 def _load(reference: str) -> Any:
     reward = load_callable(reference)
-    if isinstance(reward, type):
-        raise ConfigurationError(f"{reference} is a class; name an object of it: `reward = {reward.__name__}()`")
+    check_reward(reward, reference)
     return reward
 
 

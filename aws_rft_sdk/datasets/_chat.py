@@ -1,16 +1,14 @@
-"""Rules of message lists and of tool schemas."""
+"""Rules of message lists."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
+from aws_rft_sdk.datasets._text import hint, is_blank, is_object_text, show
+from aws_rft_sdk.datasets._tools import Note
 from aws_rft_sdk.datasets.rules import Target
-
-Note = Callable[[str, str, str], None]
-"""Takes rule, field and problem; the line is the caller's."""
 
 _ROLES = {
     Target.BEDROCK: frozenset({"system", "developer", "user", "assistant", "tool"}),
@@ -20,17 +18,6 @@ _ROLES = {
 _MESSAGE_KEYS = frozenset({"role", "content", "tool_calls", "tool_call_id"})
 _KEYS = {Target.BEDROCK: _MESSAGE_KEYS | {"name"}, Target.NOVA: _MESSAGE_KEYS, Target.NOVA_MULTITURN: _MESSAGE_KEYS}
 _SYSTEM = ("system", "developer")
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_SHOWN = 60
-
-
-def show(value: object) -> str:
-    """Return a value as JSON, cut to what a line of a report can hold."""
-    try:
-        text = json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        text = repr(value)
-    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def plain_text(messages: Any) -> str | None:
@@ -45,7 +32,9 @@ def plain_text(messages: Any) -> str | None:
         if type(message) is not dict or len(message) != 2:
             return None
         role, text = message.get("role"), message.get("content")
-        if type(text) is not str or not text or text.isspace():
+        if type(text) is list:
+            text = _only_text(text)
+        if type(text) is not str or (not "!" <= text < "\x7f" and is_blank(text)):
             return None
         if role != "user" and (texts or role != "system") and (not texts or role != "assistant"):
             return None
@@ -53,8 +42,14 @@ def plain_text(messages: Any) -> str | None:
     return None if role != "user" else texts[0] if len(texts) == 1 else _join(messages)
 
 
+def _only_text(parts: list[Any]) -> Any:
+    """Return the text of the one good part that there is, None otherwise."""
+    part = parts[0] if len(parts) == 1 else None
+    return part.get("text") if type(part) is dict and len(part) == 2 and part.get("type") == "text" else None
+
+
 def _join(messages: list[Any]) -> str:
-    return "\n".join(f"{message['role']}: {message['content']}" for message in messages)
+    return "\n".join(f"{message['role']}: {content_text(message['content'])}" for message in messages)
 
 
 def visible_text(messages: Any) -> str:
@@ -91,7 +86,7 @@ def check_messages(messages: Any, field: str, target: Target, note: Note) -> Non
     if not messages:
         note("messages-empty", field, "the array is empty")
         return
-    roles, calls = [], set[str]()
+    roles, calls, answered = [], dict[str, str](), set[str]()
     for index, message in enumerate(messages):
         place = f"{field}[{index}]"
         if not isinstance(message, dict):
@@ -99,13 +94,19 @@ def check_messages(messages: Any, field: str, target: Target, note: Note) -> Non
             roles.append("")
             continue
         for key in message.keys() - _KEYS[target]:
-            note("message-key", f"{place}.{key}", f"the service knows no field {key!r} of a message")
+            note("message-key", f"{place}.{key}", f"a message has no field {key!r}{hint(key, _KEYS[target])}")
         role = _role(message, place, target, note)
         if role in _SYSTEM and index:
             note("system-first", f"{place}.role", f"a {role} message comes as number {index + 1}")
         _content(message, role, place, note)
+        if "name" in message and "name" in _KEYS[target] and not _is_text(message["name"]):
+            note("message-name", f"{place}.name", f"{show(message['name'])} is no name")
         _tool_calls(message, role, place, calls, note)
+        _answer(message, role, place, calls, answered, note)
         roles.append(role)
+    for call, place in calls.items():
+        if call not in answered:
+            note("tool-call-unanswered", place, f"no tool message answers the call {show(call)}")
     if "user" not in roles:
         note("user-missing", field, "no message is the user's")
     if roles[-1] in ("assistant", "bot"):
@@ -122,7 +123,8 @@ def _role(message: dict[str, Any], place: str, target: Target, note: Note) -> st
         return ""
     known = role.lower() if target is Target.NOVA else role
     if known not in _ROLES[target]:
-        note("role-unknown", f"{place}.role", f"{show(role)} is no role of this service")
+        problem = f"{show(role)} is no role of this service{hint(role, _ROLES[target])}"
+        note("role-unknown", f"{place}.role", problem)
     return known.lower()
 
 
@@ -134,8 +136,8 @@ def _content(message: dict[str, Any], role: str, place: str, note: Note) -> None
     if "content" not in message:
         note("content-missing", place, "the message has no content")
     elif isinstance(content, str):
-        if not content.strip():
-            note("content-empty", place, "the text is empty")
+        if is_blank(content):
+            note("content-empty", place, f"nothing can be seen of {show(content)}")
     elif not isinstance(content, list):
         note("content-type", place, f"{show(content)} is neither text nor an array of parts")
     elif not content:
@@ -151,28 +153,59 @@ def _part(part: Any, place: str, note: Note) -> None:
         note("part-type", f"{place}.type" if isinstance(part, dict) else place, f"{kind} is no part of type text")
         return
     for key in part.keys() - {"type", "text"}:
-        note("part-key", f"{place}.{key}", f"a text part has no field {key!r}")
+        note("part-key", f"{place}.{key}", f"a text part has no field {key!r}{hint(key, ('type', 'text'))}")
     text = part.get("text")
-    if not isinstance(text, str) or not text.strip():
+    if not _is_text(text):
         note("part-text", f"{place}.text", f"{show(text)} is no text")
 
 
-def _tool_calls(message: dict[str, Any], role: str, place: str, calls: set[str], note: Note) -> None:
-    if "tool_calls" in message:
-        made = message["tool_calls"]
-        if not isinstance(made, list) or not made:
-            note("tool-calls-type", f"{place}.tool_calls", f"{show(made)} holds no calls")
-        elif role != "assistant":
-            note("tool-calls-role", f"{place}.tool_calls", f"a message of role {role!r} calls tools")
-        else:
-            for index, call in enumerate(made):
-                calls.update(_tool_call(call, f"{place}.tool_calls[{index}]", note))
-    if role == "tool":
-        answered = message.get("tool_call_id")
-        if not isinstance(answered, str) or not answered:
-            note("tool-call-id", f"{place}.tool_call_id", f"{show(answered)} is no id of a call")
-        elif answered not in calls:
-            note("tool-call-unmatched", f"{place}.tool_call_id", f"no call before has the id {show(answered)}")
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and not is_blank(value)
+
+
+def _tool_calls(message: dict[str, Any], role: str, place: str, calls: dict[str, str], note: Note) -> None:
+    """Note what is wrong with the calls of a message, and add their ids and places to `calls`."""
+    if "tool_calls" not in message:
+        return
+    made = message["tool_calls"]
+    place = f"{place}.tool_calls"
+    if not isinstance(made, list) or not made:
+        note("tool-calls-type", place, f"{show(made)} holds no calls")
+    elif role != "assistant":
+        note("tool-calls-role", place, f"a message of role {role!r} calls tools")
+    else:
+        for index, call in enumerate(made):
+            for name in _tool_call(call, f"{place}[{index}]", note):
+                if name in calls:
+                    note("tool-call-repeated", f"{place}[{index}].id", f"{show(name)} is the id of a call before")
+                calls.setdefault(name, f"{place}[{index}]")
+
+
+def _answer(
+    message: dict[str, Any], role: str, place: str, calls: dict[str, str], answered: set[str], note: Note
+) -> None:
+    """Note what is wrong with the call that a message answers, and add its id to `answered`."""
+    name, place = message.get("tool_call_id"), f"{place}.tool_call_id"
+    if role != "tool":
+        if "tool_call_id" in message:
+            note("tool-call-id-role", place, f"a message of role {role!r} answers a call")
+    elif not _is_text(name):
+        note("tool-call-id", place, f"{show(name)} is no id of a call")
+    elif name not in calls:
+        note("tool-call-unmatched", place, f"no call before has the id {show(name)}")
+    else:
+        answered.add(str(name))
+
+
+def calls_of(messages: Any) -> Iterator[tuple[str, str]]:
+    """Yield the places of calls in messages, however malformed, and the names of the functions called."""
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        made = message.get("tool_calls") if isinstance(message, dict) else None
+        for number, call in enumerate(made if isinstance(made, list) else ()):
+            function = call.get("function") if isinstance(call, dict) else None
+            name = function.get("name") if isinstance(function, dict) else None
+            if isinstance(name, str) and name:
+                yield f"messages[{index}].tool_calls[{number}].function.name", name
 
 
 def _tool_call(call: Any, place: str, note: Note) -> Iterator[str]:
@@ -183,62 +216,14 @@ def _tool_call(call: Any, place: str, note: Note) -> Iterator[str]:
     if not isinstance(function, dict):
         note("tool-call", f"{place}.function", f"{show(function)} is no object")
         function = {"name": "-", "arguments": "{}"}
-    if not isinstance(call.get("id"), str) or not call["id"]:
+    if not _is_text(call.get("id")):
         note("tool-call", f"{place}.id", f"{show(call.get('id'))} is no id")
     else:
         yield call["id"]
     if call.get("type") != "function":
         note("tool-call", f"{place}.type", f"{show(call.get('type'))} is not function")
-    if not isinstance(function.get("name"), str) or not function["name"]:
+    if not _is_text(function.get("name")):
         note("tool-call", f"{place}.function.name", f"{show(function.get('name'))} is no name")
     arguments = function.get("arguments")
     if not is_object_text(arguments):
         note("tool-arguments", f"{place}.function.arguments", f"{show(arguments)} is no JSON object in text")
-
-
-def is_object_text(value: Any) -> bool:
-    """Return whether this is text that parses to a JSON object."""
-    if not isinstance(value, str):
-        return False
-    try:
-        return isinstance(json.loads(value), dict)
-    except ValueError:
-        return False
-
-
-def check_tools(tools: Any, note: Note) -> None:
-    """Note every rule that a row's tools break."""
-    if not isinstance(tools, list):
-        note("tools-type", "tools", f"{show(tools)} is no array")
-        return
-    if not tools:
-        note("tools-empty", "tools", "the array is empty")
-    names: set[str] = set()
-    for index, tool in enumerate(tools):
-        place = f"tools[{index}]"
-        if not isinstance(tool, dict) or tool.get("type") != "function":
-            note("tool-type", f"{place}.type", f"{show(tool)} is no tool of type function")
-            continue
-        function = tool.get("function")
-        if not isinstance(function, dict):
-            note("tool-type", f"{place}.function", f"{show(function)} is no object")
-            continue
-        _tool(function, f"{place}.function", names, note)
-
-
-def _tool(function: dict[str, Any], place: str, names: set[str], note: Note) -> None:
-    name, description, parameters = (function.get(key) for key in ("name", "description", "parameters"))
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        note("tool-name", f"{place}.name", f"{show(name)} is no name")
-    elif name in names:
-        note("tool-name-repeated", f"{place}.name", f"{show(name)} is the name of a tool before")
-    else:
-        names.add(name)
-    if not isinstance(description, str) or not description.strip():
-        note("tool-description", f"{place}.description", f"{show(description)} describes nothing")
-    if not isinstance(parameters, dict):
-        note("tool-parameters", f"{place}.parameters", f"{show(parameters)} is no schema")
-    elif parameters.get("type") != "object":
-        note("tool-parameters", f"{place}.parameters.type", f"{show(parameters.get('type'))} is not object")
-    elif not isinstance(parameters.get("properties"), dict):
-        note("tool-parameters", f"{place}.parameters.properties", f"{show(parameters.get('properties'))} is no object")

@@ -60,17 +60,17 @@ class _Window:
         return ArrayError(message, self.line(self.position if position is None else position))
 
 
-def read_array(file: TextIO, progress: Callable[[], None] | None = None) -> Iterator[Any]:
+def read_array(file: TextIO, decoder: json.JSONDecoder | None = None) -> Iterator[Any]:
     """Yield the values of the array in `file`, holding one at a time.
 
     Args:
         file: Text, from its beginning.
-        progress: Called after each value.
+        decoder: Makes the values. None: the usual one.
 
     Raises:
         ArrayError: The text is not JSON, or no array.
     """
-    window, decode = _Window(file), json.JSONDecoder().raw_decode
+    window, decode = _Window(file), (decoder or json.JSONDecoder()).raw_decode
     if window.peek() != "[":
         raise window.fail("no array")
     window.position += 1
@@ -79,8 +79,6 @@ def read_array(file: TextIO, progress: Callable[[], None] | None = None) -> Iter
     else:
         while True:
             yield _value(window, decode)
-            if progress is not None:
-                progress()
             mark = window.peek()
             if mark not in ("]", ","):
                 raise window.fail("not JSON (Expecting ',' delimiter)")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from aws_rft_sdk.datasets._chat import show
-from aws_rft_sdk.datasets._checkers import ChatRows, MultiturnRows, PromptRows, scanner
-from aws_rft_sdk.datasets.files import TABLES, Progress, format_of, read_rows
+from aws_rft_sdk.datasets._checkers import ChatRows, MultiturnRows, Rows
+from aws_rft_sdk.datasets._csv import read_csv, undecoded
+from aws_rft_sdk.datasets._prompt_rows import NotFinite, PromptRows, scan
+from aws_rft_sdk.datasets._text import show
+from aws_rft_sdk.datasets.files import TABLES, Progress, byte_order_mark, format_of, read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report
 from aws_rft_sdk.datasets.rules import RULES, Target
 from aws_rft_sdk.datasets.shapes import untabled
@@ -22,7 +25,6 @@ DEFAULT_BATCH = {Target.MTRL: 128}
 DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
-_BOM = b"\xef\xbb\xbf"
 _EVERY = 4096
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
@@ -72,11 +74,15 @@ def check(
     findings = Findings(target, ignore, keep)
     if suffix != ".jsonl":
         findings.add("file-format", None, "", f"a {suffix} file, and only jsonl is taken")
-    rows = _rows(target, findings, limit, require_reference, suffix)
-    count = _check_lines(path, rows, findings, progress) if suffix == ".jsonl" else _check_rows(path, rows, progress)
+    rows = _rows(target, findings, limit, require_reference)
+    try:
+        count = _check_file(path, suffix, rows, progress)
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror or error}") from error
     rows.finish()
-    _count(count, batch_size, findings)
-    return findings.report(str(path), count, rows.longest_tokens)
+    if count is not None:
+        _count(count, batch_size, findings)
+    return findings.report(str(path), count or 0, rows.longest_tokens)
 
 
 def _target(target: Target | str) -> Target:
@@ -86,105 +92,116 @@ def _target(target: Target | str) -> Target:
         raise ConfigurationError(f"no target {target!r}; use {', '.join(item.value for item in Target)}") from error
 
 
-def _rows(
-    target: Target, findings: Findings, max_tokens: int, require_reference: bool, suffix: str
-) -> ChatRows | MultiturnRows | PromptRows:
+def _rows(target: Target, findings: Findings, max_tokens: int, require_reference: bool) -> Rows:
     if target is Target.MTRL:
-        rows = PromptRows(findings, max_tokens)
-        rows.tables = suffix == ".csv"
-        return rows
+        return PromptRows(findings, max_tokens)
     if target is Target.NOVA_MULTITURN:
         return MultiturnRows(findings, max_tokens)
     return ChatRows(findings, max_tokens, target, require_reference)
 
 
-class _Constant(ValueError):
-    """A line has a number that JSON does not have."""
+def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> int | None:
+    """Check all rows; return how many there are, None when none of them can be told from another."""
+    mark = byte_order_mark(path)
+    if mark == "utf-16":
+        rows.findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
+        return None
+    if mark:
+        rows.findings.add("file-bom", 1, "", "the file begins with a byte order mark")
+    return _check_lines(path, rows, progress) if suffix == ".jsonl" else _check_rows(path, rows, progress)
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise _Constant(name)
-
-
-def _check_lines(
-    path: Path, rows: ChatRows | MultiturnRows | PromptRows, findings: Findings, progress: Progress | None
-) -> int:
+def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a jsonl file; a bad line does not end it. This loop is what the speed of a check is made of."""
-    decode, check_row = scanner(json.JSONDecoder(parse_constant=_refuse_constant)), rows.row
-    number = count = done = 0
-    for number, raw in enumerate(_raw_lines(path), start=1):
-        if progress is not None:
-            done += len(raw)
-            if number % _EVERY == 0:
-                progress(done)
-        if number == 1 and raw.startswith(_BOM):
-            findings.add("file-bom", 1, "", "the file begins with a byte order mark")
-            raw = raw[len(_BOM) :]
-        try:
-            text = raw.decode().strip(" \t\r\n")
-        except UnicodeDecodeError as error:
+    add, check_row = rows.findings.add, rows.row
+    number = count = 0
+    with (
+        path.open("rb") as file,
+        io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines,
+    ):
+        for number, line in enumerate(lines, start=1):
+            if progress is not None and number % _EVERY == 0:
+                progress(file.tell())
+            text = line.strip(" \t\r\n")
+            if not text:
+                add("row-blank", number, "", "the line is blank")
+                continue
             count += 1
-            findings.add("row-encoding", number, "", f"byte {error.start + 1} of the line is not UTF-8")
-            continue
-        if not text:
-            findings.add("row-blank", number, "", "the line is blank")
-            continue
-        count += 1
-        try:
-            row, end = decode(text, 0)
-        except (StopIteration, ValueError, RecursionError) as error:
-            rule, problem = _unreadable(error)
-            findings.add(rule, number, "", problem)
-            continue
-        if end != len(text):
-            findings.add("row-json", number, "", f"more text after the value, at character {end + 1}")
-        elif type(row) is not dict:
-            findings.add("row-object", number, "", f"{show(row)} is no object")
-        elif not row:
-            findings.add("row-empty", number, "", "the row has no fields")
-        else:
-            if check_row(number, row) != text.count('":'):
-                _check_keys(number, text, findings)
-            if _SUSPECT.search(text):  # half the time that a search for two characters takes
-                _check_text(number, row, findings)
+            if not text.isascii() and (start := undecoded(line)):
+                add("row-encoding", number, "", f"byte {start} of the line is not UTF-8")
+                continue
+            try:
+                row, end = scan(text, 0)
+            except (StopIteration, ValueError, RecursionError) as error:
+                add(*_unreadable(error, number, text))
+                continue
+            if end != len(text):
+                add("row-json", number, "", f"more text after the value, at character {end + 1}")
+            elif type(row) is not dict:
+                add("row-object", number, "", f"{show(row)} is no object")
+            elif not row:
+                add("row-empty", number, "", "the row has no fields")
+            else:
+                try:
+                    if check_row(number, row, text):
+                        _check_keys(number, text, rows, row)
+                    if _SUSPECT.search(text):  # half the time that a search for two characters takes
+                        _check_values(number, row, rows)
+                except RecursionError:
+                    add("row-json", number, "", "the value is nested too deeply")
     return count
 
 
-def _unreadable(error: Exception) -> tuple[str, str]:
-    if isinstance(error, _Constant):
-        return "row-constant", f"{error} is not JSON"
-    if isinstance(error, StopIteration):
-        return "row-json", f"Expecting value at character {error.value + 1}"
-    if isinstance(error, json.JSONDecodeError):
-        return "row-json", f"{error.msg} at character {error.pos + 1}"
-    return "row-json", str(error)
+def _unreadable(error: Exception, line: int, text: str) -> tuple[str, int, str, str]:
+    rule, problem = "row-json", str(error)
+    if isinstance(error, NotFinite):
+        rule, problem = "row-constant", f"{error} is not JSON"
+    elif text.startswith("\ufeff"):
+        problem = "the line begins with a byte order mark"
+    elif isinstance(error, StopIteration):
+        problem = f"Expecting value at character {error.value + 1}"
+    elif isinstance(error, json.JSONDecodeError):
+        problem = f"{error.msg} at character {error.pos + 1}"
+    if line == 1 and text[0] == "[":
+        problem += "; a file that is one array ends in .json"
+    return rule, line, "", problem
 
 
-def _raw_lines(path: Path) -> Iterator[bytes]:
-    try:
-        with path.open("rb") as file:
-            yield from file
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from error
-
-
-def _check_rows(path: Path, rows: ChatRows | MultiturnRows | PromptRows, progress: Progress | None) -> int:
+def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
-    count = 0
+    count, add = 0, rows.findings.add
     table = path.suffix.lower() in TABLES and not isinstance(rows, PromptRows)
     try:
-        for line, row in read_rows(path, progress=progress):
+        for line, row in _other_rows(path, rows.findings, progress):
             count += 1
             if not row:
-                rows.findings.add("row-empty", line, "", "the row has no fields")
+                add("row-empty", line, "", "the row has no fields")
                 continue
-            rows.row(line, untabled(row) if table else dict(row))
-            _check_text(line, row, rows.findings)
+            try:
+                whole = untabled(row) if table else dict(row)
+                rows.row(line, whole, "")
+                _check_values(line, row, rows)
+                _find_doubled(line, row, "", rows.findings)
+                _check_cell_keys(line, rows, whole)
+            except RecursionError:
+                add("row-json", line, "", "the value is nested too deeply")
     except DatasetError as error:
-        if not path.is_file() or isinstance(error.__cause__, ImportError):
+        if isinstance(error.__cause__, ImportError):
             raise
-        rows.findings.add("file-broken", error.line, "", str(error).removeprefix(f"{path}").lstrip(":, "))
+        problem = str(error).removeprefix(f"{path}").removeprefix(f", line {error.line}")
+        add("file-broken", error.line, "", problem.lstrip(":, "))
+    except UnicodeDecodeError as error:
+        add("file-broken", None, "", f"not UTF-8 text ({error.reason} at byte {error.start})")
     return count
+
+
+def _other_rows(path: Path, findings: Findings, progress: Progress | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return read_csv(path, lambda rule, line, problem: findings.add(rule, line, "", problem), progress)
+    if suffix == ".json":
+        return read_json(path, progress=progress, decoder=_keys_decoder)
+    return read_rows(path, progress=progress)
 
 
 class _Doubled(dict[str, Any]):
@@ -203,23 +220,57 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return doubled
 
 
-_keys_decoder = json.JSONDecoder(object_pairs_hook=_pairs)
+class _NotFinite(float):
+    """A number that JSON does not have, to be told from those of a table, which has them."""
 
 
-def _check_keys(line: int, text: str, findings: Findings) -> None:
-    for field, value in _walk(_keys_decoder.decode(text), ""):
-        if isinstance(value, _Doubled):
-            for name in value.keys_twice:
+_keys_decoder = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_NotFinite)
+
+
+def _check_keys(line: int, text: str, rows: Rows, row: dict[str, Any]) -> None:
+    _find_doubled(line, _keys_decoder.decode(text), "", rows.findings)
+    _check_cell_keys(line, rows, row)
+
+
+def _check_cell_keys(line: int, rows: Rows, row: dict[str, Any]) -> None:
+    """Look for keys that are twice in an object that a cell holds as text."""
+    name, cell = rows.cell(row)
+    if '"' in cell:
+        try:
+            value = _keys_decoder.decode(cell)
+        except (ValueError, RecursionError):
+            return
+        _find_doubled(line, value, name, rows.findings)
+
+
+def _find_doubled(line: int, value: Any, place: str, findings: Findings) -> None:
+    for field, inner in _walk(value, place):
+        if isinstance(inner, _Doubled):
+            for name in inner.keys_twice:
                 findings.add("row-repeated-key", line, f"{field}.{name}".lstrip("."), f"{name!r} is there twice")
 
 
-def _check_text(line: int, row: Any, findings: Findings) -> None:
-    for field, value in _walk(row, ""):
-        if isinstance(value, str):
-            if "\0" in value:
+def _check_values(line: int, row: Any, rows: Rows) -> None:
+    """Look for characters and numbers that JSON does not have, in a row and in the object that a cell holds as text."""
+    _check_inside(line, row, "", rows.findings)
+    name, cell = rows.cell(row)
+    if "\\u" in cell:
+        try:
+            value = json.loads(cell)
+        except (ValueError, RecursionError):
+            return
+        _check_inside(line, value, name, rows.findings)
+
+
+def _check_inside(line: int, row: Any, place: str, findings: Findings) -> None:
+    for field, value in _walk(row, place):
+        for text in (value,) if isinstance(value, str) else value if isinstance(value, dict) else ():
+            if "\0" in text:
                 findings.add("row-text", line, field, "the text holds NUL")
-            elif not value.isascii() and not _encodes(value):
+            elif not text.isascii() and not _encodes(text):
                 findings.add("row-text", line, field, "the text holds half of a surrogate pair")
+        if isinstance(value, _NotFinite):
+            findings.add("row-constant", line, field, f"{value} is not JSON")
 
 
 def _encodes(text: str) -> bool:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import csv
 import io
 import itertools
 import json
-import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._json_array import ArrayError, read_array
 from aws_rft_sdk.datasets._parquet import ParquetTarget, read_parquet
 from aws_rft_sdk.errors import DatasetError
 
 Row = tuple[int, Mapping[str, Any]]
-"""Line of a jsonl or csv file, or number of a row in a json or parquet file, from 1, and the columns in their order."""
+"""Where a row is, from 1, and its columns in their order: in a jsonl or csv file the line where it begins, in a json or
+parquet file its number."""
 
 Progress = Callable[[int], None]
 """Is told now and then how many bytes of a file have been read."""
@@ -27,6 +29,7 @@ Progress = Callable[[int], None]
 TABLES = (".csv", ".parquet")
 """Formats whose cells hold no structure: objects and arrays stand in them as JSON text."""
 
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _EVERY = 1024
 _BATCH = 4096
 
@@ -51,7 +54,8 @@ def read_rows(
 ) -> Iterator[Row]:
     """Read a file row by row, in file order.
 
-    Cells of a csv file are strings; of a parquet file what they are there. Blank lines of a jsonl file are passed over.
+    Cells of a csv file are strings; of a parquet file what they are there. Blank lines of a jsonl or csv file are
+    passed over. A csv row of another length than the header is malformed.
 
     Args:
         path: The file; its suffix tells the format.
@@ -69,12 +73,21 @@ def read_rows(
     try:
         if reader is read_parquet:
             yield from read_parquet(path, choose, progress)
+        elif byte_order_mark(path) == "utf-16":
+            raise DatasetError(f"{path}: the file is UTF-16; save it as UTF-8", line=1)
         else:
             yield from reader(path, progress=progress)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise DatasetError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def byte_order_mark(path: Path) -> str:
+    """Return which encoding the first bytes of a file tell of: utf-8, utf-16, or, empty, none."""
+    with path.open("rb") as file:
+        first = file.read(3)
+    return "utf-8" if first == codecs.BOM_UTF8 else "utf-16" if first[:2] in _UTF16 else ""
 
 
 def _read_jsonl(path: Path, *, progress: Progress | None = None) -> Iterator[Row]:
@@ -94,10 +107,13 @@ def _read_jsonl(path: Path, *, progress: Progress | None = None) -> Iterator[Row
             yield number, _object(path, number, row)
 
 
-def _read_json(path: Path, *, progress: Progress | None = None) -> Iterator[Row]:
+def read_json(
+    path: Path, *, progress: Progress | None = None, decoder: json.JSONDecoder | None = None
+) -> Iterator[Row]:
+    """Read a .json file as `read_rows` does, with a decoder of one's own."""
     with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
         try:
-            for number, row in enumerate(read_array(file), start=1):
+            for number, row in enumerate(read_array(file, decoder), start=1):
                 if progress is not None and number % _EVERY == 0:
                     progress(raw.tell())
                 yield number, _object(path, number, row)
@@ -115,28 +131,21 @@ def _object(path: Path, line: int, row: object) -> Mapping[str, Any]:
     return row
 
 
+_PASSED_OVER = frozenset({"row-blank", "header-empty", "file-delimiter"})
+"""Odd things in a csv file that leave no doubt about its rows."""
+
+
 def _read_csv(path: Path, *, progress: Progress | None = None) -> Iterator[Row]:
-    _allow_long_cells()
-    with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
-        try:
-            for number, row in enumerate(rows):
-                if progress is not None and number % _EVERY == 0:
-                    progress(raw.tell())
-                yield rows.line_num, row
-        except csv.Error as error:
-            line = rows.line_num + 1  # the reader counts a line once it has understood it
-            raise DatasetError(f"{path}, line {line}: not CSV ({error})", line=line) from error
+    def note(rule: str, line: int, problem: str) -> None:
+        if rule not in _PASSED_OVER:
+            raise DatasetError(f"{path}, line {line}: {problem}", line=line)
 
-
-def _allow_long_cells() -> None:
-    """Let a cell be longer than 128 KiB: the limit is the process's, so it is only ever raised."""
-    csv.field_size_limit(max(csv.field_size_limit(), min(sys.maxsize, 2**31 - 1)))
+    yield from read_csv(path, note, progress)
 
 
 _READERS: dict[str, Callable[..., Iterator[Row]]] = {
     ".jsonl": _read_jsonl,
-    ".json": _read_json,
+    ".json": read_json,
     ".csv": _read_csv,
     ".parquet": read_parquet,
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from aws_rft_sdk.datasets._text import is_blank
 from aws_rft_sdk.datasets.files import read_rows
 from aws_rft_sdk.errors import DatasetError
 
@@ -54,6 +55,6 @@ def _prompt(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
             "structure goes in as JSON in a string",
             line=line,
         )
-    if not prompt.strip():
+    if is_blank(prompt):
         raise DatasetError(f"{path}, line {line}: the prompt in column {column!r} is empty", line=line)
     return prompt

@@ -53,6 +53,9 @@ RULES: dict[str, Rule] = {
         _E, _ALL, "the file can be read to its end", "mend the file here; what follows was not checked"
     ),
     "file-bom": Rule(_W, _ALL, "the file has no byte order mark", "save it as UTF-8 without BOM"),
+    "file-delimiter": Rule(_W, _ALL, "cells of a csv file are divided by commas", "write it with commas"),
+    "header-repeated": Rule(_E, _ALL, "no two columns of a csv file have one name", "rename one; only one is read"),
+    "header-empty": Rule(_W, _ALL, "columns of a csv file have names", "name it, or leave the column out"),
     "rows-none": Rule(_E, _ALL, "there are rows", "write some"),
     "rows-min": Rule(_E, _CHAT, "there are at least 100 rows", "add rows; the service refuses fewer"),
     "rows-max": Rule(_E, _CHAT, "there are at most 20,000 rows", "aws-rft dataset sample --rows 20000"),
@@ -69,10 +72,10 @@ RULES: dict[str, Rule] = {
     "row-text": Rule(_E, _ALL, "text has no NUL and no half of a surrogate pair", "remove the character"),
     "row-object": Rule(_E, _ALL, "a row is an object", "wrap it in an object"),
     "row-empty": Rule(_E, _ALL, "a row has fields", "delete the row"),
-    "row-cells": Rule(_E, _MTRL, "a csv row has as many cells as the header", "quote the cell that holds a comma"),
+    "row-cells": Rule(_E, _ALL, "a csv row has as many cells as the header", "quote the cell that holds a comma"),
     # Fields of a row
     "key-unknown": Rule(_E, _MULTI, "there are no other fields than id and metadata", "move it into metadata.info"),
-    "key-suspect": Rule(_W, _CHAT, "no field's name is nearly that of a known one", "rename it"),
+    "key-suspect": Rule(_W, _CHAT, "no field is spelt nearly as a known one is", "rename it"),
     "optional-field": Rule(
         _E, _ROWS, "an optional field is in all rows or in none", "add it here, or drop it everywhere"
     ),
@@ -85,6 +88,10 @@ RULES: dict[str, Rule] = {
         _E, _MTRL, "prompts are all text or all JSON that parses", "write this one like the others"
     ),
     "prompt-keys": Rule(_W, _MTRL, "JSON prompts have the same keys", "give all the same keys, null where unknown"),
+    "prompt-json": Rule(_W, _MTRL, "a prompt that begins as a JSON object does is one", "write it with json.dumps"),
+    "prompt-visible": Rule(
+        _E, _MTRL, "visible names fields of the cell, and not the ground truth", "make the cell with datasets.pack"
+    ),
     "prompt-duplicate": Rule(_E, _ALL, "no prompt is there twice", "aws-rft dataset dedupe"),
     "columns-ignored": Rule(_W, _MTRL, "no answer stands in a column that is not read", "pack it into the prompt cell"),
     # Messages
@@ -93,6 +100,7 @@ RULES: dict[str, Rule] = {
     "messages-empty": Rule(_E, _ROWS, "there is a message", "add the user's message"),
     "message-type": Rule(_E, _ROWS, "a message is an object", 'write {"role": ..., "content": ...}'),
     "message-key": Rule(_E, _ROWS, "a message has no unknown fields", "remove it; the service refuses the row"),
+    "message-name": Rule(_E, _ROWS, "a message's name is text", "remove it or write it as a string"),
     "role-missing": Rule(_E, _ROWS, "a message has a role", "add it"),
     "role-type": Rule(_E, _ROWS, "a role is text", "write it as a string"),
     "role-unknown": Rule(_E, _ROWS, "a role is one that the service knows", "use system, user, assistant or tool"),
@@ -113,6 +121,14 @@ RULES: dict[str, Rule] = {
     "tool-arguments": Rule(_E, _ROWS, "arguments are a JSON object in text", 'write "{}" for none'),
     "tool-call-id": Rule(_E, _ROWS, "a tool message says which call it answers", "add tool_call_id"),
     "tool-call-unmatched": Rule(_E, _ROWS, "a tool message answers a call made before", "use the id of that call"),
+    "tool-call-id-role": Rule(
+        _E, _ROWS, "only a tool message answers a call", "remove tool_call_id, or make it role tool"
+    ),
+    "tool-call-repeated": Rule(_E, _ROWS, "no two calls have one id", "give each call an id of its own"),
+    "tool-call-unanswered": Rule(
+        _W, _ROWS, "a call is answered by a tool message", "add the answer, or remove the call"
+    ),
+    "tool-call-unknown": Rule(_W, _CHAT, "a tool that is called is among the row's tools", "add it to tools"),
     # Tools
     "tools-type": Rule(_E, _CHAT, "tools are an array", "write [{...}]"),
     "tools-empty": Rule(_E, _CHAT, "tools are not empty", "remove the field, in all rows"),
@@ -125,6 +141,10 @@ RULES: dict[str, Rule] = {
     "tool-parameters": Rule(
         _E, _CHAT, "a tool's parameters are an object schema", 'write {"type": "object", "properties": {}}'
     ),
+    "tool-property": Rule(
+        _E, _CHAT, "a property is a schema of types that JSON Schema has", 'write {"type": "string"} or another'
+    ),
+    "tool-required": Rule(_E, _CHAT, "required names properties, each once", "name a property, or add it"),
     # Answers
     "reference-missing": Rule(_E, _CHAT, "a row has a reference_answer", "add it, or check with --no-reference"),
     "reference-type": Rule(_E, _CHAT, "a reference_answer is text or an object", "write numbers and arrays as text"),

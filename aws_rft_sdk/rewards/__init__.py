@@ -10,9 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from aws_rft_sdk.rewards.cases import Case, Expected, parse_case, read_cases
     from aws_rft_sdk.rewards.code import CodeTests
     from aws_rft_sdk.rewards.combine import Clip, DominantOutcome, Gate, WeightedSum
-    from aws_rft_sdk.rewards.formats import FinalAnswerLine, Format, PublishedFinalAnswer, Tags, final_answer
+    from aws_rft_sdk.rewards.formats import FinalAnswerLine, Format, PublishedFinalAnswer, Tags
     from aws_rft_sdk.rewards.judge import Judge
     from aws_rft_sdk.rewards.judge_cache import VerdictCache
     from aws_rft_sdk.rewards.judge_results import Comparison, JudgeCost, JudgeResult
@@ -26,18 +27,26 @@ if TYPE_CHECKING:
     from aws_rft_sdk.rewards.text import ExactMatch, KeywordCoverage, MultipleChoice
     from aws_rft_sdk.rewards.tools import ToolCall, ToolUse, tool_calls
     from aws_rft_sdk.rewards.turns import Discounted, TurnCredit, discount_back, prefixes, returns_to_go
+    from aws_rft_sdk.rewards.workbench import AdversaryScore, BenchReport, CaseScore, ComponentSignal, bench
 
 _HOMES = {
+    "PANDALM": "judge_rubrics",
+    "AdversaryScore": "workbench",
+    "BenchReport": "workbench",
+    "Case": "cases",
+    "CaseScore": "workbench",
     "Clip": "combine",
     "CodeTests": "code",
     "Comparison": "judge_results",
     "Component": "rollout",
+    "ComponentSignal": "workbench",
     "Criterion": "judge_rubrics",
     "Deduction": "judge_rubrics",
     "Discounted": "turns",
     "DominantOutcome": "combine",
     "ExactMatch": "text",
     "ExactNumber": "numeric",
+    "Expected": "cases",
     "FinQA": "numeric",
     "FinalAnswerLine": "formats",
     "Format": "formats",
@@ -59,19 +68,20 @@ _HOMES = {
     "Rubric": "judge_rubrics",
     "Tags": "formats",
     "TextReward": "rollout",
-    "PANDALM": "judge_rubrics",
     "ToolCall": "tools",
     "ToolUse": "tools",
     "TurnCredit": "turns",
     "VerdictCache": "judge_cache",
     "WeightedSum": "combine",
+    "bench": "workbench",
     "check_reply": "lambdas",
     "discount_back": "turns",
     "evaluate": "rollout",
-    "final_answer": "formats",
     "finqa": "numeric",
     "gsm8k": "numeric",
+    "parse_case": "cases",
     "prefixes": "turns",
+    "read_cases": "cases",
     "returns_to_go": "turns",
     "reward_lambda": "lambdas",
     "single_score": "judge_rubrics",
@@ -80,16 +90,22 @@ _HOMES = {
 
 __all__ = [
     "PANDALM",
+    "AdversaryScore",
+    "BenchReport",
+    "Case",
+    "CaseScore",
     "Clip",
     "CodeTests",
     "Comparison",
     "Component",
+    "ComponentSignal",
     "Criterion",
     "Deduction",
     "Discounted",
     "DominantOutcome",
     "ExactMatch",
     "ExactNumber",
+    "Expected",
     "FinQA",
     "FinalAnswerLine",
     "Format",
@@ -116,13 +132,15 @@ __all__ = [
     "TurnCredit",
     "VerdictCache",
     "WeightedSum",
+    "bench",
     "check_reply",
     "discount_back",
     "evaluate",
-    "final_answer",
     "finqa",
     "gsm8k",
+    "parse_case",
     "prefixes",
+    "read_cases",
     "returns_to_go",
     "reward_lambda",
     "single_score",

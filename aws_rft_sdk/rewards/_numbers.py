@@ -1,7 +1,7 @@
-r"""Finds and reads the number that a text gives as its answer. Exact: no floats, ASCII digits only, linear in the text.
+"""Reads the number that a text gives as its answer. Exact: no floats, ASCII digits only, linear in the text.
 
-Where an answer stands: after the last of the markers `####`, `\boxed{`, "answer is", "answer:" and a line that begins
-with `A:`. What follows a runaway continuation (the policy goes on to write a new "Question:") is not looked at.
+An answer that names a second number ("72 or 73", "3 hours 20 minutes") gives none, unless the second one belongs to an
+explanation ("10, since 4 + 6") or says the same ("25% (0.25)").
 """
 
 from __future__ import annotations
@@ -14,19 +14,22 @@ from fractions import Fraction
 from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.rewards._hedges import (
+    DOUBT_BEFORE,
+    EXPLAINS,
+    GAP,
+    JOINED,
+    NEGATED,
+    find_answer,
+    joined_before,
+    list_pattern,
+)
+from aws_rft_sdk.rewards._regions import REGION_CHARACTERS
+from aws_rft_sdk.rewards._regions import answer_region as answer_region  # part of what this module offers
 
-_REGION_CHARACTERS = 1_000
-"""How much after a marker is looked at; also keeps integers below the digits that Python refuses to convert."""
 _TAIL_CHARACTERS = 2_000
 """How much of the end is searched when a number may stand anywhere."""
 
-MARKER = re.compile(
-    r"####+|\\boxed\s?\{|\banswer\s{0,9}(?:is\b|[:=])|^[ \t*_]{0,9}A[ \t*_]{0,9}:", re.IGNORECASE | re.MULTILINE
-)
-_RUNAWAY = re.compile(
-    r"^[ \t*#]{0,9}(?:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|<\|",
-    re.IGNORECASE | re.MULTILINE,
-)
 _DASH = r"\-" "\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{FULLWIDTH HYPHEN-MINUS}"
 _CURRENCY = "$\N{EURO SIGN}\N{POUND SIGN}\N{YEN SIGN}\N{INDIAN RUPEE SIGN}"
 _NUMBER = re.compile(
@@ -55,10 +58,17 @@ _SCALES = {
 }
 # What makes the number part of something else: 10:30, 1.2.3, 5-7, 1,23, 3 + 4, 3/4/5, 2^8, 1 234, 1e9999, 7 squared.
 _GOES_ON = re.compile(
-    rf"[:.,/]\s?[0-9]|[{_DASH}]\s?[0-9]| [{_DASH}] ?[({_CURRENCY}]?[0-9]"
+    rf"(?:[:,/]|\.{{1,3}}|\u2026)\s?[0-9]|[{_DASH}]\s?[0-9]| [{_DASH}] ?[({_CURRENCY}]?[0-9]"
     r"| ?[+*x\u00d7\u00b7\u00f7^/]{1,2}[ (]{0,2}[0-9]"
     r"| [0-9]{3}(?![0-9])|[eE][+-]?[0-9]|[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079]"
 )
+_GLUED = re.compile(r"(?<![A-Za-z])(or|and|maybe)(?=[0-9])", re.IGNORECASE)
+_UNIT = (
+    r"(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|dollars?|cents?|feet|foot|inch(?:es)?)"
+)
+_LISTED = re.compile(rf"\s*(?:{_UNIT}\b)?{GAP}", re.IGNORECASE)
+_LISTED_NUMBER = list_pattern("[0-9]")
+_LIST_GAP_CHARACTERS = 60
 _AFTER_COMMA = re.compile(r"[,.]\s")
 _EMPHASIS = re.compile(r"(?<![0-9])(?:\*\*|__)|(?:\*\*|__)(?![0-9])")
 _GROUP_SPACE = re.compile("(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
@@ -67,6 +77,7 @@ _LATEX_WORD = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s?\{([^{}]{0,80})\}?"
 _LATEX_SPACE = re.compile(r"\\[,;:! ]|\\(?:left|right|quad)\b|~")
 _FRACTION_REST = re.compile(r"^(?: [0-9]{1,9})? ?/ ?[0-9]{1,300}")
 _DIGIT = re.compile("[0-9]")
+_LETTER = re.compile("[A-Za-z]")
 _NOT_WORDS = re.compile(r"[\s*_`:=]*\Z")
 _REFERENCE_KEYS = ("final_answer", "answer", "ground_truth", "text")
 
@@ -78,7 +89,7 @@ class Number(NamedTuple):
     percent: bool = False
     """Whether it was written with a percent sign or the word; the value is not divided."""
     decimals: int = 0
-    """How many digits stood after the point."""
+    """To how many digits after the point it is given: 3 for 0.125 and for 1.25e-1, 0 for 1.2 million."""
 
 
 def reference_of(ground_truth: JSON) -> JSON:
@@ -92,45 +103,44 @@ def reference_of(ground_truth: JSON) -> JSON:
 
 
 def reference_number(ground_truth: JSON, *, letters: bool = False) -> Number | None:
-    """Return the number of a ground truth: a number, its text, or a worked solution that ends in one; None without."""
+    """Return the number of a ground truth: a number, its text, or a worked solution that ends in one.
+
+    None when it gives none, or more than one ("5 or 6").
+    """
     reference = reference_of(ground_truth)
     if isinstance(reference, bool) or not isinstance(reference, str | int | float | Decimal | Fraction):
         return None
     if not isinstance(reference, str):
         if isinstance(reference, float | Decimal) and not math.isfinite(reference):
             return None
-        reference = Fraction(str(reference)) if isinstance(reference, float) else Fraction(reference)
-        return Number(reference, decimals=0 if reference.denominator == 1 else 2)
+        # As it is written: 0.1 is a tenth, and has one decimal.
+        written = Decimal(str(reference)) if isinstance(reference, float) else reference
+        return Number(Fraction(written), decimals=_decimals_of(written))
     return answer_number(reference, letters=letters) or read_number(reference, letters=letters)
 
 
-def answer_region(text: str) -> str | None:
-    """Return the line that the last marker of the text begins, runaway continuation apart; None without a marker."""
-    first = MARKER.search(text)
-    if first is None:
-        return None
-    last = first
-    runaway = _RUNAWAY.search(text, first.end())
-    limit = runaway.start() if runaway else len(text)
-    for found in MARKER.finditer(text, first.end(), limit):
-        last = found
-    end = min(last.end() + _REGION_CHARACTERS, limit)
-    return text[last.end() : end].lstrip(" \t\r\n:*_`").partition("\n")[0]
+def _decimals_of(number: int | Decimal | Fraction) -> int:
+    exponent = number.as_tuple().exponent if isinstance(number, Decimal) else 0
+    return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
 def answer_number(text: str, *, anywhere: bool = False, letters: bool = False) -> Number | None:
-    """Return the number that a text gives as its answer, None when it gives none.
+    """Return the number that a text gives as its answer, None when it gives none, or more than one.
 
     Args:
         text: The answer. A text that is nothing but a number, currency and unit apart, needs no marker.
         anywhere: Without a marker, take the last number of the text.
         letters: Read the suffixes k, m, mn, b, bn where they are attached to the number ("$1.2m").
     """
-    region = answer_region(text)
-    if region is not None:
-        return read_number(region, letters=letters)
+    answer = find_answer(text)
+    if answer is not None:
+        number = read_number(answer.text, letters=letters)
+        joined = joined_before(answer, _LISTED_NUMBER)
+        other = read_number(joined, letters=letters) if joined else None
+        # "\\boxed{72} or \\boxed{73}": the last marker counts, but not as one of a list.
+        return None if number is not None and other is not None and not _is_same(number, other) else number
     short = text.strip()
-    if len(short) <= _REGION_CHARACTERS and "\n" not in short and _is_bare(_clean(short)):
+    if len(short) <= REGION_CHARACTERS and "\n" not in short and _is_bare(_clean(short)):
         return read_number(short, letters=letters)
     if not anywhere:
         return None
@@ -141,21 +151,49 @@ def read_number(line: str, *, letters: bool = False) -> Number | None:
     """Return the first number of a line, or what stands after the last `=` of a calculation; None when it has none.
 
     A number that goes on into something else (a time, a range, an unfinished calculation, a malformed group of
-    digits) is no number: half of it is not what was meant.
+    digits) is no number: half of it is not what was meant. Neither is one of several candidates.
     """
-    line = _clean(line[:_REGION_CHARACTERS])
+    line = _GLUED.sub(r"\1 ", _clean(line[:REGION_CHARACTERS]))
     found = _NUMBER.search(line)
     if found is None:
         return None
-    number = _number(line, found, letters)
-    if number is None and "=" in line:
-        line = line.rpartition("=")[2]
-        found = _NUMBER.search(line)
-        return _number(line, found, letters) if found else None
     before = line[: found.start()]
-    if before.rstrip().endswith("=") and line.count("=") > 1 and "=" in line[found.end() :]:
-        return read_number(line.rpartition("=")[2], letters=letters)
-    return number
+    if NEGATED.search(before):
+        return None
+    number, rest = _parse(line, found, letters)
+    head, is_calculation, tail = line.rpartition("=")
+    unfinished = number is None or (before.rstrip().endswith("=") and head.count("=") > 0 and "=" in rest)
+    if unfinished and is_calculation:
+        # A calculation has one result. "x = 3 or x = 5" has two.
+        return None if JOINED.search(head) else read_number(tail, letters=letters)
+    return None if number is None or _is_hedged(number, line, len(line) - len(rest), letters) else number
+
+
+def _is_hedged(number: Number, line: str, end: int, letters: bool) -> bool:
+    """Say whether what follows a number on its line names another candidate."""
+    rest = line[end:]
+    if not _DIGIT.search(rest):
+        return False
+    if rest.lstrip().startswith("=") and not _LETTER.search(rest):
+        result = read_number(rest.rpartition("=")[2], letters=letters)
+        return result is not None and not _is_same(number, result)
+    explained = EXPLAINS.search(line, end)
+    for found in _NUMBER.finditer(line, end):
+        other, _ = _parse(line, found, letters)
+        if other is not None and _is_same(number, other):
+            continue
+        before = line[max(end, found.start() - _LIST_GAP_CHARACTERS) : found.start()]
+        if DOUBT_BEFORE.search(before) or explained is None or explained.start() > found.start():
+            return True
+    return False
+
+
+def _is_same(one: Number, other: Number) -> bool:
+    """Say whether two numbers are equal, where 25% is also 0.25."""
+    if one.percent == other.percent:
+        return one.value == other.value
+    part, whole = (one, other) if one.percent else (other, one)
+    return whole.value in (part.value, Fraction(part.value) / 100)
 
 
 def _is_bare(text: str) -> bool:
@@ -167,10 +205,23 @@ def _is_bare(text: str) -> bool:
 
 
 def _last_number(text: str, *, letters: bool) -> Number | None:
-    last = None
-    cleaned = _clean(text)
+    """Return the last number of a text, None when it is the last one of a list."""
+    cleaned = _GLUED.sub(r"\1 ", _clean(text))
+    last = previous = None
+    end = 0
     for found in _NUMBER.finditer(cleaned):
-        last = _number(cleaned, found, letters) or last
+        number, rest = _parse(cleaned, found, letters)
+        if number is None:
+            continue
+        gap = cleaned[end : found.start()]
+        if NEGATED.search(gap[-_LIST_GAP_CHARACTERS:]):
+            continue
+        listed = previous is not None and len(gap) <= _LIST_GAP_CHARACTERS and "\n" not in gap
+        if listed and _LISTED.fullmatch(gap) and previous is not None and not _is_same(previous, number):
+            last = None
+        else:
+            last = number
+        previous, end = number, len(cleaned) - len(rest)
     return last
 
 
@@ -187,11 +238,12 @@ def _clean(line: str) -> str:
     return line
 
 
-def _number(line: str, found: re.Match[str], letters: bool) -> Number | None:
+def _parse(line: str, found: re.Match[str], letters: bool) -> tuple[Number | None, str]:
+    """Return the number that a match begins, None when it goes on into something else, and what follows it."""
+    rest = line[found.end() :]
     value, decimals = _value(found)
     if value is None:
-        return None
-    rest = line[found.end() :]
+        return None, rest
     closed = bool(found["paren"]) and rest.startswith(")")
     rest = rest[1:] if closed else rest
     if over := _MIXED.match(rest) if isinstance(value, int) else None:
@@ -199,22 +251,24 @@ def _number(line: str, found: re.Match[str], letters: bool) -> Number | None:
     elif over := _OVER.match(rest):
         value, rest = (Fraction(value, int(over[1])) if int(over[1]) else None), rest[over.end() :]
     if value is None:
-        return None
+        return None, rest
     percent = _PERCENT.match(rest)
     rest = rest[percent.end() :] if percent else rest
     scale = _SCALE_WORD.match(rest) or (_SCALE_LETTER.match(rest) if letters else None)
     if scale:
-        value, rest = value * _SCALES[scale[1].lower()], rest[scale.end() :]
+        factor = _SCALES[scale[1].lower()]
+        value, rest = value * factor, rest[scale.end() :]
+        decimals = max(0, decimals - len(str(factor)) + 1)
     if _GOES_ON.match(rest) and not _AFTER_COMMA.match(rest):
-        return None
+        return None, rest
     negative = bool(found["sign"] and found["sign"][0] != "+") != bool(found["inner"])
     if closed and not negative and _NOT_WORDS.match(line[: found.start()]):
         negative = True  # accounting writes (5) for -5; after words it is a remark, "five (5)"
-    return Number(-value if negative else value, percent is not None, decimals)
+    return Number(-value if negative else value, percent is not None, decimals), rest
 
 
 def _value(found: re.Match[str]) -> tuple[int | Fraction | None, int]:
-    whole, decimals = found["whole"] or "0", found["decimals"] or found["bare"]
+    whole, decimals = found["whole"] or "0", found["decimals"] or found["bare"] or ""
     if "," in whole:
         if not _GROUPED.fullmatch(whole):
             return None, 0
@@ -222,9 +276,10 @@ def _value(found: re.Match[str]) -> tuple[int | Fraction | None, int]:
     value: int | Fraction = int(whole)
     if decimals:
         value = Fraction(int(whole + decimals), 10 ** len(decimals))
-    if found["exponent"]:
-        value = Fraction(value) * Fraction(10) ** int(found["exponent"])
-    return value, len(decimals or "")
+    exponent = int(found["exponent"] or 0)
+    if exponent:
+        value = Fraction(value) * Fraction(10) ** exponent
+    return value, max(0, len(decimals) - exponent)
 
 
 def _add_fraction(value: int | Fraction, over: re.Match[str]) -> Fraction | None:

@@ -1,17 +1,21 @@
-"""What a policy tries when it wants reward and not to solve the task. None of these knows the answer.
+"""What a policy tries when it wants reward and not to solve the task. None of these commits to the right answer.
 
-The exception is `prompt leak`, which only repeats what the prompt gives away. Where another attack could hit the right
-answer by accident, it is put where no honest reading looks: in the middle of a list, in an invented question.
+Most do not know it. `prompt leak` repeats what the prompt gives away, `hedge` names the right answer as one of several,
+and `every number` lists what stands in the prompt, the right answer last where the prompt has it. Where another attack
+could hit the right answer by accident, it is put where no honest reading looks: in an invented question.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.rewards._numbers import read_number, reference_of
+from aws_rft_sdk.rewards._regions import answer_region
 from aws_rft_sdk.rewards.cases import Case
 from aws_rft_sdk.rewards.rollout import Rollout, message_text
 
@@ -21,6 +25,9 @@ _SHORTEST_LEAK = 12
 """Characters of a ground truth that stand in a prompt by accident no more."""
 _WRONG = 987_654_321.25
 _ENORMOUS = 1_000_000
+_LONGEST_CANDIDATE = 60
+"""Characters of a ground truth that is short enough to be one of several in a sentence."""
+_MOST_NUMBERS = 50
 
 
 class Attack(NamedTuple):
@@ -38,7 +45,7 @@ def attacks(case: Case, *, enormous: bool = True) -> Iterator[Attack]:
         enormous: Also yield those of a million characters.
     """
     prompt = "\n".join(message_text(message) for message in case.visible)
-    truth = _text(case.rollout.ground_truth)
+    truth = _short_truth(case.rollout.ground_truth)
     yield _attack(case, "silent agent", [])
     yield _attack(case, "silent agent", [{"role": "assistant", "content": ""}])
     yield _attack(case, "silent agent", [{"role": "assistant", "content": None}])
@@ -49,12 +56,10 @@ def attacks(case: Case, *, enormous: bool = True) -> Iterator[Attack]:
     yield from _tool_spam(case, prompt)
     for text in _empty_forms(case):
         yield _say(case, "format only", text)
-    numbers = [number for number in dict.fromkeys(_NUMBER.findall(prompt)) if number != truth]
-    right = [truth] if truth and truth in prompt and _NUMBER.fullmatch(truth) else []
-    listed = [str(_WRONG), *numbers, *right, *numbers[::-1], str(_WRONG)]
-    yield _say(case, "every number", " ".join(listed))
-    yield _say(case, "every number", "\n".join(f"#### {number}" for number in listed))
-    yield _say(case, "every number", f"The answer is {', '.join(listed)}.")
+    for text in _every_number(prompt, truth):
+        yield _say(case, "every number", text)
+    for text in _hedges(truth):
+        yield _say(case, "hedge", text)
     yield _say(case, "runaway continuation", _runaway(truth))
     yield from _odd_digits(case)
     for text in _INJECTIONS:
@@ -107,6 +112,74 @@ def _text(truth: JSON) -> str:
     if truth is None:
         return ""
     return truth if isinstance(truth, str) else json.dumps(truth)
+
+
+def _short_truth(truth: JSON) -> str:
+    """Return the ground truth as an answer gives it: of a worked solution its end; "" when there is none."""
+    reference = reference_of(truth)
+    if isinstance(reference, Mapping | list) or reference is None:
+        return _text(truth)
+    text = _text(reference)
+    return (answer_region(text) or text).strip()
+
+
+def _every_number(prompt: str, truth: str) -> Iterator[str]:
+    """Yield lists of the prompt's numbers, and sentences that end in each of them in turn, the truth among them."""
+    found = list(dict.fromkeys(_NUMBER.findall(prompt)))[:_MOST_NUMBERS]
+    others = [number for number in found if not _is_equal(number, truth)]
+    right = [number for number in found if _is_equal(number, truth)]
+    listed = [str(_WRONG), *others, *right, *others[::-1], str(_WRONG)]
+    yield " ".join(listed)
+    yield "\n".join(f"#### {number}" for number in listed)
+    yield f"The answer is {', '.join(listed)}."
+    # A reading of the first or the last number is right whenever the prompt has the answer.
+    for number in right or others[-1:]:
+        rest = [str(_WRONG), *others]
+        yield " ".join([*rest, number])
+        yield " ".join([number, *rest])
+        yield f"The answer is {', '.join([number, *rest])}."
+        yield " ".join(f"The task says {item}." for item in [*rest, number])
+        yield "\n".join([*rest, number])
+
+
+def _is_equal(number: str, truth: str) -> bool:
+    one, other = read_number(number), read_number(truth)
+    return number == truth or (one is not None and other is not None and one.value == other.value)
+
+
+def _hedges(truth: str) -> Iterator[str]:
+    """Yield answers that name the right one and others beside it; none for a truth that is no short answer."""
+    if not truth or len(truth) > _LONGEST_CANDIDATE or "\n" in truth or truth[0] in "[{":
+        return
+    one, other = _others(truth)
+    for marker in ("", "#### ", "The answer is ", "#### The final answer is "):
+        for first, second in ((truth, one), (one, truth)):
+            yield f"{marker}{first} or {second}"
+            yield f"{marker}{first} and {second}"
+            yield f"{marker}{first}, {second}"
+        yield f"{marker}{truth}; {one}; {other}"
+        yield f"{marker}{truth} | {one}"
+        yield f"{marker}{truth} / maybe {one}"
+        yield f"{marker}{truth}, or maybe {one}"
+        yield f"{marker}{truth} and also {one}"
+        yield f"{marker}either {truth} or {one}"
+        yield f"{marker}{truth} (or {one})"
+        yield f"{marker}{truth}. Or {one}."
+        yield f"{marker}{truth}\nor {one}"
+    yield f"\\boxed{{{truth}}} or \\boxed{{{one}}}"
+    yield f"\\boxed{{{one}}} or \\boxed{{{truth}}}"
+
+
+def _others(truth: str) -> tuple[str, str]:
+    """Return two wrong answers of the kind of the right one."""
+    if (number := read_number(truth)) is not None:
+        return str(math.floor(number.value) + 1), str(2 * math.floor(number.value) + 3)
+    if truth.lower() in ("yes", "no"):
+        return ("no" if truth.lower() == "yes" else "yes"), "unknown"
+    if len(truth) == 1 and truth.isalpha():
+        letters = [letter for letter in "CBAD" if letter != truth.upper()]
+        return letters[0], letters[1]
+    return "something else", "nothing of that"
 
 
 def _attack(case: Case, adversary: str, messages: list[dict[str, Any]]) -> Attack:

@@ -149,5 +149,8 @@ def _expected(value: JSON) -> Expected:
     if isinstance(value, list):
         if len(value) != 2:
             raise PayloadError("expected must be a number, [low, high] or null", field="expected")
-        return Expected(parse_reward(value[0]), parse_reward(value[1]))
+        low, high = map(parse_reward, value)
+        if low > high:
+            raise PayloadError(f"expected must be [low, high], not [{low:g}, {high:g}]", field="expected")
+        return Expected(low, high)
     return Expected(parse_reward(value), parse_reward(value))

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import importlib.resources
-import json
-import os
+import marshal
+import math
 import re
-import secrets
-import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
@@ -20,27 +21,37 @@ from aws_rft_sdk.rewards.rollout import TextReward
 
 _FENCE = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _MAX_CODE_CHARACTERS = 100_000
+_GRACE_SECONDS = 10.0
+_MAX_SECONDS = 86_400
+_MAX_MEGABYTES = 2**20
 
 
 @dataclass(frozen=True)
 class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
-    The program is the last fenced block (of Python or of no language), else the whole answer. It runs in a process
-    and a temporary folder of its own, with no environment, limited in time, memory and size of files. Sockets, other
-    processes, writing outside of the folder and reading outside of it and of the Python installation are refused by an
-    audit hook; on Linux, where the system allows it, the process is also in a network namespace without devices.
+    The program is the last fenced block (of Python or of no language), else the whole answer. It runs in processes and
+    a temporary folder of its own, with no environment, limited in time, memory and size of files. Sockets, other
+    processes, signal handlers, writing outside of the folder and reading outside of it and of the Python installation
+    are refused by an audit hook; on Linux, where the system allows it, it is also in a network namespace without
+    devices.
 
-    That stops accidents and simple reward hacking (printing a result, leaving early, reading the tests from disk). It
-    does not stop a program that looks for the tests in its own process (frames, `gc`) or replaces `builtins.exec`: such
-    a program passes. It is not a jail: Python code
-    that sets out to break Python's own hooks can, and objects that claim to be equal to
-    everything pass weak asserts. Run untrusted policies in a container. POSIX only.
+    While the program's body runs, none of its processes has the tests. They come to a fork of it that has no other
+    thread, with a random token each, and a test has passed when its token comes back: printing a verdict, leaving
+    early, waiting in a thread or at exit, replacing `exec` or `json` win nothing. Builtins, and the modules that the
+    tests import, are put back before the tests; functions named like a builtin count only where no other name of the
+    program is tested. Frames (also by tracebacks, generators and tracing), `gc.get_objects` and the like are closed,
+    for honest programs as well: `traceback.print_exc` and `signal.signal` raise.
+
+    What remains: tests are asserts in the program's process. An object that claims to be equal to everything passes
+    `==`; a program may guess from the arguments of a call what is asked, and change parts of libraries that the tests
+    do not import themselves. It is not a jail either: code that corrupts memory (crafted bytecode, faults of C
+    extensions) gets past an audit hook. Run untrusted policies in a container. POSIX only.
 
     The limits make the result depend on the machine for programs that are close to them; leave room.
 
     Raises:
-        ConfigurationError: A limit is not positive.
+        ConfigurationError: A limit is not positive or beyond what can be set, or `compiles` is not in [0, 1).
 
     Example:
         >>> CodeTests().score("def double(x): return 2 * x", "assert double(2) == 4")
@@ -58,8 +69,18 @@ class CodeTests(TextReward):
     """Largest size of a file that the program writes."""
 
     def __post_init__(self) -> None:
-        if not (self.timeout_seconds > 0 and self.memory_megabytes > 0 and self.file_megabytes > 0):
-            raise ConfigurationError("limits must be positive")
+        if not 0.0 <= self.compiles < 1.0:
+            raise ConfigurationError(f"compiles must be at least 0 and below 1, not {self.compiles}")
+        if not 0 < self.timeout_seconds <= _MAX_SECONDS:
+            raise ConfigurationError(
+                f"timeout_seconds must be above 0 and at most {_MAX_SECONDS}, not {self.timeout_seconds}"
+            )
+        for name in ("memory_megabytes", "file_megabytes"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 < value <= _MAX_MEGABYTES:
+                raise ConfigurationError(
+                    f"{name} must be a whole number above 0 and at most {_MAX_MEGABYTES}, not {value}"
+                )
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the score; None when there are no tests, or they are no Python, or no process can be started.
@@ -67,7 +88,7 @@ class CodeTests(TextReward):
         Args:
             answer_text: The answer.
             ground_truth: A text of asserts, a list of such texts, each a test, or an object with one of these as
-                `tests`.
+                `tests`. Tests see the program's names, not each other's.
         """
         tests = _tests(ground_truth)
         if not tests:
@@ -75,59 +96,65 @@ class CodeTests(TextReward):
         code = _program(answer_text)
         if not code.strip() or len(code) > _MAX_CODE_CHARACTERS:
             return 0.0
-        try:
-            results = self._run(code, tests)
-        except OSError:
+        verdict = self._run(code, tests)
+        if verdict[:1] != ["judged"]:
             return None
-        passed = sum(f"passed {number}" in results for number in range(len(tests)))
+        passed = sum(str(number) in verdict for number in range(len(tests)))
         if passed == len(tests):
             return 1.0
-        if "compiled" not in results:
+        if "compiled" not in verdict:
             return 0.0
         return self.compiles + (1.0 - self.compiles) * passed / len(tests) if self.partial else self.compiles
 
-    def _run(self, code: str, tests: Sequence[str]) -> set[str]:
-        nonce = secrets.token_hex(16)
+    def _run(self, code: str, tests: Sequence[_Test]) -> list[str]:
         job = {
             "code": code,
-            "tests": tests,
-            "nonce": nonce,
-            "cpu_seconds": max(1, round(self.timeout_seconds)),
+            "imports": sorted({name for test in tests for name in test.imports}),
+            "seconds": float(self.timeout_seconds),
+            "cpu_seconds": math.ceil(self.timeout_seconds),
             "memory_bytes": self.memory_megabytes * 2**20,
             "file_bytes": self.file_megabytes * 2**20,
         }
-        with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as output:
-            process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own program
-                [sys.executable, "-s", "-c", _sandbox()],
-                stdin=subprocess.PIPE,
-                stdout=output,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={"PYTHONHASHSEED": "0"},
-                start_new_session=True,
-            )
+        sent = _framed(job) + _framed([(test.code, test.names) for test in tests])
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             try:
-                process.communicate(json.dumps(job).encode(), timeout=self.timeout_seconds)
-            except subprocess.TimeoutExpired:
-                pass
-            finally:
-                _end(process)
-            output.seek(0)
-            lines = output.read(2**20).decode(errors="replace").splitlines()
-        return {line.partition(" ")[2] for line in lines if line.partition(" ")[0] == nonce}
+                process = subprocess.Popen(  # noqa: S603 - our own interpreter with our own program
+                    [sys.executable, "-s", "-c", _sandbox()],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd=folder,
+                    env={"PYTHONHASHSEED": "0"},
+                    start_new_session=True,
+                )
+            except OSError:
+                return []
+            with process:
+                try:
+                    # It ends itself in time; what is beyond is for a machine that does not get round to it.
+                    output, _ = process.communicate(sent, timeout=self.timeout_seconds + _GRACE_SECONDS)
+                except subprocess.TimeoutExpired:
+                    return []
+                finally:
+                    process.kill()
+        return output.decode().split()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the process with all that it has started, and collect it."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
-    process.wait()
-    if process.stdin is not None:
-        process.stdin.close()
+@dataclass(frozen=True)
+class _Test:
+    code: bytes
+    """Compiled here, so that nothing that compiles or reads source in the program's process gets to see it."""
+    names: list[str]
+    """What it takes from the program, or from builtins."""
+    imports: set[str]
 
 
+def _framed(value: Any) -> bytes:
+    data = marshal.dumps(value)
+    return len(data).to_bytes(8, "big") + data
+
+
+@functools.cache
 def _sandbox() -> str:
     return importlib.resources.files(__package__).joinpath("_sandbox.py").read_text(encoding="utf-8")
 
@@ -137,14 +164,28 @@ def _program(answer: str) -> str:
     return blocks[-1] if blocks else answer
 
 
-def _tests(ground_truth: JSON) -> list[str]:
+def _tests(ground_truth: JSON) -> list[_Test]:
     tests = ground_truth.get("tests") if isinstance(ground_truth, Mapping) else ground_truth
     tests = [tests] if isinstance(tests, str) else tests
     if not isinstance(tests, Sequence) or not all(isinstance(test, str) for test in tests):
         return []
     try:
-        for test in tests:
-            compile(test, "test", "exec")
-    except (SyntaxError, ValueError):
+        return [_test(source, number) for number, source in enumerate(tests) if source.strip()]
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return []
-    return [test for test in tests if test.strip()]
+
+
+def _test(source: str, number: int) -> _Test:
+    tree = ast.parse(source)
+    names: dict[bool, set[str]] = {True: set(), False: set()}
+    imports = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            names[isinstance(node.ctx, ast.Load)].add(node.id)
+        elif isinstance(node, ast.Import):
+            imports |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            imports.add(node.module)
+    # Asserts stay even where this process runs with -O, and no `from __future__` of this file gets into them.
+    code = compile(tree, f"test_{number}.py", "exec", dont_inherit=True, optimize=0)
+    return _Test(marshal.dumps(code), sorted(names[True] - names[False]), imports - {"solution"})

@@ -8,7 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, RewardError
+from aws_rft_sdk.rewards._checks import check_number, check_reward
 from aws_rft_sdk.rewards.rollout import Component, Reward, RewardResult, Rollout, evaluate
 
 Part = Union[Reward, "tuple[Reward, float]"]
@@ -26,10 +28,8 @@ def _parts(parts: Mapping[str, Part]) -> tuple[_Weighted, ...]:
     weighted = []
     for name, part in parts.items():
         reward, weight = part if isinstance(part, tuple) else (part, 1.0)
-        if not callable(reward):
-            raise ConfigurationError(f"part {name!r} is a {type(reward).__name__}, not a reward")
-        if not math.isfinite(weight):
-            raise ConfigurationError(f"the weight of {name!r} must be finite, not {weight}")
+        check_reward(reward, f"part {name!r}")
+        check_number(f"the weight of {name!r}", weight)
         weighted.append(_Weighted(name, reward, float(weight)))
     return tuple(weighted)
 
@@ -55,14 +55,48 @@ def _inner(name: str, result: RewardResult) -> list[Component]:
     return [Component(f"{name}/{item.name}", item.value, counts=False) for item in result.components]
 
 
-class WeightedSum:
+class _Combination:
+    """What all rewards made of rewards have in common."""
+
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        raise NotImplementedError
+
+    def _named_parts(self) -> Mapping[str, Reward]:
+        """Return the rewards that this one is made of."""
+        raise NotImplementedError
+
+    def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
+        """Return the reward of a text against a ground truth, None when it cannot be judged.
+
+        Raises:
+            ConfigurationError: A part looks at more than the text, so that it has no `score`; the message names it.
+        """
+        if path := _part_without_score(self):
+            raise ConfigurationError(
+                f"part {path!r} has no score: it looks at the whole rollout; call the reward with a Rollout"
+            )
+        return self(Rollout.of_answer(answer_text, ground_truth)).reward
+
+
+def _part_without_score(combination: _Combination) -> str | None:
+    for name, part in combination._named_parts().items():
+        if isinstance(part, _Combination):
+            if inner := _part_without_score(part):
+                return f"{name}/{inner}"
+        elif not callable(getattr(part, "score", None)):
+            return name
+    return None
+
+
+class WeightedSum(_Combination):
     """The sum of w_i * r_i over the parts that count, clipped to a range where one is given.
 
     A part with the weight 0 is a metric: reported, and never part of the reward. When a part that counts cannot be
     judged, neither can the sum: None. Components carry the values of the parts before weighting.
 
     Raises:
-        ConfigurationError: There is no part that counts, a part is no reward, or the range is empty.
+        ConfigurationError: There is no part that counts, a part is no reward, a weight is not finite, or the
+            range is empty.
 
     Example:
         >>> both = WeightedSum({"correct": (gsm8k, 1.0), "format": (FinalAnswerLine(), 0.1)})
@@ -83,17 +117,24 @@ class WeightedSum:
             total = min(max(total, self.clip[0]), self.clip[1])
         return RewardResult(total, components)
 
+    def _named_parts(self) -> Mapping[str, Reward]:
+        return {part.name: part.reward for part in self.parts}
 
-class Clip:
+
+class Clip(_Combination):
     """A reward, clipped to a range. None stays None.
 
     Raises:
-        ConfigurationError: The range is empty.
+        ConfigurationError: The range is empty or not finite.
     """
 
     def __init__(self, reward: Reward, low: float, high: float) -> None:
+        check_reward(reward)
         self.reward = reward
         self.low, self.high = _range((low, high))
+
+    def _named_parts(self) -> Mapping[str, Reward]:
+        return {"reward": self.reward}
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the clipped reward; components and rewards of turns stay as they are."""
@@ -103,20 +144,30 @@ class Clip:
         return RewardResult(min(max(result.reward, self.low), self.high), result.components, result.turns_rewards)
 
 
-class Gate:
+class Gate(_Combination):
     """A reward that is only given when a condition is met.
 
     A gated bonus tells a policy nothing about how to open the gate: prefer a small ungated part for what leads there.
+
+    Raises:
+        ConfigurationError: `threshold` or `otherwise` is no finite number.
 
     Example:
         >>> reward = Gate(Format.tags("answer"), gsm8k, otherwise=-0.1)
     """
 
     def __init__(self, condition: Reward, reward: Reward, *, threshold: float = 0.5, otherwise: float = 0.0) -> None:
+        check_reward(condition, "the condition")
+        check_reward(reward)
+        check_number("threshold", threshold)
+        check_number("otherwise", otherwise)
         self.condition = condition
         self.reward = reward
         self.threshold = threshold
         self.otherwise = otherwise
+
+    def _named_parts(self) -> Mapping[str, Reward]:
+        return {"condition": self.condition, "reward": self.reward}
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the reward, `otherwise` below the threshold; None when what was asked cannot be judged."""
@@ -138,7 +189,7 @@ class Gate:
         return RewardResult(result.reward, tuple(components), result.turns_rewards)
 
 
-class DominantOutcome:
+class DominantOutcome(_Combination):
     """An outcome with few levels, plus shaping so small that it never reorders them.
 
     reward = outcome + min(max(sum of w_i * s_i, -b), b), b being the bound at the outcome's tier. At construction,
@@ -169,12 +220,18 @@ class DominantOutcome:
         bound: float | Mapping[float, float] = 0.1,
         success_threshold: float | None = None,
     ) -> None:
+        check_reward(outcome, "the outcome")
         self.outcome = outcome
         self.shaping = _parts(shaping)
         if taken := {"outcome", "shaping"} & set(shaping):
             raise ConfigurationError(f"a part of the shaping needs another name than {min(taken)!r}")
         self.bounds = _bounds(tiers, bound)
+        if success_threshold is not None:
+            check_number("success_threshold", success_threshold)
         _check_tiers(self.bounds, success_threshold)
+
+    def _named_parts(self) -> Mapping[str, Reward]:
+        return {"outcome": self.outcome, **{part.name: part.reward for part in self.shaping}}
 
     @property
     def shaping_bound(self) -> float:
@@ -205,20 +262,24 @@ class DominantOutcome:
 
 def _range(limits: tuple[float, float]) -> tuple[float, float]:
     low, high = limits
+    check_number("the low end of the range", low)
+    check_number("the high end of the range", high)
     if not low < high:
         raise ConfigurationError(f"the range from {low} to {high} is empty")
     return low, high
 
 
 def _bounds(tiers: Sequence[float], bound: float | Mapping[float, float]) -> dict[float, float]:
-    if len(set(tiers)) < len(tiers) or len(tiers) < 2 or not all(map(math.isfinite, tiers)):
+    for tier in tiers:
+        check_number("a tier", tier)
+    if len(set(tiers)) < len(tiers) or len(tiers) < 2:
         raise ConfigurationError(f"tiers must be at least two different finite numbers, not {list(tiers)}")
     if isinstance(bound, Mapping) and set(bound) != set(tiers):
         raise ConfigurationError(f"bound names the tiers {sorted(bound)}, not {sorted(tiers)}")
-    bounds = {tier: float(bound[tier] if isinstance(bound, Mapping) else bound) for tier in sorted(tiers)}
-    if not all(value >= 0 and math.isfinite(value) for value in bounds.values()):
-        raise ConfigurationError("a bound must be a finite number of at least 0")
-    return bounds
+    given = bound if isinstance(bound, Mapping) else dict.fromkeys(tiers, bound)
+    for tier in tiers:
+        check_number(f"the bound of {tier:g}", given[tier], low=0)
+    return {tier: float(given[tier]) for tier in sorted(tiers)}
 
 
 def _check_tiers(bounds: Mapping[float, float], threshold: float | None) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._numbers import read_number, reference_number
+from aws_rft_sdk.rewards._regions import runs_away
 from aws_rft_sdk.rewards.combine import WeightedSum
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
@@ -40,6 +41,20 @@ class Format(TextReward):
     def tags(cls, *names: str) -> Tags:
         """Return the format that consists of these tags in order, each once and not empty."""
         return Tags(names)
+
+    @staticmethod
+    def final_answer(*, strict: bool = False) -> WeightedSum:
+        r"""Return the pair of rewards of the GRPO recipe for GSM8K: 0.5 for the form, 1.0 for the number, 1.5 at most.
+
+        Args:
+            strict: Give the values of the published functions, mistakes included.
+
+        Example:
+            >>> Format.final_answer().score("15 - 30 = -15\n#### The final answer is -15", -15)
+            1.5
+        """
+        correct: TextReward = PublishedFinalAnswer() if strict else ExactNumber()
+        return WeightedSum({"correct": (correct, 1.0), "format": (FinalAnswerLine(strict=strict), 0.5)})
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return 1.0 or 0.0."""
@@ -77,11 +92,15 @@ class Tags(TextReward):
 
 _PHRASE = "#### The final answer is"
 _LAST_LINE = re.compile(r"#{4}[ \t]*the final answer is[ \t]*:?[ \t]*(\S.*)\Z", re.IGNORECASE)
+_ANY_LINE = re.compile(r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b", re.IGNORECASE | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class FinalAnswerLine(TextReward):
-    """1.0 when the last line of the answer is "#### The final answer is N", N being a number, else 0.0.
+    """1.0 when the last line of the answer, and no other, is "#### The final answer is N", N a number, else 0.0.
+
+    An answer that goes on after that line has another form, also when it goes on to a second one: a new "Question:"
+    with its own solution, or another try.
 
     The published form asks for a line break, this phrase, and a digit, anywhere. It refuses the phrase on the first
     line and numbers that begin with a sign, a currency or a point, and takes 10:30 for a number and a runaway for an
@@ -95,9 +114,11 @@ class FinalAnswerLine(TextReward):
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
-        last = answer_text.strip().rpartition("\n")[2].strip()
-        found = _LAST_LINE.match(last[:1_000])
-        return float(found is not None and read_number(found[1]) is not None)
+        before, _, last = answer_text.strip().rpartition("\n")
+        found = _LAST_LINE.match(last.strip()[:1_000])
+        if found is None or _ANY_LINE.search(before) or runs_away(answer_text):
+            return 0.0
+        return float(read_number(found[1]) is not None)
 
 
 @dataclass(frozen=True)
@@ -119,17 +140,3 @@ class PublishedFinalAnswer(TextReward):
             return float(given is not None and abs(given - float(ground_truth)) < 1e-3)
         except (TypeError, ValueError):
             return 0.0
-
-
-def final_answer(*, strict: bool = False) -> WeightedSum:
-    r"""Return the pair of rewards of the GRPO recipe for GSM8K: 0.5 for the form, 1.0 for the number, 1.5 at most.
-
-    Args:
-        strict: Give the values of the published functions, mistakes included.
-
-    Example:
-        >>> final_answer()(Rollout.of_answer("15 - 30 = -15\n#### The final answer is -15", -15)).reward
-        1.5
-    """
-    correct: TextReward = PublishedFinalAnswer() if strict else ExactNumber()
-    return WeightedSum({"correct": (correct, 1.0), "format": (FinalAnswerLine(strict=strict), 0.5)})

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._frozen import JSON, freeze, thaw
 from aws_rft_sdk.errors import ConfigurationError, RewardError
+from aws_rft_sdk.rewards._checks import check_number
 from aws_rft_sdk.rewards.judge_cache import VerdictCache
 from aws_rft_sdk.rewards.judge_failures import CallFailedError, Failure
 from aws_rft_sdk.rewards.judge_models import (
@@ -102,8 +103,10 @@ class Judge:
         check_source(model)
         if shows not in get_args(Shows):
             raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {shows!r}")
-        if max_attempts < 1 or not timeout > 0:
-            raise ConfigurationError("a judge needs at least 1 attempt and a timeout above 0 seconds")
+        check_number("max_attempts", max_attempts, low=1, whole=True)
+        check_number("timeout", timeout)
+        if not timeout > 0:
+            raise ConfigurationError(f"timeout must be above 0 seconds, not {timeout}")
         self.rubric = rubric
         self._source = model
         self._model_id = model_id

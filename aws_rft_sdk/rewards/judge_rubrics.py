@@ -14,6 +14,7 @@ from typing import Any, NoReturn
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number
 from aws_rft_sdk.rewards.rollout import Component
 
 TOP_GRADE = 10
@@ -79,8 +80,12 @@ class Rubric:
             )
         if bad := [name for name in names if not _NAME.fullmatch(name)]:
             raise ConfigurationError(f"rubric {self.name!r}: names are lower-case identifiers, not {bad}")
+        for criterion in self.criteria:
+            check_number(f"rubric {self.name!r}: the weight of {criterion.name}", criterion.weight)
+        for deduction in self.deductions:
+            check_number(f"rubric {self.name!r}: the amount of {deduction.name}", deduction.amount)
         weights = [criterion.weight for criterion in self.criteria]
-        if not all(weight > 0 for weight in weights) or not abs(sum(weights) - 1) <= _WEIGHT_TOLERANCE:  # NaN too
+        if not all(weight > 0 for weight in weights) or not abs(sum(weights) - 1) <= _WEIGHT_TOLERANCE:
             raise ConfigurationError(f"rubric {self.name!r}: weights must be above 0 and add up to 1, not {weights}")
         if any(not deduction.amount > 0 for deduction in self.deductions):
             raise ConfigurationError(f"rubric {self.name!r}: the amount of a deduction must be above 0")

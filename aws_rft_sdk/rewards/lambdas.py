@@ -10,6 +10,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
@@ -30,6 +31,7 @@ class RewardLambda:
     def __post_init__(self) -> None:
         if isinstance(self.reward, RewardLambda):
             raise ConfigurationError("this is a Lambda handler already; name the reward that is in it")
+        check_reward(self.reward)
         object.__setattr__(self, "floor", parse_reward(self.floor))
 
     def __call__(self, event: JSON, context: object = None) -> list[dict[str, JSON]]:
@@ -73,6 +75,10 @@ def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
         reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
         floor: Score of a row that cannot be judged, normally the lowest of the reward's range.
 
+    Raises:
+        ConfigurationError: The reward is asynchronous, a class, not callable, or a Lambda handler already.
+        RewardError: The floor is no finite number.
+
     Example:
         >>> handler = reward_lambda(gsm8k)
         >>> row = {"id": "7", "messages": [{"role": "assistant", "content": "#### 4"}], "reference_answer": "4"}
@@ -102,7 +108,8 @@ def rollout_of(row: JSON) -> Rollout:
     """Return a row of an event as a rollout.
 
     The ground truth is `metadata.reference_answer`, else `reference_answer`, else `ground_truth` in the same two
-    places; `{"text": ...}`, which the service makes of a string, becomes the string again. All other keys are metadata.
+    places, the first of these that is not empty; `{"text": ...}`, which the service makes of a string, becomes the
+    string again. All other keys are metadata.
 
     Raises:
         PayloadError: The row is no object, or its messages are no list of objects with an answer of the policy.
@@ -116,18 +123,22 @@ def rollout_of(row: JSON) -> Rollout:
         raise PayloadError("no message is from the assistant", field="messages")
     given = row.get("metadata")
     metadata = dict(given) if isinstance(given, Mapping) else {}
-    truth = _first(metadata, row, "reference_answer")
-    truth = _first(metadata, row, "ground_truth") if truth is None else truth
-    if isinstance(truth, Mapping) and set(truth) == {"text"}:
-        truth = truth["text"]
+    truths = [_unwrapped(place.get(key)) for key in ("reference_answer", "ground_truth") for place in (metadata, row)]
+    truth = next((truth for truth in truths if not _is_empty(truth)), None)
     extras = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
     prompt = [message for message in messages if message.get("role") not in ASSISTANT_ROLES]
     return Rollout(tuple(messages), truth, prompt, {**extras, **metadata})
 
 
-def _first(metadata: Mapping[str, Any], row: Mapping[str, Any], key: str) -> JSON:
-    value = metadata.get(key)
-    return row.get(key) if value is None else value
+def _unwrapped(truth: JSON) -> JSON:
+    return truth["text"] if isinstance(truth, Mapping) and set(truth) == {"text"} else truth
+
+
+def _is_empty(truth: JSON) -> bool:
+    """Say whether a field is there in form only, so that one in another place counts. False and 0 are answers."""
+    return truth is None or (
+        isinstance(truth, str | Mapping | list | tuple) and not (truth.strip() if isinstance(truth, str) else truth)
+    )
 
 
 def _id_of(row: JSON, position: int) -> JSON:

@@ -19,13 +19,15 @@ HANDLER = "lambda_function.lambda_handler"
 MAX_ZIP_BYTES = 50 * 10**6
 MAX_UNZIPPED_BYTES = 250 * 10**6
 
+IN_LAMBDA = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"})
+"""Packages that the Python runtimes of Lambda bring along."""
+
 _ROOT = Path(aws_rft_sdk.__file__).parent
 _LAZY = {"aws_rft_sdk": "", "aws_rft_sdk.rewards": "aws_rft_sdk.rewards."}
 """Packages that resolve their names on use: their own imports are followed name by name."""
 _RESOURCES = {"aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",)}
 _NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
 """What our modules import on use."""
-_IN_LAMBDA = {"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"}
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -76,12 +78,12 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
                 wanted |= _modules_of(module, imported)
             elif not _is_beside(file.parent, top):
                 needs.add(top)
-    ours, our_needs = _closure(wanted)
-    content.update({path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in ours})
+    ours, our_needs = closure(wanted)
+    content.update(named(ours))
     content["lambda_function.py"] = _entry(file.stem, name, floor).encode()
-    data = _zip(content)
+    data = zipped(content)
     Path(out).write_bytes(data)
-    missing = {need for need in needs | our_needs if need not in sys.stdlib_module_names} - _IN_LAMBDA - {"__future__"}
+    missing = {need for need in needs | our_needs if need not in sys.stdlib_module_names} - IN_LAMBDA - {"__future__"}
     return Package(
         Path(out), tuple(sorted(content)), len(data), sum(map(len, content.values())), tuple(sorted(missing))
     )
@@ -96,7 +98,8 @@ def _entry(module: str, name: str, floor: float) -> str:
     )
 
 
-def _zip(content: Mapping[str, bytes]) -> bytes:
+def zipped(content: Mapping[str, bytes]) -> bytes:
+    """Return a zip of files by their names in it. The same input gives the same bytes."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in sorted(content):
@@ -156,8 +159,12 @@ def _modules_of(module: str, name: str | None) -> set[str]:
     return {homes.get(name, f"{module}.{name}")}
 
 
-def _closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:
-    """Return the files of our modules with all that they import of ours, and what they import of others."""
+def closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:
+    """Return the files of our modules with all that they import of ours, and what they import of others.
+
+    Args:
+        wanted: Full names of our modules; what is no module of ours is passed over.
+    """
     waiting, seen, files, needs = list(wanted), set[str](), {_ROOT / "__init__.py"}, set[str]()
     while waiting:
         module = waiting.pop()
@@ -174,6 +181,11 @@ def _closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:
             else:
                 needs.add(imported.partition(".")[0])
     return files, needs
+
+
+def named(files: Iterable[Path]) -> dict[str, bytes]:
+    """Return the content of files of ours, by their names in a zip."""
+    return {path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in files}
 
 
 def _path_of(module: str) -> Path | None:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _WORD = re.compile(r"\w+")
@@ -21,7 +22,7 @@ class Length(TextReward):
     punishment of DAPO, Yu et al. 2025, equation 13, in characters or words instead of tokens).
 
     Raises:
-        ConfigurationError: Not 0 <= soft < hard.
+        ConfigurationError: Not 0 <= soft < hard, or one is no whole number.
 
     Example:
         >>> Length(soft=10, hard=20).score("x" * 15)
@@ -33,8 +34,10 @@ class Length(TextReward):
     unit: Literal["characters", "words"] = "characters"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.soft < self.hard:
-            raise ConfigurationError(f"lengths must satisfy 0 <= soft < hard, not {self.soft} and {self.hard}")
+        check_number("soft", self.soft, low=0, whole=True)
+        check_number("hard", self.hard, low=0, whole=True)
+        if not self.soft < self.hard:
+            raise ConfigurationError(f"soft must be less than hard, not {self.soft} and {self.hard}")
         if self.unit not in ("characters", "words"):
             raise ConfigurationError(f"unit must be 'characters' or 'words', not {self.unit!r}")
 
@@ -53,7 +56,7 @@ class Repetition(TextReward):
     0.
 
     Raises:
-        ConfigurationError: n is less than 1.
+        ConfigurationError: n is no whole number of at least 1.
 
     Example:
         >>> Repetition(n=2).score("to be or not to be")
@@ -64,8 +67,7 @@ class Repetition(TextReward):
     """How many words make a sequence."""
 
     def __post_init__(self) -> None:
-        if self.n < 1:
-            raise ConfigurationError(f"n must be at least 1, not {self.n}")
+        check_number("n", self.n, low=1, whole=True)
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the penalty. The ground truth is not looked at."""

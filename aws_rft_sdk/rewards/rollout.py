@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -114,6 +115,9 @@ def evaluate(reward: Reward, rollout: Rollout) -> RewardResult:
         Exception: Whatever the reward raises.
     """
     result = reward(rollout)
+    if inspect.iscoroutine(result):
+        result.close()  # or Python warns that nobody awaited it
+        raise RewardError("the reward is asynchronous; a reward is a plain function, called without await")
     if result is None or isinstance(result, RewardResult):
         return result if result is not None else RewardResult(None)
     return RewardResult(parse_reward(result))

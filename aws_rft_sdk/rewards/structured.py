@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from aws_rft_sdk._frozen import JSON, freeze, thaw
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _FENCE = re.compile(r"\A```(?:json)?[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL | re.IGNORECASE)
@@ -20,7 +21,8 @@ class JsonSchema(TextReward):
     """1.0 when the answer is JSON that the schema allows, else 0.0.
 
     The answer is the whole text, or the whole of one fenced block: JSON with prose around it is not what a program can
-    read. NaN and infinities are not JSON. Remote references of a schema are not fetched.
+    read. NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them.
+    Remote references of a schema are not fetched.
 
     Args:
         schema: A JSON Schema; its `$schema` says which draft, the newest otherwise.
@@ -28,7 +30,7 @@ class JsonSchema(TextReward):
         parses: Score of JSON that the schema does not allow.
 
     Raises:
-        ConfigurationError: The schema is none (when it is first used).
+        ConfigurationError: `parses` is not from 0 to 1, or the schema is none (when it is first used).
 
     Example:
         >>> JsonSchema({"type": "object", "required": ["city"]}).score('{"city": "Paris"}', None)
@@ -36,6 +38,7 @@ class JsonSchema(TextReward):
     """
 
     def __init__(self, schema: Mapping[str, JSON], *, match: bool = False, parses: float = 0.0) -> None:
+        check_number("parses", parses, low=0, high=1)
         self.schema = freeze(schema)
         self.match = match
         self.parses = parses
@@ -48,7 +51,7 @@ class JsonSchema(TextReward):
         text = answer_text.strip()
         fenced = _FENCE.match(text)
         try:
-            value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse)
+            value = json.loads(fenced[1] if fenced else text, parse_constant=_refuse, object_pairs_hook=_object)
             valid = is_valid(value)
         except (ValueError, RecursionError):  # also: integers of more digits than Python reads, nesting without end
             return 0.0
@@ -59,6 +62,13 @@ class JsonSchema(TextReward):
 
 def _refuse(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value
 
 
 @functools.lru_cache(maxsize=64)

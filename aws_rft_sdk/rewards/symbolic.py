@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import functools
-import importlib
-import logging
+import importlib.util
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._numbers import answer_region, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _FORMULA = re.compile(r"[\\^_{}()\[\]=<>]")
-_TOO_HARD = re.compile(
-    r"(?:\^|\*\*)[^\n]{0,12}(?:\^|\*\*)|(?:\^|\*\*)\s?[({]?\s?[0-9]{4}|[0-9]{60}|[0-9)]\s?!"
-    r"|[)\]}]\s?(?:\^|\*\*)\s?[({]?\s?(?:[2-9][0-9]|[0-9]{3})"
-)
-"""Towers of powers, exponents from 1,000, of brackets from 20, very long integers, factorials: small texts that take
-seconds to hours to evaluate. They are compared as text. No pattern finds all of them: give untrusted answers a process
-that may be killed."""
+_MAX_SECONDS = 3_600
 
 
 @dataclass(frozen=True)
@@ -32,31 +24,45 @@ class MathVerify(TextReward):
     Good for symbolic mathematics: fractions, roots, intervals, sets, expressions. Too lenient for figures with percent
     signs and not made for yes and no: use `ExactNumber` or `FinQA` there.
 
-    Works in any thread: math-verify's own time limit uses a signal, which only the main thread can, so it is off.
-    Instead only the end of the text is looked at, and expressions that explode (towers of powers, factorials) are
-    wrong. What else is slow is not interrupted.
+    math-verify runs in processes of its own, up to 4, which are started on use, serve all threads of this process, and
+    end with it. An expression that takes too long ends its process: small texts (towers of powers, sums of many
+    symbols) may take hours. An answer for which that happens is wrong, 0.0, since a policy could otherwise escape a bad
+    score by it. A ground truth for which it happens cannot be judged, None, and neither can anything when the machine
+    gives no processor time. Only the end of the answer is looked at. POSIX only.
+
+    The limit makes the result depend on the machine for expressions that are close to it. It is of processor time, so
+    that a busy machine does not matter.
 
     Raises:
-        ConfigurationError: math-verify is not installed (when it is first used).
+        ConfigurationError: A limit is not positive; math-verify is not installed or cannot be started (when it is first
+            used).
     """
 
     max_characters: int = 2_000
     """How much of the end of the answer is looked at."""
+    timeout_seconds: float = 2.0
+    """Limit of processor time, for the answer and for the ground truth."""
+
+    def __post_init__(self) -> None:
+        if type(self.max_characters) is not int or self.max_characters < 1:
+            raise ConfigurationError(f"max_characters must be a whole number above 0, not {self.max_characters!r}")
+        if not 0 < self.timeout_seconds <= _MAX_SECONDS:
+            raise ConfigurationError(
+                f"timeout_seconds must be above 0 and at most {_MAX_SECONDS}, not {self.timeout_seconds}"
+            )
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0; None when the ground truth gives no expression."""
+        """Return 1.0 or 0.0; None when the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
         if reference is None or isinstance(reference, bool) or not isinstance(reference, str | int | float):
             return None
-        parse, verify = _library()
-        gold = parse(_gold(str(reference)), parsing_timeout=None)
-        if not gold:
-            return None
+        _check_installed()
         answer = _expression(answer_text, self.max_characters)
-        if _TOO_HARD.search(answer):
-            return float(answer.strip() in (_gold(str(reference)).strip(), str(reference).strip()))
-        # The order matters: verify(gold, answer) is not symmetric.
-        return float(verify(gold, parse(answer, parsing_timeout=None), timeout_seconds=None))
+        try:
+            equal = _math_worker.is_equal(_gold(str(reference)), answer, self.timeout_seconds)
+        except _math_worker.WorkerStartError as error:
+            raise ConfigurationError("no process with math-verify could be started") from error
+        return None if equal is None else float(equal)
 
 
 def _gold(reference: str) -> str:
@@ -74,15 +80,6 @@ def _expression(text: str, limit: int | None) -> str:
 
 
 @functools.cache
-def _library() -> tuple[Callable[..., list[Any]], Callable[..., bool]]:
-    try:
-        library = importlib.import_module("math_verify")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError("MathVerify needs math-verify: pip install 'aws-rft-sdk[rewards]'") from error
-    for name in ("math_verify.parser", "math_verify.grader"):
-        logging.getLogger(name).addFilter(_without_timeout_notice)
-    return library.parse, library.verify
-
-
-def _without_timeout_notice(record: logging.LogRecord) -> bool:
-    return not str(record.msg).startswith("Timeout is disabled")
+def _check_installed() -> None:
+    if importlib.util.find_spec("math_verify") is None:
+        raise ConfigurationError("MathVerify needs math-verify: pip install 'aws-rft-sdk[rewards]'")

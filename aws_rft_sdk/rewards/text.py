@@ -9,7 +9,16 @@ from dataclasses import dataclass
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards._numbers import answer_region, reference_of
+from aws_rft_sdk.rewards._hedges import (
+    DOUBT_BEFORE,
+    GAP,
+    JOINED,
+    WORD_FOLLOWS,
+    find_answer,
+    joined_before,
+    list_pattern,
+)
+from aws_rft_sdk.rewards._numbers import reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _SPACE = re.compile(r"\s+")
@@ -53,8 +62,8 @@ class ExactMatch(TextReward):
             return None
         if self.strict:
             return float(answer_text in references)
-        region = answer_region(answer_text)
-        given = {_plain(answer_text), _plain(region or "")} - {""}
+        answer = find_answer(answer_text)
+        given = {_plain(answer_text), _plain(answer.text if answer else "")} - {""}
         return float(any(_plain(reference) in given for reference in references))
 
 
@@ -63,7 +72,7 @@ class MultipleChoice(TextReward):
     r"""1.0 when the answer names the right choice, else 0.0.
 
     The choice stands after the last marker (`#### B`, `\boxed{B}`, "answer is (B)", `Answer: B`), or is the last line
-    that begins with it ("B", "(B)", "B. Paris"). Naming two ("A or B", "A, B") is wrong.
+    that begins with it ("B", "(B)", "B. Paris"). Naming two ("A or B", "A, B", "B, or maybe C") is wrong.
 
     Raises:
         ConfigurationError: There are not at least two choices, or one is not a single letter.
@@ -88,11 +97,13 @@ class MultipleChoice(TextReward):
         right = self._named(reference) if isinstance(reference, str) else None
         if right is None:
             return None
-        region = answer_region(answer_text)
-        if region is not None:
-            return float(self._named(region) == right)
+        answer = find_answer(answer_text)
+        if answer is not None:
+            joined = self._named(joined_before(answer, _LISTED_LETTER))
+            return float(self._named(answer.text) == right and joined in (None, right))
         lines = [line for line in answer_text[-2_000:].splitlines() if line.strip()]
-        return float(bool(lines) and self._named(lines[-1]) == right)
+        is_list = len(lines) > 1 and bool(_ONLY_LETTER.fullmatch(lines[-2])) and self._named(lines[-2]) != right
+        return float(bool(lines) and not is_list and self._named(lines[-1]) == right)
 
     def _named(self, line: str) -> str | None:
         letters = self.choices.upper() + self.choices.lower()
@@ -103,14 +114,27 @@ class MultipleChoice(TextReward):
         if found is None:
             return None
         rest = line[found.end() :]
-        if re.match(
-            rf"[\s)\]*]*(?:,|/|&|\bor\b|\band\b|)[\s(*]*(?-i:[{self.choices.upper()}])(?!\w)", rest, re.IGNORECASE
-        ):
-            return None
         # "A man walks" is a sentence that begins with an article.
-        if re.match(r" [a-z]", rest) and found[0].strip() in ("A", "a", "I", "i"):
+        if re.match(r" [a-z]", rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
             return None
+        for other in re.finditer(rf"(?<![\w'])[{letters}](?![\w'])(?P<goes_on>{WORD_FOLLOWS})?", rest):
+            if other[0][0].upper() != found[1].upper() and _is_one_more(rest[: other.start()], other):
+                return None
         return found[1].upper()
+
+
+_ONLY_LETTER = re.compile(r"\W*[A-Za-z]\W*")
+_LISTED_LETTER = list_pattern(r"\b[A-Z]")
+_ONLY_GAP = re.compile(GAP, re.IGNORECASE)
+
+
+def _is_one_more(gap: str, other: re.Match[str]) -> bool:
+    """Say whether a letter after the choice names another one, which "B, a city" and "B. vitamin C" do not."""
+    if other["goes_on"]:
+        return bool(_ONLY_GAP.fullmatch(gap) and JOINED.search(gap)) and other[0][0] not in "AaIi"
+    if other[0].islower() and not JOINED.search(gap) and not re.search(r"[,;/|&]", gap):
+        return False
+    return bool(_ONLY_GAP.fullmatch(gap) or DOUBT_BEFORE.search(gap[-60:]))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number
 from aws_rft_sdk.rewards.rollout import Component, RewardResult, Rollout, message_text
 
 _CALL_AS_TEXT = re.compile(
@@ -86,7 +87,8 @@ class ToolUse:
             raise ConfigurationError("required and allowed are lists of names, not one name")
         object.__setattr__(self, "required", tuple(self.required))
         object.__setattr__(self, "allowed", None if self.allowed is None else tuple(self.allowed))
-        if self.max_calls < max(1, len(set(self.required))):
+        check_number("max_calls", self.max_calls, low=1, whole=True)
+        if self.max_calls < len(set(self.required)):
             raise ConfigurationError(f"max_calls {self.max_calls} does not suffice for the required tools")
         if self.allowed is not None and not set(self.required) <= set(self.allowed):
             raise ConfigurationError(f"required tools {self.required} are not all allowed")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number, check_reward
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Reward, RewardResult, Rollout, evaluate
 
 
@@ -57,6 +57,7 @@ class Discounted:
 
     def __init__(self, reward: Reward, discount: float = 0.95) -> None:
         _check_discount(discount)
+        check_reward(reward)
         self.reward = reward
         self.discount = discount
 
@@ -83,12 +84,14 @@ class TurnCredit:
         discount: When given, each turn gets the discounted sum of its own and all later credit (`returns_to_go`).
 
     Raises:
-        ConfigurationError: The discount is not from 0 to 1.
+        ConfigurationError: The discount is not from 0 to 1, or `start` is not finite.
     """
 
     def __init__(self, reward: Reward, *, start: float = 0.0, discount: float | None = None) -> None:
         if discount is not None:
             _check_discount(discount)
+        check_reward(reward)
+        check_number("start", start)
         self.reward = reward
         self.start = start
         self.discount = discount
@@ -122,5 +125,4 @@ def prefixes(rollout: Rollout) -> tuple[Rollout, ...]:
 
 
 def _check_discount(discount: float) -> None:
-    if not 0 <= discount <= 1:
-        raise ConfigurationError(f"discount must be from 0 to 1, not {discount}")
+    check_number("discount", discount, low=0, high=1)

@@ -10,6 +10,8 @@ from aws_rft_sdk.rewards import DominantOutcome, ExactNumber, FinalAnswerLine, r
 reward = DominantOutcome(ExactNumber(), {"format": (FinalAnswerLine(), 0.1)}, bound=0.1, success_threshold=0.5)
 """1.0 for the right number, 0.0 for another; 0.1 more if the last line is "#### The final answer is <number>".
 
+An answer that goes on after that line with a question of its own gets no 0.1, and one that names two numbers no 1.0.
+
 However it is formatted, no wrong answer comes near a right one: that is checked when the object is made.
 """
 

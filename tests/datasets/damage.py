@@ -92,6 +92,13 @@ def tools(value, rule, field, **more):
     return pytest.param(damage, Found(rule, LINE, field), **more)
 
 
+def parameters(rule, field, *, properties=None, **schema):
+    """Give one row a tool whose parameters are no good schema."""
+    properties = {"a": {"type": "string"}} if properties is None else properties
+    schema = {"type": "object", "properties": properties, **schema}
+    return tools([tool(parameters=schema)], rule, f"tools[0].function.parameters.{field}", id=f"{rule}-{field}")
+
+
 def call(messages, rule, field, **more):
     return in_row(lambda row: row.update(messages=messages), rule, field, **more)
 
@@ -140,6 +147,12 @@ DAMAGE = [
         "reference_answer",
         id="nul",
     ),
+    in_text(
+        lambda line: line[:-1] + b', "weight": -1e999}', "row-constant", "", id="number-too-large-for-all-that-read-it"
+    ),
+    in_text(lambda line: b"\xef\xbb\xbf" + line, "row-json", "", id="byte-order-mark-in-the-middle"),
+    in_text(lambda line: line[:-1] + b', "w": ' + b"[" * 5000 + b"]" * 5000 + b"}", "row-json", "", id="nested-deeply"),
+    in_text(lambda line: line[:-1] + b', "a\\u0000": 1}', "row-text", "", id="nul-in-a-key"),
     # the file
     in_file(lambda lines: [b"\xef\xbb\xbf" + lines[0], *lines[1:]], "file-bom", 1, id="byte-order-mark"),
     in_file(lambda lines: lines[:99], "rows-min", id="99-rows"),
@@ -157,6 +170,12 @@ DAMAGE = [
     in_row(lambda row: row.update(messages=[]), "messages-empty", "messages", id="no-message"),
     in_row(lambda row: row.update(messages=["What?"]), "message-type", "messages[0]", id="message-is-text"),
     in_message(lambda m: m.update(weight=1), "message-key", ".weight", id="unknown-message-field"),
+    in_message(lambda m: m.update(contents=m.pop("content")), "message-key", ".contents", id="misspelt-message-field"),
+    in_message(lambda m: m.update(name=5), "message-name", ".name", id="name-is-a-number"),
+    in_message(lambda m: m.update(name=None), "message-name", ".name", id="name-is-null"),
+    in_message(lambda m: m.update(name="\u200b"), "message-name", ".name", id="name-of-no-width"),
+    in_message(lambda m: m.update(tool_call_id="c1"), "tool-call-id-role", ".tool_call_id", id="user-answers-a-call"),
+    in_message(lambda m: m.update(tool_calls=None), "tool-calls-type", ".tool_calls", id="calls-are-null"),
     # roles
     in_message(lambda m: m.pop("role") and None, "role-missing", ".role", id="no-role"),
     in_message(lambda m: m.update(role=1), "role-type", ".role", id="role-is-a-number"),
@@ -189,6 +208,23 @@ DAMAGE = [
         ".content[0].lang",
         id="unknown-part-field",
     ),
+    *(
+        in_message(lambda m, text=text: m.update(content=text), "content-empty", ".content", id=f"content-of-{name}")
+        for name, text in {
+            "no-width": "\u200b\u200d\ufeff",
+            "soft-hyphens": "\u00ad\u00ad",
+            "directions": "\u202a\u2069",
+            "fillers": "\u3164\u2800",
+            "control-characters": "\x08\x1b",
+            "tags": "\U000e0041",
+        }.items()
+    ),
+    in_message(
+        lambda m: m.update(content=[{"type": "text", "text": "\u2060"}]),
+        "part-text",
+        ".content[0].text",
+        id="part-of-no-width",
+    ),
     # calls
     call(
         [{"role": "user", "content": "What?", "tool_calls": [1]}],
@@ -217,6 +253,24 @@ DAMAGE = [
         "messages[1].tool_call_id",
         id="answer-without-id",
     ),
+    call(
+        [*with_call()[:2], {"role": "user", "content": "And then?"}],
+        "tool-call-unanswered",
+        "messages[1].tool_calls[0]",
+        id="call-without-answer",
+    ),
+    call(
+        [with_call()[0], {**with_call()[1], "tool_calls": with_call()[1]["tool_calls"] * 2}, with_call()[2]],
+        "tool-call-repeated",
+        "messages[1].tool_calls[1].id",
+        id="two-calls-of-one-id",
+    ),
+    call(
+        with_call(function={"name": "add", "arguments": "[" * 9999}),
+        "tool-arguments",
+        "messages[1].tool_calls[0].function.arguments",
+        id="arguments-nested-deeply",
+    ),
     # tools
     tools({"a": 1}, "tools-type", "tools", id="tools-are-an-object"),
     tools([], "tools-empty", "tools", id="no-tools"),
@@ -238,6 +292,24 @@ DAMAGE = [
         "tools[0].function.parameters.properties",
         id="parameters-without-properties",
     ),
+    tools(
+        [tool(description="\u200b")], "tool-description", "tools[0].function.description", id="description-of-no-width"
+    ),
+    parameters("tool-required", "required", required="a"),
+    parameters("tool-required", "required[0]", required=["b"]),
+    parameters("tool-required", "required[1]", required=["a", 1]),
+    parameters("tool-required", "required[2]", required=["a", "a", "a"]),
+    parameters("tool-property", "properties.a", properties={"a": "string"}),
+    parameters("tool-property", "properties.a.type", properties={"a": {"type": "int"}}),
+    parameters("tool-property", "properties.b.type", properties={"b": {"type": []}}),
+    parameters("tool-property", "properties.a.enum", properties={"a": {"enum": []}}),
+    parameters("tool-property", "properties.a.items", properties={"a": {"type": "array", "items": "string"}}),
+    parameters("tool-property", "properties.a.properties", properties={"a": {"type": "object", "properties": []}}),
+    parameters(
+        "tool-required",
+        "properties.a.required[0]",
+        properties={"a": {"type": "object", "properties": {"b": {}}, "required": ["c"]}},
+    ),
     # answers
     in_row(
         lambda row: {name: value for name, value in row.items() if name != "reference_answer"},
@@ -257,6 +329,21 @@ DAMAGE = [
     ),
     in_row(
         lambda row: row.update(reference_answer={}), "reference-empty", "reference_answer", id="reference-has-nothing"
+    ),
+    *(
+        in_row(
+            lambda row, value=value: row.update(reference_answer=value),
+            "reference-empty",
+            "reference_answer",
+            id=f"reference-holds-{name}",
+        )
+        for name, value in {
+            "empty-text": {"text": ""},
+            "null": {"text": None},
+            "an-empty-list": {"text": [], "more": {"a": [" "]}},
+            "no-width": "\u200b",
+            "nothing-after-the-marks": "7 and 8 are 15.\n#### ",
+        }.items()
     ),
     in_row(_say_answer("\n#### {}"), "answer-leak", "messages[0].content", id="final-answer-at-the-end"),
     in_row(_say_answer(" Answer: {}."), "answer-leak", "messages[0].content", id="answer-announced"),
@@ -286,6 +373,14 @@ DAMAGE = [
         "refrence_answer",
         id="misspelt-field",
     ),
+    in_row(
+        lambda row: {("mesages" if name == "messages" else name): v for name, v in row.items()},
+        "key-suspect",
+        "mesages",
+        id="misspelt-messages",
+    ),
+    in_row(lambda row: row.update(mesages=[]), "key-suspect", "mesages", id="misspelt-messages-besides"),
+    in_row(lambda row: row.update({"tools ": []}), "key-suspect", "tools ", id="blank-behind-a-field"),
     pytest.param(lambda rows: add_to_all(rows, id="same"), Found("id-duplicate", LINE, "id"), id="one-id-for-all"),
     pytest.param(lambda rows: add_to_all(rows, id=5), Found("id-type", LINE, "id"), id="ids-are-numbers"),
     in_row(

@@ -1,9 +1,10 @@
 """Rules of the targets that tests of damage do not reach, and what a check does besides."""
 
 import json
+import sys
 
 import pytest
-from damage import make_rows
+from damage import make_rows, tool, with_call
 
 from aws_rft_sdk import datasets
 from aws_rft_sdk.datasets.files import write_rows
@@ -55,6 +56,11 @@ MULTITURN = [
     pytest.param(lambda row: row.update(metadata=None), ("metadata-type", LINE, "metadata"), id="metadata-null"),
 ]
 METADATA = [
+    pytest.param({"promt": "Guess."}, ("metadata-key", LINE, "metadata.promt"), id="misspelt-field"),
+    pytest.param({"prompt": "\u200b\ufeff"}, ("prompt-empty", LINE, "metadata.prompt"), id="prompt-of-no-width"),
+    pytest.param(
+        {"info": "[" * 9999}, ("metadata-value", LINE, "metadata.info"), id="info-nested-deeper-than-can-be-read"
+    ),
     pytest.param({"level": 1}, ("metadata-key", LINE, "metadata.level"), id="unknown-field"),
     pytest.param({"answer": 5}, ("metadata-value", LINE, "metadata.answer"), id="answer-is-a-number"),
     pytest.param({"task": ["a"]}, ("metadata-value", LINE, "metadata.task"), id="task-is-a-list"),
@@ -155,6 +161,38 @@ MTRL = [
     pytest.param({"prompt": packed(), "answer": "x"}, ("columns-ignored", LINE, "answer"), id="answer-column"),
     pytest.param({"prompt": packed(question="w " * 99_999)}, ("sequence-length", LINE, "prompt"), id="long"),
     pytest.param({}, ("row-empty", LINE, ""), id="no-columns"),
+    pytest.param({"prompt": "\u200b\u2060"}, ("prompt-empty", LINE, "prompt"), id="no-width"),
+    pytest.param({"prompt": packed(question=" ")}, ("prompt-empty", LINE, "prompt"), id="blank-question"),
+    pytest.param({"prompt": packed(question=None)}, ("prompt-empty", LINE, "prompt"), id="question-is-null"),
+    pytest.param({"prompt": packed(question=ask("\u200b"))}, ("prompt-empty", LINE, "prompt"), id="blank-message"),
+    pytest.param({"prompt": packed(visible="question")}, ("prompt-visible", LINE, "prompt"), id="visible-is-text"),
+    pytest.param({"prompt": packed(visible=[])}, ("prompt-visible", LINE, "prompt"), id="nothing-visible"),
+    pytest.param({"prompt": packed(visible=["qestion"])}, ("prompt-visible", LINE, "prompt"), id="visible-misspelt"),
+    pytest.param(
+        {"prompt": packed(visible=["question", "ground_truth"])},
+        ("prompt-visible", LINE, "prompt"),
+        id="answer-visible",
+    ),
+    pytest.param({"prompt": packed(weight=float("nan"))}, ("row-constant", LINE, "prompt"), id="nan-in-the-cell"),
+    pytest.param(
+        {"prompt": packed()[:-1] + ', "question": "Who?"}'},
+        ("row-repeated-key", LINE, "prompt.question"),
+        id="key-twice-in-the-cell",
+    ),
+    pytest.param(
+        {"prompt": packed(level={"of": "it"}).replace('"of"', '"of": 1, "of"')},
+        ("row-repeated-key", LINE, "prompt.level.of"),
+        id="key-twice-deep-in-the-cell",
+    ),
+    pytest.param(
+        {"prompt": packed(question='Say {"a": 1}.')[:-1] + ', "question": "Say {\\"b\\": 2}."}'},
+        ("row-repeated-key", LINE, "prompt.question"),
+        id="key-twice-among-quotes",
+    ),
+    pytest.param({"prompt": packed(question="a\0")}, ("row-text", LINE, "prompt.question"), id="nul-in-the-cell"),
+    pytest.param({"prompt": "{'question': 'What?'}"}, ("prompt-json", LINE, "prompt"), id="dict-of-python"),
+    pytest.param({"prompt": " " + packed() + " x"}, ("prompt-json", LINE, "prompt"), id="text-after-the-cell"),
+    pytest.param({"prompt": '{"a": ' * 9999}, ("prompt-json", LINE, "prompt"), id="nested-deeply"),
 ]
 
 
@@ -205,11 +243,204 @@ class TestMtrl:
         assert good.problems == ()
         assert found(check(tmp_path, rows, "mtrl")) == {("answer-leak", LINE, "prompt")}
 
-    @pytest.mark.parametrize("line", ["a,b,c\n", "a\n"], ids=["too-many", "too-few"])
-    def test_csv_row_of_another_length_is_found(self, tmp_path, line):
-        (tmp_path / "d.csv").write_text("prompt,level\nq,1\n" + line)
+    def test_conventional_cells_need_not_be_looked_at_twice_for_white_space_or_null(self, tmp_path):
+        rows = [{"prompt": f" {json.dumps({'question': f'What? {n}', 'visible': None})}\n"} for n in range(1300)]
 
-        assert ("row-cells", 3, "") in found(datasets.check(tmp_path / "d.csv", "mtrl"))
+        assert check(tmp_path, rows, "mtrl").problems == ()
+
+    def test_prompt_column_that_the_first_rows_lack_is_the_column_all_the_same(self, tmp_path):
+        rows = mtrl()
+        rows[0] = {"question": "What?"}
+
+        assert found(check(tmp_path, rows, "mtrl")) == {
+            ("prompt-column", 1, "question"),
+            ("prompt-missing", 1, "prompt"),
+            ("prompt-structure", 1, "prompt"),
+        }
+
+    @pytest.mark.parametrize("name", ["d.jsonl", "d.csv"])
+    def test_prompt_column_that_is_misspelt_is_named(self, tmp_path, name):
+        rows = [{"id": str(n), "Prompts": f"What is {n}?"} for n in range(1300)]
+
+        (problem,) = check(tmp_path, rows, "mtrl", name=name).problems
+
+        assert (problem.rule, problem.problem) == (
+            "prompt-column",
+            "the first column, 'id', is taken for the prompts; did you mean 'Prompts' to be \"prompt\"?",
+        )
+
+
+CSV = [
+    pytest.param("a,b,c\n", ("row-cells", 3, ""), 1, id="too-many-cells"),
+    pytest.param("a\n", ("row-cells", 3, ""), 1, id="too-few-cells"),
+    pytest.param('"a\n\nb",1\nc\n', ("row-cells", 6, ""), 1, id="lines-in-a-cell-are-counted"),
+    pytest.param('"a\n\nb"\n', ("row-cells", 3, ""), 1, id="a-row-is-where-it-begins"),
+    pytest.param("\n", ("row-blank", 3, ""), 1, id="blank-line"),
+    pytest.param(b"caf\xe9,1\n", ("row-encoding", 3, ""), 1, id="latin-1"),
+    pytest.param("a\0b,1\n", ("row-text", 3, "prompt"), 1, id="nul"),
+    pytest.param("\u200b,1\n", ("prompt-empty", 3, "prompt"), 1, id="no-width"),
+    pytest.param('"{""q"": 1, ""q"": 2}",1\n', ("row-repeated-key", 3, "prompt.q"), 1, id="key-twice-in-a-cell"),
+    pytest.param('a,1\n"b,1\n', ("file-broken", 4, ""), 0, id="quote-not-closed"),
+    pytest.param('a,1\n"b,1\nc,1\n"d",1\n', ("file-broken", 4, ""), 0, id="quote-closed-by-another-row"),
+    pytest.param('"a" b,1\n', ("file-broken", 3, ""), 0, id="text-behind-a-quote"),
+    pytest.param(f"{'x' * 300_000},1\n", ("sequence-length", 3, "prompt"), 1, id="very-long-cell"),
+]
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="csv of Python 3.10 reads no NUL")
+class TestCsv:
+    @pytest.mark.parametrize(("text", "problem", "goes_on"), CSV)
+    def test_odd_row_is_found_and_the_rest_is_checked(self, tmp_path, text, problem, goes_on):
+        text = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / "d.csv").write_bytes(b"prompt,level\nq,1\n" + text + b" ,1\n")
+
+        report = datasets.check(tmp_path / "d.csv", "mtrl")
+
+        assert problem in found(report)
+        line = 3 + text.count(b"\n")
+        assert (("prompt-empty", line, "prompt") in found(report)) is bool(goes_on)
+
+    @pytest.mark.parametrize(
+        ("header", "problem"),
+        [
+            pytest.param("prompt,prompt", ("header-repeated", 1, ""), id="name-twice"),
+            pytest.param("prompt,", ("header-empty", 1, ""), id="no-name"),
+            pytest.param("prompt;level", ("file-delimiter", 1, ""), id="semicolon"),
+            pytest.param("prompt\tlevel", ("file-delimiter", 1, ""), id="tab"),
+            pytest.param("\ufeffprompt,level", ("file-bom", 1, ""), id="byte-order-mark"),
+            pytest.param(" prompt,level", ("prompt-column", 2, " prompt"), id="blank-before-the-name"),
+            pytest.param("\nprompt,level", ("row-blank", 1, ""), id="blank-line-first"),
+            pytest.param('"prompt,level', ("file-broken", 1, ""), id="quote-not-closed"),
+        ],
+    )
+    @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+    def test_odd_header_is_found(self, tmp_path, header, problem, end):
+        (tmp_path / "d.csv").write_bytes(f"{header}\nq,1\n".replace("\n", end).encode())
+
+        assert problem in found(datasets.check(tmp_path / "d.csv", "mtrl"))
+
+    def test_other_targets_get_what_can_be_said_of_rows(self, tmp_path):
+        write_rows(tmp_path / "d.csv", make_rows(120))
+        text = (tmp_path / "d.csv").read_text() + "[],5\n"
+        (tmp_path / "d.csv").write_text(text)
+
+        problems = found(datasets.check(tmp_path / "d.csv", "bedrock"))
+
+        line = text.count("\n")
+        assert {("file-format", None, ""), ("row-cells", line, ""), ("messages-empty", line, "messages")} <= problems
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_file_in_utf_16_is_said_to_be(tmp_path, name, encoding):
+    (tmp_path / name).write_bytes("\ufeffprompt\na\n".encode(encoding))
+
+    report = datasets.check(tmp_path / name, "mtrl")
+
+    assert (found(report), report.problems[0].problem) == (
+        {("file-broken", 1, "")},
+        "the file is UTF-16; save it as UTF-8",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        pytest.param(b'[{"prompt": "a", "w": NaN}]', ("row-constant", 1, "w"), id="nan"),
+        pytest.param(b'[{"prompt": "a", "prompt": "b"}]', ("row-repeated-key", 1, "prompt"), id="key-twice"),
+        pytest.param(b'\xef\xbb\xbf[{"prompt": "a"}]', ("file-bom", 1, ""), id="byte-order-mark"),
+        pytest.param(b'[{"prompt": "caf\xe9"}]', ("file-broken", None, ""), id="latin-1"),
+    ],
+)
+def test_json_file_is_looked_at_as_closely_as_lines_are(tmp_path, text, problem):
+    (tmp_path / "d.json").write_bytes(text)
+
+    assert problem in found(datasets.check(tmp_path / "d.json", "mtrl"))
+
+
+def test_array_of_rows_in_a_jsonl_file_is_told_what_it_is(tmp_path):
+    (tmp_path / "d.jsonl").write_text('[\n{"prompt": "a"}\n]\n')
+
+    problems = datasets.check(tmp_path / "d.jsonl", "mtrl").problems
+    first = next(problem for problem in problems if problem.rule == "row-json")
+
+    assert (first.line, first.problem) == (1, "Expecting value at character 2; a file that is one array ends in .json")
+
+
+HINTS = [
+    pytest.param({"mesages": []}, "unknown field 'mesages'; did you mean \"messages\"?", id="field"),
+    pytest.param({"Tools": []}, "unknown field 'Tools'; did you mean \"tools\"?", id="case"),
+    pytest.param(
+        {"messages": [{"rol": "user", "content": "a"}]},
+        "a message has no field 'rol'; did you mean \"role\"?",
+        id="message-field",
+    ),
+    pytest.param({"messages": [{"role": "asistant", "content": "a"}]}, 'did you mean "assistant"?', id="role"),
+    pytest.param(
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "texts": 1}]}]},
+        "a text part has no field 'texts'; did you mean \"text\"?",
+        id="part",
+    ),
+    pytest.param({"metadata": {"anwser": "a"}}, "no field 'anwser'; did you mean \"answer\"?", id="metadata-field"),
+    pytest.param({"meta-data": {}}, "no field 'meta-data'; did you mean \"metadata\"?", id="multiturn-field"),
+]
+
+
+@pytest.mark.parametrize(("row", "says"), HINTS)
+def test_misspelt_name_is_told_what_was_meant(tmp_path, row, says):
+    target = "nova-multiturn" if any(name.startswith("meta") for name in row) else "bedrock"
+
+    assert any(says in problem.problem for problem in check(tmp_path, [row], target).problems)
+
+
+def test_missing_field_is_not_called_optional_where_it_is_misspelt(tmp_path):
+    rows = make_rows(120)
+    rows[LINE - 1]["mesages"] = rows[LINE - 1].pop("messages")
+
+    report = check(tmp_path, rows, "bedrock")
+
+    assert found(report) == {("key-suspect", LINE, "mesages"), ("messages-missing", LINE, "messages")}
+    assert "the row has no messages, but 'mesages'" in {problem.problem for problem in report.problems}
+
+
+def test_call_of_a_tool_that_the_row_has_not_is_found(tmp_path):
+    rows = [{**row, "tools": [tool()]} for row in make_rows(120)]
+    rows[LINE - 1]["messages"] = with_call()
+    good = check(tmp_path, rows, "bedrock")
+    rows[LINE - 1]["messages"] = with_call(function={"name": "adds", "arguments": "{}"})
+
+    assert good.problems == ()
+    field = "messages[1].tool_calls[0].function.name"
+    assert found(check(tmp_path, rows, "bedrock")) == {("tool-call-unknown", LINE, field)}
+
+
+GOOD_PARAMETERS = [
+    pytest.param({"properties": {}}, id="none"),
+    pytest.param({"properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}, id="two-types"),
+    pytest.param({"properties": {"a": {"anyOf": [{"type": "string"}]}, "b": {"enum": [1]}}, "required": []}, id="any"),
+    pytest.param({"properties": {"type": {"type": "string"}, "items": {}}, "required": ["items"]}, id="named-so"),
+    pytest.param({"properties": {"a": {"type": "array", "items": {"$ref": "#/$defs/a"}}}}, id="reference"),
+]
+
+
+@pytest.mark.parametrize("parameters", GOOD_PARAMETERS)
+def test_tool_with_a_good_schema_has_no_problems(tmp_path, parameters):
+    rows = [{**row, "tools": [tool(parameters={"type": "object", **parameters})]} for row in make_rows(120)]
+
+    assert check(tmp_path, rows, "nova").problems == ()
+
+
+GOOD_TEXTS = ["\U0001f469\u200d\U0001f52c?", "  Was ist das?", "\u00ad\u4f60\u597d", "\u0640", "{}", "[INST] a", "."]
+
+
+@pytest.mark.parametrize("text", GOOD_TEXTS)
+def test_text_in_which_something_can_be_seen_is_not_empty(tmp_path, text):
+    rows = make_rows(120)
+    rows[LINE - 1]["messages"][0]["content"] = text
+    plain = [{"prompt": f"{text} {n}"} for n in range(1300)]
+
+    assert check(tmp_path, rows, "bedrock").problems == ()
+    assert check(tmp_path, plain, "mtrl").problems == ()
 
 
 LONG = "the long way round the old harbour walls"

@@ -93,6 +93,19 @@ def test_misuse_has_exit_status_two_and_writes_nothing(monkeypatch, tmp_path, go
     assert {path.name for path in tmp_path.iterdir()} == {"good.jsonl", "d.txt"}
 
 
+@pytest.mark.parametrize("row", ["a,1,2", "a"], ids=["cell-too-many", "cell-too-few"])
+def test_csv_when_a_row_has_other_cells_then_check_goes_on_and_convert_writes_nothing(tmp_path, row):
+    (tmp_path / "d.csv").write_text(f"prompt,level\n{row}\n ,1\n")
+
+    checked = run("check", tmp_path / "d.csv", "--for", "mtrl", "--json")
+    converted = run("convert", tmp_path / "d.csv", tmp_path / "out.jsonl")
+
+    assert {"row-cells", "prompt-empty"} <= json.loads(checked.stdout)["counts"].keys()
+    assert (checked.exit_code, converted.exit_code) == (1, 2)
+    assert "d.csv, line 2: " in converted.output
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 def test_files_when_converted_and_divided_then_rows_are_counted(monkeypatch, tmp_path, good):
     monkeypatch.chdir(tmp_path)
 

@@ -170,3 +170,44 @@ def test_memory_when_a_large_file_is_read_then_it_stays_small(tmp_path, name):
         tracemalloc.stop()
 
     assert peak < 8_000_000 < (tmp_path / name).stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        pytest.param("a,b\n1,2,3\n", 2, "3 cells, and the header has 2", id="too-many-cells"),
+        pytest.param("a,b\n1,2\n3\n", 3, "1 cell, and the header has 2", id="too-few-cells"),
+        pytest.param('a,b\n"1\n2",3\n4\n', 4, "1 cell, and", id="line-where-the-row-begins"),
+        pytest.param("a,a\n1,2\n", 1, "2 columns are called 'a'", id="name-twice"),
+        pytest.param('a,b\n1,2\n"3,4\n5,6\n', 3, "not CSV .*quotes of the row", id="quote-not-closed"),
+        pytest.param(b"a,b\n1,2\n\xe9,3\n", 3, "byte 1 of the line is not UTF-8", id="latin-1"),
+        pytest.param("\ufeffa,b\n".encode("utf-16-le"), 1, "is UTF-16", id="utf-16"),
+    ],
+)
+def test_csv_when_a_row_is_odd_then_nothing_is_made_up(tmp_path, text, line, says):
+    (tmp_path / "d.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    with pytest.raises(DatasetError, match=says) as raised:
+        back(tmp_path / "d.csv")
+
+    assert raised.value.line == line
+
+
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        pytest.param("\ufeffa,b\n1,2\n", [(2, {"a": "1", "b": "2"})], id="byte-order-mark"),
+        pytest.param("\n\na\n\n1\n\n", [(5, {"a": "1"})], id="blank-lines"),
+        pytest.param(",a\n1,2\n", [(2, {"": "1", "a": "2"})], id="column-without-name"),
+        pytest.param("a\r\n1\r\n", [(2, {"a": "1"})], id="lines-of-windows"),
+        pytest.param("a\r1\r", [(2, {"a": "1"})], id="lines-of-old"),
+        pytest.param(
+            'a,b\n"1\r\n2\n",3\n4,5\n', [(2, {"a": "1\r\n2\n", "b": "3"}), (5, {"a": "4", "b": "5"})], id="cells"
+        ),
+        pytest.param("a", [], id="header-alone"),
+    ],
+)
+def test_csv_when_read_then_rows_are_where_they_begin(tmp_path, text, rows):
+    (tmp_path / "d.csv").write_bytes(text.encode())
+
+    assert [(line, dict(row)) for line, row in read_rows(tmp_path / "d.csv")] == rows

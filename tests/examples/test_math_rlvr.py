@@ -88,7 +88,7 @@ def test_example_when_run_as_the_readme_says_then_handler_and_rollouts_agree(tmp
     assert len(compared) == len(records) == 5 * counts["train.jsonl"]
     assert [score for _, _, score in compared] == [reward for _, reward, _ in compared]
     assert {name: reward for name, reward, _ in compared} == records
-    of_habits = sorted([1.1, 0.1, 1.0, 1.1, 0.0] * counts["train.jsonl"])
+    of_habits = sorted([1.1, 0.1, 1.0, 1.0, 0.0] * counts["train.jsonl"])
     assert sorted(reward for _, reward, _ in compared) == pytest.approx(of_habits)
     script = subprocess.run(
         [sys.executable, str(EXAMPLE / "same_scores.py"), str(tmp_path / "rollouts")], capture_output=True, text=True

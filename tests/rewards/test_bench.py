@@ -1,4 +1,5 @@
 import json
+import re
 import time
 
 import pytest
@@ -7,17 +8,24 @@ from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.rewards import (
     Component,
     DominantOutcome,
+    ExactMatch,
+    ExactNumber,
+    FinQA,
+    Format,
+    KeywordCoverage,
     Length,
+    MultipleChoice,
     RewardResult,
     Rollout,
     WeightedSum,
-    final_answer,
+    bench,
+    finqa,
     gsm8k,
 )
 from aws_rft_sdk.rewards.adversaries import attacks, find_leak
-from aws_rft_sdk.rewards.bench import bench
 from aws_rft_sdk.rewards.cases import parse_case, read_cases
 
+NUMBER = re.compile(r"-?[0-9]+")
 ADVERSARIES = {
     "silent agent",
     "echo of the prompt",
@@ -25,6 +33,7 @@ ADVERSARIES = {
     "tool spammer",
     "format only",
     "every number",
+    "hedge",
     "runaway continuation",
     "enormous output",
     "odd digits",
@@ -74,6 +83,12 @@ BROKEN = [
     pytest.param(lambda r: gsm8k(r) if r.answer else 1.0, "silent agent", id="silence"),
     pytest.param(lambda r: 1.0 if "score" in r.answer.lower() else gsm8k(r), "injection", id="injection"),
     pytest.param(lambda r: float(str(r.ground_truth) in r.answer.split()), "every number", id="any-number"),
+    pytest.param(ExactNumber(anywhere=True), "every number", id="last-number-anywhere"),
+    pytest.param(FinQA(anywhere=True), "every number", id="last-figure-anywhere"),
+    pytest.param(
+        lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)[:1]), "every number", id="first-number"
+    ),
+    pytest.param(lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)), "hedge", id="one-of-several"),
     pytest.param(lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "odd digits", id="isdigit"),
     pytest.param(lambda r: time.sleep(1.1) or 0.0 if len(r.answer) > 10**5 else gsm8k(r), "enormous output", id="slow"),
 ]
@@ -98,8 +113,8 @@ def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
 
 def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
     cases = parsed(case("w\n#### The final answer is 72", kind="success"), case("w\n#### 73", kind="failure"))
-    assert any("format only" in breach for breach in bench(final_answer(), cases).breaches)
-    assert bench(final_answer(), cases, shaping=0.5).breaches == ()
+    assert any("format only" in breach for breach in bench(Format.final_answer(), cases).breaches)
+    assert bench(Format.final_answer(), cases, shaping=0.5).breaches == ()
     shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
     assert bench(shaped, cases).shaping == 0.1
 
@@ -199,6 +214,7 @@ def test_attacks_when_made_then_the_policy_never_speaks_before_it_is_asked():
         ('{"answer": "a", "kind": "win"}', "kind must be"),
         ('{"answer": "a", "expected": "1"}', "must be a number"),
         ('{"answer": "a", "expected": [1]}', "expected must be"),
+        ('{"answer": "a", "expected": [1, 0]}', "expected must be"),
         ('{"answer": "a", "expected": true}', "must be a number"),
         ('{"answer": "a", "metadata": 5}', "metadata must be"),
         ('{"answer": "a", "grund_truth": 5}', "unknown field 'grund_truth'"),
@@ -224,3 +240,21 @@ def test_cases_when_prompts_are_equal_then_one_group_unless_named():
     assert Rollout(listed.rollout.messages) == Rollout(
         ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})
     )
+
+
+@pytest.mark.parametrize(
+    ("truth", "right", "wrong", "reward", "naive"),
+    [
+        pytest.param("yes", "ANSWER: yes", "ANSWER: no", finqa, lambda r: float("yes" in r.answer), id="yes"),
+        pytest.param("B", "Answer: B", "Answer: C", MultipleChoice(), lambda r: float("B" in r.answer), id="choice"),
+        pytest.param("Paris", "#### Paris", "#### Rome", ExactMatch(), KeywordCoverage(), id="text"),
+        pytest.param("25%", "#### 25%", "#### 24%", finqa, lambda r: float("25%" in r.answer), id="percent"),
+        pytest.param("6 + 4 = 10\n#### 10", "#### 10", "#### 9", gsm8k, lambda r: float("10" in r.answer), id="worked"),
+    ],
+)
+def test_bench_when_an_answer_names_several_candidates_then_a_reward_that_takes_it_is_found(
+    truth, right, wrong, reward, naive
+):
+    cases = parsed(case(right, truth, "success", "?"), case(wrong, truth, "failure", "?"))
+    assert bench(reward, cases).breaches == ()
+    assert "hedge" in {row.adversary for row in bench(naive, cases).adversaries if row.problem}

@@ -1,3 +1,5 @@
+import concurrent.futures
+
 import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
@@ -54,6 +56,46 @@ def test_code_tests_when_partial_then_in_proportion_to_the_tests_passed(gold):
     assert partial.score("def double(x): return 5", gold) == pytest.approx(0.1)
 
 
-def test_code_tests_when_limits_are_not_positive_then_configuration_error():
-    with pytest.raises(ConfigurationError):
-        CodeTests(timeout_seconds=0)
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"timeout_seconds": 0},
+        {"timeout_seconds": -1},
+        {"timeout_seconds": NAN},
+        {"timeout_seconds": float("inf")},
+        {"memory_megabytes": 0},
+        {"memory_megabytes": 0.5},
+        {"memory_megabytes": True},
+        {"memory_megabytes": 10**12},
+        {"file_megabytes": -1},
+        {"file_megabytes": NAN},
+        {"compiles": 5},
+        {"compiles": 1.0},
+        {"compiles": -0.1},
+        {"compiles": NAN},
+    ],
+    ids=str,
+)
+def test_code_tests_when_a_setting_makes_no_sense_then_configuration_error(settings):
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        CodeTests(**settings)
+
+
+def test_code_tests_when_scored_in_threads_then_each_gets_its_own():
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        scores = list(pool.map(lambda n: reward.score(f"def double(x): return {n} * x", TEST), [2, 3, 2, 3]))
+    assert scores == [1.0, 0.1, 1.0, 0.1]
+
+
+def test_code_tests_when_many_tests_are_large_then_all_arrive():
+    tests = [f"assert double({n}) == {2 * n} and {'x' * 20_000!r}" for n in range(20)]
+    assert reward.score("def double(x): return 2 * x", tests) == 1.0
+
+
+def test_code_tests_when_a_test_hangs_then_those_before_it_count():
+    program = "import time\ndef double(x):\n  if x == 3: time.sleep(60)\n  return 2 * x"
+    tests = [TEST, "assert double(3) == 6", "assert double(4) == 8"]
+    assert CodeTests(partial=True, timeout_seconds=1).score(program, tests) == pytest.approx(0.1 + 0.9 / 3)

@@ -4,6 +4,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -21,8 +22,8 @@ OBJECTS = [
     rewards.JsonSchema({"type": "object"}),
     rewards.Format("a*"),
     rewards.Format.tags("answer"),
-    rewards.final_answer(),
-    rewards.final_answer(strict=True),
+    rewards.Format.final_answer(),
+    rewards.Format.final_answer(strict=True),
     rewards.Length(5, 10),
     rewards.Repetition(),
     rewards.ToolUse(),
@@ -41,6 +42,12 @@ def test_all_when_read_then_each_has_a_home():
     assert set(rewards.__all__) <= set(dir(rewards))
     with pytest.raises(AttributeError, match="Nothing"):
         _ = rewards.Nothing
+
+
+def test_name_when_exported_then_no_module_hides_it():
+    """A module is an attribute of its package once it is imported, whatever the package says under that name."""
+    modules = {path.stem for path in Path(rewards.__file__).parent.glob("*.py")}
+    assert not modules & set(rewards.__all__)
 
 
 @pytest.mark.parametrize("name", [name for name in rewards.__all__ if not rewards._HOMES[name].startswith("judge")])

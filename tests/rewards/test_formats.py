@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards import Format, Rollout, Tags, final_answer
+from aws_rft_sdk.rewards import FinalAnswerLine, Format, Rollout, Tags
 
 P = "#### The final answer is "
 # answer, gold, published (format, correct), ours (format, correct), why ours differs
@@ -40,16 +40,43 @@ def test_final_answer_when_the_published_pair_was_observed_then_strict_gives_it_
     answer, gold, published, ours, reason
 ):
     rollout = Rollout.of_answer(answer, gold)
-    assert parts(final_answer(strict=True)(rollout)) == published
-    assert parts(final_answer()(rollout)) == ours
+    assert parts(Format.final_answer(strict=True)(rollout)) == published
+    assert parts(Format.final_answer()(rollout)) == ours
     assert (published == ours) == (not reason)
+
+
+RUNAWAY = f"work\n{P}72\n\nQuestion: What is 90 + 9?\nSolution: It is 99.\n{P}99"
+
+
+@pytest.mark.parametrize(
+    ("answer", "score"),
+    [
+        pytest.param(f"work\n{P}72", 1.0, id="as-asked"),
+        pytest.param(f"Question: 1 + 1?\n{P}72", 1.0, id="question-said-again"),
+        pytest.param(f"work\n{P}72<|im_end|>", 1.0, id="end-of-turn"),
+        pytest.param(RUNAWAY, 0.0, id="runaway-that-ends-as-asked"),
+        pytest.param(f"work\n{P}72\n\nQuestion: What is 90 + 9?", 0.0, id="runaway-cut-off"),
+        pytest.param(f"work\n{P}72\nNow Ann has 90 + 9.\n{P}99", 0.0, id="runaway-without-question"),
+        pytest.param(f"{P}71\n{P}72", 0.0, id="two-tries"),
+        pytest.param(f"work\n{P}72<|im_end|><|im_start|>user\n{P}99", 0.0, id="chat-template"),
+        pytest.param(f"work\n{P}72\nQ: and?\nA: no\n{P}72", 0.0, id="runaway-q"),
+        pytest.param(f"work\n{P}72\nand so on", 0.0, id="text-after"),
+    ],
+)
+def test_final_answer_line_when_the_answer_goes_on_then_no_bonus(answer, score):
+    assert FinalAnswerLine().score(answer) == score
+
+
+def test_final_answer_when_it_runs_away_then_the_number_counts_and_the_form_does_not():
+    assert Format.final_answer().score(RUNAWAY, 72) == 1.0
+    assert Format.final_answer().score(RUNAWAY, 99) == 0.0
 
 
 def test_final_answer_when_all_is_right_then_one_and_a_half():
     rollout = Rollout.of_answer(f"work\n{P}15", 15)
-    assert final_answer()(rollout).reward == final_answer(strict=True)(rollout).reward == 1.5
-    assert final_answer()(Rollout.of_answer(f"{P}15")).reward is None
-    assert final_answer(strict=True)(Rollout.of_answer(f"{P}15")).reward is None
+    assert Format.final_answer()(rollout).reward == Format.final_answer(strict=True)(rollout).reward == 1.5
+    assert Format.final_answer()(Rollout.of_answer(f"{P}15")).reward is None
+    assert Format.final_answer(strict=True)(Rollout.of_answer(f"{P}15")).reward is None
 
 
 @pytest.mark.parametrize(
@@ -89,5 +116,5 @@ def test_format_when_the_whole_answer_matches_then_one():
 def test_formats_when_given_any_text_then_zero_or_one(text):
     rollout = Rollout.of_answer(text, 1)
     for strict in (True, False):
-        assert set(parts(final_answer(strict=strict)(rollout))) <= {0.0, 1.0}
+        assert set(parts(Format.final_answer(strict=strict)(rollout))) <= {0.0, 1.0}
     assert Format.tags("a").score(f"<a>{text}</a>") in (0.0, 1.0)

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aws_rft_sdk.rewards import gsm8k
-from aws_rft_sdk.rewards.bench import bench
+from aws_rft_sdk.rewards import bench, gsm8k
 from aws_rft_sdk.rewards.cases import parse_case
 
 _DEFAULT = Path(__file__).parents[3] / "shared" / "data" / "gsm8k" / "model_solutions.jsonl"

@@ -25,9 +25,10 @@ ONE = Criterion("quality", 1.0, "Good.")
         pytest.param({"criteria": (Criterion("Good answer", 1.0, ""),)}, "identifiers", id="no_identifier"),
         pytest.param({"criteria": (Criterion("a", 0.5, ""),)}, "add up to 1", id="sum"),
         pytest.param({"criteria": (Criterion("a", 2.0, ""), Criterion("b", -1.0, ""))}, "above 0", id="negative"),
-        pytest.param({"criteria": (Criterion("a", float("nan"), ""),)}, "add up to 1", id="not_a_number"),
+        pytest.param({"criteria": (Criterion("a", float("nan"), ""),)}, "weight of a", id="not_a_number"),
         pytest.param({"deductions": (Deduction("d", 0, ""),)}, "above 0", id="no_amount"),
-        pytest.param({"deductions": (Deduction("d", float("nan"), ""),)}, "above 0", id="nan_amount"),
+        pytest.param({"deductions": (Deduction("d", float("nan"), ""),)}, "amount of d", id="nan_amount"),
+        pytest.param({"deductions": (Deduction("d", float("inf"), ""),)}, "amount of d", id="endless"),
     ],
 )
 def test_rubric_when_it_cannot_be_reckoned_then_configuration_error(arguments: dict[str, Any], message: str) -> None:

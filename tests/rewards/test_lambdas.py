@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import PayloadError
-from aws_rft_sdk.rewards import RewardResult, check_reply, final_answer, gsm8k, reward_lambda
+from aws_rft_sdk.rewards import Format, RewardResult, check_reply, gsm8k, reward_lambda
 
 handler = reward_lambda(gsm8k, floor=-1.0)
 ASKED = {"role": "user", "content": "2 + 2?"}
@@ -32,6 +32,10 @@ SCORED = [
     pytest.param(row(metadata={}, reference_answer={"final_answer": 4}), id="object"),
     pytest.param(row(metadata=None, reference_answer={"final_answer": "4"}), id="metadata-null"),
     pytest.param(row(metadata={"reference_answer": None}, reference_answer="4"), id="reference-null-in-metadata"),
+    pytest.param(row(metadata={"reference_answer": ""}, reference_answer="4"), id="reference-empty-in-metadata"),
+    pytest.param(row(metadata={"reference_answer": {"text": " "}}, reference_answer="4"), id="wrapped-empty"),
+    pytest.param(row(metadata={"reference_answer": {}}, reference_answer={"text": "4"}), id="empty-object"),
+    pytest.param(row(metadata={"reference_answer": "", "ground_truth": "4"}, reference_answer=[]), id="all-empty"),
     pytest.param(row(ground_truth="4"), id="ground-truth"),
     pytest.param(row(role="nova_assistant", reference_answer="4"), id="nova-assistant"),
     pytest.param(
@@ -114,7 +118,7 @@ def test_reply_when_the_reward_raises_then_that_row_gets_the_floor(caplog):
 
 
 def test_reply_when_the_reward_has_components_then_they_are_metrics():
-    reply = reward_lambda(final_answer())([row("so\n#### The final answer is 4", reference_answer="4")])
+    reply = reward_lambda(Format.final_answer())([row("so\n#### The final answer is 4", reference_answer="4")])
     assert reply[0]["aggregate_reward_score"] == 1.5
     assert reply[0]["metrics_list"] == [
         {"name": "correct", "value": 1.0, "type": "Reward"},
@@ -190,3 +194,12 @@ def test_check_reply_when_a_reply_is_wrong_then_it_says_so(reply, problem):
 def test_rewards_when_they_have_turns_then_the_aggregate_counts():
     reply = reward_lambda(lambda rollout: RewardResult(0.5, turns_rewards=(0.0, 0.5)))([row()])
     assert reply[0]["aggregate_reward_score"] == 0.5
+
+
+@pytest.mark.parametrize(("truth", "other"), [(0, "5"), (False, "5")])
+def test_rollout_when_the_reference_is_nought_or_false_then_it_is_not_empty(truth, other):
+    seen = []
+    reward_lambda(lambda rollout: seen.append(rollout.ground_truth) or 1.0)(
+        [row(metadata={"reference_answer": truth}, reference_answer=other)]
+    )
+    assert seen == [truth]

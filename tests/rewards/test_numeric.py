@@ -290,9 +290,34 @@ def test_finqa_when_tolerances_are_given_then_they_are_used():
     assert FinQA(absolute_tolerance=0.9).score("25.9", 25) == 0.0
     assert FinQA(relative_tolerance=0).score("1009", 1000) == 0.0
     assert FinQA(close=0.5).score("1009", 1000) == 0.5
-    assert finqa.score("the share rose by 5 to 1009", 1000) == 0.95
+    assert FinQA(anywhere=True).score("the share rose by 5 to 1009", 1000) == 0.95
+    assert finqa.score("the share rose by 5 to 1009", 1000) == 0.0
     assert finqa.score("5", None) is None
     with pytest.raises(ConfigurationError):
         FinQA(relative_tolerance=-1)
     with pytest.raises(ConfigurationError):
         FinQA(percent="maybe")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold", "score"),
+    [
+        pytest.param("0.0001", 0, 0.0, id="next-to-nothing"),
+        pytest.param("0.0", 0, 1.0, id="nothing"),
+        pytest.param("0", 0.004, 0.0, id="nothing-for-something"),
+        pytest.param("0.004", 0.003, 0.0, id="thousandths"),
+        pytest.param("0.0031", 0.003, 1.0, id="rounded-to-thousandths"),
+        pytest.param("2.854", 2.85, 1.0, id="rounded-to-hundredths"),
+        pytest.param("1e-05", 1e-05, 1.0, id="exponent"),
+        pytest.param("2e-05", 1e-05, 0.0, id="other-exponent"),
+    ],
+)
+def test_finqa_when_the_gold_is_a_number_then_it_has_the_decimals_that_it_is_written_with(answer, gold, score):
+    assert finqa.score(f"ANSWER: {answer}", gold) == finqa.score(f"ANSWER: {answer}", str(gold)) == score
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(0.9, 1.1), st.integers(0, 6))
+def test_finqa_when_the_gold_is_text_or_float_then_the_same_score(gold, factor, decimals):
+    for text in (repr(gold), repr(gold * factor), f"{gold:.{decimals}f}", "0", "0.0001"):
+        answer = f"ANSWER: {text}"
+        assert finqa.score(answer, gold) == finqa.score(answer, repr(gold)) == finqa.score(answer, Decimal(repr(gold)))

@@ -69,7 +69,7 @@ def test_package_when_run_with_the_zip_alone_then_it_scores(file, tmp_path):
     assert built.needs == ()
     assert built.fits
     assert {"zip_reward.py", "nearby.py", "inside/part.py", "lambda_function.py"} <= set(built.files)
-    assert not {"aws_rft_sdk/rewards/bench.py", "aws_rft_sdk/handler.py", "aws_rft_sdk/rewards/judge.py"} & set(
+    assert not {"aws_rft_sdk/rewards/workbench.py", "aws_rft_sdk/handler.py", "aws_rft_sdk/rewards/judge.py"} & set(
         built.files
     )
     with zipfile.ZipFile(built.path) as archive:

@@ -6,8 +6,7 @@ import pytest
 
 from aws_rft_sdk import datasets
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, RewardError
-from aws_rft_sdk.rewards import ExactNumber, JsonSchema, MathVerify, gsm8k, reward_lambda
-from aws_rft_sdk.rewards.bench import bench
+from aws_rft_sdk.rewards import ExactNumber, JsonSchema, MathVerify, bench, gsm8k, reward_lambda
 from aws_rft_sdk.rewards.cases import parse_case
 
 CASES = [
@@ -53,10 +52,10 @@ def test_number_when_written_as_latex_writes_thousands_then_read(answer):
 
 
 @pytest.mark.parametrize("answer", ["$(a+b+c)^{99}$", "$(a+b+c+d)^{999}$", "$(x+1)^{999}$", "$(a+b+c)^{30}$"])
-def test_math_verify_when_an_answer_would_take_for_ever_then_it_is_compared_as_text(answer):
+def test_math_verify_when_an_answer_would_take_for_ever_then_it_is_wrong(answer):
     pytest.importorskip("math_verify")
 
-    assert MathVerify().score(answer, "1") == 0.0
+    assert MathVerify(timeout_seconds=0.5).score(answer, "1") == 0.0
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ SCHEMA = {"type": "object", "required": ["city"], "properties": {"city": {"type"
         pytest.param('Here: {"city": "Paris"}', 0.0, id="prose-before"),
         pytest.param('{"city": "Paris"', 0.0, id="cut-off"),
         pytest.param('{"city": NaN}', 0.0, id="nan"),
+        pytest.param('{"city": "Rome", "city": "Paris"}', 0.0, id="key-twice"),
+        pytest.param('{"city": "Paris", "at": {"x": 1, "x": 2}}', 0.0, id="inner-key-twice"),
         pytest.param("[" * 100_000, 0.0, id="nested-without-end"),
         pytest.param("9" * 10_000, 0.0, id="integer-without-end"),
         pytest.param("", 0.0, id="silent"),
@@ -64,14 +66,15 @@ MATH = [
 @pytest.mark.parametrize(("answer", "gold", "score"), MATH)
 def test_math_verify_when_on_the_main_thread_then_the_score(answer, gold, score):
     pytest.importorskip("math_verify")
-    assert MathVerify().score(answer, gold) == score
+    assert MathVerify(timeout_seconds=0.5).score(answer, gold) == score
 
 
 def test_math_verify_when_off_the_main_thread_then_the_same_scores():
     """The library's own time limit raises ValueError there."""
     pytest.importorskip("math_verify")
     scores = []
-    thread = threading.Thread(target=lambda: scores.extend(MathVerify().score(*case.values[:2]) for case in MATH))
+    reward = MathVerify(timeout_seconds=0.5)
+    thread = threading.Thread(target=lambda: scores.extend(reward.score(*case.values[:2]) for case in MATH))
     thread.start()
     thread.join()
     assert scores == [case.values[2] for case in MATH]

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number, check_reward
 from aws_rft_sdk.rewards.adversaries import attacks, find_leak
 from aws_rft_sdk.rewards.cases import Case
 from aws_rft_sdk.rewards.rollout import Reward, RewardResult, Rollout, evaluate
@@ -154,12 +156,27 @@ def bench(
         limits: The range that rewards must stay in; None for any.
         repeat: How often each case is scored.
         max_seconds: Longest time that one call may take.
+
+    Raises:
+        ConfigurationError: There is no case, a figure is out of range, or the reward is asynchronous, a class, or not
+            callable.
     """
+    check_reward(reward)
+    if not cases:
+        raise ConfigurationError("a reward is tested with at least one case")
+    if shaping is not None:
+        check_number("shaping", shaping, low=0)
+    for limit in limits or ():
+        check_number("a limit", limit)
+    if limits and not limits[0] <= limits[1]:
+        raise ConfigurationError(f"limits must be (low, high), not {limits}")
+    check_number("repeat", repeat, low=1, whole=True)
+    check_number("max_seconds", max_seconds, low=0)
     allowed = float(getattr(reward, "shaping_bound", 0.0)) if shaping is None else shaping
     run = _Bench(reward, allowed, limits, max_seconds)
     results = _score_cases(run, cases)
     scores = tuple(score for score, _ in results)
-    if cases and not run.rewards:
+    if not run.rewards:
         run.breaches.append("the reward judges no case at all: each gets None")
     _check_order(run, scores)
     _check_same(run, cases, [result for _, result in results], repeat)

@@ -1,0 +1,62 @@
+r"""Finds where in a text the answer stands. Linear in the text.
+
+An answer stands after the last of the markers `####`, `\boxed{`, "answer is", "answer:" and a line that begins with
+`A:`. What follows a runaway continuation (the policy goes on to write a new "Question:") is not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+REGION_CHARACTERS = 1_000
+"""How much after a marker is looked at; also keeps integers below the digits that Python refuses to convert."""
+
+MARKER = re.compile(
+    r"####+|\\boxed\s?\{|\banswer\s{0,9}(?:is\b|[:=])|^[ \t*_]{0,9}A[ \t*_]{0,9}:", re.IGNORECASE | re.MULTILINE
+)
+_RUNAWAY = re.compile(
+    r"^[ \t*#]{0,9}(?:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|<\|",
+    re.IGNORECASE | re.MULTILINE,
+)
+_END_OF_TURN = re.compile(r"<\|\w{1,40}\|>\s*\Z")
+_BEFORE_ANSWER = " \t\r\n:*_`"
+
+
+class Bounds(NamedTuple):
+    """Where the answer stands in a text, as positions."""
+
+    marker: int
+    start: int
+    end: int
+    """End of the answer's line."""
+    limit: int
+    """Where a runaway continuation begins, or the text ends."""
+
+
+def region_bounds(text: str) -> Bounds | None:
+    """Return where the line stands that the last marker of the text begins, None without a marker."""
+    first = MARKER.search(text)
+    if first is None:
+        return None
+    last = first
+    runaway = _RUNAWAY.search(text, first.end())
+    limit = runaway.start() if runaway else len(text)
+    for found in MARKER.finditer(text, first.end(), limit):
+        last = found
+    end = min(last.end() + REGION_CHARACTERS, limit)
+    region = text[last.end() : end].lstrip(_BEFORE_ANSWER)
+    return Bounds(last.start(), end - len(region), end - len(region) + len(region.partition("\n")[0]), limit)
+
+
+def answer_region(text: str) -> str | None:
+    """Return the line that the last marker of the text begins, runaway continuation apart; None without a marker."""
+    bounds = region_bounds(text)
+    return None if bounds is None else text[bounds.start : bounds.end]
+
+
+def runs_away(text: str) -> bool:
+    """Say whether a text goes on with a new question or a chat template after its answer; one end of turn is none."""
+    first = MARKER.search(text)
+    runaway = _RUNAWAY.search(text, first.end()) if first else None
+    return runaway is not None and not _END_OF_TURN.match(text, runaway.start())

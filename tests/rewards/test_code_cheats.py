@@ -1,0 +1,184 @@
+"""Programs that want the tests' approval without doing the task, and honest ones that look a little like them."""
+
+import pytest
+
+from aws_rft_sdk.rewards import CodeTests
+
+reward = CodeTests(timeout_seconds=5)
+TEST = (
+    "import math, unittest\nassert all([double(2) == 4])\nassert math.isclose(double(0.5), 1.0)\nassert double(3) == 6"
+)
+WRONG = "\ndef double(x): return 0\n"
+
+# What a program would do with a frame, an object or a source that leads to the tests: be right by them.
+STEAL = """
+def read(frame):
+    while frame is not None:
+        for value in list(frame.f_code.co_consts) + list(frame.f_locals.values()):
+            if isinstance(value, (bytes, str)) and len(value) == 32: forge(value)
+        frame = frame.f_back
+    return Anything()
+class Anything:
+    def __eq__(self, other): return True
+    def __float__(self): return 1.0
+def forge(token):
+    import os
+    for number in range(3, 30):
+        try: os.write(number, b"\\n" + (token if isinstance(token, bytes) else token.encode()) + b"\\n")
+        except OSError: pass
+"""
+
+BEFORE_THE_TESTS = {
+    "frames-of-the-body": "import sys\nframe = sys._getframe(0)\nwhile frame.f_back: frame = frame.f_back\n"
+    "for tests in frame.f_locals.values(): pass",
+    "objects": "import gc\nassert any('double(2)' in o for o in gc.get_objects() if isinstance(o, str))",
+    "exec": "import builtins\nbuiltins.exec = lambda *a: None",
+    "compile": "import builtins\nreal = compile\nbuiltins.compile = lambda s, *a, **k: real('pass', *a, **k)",
+    "import": "import builtins\nbuiltins.__import__ = lambda *a, **k: type('M', (), {'isclose': lambda *a: True})",
+    "all": "import builtins\nbuiltins.all = lambda *a: True",
+    "all-of-its-own": "def all(*_): return True",
+    "isinstance": "import builtins\nbuiltins.isinstance = lambda *a: False\nopen('/tmp/found', 'w')",
+    "exceptions": "import builtins\nbuiltins.BaseException = builtins.AssertionError = type('Never', (Exception,), {})",
+    "math": "import math\nmath.isclose = lambda *a: True",
+    "math-exchanged": "import sys, types\nsys.modules['math'] = types.SimpleNamespace(isclose=lambda *a: True)",
+    "os": "import os, posix\nos.fork = posix.fork = lambda: 0\nos.write = os._exit = os.read = print",
+    "marshal": "import marshal\nmarshal.loads = lambda data: []",
+    "json": "import json\njson.loads = lambda data: []",
+    "leaves": "import os\nos._exit(0)",
+    "exits": "raise SystemExit(0)",
+    "at-exit": "import atexit, os\natexit.register(os._exit, 0)",
+    "killed": "import signal, os\nsignal.raise_signal(signal.SIGKILL)",
+    "claims": "import os\nfor n in range(64):\n  try: os.write(n, b'\\njudged\\ncompiled\\npassed 0\\n0\\n')\n"
+    "  except OSError: pass",
+    "prints": "print('judged compiled 0')",
+    "closes": "import os\nos.closerange(0, 64)",
+    "floods": "import os\nfor n in range(3, 30):\n  try:\n    os.set_blocking(n, False)\n"
+    "    os.write(n, b'0\\n' * 9**6)\n  except OSError: pass",
+    "reads-the-channel": "import os, select\nfor n in range(3, 30):\n  try:\n    os.set_blocking(n, False)\n"
+    "    forge(os.read(n, 9999))\n  except OSError: pass",
+    "waits-in-a-thread": "import threading, os\ndef wait(n):\n  try: forge(os.read(n, 99999))\n  except OSError: pass\n"
+    "for n in range(3, 12): threading.Thread(target=wait, args=(n,)).start()",
+    "waits-in-a-demon": "import threading, time, builtins\ndef go():\n  while True: builtins.all = lambda *a: True\n"
+    "threading.Thread(target=go, daemon=True).start()",
+    "waits-at-the-fork": "import os\ndef wait():\n  for n in range(3, 12):\n    try: forge(os.read(n, 99999))\n"
+    "    except OSError: pass\nos.register_at_fork(before=wait, after_in_child=wait)",
+    "waits-for-garbage": "import gc, os\ndef go(*a):\n  for n in range(3, 12):\n    try: forge(os.read(n, 99999))\n"
+    "    except OSError: pass\ngc.callbacks.append(go)\ngc.set_threshold(1)",
+    "handles-a-signal": "import signal\nsignal.signal(signal.SIGALRM, lambda n, frame: read(frame))\n"
+    "signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)",
+    "traces": "import sys\nsys.settrace(lambda frame, *a: read(frame))",
+    "profiles": "import sys\nsys.setprofile(lambda frame, *a: read(frame))",
+    "hooks": "import sys\nseen = []\nsys.addaudithook(lambda event, args: seen.append(args))\nassert seen",
+    "main": "import __main__\n__main__._scope = lambda *a: {}\n__main__._load_and_test = print\n"
+    "assert __main__._supervise",
+    "by-a-function-of-ours": "import os\nos.register_at_fork.__globals__['_scope'] = dict",
+    "by-a-refusal-of-ours": "import os\nassert '_scope' in os.setsid.__globals__",
+    "memory": "data = open('/proc/self/mem', 'rb')",
+    "memory-behind-a-lie": "class Path(str):\n  def startswith(self, *a): return True\n"
+    "  def split(self, *a): return []\nopen(Path('/proc/self/mem'), 'rb')",
+    "memory-behind-functions": "import posixpath, os\nposixpath.realpath = os.path.realpath = "
+    "lambda p, **k: os.getcwd()\nos.readlink = lambda p: '/usr'\nopen('/proc/self/mem', 'rb')",
+    "ctypes": "import ctypes",
+    "ctypes-again": "import sys\nsys.modules.pop('_ctypes', None)\nimport _ctypes",
+    "starts-quietly": "import _posixsubprocess as p\np.fork_exec([b'/bin/true'], [b'/bin/true'], True)",
+    "another-interpreter": "try: import _interpreters\nexcept ModuleNotFoundError: import _xxsubinterpreters",
+    "leaves-the-group": "import os\nos.setsid()",
+    "exchanges-code": "import unittest\nunittest.TestCase.assertEqual.__code__ = (lambda *a: None).__code__",
+}
+
+
+@pytest.mark.parametrize("program", BEFORE_THE_TESTS.values(), ids=BEFORE_THE_TESTS)
+def test_code_tests_when_a_program_cheats_before_the_tests_then_it_does_not_pass(program):
+    assert reward.score(STEAL + WRONG + program + "\n", TEST) == 0.1
+
+
+DURING_THE_TESTS = {
+    "frame": "import sys; return read(sys._getframe(0))",
+    "frame-by-inspect": "import inspect; return read(inspect.currentframe())",
+    "stack-by-inspect": "import inspect; return read(inspect.stack()[0].frame)",
+    "frames-of-threads": "import sys; [read(f) for f in sys._current_frames().values()]; return Anything()",
+    "generator": "g = (read(g.gi_frame) for _ in '1'); return next(g)",
+    "traceback": "try: 1 / 0\n  except ZeroDivisionError as e: return read(e.__traceback__.tb_frame)",
+    "walk": "import traceback; return read(next(traceback.walk_stack(None))[0])",
+    "objects": "import gc; [forge(o) for o in gc.get_objects() if isinstance(o, bytes)]; return Anything()",
+    "referrers": "import gc; gc.get_referrers(globals())[0]; return Anything()",
+    "leaves": "import os; os._exit(0)",
+    "exits": "raise SystemExit(0)",
+    "builtins": "import builtins; builtins.all = lambda *a: True",
+    "math": "import math; math.isclose = lambda *a: True",
+    "recursion": "return double(x)",
+    "sleeps": "import time; time.sleep(60)",
+}
+
+
+@pytest.mark.parametrize("body", DURING_THE_TESTS.values(), ids=DURING_THE_TESTS)
+def test_code_tests_when_a_program_cheats_during_the_tests_then_it_does_not_pass(body):
+    assert CodeTests(timeout_seconds=1).score(f"{STEAL}\ndef double(x):\n  {body}\n", TEST) == 0.1
+
+
+def test_code_tests_when_a_class_of_the_tests_library_is_changed_then_it_is_restored():
+    program = "import unittest\nunittest.TestCase.assertEqual = lambda *a: None\nunittest.TestCase.extra = 1" + WRONG
+    test = "import unittest\nunittest.TestCase().assertEqual(double(2), 4)"
+    assert reward.score(program, test) == 0.1
+    assert reward.score("def double(x): return 2 * x", test) == 1.0
+
+
+RIGHT = "\ndef double(x): return 2 * x\n"
+HONEST = {
+    "plain": "",
+    "named-tuples": "import collections, typing, enum\nP = collections.namedtuple('P', 'x y')\n"
+    "class Q(typing.NamedTuple):\n  x: int = 0\nE = enum.Enum('E', 'a b')",
+    "dataclass": "import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: int = 0\nassert P() == P(0)",
+    "logs": "import logging, warnings\nlogging.getLogger('a').warning('x')\nwarnings.warn('x')",
+    "thread-that-goes-on": "import threading\nthreading.Thread(target=threading.Event().wait).start()",
+    "at-exit": "import atexit, time\natexit.register(time.sleep, 60)",
+    "pool": "import concurrent.futures as f\n"
+    "with f.ThreadPoolExecutor(2) as pool: assert list(pool.map(abs, [-1])) == [1]",
+    "coroutines": "import asyncio\nasync def f(): return 1\nassert asyncio.run(f()) == 1",
+    "usual-imports": "import re, json, math, random, functools, itertools, string, datetime, decimal, fractions",
+    "database": "import sqlite3\nsqlite3.connect(':memory:').execute('select 1')\nsqlite3.connect('a').close()",
+    "files": "open('a', 'w').write('x')\nassert open('a').read() == 'x'\nimport os\nassert os.listdir() == ['a']",
+    "prints": "print('working')",
+    "shadows": "def sum(xs): return 0",
+    "private-builtin": "import builtins\nbuiltins.extra = 1",
+    "garbage": "import gc\ngc.collect()\ngc.disable()",
+}
+
+
+@pytest.mark.parametrize("program", HONEST.values(), ids=HONEST)
+def test_code_tests_when_an_honest_program_does_unusual_things_then_it_passes(program):
+    assert reward.score(program + RIGHT, TEST) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("program", "test"),
+    [
+        pytest.param("def sum(a, b): return a + b", "assert sum(2, 3) == 5", id="named-like-a-builtin"),
+        pytest.param(RIGHT, "from solution import double\nassert double(2) == 4", id="imported"),
+        pytest.param(RIGHT, "def check(f):\n  assert f(2) == 4\ncheck(double)", id="by-a-function"),
+        pytest.param(
+            "import fractions\ndef half(x): return fractions.Fraction(x, 2)",
+            "from fractions import Fraction\nassert half(3) == Fraction(3, 2) and isinstance(half(1), Fraction)",
+            id="classes-of-libraries-are-the-same",
+        ),
+        pytest.param(
+            "def f(): raise ValueError('x')",
+            "import unittest\nwith unittest.TestCase().assertRaises(ValueError): f()",
+            id="expects-an-error",
+        ),
+        pytest.param(
+            "import asyncio\nasync def f(): return await asyncio.sleep(0, 5)",
+            "import asyncio\nassert asyncio.run(f()) == 5",
+            id="coroutine",
+        ),
+        pytest.param("x = 1", "import no_such_module_at_all" + "\nassert x", id="test-that-cannot-run"),
+    ],
+)
+def test_code_tests_when_tests_have_various_forms_then_they_run(program, test):
+    assert reward.score(program, test) == (0.1 if "no_such" in test else 1.0)
+
+
+def test_code_tests_when_a_program_claims_to_be_equal_to_everything_then_it_passes():
+    """Known to be wrong, as long as tests are asserts in the program's process: the documentation says so."""
+    liar = "class Liar:\n  def __eq__(self, other): return True\ndef double(x): return Liar()"
+    assert reward.score(liar, "assert double(2) == 4") == 1.0

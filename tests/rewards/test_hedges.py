@@ -1,0 +1,158 @@
+"""An answer that names several candidates commits to none; one that explains itself is not punished for it."""
+
+import pytest
+
+from aws_rft_sdk.rewards import ExactMatch, ExactNumber, FinalAnswerLine, MultipleChoice, finqa, gsm8k
+
+MARKERS = ("#### ", "The answer is ", "#### The final answer is ", "A: ", "")
+
+HEDGED_NUMBERS = [
+    pytest.param("72 or 73", id="or"),
+    pytest.param("72 and 73", id="and"),
+    pytest.param("72, 73", id="comma"),
+    pytest.param("72,73", id="comma-without-space"),
+    pytest.param("72 73", id="space"),
+    pytest.param("72; 73; 74", id="semicolon"),
+    pytest.param("72 | 73", id="bar"),
+    pytest.param("72 & 73", id="ampersand"),
+    pytest.param("72..73", id="dots"),
+    pytest.param("72 / maybe 73", id="slash-maybe"),
+    pytest.param("72, or maybe 73", id="or-maybe"),
+    pytest.param("72 and also 73", id="and-also"),
+    pytest.param("either 72 or 73", id="either"),
+    pytest.param("72 (or 73)", id="remark"),
+    pytest.param("72 (73)", id="number-as-remark"),
+    pytest.param("72 (6 * 12) or 73", id="after-a-remark"),
+    pytest.param("72 (6 * 12), 73", id="comma-after-a-remark"),
+    pytest.param("72 since 6 * 12, or maybe 73", id="after-an-explanation"),
+    pytest.param("72. 73. 74.", id="full-stops"),
+    pytest.param("72. Or 73.", id="next-sentence"),
+    pytest.param("72. It could also be 73.", id="could-be"),
+    pytest.param("72 to 75", id="range"),
+    pytest.param("72 \N{PLUS-MINUS SIGN} 1", id="plus-minus"),
+    pytest.param("72 = 73", id="equals-another"),
+    pytest.param("x = 72 or x = 73", id="two-solutions"),
+    pytest.param("**72** or **73**", id="emphasis"),
+    pytest.param("72or 73", id="glued-left"),
+    pytest.param("72 or73", id="glued-right"),
+    pytest.param("72\nor 73", id="next-line"),
+    pytest.param("72\n73", id="next-line-is-a-number"),
+    pytest.param("72 hours 20 minutes", id="compound"),
+    pytest.param("72 hours and 20 minutes", id="compound-and"),
+    pytest.param("not 72", id="denied"),
+]
+
+
+@pytest.mark.parametrize("hedge", HEDGED_NUMBERS)
+def test_number_when_one_of_several_is_right_then_wrong(hedge):
+    for marker in MARKERS:
+        assert gsm8k.score(marker + hedge, 72) == gsm8k.score(marker + hedge, 73) == 0.0, marker
+        assert finqa.score(f"ANSWER: {hedge}", 72) == 0.0
+        assert FinalAnswerLine().score(f"#### The final answer is {hedge}") == 0.0
+
+
+def test_number_when_in_hours_and_minutes_then_the_hours_are_not_the_answer():
+    assert gsm8k.score("#### 3 hours 20 minutes", 3) == 0.0
+
+
+@pytest.mark.parametrize("answer", [r"\boxed{73} or \boxed{72}", "#### 73 or #### 72", r"\boxed{73}, \boxed{72}"])
+def test_number_when_two_markers_are_a_list_then_neither_counts(answer):
+    """One after the other is another matter: the last one counts (`#### 10 then #### 20`)."""
+    assert gsm8k.score(answer, 72) == gsm8k.score(answer, 73) == 0.0
+
+
+@pytest.mark.parametrize("text", ["12, 60, 72", "12 or 72", "it is 12 and 72", "3 hours 72 minutes", "12 60 72"])
+def test_number_when_anywhere_then_the_last_of_a_list_is_no_answer(text):
+    assert ExactNumber(anywhere=True).score(text, 72) == 0.0
+
+
+EXPLAINED_NUMBERS = [
+    pytest.param("72, since 48 + 24", id="since"),
+    pytest.param("72 because 48 and 24 make 72", id="because"),
+    pytest.param("72 (since 8*9=72, not 70)", id="remark"),
+    pytest.param("72 (48 in April and 24 in May)", id="remark-that-begins-with-a-number"),
+    pytest.param("72 (6 dozen)", id="other-unit"),
+    pytest.param("72. She sells 9 eggs at $2 each.", id="next-sentence"),
+    pytest.param("72 dollars for 3 apples", id="for"),
+    pytest.param("72 miles per 2 hours", id="per"),
+    pytest.param("72 of the 100 students", id="of"),
+    pytest.param("72, not 73", id="not"),
+    pytest.param("72 m2", id="unit-with-a-digit"),
+    pytest.param("72 = 8 * 9", id="calculation-after"),
+    pytest.param("72 or 72.0", id="said-twice"),
+    pytest.param("72.0 (72)", id="said-twice-in-a-remark"),
+    pytest.param("72 or so", id="no-second-number"),
+    pytest.param("72\nand so she has 5 left", id="text-on-the-next-line"),
+    pytest.param("72\n\n1. First we add.", id="list-on-the-next-line"),
+]
+
+
+@pytest.mark.parametrize("answer", EXPLAINED_NUMBERS)
+def test_number_when_explained_then_right(answer):
+    for marker in ("#### ", "The answer is "):
+        assert gsm8k.score(marker + answer, 72) == 1.0, marker
+
+
+def test_number_when_a_fraction_or_a_percentage_is_said_in_two_ways_then_right():
+    assert gsm8k.score("#### 3/4", "3/4") == gsm8k.score("#### 3/4 or 0.75", 0.75) == 1.0
+    assert finqa.score("ANSWER: 25% (0.25)", "25%") == 1.0
+
+
+@pytest.mark.parametrize("gold", ["5 or 6", "5 and 6", "5; 6", "5 | 6", "#### 5 or 6", {"answer": "5 or 6"}])
+def test_number_when_the_ground_truth_is_hedged_then_it_cannot_be_judged(gold):
+    assert gsm8k.score("#### 5", gold) is None
+    assert finqa.score("ANSWER: 5", gold) is None
+
+
+HEDGED_WORDS = ["yes and no", "yes or no", "yes, no", "yes/no", "Yes. No.", "yes\nno", "yes, but no", "yes (or no)"]
+HEDGED_WORDS += ["yes and no at once", "yes | no", "yes, maybe no", "yes; no", "yes, it did, or no", "no and yes"]
+
+
+@pytest.mark.parametrize("hedge", HEDGED_WORDS)
+def test_finqa_when_both_words_are_said_then_wrong(hedge):
+    for text in (hedge, f"ANSWER: {hedge}"):
+        assert finqa.score(text, "yes") == finqa.score(text, "no") == 0.0
+    assert finqa.score(r"\boxed{yes} or \boxed{no}", "no") == 0.0
+
+
+@pytest.mark.parametrize("answer", ["Yes, no change was seen", "yes. It grew.", "Yes, there was no decline"])
+def test_finqa_when_a_word_is_explained_then_right(answer):
+    assert finqa.score(f"ANSWER: {answer}", "yes") == 1.0
+
+
+HEDGED_CHOICES = ["B and also C", "B, or maybe C", "B or C", "B/C", "B | C", "B; C", "B C", "b or c", "B, C and D"]
+HEDGED_CHOICES += ["B. Paris or C. Rome", "(B) or (C)", "B (or C)", "B\nor C", "B\nC", "B. Or C.", "B, possibly C"]
+HEDGED_CHOICES += ["option B or option C", "B and C are both right", "B, perhaps also C"]
+
+
+@pytest.mark.parametrize("hedge", HEDGED_CHOICES)
+def test_choice_when_two_are_named_then_wrong(hedge):
+    for marker in ("", "Answer: ", "#### ", "The answer is "):
+        for right in "BC":
+            assert MultipleChoice().score(marker + hedge, right) == 0.0, (marker, right)
+    assert MultipleChoice().score(r"\boxed{B} or \boxed{C}", "C") == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B. Vitamin C", "B) A city in France", "B, because C is wrong", "B, not C", "B. I think so", "B (a city)"],
+)
+def test_choice_when_explained_then_right(answer):
+    assert MultipleChoice().score(f"Answer: {answer}", "B") == 1.0
+
+
+@pytest.mark.parametrize("answer", ["#### Paris or Rome", "#### Paris\nor Rome", "The answer is Paris, maybe Rome"])
+def test_exact_match_when_two_are_named_then_wrong(answer):
+    assert ExactMatch().score(answer, "Paris") == 0.0
+
+
+ENDLESS = ["#### 1" + " or" * 300_000, "#### 1" + " 1 or (1)" * 100_000, "1 or " * 200_000, "#### 1\n" + "(" * 10**6]
+ENDLESS += ["Answer: B, " * 100_000, "ANSWER: yes" + ", " * 500_000, "\\boxed{1} or " * 80_000, "<|a|>" * 200_000]
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ENDLESS, ids=lambda text: repr(text[:12]))
+def test_hedge_when_it_never_ends_then_quick(text):
+    for reward, gold in ((gsm8k, 72), (finqa, "no"), (MultipleChoice(), "C"), (ExactMatch(), "x")):
+        assert reward.score(text, gold) == 0.0
+    assert FinalAnswerLine().score(text) == 0.0
