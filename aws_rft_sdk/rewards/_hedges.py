@@ -11,9 +11,13 @@ from typing import NamedTuple
 
 from aws_rft_sdk.rewards._regions import MARKER, region_bounds
 
+_CLEAR_DOUBTS = (
+    r"and/or|or(?!\W+(?:equivalently|in\s+other\s+words)\b)|nor|maybe|perhaps|possibly|probably|alternatively|"
+    r"(?:could|might|may)(?:\s+(?:also|well))?\s+be|if\s+not"
+)
 _DOUBTS = (
-    r"(?:and/or|or|nor|maybe|perhaps|possibly|probably|alternatively|alternative|either|else|otherwise|another|also|"
-    r"(?:could|might|may|can)(?:\s+(?:also|well))?\s+be|as\s+well(?:\s+as)?|if\s+not|but|versus|vs|plus)"
+    rf"(?:{_CLEAR_DOUBTS}|alternative|either|else|otherwise|another|also|can(?:\s+(?:also|well))?\s+be|"
+    r"as\s+well(?:\s+as)?|but|versus|vs|plus)"
 )
 _JOINTS = rf"(?:{_DOUBTS}|and)"
 WORD_FOLLOWS = rf"\s+(?!{_JOINTS}\b)(?-i:[a-z])"
@@ -24,13 +28,15 @@ GAP = rf"(?:[\s,;:|/&+.*_`$()\[\]{{}}~\\]|\b{_JOINTS}\b|\b{_FILLERS}\b)*"
 JOINED = re.compile(rf"\b{_JOINTS}\b", re.IGNORECASE)
 """A word that joins two candidates, or two calculations."""
 DOUBT_BEFORE = re.compile(
-    rf"\b{_DOUBTS}\b\W*(?:[A-Za-z']+\W+){{0,3}}\Z|\)[\s,;|/]*(?:and\b|plus\b)?\W*\Z", re.IGNORECASE
+    rf"\b(?:{_CLEAR_DOUBTS})\b\W*(?:[A-Za-z']+\W+){{0,3}}\Z|\)[\s,;|/]*(?:and\b|plus\b)?\W*\Z", re.IGNORECASE
 )
 """A candidate that follows this is one more, wherever it stands. Also: what follows a closed remark directly."""
 EXPLAINS = re.compile(
     r"\b(?:since|because|as(?!\s+well)|for|from|per|in|on|at|by|with|within|after|before|when|where|which|who|while|"
-    r"if(?!\s+not)|given|than|of|not|instead|rather|so|that|using|leaving|until|over|under)\b"
-    rf"|[=\u2248\u2192]|\((?=[^()]*[A-Za-z=*+/\u00d7])|[.!?][\"')\]*_]*\s+(?=[A-Za-z(])(?!{_JOINTS}\b)",
+    r"if(?!\s+not)|given|than|of|not|instead|rather|so|that|using|leaving|until|over|under|"
+    r"during|between|compared|(?:up|down)(?!\s+to)|to(?=\s+[a-z])|means?|meaning|adding|including|i\.e|equivalently|equals)\b"
+    r"|[:;]\s+(?=[A-Za-z]|[$]?[0-9][0-9.,]*\s?[A-Za-z+*/(])|\s[-\u2013\u2014]{1,2}\s+(?=[A-Za-z])|\u2014(?=[A-Za-z])"
+    rf"|[=\u2248\u2192]|[(\[](?=[^()\[\]]*[A-Za-z=*+/\u00d7])|[.!?][\"')\]*_]*\s+(?=[A-Za-z(])(?!{_JOINTS}\b)",
     re.IGNORECASE,
 )
 """After this, other numbers belong to an explanation: "10, since 4 + 6", "5 dollars for 3 apples"."""
@@ -59,9 +65,9 @@ class Answer(NamedTuple):
     """What stands before the marker on its line: perhaps another marker with another answer."""
 
 
-def find_answer(text: str) -> Answer | None:
-    """Return what stands at the last marker of a text, None without a marker."""
-    bounds = region_bounds(text)
+def find_answer(text: str, candidate: re.Pattern[str] | None = None) -> Answer | None:
+    """Return what stands at the last marker of a text that a candidate follows, or the last; None without a marker."""
+    bounds = region_bounds(text, candidate)
     if bounds is None:
         return None
     answer = text[bounds.start : bounds.end]

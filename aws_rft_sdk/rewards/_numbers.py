@@ -58,7 +58,7 @@ _SCALES = {
 }
 # What makes the number part of something else: 10:30, 1.2.3, 5-7, 1,23, 3 + 4, 3/4/5, 2^8, 1 234, 1e9999, 7 squared.
 _GOES_ON = re.compile(
-    rf"(?:[:,/]|\.{{1,3}}|\u2026)\s?[0-9]|[{_DASH}]\s?[0-9]| [{_DASH}] ?[({_CURRENCY}]?[0-9]"
+    rf"(?::|(?:[,/]|\.{{1,3}}|\u2026)\s?)[0-9]|[{_DASH}]\s?[0-9]| [{_DASH}] ?[({_CURRENCY}]?[0-9]"
     r"| ?[+*x\u00d7\u00b7\u00f7^/]{1,2}[ (]{0,2}[0-9]"
     r"| [0-9]{3}(?![0-9])|[eE][+-]?[0-9]|[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079]"
 )
@@ -72,9 +72,17 @@ _LIST_GAP_CHARACTERS = 60
 _AFTER_COMMA = re.compile(r"[,.]\s")
 _EMPHASIS = re.compile(r"(?<![0-9])(?:\*\*|__)|(?:\*\*|__)(?![0-9])")
 _GROUP_SPACE = re.compile("(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
-_FRAC = re.compile(r"\\[dt]?frac\s?\{([^{}]{1,60})\}\s?\{([^{}]{1,60})\}")
+_FRAC = re.compile(r"\\[dt]?frac\s?(?:\{([^{}]{1,60})\}\s?\{([^{}]{1,60})\}|([0-9])([0-9]))")
+_MIXED_FRAC = re.compile(r"(?<=[0-9])(?=\\[dt]?frac)")
+_RUPEES = re.compile(r"\bRs\. ?(?=[0-9])", re.IGNORECASE)
+_SIGN_WORD = re.compile(rf"(?<![0-9)\]}}] )\b(?:minus|negative) (?=[{_CURRENCY}]?[0-9])", re.IGNORECASE)
 _LATEX_WORD = re.compile(r"\\(?:text|mathrm|mathbf|textbf)\s?\{([^{}]{0,80})\}?")
 _LATEX_SPACE = re.compile(r"\\[,;:! ]|\\(?:left|right|quad)\b|~")
+_CALCULATION = re.compile(
+    rf"(?<![\w.,])(?:[{_CURRENCY}(]{{0,2}}[0-9][0-9.,]{{0,20}}\)? ?[+*x\u00d7\u00b7\u00f7/{_DASH}] ?){{1,9}}"
+    rf"[{_CURRENCY}(]{{0,2}}[0-9][0-9.,]{{0,20}}\)? ?= ?(?=[{_CURRENCY}]?[0-9])"
+)
+"""A calculation that has a result, up to the result."""
 _FRACTION_REST = re.compile(r"^(?: [0-9]{1,9})? ?/ ?[0-9]{1,300}")
 _DIGIT = re.compile("[0-9]")
 _LETTER = re.compile("[A-Za-z]")
@@ -132,7 +140,7 @@ def answer_number(text: str, *, anywhere: bool = False, letters: bool = False) -
         anywhere: Without a marker, take the last number of the text.
         letters: Read the suffixes k, m, mn, b, bn where they are attached to the number ("$1.2m").
     """
-    answer = find_answer(text)
+    answer = find_answer(text, _DIGIT)
     if answer is not None:
         number = read_number(answer.text, letters=letters)
         joined = joined_before(answer, _LISTED_NUMBER)
@@ -178,6 +186,7 @@ def _is_hedged(number: Number, line: str, end: int, letters: bool) -> bool:
         result = read_number(rest.rpartition("=")[2], letters=letters)
         return result is not None and not _is_same(number, result)
     explained = EXPLAINS.search(line, end)
+    line = line[:end] + _CALCULATION.sub(lambda found: " " * len(found[0]), rest)
     for found in _NUMBER.finditer(line, end):
         other, _ = _parse(line, found, letters)
         if other is not None and _is_same(number, other):
@@ -225,13 +234,19 @@ def _last_number(text: str, *, letters: bool) -> Number | None:
     return last
 
 
+def _fraction(found: re.Match[str]) -> str:
+    return f"{found[1] or found[3]}/{found[2] or found[4]}"
+
+
 def _clean(line: str) -> str:
+    line = _SIGN_WORD.sub("-", _RUPEES.sub("", line))
     if not line.isascii():
         line = _GROUP_SPACE.sub(",", line)
     line = line.replace("{,}", ",")  # LaTeX, for a comma that is no punctuation
     if "\\" in line:
         line = line.replace("\\$", "$").replace("\\%", "%")
-        line = _FRAC.sub(r"\1/\2", _LATEX_SPACE.sub("", line))
+        line = _MIXED_FRAC.sub(" ", _LATEX_SPACE.sub("", line))
+        line = _FRAC.sub(_fraction, line)
         line = _LATEX_WORD.sub(r" \1", line)
     if "**" in line or "__" in line:
         line = _EMPHASIS.sub("", line)

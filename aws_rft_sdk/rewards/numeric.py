@@ -80,6 +80,7 @@ gsm8k = ExactNumber()
 
 _YES_NO = re.compile(r"\W{0,9}(yes|no)\b", re.IGNORECASE)
 _ONE_MORE = re.compile(rf"\b(?P<word>yes|no)\b(?P<goes_on>{WORD_FOLLOWS})?", re.IGNORECASE)
+_ANY_WORD = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
 _ONLY_GAP = re.compile(GAP, re.IGNORECASE)
 _LISTED_WORD = list_pattern(r"\b(?:yes|no)")
 _YES_NO_CHARACTERS = 300
@@ -127,7 +128,7 @@ class FinQA(TextReward):
         """Return 1.0, `close` or 0.0; None when the ground truth is neither yes, no nor a number."""
         reference = reference_of(ground_truth)
         if isinstance(reference, str) and reference.strip().lower() in ("yes", "no"):
-            answer = find_answer(answer_text)
+            answer = find_answer(answer_text, _ANY_WORD)
             word = _yes_or_no(answer_text if answer is None else answer.text)
             joined = _yes_or_no(joined_before(answer, _LISTED_WORD))
             return float(word == reference.strip().lower() and joined in (None, word))

@@ -22,6 +22,10 @@ from aws_rft_sdk.rewards._numbers import reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _SPACE = re.compile(r"\s+")
+_LATEX_TEXT = re.compile(r"\\(?:text(?:bf|rm)?|mathrm|mathbf)\s?\{")
+_BOXED_REST = re.compile(r"([^{}]*)\}[\s}$.*\])\\]*")
+"""What follows the marker `\\boxed{`: the answer, the closing braces, and nothing else."""
+_LISTED_TEXT = list_pattern(r"\w")
 _EDGES = " \t\n*_`'\".,;:!"
 
 
@@ -63,8 +67,14 @@ class ExactMatch(TextReward):
         if self.strict:
             return float(answer_text in references)
         answer = find_answer(answer_text)
-        given = {_plain(answer_text), _plain(answer.text if answer else "")} - {""}
-        return float(any(_plain(reference) in given for reference in references))
+        marked = answer.text if answer else ""
+        boxed = _BOXED_REST.fullmatch(_LATEX_TEXT.sub("", marked))
+        given = {_plain(answer_text), _plain(marked), _plain(boxed[1] if boxed else "")} - {""}
+        joined = _plain(joined_before(answer, _LISTED_TEXT))
+        # "\\boxed{Rome} or \\boxed{Paris}": the last marker counts, but not as one of a list.
+        return float(
+            any((plain := _plain(reference)) in given and plain in (joined or plain) for reference in references)
+        )
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class MultipleChoice(TextReward):
         right = self._named(reference) if isinstance(reference, str) else None
         if right is None:
             return None
-        answer = find_answer(answer_text)
+        answer = find_answer(answer_text, re.compile(rf"(?<![\w'])[{self.choices}](?!\w)", re.IGNORECASE))
         if answer is not None:
             joined = self._named(joined_before(answer, _LISTED_LETTER))
             return float(self._named(answer.text) == right and joined in (None, right))
@@ -107,13 +117,15 @@ class MultipleChoice(TextReward):
 
     def _named(self, line: str) -> str | None:
         letters = self.choices.upper() + self.choices.lower()
-        line = re.sub(r"\\(?:text|mathrm|mathbf)\s?\{", "", line[:1_000])
+        line = _LATEX_TEXT.sub("", line[:1_000])
         found = re.match(
-            rf"[\s*_`\[({{]{{0,9}}(?:(?:option|choice)\s)?[\s*_`(]{{0,3}}([{letters}])(?!\w)", line, re.IGNORECASE
+            rf"[\s*_`\"'\[({{]{{0,9}}(?:(?:option|choice|letter)\s)?[\s*_`\"'(]{{0,3}}([{letters}])(?!\w)",
+            line,
+            re.IGNORECASE,
         )
         if found is None:
             return None
-        rest = line[found.end() :]
+        rest = _RULED_OUT.sub(" ", line[found.end() :])
         # "A man walks" is a sentence that begins with an article.
         if re.match(r" [a-z]", rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
             return None
@@ -123,6 +135,9 @@ class MultipleChoice(TextReward):
         return found[1].upper()
 
 
+_RULED_OUT = re.compile(
+    r"(?<=[.:;(])\s*[A-J](?:(?:,|,? and|,? or) [A-J])* (?:is|are)(?: both| all)? (?:wrong|incorrect|false|not\b|too\b)",
+)
 _ONLY_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _LISTED_LETTER = list_pattern(r"\b[A-Z]")
 _ONLY_GAP = re.compile(GAP, re.IGNORECASE)

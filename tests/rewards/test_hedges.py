@@ -84,6 +84,23 @@ EXPLAINED_NUMBERS = [
     pytest.param("72 or so", id="no-second-number"),
     pytest.param("72\nand so she has 5 left", id="text-on-the-next-line"),
     pytest.param("72\n\n1. First we add.", id="list-on-the-next-line"),
+    pytest.param("72: 48 in April and 24 in May.", id="colon"),
+    pytest.param("72 clips; 48 in April and 24 in May", id="semicolon"),
+    pytest.param("72 - she sold 24 in May", id="dash"),
+    pytest.param("72 [48 + 24]", id="square-brackets"),
+    pytest.param("72. 48 + 24 = 72.", id="calculation-as-next-sentence"),
+    pytest.param("72, 24 x 3 = 72", id="calculation-after-a-comma"),
+    pytest.param("72, i.e. 6 dozen", id="i.e."),
+    pytest.param("72, or equivalently 6 dozen", id="or-equivalently"),
+    pytest.param("72, since 48 plus 24 is 72", id="plus-in-an-explanation"),
+    pytest.param("72, because 144 can be divided by 2", id="can-be-in-an-explanation"),
+    pytest.param("72 because she sold 48 and then another 24", id="another-in-an-explanation"),
+    pytest.param("72 in total, but only 48 in April", id="but-in-an-explanation"),
+    pytest.param("72, compared to 60 in 2018", id="compared"),
+    pytest.param("72 sold during 2019", id="during"),
+    pytest.param("72\n\n#### Explanation\nHalf of 48 is 24.", id="heading-after-it"),
+    pytest.param("72. I hope this answer is correct, since 48 + 24.", id="hope"),
+    pytest.param("72\n\nSo my answer is sound.", id="marker-without-a-number-after-it"),
 ]
 
 
@@ -135,10 +152,52 @@ def test_choice_when_two_are_named_then_wrong(hedge):
 
 @pytest.mark.parametrize(
     "answer",
-    ["B. Vitamin C", "B) A city in France", "B, because C is wrong", "B, not C", "B. I think so", "B (a city)"],
+    [
+        *["B. Vitamin C", "B) A city in France", "B, because C is wrong", "B, not C", "B. I think so", "B (a city)"],
+        *["B. A and C are wrong.", "B (A, C and D are incorrect)", "'B'", '"B".', "letter B", r"\boxed{\textbf{(B)}}"],
+        "B\nI am sure that this answer is correct.",
+    ],
 )
 def test_choice_when_explained_then_right(answer):
     assert MultipleChoice().score(f"Answer: {answer}", "B") == 1.0
+
+
+@pytest.mark.parametrize("text", ["B. A and C are correct", "B and C are wrong", "B or C are wrong"])
+def test_choice_when_another_is_not_ruled_out_then_wrong(text):
+    assert MultipleChoice().score(f"Answer: {text}", "B") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("The answer is negative 5.", -5),
+        ("The answer is minus $5", -5),
+        ("#### 9 minus 5", None),
+        (r"\boxed{1\frac{1}{2}}", "3/2"),
+        (r"\boxed{\frac12}", "1/2"),
+        ("#### Rs.72", 72),
+        ("<think>9</think><answer>72</answer>", 72),
+        ("<answer>\n72 clips\n</answer>", 72),
+        ("### Final Answer\n\n**72 clips**", 72),
+        ("#### Answer\n72", 72),
+        ("#### 72\n#### 10:30", None),
+    ],
+)
+def test_number_when_written_in_a_common_form_then_read_as_meant(text, value):
+    for number in (72, -5, 5, 9, "3/2", "1/2", "11/2", 10):
+        assert gsm8k.score(text, number) == float(number == value), number
+
+
+@pytest.mark.parametrize("text", [r"\boxed{Paris}", r"So $\boxed{\text{Paris}}$.", "<answer>\nParis\n</answer>"])
+def test_exact_match_when_boxed_or_tagged_then_right(text):
+    assert ExactMatch().score(text, "Paris") == 1.0
+    assert ExactMatch().score(text, "Rome") == 0.0
+
+
+def test_exact_match_when_a_box_is_followed_by_another_candidate_then_wrong():
+    assert ExactMatch().score(r"\boxed{Paris} or Rome", "Paris") == 0.0
+    assert ExactMatch().score(r"\boxed{Rome} or \boxed{Paris}", "Paris") == 0.0
+    assert ExactMatch().score(r"The answer is Paris, \boxed{Paris}", "Paris") == 1.0
 
 
 @pytest.mark.parametrize("answer", ["#### Paris or Rome", "#### Paris\nor Rome", "The answer is Paris, maybe Rome"])
