@@ -283,6 +283,7 @@ class Rollout:
         with _running_lock:
             _running.discard(self)
         context = self._context
+        context.outcome = outcome
         telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
         self._ended.set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import inspect
 import threading
 import time
@@ -26,6 +27,10 @@ _CANCEL_SECONDS = 5.0
 """For a coroutine to end after it was cancelled. Past it, the coroutine is left to itself."""
 
 
+def _is_over() -> bool:
+    return False
+
+
 class Ended(NamedTuple):
     """What became of one run of a handler."""
 
@@ -37,6 +42,8 @@ class Ended(NamedTuple):
     """The rollout: its turns, and what was reported. None for production traffic, and when the handler bound none."""
     seconds: float
     """From the call until the feedback was delivered."""
+    lingers: Callable[[], bool] = _is_over
+    """Whether its function still runs although its rollout is over: threads cannot be stopped at a deadline."""
 
 
 async def run_handler(
@@ -57,16 +64,22 @@ async def run_handler(
         CancelledError: The caller was cancelled; the rollout is reported as an error.
     """
     began = time.perf_counter()
+    lingers: Callable[[], bool] = _is_over
+    threads: list[threading.Thread] = []
     with collecting() as contexts:
-        work = asyncio.ensure_future(_settled(handler, dict(payload)))
+        work = asyncio.ensure_future(_settled(handler, dict(payload), threads))
         try:
             await asyncio.wait([work], timeout=deadline_seconds)
-            outcome = work.result() if work.done() else await _time_out(work, contexts, deadline_seconds)
+            if work.done():
+                outcome = work.result()
+            else:
+                outcome = await _time_out(work, contexts, deadline_seconds)
+                lingers = functools.partial(_is_running, work, threads)
         except asyncio.CancelledError as error:
             await _end_early(work, contexts, error)
             raise
     context = next((context for context in contexts if context.trajectory_id == trajectory_id), None)
-    return Ended(*outcome, context, time.perf_counter() - began)
+    return Ended(*outcome, context, time.perf_counter() - began, lingers)
 
 
 def trajectory_id_of(payload: object) -> str | None:
@@ -77,6 +90,11 @@ def trajectory_id_of(payload: object) -> str | None:
     """
     request = RolloutRequest.parse(payload)
     return None if request is None else request.trajectory_id
+
+
+def runs_in_loop(handler: Handler) -> bool:
+    """Whether a handler is a coroutine function or an async generator function, as opposed to one for a thread."""
+    return _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler)
 
 
 class _Outcome(NamedTuple):
@@ -105,18 +123,22 @@ async def _end_early(work: asyncio.Future[_Outcome], contexts: list[RFTContext],
     return any(given_up) or not rollouts
 
 
-async def _settled(handler: Handler, payload: dict[str, Any]) -> _Outcome:
+def _is_running(work: asyncio.Future[_Outcome], threads: list[threading.Thread]) -> bool:
+    return not work.done() or any(thread.is_alive() for thread in threads)
+
+
+async def _settled(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Outcome:
     try:
-        return await _call(handler, payload)
+        return await _call(handler, payload, threads)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
         return _Outcome(error=error)
 
 
-async def _call(handler: Handler, payload: dict[str, Any]) -> _Outcome:
-    if _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler):
+async def _call(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Outcome:
+    if runs_in_loop(handler):
         outcome = _Outcome(handler(payload))
     else:
-        outcome = await _in_thread(_call_plain, handler, payload)
+        outcome = await _in_thread(threads, _call_plain, handler, payload)
     result = outcome.result
     if inspect.isawaitable(result):
         result = await result
@@ -141,7 +163,7 @@ def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
     return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - its kind, not whether it has one
 
 
-async def _in_thread(fn: Callable[..., _Outcome], *args: Any) -> _Outcome:
+async def _in_thread(threads: list[threading.Thread], fn: Callable[..., _Outcome], *args: Any) -> _Outcome:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[_Outcome] = loop.create_future()
     context = contextvars.copy_context()
@@ -157,5 +179,6 @@ async def _in_thread(fn: Callable[..., _Outcome], *args: Any) -> _Outcome:
         except RuntimeError:
             return  # the loop is closed: whoever waited was told that the rollout is over
 
-    threading.Thread(target=work, name="rft-rollout", daemon=True).start()
+    threads.append(threading.Thread(target=work, name="rft-rollout", daemon=True))
+    threads[-1].start()
     return await future

@@ -81,7 +81,7 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "decided", "request", "rewards")
+    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "decided", "outcome", "request", "rewards")
 
     request: RolloutRequest
     completion: str | None
@@ -91,6 +91,9 @@ class RFTContext:
 
     decided: tuple[float, ...] | None
     """Rewards that a feedback client was told to deliver, delivered or not; None while there are none."""
+
+    outcome: str | None
+    """How its handler ended: "completed", "deferred", "failed" (and reported), "unreported"; None before that."""
 
     def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
         """Begin a rollout.
@@ -102,6 +105,7 @@ class RFTContext:
         self.request = request
         self.completion = None
         self.decided = self.rewards = None
+        self.outcome = None
         self._own_span_id = own_span_id
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
         self._lock = threading.Lock()  # turns of one rollout may begin in several threads at once

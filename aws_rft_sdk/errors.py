@@ -27,6 +27,7 @@
         ├── RolloutTimeoutError (TimeoutError)
         ├── AgentUnreachableError         the agent's endpoint could not be called
         ├── ShuttingDownError             this process begins no more rollouts
+        ├── AtCapacityError               this process runs as many rollouts as it may
         └── NoTrackedTurnsError           no inference call carried the rollout's headers
 
 To add a class: give it the nearest parent and the builtin it refines; keep every argument beyond the message
@@ -216,6 +217,12 @@ class AgentUnreachableError(RolloutError):
 
 class ShuttingDownError(RolloutError):
     """This process begins no more rollouts. The handler did not run; deliver the payload to another process."""
+
+    retry_safe = True
+
+
+class AtCapacityError(RolloutError):
+    """This process runs as many rollouts as it may. The handler did not run; deliver the payload again later."""
 
     retry_safe = True
 

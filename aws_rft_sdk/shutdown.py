@@ -62,11 +62,12 @@ def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
     late = _lifecycle.running()
     if late:
         logger.warning("rollouts=<%d> | did not finish before the shutdown and are reported as errors", len(late))
-        _give_up(late, end)
+        give_up(late, end)
     return Drained(finished=begun - len(late), given_up=len(late))
 
 
-def _give_up(rollouts: list[_lifecycle.Rollout], end: float) -> None:
+def give_up(rollouts: list[_lifecycle.Rollout], end: float) -> None:
+    """Report rollouts as errors, all at once. Blocks, at most until `end` on the monotonic clock."""
     error = RolloutTimeoutError("the process was shut down before the rollout had finished")
     threads = ThreadPoolExecutor(min(32, len(rollouts)), thread_name_prefix="rft-shutdown")
     reports = [threads.submit(rollout.failed, error) for rollout in rollouts]

@@ -1,0 +1,410 @@
+"""Rollouts of one handler in this process: a bounded number at once, each trajectory once, each with a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from aws_rft_sdk import _lifecycle, redrive
+from aws_rft_sdk._running import Ended, Handler, run_handler
+from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.errors import (
+    AtCapacityError,
+    ConfigurationError,
+    PayloadError,
+    RolloutTimeoutError,
+    ShuttingDownError,
+)
+from aws_rft_sdk.outbox import shared_outbox
+from aws_rft_sdk.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
+from aws_rft_sdk.types import RolloutRequest, RolloutResult
+from aws_rft_sdk.wire import FAILED
+from aws_rft_sdk.workers._loop import LoopThread
+
+logger = logging.getLogger(__name__)
+
+MAX_ROLLOUTS = 96
+"""The service's own limit of rollouts in flight."""
+DEADLINE_SECONDS = 540.0
+"""Below the 600 s after which the service gives a rollout up by default, so that there is time to report it."""
+REMEMBERED = 10_000
+MAX_RETRY_SECONDS = 30.0
+_REPORT_SECONDS = 30.0
+"""Longest share of a grace period that is kept for reporting what did not end."""
+
+_Key = tuple[str, str]
+_REPORTED = ("completed", "deferred", "failed")
+_NEW, _OPEN, _DRAINING, _CLOSED = "new", "open", "draining", "closed"
+
+
+class Submitted(NamedTuple):
+    """A rollout that a pool has accepted."""
+
+    trajectory_id: str
+    repeated: bool
+    """It was running or done already: nothing was started."""
+    ended: Future[Ended]
+    """What becomes of it. Never raises what the handler raised: that is in `Ended.error`. Cannot be cancelled; what
+    waits for it may leave. Its callbacks run in the pool's event loop and must not block."""
+
+
+class Figures(NamedTuple):
+    """What a pool is doing, and what it has done since it was made."""
+
+    running: int
+    """Rollouts and calls in progress."""
+    hung: int
+    """Functions that still run although their rollout was given up at its deadline. Each holds a slot."""
+    free: int
+    """How many more may begin now."""
+    draining: bool
+    stalled_seconds: float
+    """For how long the event loop of the handlers has not moved: some handler blocks it. 0 when it moves."""
+    started: int
+    repeated: int
+    refused: int
+    """Refused since there was no free slot."""
+    ended: Mapping[str, int]
+    """By outcome: "completed", "failed" (reported as an error), "late" (past its deadline), "unreported"."""
+
+
+def is_settled(ended: Ended) -> bool:
+    """Whether nothing is left to do for a rollout: the runtime knows what became of it, or an outbox will tell it.
+
+    One that is not settled may be delivered again, to this process or to another.
+    """
+    context = ended.context
+    if context is not None and context.outcome is not None:
+        return context.outcome in _REPORTED
+    if context is not None:  # bound by hand
+        return ended.error is None or context.rewards is not None or context.completion == FAILED
+    # No rollout was bound: the outbox held a decision, which came back; or nobody decorated the handler.
+    return ended.error is None and isinstance(ended.result, RolloutResult)
+
+
+def outcome_of(ended: Ended) -> str:
+    """Return the outcome under which `Figures.ended` counts it."""
+    if not is_settled(ended):
+        return "unreported"
+    if ended.error is None:
+        return "completed"
+    return "late" if isinstance(ended.error, RolloutTimeoutError) else "failed"
+
+
+@dataclass(eq=False)
+class _Entry:
+    """One rollout in progress."""
+
+    began: float = field(default_factory=time.monotonic)
+    ended: Future[Ended] = field(default_factory=Future)
+    work: asyncio.Task[Ended] | None = None
+    given_up: bool = False
+    context: RFTContext | None = None
+    """Set when it was given up; before that only the handler has it."""
+
+
+class RolloutPool:
+    """Runs rollouts of one handler in this process: a bounded number at once, each trajectory once, with a deadline.
+
+    Coroutine handlers run in one event loop in a thread of the pool's, others in a thread each. A trajectory is known
+    by its job and its id: one that is running, or whose outcome the runtime knows or an outbox holds, is not run again;
+    one that ended unreported is.
+
+    A function in a thread cannot be stopped. One that hangs past its deadline is reported, and keeps its slot until it
+    ends, so that hung threads cannot grow without bound; `figures` counts them. When they hold every slot the process
+    should be replaced: `is_stuck`.
+
+    Use it as a context manager, or call `start` and `close`.
+
+    Args:
+        handler: A function of any kind, decorated with `rft_handler`.
+        max_rollouts: How many may be in progress at once.
+        deadline_seconds: For one rollout and its feedback; past it, it is reported as an error.
+        remember: How many trajectories that ended are remembered, with what their handler returned.
+
+    Concurrency: safe from any thread.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        *,
+        max_rollouts: int = MAX_ROLLOUTS,
+        deadline_seconds: float = DEADLINE_SECONDS,
+        remember: int = REMEMBERED,
+    ) -> None:
+        if not callable(handler):
+            raise ConfigurationError(f"the handler is a {type(handler).__name__}, not a function")
+        if max_rollouts < 1:
+            raise ConfigurationError(f"max_rollouts is {max_rollouts}; it must be at least 1")
+        if not 0 < deadline_seconds < math.inf:
+            raise ConfigurationError(f"deadline_seconds is {deadline_seconds}; it must be above 0, and finite")
+        self.handler = handler
+        self.max_rollouts = max_rollouts
+        self.deadline_seconds = deadline_seconds
+        self._remember = remember
+        self._phase = _NEW
+        self._changed = threading.Condition()  # guards all that follows
+        self._running: dict[_Key, _Entry] = {}
+        self._done: OrderedDict[_Key, Future[Ended]] = OrderedDict()
+        self._hung: list[Callable[[], bool]] = []
+        self._calls = 0
+        self._started = self._repeated = self._refused = 0
+        self._outcomes = dict.fromkeys(("completed", "failed", "late", "unreported"), 0)
+        self._mean_seconds = 0.0
+        self.loop = LoopThread("rft-pool")
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def start(self) -> RolloutPool:
+        """Begin to accept rollouts, and to deliver what an earlier process left in the outbox that `RFT_OUTBOX` names.
+
+        Raises:
+            RuntimeError: It was started before.
+        """
+        with self._changed:
+            if self._phase is not _NEW:
+                raise RuntimeError(f"this pool cannot be started: it is {self._phase}; make another one")
+            self.loop.start()
+            self._phase = _OPEN
+        outbox = shared_outbox(None)
+        if outbox is not None:
+            redrive.start_if_present(outbox)
+        return self
+
+    def close(self) -> None:
+        """End: rollouts that are still in progress are reported as errors. Safe to repeat."""
+        self._finish(0.0, GRACE_SECONDS * REPORT_SHARE)
+        with self._changed:
+            self._phase = _CLOSED
+        self.loop.stop()
+
+    def drain(self, grace_seconds: float = GRACE_SECONDS) -> Drained:
+        """Refuse new rollouts, wait for those in progress, and report those that do not end in time. Blocks.
+
+        Safe to repeat. Unlike `shutdown.drain` it is about this pool only, and rollouts that were accepted and have not
+        begun still begin.
+
+        Args:
+            grace_seconds: For all of it. A fifth, and at most 30 s, is kept for reporting.
+
+        Returns:
+            What became of the rollouts. New ones are still refused.
+        """
+        if not grace_seconds > 0:
+            raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+        return self._finish(grace_seconds - min(grace_seconds * REPORT_SHARE, _REPORT_SECONDS), grace_seconds)
+
+    def __enter__(self) -> RolloutPool:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # --- figures -----------------------------------------------------------------------------------------------------
+
+    @property
+    def running(self) -> int:
+        """Rollouts and calls in progress."""
+        return len(self._running) + self._calls
+
+    @property
+    def free(self) -> int:
+        """How many more may begin now; 0 when draining."""
+        return self.figures().free
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether this process should be replaced: hung functions hold every slot, or one blocks the event loop.
+
+        The loop counts as blocked once it has not moved for longer than a rollout may take.
+        """
+        figures = self.figures()
+        return figures.hung >= self.max_rollouts or figures.stalled_seconds > self.deadline_seconds
+
+    def figures(self) -> Figures:
+        """Return what it is doing, and what it has done."""
+        with self._changed:
+            free = self._count_free()
+            return Figures(
+                running=self.running,
+                hung=len(self._hung),
+                free=free if self._phase is _OPEN else 0,
+                draining=self._phase is _DRAINING,
+                stalled_seconds=self.loop.stalled_seconds,
+                started=self._started,
+                repeated=self._repeated,
+                refused=self._refused,
+                ended=dict(self._outcomes),
+            )
+
+    # --- rollouts ----------------------------------------------------------------------------------------------------
+
+    def submit(self, payload: Mapping[str, Any]) -> Submitted:
+        """Begin a rollout, unless it is running or done. Returns at once.
+
+        Args:
+            payload: What the service sends, in any spelling. It must not be changed afterwards.
+
+        Raises:
+            PayloadError: It is malformed, or no rollout.
+            AtCapacityError: All slots are taken; says after how many seconds it is worth another try.
+            ShuttingDownError: It begins no more rollouts.
+        """
+        request = RolloutRequest.parse(payload)
+        if request is None:
+            raise PayloadError("metadata is missing: the payload is no rollout", field="metadata")
+        key = (request.job_arn, request.trajectory_id)
+        with self._changed:
+            known = self._find(key)
+            if known is not None:
+                self._repeated += 1
+                return Submitted(request.trajectory_id, True, known)
+            self._check_room(f"trajectory {request.trajectory_id}")
+            entry = self._running[key] = _Entry()
+            # A future that counts as running cannot be cancelled by one of several who wait for it.
+            entry.ended.set_running_or_notify_cancel()
+            self._started += 1
+        self.loop.submit(self._run(key, entry, payload))
+        return Submitted(request.trajectory_id, False, entry.ended)
+
+    @contextmanager
+    def slot(self) -> Iterator[None]:
+        """Hold a slot for the body of a `with`: for calls that are no rollouts. Raises what `submit` raises."""
+        with self._changed:
+            self._check_room("the call")
+            self._calls += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._calls -= 1
+                self._changed.notify_all()
+
+    def _find(self, key: _Key) -> Future[Ended] | None:
+        if key in self._running:
+            return self._running[key].ended
+        if key in self._done:
+            self._done.move_to_end(key)
+            return self._done[key]
+        return None
+
+    def _count_free(self) -> int:
+        self._hung = [lingers for lingers in self._hung if lingers()]
+        return max(0, self.max_rollouts - self.running - len(self._hung))
+
+    def _check_room(self, subject: str) -> None:
+        if self._phase is _NEW:
+            raise RuntimeError("the pool accepts nothing before it is started: use it as a context manager")
+        if self._phase is not _OPEN:
+            raise ShuttingDownError(f"this process is shutting down; deliver {subject} to another one")
+        if self._count_free() < 1:
+            self._refused += 1
+            # With all slots taken, one is free after the mean duration divided by their number.
+            seconds = min(MAX_RETRY_SECONDS, max(1.0, self._mean_seconds / self.max_rollouts))
+            raise AtCapacityError(
+                f"all {self.max_rollouts} slots are taken; deliver {subject} again in {seconds:.0f} s",
+                retry_after_seconds=seconds,
+            )
+
+    async def _run(self, key: _Key, entry: _Entry, payload: Mapping[str, Any]) -> None:
+        work = asyncio.ensure_future(
+            run_handler(self.handler, payload, deadline_seconds=self.deadline_seconds, trajectory_id=key[1])
+        )
+        entry.work = work
+        if entry.given_up:
+            work.cancel()
+        await asyncio.wait([work])
+        ended = self._ended(entry, work)
+        _log(key[1], ended)
+        with self._changed:
+            del self._running[key]
+            self._note(key, entry, ended)
+            self._changed.notify_all()
+        entry.ended.set_result(ended)
+
+    def _ended(self, entry: _Entry, work: asyncio.Task[Ended]) -> Ended:
+        seconds = time.monotonic() - entry.began
+        if work.cancelled():
+            return Ended(
+                None, RolloutTimeoutError("it was given up, for the shutdown of its process"), entry.context, seconds
+            )
+        error = work.exception()
+        return work.result() if error is None else Ended(None, error, entry.context, seconds)
+
+    def _note(self, key: _Key, entry: _Entry, ended: Ended) -> None:
+        self._outcomes[outcome_of(ended)] += 1
+        share = 0.1 if self._mean_seconds else 1.0
+        self._mean_seconds += share * (ended.seconds - self._mean_seconds)
+        if ended.lingers():
+            logger.error("trajectory_id=<%s> | its function hangs past the deadline and keeps its slot", key[1])
+            self._hung.append(ended.lingers)
+        if is_settled(ended):
+            self._done[key] = entry.ended
+            while len(self._done) > self._remember:
+                self._done.popitem(last=False)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def _finish(self, wait_seconds: float, report_seconds: float) -> Drained:
+        """Wait for what is in progress, and give up the rest until `report_seconds` from now."""
+        began = time.monotonic()
+        with self._changed:
+            if self._phase is _OPEN:
+                self._phase = _DRAINING
+            count = len(self._running)
+            self._changed.wait_for(lambda: not self.running, timeout=wait_seconds)
+            late = dict(self._running)
+        if late:
+            logger.warning("rollouts=<%d> | did not finish before the shutdown and are reported as errors", len(late))
+            self._give_up(late, began + report_seconds)
+        return Drained(finished=count - len(late), given_up=len(late))
+
+    def _give_up(self, late: dict[_Key, _Entry], end: float) -> None:
+        rollouts = []
+        for rollout in _lifecycle.running():
+            entry = late.get((rollout.context.job_arn, rollout.context.trajectory_id))
+            if entry is not None:
+                entry.context = rollout.context
+                rollouts.append(rollout)
+        if rollouts:
+            # From threads of its own: a handler may block the loop for good.
+            give_up(rollouts, end)
+        self.loop.call(_cancel, list(late.values()))
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running, timeout=max(0.0, end - time.monotonic()))
+
+
+def _log(trajectory_id: str, ended: Ended) -> None:
+    if ended.error is not None:
+        logger.warning(
+            "trajectory_id=<%s>, error=<%s>, outcome=<%s> | the rollout failed: %s",
+            trajectory_id,
+            type(ended.error).__name__,
+            outcome_of(ended),
+            ended.error,
+        )
+    elif not is_settled(ended):
+        logger.error(
+            "trajectory_id=<%s> | the handler bound no rollout, so nothing was reported: decorate it with rft_handler",
+            trajectory_id,
+        )
+
+
+def _cancel(entries: list[_Entry]) -> None:
+    for entry in entries:
+        entry.given_up = True
+        if entry.work is not None:
+            entry.work.cancel()

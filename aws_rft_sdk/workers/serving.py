@@ -1,0 +1,183 @@
+"""Serves a worker until it is told to end, and then ends it in good order."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Literal
+
+import uvicorn
+from starlette.applications import Starlette
+
+from aws_rft_sdk import redrive
+from aws_rft_sdk.errors import ConfigurationError, OutboxError
+from aws_rft_sdk.outbox import Outbox, shared_outbox
+from aws_rft_sdk.shutdown import GRACE_SECONDS
+from aws_rft_sdk.workers.pool import RolloutPool
+
+logger = logging.getLogger(__name__)
+
+ANY_HOST = "0.0.0.0"  # noqa: S104 - a container's port is reached from outside it, by probes as well
+PORT = 8080
+_SWITCH_SECONDS = 0.001
+_BACKLOG = 2048
+_CLOSE_SECONDS = 2
+"""For answers on their way when everything else is over."""
+_FLUSH_SHARE, _FLUSH_SECONDS = 0.1, 10.0
+"""Share of the grace period that is kept for what stands in the outbox, and how much at most."""
+
+
+def serve(
+    app: Starlette,
+    *,
+    host: str = ANY_HOST,
+    port: int = PORT,
+    grace_seconds: float = GRACE_SECONDS,
+    announce: Callable[[str], None] | None = None,
+) -> None:
+    """Serve a worker until SIGTERM or SIGINT. For the main thread.
+
+    At the signal new rollouts are refused (503), while `/ping`, `/health` and repeated deliveries are still answered.
+    Those in progress may end; at the end of the grace period the rest is reported as errors, and what stands in the
+    outbox that `RFT_OUTBOX` names is delivered as far as time permits. Then it returns. A second signal ends the
+    process at once.
+
+    Args:
+        app: What `create_app` made.
+        host: Address to listen on. The default is every address of this machine, as containers need.
+        port: 0 for any that is free.
+        grace_seconds: From the signal to the end. Stay below what the platform allows.
+        announce: Called with the URL once payloads are accepted.
+
+    Raises:
+        ConfigurationError: The port cannot be listened on; the grace period is no positive number; not in the main
+            thread.
+    """
+    if not grace_seconds > 0:
+        raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError("serve() handles signals, so it must be called in the main thread")
+    listener = _listen(host, port)
+    url = _url(listener)
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="on",
+        ws="none",
+        loop="asyncio",
+        timeout_graceful_shutdown=_CLOSE_SECONDS,
+    )
+    pool: RolloutPool = app.state.pool
+    # The server's thread waits for the interpreter each time a handler computes, several times for one answer.
+    sys.setswitchinterval(min(sys.getswitchinterval(), _SWITCH_SECONDS))
+    # What is loaded by now stays. Each look through it for garbage would stop everything for a tenth of a second.
+    gc.collect()
+    gc.freeze()
+    with listener:
+        server = _Server(config, pool, grace_seconds, lambda: announce(url) if announce is not None else None)
+        server.run(sockets=[listener])
+    if not server.started:
+        raise ConfigurationError("the worker could not start; its log says why")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that goes on serving while rollouts end."""
+
+    def __init__(
+        self, config: uvicorn.Config, pool: RolloutPool, grace_seconds: float, announce: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._pool = pool
+        self._grace_seconds = grace_seconds
+        self._announce = announce
+        self._draining = False
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept calls, and say so."""
+        await super().startup(sockets=sockets)
+        if self.started:
+            self._announce()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal; end at the second, as if nobody handled it."""
+        if self._draining:
+            signal.signal(sig, signal.SIG_DFL)
+            os.kill(os.getpid(), sig)
+            return
+        self._draining = True
+        threading.Thread(target=self._drain, name="rft-drain", daemon=True).start()
+
+    def _drain(self) -> None:
+        end = time.monotonic() + self._grace_seconds
+        logger.info("grace_seconds=<%g> | draining: new rollouts are refused", self._grace_seconds)
+        try:
+            drained = self._pool.drain(self._grace_seconds - min(_FLUSH_SHARE * self._grace_seconds, _FLUSH_SECONDS))
+            logger.info("finished=<%d>, given_up=<%d> | drained", *drained)
+            flush(end)
+        except Exception:
+            logger.exception("the drain failed")
+        threading.Thread(target=_end_at, args=(end + _CLOSE_SECONDS,), name="rft-end", daemon=True).start()
+        self.should_exit = True
+
+
+def flush(end: float) -> None:
+    """Deliver what stands in the outbox that `RFT_OUTBOX` names, if there is one, at most until `end`.
+
+    Args:
+        end: On the monotonic clock. What is not delivered by then, the next process delivers.
+    """
+    outbox = shared_outbox(None)
+    if outbox is None or not outbox.path.is_file():
+        return
+    thread = threading.Thread(target=_deliver_all, args=(outbox,), name="rft-flush", daemon=True)
+    thread.start()
+    thread.join(max(0.0, end - time.monotonic()))
+
+
+def _deliver_all(outbox: Outbox) -> None:
+    redrive.stop_in_background(outbox)
+    try:
+        done = redrive.drain(outbox)
+    except OutboxError as error:
+        logger.error("outbox=<%s>, error=<%s> | could not be flushed", outbox.path, error)
+    else:
+        logger.info("delivered=<%d>, pending=<%d>, refused=<%d> | outbox flushed", *done)
+
+
+def _end_at(end: float) -> None:
+    """End the process whatever hangs in it: all that was to be told has been told."""
+    time.sleep(max(0.0, end - time.monotonic()))
+    logger.error("the process did not end within its grace period and is ended now")
+    os._exit(0)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family: Literal[socket.AddressFamily.AF_INET6, socket.AddressFamily.AF_INET]
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # The protocol is named because asyncio looks at it before it turns off Nagle's algorithm, which would delay each
+    # answer by 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except (OSError, OverflowError) as error:
+        listener.close()
+        raise ConfigurationError(f"port {port} of {host} cannot be listened on: {error}") from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

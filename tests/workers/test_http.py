@@ -1,0 +1,351 @@
+"""A worker over HTTP: what each route answers, and what it does to rollouts."""
+
+import json
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fakes import ga_payload
+
+from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.types import RolloutResult
+from aws_rft_sdk.workers.http import create_app
+
+from .web import WAIT, Gate, until, worker_of
+
+
+@pytest.fixture(scope="module")
+def _runtime():
+    with LocalRuntime() as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def runtime(_runtime):
+    _runtime.reset()
+    return _runtime
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    yield gate
+    gate.open.set()
+
+
+def decorated(fn, **options):
+    return rft_handler(require_turns=False, **options)(fn)
+
+
+def echo(payload):
+    return {"reward": 1.0, "prompt": payload["prompt"]}
+
+
+def rewards(runtime):
+    return [trajectory.rewards for trajectory in runtime.trajectories()]
+
+
+# --- /rollout
+
+
+def test_rollout_when_posted_then_it_is_answered_at_once_and_runs_in_the_background(runtime, gate):
+    with worker_of(decorated(gate)) as worker:
+        payload = runtime.new_rollout("p")
+        answer = worker.post("/rollout", payload)
+
+        assert answer.status_code == 202
+        assert answer.json() == {"trajectoryId": payload["metadata"]["rolloutId"], "repeated": False}
+        gate.wait_for(1)
+        assert rewards(runtime) == [None]
+        gate.open.set()
+        assert until(lambda: rewards(runtime) == [(1.0,)])
+        assert worker.post("/rollout", payload).json()["repeated"] is True
+    assert len(gate.runs) == 1
+
+
+def test_rollout_when_a_hundred_deliveries_arrive_at_once_then_it_runs_once(runtime, gate):
+    payload = runtime.new_rollout("p")
+    with worker_of(decorated(gate), max_rollouts=1) as worker, ThreadPoolExecutor(16) as threads:
+        answers = list(threads.map(lambda _: worker.post("/rollout", payload), range(100)))
+        gate.open.set()
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert [answer.json()["repeated"] for answer in answers].count(False) == 1
+    assert len(gate.runs) == 1
+
+
+def test_rollout_when_all_slots_are_taken_then_429_says_when_to_come_back(runtime, gate):
+    with worker_of(decorated(gate), max_rollouts=1) as worker:
+        worker.post("/rollout", first := runtime.new_rollout("p"))
+        answer = worker.post("/rollout", runtime.new_rollout("p"))
+
+        assert answer.status_code == 429
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert answer.json()["errorType"] == "Throttled"
+        assert worker.post("/rollout", first).status_code == 202
+        assert worker.post("/invocations", {"prompt": "production"}).status_code == 429
+        gate.open.set()
+
+
+@pytest.mark.parametrize("path", ["/rollout", "/invocations"])
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        pytest.param({"prompt": "p", "metadata": {"rolloutId": "t"}}, "metadata.jobArn", id="no job"),
+        pytest.param(ga_payload(""), "metadata.rolloutId", id="empty id"),
+        pytest.param(ga_payload("t", temperature="hot"), "inferenceParams.temperature", id="parameter"),
+        pytest.param(ga_payload("t\ud800"), "metadata.rolloutId", id="lone surrogate"),
+        pytest.param(ga_payload("t" * 300), "metadata.rolloutId", id="long id"),
+        pytest.param({"metadata": {"job_arn": 5, "trajectory_id": "t"}}, "metadata.job_arn", id="a number"),
+    ],
+)
+def test_rollout_when_the_payload_is_malformed_then_400_names_the_field(path, payload, field):
+    with worker_of(decorated(echo)) as worker:
+        answer = worker.post(path, payload)
+
+        assert answer.status_code == 400
+        assert answer.json()["errorType"] == "ValidationError"
+        assert answer.json()["field"] == field
+        assert worker.pool.figures().started == 0
+
+
+@pytest.mark.parametrize("payload", [{}, [], "text", 3, None, {"prompt": "p"}, {"metadata": 3}, {"body": "{"}])
+def test_rollout_when_the_payload_is_no_rollout_then_400_names_metadata(payload):
+    with worker_of(decorated(echo)) as worker:
+        answer = worker.post("/rollout", payload)
+
+    assert (answer.status_code, answer.json()["field"]) == (400, "metadata")
+
+
+# --- /invocations, synchronous
+
+
+def test_invocation_when_it_is_a_rollout_then_the_answer_is_the_handlers_result(runtime):
+    with worker_of(decorated(echo)) as worker:
+        answer = worker.post("/invocations", runtime.new_rollout("p"))
+
+    assert (answer.status_code, answer.json()) == (200, {"reward": 1.0, "prompt": "p"})
+    assert rewards(runtime) == [(1.0,)]
+
+
+def test_invocation_when_delivered_again_then_it_waits_for_the_same_outcome(runtime, gate):
+    payload = runtime.new_rollout("p")
+    with worker_of(decorated(gate)) as worker, ThreadPoolExecutor(8) as threads:
+        waiting = [threads.submit(worker.post, "/invocations", payload) for _ in range(8)]
+        gate.wait_for(1)
+        gate.open.set()
+        answers = [future.result(WAIT).json() for future in waiting]
+        answers.append(worker.post("/invocations", payload).json())
+
+    assert answers == [{"reward": 1.0, "prompt": "p"}] * 9
+    assert len(gate.runs) == 1
+
+
+def test_invocation_when_the_caller_leaves_then_the_rollout_goes_on(runtime, gate):
+    with worker_of(decorated(gate)) as worker:
+        body = json.dumps(payload := runtime.new_rollout("p")).encode()
+        head = f"POST /invocations HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        worker.raw(head + body, then_close=True)
+        gate.wait_for(1)
+        gate.open.set()
+        assert worker.post("/invocations", payload).json()["reward"] == 1.0
+    assert len(gate.runs) == 1
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no"), KeyboardInterrupt("no")])
+def test_invocation_when_the_handler_raises_and_it_was_reported_then_that_is_no_error_of_the_call(runtime, error):
+    def handler(payload):
+        raise error
+
+    with worker_of(decorated(handler, floor_reward=-1.0)) as worker:
+        payload = runtime.new_rollout("p")
+        answer = worker.post("/invocations", payload)
+        assert worker.get("/ping").status_code == 200
+
+    assert answer.status_code == 200
+    assert answer.json() == {
+        "rewards": [-1.0],
+        "errorType": type(error).__name__,
+        "errorMessage": "no",
+        "trajectoryId": payload["metadata"]["rolloutId"],
+    }
+
+
+def test_invocation_when_nothing_could_be_reported_then_it_is_an_error(runtime):
+    with worker_of(decorated(lambda payload: "no reward")) as worker:
+        answer = worker.post("/invocations", runtime.new_rollout("p"))
+
+    assert (answer.status_code, answer.json()["errorType"]) == (500, "RewardError")
+
+
+def test_invocation_when_the_handler_hangs_then_the_deadline_ends_it(runtime, gate):
+    with worker_of(decorated(gate), deadline_seconds=0.2) as worker:
+        answer = worker.post("/invocations", runtime.new_rollout("p"))
+
+        assert (answer.status_code, answer.json()["errorType"]) == (200, "RolloutTimeoutError")
+        assert answer.json()["rewards"] == [0.0]
+        assert worker.get("/health").json()["hung"] == 1
+        gate.open.set()
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"),
+    [
+        pytest.param(RolloutResult(reward=0.5, metrics={"a": 1}), {"reward": 0.5, "metrics": {"a": 1}}, id="result"),
+        pytest.param(RolloutResult(turns_rewards=(0.5,)), {"rewards": [0.5]}, id="per turn"),
+        pytest.param(0.5, 0.5, id="number"),
+        pytest.param({"reward": 1, "extra": {1, 2}}, None, id="object"),
+        pytest.param({"reward": 1, "nan": math.nan}, None, id="nan"),
+        pytest.param({"reward": 1, "text": "\ud800"}, None, id="lone surrogate"),
+    ],
+)
+def test_invocation_when_the_result_is_not_plain_json_then_something_readable_comes(runtime, result, shown):
+    with worker_of(rft_handler(lambda payload: result, require_turns=False)) as worker:
+        answer = worker.post("/invocations", runtime.new_rollout("p"))
+
+    assert answer.status_code == 200
+    assert shown in (None, answer.json())
+    assert answer.json() is not None
+
+
+# --- /invocations, asynchronous
+
+
+def test_invocation_when_asynchronous_then_it_answers_at_once_and_the_ping_is_busy(runtime, gate):
+    with worker_of(decorated(gate), invocations="async") as worker:
+        idle = worker.get("/ping").json()
+        answer = worker.post("/invocations", payload := runtime.new_rollout("p"))
+        gate.wait_for(1)
+        busy = worker.get("/ping").json()
+
+        assert (answer.status_code, answer.json()["repeated"]) == (200, False)
+        assert (idle["status"], busy["status"]) == ("Healthy", "HealthyBusy")
+        # The time moves while it runs, and only then.
+        assert until(lambda: worker.get("/ping").json()["time_of_last_update"] > busy["time_of_last_update"])
+        assert worker.post("/invocations", payload).json()["repeated"] is True
+        gate.open.set()
+        assert until(lambda: worker.get("/ping").json()["status"] == "Healthy")
+        at_rest = worker.get("/ping").json()
+        assert not until(lambda: worker.get("/ping").json() != at_rest, rounds=15)
+
+
+def test_invocation_when_asynchronous_and_no_rollout_then_the_result_comes_back():
+    with worker_of(decorated(echo), invocations="async") as worker:
+        assert worker.post("/invocations", {"prompt": "hello"}).json() == {"reward": 1.0, "prompt": "hello"}
+
+
+# --- key, health, metrics, routes
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        pytest.param(None, 401, id="none"),
+        pytest.param("Bearer wrong", 401, id="wrong"),
+        pytest.param("Basic s3cret", 401, id="scheme"),
+        pytest.param("Bearer s3cret", 202, id="right"),
+        pytest.param("bearer s3cret", 202, id="lower case"),
+        pytest.param("Bearer s3cre\xfe", 401, id="not ascii"),
+    ],
+)
+def test_key_when_set_then_posts_need_it(runtime, header, status):
+    with worker_of(decorated(echo), api_key="s3cret") as worker:
+        headers = {} if header is None else {"Authorization": header.encode("latin-1")}
+        answer = worker.post("/rollout", runtime.new_rollout("p"), headers=headers)
+
+        assert answer.status_code == status
+        assert worker.get("/ping").status_code == 200
+        assert "s3cret" not in repr(vars(worker.app)) + answer.text
+
+
+@pytest.mark.parametrize("key", ["", " ", "a\nb", "schl\xfcssel"])
+def test_key_when_it_cannot_be_sent_then_it_is_refused(key):
+    with pytest.raises(ConfigurationError) as caught:
+        create_app(echo, api_key=key)
+    assert not key.strip() or key not in str(caught.value)
+
+
+def test_health_when_rollouts_run_then_it_tells_and_while_draining_it_is_503(runtime, gate):
+    with worker_of(decorated(gate), max_rollouts=3) as worker:
+        worker.post("/rollout", runtime.new_rollout("p"))
+        health = worker.get("/health")
+        assert (health.status_code, health.json()["running"], health.json()["free"]) == (200, 1, 2)
+        with ThreadPoolExecutor(1) as threads:
+            drained = threads.submit(worker.pool.drain, WAIT)
+            assert until(lambda: worker.get("/health").status_code == 503)
+            assert worker.get("/health").json()["status"] == "draining"
+            answer = worker.post("/rollout", runtime.new_rollout("p"))
+            assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+            assert worker.post("/invocations", {"prompt": "p"}).status_code == 503
+            assert worker.get("/ping").json()["status"] == "HealthyBusy"
+            gate.open.set()
+            drained.result(WAIT)
+
+
+def test_ping_when_hung_functions_hold_every_slot_then_the_process_is_to_be_replaced(runtime, gate):
+    with worker_of(decorated(gate), max_rollouts=1, deadline_seconds=0.2) as worker:
+        worker.post("/invocations", runtime.new_rollout("p"))
+        assert worker.get("/ping").status_code == 503
+        assert worker.get("/health").json()["status"] == "stuck"
+        gate.open.set()
+        assert until(lambda: worker.get("/ping").status_code == 200)
+
+
+def test_ping_when_a_handler_blocks_its_loop_then_it_is_answered_all_the_same(runtime):
+    blocked, go_on = threading.Event(), threading.Event()
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        blocked.set()
+        go_on.wait(WAIT)
+        return 1.0
+
+    with worker_of(handler) as worker:
+        worker.post("/rollout", runtime.new_rollout("p"))
+        assert blocked.wait(WAIT)
+        assert worker.get("/ping").json()["status"] == "HealthyBusy"
+        assert worker.post("/rollout", runtime.new_rollout("p")).status_code == 202
+        go_on.set()
+
+
+def test_metrics_when_asked_then_what_happened_is_counted(runtime):
+    with worker_of(decorated(echo)) as worker:
+        payload = runtime.new_rollout("p")
+        worker.post("/invocations", payload)
+        worker.post("/invocations", payload)
+        worker.post("/rollout", b"{")
+        text = worker.get("/metrics").text
+
+    lines = text.splitlines()
+    assert 'rft_worker_requests_total{path="/invocations",status="200"} 2.0' in lines
+    assert 'rft_worker_requests_total{path="/rollout",status="400"} 1.0' in lines
+    assert "rft_worker_rollouts_started_total 1.0" in lines
+    assert "rft_worker_rollouts_repeated_total 1.0" in lines
+    assert 'rft_worker_rollouts_ended_total{outcome="completed"} 1.0' in lines
+    assert "rft_worker_rollout_seconds_count 1.0" in lines
+    assert "rft_worker_free 96.0" in lines
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/rollout", 405),
+        ("PUT", "/invocations", 405),
+        ("POST", "/ping", 405),
+        ("GET", "/", 404),
+        ("POST", "/nope", 404),
+    ],
+)
+def test_route_when_there_is_none_then_the_answer_is_an_error_in_the_same_form(method, path, status):
+    with worker_of(decorated(echo)) as worker:
+        answer = worker.session.request(method, worker.url + path, timeout=WAIT)
+
+    assert answer.status_code == status
+    assert set(answer.json()) == {"errorType", "errorMessage"}
+
+
+def test_app_when_an_argument_makes_no_sense_then_it_is_refused():
+    with pytest.raises(ConfigurationError, match="invocations"):
+        create_app(echo, invocations="later")

@@ -1,0 +1,411 @@
+"""A pool of rollouts: bounded, each trajectory once, each with a deadline, ended in good order."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fakes import ga_payload
+
+from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk.errors import (
+    AtCapacityError,
+    ConfigurationError,
+    PayloadError,
+    RolloutTimeoutError,
+    ShuttingDownError,
+)
+from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.runtime import Fault, Faults
+from aws_rft_sdk.shutdown import Drained
+from aws_rft_sdk.workers import RolloutPool, is_settled
+
+WAIT = 60
+
+
+@pytest.fixture(scope="module")
+def _runtime():
+    with LocalRuntime() as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def runtime(_runtime):
+    _runtime.reset()
+    return _runtime
+
+
+class Gate:
+    """A handler that waits until it is let go, and counts its runs."""
+
+    def __init__(self):
+        self.runs = []
+        self.begun = threading.Semaphore(0)
+        self.open = threading.Event()
+
+    def __call__(self, payload):
+        self.runs.append(payload["metadata"]["rolloutId"])
+        self.begun.release()
+        assert self.open.wait(WAIT)
+        return {"reward": 1.0, "prompt": payload["prompt"]}
+
+    def wait_for(self, count):
+        for _ in range(count):
+            assert self.begun.acquire(timeout=WAIT)
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    yield gate
+    gate.open.set()
+
+
+def decorated(fn, **options):
+    return rft_handler(require_turns=False, **options)(fn)
+
+
+def rewards(runtime):
+    return [trajectory.rewards for trajectory in runtime.trajectories()]
+
+
+def test_submit_when_called_then_it_returns_at_once_and_the_outcome_follows(runtime, gate):
+    with RolloutPool(decorated(gate)) as pool:
+        submitted = pool.submit(payload := runtime.new_rollout("p"))
+
+        assert submitted.trajectory_id == payload["metadata"]["rolloutId"]
+        assert not submitted.repeated
+        assert (pool.running, pool.free) == (1, 95)
+        gate.open.set()
+        ended = submitted.ended.result(WAIT)
+
+        assert ended.result == {"reward": 1.0, "prompt": "p"}
+        assert is_settled(ended)
+        assert pool.figures().ended["completed"] == 1
+    assert rewards(runtime) == [(1.0,)]
+
+
+def test_submit_when_the_handler_is_a_coroutine_then_it_runs_in_the_pools_own_loop(runtime):
+    threads = []
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        threads.append(threading.current_thread().name)
+        await asyncio.sleep(0)
+        return 1.0
+
+    with RolloutPool(handler) as pool:
+        futures = [pool.submit(runtime.new_rollout("p")).ended for _ in range(5)]
+        assert [future.result(WAIT).result for future in futures] == [1.0] * 5
+
+    assert set(threads) == {"rft-pool"}
+
+
+def test_submit_when_a_thousand_deliveries_of_one_rollout_arrive_at_once_then_it_runs_once(runtime, gate):
+    payload = runtime.new_rollout("p")
+    with RolloutPool(decorated(gate), max_rollouts=1) as pool:
+        with ThreadPoolExecutor(32) as threads:
+            submitted = list(threads.map(lambda _: pool.submit(payload), range(1000)))
+        gate.open.set()
+        results = [item.ended.result(WAIT).result for item in submitted]
+        again = pool.submit(payload)
+
+    assert len(gate.runs) == 1
+    assert [item.repeated for item in submitted].count(False) == 1
+    assert results == [{"reward": 1.0, "prompt": "p"}] * 1000
+    assert again.repeated
+    assert again.ended.result(0).result == results[0]
+
+
+def test_submit_when_one_of_many_stops_waiting_then_the_others_still_get_the_outcome(runtime, gate):
+    payload = runtime.new_rollout("p")
+    with RolloutPool(decorated(gate)) as pool:
+        first, second = pool.submit(payload), pool.submit(payload)
+        assert not first.ended.cancel()
+        gate.open.set()
+        assert second.ended.result(WAIT).error is None
+
+
+def test_submit_when_another_job_uses_the_same_id_then_it_is_another_rollout(service, gate):
+    other = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/other-job"
+    with RolloutPool(decorated(gate, client=lambda request: Silent())) as pool:
+        pool.submit(ga_payload("same"))
+        assert not pool.submit(ga_payload("same", job_arn=other)).repeated
+        gate.wait_for(2)
+        gate.open.set()
+
+
+class Silent:
+    """A client that reports to nobody."""
+
+    def report_complete(self, reward):
+        pass
+
+    update_reward = report_complete
+
+    def report_error(self, error, reward=None):
+        pass
+
+
+def test_submit_when_all_slots_are_taken_then_it_is_refused_with_a_time(runtime, gate):
+    with RolloutPool(decorated(gate), max_rollouts=2) as pool:
+        pool.submit(runtime.new_rollout("p"))
+        pool.submit(runtime.new_rollout("p"))
+        with pytest.raises(AtCapacityError, match="all 2 slots are taken") as caught:
+            pool.submit(refused := runtime.new_rollout("p"))
+        assert caught.value.retry_after_seconds >= 1
+        assert caught.value.retry_safe
+        assert pool.free == 0
+        gate.open.set()
+        assert pool.drain(WAIT) == Drained(finished=2, given_up=0)
+        with pytest.raises(ShuttingDownError):
+            pool.submit(refused)
+
+
+@pytest.mark.parametrize(
+    ("payload", "field"),
+    [
+        pytest.param({"prompt": "p"}, "metadata", id="production"),
+        pytest.param([], "metadata", id="no object"),
+        pytest.param(ga_payload(""), "metadata.rolloutId", id="empty id"),
+        pytest.param({"metadata": {"rolloutId": "t"}}, "metadata.jobArn", id="no job"),
+    ],
+)
+def test_submit_when_the_payload_is_no_proper_rollout_then_the_field_is_named(payload, field):
+    with RolloutPool(decorated(Gate())) as pool:
+        with pytest.raises(PayloadError) as caught:
+            pool.submit(payload)
+        assert caught.value.field == field
+        assert pool.running == 0
+
+
+def test_submit_when_a_rollout_ended_unreported_then_it_may_run_again(runtime):
+    runs = []
+
+    def handler(payload):
+        runs.append(1)
+        return 1.0 if len(runs) > 1 else "no reward"
+
+    with RolloutPool(decorated(handler)) as pool:
+        first = pool.submit(payload := runtime.new_rollout("p")).ended.result(WAIT)
+        second = pool.submit(payload)
+
+        assert not is_settled(first)
+        assert not second.repeated
+        assert is_settled(second.ended.result(WAIT))
+        assert pool.submit(payload).repeated
+        assert pool.figures().ended == {"completed": 1, "failed": 0, "late": 0, "unreported": 1}
+
+
+def test_submit_when_the_handler_raised_and_it_was_reported_then_it_does_not_run_again(runtime):
+    runs = []
+
+    def handler(payload):
+        runs.append(1)
+        raise ValueError("no")
+
+    with RolloutPool(decorated(handler)) as pool:
+        ended = pool.submit(payload := runtime.new_rollout("p")).ended.result(WAIT)
+        assert is_settled(ended)
+        assert isinstance(ended.error, ValueError)
+        assert pool.submit(payload).repeated
+    assert runs == [1]
+    assert rewards(runtime) == [(0.0,)]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_submit_when_the_reward_is_only_in_the_outbox_then_it_is_settled(tmp_path, fails):
+    def handler(payload):
+        if fails:
+            raise ValueError("no")
+        return 0.5
+
+    with LocalRuntime(faults=Faults(Fault("status", route="feedback"))) as runtime:
+        outbox = Outbox(tmp_path / "outbox.db")
+        with RolloutPool(decorated(handler, outbox=outbox)) as pool:
+            ended = pool.submit(payload := runtime.new_rollout("p")).ended.result(WAIT)
+            assert is_settled(ended)
+            assert pool.submit(payload).repeated
+        assert rewards(runtime) == [None]
+    assert [entry.rewards for entry in outbox.entries()] == [(0.0 if fails else 0.5,)]
+    outbox.close()
+
+
+def test_submit_when_nothing_could_be_reported_and_there_is_no_outbox_then_it_is_not_settled():
+    def handler(payload):
+        raise ValueError("no")
+
+    faults = Faults(Fault("status", status=403, route="feedback"))
+    with LocalRuntime(faults=faults) as runtime, RolloutPool(decorated(handler)) as pool:
+        ended = pool.submit(payload := runtime.new_rollout("p")).ended.result(WAIT)
+        assert not is_settled(ended)
+        assert not pool.submit(payload).repeated
+
+
+def test_submit_when_more_ended_than_it_remembers_then_the_oldest_are_forgotten(runtime):
+    payloads = [runtime.new_rollout("p") for _ in range(3)]
+    with RolloutPool(decorated(lambda payload: 1.0), remember=2) as pool:
+        for payload in payloads:
+            pool.submit(payload).ended.result(WAIT)
+        assert [pool.submit(payload).repeated for payload in reversed(payloads)] == [True, True, False]
+
+
+def test_deadline_when_a_thread_hangs_then_it_is_reported_and_keeps_its_slot_until_it_ends(runtime, gate):
+    with RolloutPool(decorated(gate, floor_reward=-1.0), max_rollouts=2, deadline_seconds=0.2) as pool:
+        ended = pool.submit(runtime.new_rollout("p")).ended.result(WAIT)
+
+        assert isinstance(ended.error, RolloutTimeoutError)
+        assert rewards(runtime) == [(-1.0,)]
+        figures = pool.figures()
+        assert (figures.running, figures.hung, figures.free) == (0, 1, 1)
+        assert figures.ended["late"] == 1
+        assert not pool.is_stuck
+        pool.submit(runtime.new_rollout("p")).ended.result(WAIT)
+        assert pool.is_stuck
+        with pytest.raises(AtCapacityError):
+            pool.submit(runtime.new_rollout("p"))
+        gate.open.set()
+        assert until(lambda: pool.free == 2)
+        assert not pool.is_stuck
+
+
+def until(condition, rounds=600):
+    pause = threading.Event()
+    return any(condition() or pause.wait(0.1) for _ in range(rounds))
+
+
+def test_deadline_when_a_coroutine_hangs_then_it_is_cancelled_and_its_slot_is_free(runtime):
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        await asyncio.Event().wait()
+
+    with RolloutPool(handler, max_rollouts=1, deadline_seconds=0.2) as pool:
+        ended = pool.submit(runtime.new_rollout("p")).ended.result(WAIT)
+        assert isinstance(ended.error, RolloutTimeoutError)
+        assert (pool.figures().hung, pool.free) == (0, 1)
+
+
+def test_loop_when_a_handler_blocks_it_then_figures_say_so(runtime):
+    blocked, go_on = threading.Event(), threading.Event()
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        blocked.set()
+        go_on.wait(WAIT)
+        return 1.0
+
+    with RolloutPool(handler, deadline_seconds=0.5) as pool:
+        submitted = pool.submit(runtime.new_rollout("p"))
+        assert blocked.wait(WAIT)
+        assert until(lambda: pool.is_stuck)
+        assert pool.figures().stalled_seconds > 0.5
+        # A shutdown reports it all the same.
+        assert pool.drain(1.0) == Drained(finished=0, given_up=1)
+        assert rewards(runtime) == [(0.0,)]
+        go_on.set()
+        submitted.ended.result(WAIT)
+
+
+def test_loop_when_a_task_of_a_handler_raises_system_exit_then_other_rollouts_go_on(runtime):
+    async def vandal():
+        raise SystemExit(3)
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        task = asyncio.ensure_future(vandal())
+        await asyncio.wait([task])
+        task.exception()
+        return 1.0
+
+    with RolloutPool(handler) as pool:
+        futures = [pool.submit(runtime.new_rollout("p")).ended for _ in range(3)]
+        assert [future.result(WAIT).result for future in futures] == [1.0] * 3
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+def test_submit_when_the_handler_tries_to_end_the_process_then_only_its_rollout_fails(runtime, error):
+    def handler(payload):
+        if payload["prompt"] == "bad":
+            raise error
+        return 1.0
+
+    with RolloutPool(decorated(handler)) as pool:
+        bad = pool.submit(runtime.new_rollout("bad")).ended.result(WAIT)
+        good = pool.submit(runtime.new_rollout("good")).ended.result(WAIT)
+
+    assert bad.error is error
+    assert good.result == 1.0
+    assert rewards(runtime) == [(0.0,), (1.0,)]
+
+
+def test_drain_when_rollouts_are_in_progress_then_they_end_and_new_ones_are_refused(runtime, gate):
+    with RolloutPool(decorated(gate)) as pool:
+        running = pool.submit(payload := runtime.new_rollout("p"))
+        with ThreadPoolExecutor(1) as threads:
+            drained = threads.submit(pool.drain, WAIT)
+            assert until(lambda: pool.figures().draining)
+            with pytest.raises(ShuttingDownError):
+                pool.submit(runtime.new_rollout("p"))
+            assert pool.submit(payload).repeated
+            gate.open.set()
+            assert drained.result(WAIT) == Drained(finished=1, given_up=0)
+        assert running.ended.result(0).error is None
+
+
+@pytest.mark.parametrize("kind", ["thread", "coroutine"])
+def test_drain_when_rollouts_do_not_end_in_time_then_they_are_reported(runtime, gate, kind):
+    async def waiting(payload):
+        await asyncio.Event().wait()
+
+    with RolloutPool(decorated(gate if kind == "thread" else waiting)) as pool:
+        futures = [pool.submit(runtime.new_rollout("p")).ended for _ in range(40)]
+        assert pool.drain(1.0) == Drained(finished=0, given_up=40)
+        outcomes = [future.result(WAIT) for future in futures]
+
+    assert {type(ended.error) for ended in outcomes} == {RolloutTimeoutError}
+    assert all(is_settled(ended) for ended in outcomes)
+    assert rewards(runtime) == [(0.0,)] * 40
+
+
+def test_close_when_rollouts_are_in_progress_then_they_are_reported(runtime, gate):
+    with RolloutPool(decorated(gate)) as pool:
+        future = pool.submit(runtime.new_rollout("p")).ended
+        gate.wait_for(1)
+
+    assert isinstance(future.result(WAIT).error, RolloutTimeoutError)
+    assert rewards(runtime) == [(0.0,)]
+    with pytest.raises(ShuttingDownError):
+        pool.submit(runtime.new_rollout("p"))
+    pool.close()
+
+
+def test_pool_when_used_before_its_start_or_twice_then_it_says_so(runtime):
+    pool = RolloutPool(decorated(lambda payload: 1.0))
+    with pytest.raises(RuntimeError, match="before it is started"):
+        pool.submit(runtime.new_rollout("p"))
+    with pool, pytest.raises(RuntimeError, match="cannot be started"):
+        pool.start()
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"max_rollouts": 0}, {"deadline_seconds": 0}, {"deadline_seconds": float("nan")}, {"handler": 3}]
+)
+def test_pool_when_an_argument_makes_no_sense_then_it_is_refused(arguments):
+    with pytest.raises(ConfigurationError):
+        RolloutPool(**{"handler": print, **arguments})
+
+
+def test_start_when_the_outbox_holds_feedback_of_an_earlier_process_then_it_is_delivered(tmp_path, monkeypatch):
+    from aws_rft_sdk import redrive
+
+    path = tmp_path / "outbox.db"
+    monkeypatch.setenv("RFT_OUTBOX", str(path))
+    with LocalRuntime() as runtime:
+        payload = runtime.new_rollout("p")
+        request = redrive.RolloutFeedbackClient(payload)
+        request.outbox.decide(request.metadata, request.endpoint, "sigv4", "ready", (0.25,))
+        request.outbox.postpone(request.metadata, "killed", maybe_sent=False)
+        with RolloutPool(decorated(lambda payload: 1.0)):
+            assert until(lambda: rewards(runtime) == [(0.25,)])
+        redrive.stop_in_background(request.outbox)
+        request.outbox.close()

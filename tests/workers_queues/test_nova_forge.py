@@ -1,0 +1,345 @@
+import json
+import threading
+import uuid
+from collections import Counter
+
+import pytest
+
+from aws_rft_sdk.datasets import unpack
+from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.workers._queue import Queue
+from aws_rft_sdk.workers.nova_forge import GenerateResponse, NovaForgeQueues, NovaForgeWorker, Task, TaskTable, cell_of
+from aws_rft_sdk.workers.nova_forge.runtimes import Runtimes
+from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy
+
+from .doing import Agent, eventually
+from .trainer import Trainer, digest_of
+
+
+@pytest.fixture
+def queues(make_queue):
+    return NovaForgeQueues(
+        make_queue("rollout-requests", fifo=True),
+        make_queue("rollout-responses"),
+        make_queue("generate-requests"),
+        make_queue("generate-responses"),
+    )
+
+
+@pytest.fixture
+def make_tasks(aws):
+    name = f"tasks-{uuid.uuid4().hex[:8]}"
+
+    def make(**options):
+        table = TaskTable(name, aws.dynamodb, **{"lease_seconds": 10.0, **options})
+        table.create()
+        return table
+
+    return make
+
+
+@pytest.fixture
+def trainer(aws, queues):
+    with Trainer(aws, queues) as trainer:
+        yield trainer
+
+
+@pytest.fixture
+def make_worker(aws, queues, make_tasks):
+    workers = []
+
+    def make(handler, **options):
+        tasks = options.pop("tasks", None) or make_tasks()
+        given = {"client": aws.sqs, "wait_seconds": 1, "visibility_seconds": 10, **options}
+        workers.append(NovaForgeWorker(queues, handler, tasks, **given))
+        return workers[-1].start()
+
+    yield make
+    for worker in workers:
+        worker.stop(grace_seconds=5)
+
+
+def conversations(*workers):
+    """Turns of all rollouts: what was answered, and what should have been."""
+    turns = [turn for worker in workers for item in worker.runtime.trajectories() for turn in item.turns]
+    return [(turn.message["content"], digest_of(turn.request["messages"])) for turn in turns]
+
+
+def test_rollouts_when_everything_comes_twice_and_out_of_order_then_each_is_rewarded_once(
+    aws, queues, trainer, make_tasks, make_worker
+):
+    samples = [f"{row}_{index}" for row in range(4) for index in range(3)]
+    agents = [Agent(turns=3), Agent(turns=3)]
+    # A short lease: the second message about a rollout comes back after it.
+    workers = [
+        make_worker(agent.handler, visibility_seconds=3, tasks=make_tasks(lease_seconds=3.0)) for agent in agents
+    ]
+
+    trainer.ask(*samples, *reversed(samples))
+
+    eventually(lambda: len(trainer.scores) == 12 and aws.count(queues.rollout_requests) == 0)
+    for worker in workers:
+        worker.stop(grace_seconds=10)
+    assert Counter(item["sample_id"] for item in trainer.responses) == Counter(samples)
+    assert set(trainer.scores.values()) == {1.0}
+    assert {item["stop_reason"] for item in trainer.responses} == {"end_of_conversation"}
+    assert sorted(agents[0].runs + agents[1].runs) == sorted(samples)
+    assert trainer.asked == {f"{sample}_{turn}": 1 for sample in samples for turn in range(3)}
+    turns = conversations(*workers)
+    assert len(turns) == 36
+    assert all(answer == expected for answer, expected in turns)
+
+
+def test_turn_when_answered_with_tokens_then_they_are_recorded(trainer, make_worker):
+    worker = make_worker(Agent().handler)
+
+    trainer.ask("a_0")
+
+    eventually(lambda: trainer.scores)
+    [trajectory] = worker.runtime.trajectories()
+    assert trajectory.turns[0].token_ids == (1, 2, 3)
+    assert trajectory.turns[0].logprobs == (-0.5, -1.0, -1.5)
+    assert trainer.requests[0]["messages"] == [{"role": "user", "content": "2 + 2?"}]
+
+
+def test_turn_when_never_answered_then_it_fails_and_is_not_asked_for_again(trainer, make_worker):
+    trainer.silent.add("a_0_1")
+    make_worker(Agent(turns=3, on_error="floor", floor_reward=0.25).handler, turn_seconds=0.5)
+
+    trainer.ask("a_0")
+
+    eventually(lambda: trainer.scores)
+    assert trainer.scores == {"a_0": 0.25}
+    assert trainer.asked == {"a_0_0": 1, "a_0_1": 1}
+
+
+def test_handler_when_it_fails_without_a_floor_then_the_response_says_so(trainer, make_worker):
+    trainer.silent.add("a_0_0")
+    make_worker(Agent(on_error="failed").handler, turn_seconds=0.5)
+
+    trainer.ask("a_0")
+
+    eventually(lambda: trainer.scores)
+    assert trainer.responses[0]["stop_reason"] == "error"
+    assert trainer.scores == {"a_0": None}
+
+
+@pytest.mark.parametrize(("limits", "score"), [((0.0, 1.0), 1.0), ((-1.0, 0.5), 0.5), ((2.0, 3.0), 2.0)])
+def test_score_when_outside_the_range_then_its_end_and_a_warning(trainer, make_worker, caplog, limits, score):
+    make_worker(Agent().handler)
+
+    trainer.ask("a_0", limits=limits)
+
+    eventually(lambda: trainer.scores)
+    assert trainer.scores == {"a_0": score}
+    assert ("outside the range" in caplog.text) == (score != 1.0)
+
+
+def test_rollout_when_unreported_then_tried_again_and_then_buried(aws, queues, trainer, make_worker, make_queue):
+    dead, agent = make_queue("dead"), Agent()
+    agent.broken = {"once_0": 1, "never_0": 99}
+    make_worker(agent.handler, max_attempts=2, dead_letter_queue_url=dead)
+
+    trainer.ask("once_0", "never_0")
+    aws.send(queues.rollout_requests, {"sample_id": "malformed_0"})
+
+    eventually(lambda: aws.count(dead) == 2 and aws.count(queues.rollout_requests) == 0 and trainer.scores)
+    assert trainer.scores == {"once_0": 1.0}
+    assert Counter(agent.runs) == {"once_0": 2, "never_0": 2}
+    # Its second try goes on with the answer that the first one got.
+    assert trainer.asked == {"once_0_0": 1, "never_0_0": 1}
+    buried = [json.loads(message["Body"])["sample_id"] for message in eventually(lambda: aws.take(dead))]
+    assert sorted(buried) == ["malformed_0", "never_0"]
+
+
+def test_container_when_killed_then_another_goes_on_with_its_answers(aws, queues, make_tasks, make_worker, trainer):
+    now = [1000.0]
+    dead = make_tasks(clock=lambda: now[0])
+    asked = [{"role": "user", "content": "2 + 2?"}]
+    # What the first container did: it took the rollout, got one answer, asked for the next turn, and was killed.
+    assert dead.claim("a_0").state == "ours"
+    make_worker(Agent(turns=2).handler, tasks=make_tasks(clock=lambda: now[0]))
+    trainer.ask("a_0")
+    eventually(lambda: aws.count(queues.rollout_requests) == 1)
+    assert trainer.requests == []
+
+    now[0] += 11.0
+
+    eventually(lambda: trainer.scores, 60)
+    assert trainer.scores == {"a_0": 1.0}
+    assert trainer.requests[0]["messages"] == asked
+    assert dead.decide("a_0", "{}") is False
+
+
+def test_steps_when_asked_for_again_then_known_and_never_mixed_up(make_tasks):
+    first, second = make_tasks(), make_tasks()
+
+    assert first.begin_step("a_0_0", "x").state == "new"
+    assert second.begin_step("a_0_0", "x").state == "asked"
+    first.answer_step("a_0_0", '{"four": 4}')
+    assert second.begin_step("a_0_0", "x") == ("answered", '{"four": 4}')
+    assert second.begin_step("a_0_0", "y").state == "other"
+    assert second.is_needless("a_0", "a_0_0")
+    first.forget_step("a_0_0")
+    assert second.begin_step("a_0_0", "y").state == "new"
+    assert not second.is_needless("a_0", "a_0_0")
+
+
+def test_tasks_when_claimed_then_one_owner_at_a_time_and_one_decision(make_tasks):
+    now = [1000.0]
+    first, second = make_tasks(clock=lambda: now[0]), make_tasks(clock=lambda: now[0])
+
+    assert first.claim("s") == ("ours", None, 0.0, 1)
+    assert second.claim("s") == ("taken", None, 10.0, 1)
+    now[0] += 6
+    assert first.renew("s")
+    now[0] += 6
+    assert second.claim("s").state == "taken"
+    now[0] += 6
+    assert second.claim("s") == ("ours", None, 0.0, 2)
+    assert not first.renew("s")
+    assert not first.decide("s", "first")
+    assert second.decide("s", "second")
+    assert not second.decide("s", "another")
+    assert first.claim("s").state == "taken"  # its owner may be sending it just now
+    now[0] += 11
+    assert first.claim("s")[:2] == ("decided", "second")
+    assert second.claim("s").state == "taken"
+    first.confirm("s")
+    assert second.claim("s").state == "sent"
+    assert second.claim("t").state == "ours"
+    second.release("t")
+    now[0] += 1
+    assert first.claim("t").state == "ours"
+
+
+def test_response_when_decided_and_never_sent_then_the_next_container_sends_it(trainer, make_tasks, make_worker):
+    now = [1000.0]
+    dead = make_tasks(clock=lambda: now[0])
+    dead.claim("a_0")
+    dead.decide("a_0", json.dumps({"sample_id": "a_0", "rewards": {"aggregate_score": 0.75}}))
+    now[0] += 11
+    agent = Agent()
+    make_worker(agent.handler, tasks=make_tasks(clock=lambda: now[0]))
+
+    trainer.ask("a_0")
+
+    eventually(lambda: trainer.scores)
+    assert trainer.scores == {"a_0": 0.75}
+    assert agent.runs == []
+
+
+def test_responses_when_of_another_container_then_they_stay_until_nobody_needs_them(
+    aws, queues, trainer, make_tasks, make_worker
+):
+    foreign = {"version": "v0", "sample_id": "b_0", "step_id": "b_0_0", "data": {"choices": [{"message": {}}]}}
+    tasks = make_tasks()
+    agent = Agent()
+    agent.gate.clear()
+    make_worker(agent.handler, tasks=tasks)
+    trainer.ask("a_0")
+    eventually(lambda: agent.runs)
+    receives = []
+    aws.sqs.meta.events.register("after-call.sqs.ReceiveMessage", lambda parsed, **_: receives.append(parsed))
+
+    def seen():
+        return sum(message["Body"] == json.dumps(foreign) for item in receives for message in item.get("Messages", ()))
+
+    aws.send(queues.generate_responses, foreign)
+    eventually(lambda: seen() >= 6)
+    assert aws.count(queues.generate_responses) == 1
+    other = make_tasks()
+    other.begin_step("b_0_0", "x")
+    other.answer_step("b_0_0", "{}")
+
+    eventually(lambda: aws.count(queues.generate_responses) == 0)
+    agent.gate.set()
+    eventually(lambda: trainer.scores)
+
+
+def test_runtimes_when_one_has_served_its_share_then_it_ends_with_its_last_rollout(aws, queues, make_tasks):
+    policy = QueuePolicy(Queue(aws.sqs, queues.generate_requests), make_tasks(), turn_seconds=1)
+    runtimes = Runtimes(policy, None, rollouts_each=2)
+    runtimes.start()
+    used = [runtimes.acquire() for _ in range(5)]
+    assert [used.index(runtime) for runtime in used] == [0, 0, 2, 2, 4]
+
+    for runtime in used[:3]:
+        runtime.new_rollout("q")
+        runtimes.release(runtime)
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        used[0].new_rollout("q")
+    used[2].new_rollout("q")
+    used[4].new_rollout("q")
+    runtimes.stop()
+    policy.close()
+    with pytest.raises(RuntimeError, match="stopped"):
+        used[2].new_rollout("q")
+
+
+# --- messages --------------------------------------------------------------------------------------------------------
+
+REQUEST = {"version": "v0", "sample_id": "1_2", "max_length": 9, "rewards": {"range": [0, 1]}, "data": {"prompt": "q"}}
+CHOICE = {"message": {"content": "4"}, "logprobs": {"content": [{"token": "token_id:7", "logprob": -1}]}}
+RESPONSE = {"sample_id": "1_2", "step_id": "1_2_0", "data": {"choices": [CHOICE]}, "finish_reason": "length"}
+
+
+def test_messages_when_well_formed_then_read():
+    assert Task.parse(json.dumps(REQUEST)) == Task("1_2", {"prompt": "q"}, 9, 0.0, 1.0)
+    assert Task.parse(json.dumps({"sample_id": "1", "data": "q"})) == Task("1", "q")
+    read = GenerateResponse.parse(json.dumps(RESPONSE)).completion["choices"][0]
+    assert (read["token_ids"], read["finish_reason"]) == ([7], "length")
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"sample_id": ""}, "sample_id"),
+        ({"sample_id": "a\n"}, "sample_id"),
+        ({"data": None}, "data"),
+        ({"max_length": 0}, "max_length"),
+        ({"max_length": True}, "max_length"),
+        ({"rewards": {"range": [1, 0]}}, "rewards.range"),
+        ({"rewards": {"range": [0]}}, "rewards.range"),
+        ({"rewards": {"range": [0, "1"]}}, "rewards.range"),
+    ],
+)
+def test_rollout_request_when_malformed_then_the_field_is_named(change, field):
+    with pytest.raises(PayloadError) as caught:
+        Task.parse(json.dumps({**REQUEST, **change}))
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize("data", [None, [], {}, {"choices": []}, {"choices": [1]}, {"choices": [{"message": "x"}]}])
+def test_generate_response_when_malformed_then_payload_error(data):
+    with pytest.raises(PayloadError, match=r"data\.choices"):
+        GenerateResponse.parse(json.dumps({**RESPONSE, "data": data}))
+    for body in ("{", "[]"):
+        with pytest.raises(PayloadError):
+            GenerateResponse.parse(body)
+
+
+def test_cell_when_of_a_multiturn_row_then_as_for_a_job():
+    packed = unpack(cell_of({"prompt": "2+2?", "answer": "4", "info": {"level": 1}}))
+    assert (packed.question, packed.ground_truth) == ("2+2?", "4")
+    assert cell_of("text") == "text"
+    assert json.loads(cell_of({"anything": 1})) == {"anything": 1}
+
+
+@pytest.mark.parametrize("options", [{"deadline_seconds": 600}, {"visibility_seconds": 0}, {"max_attempts": 0}])
+def test_worker_when_an_option_is_wrong_then_configuration_error(aws, queues, make_tasks, options):
+    with pytest.raises(ConfigurationError):
+        NovaForgeWorker(queues, Agent().handler, make_tasks(), client=aws.sqs, **options)
+
+
+def test_worker_when_an_outbox_is_set_then_configuration_error(aws, queues, make_tasks, monkeypatch):
+    monkeypatch.setenv("RFT_OUTBOX", "o.db")
+    with pytest.raises(ConfigurationError, match="RFT_OUTBOX"):
+        NovaForgeWorker(queues, Agent().handler, make_tasks(), client=aws.sqs)
+
+
+def test_worker_when_a_queue_is_missing_then_it_says_so(aws, queues, make_tasks):
+    wrong = queues._replace(rollout_requests=queues.rollout_requests + "x")
+    with pytest.raises(ConfigurationError, match="there is no queue"):
+        NovaForgeWorker(wrong, Agent().handler, make_tasks(), client=aws.sqs).run(threading.Event(), grace_seconds=1)
