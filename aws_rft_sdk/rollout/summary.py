@@ -7,10 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD as SUCCESS_THRESHOLD
 from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
-
-SUCCESS_THRESHOLD = 1.0
-"""The service's default for `success_threshold`."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,56 @@
+"""What commands that look at a finished run share: its records, and what it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest
+from aws_rft_sdk.rollout.records import RolloutRecord, read_records
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder of rollouts."""
+
+    folder: Path
+    records: Sequence[RolloutRecord]
+    """All that were written, also those that later ones replace."""
+    manifest: Manifest | None
+    """None for a folder of an older version."""
+
+    @classmethod
+    def read(cls, folder: Path) -> Run:
+        """Read a folder, also while a run writes to it.
+
+        Raises:
+            DatasetError: The records cannot be read.
+            ConfigurationError: There is a manifest that cannot be read.
+        """
+        manifest = Manifest.read(folder) if (folder / MANIFEST_FILE).exists() else None
+        return cls(folder, list(read_records(folder, superseded=True)), manifest)
+
+    @property
+    def prompts(self) -> int | None:
+        """Prompts that were to be run, None when that is not known."""
+        return None if self.manifest is None else self.manifest.rows
+
+    @property
+    def group_size(self) -> int | None:
+        """Rollouts of each prompt that were to be run, None when that is not known."""
+        return self._setting("group-size")
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Most tokens that a response was allowed, None when that is not known."""
+        return self._setting("max-tokens")
+
+    @property
+    def total(self) -> int | None:
+        """Rollouts that were to be run, None when that is not known."""
+        return None if self.prompts is None or self.group_size is None else self.prompts * self.group_size
+
+    def _setting(self, name: str) -> int | None:
+        value = None if self.manifest is None else self.manifest.settings.get(name)
+        return value if isinstance(value, int) else None

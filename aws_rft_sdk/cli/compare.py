@@ -1,0 +1,111 @@
+"""`aws-rft compare`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._runs import Run
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout.compare import Comparison, Difference, compare
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command("compare")
+@click.argument("a", metavar="DIR_A", type=_FOLDER)
+@click.argument("b", metavar="DIR_B", type=_FOLDER)
+@click.option(
+    "--success-threshold",
+    default=SUCCESS_THRESHOLD,
+    show_default=True,
+    type=float,
+    help="Lowest reward that counts as a success.",
+)
+@click.option("--unpaired", is_flag=True, help="The runs are of different prompts. Intervals are wider then.")
+@click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@usage_errors
+def command(a: Path, b: Path, success_threshold: float, unpaired: bool, as_json: bool) -> None:
+    """Say whether run B is better than run A, or whether the difference may be noise.
+
+    DIR_A and DIR_B are what `aws-rft rollout --out` wrote. The runs are compared prompt by prompt, so they have to be
+    of the same dataset. Exit status: 0 whatever is better, 2 for bad usage.
+    """
+    runs = [Run.read(folder) for folder in (a, b)]
+    known = [run.manifest.dataset_sha256 for run in runs if run.manifest is not None]
+    if not unpaired and len(set(known)) > 1:
+        raise ConfigurationError(
+            f"{a} and {b} are runs of different datasets, so prompts cannot be compared one by one; --unpaired "
+            "compares their means"
+        )
+    found = compare(runs[0].records, runs[1].records, paired=not unpaired, success_threshold=success_threshold)
+    if as_json:
+        click.echo(json.dumps({"a": str(a), "b": str(b), **found.to_dict()}, indent=2, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    console.print(f"A is {a}\nB is {b}", markup=False)
+    console.print(_table(found))
+    for difference in found.differences[:2]:
+        console.print(f"{_name(difference)}: {difference.verdict}", markup=False, style="bold")
+        if difference.prompts_needed is not None:
+            console.print(f"  {_needed(difference)}", markup=False)
+    for note in _notes(found, len(known) == len(runs)):
+        console.print(note, style="yellow", markup=False)
+
+
+def _table(comparison: Comparison) -> Table:
+    table = Table()
+    for heading in ("", "A", "B", "B - A", f"{comparison.confidence:.0%} interval", "prompts", "better"):
+        table.add_column(heading)
+    for row in comparison.differences:
+        scale, digits, unit = (100, 1, " %") if row.is_share else (1, 4, "")
+        known = row.low is not None and row.high is not None
+        table.add_row(
+            _name(row),
+            f"{scale * row.a:.{digits}f}{unit}",
+            f"{scale * row.b:.{digits}f}{unit}",
+            f"{scale * row.difference:+.{digits}f}",
+            f"{scale * (row.low or 0.0):.{digits}f} to {scale * (row.high or 0.0):.{digits}f}" if known else "-",
+            str(row.prompts),
+            row.better or "noise",
+        )
+    if len(comparison.differences) > 2:
+        table.caption = "of many rows one may stand out by chance; decide on one beforehand"
+    return table
+
+
+def _name(difference: Difference) -> str:
+    name = difference.name.rpartition("/")[2]
+    if name in ("mean", "pass_at_1"):
+        return "mean reward" if name == "mean" else "success"
+    return name.replace("pass_at_", "pass@").replace("pass_power_", "pass^")
+
+
+def _needed(difference: Difference) -> str:
+    needed = float(f"{difference.prompts_needed:.1e}")  # two digits: more would look exact
+    here = difference.prompts
+    return f"a true difference of this size shows in 4 of 5 runs of about {needed:,.0f} prompts; here are {here}"
+
+
+def _notes(comparison: Comparison, same_dataset_known: bool) -> list[str]:
+    notes = []
+    if comparison.paired and not same_dataset_known:
+        notes.append(
+            "a run does not say of which dataset it is: that prompts of one number are the same is taken for true"
+        )
+    if comparison.only_in_a or comparison.only_in_b:
+        notes.append(
+            f"left out: {comparison.only_in_a} prompts that only A has, {comparison.only_in_b} that only B has"
+        )
+    if comparison.no_reward_a or comparison.no_reward_b:
+        notes.append(
+            f"without a reward: {comparison.no_reward_a} rollouts of A, {comparison.no_reward_b} of B; they are no "
+            "success, and in no mean of rewards"
+        )
+    return notes

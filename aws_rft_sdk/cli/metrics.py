@@ -1,0 +1,63 @@
+"""`aws-rft metrics`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+from aws_rft_sdk.cli._metrics_table import print_metrics
+from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._runs import Run
+from aws_rft_sdk.rollout.hints import hints
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, metrics
+from aws_rft_sdk.rollout.plots import draw
+
+
+@click.command("metrics")
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--success-threshold",
+    default=SUCCESS_THRESHOLD,
+    show_default=True,
+    type=float,
+    help="Lowest reward that counts as a success.",
+)
+@click.option(
+    "--max-tokens",
+    type=click.IntRange(1),
+    help="Most tokens of a response, to see what was cut off.  [default: that of the run]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures and hints as JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Draw rewards, pass@k and pass^k into this .png or .svg file. Needs the extra `report`.",
+)
+@usage_errors
+def command(folder: Path, success_threshold: float, max_tokens: int | None, as_json: bool, plot: Path | None) -> None:
+    """Compute the metrics of rollouts from their records, in the service's names.
+
+    DIR is what `aws-rft rollout --out` wrote, also while it still writes. Exit status: 0, or 2 for bad usage.
+    """
+    run = Run.read(folder)
+    found = metrics(
+        run.records,
+        success_threshold=success_threshold,
+        prompts=run.prompts,
+        group_size=run.group_size,
+        max_tokens=max_tokens or run.max_tokens,
+    )
+    if plot is not None:
+        draw(run.records, found, plot, title=folder.resolve().name)
+    if as_json:
+        figures = {"metrics": found.to_dict(), "hints": [asdict(hint) for hint in hints(found)]}
+        click.echo(json.dumps(figures, indent=2, allow_nan=False))
+        return
+    console = Console(highlight=False)
+    print_metrics(console, found, total=run.total)
+    if plot is not None:
+        console.print(f"drawn in {plot}", markup=False)

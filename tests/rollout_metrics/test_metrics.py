@@ -1,0 +1,252 @@
+import dataclasses
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout import read_records
+from aws_rft_sdk.rollout.metrics import metrics
+
+from .support import COMPLETED, FAILED, UNREPORTED, recompute, record, table, tables, write
+
+
+def figures(records, **options):
+    return metrics(records, resamples=20, **options).to_dict()
+
+
+def without_intervals(named):
+    return {name: value for name, value in named.items() if not name.endswith(("_low", "_high"))}
+
+
+@settings(max_examples=150, deadline=None)
+@given(records=tables(), threshold=st.sampled_from([1.0, 0.5, 0.0]))
+def test_every_figure_is_what_the_file_says(tmp_path_factory, records, threshold):
+    folder = write(tmp_path_factory.mktemp("run"), records)
+
+    found = figures(read_records(folder, superseded=True), success_threshold=threshold)
+
+    expected = recompute(folder, threshold)
+    assert set(without_intervals(found)) == set(expected)
+    for name, value in expected.items():
+        assert found[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
+
+
+@settings(max_examples=50, deadline=None)
+@given(records=tables())
+def test_figures_are_json_without_nan_and_intervals_hold_what_they_are_of(records):
+    found = figures(records)
+
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    for name, low in found.items():
+        if name.endswith("_low") and low is not None:
+            assert low <= found[name.removesuffix("_low") + "_high"]
+
+
+@settings(max_examples=50, deadline=None)
+@given(records=tables(), seed=st.integers(0, 1000))
+def test_order_of_rollouts_changes_nothing(records, seed):
+    latest = list({r.key: r for r in records}.values())
+    shuffled = random.Random(seed).sample(latest, len(latest))
+
+    assert figures(shuffled) == pytest.approx(figures(latest), nan_ok=False)
+
+
+@settings(deadline=None)
+@given(
+    st.integers(2, 5).flatmap(
+        lambda size: st.lists(st.lists(st.floats(-2, 2), min_size=size, max_size=size), min_size=2, max_size=6)
+    )
+)
+def test_variance_within_and_across_groups_of_one_size_is_the_whole(groups):
+    found = figures(table(*groups))
+
+    within = sum(sum((r - sum(g) / len(g)) ** 2 for r in g) / len(g) for g in groups) / len(groups)
+    across = found["analysis/reward_variance_across_groups"]
+    assert found["eval/reward/std"] ** 2 == pytest.approx(within + across, abs=1e-9)
+    assert found["eval/reward/std_across_groups"] ** 2 == pytest.approx(across, abs=1e-9)
+    assert found["eval/reward/mean_within_groups"] == pytest.approx(found["eval/reward/mean"], abs=1e-9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(records=tables())
+def test_every_rollout_and_every_group_is_counted_once(records):
+    found = figures(records)
+
+    named = {name.rpartition("/")[2]: value for name, value in found.items()}
+    assert named["succeeded_rollouts"] + named["failed_rollouts"] + named["no_reward"] == named["total"]
+    assert named["completed"] + named["failed"] + named["unreported"] == named["total"]
+    assert named["total"] + named["superseded"] == len(records)
+    split = [named[f"zero_adv_{kind}"] for kind in ("all_right", "all_wrong", "other")]
+    assert sum(split) == named["zero_adv_groups"] <= named["compared_groups"] <= named["num_prompts"]
+
+
+NAMES = {
+    "eval/reward": "mean mean_low mean_high std min max zero_frac num_prompts rollouts_per_prompt success_threshold "
+    "succeeded_rollouts failed_rollouts mean_within_groups std_within_groups min_within_groups max_within_groups "
+    "std_across_groups pass_at_1 pass_at_1_low pass_at_1_high pass_power_1 pass_power_1_low pass_power_1_high "
+    "pass_left_out_1 pass_at_2 pass_at_2_low pass_at_2_high pass_power_2 pass_power_2_low pass_power_2_high "
+    "pass_left_out_2",
+    "eval/turns": "mean min max",
+    "eval/tokens": "prompt_mean response_mean response_std response_min response_max at_limit_frac rollouts",
+    "eval/seconds": "mean p50 p99 max",
+    "eval/rollouts": "total completed failed unreported no_reward superseded retried unsure_turns",
+    "analysis": "batch_completion_ratio batch_valid_ratio valid_mean compared_groups zero_adv_groups "
+    "zero_adv_nonzero_reward zero_adv_zero_reward zero_adv_all_right zero_adv_all_wrong zero_adv_other "
+    "reward_variance_across_groups mean_group_reward_spread",
+}
+
+
+def test_names_and_their_order_stay():
+    assert list(figures(table([1, 0], [1, 1]))) == [
+        f"{at}/{name}" for at, names in NAMES.items() for name in names.split()
+    ]
+
+
+def test_every_name_is_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    names = {name for text in NAMES.values() for name in text.split() if not name.startswith("pass_")}
+
+    assert [name for name in sorted(names) if f"`{name}`" not in page and f"/{name}`" not in page] == []
+
+
+def test_no_rollout_gives_counts_of_zero_and_no_figure():
+    found = metrics([])
+
+    assert found.rollouts == found.prompts == found.rollouts_per_prompt == 0
+    assert found.mean_reward is found.success is found.zero_share is found.not_completed_share is found.tokens is None
+    assert found.pass_k == ()
+    assert all(value in (0, None, 1.0) for value in found.to_dict().values())
+
+
+def test_one_rollout_has_no_spread_and_no_interval_of_its_reward():
+    found = metrics([record(reward=0.5)])
+
+    assert (found.reward.mean, found.reward.std, found.mean_reward.low) == (0.5, None, None)
+    assert found.groups.compared == 0
+    assert found.groups.zero_variance_share is found.groups.within.mean is found.groups.valid_ratio is None
+    assert [(p.k, p.pass_at.value) for p in found.pass_k] == [(1, 0.0)]
+
+
+def test_all_unreported_is_no_reward_at_all_and_no_success():
+    found = metrics(table([None, None], [None, None]))
+
+    assert (found.no_reward, found.unreported, found.succeeded, found.below_threshold) == (4, 4, 0, 0)
+    assert found.mean_reward is found.reward.mean is found.zero_share is None
+    assert [p.pass_at.value for p in found.pass_k] == [0.0, 0.0]
+    assert found.groups.completion_ratio == 0.0
+    assert found.groups.compared == found.groups.zero_variance == 0
+
+
+def test_rollout_without_a_reward_is_not_zero_and_not_hidden():
+    found = metrics(table([1.0, None], [1.0, 1.0]))
+
+    assert found.reward.mean == 1.0
+    assert found.zero_share == 0.0
+    assert found.success.value == 0.75
+    assert found.pass_k[1].pass_power.value == 0.5
+    assert found.groups.compared == 1
+    assert found.groups.completion_ratio == 0.5
+
+
+def test_reward_that_is_no_number_counts_as_none():
+    found = metrics(table([1.0, math.nan], [math.inf, 0.0]))
+
+    assert (found.no_reward, found.reward.max, found.success.value) == (2, 1.0, 0.25)
+
+
+def test_groups_of_unequal_size_leave_prompts_out_of_large_k():
+    found = metrics(table([1, 0, 0, 0], [1, 1], [0]))
+
+    assert [(p.k, p.prompts, p.left_out) for p in found.pass_k] == [(1, 3, 0), (2, 2, 1), (4, 1, 2)]
+    assert [p.pass_at.value for p in found.pass_k] == pytest.approx([(0.25 + 1 + 0) / 3, (0.5 + 1) / 2, 1.0])
+    assert (found.smallest_group, found.rollouts_per_prompt) == (1, 4)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "threshold", "kind"),
+    [
+        pytest.param([1, 1], 1.0, "all_right", id="right"),
+        pytest.param([2, 2], 1.0, "all_right", id="above"),
+        pytest.param([0, 0], 1.0, "all_wrong", id="zero"),
+        pytest.param([-0.1, -0.1], 1.0, "all_wrong", id="negative"),
+        pytest.param([0.5, 0.5], 1.0, "other", id="in-between"),
+        pytest.param([0, 0], 0.0, "all_right", id="zero-is-success"),
+        pytest.param([0.1 + 0.2, 0.3], 1.0, "other", id="equal-but-for-rounding"),
+        pytest.param([0.3, 0.3001], 1.0, None, id="different"),
+        pytest.param([1, None], 1.0, None, id="one-reward-only"),
+    ],
+)
+def test_groups_without_variance_are_split(rewards, threshold, kind):
+    found = figures(table(rewards), success_threshold=threshold)
+
+    kinds = {"all_right", "all_wrong", "other"}
+    assert {name for name in kinds if found[f"analysis/zero_adv_{name}"]} == ({kind} if kind else set())
+
+
+def test_last_record_of_a_rollout_counts():
+    again = [record(0, 0, None, attempts=1), record(0, 1, 0.0), record(0, 0, 1.0, attempts=2)]
+
+    found = metrics(again)
+
+    assert (found.rollouts, found.superseded, found.retried, found.reward.mean) == (2, 1, 1, 0.5)
+
+
+def test_what_was_to_be_run_decides_over_completion():
+    records = table([1, 0], [1, None])
+
+    assert metrics(records).groups.completion_ratio == 0.5
+    assert metrics(records, prompts=4).groups.completion_ratio == 0.25
+    assert metrics(records, prompts=4).groups.valid_ratio == 0.25
+    assert metrics(records, prompts=4, group_size=3).groups.completion_ratio == 0.0
+    assert metrics([record(prompt=3)]).expected_prompts == 4
+
+
+def test_statuses_and_attempts_are_counted():
+    records = [record(0, 0), record(0, 1, 0.0, status=FAILED), record(0, 2, None, status=UNREPORTED)]
+
+    found = metrics(records)
+
+    assert (found.completed, found.failed, found.unreported) == (1, 1, 1)
+    assert found.not_completed_share == pytest.approx(2 / 3)
+    assert COMPLETED is records[0].status
+
+
+def test_tokens_at_the_limit_are_a_share_of_rollouts():
+    records = [record(0, n, prompt_tokens=(10, 20), response_tokens=(5, 50 if n else 100)) for n in range(4)]
+
+    assert metrics(records).tokens.at_limit_share == 0.25
+    assert metrics(records, max_tokens=50).tokens.at_limit_share == 1.0
+    assert metrics(records, max_tokens=200).tokens.at_limit_share == 0.0
+    assert metrics(records).tokens.prompt_mean == 15
+
+
+def test_tokens_of_one_side_only_are_kept():
+    found = metrics([record(prompt_tokens=(7,)), record(0, 1)]).tokens
+
+    assert (found.rollouts, found.prompt_mean, found.response.mean, found.at_limit_share) == (1, 7, None, None)
+
+
+def test_ks_may_be_chosen():
+    found = metrics(table([1, 0, 1, 1]), ks=[3, 2, 3, 64])
+
+    assert [p.k for p in found.pass_k] == [2, 3]
+    assert found.success is None
+
+
+@pytest.mark.parametrize("wrong", [{"ks": [0]}, {"confidence": 0.0}, {"confidence": 1.0}])
+def test_options_without_a_meaning_are_refused(wrong):
+    with pytest.raises(ConfigurationError):
+        metrics(table([1]), **wrong)
+
+
+def test_metrics_are_values():
+    found = metrics(table([1, 0]))
+
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.rollouts = 3
+    assert found == metrics(table([1, 0]))
