@@ -1,0 +1,91 @@
+"""Where a replay finds what it needs: records, trajectories, the handler, and what the run was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from aws_rft_sdk._running import Handler
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest, loaded_sources
+from aws_rft_sdk.rollout.records import RolloutRecord, read_records
+
+DATABASE_FILE = "trajectories.db"
+
+
+def choose_records(folder: str | Path, only: Collection[str], limit: int | None) -> list[RolloutRecord]:
+    """Return the records to replay, in the order of the dataset.
+
+    Raises:
+        ConfigurationError: An id is unknown, or there are no records.
+        DatasetError: The records cannot be read.
+    """
+    records = sorted(read_records(folder), key=lambda record: (record.prompt_index, record.sample_index))
+    if unknown := sorted(set(only) - {record.id for record in records}):
+        raise ConfigurationError(f"{folder} has no rollout {unknown[0]!r}")
+    if only:
+        records = [record for record in records if record.id in set(only)]
+    if not records:
+        raise ConfigurationError(f"{folder} holds no rollouts yet")
+    return records[:limit]
+
+
+def find_database(folder: str | Path, db: str | Path | None) -> Path:
+    """Return the path of the trajectories of a run.
+
+    Raises:
+        ConfigurationError: There is none.
+    """
+    path = Path(db) if db is not None else Path(folder) / DATABASE_FILE
+    if not path.is_file():
+        raise ConfigurationError(
+            f"there is no {path}: the turns are recorded by the local runtime; name the database of the runtime that "
+            "the rollouts ran at with --db"
+            if db is None
+            else f"there is no database file {path}"
+        )
+    return path
+
+
+def find_reference(folder: str | Path, reference: str | None) -> str:
+    """Return the handler to replay with, as `path/to/file.py:function`.
+
+    Raises:
+        ConfigurationError: None is given, and the run names none, a deployed agent, or a file that is not there.
+    """
+    if reference is not None:
+        return reference
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ConfigurationError(f"{folder} does not say which handler ran; name it with --handler FILE.py:FN")
+    if "://" in manifest.handler or manifest.handler.startswith("arn:"):
+        raise ConfigurationError(
+            f"{folder} ran the deployed agent {manifest.handler}; name its handler here with --handler FILE.py:FN"
+        )
+    location = manifest.handler.rpartition(":")[0]
+    if location.endswith(".py") and not Path(location).is_file():
+        raise ConfigurationError(
+            f"{folder} ran {manifest.handler}, and there is no {location} here; name it with --handler FILE.py:FN"
+        )
+    return manifest.handler
+
+
+def read_manifest(folder: str | Path) -> Manifest | None:
+    """Return what a run was made of, None of a folder of an older version.
+
+    Raises:
+        ConfigurationError: There is a manifest that cannot be read.
+    """
+    return Manifest.read(Path(folder)) if (Path(folder) / MANIFEST_FILE).exists() else None
+
+
+def changed_sources(folder: str | Path, handler: Handler) -> tuple[str, ...]:
+    """Return the handler's source files that are not as they were when the rollouts ran, sorted.
+
+    Returns:
+        Paths from the folder of the handler's file; empty also where nobody wrote down what they were.
+    """
+    manifest = read_manifest(folder)
+    then = {} if manifest is None else manifest.sources
+    now = loaded_sources(getattr(handler, "__module__", None) or "")
+    return tuple(sorted(name for name in now if name in then and now[name] != then[name]))

@@ -1,0 +1,61 @@
+"""Runtimes for many rollouts in a row: replaced now and then, so that what they record does not pile up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aws_rft_sdk.runtime import LocalRuntime, Policy
+
+_ROLLOUTS_EACH = 500
+
+
+class Stage:
+    """Local runtimes with one policy, each for a number of rollouts. Nothing of them goes to disk.
+
+    Args:
+        policy: Who answers inference. Its `aclose` is called by each runtime.
+        rollouts_each: After how many rollouts a runtime is replaced.
+
+    Concurrency: for one event loop.
+    """
+
+    def __init__(self, policy: Policy, rollouts_each: int = _ROLLOUTS_EACH) -> None:
+        self._policy = policy
+        self._rollouts_each = rollouts_each
+        self._current: LocalRuntime | None = None
+        self._begun = 0
+        self._in_use: Counter[LocalRuntime] = Counter()
+        self._lock = asyncio.Lock()
+
+    @asynccontextmanager
+    async def runtime(self) -> AsyncIterator[LocalRuntime]:
+        """Lend a running runtime for one rollout."""
+        async with self._lock:
+            if self._current is None or self._begun == self._rollouts_each:
+                retired, self._current = self._current, None
+                if retired is not None and not self._in_use[retired]:
+                    await asyncio.to_thread(retired.stop)
+                # A payload's signature says nothing here: whoever replays may have no credentials, or other ones.
+                self._current = await asyncio.to_thread(LocalRuntime(self._policy, auth="none").start)
+                self._begun = 0
+            runtime = self._current
+            self._begun += 1
+            self._in_use[runtime] += 1
+        try:
+            yield runtime
+        finally:
+            self._in_use[runtime] -= 1
+            if not self._in_use[runtime]:
+                del self._in_use[runtime]
+                if runtime is not self._current:
+                    await asyncio.to_thread(runtime.stop)
+
+    async def aclose(self) -> None:
+        """Stop what is left."""
+        left = {*self._in_use, *([self._current] if self._current is not None else [])}
+        self._current = None
+        for runtime in left:
+            await asyncio.to_thread(runtime.stop)

@@ -1,0 +1,242 @@
+"""Applies another reward to saved rollouts. What was saved is not changed."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.rewards import Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
+from aws_rft_sdk.rollout.replaying_source import choose_records, find_database
+from aws_rft_sdk.rollout.rescoring_truth import TruthFinder, cell_truth
+from aws_rft_sdk.runtime import TrajectoryReader
+
+_WAITING = 4
+
+
+class RescoreStatus(str, Enum):
+    """What became of applying the reward to a rollout."""
+
+    SCORED = "scored"
+    UNJUDGED = "cannot be judged"
+    """The reward gave None: no score, which is not zero."""
+    RAISED = "raised"
+    """The reward raised, or gave something that is no reward."""
+    FAILED = "failed rollout"
+    """The handler failed, so the rollout keeps the reward that it was reported with. The reward was not applied."""
+    MISSING = "missing"
+    """The conversation cannot be read, or has no turns."""
+
+
+@dataclass(frozen=True)
+class RescoredRollout:
+    """A saved rollout and its other reward."""
+
+    record: RolloutRecord
+    """As it was saved."""
+    status: RescoreStatus
+    result: RewardResult | None = None
+    """What the reward gave; None unless it is scored or cannot be judged."""
+    note: str | None = None
+    """What the reward raised, or what is missing."""
+
+    @property
+    def old(self) -> float | None:
+        """The recorded reward, None when there is none."""
+        return self.record.reward
+
+    @property
+    def new(self) -> float | None:
+        """The other reward, None when there is none. Of a failed rollout the recorded one."""
+        if self.status is RescoreStatus.FAILED:
+            return self.record.reward
+        if self.result is None:
+            return None
+        per_turn = self.result.turns_rewards
+        return self.result.reward if per_turn is None else sum(per_turn)
+
+    @property
+    def new_record(self) -> RolloutRecord:
+        """The record with the other reward, and its components among the metrics."""
+        if self.status is RescoreStatus.FAILED:
+            return self.record
+        result = self.result or RewardResult(None)
+        per_turn = result.turns_rewards
+        parts = {component.name: component.value for component in result.components}
+        return dataclasses.replace(
+            self.record,
+            reward=self.new,
+            rewards=per_turn if per_turn is not None and len(per_turn) > 1 else None,
+            metrics={**thaw(self.record.metrics), **parts},
+            error=f"rescoring: {self.note}" if self.note else self.record.error,
+        )
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return it as plain JSON."""
+        result = self.result or RewardResult(None)
+        return {
+            "id": self.record.id,
+            "prompt_index": self.record.prompt_index,
+            "sample_index": self.record.sample_index,
+            "status": self.status.value,
+            "old": self.old,
+            "new": self.new,
+            "components": {component.name: component.value for component in result.components},
+            "note": self.note,
+        }
+
+
+def rescore(
+    folder: str | Path,
+    reward: Reward,
+    *,
+    truth: TruthFinder | None = None,
+    include_failed: bool = False,
+    concurrency: int = 1,
+    limit: int | None = None,
+    db: str | Path | None = None,
+) -> Iterator[RescoredRollout]:
+    """Apply a reward to the rollouts of a folder, a few of them in memory at a time.
+
+    The reward gets the conversation of the last turn with its answer, the ground truth, the prompt cell, and the other
+    fields of the cell as metadata.
+
+    Args:
+        folder: What `aws-rft rollout --out` named. Nothing is written to it.
+        reward: A function or an object that takes a `Rollout`.
+        truth: Where ground truths are found; None for `cell_truth()`.
+        include_failed: Whether rollouts whose handler failed are scored too, on what there is of them. Otherwise they
+            keep the reward that they were reported with.
+        concurrency: Rewards at work at once, each in a thread of its own; 1 for this thread.
+        limit: The first so many rollouts, in the order of the dataset; None for all.
+        db: Database with the trajectories; None for the one in the folder.
+
+    Yields:
+        Each rollout with its other reward, in the order of the dataset, group by group.
+
+    Raises:
+        ConfigurationError: There is no database, there are no records, or a number is below 1.
+        DatasetError: The records cannot be read, or the ground truth is not where it should be.
+    """
+    if concurrency < 1:
+        raise ConfigurationError(f"concurrency is {concurrency}; it must be at least 1")
+    records = choose_records(folder, (), limit)
+    with TrajectoryReader(find_database(folder, db)) as reader:
+        score = functools.partial(_score, reader, reward, truth or cell_truth(), include_failed)
+        yield from map(score, records) if concurrency == 1 else _in_threads(score, records, concurrency)
+
+
+def _score(
+    reader: TrajectoryReader, reward: Reward, truth: TruthFinder, include_failed: bool, record: RolloutRecord
+) -> RescoredRollout:
+    if record.status is RolloutStatus.FAILED and not include_failed:
+        return RescoredRollout(record, RescoreStatus.FAILED)
+    try:
+        trajectory = reader.find(record.id)
+    except DatasetError as error:
+        return RescoredRollout(record, RescoreStatus.MISSING, note=str(error))
+    if trajectory is None or not trajectory.turns:
+        missing = "no conversation is saved under this id" if trajectory is None else "the rollout has no turns"
+        return RescoredRollout(record, RescoreStatus.MISSING, note=missing)
+    found = truth(record, trajectory)
+    rollout = Rollout(tuple(trajectory.messages), found.ground_truth, trajectory.prompt, found.metadata)
+    try:
+        result = evaluate(reward, rollout)
+    except Exception as error:
+        return RescoredRollout(record, RescoreStatus.RAISED, note=f"{type(error).__name__}: {error}")
+    judged = result.reward is not None or result.turns_rewards is not None
+    return RescoredRollout(record, RescoreStatus.SCORED if judged else RescoreStatus.UNJUDGED, result)
+
+
+def _in_threads(
+    score: Callable[[RolloutRecord], RescoredRollout], records: Iterable[RolloutRecord], concurrency: int
+) -> Iterator[RescoredRollout]:
+    waiting: deque[Future[RescoredRollout]] = deque()
+    with ThreadPoolExecutor(concurrency, thread_name_prefix="rft-rescore") as pool:
+        try:
+            for record in records:
+                if len(waiting) == _WAITING * concurrency:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(score, record))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def configured(target: Callable[..., Any], arguments: Mapping[str, Any], name: str = "the reward") -> Reward:
+    """Return a reward with its arguments: of a class an object made with them, of a function one that is given them.
+
+    Args:
+        target: A reward, a function that takes more than a rollout, or a class of rewards.
+        arguments: By name.
+        name: What to call it in messages.
+
+    Raises:
+        ConfigurationError: An argument is missing or unknown, or the class refuses them.
+    """
+    made = isinstance(target, type)
+    try:
+        signature = inspect.signature(target)
+    except (TypeError, ValueError):  # some builtins have none
+        signature = None
+    if signature is not None:
+        try:
+            signature.bind(*(() if made else (None,)), **arguments)
+        except TypeError as error:
+            takes = [str(parameter) for parameter in signature.parameters.values()][0 if made else 1 :]
+            raise ConfigurationError(
+                f"{name} cannot be called with these arguments: {error}; "
+                + (f"it takes {', '.join(takes)}" if takes else "it takes none besides the rollout")
+            ) from error
+    if not made:
+        return functools.partial(target, **arguments) if arguments else target
+    try:
+        reward = target(**arguments)
+    except Exception as error:
+        raise ConfigurationError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(reward):
+        raise ConfigurationError(f"{name} makes a {type(reward).__name__}, which is no reward")
+    return reward  # type: ignore[no-any-return] # callable() has just said so
+
+
+def write_new_records(rollouts: Iterable[RescoredRollout], path: str | Path) -> int:
+    """Write records with the other rewards to a new file, in the order given, and return how many.
+
+    Raises:
+        ConfigurationError: The file exists already, or cannot be written.
+    """
+    path = Path(path)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    count = 0
+    try:
+        with path.open("x"):  # from here on the name is ours
+            pass
+        try:
+            with part.open("w", encoding="utf-8") as file:
+                for rollout in rollouts:
+                    file.write(rollout.new_record.to_json() + "\n")
+                    count += 1
+            part.replace(path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            part.unlink(missing_ok=True)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{path} exists already; choose another file") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    return count
