@@ -106,6 +106,13 @@ PUBLIC_MODULES = [
     "aws_rft_sdk.rollout",
     "aws_rft_sdk.rewards",
     "aws_rft_sdk.datasets",
+    "aws_rft_sdk.workers.pool",
+    "aws_rft_sdk.workers.http",
+    "aws_rft_sdk.workers.serving",
+    "aws_rft_sdk.workers.agentcore",
+    "aws_rft_sdk.workers.sqs",
+    "aws_rft_sdk.workers.nova_forge",
+    "aws_rft_sdk.workers.lambda_forwarder",
 ]
 
 

@@ -4,43 +4,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from aws_rft_sdk._running import Handler
 from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, usage_errors
-from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout import RolloutRecord, Summary, run_rollouts, summarize
-from aws_rft_sdk.rollout.driver import Start
-from aws_rft_sdk.rollout.records import RecordWriter
-from aws_rft_sdk.rollout.starting import start_at_endpoint, start_in
+from aws_rft_sdk.rollout import Summary, summarize
+from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
+from aws_rft_sdk.rollout.engines.choosing import ENGINES, EngineChoice
+from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET
+from aws_rft_sdk.rollout.session import RunOptions, Session, open_session
 from aws_rft_sdk.rollout.summary import SUCCESS_THRESHOLD
-from aws_rft_sdk.runtime import LocalRuntime, Policy
+from aws_rft_sdk.runtime import Policy
 from aws_rft_sdk.types import InferenceParams
 
-DATABASE_FILE = "trajectories.db"
 _SHOWN_ERRORS = 5
+_FOLDER = click.Path(file_okay=False, path_type=Path)
+_ABOVE_ZERO = click.FloatRange(0, min_open=True)
 
 
 @click.command("rollout")
 @click.argument("handler")
 @click.argument("dataset", type=click.Path(exists=True, dir_okay=False))
+@click.option(
+    "--engine",
+    default="auto",
+    show_default=True,
+    type=click.Choice(ENGINES),
+    help="Where rollouts run. auto: http for a URL, agentcore for the ARN of a runtime, else local.",
+)
 @click.option("--group-size", default=1, show_default=True, type=click.IntRange(1), help="Rollouts of each prompt.")
-@click.option("--concurrency", default=16, show_default=True, type=click.IntRange(1), help="Rollouts in flight.")
+@click.option("--concurrency", type=click.IntRange(1), help="Rollouts in flight.  [default: 16; deployed agents: 96]")
+@click.option(
+    "--starts-per-second", type=_ABOVE_ZERO, help="Rollouts begun per second.  [default: any; deployed agents: 5]"
+)
+@click.option("--workers", type=click.IntRange(1), help="Processes or actors of the engines process and ray.")
+@click.option(
+    "--deadline-seconds", default=DEADLINE_SECONDS, show_default=True, type=_ABOVE_ZERO, help="For each rollout."
+)
+@click.option(
+    "--retries", default=0, show_default=True, type=click.IntRange(0), help="Repetitions of a failed rollout."
+)
+@click.option(
+    "--retry-budget",
+    default=DEFAULT_RETRY_BUDGET,
+    show_default=True,
+    help="Repetitions in the whole run: a count, or a share of all rollouts.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Use the first N prompts only.")
 @click.option("--policy", help=f"{POLICY_HELP} Default: `policy` in a policy.py beside the handler's file.")
 @click.option("--endpoint", help="A runtime that is already running, instead of one of our own.")
 @click.option("--job-arn", help="Job to report under; needed with an --endpoint that is not a local runtime.")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder for the records.")
+@click.option("--qualifier", help="Endpoint of the AgentCore runtime.")
+@click.option("--out", type=_FOLDER, help="Folder for the records of a new run.")
+@click.option("--resume", type=_FOLDER, help="Folder of a run to go on with: what is missing or failed runs again.")
+@click.option("--accept-changes", is_flag=True, help="Resume although dataset, handler or settings have changed.")
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0), help="Sent in the payload.")
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Sent in the payload.")
 @click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Sent in the payload.")
@@ -53,55 +79,57 @@ _SHOWN_ERRORS = 5
 )
 @click.pass_context
 @usage_errors
-def command(
-    ctx: click.Context,
-    handler: str,
-    dataset: str,
-    group_size: int,
-    concurrency: int,
-    limit: int | None,
-    policy: str | None,
-    endpoint: str | None,
-    job_arn: str | None,
-    out: Path | None,
-    temperature: float,
-    top_p: float,
-    max_tokens: int,
-    success_threshold: float,
-) -> None:
+def command(ctx: click.Context, /, handler: str, success_threshold: float, **given: Any) -> None:
     """Run a handler over a dataset and report every reward, as a training job would.
 
-    HANDLER is path/to/file.py:function or module:function, decorated with rft_handler. DATASET is a jsonl, json, csv or
-    parquet file with a `prompt` column, else its first column. Exit status: 0 when all rollouts were reported, 1 when
-    some were not, 2 for bad usage.
+    HANDLER is path/to/file.py:function or module:function, decorated with rft_handler; or the URL of a worker that is
+    running; or the ARN of an AgentCore runtime. DATASET is a jsonl, json, csv or parquet file with a `prompt` column,
+    else its first column. Ctrl-C finishes what is in flight; twice, it cancels that. Exit status: 0 when all rollouts
+    were reported, 1 when some were not, 2 for bad usage.
     """
-    if policy and endpoint:
-        raise ConfigurationError("--policy is for a runtime of our own; with --endpoint, the runtime has its policy")
-    prompts = list(itertools.islice(read_prompts(dataset), limit))
-    fn = load_function(handler)
-    params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    total = len(prompts) * group_size
-    with contextlib.ExitStack() as stack:
-        # All that may be refused comes before the first file is written.
-        if endpoint:
-            start = start_at_endpoint(endpoint, params, job_arn)
-            writer = stack.enter_context(RecordWriter(out)) if out else None
-        else:
-            runtime = LocalRuntime(_policy(policy, handler), db=out / DATABASE_FILE if out else ":memory:")
-            writer = stack.enter_context(RecordWriter(out)) if out else None
-            start = start_in(stack.enter_context(runtime), params, job_arn)
-        records = asyncio.run(
-            _run(fn, prompts, start, group_size=group_size, concurrency=concurrency, total=total, writer=writer)
-        )
+    options = _options(handler, **given)
+    options.check()
+    fn = None if options.choice.is_deployed else load_function(handler)
+    policy = None if options.endpoint else _policy(options.policy, handler)
+    with open_session(options, fn, policy) as session:
+        asyncio.run(_run(session))
+    records, total = list(session.records.values()), session.total
     summary = summarize(records, success_threshold)
     console = Console(highlight=False)
     console.print(_table(summary, total, success_threshold))
     errors = Counter(record.error.replace(record.id, "<id>") for record in records if record.error)
     for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red", markup=False)
-    if out:
-        console.print(f"records in {out}", markup=False)
+    if options.folder:
+        console.print(f"records in {options.folder}", markup=False)
     ctx.exit(1 if summary.unreported or summary.rollouts < total else 0)
+
+
+def _options(
+    handler: str,
+    *,
+    engine: str,
+    concurrency: int | None,
+    starts_per_second: float | None,
+    workers: int | None,
+    deadline_seconds: float,
+    qualifier: str | None,
+    temperature: float,
+    top_p: float,
+    max_tokens: int,
+    **others: Any,
+) -> RunOptions:
+    choice = EngineChoice.of(
+        engine,
+        handler,
+        concurrency=concurrency,
+        starts_per_second=starts_per_second,
+        deadline_seconds=deadline_seconds,
+        workers=workers,
+        qualifier=qualifier,
+    )
+    params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
+    return RunOptions(choice=choice, params=params, **others)
 
 
 def _policy(option: str | None, handler: str) -> Policy:
@@ -117,41 +145,52 @@ def _policy(option: str | None, handler: str) -> Policy:
     )
 
 
-async def _run(
-    handler: Handler,
-    prompts: list[str],
-    start: Start,
-    *,
-    group_size: int,
-    concurrency: int,
-    total: int,
-    writer: RecordWriter | None,
-) -> list[RolloutRecord]:
-    records: list[RolloutRecord] = []
+async def _run(session: Session) -> None:
     console = Console(stderr=True)
     stopping = asyncio.Event()
+    mean = _Mean({record.key: record.reward for record in session.records.values()})
+    ended = 0
     with _interrupts(stopping, console), _progress(console) as progress:
-        bar = progress.add_task("rollouts", total=total, rate="", mean="")
-        rewards: list[float] = []
+        bar = progress.add_task("rollouts", total=session.total, completed=mean.count, rate="", mean="")
         try:
-            async for record in run_rollouts(
-                handler, prompts, start, group_size=group_size, concurrency=concurrency, stopping=stopping
-            ):
-                records.append(record)
-                if writer is not None:
-                    writer.write(record)
-                if record.reward is not None:
-                    rewards.append(record.reward)
-                elapsed = progress.tasks[bar].elapsed or 0.0
-                progress.update(
-                    bar,
-                    completed=len(records),
-                    rate=f"{len(records) / elapsed:.1f}/s" if elapsed else "",
-                    mean=f"mean reward {sum(rewards) / len(rewards):.4f}" if rewards else "no reward yet",
-                )
+            async with contextlib.aclosing(session.run(stopping)) as records:
+                async for record in records:
+                    ended += 1
+                    mean.set(record.key, record.reward)
+                    elapsed = progress.tasks[bar].elapsed or 0.0
+                    progress.update(
+                        bar,
+                        completed=mean.count,
+                        rate=f"{ended / elapsed:.1f}/s" if elapsed else "",
+                        mean=str(mean),
+                    )
         except asyncio.CancelledError:
-            console.print(f"cancelled: {len(records)} of {total} rollouts ended")
-    return records
+            console.print(f"cancelled: {mean.count} of {session.total} rollouts ended")
+
+
+class _Mean:
+    """The mean reward so far, where a repeated rollout replaces its failure."""
+
+    def __init__(self, rewards: dict[tuple[int, int], float | None]) -> None:
+        self._rewards = rewards
+        known = [reward for reward in rewards.values() if reward is not None]
+        self._sum, self._counted = sum(known), len(known)
+
+    @property
+    def count(self) -> int:
+        """Rollouts that have ended."""
+        return len(self._rewards)
+
+    def set(self, key: tuple[int, int], reward: float | None) -> None:
+        """Note the reward of a rollout, None for none."""
+        for value, sign in ((self._rewards.get(key), -1), (reward, 1)):
+            if value is not None:
+                self._sum += sign * value
+                self._counted += sign
+        self._rewards[key] = reward
+
+    def __str__(self) -> str:
+        return f"mean reward {self._sum / self._counted:.4f}" if self._counted else "no reward yet"
 
 
 def _progress(console: Console) -> Progress:

@@ -1,137 +1,264 @@
-"""Runs many rollouts of one handler in this process: coroutines in one event loop, all else in threads."""
+"""Runs many rollouts on an engine and makes a record of each."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import AsyncGenerator, Container, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from typing import Protocol
 
-from aws_rft_sdk._running import Ended, Handler, run_handler, trajectory_id_of
-from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk._frozen import FrozenDict
+from aws_rft_sdk._running import Handler, trajectory_id_of
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout.access import Observation, Observe, Start
+from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, Outcome
+from aws_rft_sdk.rollout.engines.base import describe_error
 from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
-from aws_rft_sdk.types import NO_FIELDS, RolloutResult
+from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
 
-Start = Callable[[str], Mapping[str, Any]]
-"""Starts a rollout of a prompt: tells the runtime, and returns the payload for the agent. May block."""
+_LONGEST_WAIT_SECONDS = 0.25
+"""While a start is due later: after it, `stopping` is looked at again."""
 
 
-class _Planned(NamedTuple):
-    prompt: str
-    prompt_index: int
-    sample_index: int
+class Journal(Protocol):
+    """Is told about rollouts before they are over, so that a resumed run knows which ones there were."""
+
+    def started(self, trajectory_id: str, planned: Planned) -> None:
+        """Note that a rollout is about to run."""
+
+    def given_up(self, trajectory_id: str) -> None:
+        """Note that a rollout is about to be cancelled: what the runtime gets of it counts for nothing."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What an earlier run has left to do."""
+
+    done: Container[tuple[int, int]] = frozenset()
+    """Prompt and sample of the rollouts that need not run."""
+    attempts: dict[tuple[int, int], int] = field(default_factory=dict)
+    """How often each of the others was tried; those not named, never."""
 
 
 async def run_rollouts(
-    handler: Handler,
+    handler: Handler | Engine,
     prompts: Iterable[str],
     start: Start,
     *,
     group_size: int = 1,
     concurrency: int = 16,
+    starts_per_second: float | None = None,
+    deadline_seconds: float | None = DEADLINE_SECONDS,
+    retries: int = 0,
+    retry_budget: int | None = None,
+    observe: Observe | None = None,
+    progress: Progress | None = None,
+    journal: Journal | None = None,
     stopping: asyncio.Event | None = None,
-) -> AsyncIterator[RolloutRecord]:
-    """Run each prompt `group_size` times through a handler, at most `concurrency` rollouts at once.
+) -> AsyncGenerator[RolloutRecord, None]:
+    """Run each prompt `group_size` times, at most `concurrency` rollouts at once.
 
-    Rollouts begin in dataset order, group by group. One that fails is a record like any other and stops nothing.
+    Rollouts begin in dataset order, group by group, repetitions of failed ones before new ones. One that fails is a
+    record like any other and stops nothing.
 
     Args:
-        handler: A function decorated with `rft_handler`, of any kind. Plain functions and generators run in threads.
+        handler: A function decorated with `rft_handler`, of any kind, for this process; or an engine, which is entered
+            and left here.
         prompts: Prompt cells; read as rollouts begin.
         start: Starts a rollout of a prompt; called in a thread.
         group_size: Rollouts of each prompt, at least 1.
         concurrency: Rollouts in flight at most, at least 1.
+        starts_per_second: At most, evenly spaced; None for no limit.
+        deadline_seconds: For each rollout of a function; an engine has its own. None for no deadline.
+        retries: Repetitions of a rollout that failed or was not reported, with a new trajectory; a low reward is none.
+        retry_budget: Repetitions of all rollouts together at most; None for no limit.
+        observe: Looks at a rollout in the runtime, for its tokens, and for rollouts that the engine lost. None to know
+            only what the engine knows.
+        progress: What need not run; None to run all.
+        journal: Is told about rollouts that begin; None for nobody.
         stopping: Once set, no more rollouts begin and those in flight are finished. None to run all.
 
     Yields:
-        A record for each rollout, as they end. When the consumer is cancelled, so are the rollouts in flight; their
-        handlers report that as any other error, and no record is made of them.
+        A record of each attempt, as they end; the last one with the same `key` is the rollout's. When the consumer is
+        cancelled, so are the rollouts in flight; their handlers report that as any other error, and no record is made
+        of them.
 
     Raises:
-        ConfigurationError: A number is below 1.
-        Exception: What `prompts` raises; rollouts in flight are cancelled.
+        ConfigurationError: A number is too low, or the engine cannot be started.
+        Exception: What `prompts` or `journal` raises; rollouts in flight are cancelled.
     """
-    for name, value in (("group_size", group_size), ("concurrency", concurrency)):
-        if value < 1:
-            raise ConfigurationError(f"{name} is {value}; it must be at least 1")
-    planned = _plan(prompts, group_size)
-    running: set[asyncio.Task[RolloutRecord]] = set()
-    try:
-        exhausted = False
-        while True:
-            while not exhausted and len(running) < concurrency and not (stopping and stopping.is_set()):
-                item = next(planned, None)
-                if item is None:
-                    exhausted = True
-                else:
-                    running.add(asyncio.create_task(_run(handler, item, start)))
-            if not running:
-                return
-            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                yield task.result()
-    finally:
-        for task in running:
+    _check(group_size=(group_size, 1), concurrency=(concurrency, 1), retries=(retries, 0))
+    if starts_per_second is not None and not starts_per_second > 0:
+        raise ConfigurationError(f"starts_per_second is {starts_per_second}; it must be above 0")
+    progress = progress or Progress()
+    engine = handler if isinstance(handler, Engine) else LocalEngine(handler, deadline_seconds=deadline_seconds)
+    schedule = Schedule(
+        prompts,
+        group_size,
+        done=progress.done,
+        attempts=progress.attempts,
+        retries=retries,
+        retry_budget=retry_budget,
+    )
+    async with engine:
+        crew = _Crew(engine, start, observe, journal)
+        try:
+            async with aclosing(_conduct(crew, schedule, concurrency, Pace(starts_per_second), stopping)) as attempts:
+                async for planned, record in attempts:
+                    if not record.ended_well:
+                        schedule.failed(planned)
+                    yield record
+        finally:
+            await crew.cancel()
+
+
+def _check(**limits: tuple[int, int]) -> None:
+    for name, (value, lowest) in limits.items():
+        if value < lowest:
+            raise ConfigurationError(f"{name} is {value}; it must be at least {lowest}")
+
+
+async def _conduct(
+    crew: _Crew, schedule: Schedule, concurrency: int, pace: Pace, stopping: asyncio.Event | None
+) -> AsyncGenerator[tuple[Planned, RolloutRecord], None]:
+    while True:
+        pause = None
+        while crew.size < concurrency and not (stopping and stopping.is_set()):
+            if pause := pace.wait_seconds(time.monotonic()):
+                break
+            planned = schedule.next()
+            if planned is None:
+                break
+            pace.started(time.monotonic())
+            crew.begin(planned)
+        if not crew.size and not pause:
+            return
+        ended = await crew.ended(None if not pause else min(pause, _LONGEST_WAIT_SECONDS))
+        if ended is not None:
+            yield ended
+
+
+class _Crew:
+    """The rollouts in flight."""
+
+    def __init__(self, engine: Engine, start: Start, observe: Observe | None, journal: Journal | None) -> None:
+        self._engine = engine
+        self._start = start
+        self._observe = observe
+        self._journal = journal
+        self._running: dict[asyncio.Task[RolloutRecord], Planned] = {}
+        self._ids: dict[asyncio.Task[RolloutRecord], str] = {}
+        # A queue, because waiting for all tasks anew at each end would take longer the more there are.
+        self._ended: asyncio.Queue[asyncio.Task[RolloutRecord]] = asyncio.Queue()
+
+    @property
+    def size(self) -> int:
+        """Rollouts begun whose record was not handed out."""
+        return len(self._running)
+
+    def begin(self, planned: Planned) -> None:
+        """Begin a rollout."""
+        task = asyncio.create_task(self._run(planned))
+        self._running[task] = planned
+        task.add_done_callback(self._ended.put_nowait)
+
+    async def ended(self, timeout_seconds: float | None) -> tuple[Planned, RolloutRecord] | None:
+        """Wait for the next rollout that ends; None when none did in time."""
+        try:
+            task = await asyncio.wait_for(self._ended.get(), timeout_seconds)
+        except asyncio.TimeoutError:
+            return None
+        self._ids.pop(task, None)
+        return self._running.pop(task), task.result()
+
+    async def cancel(self) -> None:
+        """Cancel all that run, and wait until they are over."""
+        if self._journal is not None:
+            # Not those that are over: what the runtime has of them is what became of them.
+            for task in [task for task in self._running if not task.done() and task in self._ids]:
+                self._journal.given_up(self._ids[task])
+        for task in self._running:
             task.cancel()
-        if running:
-            await asyncio.wait(running)
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _run(self, planned: Planned) -> RolloutRecord:
+        began = time.perf_counter()
+        trajectory_id = None
+        try:
+            payload = await asyncio.to_thread(self._start, planned.prompt)
+            trajectory_id = trajectory_id_of(payload)
+            if trajectory_id is None:
+                raise ConfigurationError("start() returned a payload without rollout metadata")
+        except Exception as error:
+            seconds = time.perf_counter() - began
+            return _record(planned, trajectory_id, _never_ran(error, seconds), None)
+        task = asyncio.current_task()
+        if task is not None:
+            self._ids[task] = trajectory_id
+        if self._journal is not None:
+            self._journal.started(trajectory_id, planned)
+        try:
+            outcome = await self._engine.run(payload, trajectory_id)
+        except Exception as error:
+            # An engine says how a rollout failed; that it raises is a mistake of its own, and still stops nothing.
+            outcome = _never_ran(error, time.perf_counter() - began)
+        return _record(planned, trajectory_id, outcome, await self._look(trajectory_id))
+
+    async def _look(self, trajectory_id: str) -> Observation | None:
+        try:
+            return await self._observe(trajectory_id) if self._observe is not None else None
+        except Exception:
+            return None  # what the engine knows stands without it
 
 
-def _plan(prompts: Iterable[str], group_size: int) -> Iterator[_Planned]:
-    for prompt_index, prompt in enumerate(prompts):
-        for sample_index in range(group_size):
-            yield _Planned(prompt, prompt_index, sample_index)
+def _never_ran(error: Exception, seconds: float) -> Outcome:
+    return Outcome(RolloutStatus.UNREPORTED, seconds=seconds, error=describe_error(error))
 
 
-async def _run(handler: Handler, item: _Planned, start: Start) -> RolloutRecord:
-    trajectory_id = None
-    began = time.perf_counter()
-    try:
-        payload = await asyncio.to_thread(start, item.prompt)
-        trajectory_id = trajectory_id_of(payload)
-        if trajectory_id is None:
-            raise ConfigurationError("start() returned a payload without rollout metadata")
-    except Exception as error:
-        return _record(item, trajectory_id, Ended(None, error, None, time.perf_counter() - began))
-    return _record(item, trajectory_id, await run_handler(handler, payload, trajectory_id=trajectory_id))
-
-
-def _record(item: _Planned, trajectory_id: str | None, ended: Ended) -> RolloutRecord:
-    context, error = ended.context, ended.error
-    rewards = context.rewards if context is not None else None
-    sealed_as_failed = context is not None and context.completion == "failed"
-    if rewards is None and not sealed_as_failed:
-        status = RolloutStatus.UNREPORTED
-    else:
-        status = RolloutStatus.COMPLETED if error is None else RolloutStatus.FAILED
+def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen: Observation | None) -> RolloutRecord:
+    if outcome.lost and seen is not None and seen.is_over:
+        return recovered_record(trajectory_id or "", planned, seen)
+    rewards = outcome.rewards
     return RolloutRecord(
-        id=trajectory_id or f"not-started-{item.prompt_index}-{item.sample_index}",
-        prompt_index=item.prompt_index,
-        sample_index=item.sample_index,
+        id=trajectory_id or f"not-started-{planned.prompt_index}-{planned.sample_index}",
+        prompt_index=planned.prompt_index,
+        sample_index=planned.sample_index,
         reward=None if rewards is None else sum(rewards),
-        turns=int(context.turns) if context is not None else 0,
-        seconds=round(ended.seconds, 6),
-        status=status,
-        error=_explanation(context, status, error),
+        turns=outcome.turns,
+        seconds=round(outcome.seconds, 6),
+        status=outcome.status,
+        error=outcome.error,
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
-        metrics=_metrics(ended.result),
-        unsure_turns=context.turns.unsure if context is not None else 0,
+        metrics=outcome.metrics,
+        unsure_turns=outcome.unsure_turns,
+        prompt_tokens=seen.prompt_tokens if seen is not None else None,
+        response_tokens=seen.response_tokens if seen is not None else None,
+        attempts=planned.attempt,
     )
 
 
-def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:
-    if error is not None:
-        return f"{type(error).__name__}: {error}"
-    if status is not RolloutStatus.UNREPORTED:
-        return None
-    if context is None:
-        return "the handler bound no rollout; decorate it with rft_handler"
-    return "the handler returned without a reward (reward='deferred')"
+def recovered_record(trajectory_id: str, planned: Planned, seen: Observation) -> RolloutRecord:
+    """Return the record of a rollout that is over, of which only the runtime knows.
 
-
-def _metrics(result: object) -> Mapping[str, Any]:
-    metrics = result.metrics if isinstance(result, RolloutResult) else None
-    if isinstance(result, Mapping):
-        metrics = result.get("metrics")
-    return metrics if isinstance(metrics, Mapping) else NO_FIELDS
+    Metrics and errors of its handler are not known: a floor reward looks like any other.
+    """
+    failed = seen.rewards is None
+    rewards = seen.rewards
+    return RolloutRecord(
+        id=trajectory_id,
+        prompt_index=planned.prompt_index,
+        sample_index=planned.sample_index,
+        reward=None if rewards is None else sum(rewards),
+        turns=seen.turns,
+        seconds=round(seen.seconds, 6),
+        status=RolloutStatus.FAILED if failed else RolloutStatus.COMPLETED,
+        error="the trajectory was sealed as failed" if failed else None,
+        rewards=rewards if rewards is not None and len(rewards) > 1 else None,
+        metrics=FrozenDict(),
+        prompt_tokens=seen.prompt_tokens,
+        response_tokens=seen.response_tokens,
+        attempts=planned.attempt,
+    )

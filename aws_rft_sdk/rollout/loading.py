@@ -41,6 +41,12 @@ def load_callable(reference: str) -> Callable[..., Any]:
     return target  # type: ignore[no-any-return] # callable() has just said so
 
 
+def absolute_reference(reference: str) -> str:
+    """Return a reference that means the same in a process with another working directory."""
+    location, separator, name = reference.rpartition(":")
+    return f"{Path(location).resolve()}{separator}{name}" if location.endswith(".py") else reference
+
+
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():

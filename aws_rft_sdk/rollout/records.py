@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import Enum
 from pathlib import Path
-from types import TracebackType
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
-from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.errors import DatasetError
 
 RECORDS_FILE = "rollouts.jsonl"
 
@@ -39,7 +38,7 @@ class RolloutRecord:
     reward: float | None
     """What the runtime got: the number, or the sum of one for each turn; None when it got none."""
     turns: int
-    """Inference calls that began."""
+    """Inference calls that began; those that the runtime recorded, where nobody else knows."""
     seconds: float
     """From the call of the handler until its feedback was delivered."""
     status: RolloutStatus
@@ -51,64 +50,83 @@ class RolloutRecord:
     """Figures that the handler returned."""
     unsure_turns: int = 0
     """Turns that failed and may have been sampled all the same: if the agent made the call again, it was twice."""
+    prompt_tokens: tuple[int, ...] | None = None
+    """Tokens of the request of each turn that the runtime recorded; None when the policy did not say, of any turn."""
+    response_tokens: tuple[int, ...] | None = None
+    """Tokens of the answer of each turn that the runtime recorded; None when the policy did not say, of any turn."""
+    attempts: int = 1
+    """How often this rollout was begun, this time included: more than 1 after failures."""
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Which rollout of the run this is: prompt and sample. The last record of a key counts."""
+        return self.prompt_index, self.sample_index
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether the handler returned and its reward was delivered, however low: nothing is to be done again."""
+        return self.status is RolloutStatus.COMPLETED
 
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the line end."""
         return json.dumps({**asdict(self), "metrics": thaw(self.metrics)}, default=str)
 
 
-class RecordWriter:
-    """Appends records to `rollouts.jsonl` in a folder that it makes. Not for several threads.
+def parse_record(line: str | bytes) -> RolloutRecord:
+    """Return the record of a line. Fields that older versions did not write have their defaults.
 
     Raises:
-        ConfigurationError: The file exists already, or the folder cannot be written to.
+        ValueError: The line is no record.
     """
-
-    def __init__(self, folder: Path) -> None:
-        path = folder / RECORDS_FILE
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("x", encoding="utf-8")
-        except FileExistsError as error:
-            raise ConfigurationError(f"{error.filename} exists already; choose another folder") from error
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
-
-    def write(self, record: RolloutRecord) -> None:
-        """Append a record. It has left this process when the call returns."""
-        self._file.write(record.to_json() + "\n")
-        self._file.flush()
-
-    def __enter__(self) -> RecordWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._file.close()
+    try:
+        fields = json.loads(line)
+        for name in ("rewards", "prompt_tokens", "response_tokens"):
+            if fields.get(name) is not None:
+                fields[name] = tuple(fields[name])
+        return RolloutRecord(**{**fields, "status": RolloutStatus(fields["status"])})
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a rollout record ({error})") from error
 
 
-def read_records(folder: str | Path) -> Iterator[RolloutRecord]:
-    """Read the records of a folder in the order in which the rollouts ended.
+def parse_records(lines: Iterable[bytes], path: Path) -> Iterator[RolloutRecord]:
+    """Parse lines of a file of records. A last line that a crash has cut off is left out.
 
     Raises:
-        DatasetError: The file cannot be read, or a line is no record.
+        DatasetError: Another line is no record.
+    """
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = parse_record(line)
+        except ValueError as error:
+            if not line.endswith(b"\n"):
+                return  # only the last line can be without an end
+            raise DatasetError(f"{path}, line {number}: {error}", line=number) from error
+        yield record
+
+
+def latest_records(records: Iterable[RolloutRecord]) -> list[RolloutRecord]:
+    """Return the last record of each rollout, in the order in which these ended."""
+    latest: dict[tuple[int, int], RolloutRecord] = {}
+    for record in records:
+        latest.pop(record.key, None)
+        latest[record.key] = record
+    return list(latest.values())
+
+
+def read_records(folder: str | Path, *, superseded: bool = False) -> Iterator[RolloutRecord]:
+    """Read the records of a folder in the order in which the rollouts ended, also while a run appends to it.
+
+    Args:
+        folder: What `--out` named.
+        superseded: Whether failed attempts that were repeated are read too. Otherwise the last record of each rollout.
+
+    Raises:
+        DatasetError: The file cannot be read, or a line is no record. A last line that was cut off is left out.
     """
     path = Path(folder) / RECORDS_FILE
     try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                yield _parse(path, number, line)
+        with path.open("rb") as lines:
+            records = parse_records(lines, path)
+            yield from records if superseded else latest_records(records)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
-
-
-def _parse(path: Path, number: int, line: str) -> RolloutRecord:
-    try:
-        fields = json.loads(line)
-        rewards = fields.pop("rewards", None)
-        return RolloutRecord(
-            **{**fields, "status": RolloutStatus(fields["status"])}, rewards=None if rewards is None else tuple(rewards)
-        )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DatasetError(f"{path}, line {number}: not a rollout record ({error})", line=number) from error

@@ -1,7 +1,8 @@
-"""Starts rollouts: tells a runtime about a trajectory and makes the payload that the agent receives."""
+"""Reaches a runtime for a driver: starts rollouts there, makes payloads, and looks at what became of them."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -9,24 +10,34 @@ from typing import Any
 import requests
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
-from aws_rft_sdk.rollout.driver import Start
+from aws_rft_sdk.rollout.access import Access, Observation
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.runtime.rollouts import LOCAL_ROLLOUTS_PATH
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
 _TIMEOUT_SECONDS = 30.0
+_CONNECTIONS = 128
 
 
-def start_in(runtime: LocalRuntime, params: InferenceParams, job_arn: str | None = None) -> Start:
-    """Return what starts rollouts in a local runtime of this process."""
-    return lambda prompt: runtime.new_rollout(prompt, job_arn=job_arn, inference_params=params)
+def access_in(runtime: LocalRuntime, params: InferenceParams, job_arn: str | None = None) -> Access:
+    """Return access to a local runtime of this process."""
+
+    def start(prompt: str) -> Mapping[str, Any]:
+        return runtime.new_rollout(prompt, job_arn=job_arn, inference_params=params)
+
+    async def observe(trajectory_id: str) -> Observation | None:
+        # In the loop: reading a few rows takes less time than handing it to a thread.
+        fields = runtime.observe(trajectory_id)
+        return None if fields is None else Observation.parse(fields)
+
+    return Access(start, observe)
 
 
-def start_at_endpoint(endpoint: str, params: InferenceParams, job_arn: str | None = None) -> Start:
-    """Return what starts rollouts at a runtime that is already running.
+def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None) -> Access:
+    """Return access to a runtime that is already running.
 
-    A local runtime is told about each trajectory. Any other runtime is expected to know the job, and gets new
-    trajectory ids.
+    A local runtime is told about each trajectory, and asked what became of it. Any other runtime is expected to know
+    the job, gets new trajectory ids, and cannot be asked.
 
     Args:
         endpoint: Base URL of the runtime.
@@ -38,10 +49,14 @@ def start_at_endpoint(endpoint: str, params: InferenceParams, job_arn: str | Non
     """
     endpoint = endpoint.rstrip("/")
     session = requests.Session()
+    # Threads share the session; beyond the size of its pool each call would open a connection of its own.
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
     if not _is_local_runtime(session, endpoint):
         if job_arn is None:
             raise ConfigurationError(f"{endpoint} is not a local runtime, so it needs the ARN of a job: --job-arn")
-        return lambda prompt: _new_payload(prompt, endpoint, params, job_arn)
+        return Access(lambda prompt: _new_payload(prompt, endpoint, params, job_arn))
 
     def start(prompt: str) -> Mapping[str, Any]:
         body = {"prompt": prompt, "jobArn": job_arn, "inferenceParams": params.sampling()}
@@ -53,7 +68,17 @@ def start_at_endpoint(endpoint: str, params: InferenceParams, job_arn: str | Non
             raise AgentUnreachableError(f"{endpoint} did not start a rollout ({error})") from error
         return payload
 
-    return start
+    def look(trajectory_id: str) -> Observation | None:
+        try:
+            answer = session.get(f"{endpoint}{LOCAL_ROLLOUTS_PATH}/{trajectory_id}", timeout=_TIMEOUT_SECONDS)
+            if answer.status_code == 404:
+                return None
+            answer.raise_for_status()
+            return Observation.parse(answer.json())
+        except requests.RequestException as error:
+            raise AgentUnreachableError(f"{endpoint} does not tell about a rollout ({error})") from error
+
+    return Access(start, lambda trajectory_id: asyncio.to_thread(look, trajectory_id))
 
 
 def _is_local_runtime(session: requests.Session, endpoint: str) -> bool:

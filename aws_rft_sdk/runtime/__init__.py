@@ -3,6 +3,7 @@
 from aws_rft_sdk.runtime.export import write_recordings
 from aws_rft_sdk.runtime.faults import Fault, Faults
 from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError, ReplayPolicy
+from aws_rft_sdk.runtime.reading import TrajectoryReader
 from aws_rft_sdk.runtime.records import read_trajectories
 from aws_rft_sdk.runtime.server import LocalRuntime
 from aws_rft_sdk.runtime.state import Problem
@@ -19,6 +20,7 @@ __all__ = [
     "PolicyError",
     "Problem",
     "ReplayPolicy",
+    "TrajectoryReader",
     "UpstreamPolicy",
     "read_trajectories",
     "write_recordings",

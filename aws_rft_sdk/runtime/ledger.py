@@ -232,6 +232,10 @@ class Ledger:
         """Return the public value of a trajectory."""
         return self._store.trajectory(entry.row())
 
+    def usage(self, entry: Entry) -> tuple[list[JSON], float]:
+        """Return the token counts of each turn as its policy gave them, and when the last turn ended; 0 of none."""
+        return self._store.usage(entry.number)
+
     def trajectories(self, first: int = 0) -> list[Trajectory]:
         """Return the trajectories from number `first` on, in the order of their creation."""
         return self._store.trajectories(first)

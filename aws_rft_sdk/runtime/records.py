@@ -164,6 +164,19 @@ def select_turn(connection: sqlite3.Connection, key: int) -> TurnRow:
     return TurnRow(*connection.execute("SELECT * FROM turns WHERE key = ?", (key,)).fetchone())
 
 
+def select_usage(connection: sqlite3.Connection, number: int) -> tuple[list[JSON], float]:
+    """Return the token counts of each turn of a trajectory, None for one without, and when the last one ended."""
+    usage: list[JSON] = []
+    ended_at = 0.0
+    bounds = (turn_key(number, 0), turn_key(number + 1, 0))
+    query = "SELECT response, started_at_seconds + duration_seconds FROM turns WHERE key >= ? AND key < ? ORDER BY key"
+    for response, ended in connection.execute(query, bounds):
+        completion = json.loads(response)
+        usage.append(completion.get("usage") if isinstance(completion, dict) else None)
+        ended_at = max(ended_at, ended)
+    return usage, ended_at
+
+
 def make_trajectory(row: TrajectoryRow, turns: Sequence[TurnRow]) -> Trajectory:
     """Return the public value of what is written down."""
     return Trajectory(

@@ -17,10 +17,10 @@ from aws_rft_sdk.errors import PayloadError
 from aws_rft_sdk.runtime import answers
 from aws_rft_sdk.runtime.ledger import Ledger
 from aws_rft_sdk.runtime.policies import Policy
-from aws_rft_sdk.types import InferenceParams, RolloutRequest
+from aws_rft_sdk.types import InferenceParams, RolloutRequest, TrajectoryStatus
 
 LOCAL_ROLLOUTS_PATH = "/local/rollouts"
-"""Not of the contract: `POST` starts a rollout, `GET` tells that this is a local runtime."""
+"""Not of the contract: `POST` starts a rollout, `GET` tells that this is a local runtime, or about one rollout."""
 
 
 class RolloutStarter:
@@ -75,16 +75,41 @@ class RolloutStarter:
         )
         return payload
 
+    def observe(self, trajectory_id: str) -> dict[str, JSON] | None:
+        """Return what is known of a rollout, as JSON; None of one that is not known.
+
+        Returns:
+            `status`, `rewards` and the number of `turns`; once it is over also the `usage` of each turn as its policy
+            gave it, and `seconds` from its creation to the end of its last turn.
+        """
+        entry = self._ledger.get(trajectory_id)
+        if entry is None:
+            return None
+        state = entry.state
+        known: dict[str, JSON] = {"status": state.status.value, "rewards": state.rewards, "turns": state.turns}
+        if state.status in (TrajectoryStatus.REWARD_RECEIVED, TrajectoryStatus.FAILED):
+            known["usage"], ended_at = self._ledger.usage(entry)
+            known["seconds"] = max(0.0, ended_at - entry.created_at)
+        return known
+
     def routes(self) -> list[Route]:
-        """Return the routes by which another process starts rollouts here."""
+        """Return the routes by which another process starts rollouts here, and sees what became of them."""
         return [
             Route(LOCAL_ROLLOUTS_PATH, self._describe, methods=["GET"]),
+            Route(LOCAL_ROLLOUTS_PATH + "/{trajectory_id}", self._observe_for_another_process, methods=["GET"]),
             Route(LOCAL_ROLLOUTS_PATH, self._start_for_another_process, methods=["POST"]),
         ]
 
     async def _describe(self, request: Request) -> Response:
         about = {"runtime": "local", "trajectories": len(self._ledger), "jobArn": self.default_job_arn}
         return Response(json.dumps(about), media_type="application/json")
+
+    async def _observe_for_another_process(self, request: Request) -> Response:
+        known = self.observe(request.path_params["trajectory_id"])
+        if known is None:
+            body = answers.error_body("The rollout is not known to this runtime", answers.error_code(404))
+            return Response(body, 404, media_type="application/json")
+        return Response(json.dumps(known), media_type="application/json")
 
     async def _start_for_another_process(self, request: Request) -> Response:
         try:

@@ -317,6 +317,16 @@ class LocalRuntime:
             raise TrajectoryNotFoundError(f"trajectory {trajectory_id!r} does not exist in this runtime", status=404)
         return ledger.trajectory(entry)
 
+    def observe(self, trajectory_id: str) -> dict[str, JSON] | None:
+        """Return what became of a rollout so far, None of one that is not known: cheap, for those who wait for it.
+
+        Returns:
+            `status`, `rewards` and the number of `turns`; once it is over also the `usage` of each turn, and `seconds`
+            from its creation to the end of its last turn.
+        """
+        self._running()
+        return None if self._starter is None else self._starter.observe(trajectory_id)
+
     def trajectories(
         self, status: TrajectoryStatus | str | None = None, job_arn: str | None = None, *, since: int | None = None
     ) -> list[Trajectory]:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import records
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow
@@ -96,6 +97,11 @@ class Store:
         with self._reading() as reader:
             turns = records.select_turns(reader, row.number)
         return records.make_trajectory(row, turns)
+
+    def usage(self, number: int) -> tuple[list[JSON], float]:
+        """Return the token counts of each turn of a trajectory, None for one without, and when the last one ended."""
+        with self._reading() as reader:
+            return records.select_usage(reader, number)
 
     def trajectories(self, first: int = 0) -> list[Trajectory]:
         """Return the durable trajectories from number `first` on, in the order of their creation."""

@@ -1,0 +1,95 @@
+"""A file that lines are appended to, and that a crash at any byte leaves readable."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from types import TracebackType
+
+from aws_rft_sdk.errors import ConfigurationError
+
+SYNC_SECONDS = 1.0
+"""Between two `fsync`. A line survives the death of this process at once, and that of the machine after this time."""
+
+
+class AppendedFile:
+    """Appends lines of JSON. A last line without its end, left by a crash, is completed or cut off when it is opened.
+
+    Each line is handed to the operating system before `append` returns, so that killing the process loses none. The
+    disk is waited for once a second and at the end: when the machine fails, the last second is lost, and its rollouts
+    run again. Not for several threads, nor several processes.
+
+    Args:
+        path: The file, created if missing.
+
+    Raises:
+        ConfigurationError: It cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("ab")
+        except OSError as error:
+            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+        try:
+            _mend(path)
+        except BaseException:
+            self._file.close()
+            raise
+        self._synced_at = time.monotonic()
+
+    def append(self, line: str) -> None:
+        """Append a line, given without its end."""
+        self._file.write(line.encode() + b"\n")
+        self._file.flush()
+        if time.monotonic() - self._synced_at >= SYNC_SECONDS:
+            os.fsync(self._file.fileno())
+            self._synced_at = time.monotonic()
+
+    def __enter__(self) -> AppendedFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole or not at all, also when the machine fails."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def _mend(path: Path) -> None:
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        tail = content[whole:]
+        if not tail:
+            return
+        if _is_whole(tail):  # only the end of the line is missing
+            file.write(b"\n")
+        else:
+            file.truncate(whole)
+
+
+def _is_whole(tail: bytes) -> bool:
+    # No beginning of an object or an array is JSON.
+    try:
+        return isinstance(json.loads(tail), dict | list)
+    except ValueError:
+        return False

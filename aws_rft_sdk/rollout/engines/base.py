@@ -1,0 +1,126 @@
+"""What an engine is, and what it says about a rollout."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from types import TracebackType
+from typing import Any
+
+from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
+from aws_rft_sdk._running import Ended
+from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.types import RolloutResult
+
+DEADLINE_SECONDS = 540.0
+"""For one rollout. The service gives up after 600 s; the rest is for reporting that the rollout was not over."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one rollout, as far as the engine knows. Made of JSON, so that it travels between processes."""
+
+    status: RolloutStatus
+    rewards: tuple[float, ...] | None = None
+    """What was delivered: one number, or one for each turn; None for no reward."""
+    turns: int = 0
+    unsure_turns: int = 0
+    seconds: float = 0.0
+    metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
+    error: str | None = None
+    """Type and message of what was raised; None when nothing was."""
+    lost: bool = False
+    """Whether the engine lost sight of the rollout: the runtime may know more."""
+
+    def to_fields(self) -> dict[str, JSON]:
+        """Return the outcome as a JSON object."""
+        return {**asdict(self), "status": self.status.value, "metrics": thaw(self.metrics)}
+
+    @classmethod
+    def of_fields(cls, fields: Mapping[str, JSON]) -> Outcome:
+        """Return the outcome that `to_fields` of another process has told."""
+        rewards = fields["rewards"]
+        known = {"status": RolloutStatus(fields["status"]), "rewards": None if rewards is None else tuple(rewards)}
+        return cls(**{**fields, **known})
+
+
+class Engine(ABC):
+    """Runs rollouts. An asynchronous context manager: what it needs is started on entry and ended on exit."""
+
+    @abstractmethod
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
+        """Run one rollout to its end, or to its deadline. Many run at once.
+
+        Args:
+            payload: What the service would send.
+            trajectory_id: The trajectory that it names.
+
+        Raises:
+            CancelledError: The caller was cancelled; the rollout is over, and reported as an error where possible.
+        """
+
+    async def __aenter__(self) -> Engine:
+        """Start what the engine needs.
+
+        Raises:
+            ConfigurationError: It cannot run anything, and why.
+        """
+        return self
+
+    async def __aexit__(  # noqa: B027 - many engines have nothing to end
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """End what was started. Rollouts that still run are lost."""
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and message of an error, as records hold them."""
+    return f"{type(error).__name__}: {error}"
+
+
+def outcome_of(ended: Ended) -> Outcome:
+    """Return what became of a rollout whose handler ran in this process."""
+    context, error = ended.context, ended.error
+    rewards = context.rewards if context is not None else None
+    sealed_as_failed = context is not None and context.completion == "failed"
+    if rewards is None and not sealed_as_failed:
+        status = RolloutStatus.UNREPORTED
+    else:
+        status = RolloutStatus.COMPLETED if error is None else RolloutStatus.FAILED
+    turns = context.turns if context is not None else None
+    return Outcome(
+        status=status,
+        rewards=rewards,
+        turns=int(turns) if turns is not None else 0,
+        unsure_turns=turns.unsure if turns is not None else 0,
+        seconds=ended.seconds,
+        metrics=metrics_of(ended.result),
+        error=_explanation(context, status, error),
+    )
+
+
+def metrics_of(result: object) -> Mapping[str, JSON]:
+    """Return the metrics in a handler's result as JSON; what is no JSON becomes text."""
+    metrics = result.metrics if isinstance(result, RolloutResult) else None
+    if isinstance(result, Mapping):
+        metrics = result.get("metrics")
+    if not isinstance(metrics, Mapping) or not metrics:
+        return FrozenDict()
+    # By way of JSON, so that the record is the same whether or not it has crossed from another process.
+    try:
+        return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True)))
+    except (ValueError, RecursionError) as error:
+        return FrozenDict({"error": f"the metrics cannot be written as JSON: {error}"})
+
+
+def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:
+    if error is not None:
+        return describe_error(error)
+    if status is not RolloutStatus.UNREPORTED:
+        return None
+    if context is None:
+        return "the handler bound no rollout; decorate it with rft_handler"
+    return "the handler returned without a reward (reward='deferred')"

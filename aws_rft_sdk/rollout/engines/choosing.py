@@ -1,0 +1,134 @@
+"""Makes the engine that a command line asks for."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from aws_rft_sdk._running import Handler
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout.access import Access
+from aws_rft_sdk.rollout.engines.agentcore import AgentCoreEngine
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.http import HttpEngine
+from aws_rft_sdk.rollout.engines.local import LocalEngine
+from aws_rft_sdk.rollout.engines.process import ProcessEngine
+from aws_rft_sdk.rollout.engines.ray import RayEngine
+from aws_rft_sdk.rollout.loading import absolute_reference
+from aws_rft_sdk.settings import WORKER_KEY_VARIABLE, environment
+
+ENGINES = ("auto", "local", "process", "ray", "http", "agentcore")
+SERVICE_STARTS_PER_SECOND = 5.0
+"""The service's own pace."""
+SERVICE_CONCURRENCY = 96
+"""The service's default for `rollout_max_concurrency`."""
+CONCURRENCY = 16
+
+_RUNTIME_ARN = re.compile(r"arn:[^:]+:bedrock-agentcore:.*:runtime/.+")
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine runs the rollouts, and how."""
+
+    name: str
+    """One of `ENGINES`, never "auto"."""
+    handler: str
+    """Reference of a function, URL of a worker, or ARN of a runtime."""
+    concurrency: int
+    starts_per_second: float | None
+    deadline_seconds: float | None = DEADLINE_SECONDS
+    workers: int | None = None
+    qualifier: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        handler: str,
+        *,
+        concurrency: int | None = None,
+        starts_per_second: float | None = None,
+        deadline_seconds: float | None = DEADLINE_SECONDS,
+        workers: int | None = None,
+        qualifier: str | None = None,
+    ) -> EngineChoice:
+        """Choose an engine; what is None has the engine's default, which for deployed agents is the service's.
+
+        Raises:
+            ConfigurationError: An option is for another engine.
+        """
+        if name == "auto":
+            name = _fitting(handler)
+        if workers is not None and name not in ("process", "ray"):
+            raise ConfigurationError(f"--workers is for the engines process and ray, not for {name}")
+        if qualifier is not None and name != "agentcore":
+            raise ConfigurationError(f"--qualifier is for the engine agentcore, not for {name}")
+        deployed = name in ("http", "agentcore")
+        if starts_per_second is None and deployed:
+            starts_per_second = SERVICE_STARTS_PER_SECOND
+        concurrency = concurrency or (SERVICE_CONCURRENCY if deployed else CONCURRENCY)
+        return cls(name, handler, concurrency, starts_per_second, deadline_seconds, workers, qualifier)
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether the agent runs already, so that there is no function to load."""
+        return self.name in ("http", "agentcore")
+
+    def check_reach(self, endpoint: str | None) -> None:
+        """Refuse an agent on another machine whose rollouts would name a runtime on this one.
+
+        Args:
+            endpoint: The runtime that is given; None for one of our own, on loopback.
+
+        Raises:
+            ConfigurationError: It could not reach the runtime.
+        """
+        elsewhere = self.name == "agentcore" or (
+            self.name == "http" and (urlsplit(self.handler).hostname or "") not in _LOOPBACK
+        )
+        if elsewhere and endpoint is None:
+            raise ConfigurationError(
+                f"{self.handler} cannot reach a runtime on this machine; give --endpoint with one that it can reach"
+            )
+
+    def make(self, fn: Handler | None, access: Access) -> Engine:
+        """Make the engine.
+
+        Args:
+            fn: The loaded handler; None for a deployed agent.
+            access: The runtime.
+
+        Raises:
+            ConfigurationError: It cannot be made.
+        """
+        deadline = self.deadline_seconds
+        if self.name == "http":
+            key = environment(WORKER_KEY_VARIABLE)
+            headers = {"Authorization": f"Bearer {key}"} if key else {}
+            return HttpEngine(self.handler, access.observe, deadline_seconds=deadline, headers=headers)
+        if self.name == "agentcore":
+            return AgentCoreEngine(
+                self.handler,
+                access.observe,
+                qualifier=self.qualifier,
+                concurrency=self.concurrency,
+                deadline_seconds=deadline,
+            )
+        reference = absolute_reference(self.handler)
+        if self.name == "process":
+            return ProcessEngine(reference, workers=self.workers or os.cpu_count() or 1, deadline_seconds=deadline)
+        if self.name == "ray":
+            return RayEngine(reference, workers=self.workers, concurrency=self.concurrency, deadline_seconds=deadline)
+        if fn is None:
+            raise ConfigurationError(f"the engine {self.name} needs a function, not {self.handler}")
+        return LocalEngine(fn, deadline_seconds=deadline)
+
+
+def _fitting(handler: str) -> str:
+    if handler.startswith(("http://", "https://")):
+        return "http"
+    return "agentcore" if _RUNTIME_ARN.fullmatch(handler) else "local"

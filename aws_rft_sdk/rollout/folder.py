@@ -1,0 +1,193 @@
+"""The folder of a run: what it is made of, which rollouts began, and what became of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple
+
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.rollout._appending import AppendedFile
+from aws_rft_sdk.rollout.access import Observe
+from aws_rft_sdk.rollout.driver import Progress, recovered_record
+from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest
+from aws_rft_sdk.rollout.records import RECORDS_FILE, RolloutRecord, latest_records, read_records
+from aws_rft_sdk.rollout.schedule import Planned
+
+STARTED_FILE = "started.jsonl"
+LOCK_FILE = "run.lock"
+
+
+class Started(NamedTuple):
+    """A rollout that began in an earlier run."""
+
+    trajectory_id: str
+    prompt_index: int
+    sample_index: int
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Past:
+    """What earlier runs have left in a folder."""
+
+    records: list[RolloutRecord]
+    """The last one of each rollout, in the order in which these ended."""
+    unrecorded: list[Started]
+    """Rollouts that began and have no record: the process was killed."""
+    attempts: dict[tuple[int, int], int]
+    """Times that each rollout was begun."""
+
+    def progress(self) -> Progress:
+        """Return what need not run again."""
+        done = {record.key for record in self.records if record.ended_well}
+        return Progress(done, {key: count for key, count in self.attempts.items() if key not in done})
+
+
+class RunFolder:
+    """A folder that one process at a time runs rollouts into. A journal for the driver.
+
+    Args:
+        path: The folder, made if missing.
+        manifest: What the run is made of.
+        resume: Whether to go on with the run that the folder holds; otherwise it must hold none.
+        accept_changes: Whether to resume although something has changed since.
+
+    Raises:
+        ConfigurationError: It cannot be written; another process uses it; it holds a run, or to resume none, or one of
+            something else: the message names each change.
+        DatasetError: To resume, its records cannot be read.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, *, resume: bool = False, accept_changes: bool = False) -> None:
+        self.path = path
+        with contextlib.ExitStack() as stack:
+            if resume:
+                _check_unchanged(Manifest.read(path), manifest, accept_changes)
+            else:
+                _make(path)
+            stack.callback(_lock(path).close)
+            if not resume:
+                _check_unused(path)
+            if not resume or accept_changes:
+                _write(manifest, path)
+            self._records = stack.enter_context(AppendedFile(path / RECORDS_FILE))
+            self._started = stack.enter_context(AppendedFile(path / STARTED_FILE))
+            self.past = _read_past(path)
+            self._stack = stack.pop_all()
+
+    def write(self, record: RolloutRecord) -> None:
+        """Append a record. It has left this process when the call returns."""
+        self._records.append(record.to_json())
+
+    def started(self, trajectory_id: str, planned: Planned) -> None:
+        """Note that a rollout is about to run. See `Journal`."""
+        self._started.append(json.dumps([trajectory_id, planned.prompt_index, planned.sample_index, planned.attempt]))
+
+    def given_up(self, trajectory_id: str) -> None:
+        """Note that a rollout is about to be cancelled. See `Journal`."""
+        self._started.append(json.dumps([trajectory_id]))
+
+    async def recover(self, observe: Observe | None) -> list[RolloutRecord]:
+        """Write the records of rollouts that were over when the process was killed, and return them.
+
+        Args:
+            observe: Looks at a rollout in the runtime that the earlier run used; None when it cannot be asked.
+        """
+        recovered = []
+        for began in self.past.unrecorded:
+            seen = await observe(began.trajectory_id) if observe is not None else None
+            if seen is not None and seen.is_over:
+                planned = Planned(began.prompt_index, began.sample_index, began.attempt, "")
+                record = recovered_record(began.trajectory_id, planned, seen)
+                self.write(record)
+                recovered.append(record)
+        self.past.records[:] = latest_records([*self.past.records, *recovered])
+        return recovered
+
+    def __enter__(self) -> RunFolder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be made: {error.strerror}") from error
+
+
+def _write(manifest: Manifest, path: Path) -> None:
+    try:
+        manifest.write(path)
+    except OSError as error:
+        raise ConfigurationError(f"{path / MANIFEST_FILE} cannot be written: {error.strerror}") from error
+
+
+def _check_unused(path: Path) -> None:
+    for name in (MANIFEST_FILE, RECORDS_FILE, STARTED_FILE):
+        if (path / name).exists():
+            raise ConfigurationError(f"{path / name} exists already; choose another folder, or --resume {path}")
+
+
+def _check_unchanged(then: Manifest, now: Manifest, accept: bool) -> None:
+    changes = then.changes_to(now)
+    if changes and not accept:
+        raise ConfigurationError(
+            f"this is not the run that was begun, and --accept-changes resumes it all the same: {'; '.join(changes)}"
+        )
+
+
+def _lock(path: Path) -> sqlite3.Connection:
+    # SQLite's lock of a file: it works on every system, ends with the process however that ends, and is not inherited.
+    lock = sqlite3.connect(path / LOCK_FILE, timeout=0, isolation_level=None, check_same_thread=False)
+    try:
+        lock.execute("BEGIN EXCLUSIVE")
+    except sqlite3.Error as error:
+        lock.close()
+        if "locked" in str(error):
+            raise ConfigurationError(f"another process runs rollouts into {path}; wait for it or stop it") from error
+        raise ConfigurationError(f"{path / LOCK_FILE} cannot be used: {error}") from error
+    return lock
+
+
+def _read_past(path: Path) -> Past:
+    records = list(read_records(path, superseded=True))
+    began, given_up = _read_started(path / STARTED_FILE)
+    recorded = {record.id for record in records}
+    attempts: dict[tuple[int, int], int] = {}
+    for key, attempt in [
+        *((record.key, record.attempts) for record in records),
+        *(((item.prompt_index, item.sample_index), item.attempt) for item in began),
+    ]:
+        attempts[key] = max(attempts.get(key, 0), attempt)
+    latest = latest_records(records)
+    done = {record.key for record in latest if record.ended_well}
+    known = recorded | given_up
+    unrecorded = [
+        item for item in began if item.trajectory_id not in known and (item.prompt_index, item.sample_index) not in done
+    ]
+    return Past(latest, unrecorded, attempts)
+
+
+def _read_started(path: Path) -> tuple[list[Started], set[str]]:
+    began: list[Started] = []
+    given_up: set[str] = set()
+    try:
+        for line in path.read_bytes().splitlines():
+            fields = json.loads(line)
+            if len(fields) == 1:
+                given_up.add(fields[0])
+            else:
+                began.append(Started(*fields))
+    except (ValueError, TypeError) as error:
+        raise DatasetError(f"{path} is not the journal of a run ({error})") from error
+    return began, given_up

@@ -1,0 +1,128 @@
+"""What a run was made of: written before it begins, compared when it is resumed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+
+from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout._appending import write_atomically
+
+MANIFEST_FILE = "run.json"
+_VERSION = 1
+_ENVIRONMENT_FOLDERS = ("site-packages", "dist-packages")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What decides over the results of a run. How it is run (engine, concurrency, retries) is not part of it."""
+
+    handler: str
+    """As it was named on the command line."""
+    sources: Mapping[str, str]
+    """SHA-256 of each file of the handler's folder that it imported, by its path from there; and of the policy's."""
+    dataset: str
+    """Path of the dataset."""
+    dataset_sha256: str
+    rows: int
+    """Prompts of the dataset that are run."""
+    settings: Mapping[str, JSON] = field(default_factory=FrozenDict)
+    """Options that decide over results, by the names of the command line."""
+    created_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest to a folder, as a whole or not at all."""
+        fields = {"version": _VERSION, **asdict(self), "sources": thaw(self.sources), "settings": thaw(self.settings)}
+        write_atomically(folder / MANIFEST_FILE, json.dumps(fields, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read the manifest of a folder.
+
+        Raises:
+            ConfigurationError: There is none, or it is not readable.
+        """
+        path = folder / MANIFEST_FILE
+        try:
+            fields = json.loads(path.read_text(encoding="utf-8"))
+            version = fields.pop("version")
+            if version > _VERSION:
+                raise ConfigurationError(f"{path} was written by a newer version of aws-rft-sdk; upgrade the package")
+            return cls(**fields)
+        except FileNotFoundError as error:
+            raise ConfigurationError(f"{folder} holds no run to resume: there is no {MANIFEST_FILE} in it") from error
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ConfigurationError(f"{path} cannot be read as the manifest of a run: {error}") from error
+
+    def changes_to(self, now: Manifest) -> list[str]:
+        """Say what differs between this manifest and that of the same command today, one sentence each."""
+        changes = []
+        if self.dataset_sha256 != now.dataset_sha256:
+            changes.append(f"the dataset {now.dataset} has other content ({self.rows} rows then, {now.rows} now)")
+        if self.handler.rpartition(":")[2] != now.handler.rpartition(":")[2]:
+            changes.append(f"the handler was {self.handler} and is {now.handler}")
+        changes += [f"the source file {text}" for text in _differences(self.sources, now.sources)]
+        for name in sorted({*self.settings, *now.settings}):
+            then, today = self.settings.get(name), now.settings.get(name)
+            if then != today:
+                changes.append(f"--{name} was {_shown(then)} and is {_shown(today)}")
+        return changes
+
+
+def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    for name in sorted({*then, *now}):
+        if name not in now:
+            yield f"{name} is not used any more"
+        elif name not in then:
+            yield f"{name} was not used then"
+        elif then[name] != now[name]:
+            yield f"{name} has changed"
+
+
+def _shown(value: JSON) -> str:
+    return "not given" if value is None else str(value)
+
+
+def file_sha256(path: str | Path) -> str:
+    """Return the SHA-256 of a file in hex.
+
+    Raises:
+        ConfigurationError: It cannot be read.
+    """
+    digest = hashlib.sha256()
+    try:
+        with Path(path).open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    return digest.hexdigest()
+
+
+def loaded_sources(module_name: str) -> dict[str, str]:
+    """Return the SHA-256 of a module's file and of what is imported at the moment from its folder and below.
+
+    Args:
+        module_name: A module that is imported. What is installed in an environment below the folder does not count.
+    """
+    file = getattr(sys.modules.get(module_name), "__file__", None)
+    if file is None:
+        return {}
+    folder = Path(file).resolve().parent
+    # By the text of the paths first: to resolve those of all modules takes half a second.
+    beginnings = (str(folder), str(Path(file).parent))
+    names = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
+    files = {Path(name).resolve() for name in names if name.startswith(beginnings)}
+    return {
+        path.relative_to(folder).as_posix(): file_sha256(path)
+        for path in sorted(files)
+        if path.is_relative_to(folder)
+        and not any(part in _ENVIRONMENT_FOLDERS for part in path.relative_to(folder).parts)
+        and path.is_file()
+    }

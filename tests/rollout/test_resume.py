@@ -1,0 +1,328 @@
+"""Runs that end before their time, and how they go on."""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk.cli import main
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.rollout import RolloutStatus, read_records
+from aws_rft_sdk.rollout.access import Observation
+from aws_rft_sdk.rollout.folder import RunFolder
+from aws_rft_sdk.rollout.manifest import Manifest
+from aws_rft_sdk.rollout.schedule import Planned
+from aws_rft_sdk.runtime import read_trajectories
+from aws_rft_sdk.types import TrajectoryStatus
+
+AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
+MANIFEST = Manifest("agent.py:handler", {"agent.py": "1"}, "data.jsonl", "2", 3, {"group-size": 1})
+
+
+def rollout(world, handler, *options):
+    arguments = ["rollout", f"{world}/engine_handlers.py:{handler}", str(world / "data.jsonl"), *options]
+    return CliRunner().invoke(main, arguments, catch_exceptions=False)
+
+
+def wait_until(holds, process):
+    for _ in range(12_000):
+        if holds():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+    raise AssertionError("it never came to this")
+
+
+def lines(path):
+    return path.read_text().splitlines() if path.exists() else []
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["local", "process"])
+def test_resume_when_killed_in_the_middle_then_no_rollout_is_lost_or_run_twice(world, engine):
+    prompts = [f"{'a' * (1 + number % 7)}" for number in range(60)]
+    (world / "data.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
+    command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:plain", str(world / "data.jsonl"), "--engine", engine]
+    command += ["--group-size", "4", *(["--workers", "2"] if engine == "process" else [])]
+    out = world / "out"
+
+    first = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: len(lines(out / "rollouts.jsonl")) >= 60, first)
+    first.send_signal(signal.SIGKILL)
+    first.communicate()
+    killed_at = len(lines(out / "rollouts.jsonl"))
+    second = subprocess.run([*command, "--resume", str(out)], capture_output=True, text=True, timeout=100)
+
+    assert killed_at < 240
+    assert second.returncode == 0, second.stderr
+    assert "240" in second.stdout
+    records = list(read_records(out, superseded=True))
+    assert Counter(r.key for r in records) == {(p, s): 1 for p in range(60) for s in range(4)}
+    assert [r.reward for r in sorted(records, key=lambda r: r.key)] == [len(p) / 10 for p in prompts for _ in range(4)]
+    rewarded = {t.trajectory_id for t in read_trajectories(out / "trajectories.db") if t.rewards is not None}
+    assert rewarded == {r.id for r in records}
+
+
+def test_resume_when_interrupted_twice_then_what_was_cancelled_runs_again(world):
+    command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:waits", str(world / "data.jsonl")]
+    out = world / "out"
+    process = subprocess.Popen(
+        [*command, "--concurrency", "1", "--out", str(out)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_until(lambda: lines(world / "started"), process)
+    process.send_signal(signal.SIGINT)
+    seen = ""
+    while "interrupt again" not in seen:
+        seen += process.stderr.read(1)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+
+    assert process.returncode == 1
+    assert "cancelled: 0 of 3 rollouts ended" in errors
+    assert "0 of 3" in output
+    # The handler has reported its floor reward, which must not count as that of the rollout.
+    assert [t.rewards for t in read_trajectories(out / "trajectories.db")] == [(0.0,)]
+
+    (world / "release").touch()
+    assert rollout(world, "waits", "--resume", str(out)).exit_code == 0
+    assert [r.reward for r in read_records(out)] == [1.0] * 3
+    assert len(read_trajectories(out / "trajectories.db")) == 4
+
+
+def test_resume_when_some_have_failed_then_only_those_run_again(world):
+    out = world / "out"
+    rollout(world, "fails_once", "--out", str(out))
+    assert [r.status.value for r in read_records(out)] == ["failed"] * 3
+    (world / "failed-b").unlink()
+
+    result = rollout(world, "fails_once", "--resume", str(out))
+
+    records = sorted(read_records(out), key=lambda r: r.key)
+    assert result.exit_code == 0
+    assert [(r.status.value, r.attempts) for r in records] == [("completed", 2), ("failed", 2), ("completed", 2)]
+    rollout(world, "fails_once", "--resume", str(out), "--retries", "1")
+    records = sorted(read_records(out), key=lambda r: r.key)
+    assert [(r.status.value, r.attempts) for r in records] == [("completed", 2), ("completed", 3), ("completed", 2)]
+    assert len(read_trajectories(out / "trajectories.db")) == 7
+
+
+def test_rollout_when_failures_are_repeated_then_the_last_attempt_counts_in_the_table(world):
+    result = rollout(world, "fails_once", "--retries", "1", "--retry-budget", "2", "--out", str(world / "out"))
+
+    assert "33.33 %" in result.output  # two of three were repeated
+    assert len(list(read_records(world / "out", superseded=True))) == 5
+
+
+def change_dataset(world):
+    (world / "data.jsonl").write_text('{"prompt": "a"}\n')
+    return ()
+
+
+def change_source(world):
+    (world / "engine_handlers.py").write_text((world / "engine_handlers.py").read_text() + "\n# changed")
+    return ()
+
+
+def change_policy(world):
+    (world / "policy.py").write_text((world / "policy.py").read_text() + "\n# changed")
+    return ()
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        pytest.param(change_dataset, "the dataset", id="dataset"),
+        pytest.param(change_source, "engine_handlers.py has changed", id="handler"),
+        pytest.param(change_policy, "policy.py has changed", id="policy"),
+        pytest.param(lambda world: ("--temperature", "0.5"), "--temperature was 1.0 and is 0.5", id="temperature"),
+        pytest.param(lambda world: ("--group-size", "2"), "--group-size was 1 and is 2", id="group-size"),
+        pytest.param(lambda world: ("--limit", "2"), "--limit was not given and is 2", id="limit"),
+    ],
+)
+def test_resume_when_something_has_changed_then_it_is_named_and_refused_unless_accepted(world, change, named):
+    out = world / "out"
+    rollout(world, "plain", "--out", str(out))
+    before = (out / "rollouts.jsonl").read_bytes()
+    options = change(world)
+
+    refused = rollout(world, "plain", "--resume", str(out), *options)
+
+    assert refused.exit_code == 2
+    assert named in " ".join(refused.output.split())
+    assert (out / "rollouts.jsonl").read_bytes() == before
+    assert rollout(world, "plain", "--resume", str(out), "--accept-changes", *options).exit_code == 0
+    assert rollout(world, "plain", "--resume", str(out), *options).exit_code == 0  # now it is what it is
+
+
+def test_resume_when_the_handler_is_another_then_it_is_named(world):
+    rollout(world, "plain", "--out", str(world / "out"))
+
+    refused = rollout(world, "fails_on_b", "--resume", str(world / "out"))
+
+    assert refused.exit_code == 2
+    assert "engine_handlers.py:fails_on_b" in refused.output
+
+
+def test_resume_when_engine_and_pace_are_others_then_the_run_goes_on(world):
+    out = world / "out"
+    rollout(world, "fails_on_b", "--out", str(out))
+
+    result = rollout(
+        *(world, "fails_on_b", "--resume", str(out), "--engine", "process", "--workers", "1", "--concurrency", "2")
+    )
+
+    assert result.exit_code == 0
+    assert [r.attempts for r in sorted(read_records(out), key=lambda r: r.key)] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--resume", "nowhere"], "no run to resume"),
+        (["--out", "x", "--resume", "x"], "give one of them"),
+        (["--accept-changes"], "is for --resume"),
+        (["--workers", "2"], "is for the engines process and ray"),
+        (["--qualifier", "x"], "is for the engine agentcore"),
+        (["--retry-budget", "some"], "retry budget"),
+    ],
+)
+def test_rollout_when_options_do_not_fit_then_exit_status_is_two(world, monkeypatch, options, says):
+    monkeypatch.chdir(world)
+
+    result = rollout(world, "plain", *options)
+
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+    assert not (world / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "handler", ["https://agent.example", "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/agent-1"]
+)
+def test_rollout_when_a_deployed_agent_could_not_reach_the_runtime_then_it_is_refused(world, handler):
+    result = CliRunner().invoke(main, ["rollout", handler, str(world / "data.jsonl")])
+
+    assert result.exit_code == 2
+    assert "give --endpoint" in " ".join(result.output.split())
+
+
+# --- the folder ------------------------------------------------------------------------------------------------------
+
+
+def planned(number, attempt=1):
+    return Planned(number, 0, attempt, "prompt")
+
+
+def journal_of_four(folder):
+    """Begin four rollouts as a run does that is killed: one is written down, one given up, two are under way."""
+    with RunFolder(folder, MANIFEST) as run:
+        for number in range(4):
+            run.started(f"t{number}", planned(number))
+        run.given_up("t1")
+    record = {"id": "t0", "prompt_index": 0, "sample_index": 0, "reward": 1.0, "turns": 1, "seconds": 1.0}
+    (folder / "rollouts.jsonl").write_text(json.dumps({**record, "status": "completed"}) + "\n")
+
+
+async def look(trajectory_id):
+    """Look at a runtime in which all but one of them have a reward."""
+    if trajectory_id == "t3":
+        return Observation(TrajectoryStatus.PENDING, turns=2)
+    return Observation(TrajectoryStatus.REWARD_RECEIVED, (0.25, 0.5), turns=2, response_tokens=(7, 8))
+
+
+def test_folder_when_resumed_then_rewards_without_a_record_are_found_and_the_rest_is_left_to_do(tmp_path):
+    journal_of_four(tmp_path)
+
+    with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+        (found,) = asyncio.run(run.recover(look))
+        progress = run.past.progress()
+
+    assert (found.id, found.key, found.reward, found.rewards) == ("t2", (2, 0), 0.75, (0.25, 0.5))
+    assert (found.status, found.turns, found.response_tokens) == (RolloutStatus.COMPLETED, 2, (7, 8))
+    assert progress.done == {(0, 0), (2, 0)}
+    assert progress.attempts == {(1, 0): 1, (3, 0): 1}
+    assert [r.id for r in read_records(tmp_path)] == ["t0", "t2"]
+    with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+        assert asyncio.run(run.recover(look)) == []  # once
+
+
+def test_folder_when_its_runtime_cannot_be_asked_then_nothing_is_found(tmp_path):
+    journal_of_four(tmp_path)
+
+    with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+        assert asyncio.run(run.recover(None)) == []
+        assert run.past.progress().done == {(0, 0)}
+
+
+def test_folder_when_the_journal_is_cut_at_any_byte_then_it_is_read_and_goes_on(tmp_path):
+    journal_of_four(tmp_path)
+    journal = tmp_path / "started.jsonl"
+    content = journal.read_bytes()
+
+    for length in range(len(content) + 1):
+        journal.write_bytes(content[:length])
+        with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+            begun = {item.trajectory_id for item in run.past.unrecorded}
+            run.started("t9", planned(9))
+        assert begun <= {"t1", "t2", "t3"}
+        assert json.loads(lines(journal)[-1])[0] == "t9"
+
+
+def test_folder_when_another_process_uses_it_then_it_is_refused(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from aws_rft_sdk.rollout.folder import RunFolder; from rollout.test_resume import MANIFEST\n"
+        f"with RunFolder(Path({str(tmp_path)!r}), MANIFEST): print('open', flush=True); sys.stdin.read()"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert other.stdout.readline() == b"open\n"
+
+    with pytest.raises(ConfigurationError, match="another process"):
+        RunFolder(tmp_path, MANIFEST, resume=True)
+
+    os.kill(other.pid, signal.SIGKILL)
+    other.communicate()
+    RunFolder(tmp_path, MANIFEST, resume=True).__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 99}', '{"version": 1, "odd": 2}'])
+def test_manifest_when_it_is_none_then_it_is_refused(tmp_path, content):
+    (tmp_path / "run.json").write_text(content)
+
+    with pytest.raises(ConfigurationError):
+        RunFolder(tmp_path, MANIFEST, resume=True)
+
+
+def test_folder_when_the_journal_is_something_else_then_it_is_refused(tmp_path):
+    RunFolder(tmp_path, MANIFEST).__exit__(None, None, None)
+    (tmp_path / "started.jsonl").write_text("precious\n")
+
+    with pytest.raises(DatasetError, match="not the journal"):
+        RunFolder(tmp_path, MANIFEST, resume=True)
+
+
+def test_rollout_when_the_runtime_of_a_run_is_elsewhere_then_it_is_asked_on_resume(world):
+    with LocalRuntime(lambda request: "xx") as runtime:
+        options = ("--endpoint", runtime.endpoint)
+        rollout(world, "plain", *options, "--out", str(world / "out"))
+        records = lines(world / "out" / "rollouts.jsonl")
+        (world / "out" / "rollouts.jsonl").write_text(records[0] + "\n" + records[1][:20])
+
+        assert rollout(world, "plain", *options, "--resume", str(world / "out")).exit_code == 0
+
+        assert len(runtime.trajectories()) == 3
+        assert {r.reward for r in read_records(world / "out")} == {0.2}
