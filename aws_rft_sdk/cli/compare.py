@@ -12,8 +12,7 @@ from rich.table import Table
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._runs import Run
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.compare import Comparison, Difference, compare
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, Comparison, Difference, compare
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

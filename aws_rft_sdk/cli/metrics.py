@@ -12,9 +12,7 @@ from rich.console import Console
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._runs import Run
-from aws_rft_sdk.rollout.hints import hints
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, metrics
-from aws_rft_sdk.rollout.plots import draw
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, draw, hints, measure
 
 
 @click.command("metrics")
@@ -44,7 +42,7 @@ def command(folder: Path, success_threshold: float, max_tokens: int | None, as_j
     DIR is what `aws-rft rollout --out` wrote, also while it still writes. Exit status: 0, or 2 for bad usage.
     """
     run = Run.read(folder)
-    found = metrics(
+    found = measure(
         run.records,
         success_threshold=success_threshold,
         prompts=run.prompts,

@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aws_rft_sdk.cli._options import load_function, usage_errors
-from aws_rft_sdk.rollout.replay import DEADLINE_SECONDS, replay_rollouts
-from aws_rft_sdk.rollout.replaying_report import ReplayedRollout, ReplayReport
-from aws_rft_sdk.rollout.replaying_source import changed_sources, choose_records, find_reference
+from aws_rft_sdk.rollout.replaying.replay import DEADLINE_SECONDS, replay_rollouts
+from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport
+from aws_rft_sdk.rollout.replaying.source import changed_sources, choose_records, find_reference
 
 
 @click.command("replay")

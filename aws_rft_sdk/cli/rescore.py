@@ -13,9 +13,9 @@ from rich.table import Table
 from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.rescore import RescoreStatus, configured, rescore, write_new_records
-from aws_rft_sdk.rollout.rescoring import RescoreReport, RewardFigures, rescore_report
-from aws_rft_sdk.rollout.rescoring_truth import TruthFinder, cell_truth, column_truth
+from aws_rft_sdk.rollout.rescoring.report import RescoreReport, RewardFigures, rescore_report
+from aws_rft_sdk.rollout.rescoring.rescore import RescoreStatus, configured, rescore, write_new_records
+from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth, column_truth
 
 _SHOWN_PROMPTS = 20
 

@@ -13,16 +13,15 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, usage_errors
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout import Summary, summarize
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.choosing import ENGINES, EngineChoice
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, measure
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET
 from aws_rft_sdk.rollout.session import RunOptions, Session, open_session
-from aws_rft_sdk.rollout.summary import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import Policy
 from aws_rft_sdk.types import InferenceParams
 
@@ -93,16 +92,22 @@ def command(ctx: click.Context, /, handler: str, success_threshold: float, **giv
     policy = None if options.endpoint else _policy(options.policy, handler)
     with open_session(options, fn, policy) as session:
         asyncio.run(_run(session))
-    records, total = list(session.records.values()), session.total
-    summary = summarize(records, success_threshold)
+    records = list(session.records.values())
+    metrics = measure(
+        records,
+        success_threshold=success_threshold,
+        prompts=len(session.prompts),
+        group_size=options.group_size,
+        max_tokens=options.params.max_tokens,
+    )
     console = Console(highlight=False)
-    console.print(_table(summary, total, success_threshold))
+    print_metrics(console, metrics, total=session.total)
     errors = Counter(record.error.replace(record.id, "<id>") for record in records if record.error)
     for error, count in errors.most_common(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red", markup=False)
     if options.folder:
         console.print(f"records in {options.folder}", markup=False)
-    ctx.exit(1 if summary.unreported or summary.rollouts < total else 0)
+    ctx.exit(1 if metrics.unreported or metrics.rollouts < session.total else 0)
 
 
 def _options(
@@ -225,23 +230,3 @@ def _interrupts(stopping: asyncio.Event, console: Console) -> Iterator[None]:
     finally:
         for number in signals:
             loop.remove_signal_handler(number)
-
-
-def _table(summary: Summary, total: int, success_threshold: float) -> Table:
-    table = Table(show_header=False)
-    ended = str(summary.rollouts) if summary.rollouts == total else f"{summary.rollouts} of {total}"
-    turns = "-" if summary.mean_turns is None else f"{summary.mean_turns:.2f} mean, {summary.max_turns} max"
-    table.add_row("rollouts", ended)
-    table.add_row("mean reward", "-" if summary.mean_reward is None else f"{summary.mean_reward:.4f}")
-    table.add_row(f"success (reward >= {success_threshold:g})", _percent(summary.success_share))
-    table.add_row("failed", _percent(summary.failed_share))
-    table.add_row("not reported", str(summary.unreported))
-    table.add_row("turns", turns)
-    if summary.unsure_turns:
-        table.add_row("turns perhaps sampled twice", str(summary.unsure_turns))
-    table.add_row("groups with equal rewards", _percent(summary.equal_groups_share))
-    return table
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.2f} %"

@@ -12,6 +12,8 @@ from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.errors import DatasetError
 
 RECORDS_FILE = "rollouts.jsonl"
+DATABASE_FILE = "trajectories.db"
+"""The local runtime's own, beside the records."""
 
 
 class RolloutStatus(str, Enum):

@@ -19,13 +19,11 @@ from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.manifest import Manifest, file_sha256, loaded_sources
-from aws_rft_sdk.rollout.records import RolloutRecord
+from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_retry_budget
 from aws_rft_sdk.rollout.starting import access_at, access_in
 from aws_rft_sdk.runtime import LocalRuntime, Policy
 from aws_rft_sdk.types import InferenceParams
-
-DATABASE_FILE = "trajectories.db"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws_rft_sdk.rollout.replaying_diff import Comparable, compare
-from aws_rft_sdk.rollout.replaying_noise import mask
+from aws_rft_sdk.rollout.replaying.diff import Comparable, compare
+from aws_rft_sdk.rollout.replaying.noise import mask
 
 AT = datetime(2026, 5, 4, 12, tzinfo=timezone.utc).timestamp()
 REQUEST = {

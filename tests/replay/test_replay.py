@@ -16,8 +16,8 @@ from aws_rft_sdk import LocalRuntime, RFTContext, RolloutResult, rft_handler
 from aws_rft_sdk.context import TurnState
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rollout import ReplayStatus, read_records, replay, replay_rollouts
-from aws_rft_sdk.rollout.replaying import TranscriptPolicy
-from aws_rft_sdk.rollout.replaying_stage import Stage
+from aws_rft_sdk.rollout.replaying.session import TranscriptPolicy
+from aws_rft_sdk.rollout.replaying.stage import Stage
 from aws_rft_sdk.runtime import PolicyError
 from tests.replay.conftest import contents
 from tests.replay.recording import make_handler, model, record, write_records

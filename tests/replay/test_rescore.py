@@ -23,8 +23,8 @@ from aws_rft_sdk.rollout import (
     rescore,
     rescore_report,
 )
-from aws_rft_sdk.rollout.rescore import configured, write_new_records
-from aws_rft_sdk.rollout.rescoring import spearman
+from aws_rft_sdk.rollout.rescoring.report import spearman
+from aws_rft_sdk.rollout.rescoring.rescore import configured, write_new_records
 from tests.replay.conftest import EXAMPLES, contents, run
 from tests.replay.recording import make_handler, record, write_records
 

@@ -1,11 +1,10 @@
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from aws_rft_sdk.rollout import hints as module
-from aws_rft_sdk.rollout.hints import hints
-from aws_rft_sdk.rollout.metrics import metrics
+from aws_rft_sdk.rollout.metrics import hints, measure
 
 from .support import FAILED, record, table
 
@@ -14,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
 
 def rules(records, **options):
-    return [hint.rule for hint in hints(metrics(records, resamples=10, **options))]
+    return [hint.rule for hint in hints(measure(records, resamples=10, **options))]
 
 
 def test_nothing_is_said_of_a_sound_run():
@@ -67,5 +66,5 @@ def test_every_rule_is_in_the_documentation_and_no_other():
     listed = re.findall(r"^\| `([a-z-]+)` \|", PAGE.read_text(), re.MULTILINE)
 
     assert sorted(listed) == sorted(
-        set(re.findall(r"(?:yield|Hint\()\s*\(?\s*\"([a-z-]+)\"", Path(module.__file__).read_text()))
+        set(re.findall(r"(?:yield|Hint\()\s*\(?\s*\"([a-z-]+)\"", Path(inspect.getsourcefile(hints)).read_text()))
     )

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import read_records
-from aws_rft_sdk.rollout.metrics import metrics
+from aws_rft_sdk.rollout.metrics import measure
 
 from .support import COMPLETED, FAILED, UNREPORTED, recompute, record, table, tables, write
 
 
 def figures(records, **options):
-    return metrics(records, resamples=20, **options).to_dict()
+    return measure(records, resamples=20, **options).to_dict()
 
 
 def without_intervals(named):
@@ -115,7 +115,7 @@ def test_every_name_is_in_the_documentation():
 
 
 def test_no_rollout_gives_counts_of_zero_and_no_figure():
-    found = metrics([])
+    found = measure([])
 
     assert found.rollouts == found.prompts == found.rollouts_per_prompt == 0
     assert found.mean_reward is found.success is found.zero_share is found.not_completed_share is found.tokens is None
@@ -124,7 +124,7 @@ def test_no_rollout_gives_counts_of_zero_and_no_figure():
 
 
 def test_one_rollout_has_no_spread_and_no_interval_of_its_reward():
-    found = metrics([record(reward=0.5)])
+    found = measure([record(reward=0.5)])
 
     assert (found.reward.mean, found.reward.std, found.mean_reward.low) == (0.5, None, None)
     assert found.groups.compared == 0
@@ -133,7 +133,7 @@ def test_one_rollout_has_no_spread_and_no_interval_of_its_reward():
 
 
 def test_all_unreported_is_no_reward_at_all_and_no_success():
-    found = metrics(table([None, None], [None, None]))
+    found = measure(table([None, None], [None, None]))
 
     assert (found.no_reward, found.unreported, found.succeeded, found.below_threshold) == (4, 4, 0, 0)
     assert found.mean_reward is found.reward.mean is found.zero_share is None
@@ -143,7 +143,7 @@ def test_all_unreported_is_no_reward_at_all_and_no_success():
 
 
 def test_rollout_without_a_reward_is_not_zero_and_not_hidden():
-    found = metrics(table([1.0, None], [1.0, 1.0]))
+    found = measure(table([1.0, None], [1.0, 1.0]))
 
     assert found.reward.mean == 1.0
     assert found.zero_share == 0.0
@@ -154,13 +154,13 @@ def test_rollout_without_a_reward_is_not_zero_and_not_hidden():
 
 
 def test_reward_that_is_no_number_counts_as_none():
-    found = metrics(table([1.0, math.nan], [math.inf, 0.0]))
+    found = measure(table([1.0, math.nan], [math.inf, 0.0]))
 
     assert (found.no_reward, found.reward.max, found.success.value) == (2, 1.0, 0.25)
 
 
 def test_groups_of_unequal_size_leave_prompts_out_of_large_k():
-    found = metrics(table([1, 0, 0, 0], [1, 1], [0]))
+    found = measure(table([1, 0, 0, 0], [1, 1], [0]))
 
     assert [(p.k, p.prompts, p.left_out) for p in found.pass_k] == [(1, 3, 0), (2, 2, 1), (4, 1, 2)]
     assert [p.pass_at.value for p in found.pass_k] == pytest.approx([(0.25 + 1 + 0) / 3, (0.5 + 1) / 2, 1.0])
@@ -191,7 +191,7 @@ def test_groups_without_variance_are_split(rewards, threshold, kind):
 def test_last_record_of_a_rollout_counts():
     again = [record(0, 0, None, attempts=1), record(0, 1, 0.0), record(0, 0, 1.0, attempts=2)]
 
-    found = metrics(again)
+    found = measure(again)
 
     assert (found.rollouts, found.superseded, found.retried, found.reward.mean) == (2, 1, 1, 0.5)
 
@@ -199,17 +199,17 @@ def test_last_record_of_a_rollout_counts():
 def test_what_was_to_be_run_decides_over_completion():
     records = table([1, 0], [1, None])
 
-    assert metrics(records).groups.completion_ratio == 0.5
-    assert metrics(records, prompts=4).groups.completion_ratio == 0.25
-    assert metrics(records, prompts=4).groups.valid_ratio == 0.25
-    assert metrics(records, prompts=4, group_size=3).groups.completion_ratio == 0.0
-    assert metrics([record(prompt=3)]).expected_prompts == 4
+    assert measure(records).groups.completion_ratio == 0.5
+    assert measure(records, prompts=4).groups.completion_ratio == 0.25
+    assert measure(records, prompts=4).groups.valid_ratio == 0.25
+    assert measure(records, prompts=4, group_size=3).groups.completion_ratio == 0.0
+    assert measure([record(prompt=3)]).expected_prompts == 4
 
 
 def test_statuses_and_attempts_are_counted():
     records = [record(0, 0), record(0, 1, 0.0, status=FAILED), record(0, 2, None, status=UNREPORTED)]
 
-    found = metrics(records)
+    found = measure(records)
 
     assert (found.completed, found.failed, found.unreported) == (1, 1, 1)
     assert found.not_completed_share == pytest.approx(2 / 3)
@@ -219,20 +219,20 @@ def test_statuses_and_attempts_are_counted():
 def test_tokens_at_the_limit_are_a_share_of_rollouts():
     records = [record(0, n, prompt_tokens=(10, 20), response_tokens=(5, 50 if n else 100)) for n in range(4)]
 
-    assert metrics(records).tokens.at_limit_share == 0.25
-    assert metrics(records, max_tokens=50).tokens.at_limit_share == 1.0
-    assert metrics(records, max_tokens=200).tokens.at_limit_share == 0.0
-    assert metrics(records).tokens.prompt_mean == 15
+    assert measure(records).tokens.at_limit_share == 0.25
+    assert measure(records, max_tokens=50).tokens.at_limit_share == 1.0
+    assert measure(records, max_tokens=200).tokens.at_limit_share == 0.0
+    assert measure(records).tokens.prompt_mean == 15
 
 
 def test_tokens_of_one_side_only_are_kept():
-    found = metrics([record(prompt_tokens=(7,)), record(0, 1)]).tokens
+    found = measure([record(prompt_tokens=(7,)), record(0, 1)]).tokens
 
     assert (found.rollouts, found.prompt_mean, found.response.mean, found.at_limit_share) == (1, 7, None, None)
 
 
 def test_ks_may_be_chosen():
-    found = metrics(table([1, 0, 1, 1]), ks=[3, 2, 3, 64])
+    found = measure(table([1, 0, 1, 1]), ks=[3, 2, 3, 64])
 
     assert [p.k for p in found.pass_k] == [2, 3]
     assert found.success is None
@@ -241,12 +241,12 @@ def test_ks_may_be_chosen():
 @pytest.mark.parametrize("wrong", [{"ks": [0]}, {"confidence": 0.0}, {"confidence": 1.0}])
 def test_options_without_a_meaning_are_refused(wrong):
     with pytest.raises(ConfigurationError):
-        metrics(table([1]), **wrong)
+        measure(table([1]), **wrong)
 
 
 def test_metrics_are_values():
-    found = metrics(table([1, 0]))
+    found = measure(table([1, 0]))
 
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.rollouts = 3
-    assert found == metrics(table([1, 0]))
+    assert found == measure(table([1, 0]))

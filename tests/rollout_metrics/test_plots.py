@@ -4,8 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import metrics
-from aws_rft_sdk.rollout.plots import draw
+from aws_rft_sdk.rollout.metrics import draw, measure
 
 from .support import table
 
@@ -25,7 +24,7 @@ RUNS = [
 def test_plot_is_a_picture(tmp_path, records, suffix):
     path = tmp_path / f"figure{suffix}"
 
-    draw(records, metrics(records, resamples=50), path, title="a $run$ <with> _signs_")
+    draw(records, measure(records, resamples=50), path, title="a $run$ <with> _signs_")
 
     if suffix == ".svg":
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
@@ -37,11 +36,11 @@ def test_plot_is_a_picture(tmp_path, records, suffix):
 @pytest.mark.parametrize("name", ["figure.pdf", "figure"])
 def test_other_kinds_of_files_are_refused(tmp_path, name):
     with pytest.raises(ConfigurationError, match=r"\.png, \.svg"):
-        draw([], metrics([]), tmp_path / name)
+        draw([], measure([]), tmp_path / name)
 
     assert not list(tmp_path.iterdir())
 
 
 def test_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be written"):
-        draw([], metrics([]), tmp_path / "nowhere" / "figure.png")
+        draw([], measure([]), tmp_path / "nowhere" / "figure.png")

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.groups import reward_of
-from aws_rft_sdk.rollout.intervals import Estimate
-from aws_rft_sdk.rollout.metrics import Metrics
+from aws_rft_sdk.rollout.metrics.groups import reward_of
+from aws_rft_sdk.rollout.metrics.intervals import Estimate
+from aws_rft_sdk.rollout.metrics.measuring import Metrics
 from aws_rft_sdk.rollout.records import RolloutRecord, latest_records
 
 SUFFIXES = (".png", ".svg")

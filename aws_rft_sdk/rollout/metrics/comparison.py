@@ -10,8 +10,8 @@ from statistics import NormalDist, fmean, variance
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.groups import EQUAL_WITHIN, Group, group_rollouts
-from aws_rft_sdk.rollout.intervals import (
+from aws_rft_sdk.rollout.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
+from aws_rft_sdk.rollout.metrics.intervals import (
     CONFIDENCE,
     SEED,
     constant_interval,
@@ -20,8 +20,8 @@ from aws_rft_sdk.rollout.intervals import (
     percentile_interval,
     replicates,
 )
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.passk import ks_up_to
+from aws_rft_sdk.rollout.metrics.measuring import SUCCESS_THRESHOLD
+from aws_rft_sdk.rollout.metrics.passk import ks_up_to
 from aws_rft_sdk.rollout.records import RolloutRecord, latest_records
 
 POWER = 0.8

@@ -19,17 +19,17 @@ from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
 from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.rollout.manifest import Manifest
 from aws_rft_sdk.rollout.records import RolloutRecord
-from aws_rft_sdk.rollout.replaying import Transcript, TranscriptPolicy, without_lost_turns
-from aws_rft_sdk.rollout.replaying_diff import RequestDifference, compare
-from aws_rft_sdk.rollout.replaying_report import ReplayedRollout, ReplayReport, ReplayStatus
-from aws_rft_sdk.rollout.replaying_source import (
+from aws_rft_sdk.rollout.replaying.diff import RequestDifference, compare
+from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport, ReplayStatus
+from aws_rft_sdk.rollout.replaying.session import Transcript, TranscriptPolicy, without_lost_turns
+from aws_rft_sdk.rollout.replaying.source import (
     changed_sources,
     choose_records,
     find_database,
     find_reference,
     read_manifest,
 )
-from aws_rft_sdk.rollout.replaying_stage import Stage
+from aws_rft_sdk.rollout.replaying.stage import Stage
 from aws_rft_sdk.runtime import TrajectoryReader
 from aws_rft_sdk.types import InferenceParams, Trajectory, Turn
 

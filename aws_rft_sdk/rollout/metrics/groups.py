@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
-from aws_rft_sdk.rollout.passk import pass_at_k, pass_power_k
+from aws_rft_sdk.rollout.metrics.passk import pass_at_k, pass_power_k
 from aws_rft_sdk.rollout.records import RolloutRecord
 
 EQUAL_WITHIN = 1e-9

@@ -18,8 +18,8 @@ from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards import Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
-from aws_rft_sdk.rollout.replaying_source import choose_records, find_database
-from aws_rft_sdk.rollout.rescoring_truth import TruthFinder, cell_truth
+from aws_rft_sdk.rollout.replaying.source import choose_records, find_database
+from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth
 from aws_rft_sdk.runtime import TrajectoryReader
 
 _WAITING = 4

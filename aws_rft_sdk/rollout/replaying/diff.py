@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rollout.replaying_noise import constant_ids, mask
+from aws_rft_sdk.rollout.replaying.noise import constant_ids, mask
 
 _HOW_ASKED = ("stream", "stream_options")
 """How the answer travels, not what is asked."""

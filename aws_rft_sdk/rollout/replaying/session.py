@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.rollout.replaying_diff import Comparable, Comparison, RequestDifference, compare
+from aws_rft_sdk.rollout.replaying.diff import Comparable, Comparison, RequestDifference, compare
 from aws_rft_sdk.runtime import Call, PolicyError
 from aws_rft_sdk.types import Turn
 

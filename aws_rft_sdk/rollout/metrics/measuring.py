@@ -14,9 +14,17 @@ from itertools import chain
 from statistics import fmean, pstdev, pvariance
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.groups import Group, group_rollouts, reward_of
-from aws_rft_sdk.rollout.intervals import CONFIDENCE, SEED, Estimate, Figure, estimate, mean_over_prompts, quantile
-from aws_rft_sdk.rollout.passk import ks_up_to
+from aws_rft_sdk.rollout.metrics.groups import Group, group_rollouts, reward_of
+from aws_rft_sdk.rollout.metrics.intervals import (
+    CONFIDENCE,
+    SEED,
+    Estimate,
+    Figure,
+    estimate,
+    mean_over_prompts,
+    quantile,
+)
+from aws_rft_sdk.rollout.metrics.passk import ks_up_to
 from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus, latest_records
 
 SUCCESS_THRESHOLD = 1.0
@@ -166,7 +174,7 @@ class Metrics:
         return {**_reward_names(self), **_pass_names(self.pass_k), **_run_names(self), **_analysis_names(self.groups)}
 
 
-def metrics(
+def measure(
     records: Iterable[RolloutRecord],
     *,
     success_threshold: float = SUCCESS_THRESHOLD,

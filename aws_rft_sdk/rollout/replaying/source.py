@@ -8,9 +8,7 @@ from pathlib import Path
 from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest, loaded_sources
-from aws_rft_sdk.rollout.records import RolloutRecord, read_records
-
-DATABASE_FILE = "trajectories.db"
+from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord, read_records
 
 
 def choose_records(folder: str | Path, only: Collection[str], limit: int | None) -> list[RolloutRecord]:

@@ -1,0 +1,1 @@
+"""Runs recorded rollouts again without a model, and shows where they differ."""

@@ -1,0 +1,1 @@
+"""Gives saved rollouts another reward."""
