@@ -139,7 +139,7 @@ def sample(source: Path, out: Path, rows: int, seed: int) -> None:
     """Write rows of IN, chosen at random and in their order, to OUT."""
     with _bar("sampling", source, passes=2) as progress:
         count = datasets.sample(source, out, rows=rows, seed=seed, progress=progress)
-    click.echo(f"{count} rows in {out}")
+    click.echo(f"{count} rows in {out}" + (f", which is all of {source}" if count < rows else ""))
 
 
 @command.command("dedupe")

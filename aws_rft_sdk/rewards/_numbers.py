@@ -62,6 +62,10 @@ _GOES_ON = re.compile(
     r"| ?[+*x\u00d7\u00b7\u00f7^/]{1,2}[ (]{0,2}[0-9]"
     r"| [0-9]{3}(?![0-9])|[eE][+-]?[0-9]|[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079]"
 )
+_YEAR_FIRST = re.compile(
+    r"^\W*(?:in|for|during|by|as of)\s+(?:(?:fiscal|fy|the)\s+)*(?:year\s+)?(?:19|20)[0-9]{2},\s+", re.IGNORECASE
+)
+"""Says when, before the answer: "In 2019, $1.2 million"."""
 _GLUED = re.compile(r"(?<![A-Za-z])(or|and|maybe)(?=[0-9])", re.IGNORECASE)
 _UNIT = (
     r"(?:hours?|hrs?|minutes?|mins?|seconds?|secs?|days?|weeks?|months?|years?|dollars?|cents?|feet|foot|inch(?:es)?)"
@@ -161,7 +165,7 @@ def read_number(line: str, *, letters: bool = False) -> Number | None:
     A number that goes on into something else (a time, a range, an unfinished calculation, a malformed group of
     digits) is no number: half of it is not what was meant. Neither is one of several candidates.
     """
-    line = _GLUED.sub(r"\1 ", _clean(line[:REGION_CHARACTERS]))
+    line = _YEAR_FIRST.sub("", _GLUED.sub(r"\1 ", _clean(line[:REGION_CHARACTERS])))
     found = _NUMBER.search(line)
     if found is None:
         return None

@@ -112,6 +112,7 @@ def test_files_when_converted_and_divided_then_rows_are_counted(monkeypatch, tmp
     assert run("convert", good, "m.parquet", "--to", "mtrl").stdout == "100 rows in m.parquet\n"
     assert run("split", "m.parquet", "a.jsonl", "b.jsonl").stdout == "90 rows in a.jsonl\n10 rows in b.jsonl\n"
     assert run("sample", "a.jsonl", "s.csv", "--rows", 7).stdout == "7 rows in s.csv\n"
+    assert run("sample", "s.csv", "u.csv", "--rows", 8).stdout == "7 rows in u.csv, which is all of s.csv\n"
     assert run("dedupe", "s.csv", "t.json").stdout == "7 rows in t.json, 0 left out\n"
     assert run("check", "t.json", "--for", "mtrl", "--batch-size", 6).exit_code == 0
     figures = json.loads(run("stats", "t.json", "--json").stdout)

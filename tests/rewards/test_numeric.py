@@ -285,6 +285,20 @@ def test_finqa_when_percent_is_marked_or_not_then_the_factor_is_forgiven_as_aske
     assert FinQA(percent="either").score(answer, gold) == either
 
 
+@pytest.mark.parametrize(
+    ("answer", "gold", "score"),
+    [
+        ("ANSWER: In 2019, $1.2 million", "1.2 million", 1.0),
+        ("ANSWER: for fiscal year 2019, 72", "72", 1.0),
+        ("ANSWER: In 2019, 2020 and 2021", "2020", 0.0),
+        ("ANSWER: In 2019", "2019", 1.0),
+        ("ANSWER: 2019, 72", "72", 0.0),
+    ],
+)
+def test_finqa_when_a_year_introduces_the_answer_then_it_is_not_the_answer(answer, gold, score):
+    assert FinQA().score(answer, gold) == score
+
+
 def test_finqa_when_tolerances_are_given_then_they_are_used():
     assert FinQA(absolute_tolerance=0.9).score("25.89", 25) == 0.95
     assert FinQA(absolute_tolerance=0.9).score("25.9", 25) == 0.0
