@@ -166,7 +166,8 @@ class Rollout:
     def finished(self, result: object) -> None:
         """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
         if self.repeated is not None:
-            self._end("repeated")
+            with self.active():  # never bound, and yet whoever collects contexts is to learn of it
+                self._end("repeated")
             return
         if not self._claim():
             return  # a shutdown has given it up

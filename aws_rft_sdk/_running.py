@@ -7,16 +7,15 @@ let functions that hang starve the others, and would keep the process from endin
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 import inspect
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from aws_rft_sdk import _lifecycle
-from aws_rft_sdk._threads import off_the_loop
+from aws_rft_sdk._threads import in_daemon_thread, off_the_loop
 from aws_rft_sdk.context import RFTContext, collecting
 from aws_rft_sdk.errors import RolloutTimeoutError
 from aws_rft_sdk.types import RolloutRequest, RolloutResult
@@ -97,6 +96,17 @@ def runs_in_loop(handler: Handler) -> bool:
     return _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler)
 
 
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what caused it and what it was raised in the course of, each once."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        item = waiting.pop()
+        if item is not None and id(item) not in seen:
+            seen.add(id(item))
+            yield item
+            waiting += [item.__cause__, item.__context__]
+
+
 class _Outcome(NamedTuple):
     """What a handler returned or raised. A value, since not every exception can cross from a thread or a task."""
 
@@ -138,7 +148,9 @@ async def _call(handler: Handler, payload: dict[str, Any], threads: list[threadi
     if runs_in_loop(handler):
         outcome = _Outcome(handler(payload))
     else:
-        outcome = await _in_thread(threads, _call_plain, handler, payload)
+        thread, called = in_daemon_thread("rft-rollout", _call_plain, handler, payload)
+        threads.append(thread)
+        outcome = await called
     result = outcome.result
     if inspect.isawaitable(result):
         result = await result
@@ -161,24 +173,3 @@ def _last(items: list[Any]) -> object:
 
 def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
     return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - its kind, not whether it has one
-
-
-async def _in_thread(threads: list[threading.Thread], fn: Callable[..., _Outcome], *args: Any) -> _Outcome:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[_Outcome] = loop.create_future()
-    context = contextvars.copy_context()
-
-    def settle(outcome: _Outcome) -> None:
-        if not future.done():
-            future.set_result(outcome)
-
-    def work() -> None:
-        outcome = context.run(fn, *args)
-        try:
-            loop.call_soon_threadsafe(settle, outcome)
-        except RuntimeError:
-            return  # the loop is closed: whoever waited was told that the rollout is over
-
-    threads.append(threading.Thread(target=work, name="rft-rollout", daemon=True))
-    threads[-1].start()
-    return await future

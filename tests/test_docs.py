@@ -107,6 +107,7 @@ PUBLIC_MODULES = [
     "aws_rft_sdk.rewards",
     "aws_rft_sdk.datasets",
     "aws_rft_sdk.workers.pool",
+    "aws_rft_sdk.workers.outcomes",
     "aws_rft_sdk.workers.http",
     "aws_rft_sdk.workers.serving",
     "aws_rft_sdk.workers.agentcore",

@@ -36,7 +36,7 @@ def metrics_table(metrics: Metrics, *, total: int | None = None) -> Table:
     table.add_row("reward of 0", percent(metrics.zero_share))
     share = None if metrics.success is None else metrics.success.value
     table.add_row(f"success (reward >= {metrics.success_threshold:g})", percent(share))
-    table.add_row("failed", percent(metrics.not_completed_share))
+    table.add_row("did not complete", percent(metrics.not_completed_share))
     table.add_row("not reported", str(metrics.unreported))
     if metrics.no_reward:
         table.add_row("without a reward", str(metrics.no_reward))

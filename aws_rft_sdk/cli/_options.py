@@ -11,6 +11,7 @@ import click
 
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError
 from aws_rft_sdk.rollout.loading import load_callable
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import CallablePolicy, Policy, ReplayPolicy, UpstreamPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -18,6 +19,12 @@ F = TypeVar("F", bound=Callable[..., Any])
 POLICY_HELP = (
     "Who answers inference: callable:FILE.py:FN or callable:MODULE:FN (chat request to assistant message), "
     "replay:FILE (a recording), upstream:URL (any OpenAI-compatible server)."
+)
+
+success_threshold_option = click.option(
+    "--success-threshold",
+    type=float,
+    help=f"Lowest reward that counts as a success.  [default: the run's, {SUCCESS_THRESHOLD:g} for a new run]",
 )
 
 

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout.manifest import Manifest, read_manifest
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.rollout.records import RolloutRecord, read_records
 
 
@@ -28,7 +30,7 @@ class Run:
             DatasetError: The records cannot be read.
             ConfigurationError: There is a manifest that cannot be read.
         """
-        manifest = Manifest.read(folder) if (folder / MANIFEST_FILE).exists() else None
+        manifest = read_manifest(folder)
         return cls(folder, list(read_records(folder, superseded=True)), manifest)
 
     @property
@@ -54,3 +56,19 @@ class Run:
     def _setting(self, name: str) -> int | None:
         value = None if self.manifest is None else self.manifest.settings.get(name)
         return value if isinstance(value, int) else None
+
+
+def threshold_of(given: float | None, *folders: Path) -> float:
+    """Return the success threshold: the one that was given, else that of the runs, else the service's.
+
+    Raises:
+        ConfigurationError: None was given and the runs have different ones, or a manifest cannot be read.
+    """
+    if given is not None:
+        return given
+    manifests = [read_manifest(folder) for folder in folders]
+    known = {manifest.success_threshold for manifest in manifests if manifest is not None} or {SUCCESS_THRESHOLD}
+    if len(known) > 1:
+        listed = " and ".join(f"{threshold:g}" for threshold in sorted(known))
+        raise ConfigurationError(f"the runs have different success thresholds, {listed}; give --success-threshold")
+    return known.pop()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
@@ -21,8 +22,11 @@ from aws_rft_sdk.workers import sqs as queues
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers.packaging import build_forwarder
 from aws_rft_sdk.workers.pool import MAX_ROLLOUTS
+from aws_rft_sdk.workers.serving import end_at, flush, flush_seconds
 
 _SECONDS = click.FloatRange(0, min_open=True)
+_EXIT_SECONDS = 2.0
+"""Past the grace period the process is ended, since the interpreter would wait for feedback that is on its way."""
 
 
 def _shared_options(max_rollouts: int, visibility_seconds: float) -> Callable[[Any], Any]:
@@ -84,7 +88,7 @@ def sqs(
     SIGTERM and SIGINT end the worker in good order.
     """
     log_to_stderr()
-    with using_outbox(outbox), _until_signalled() as until:
+    with using_outbox(outbox), _until_signalled(grace_seconds) as until:
         worker = queues.SqsWorker(
             queue_url,
             load_function(handler),
@@ -96,7 +100,11 @@ def sqs(
             dead_letter_queue_url=dead_letter_queue,
         )
         click.echo(f"receiving rollouts from {queue_url}")
-        worker.run(until, grace_seconds)
+        reserve = flush_seconds(grace_seconds)
+        try:
+            worker.run(until, grace_seconds - reserve)
+        finally:
+            flush(time.monotonic() + reserve)
 
 
 @click.command("nova-forge")
@@ -162,7 +170,7 @@ def nova_forge(
         dead_letter_queue_url=dead_letter_queue,
         db=db,
     )
-    with _until_signalled() as until:
+    with _until_signalled(grace_seconds) as until:
         click.echo(f"receiving rollouts from {rollout_requests}")
         worker.run(until, grace_seconds)
 
@@ -185,14 +193,15 @@ def lambda_package(out: str) -> None:
 
 
 @contextlib.contextmanager
-def _until_signalled() -> Iterator[threading.Event]:
-    """Return an event that SIGTERM and SIGINT set. A second signal ends the process as usual."""
+def _until_signalled(grace_seconds: float) -> Iterator[threading.Event]:
+    """Return an event that SIGTERM and SIGINT set. A second signal ends the process as usual, and so does time."""
     until = threading.Event()
     watched = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
     before = {number: signal.getsignal(number) for number in watched}
 
     def end(number: int, frame: FrameType | None) -> None:
         until.set()
+        end_at(time.monotonic() + grace_seconds + _EXIT_SECONDS)
         for watched_number, handler in before.items():
             signal.signal(watched_number, handler)
 

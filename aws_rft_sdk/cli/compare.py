@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._runs import Run
+from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
+from aws_rft_sdk.cli._runs import Run, threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, Comparison, Difference, compare
+from aws_rft_sdk.rollout.metrics import Comparison, Difference, compare
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -20,17 +20,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.command("compare")
 @click.argument("a", metavar="DIR_A", type=_FOLDER)
 @click.argument("b", metavar="DIR_B", type=_FOLDER)
-@click.option(
-    "--success-threshold",
-    default=SUCCESS_THRESHOLD,
-    show_default=True,
-    type=float,
-    help="Lowest reward that counts as a success.",
-)
+@success_threshold_option
 @click.option("--unpaired", is_flag=True, help="The runs are of different prompts. Intervals are wider then.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
 @usage_errors
-def command(a: Path, b: Path, success_threshold: float, unpaired: bool, as_json: bool) -> None:
+def command(a: Path, b: Path, success_threshold: float | None, unpaired: bool, as_json: bool) -> None:
     """Say whether run B is better than run A, or whether the difference may be noise.
 
     DIR_A and DIR_B are what `aws-rft rollout --out` wrote. The runs are compared prompt by prompt, so they have to be
@@ -43,7 +37,8 @@ def command(a: Path, b: Path, success_threshold: float, unpaired: bool, as_json:
             f"{a} and {b} are runs of different datasets, so prompts cannot be compared one by one; --unpaired "
             "compares their means"
         )
-    found = compare(runs[0].records, runs[1].records, paired=not unpaired, success_threshold=success_threshold)
+    threshold = threshold_of(success_threshold, a, b)
+    found = compare(runs[0].records, runs[1].records, paired=not unpaired, success_threshold=threshold)
     if as_json:
         click.echo(json.dumps({"a": str(a), "b": str(b), **found.to_dict()}, indent=2, allow_nan=False))
         return

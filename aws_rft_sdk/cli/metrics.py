@@ -10,20 +10,14 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk.cli._metrics_table import print_metrics
-from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._runs import Run
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, draw, hints, measure
+from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
+from aws_rft_sdk.cli._runs import Run, threshold_of
+from aws_rft_sdk.rollout.metrics import draw, hints, measure
 
 
 @click.command("metrics")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--success-threshold",
-    default=SUCCESS_THRESHOLD,
-    show_default=True,
-    type=float,
-    help="Lowest reward that counts as a success.",
-)
+@success_threshold_option
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
@@ -36,7 +30,9 @@ from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, draw, hints, measure
     help="Draw rewards, pass@k and pass^k into this .png or .svg file. Needs the extra `report`.",
 )
 @usage_errors
-def command(folder: Path, success_threshold: float, max_tokens: int | None, as_json: bool, plot: Path | None) -> None:
+def command(
+    folder: Path, success_threshold: float | None, max_tokens: int | None, as_json: bool, plot: Path | None
+) -> None:
     """Compute the metrics of rollouts from their records, in the service's names.
 
     DIR is what `aws-rft rollout --out` wrote, also while it still writes. Exit status: 0, or 2 for bad usage.
@@ -44,7 +40,7 @@ def command(folder: Path, success_threshold: float, max_tokens: int | None, as_j
     run = Run.read(folder)
     found = measure(
         run.records,
-        success_threshold=success_threshold,
+        success_threshold=threshold_of(success_threshold, folder),
         prompts=run.prompts,
         group_size=run.group_size,
         max_tokens=max_tokens or run.max_tokens,

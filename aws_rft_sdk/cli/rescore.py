@@ -10,9 +10,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk.cli._options import load_function, success_threshold_option, usage_errors
+from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.rollout.rescoring.report import RescoreReport, RewardFigures, rescore_report
 from aws_rft_sdk.rollout.rescoring.rescore import RescoreStatus, configured, rescore, write_new_records
 from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth, column_truth
@@ -35,13 +35,7 @@ _SHOWN_PROMPTS = 20
 @click.option("--failed", "include_failed", is_flag=True, help="Score rollouts whose handler failed, too.")
 @click.option("--limit", type=click.IntRange(1), help="Score the first N rollouts only, in the dataset's order.")
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1), help="Rewards at work at once.")
-@click.option(
-    "--success-threshold",
-    default=SUCCESS_THRESHOLD,
-    show_default=True,
-    type=float,
-    help="Lowest reward that counts as a success.",
-)
+@success_threshold_option
 @click.option("--db", type=click.Path(exists=True, dir_okay=False), help="The trajectories, if not those in DIR.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A new file for records with the rewards.")
 @click.option("--show", default=10, show_default=True, type=click.IntRange(0), help="Rollouts listed of each kind.")
@@ -59,7 +53,7 @@ def command(
     include_failed: bool,
     limit: int | None,
     concurrency: int,
-    success_threshold: float,
+    success_threshold: float | None,
     db: str | None,
     out: Path | None,
     show: int,
@@ -73,12 +67,13 @@ def command(
     """
     if out is not None and out.exists():
         raise ConfigurationError(f"{out} exists already; choose another file")
+    threshold = threshold_of(success_threshold, folder)
     truth = _truth(ground_truth, dataset, key_file)
     made = configured(load_function(reward), _config(config), reward)
     rollouts = rescore(
         folder, made, truth=truth, include_failed=include_failed, concurrency=concurrency, limit=limit, db=db
     )
-    report = rescore_report(rollouts, success_threshold)
+    report = rescore_report(rollouts, threshold)
     if out is not None:
         write_new_records(report.rollouts, out)
     if as_json:

@@ -15,11 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from aws_rft_sdk.cli._metrics_table import print_metrics
-from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, usage_errors
+from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, success_threshold_option, usage_errors
+from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.choosing import ENGINES, EngineChoice
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD, measure
+from aws_rft_sdk.rollout.metrics import measure
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET
 from aws_rft_sdk.rollout.session import RunOptions, Session, open_session
 from aws_rft_sdk.runtime import Policy
@@ -69,16 +70,10 @@ _ABOVE_ZERO = click.FloatRange(0, min_open=True)
 @click.option("--temperature", default=1.0, show_default=True, type=click.FloatRange(0), help="Sent in the payload.")
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0, 1), help="Sent in the payload.")
 @click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Sent in the payload.")
-@click.option(
-    "--success-threshold",
-    default=SUCCESS_THRESHOLD,
-    show_default=True,
-    type=float,
-    help="Lowest reward that counts as a success.",
-)
+@success_threshold_option
 @click.pass_context
 @usage_errors
-def command(ctx: click.Context, /, handler: str, success_threshold: float, **given: Any) -> None:
+def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     """Run a handler over a dataset and report every reward, as a training job would.
 
     HANDLER is path/to/file.py:function or module:function, decorated with rft_handler; or the URL of a worker that is
@@ -95,7 +90,7 @@ def command(ctx: click.Context, /, handler: str, success_threshold: float, **giv
     records = list(session.records.values())
     metrics = measure(
         records,
-        success_threshold=success_threshold,
+        success_threshold=options.success_threshold,
         prompts=len(session.prompts),
         group_size=options.group_size,
         max_tokens=options.params.max_tokens,
@@ -122,6 +117,8 @@ def _options(
     temperature: float,
     top_p: float,
     max_tokens: int,
+    resume: Path | None,
+    success_threshold: float | None,
     **others: Any,
 ) -> RunOptions:
     choice = EngineChoice.of(
@@ -134,7 +131,8 @@ def _options(
         qualifier=qualifier,
     )
     params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
-    return RunOptions(choice=choice, params=params, **others)
+    threshold = threshold_of(success_threshold, *([resume] if resume is not None else []))
+    return RunOptions(choice=choice, params=params, resume=resume, success_threshold=threshold, **others)
 
 
 def _policy(option: str | None, handler: str) -> Policy:

@@ -13,6 +13,7 @@ from pathlib import Path
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout._appending import write_atomically
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 
 MANIFEST_FILE = "run.json"
 _VERSION = 1
@@ -34,7 +35,19 @@ class Manifest:
     """Prompts of the dataset that are run."""
     settings: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Options that decide over results, by the names of the command line."""
+    success_threshold: float = SUCCESS_THRESHOLD
+    """Lowest reward that counts as a success, for those who read the records. May change when a run is resumed."""
     created_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
+
+    @property
+    def is_deployed(self) -> bool:
+        """Whether the handler is the address of an agent that runs elsewhere, not the name of a function."""
+        return "://" in self.handler or self.handler.startswith("arn:")
+
+    @property
+    def _name(self) -> str:
+        # Where the file stands does not matter: what is in it is among the sources.
+        return self.handler if self.is_deployed else self.handler.rpartition(":")[2]
 
     def write(self, folder: Path) -> None:
         """Write the manifest to a folder, as a whole or not at all."""
@@ -65,7 +78,7 @@ class Manifest:
         changes = []
         if self.dataset_sha256 != now.dataset_sha256:
             changes.append(f"the dataset {now.dataset} has other content ({self.rows} rows then, {now.rows} now)")
-        if self.handler.rpartition(":")[2] != now.handler.rpartition(":")[2]:
+        if self._name != now._name:
             changes.append(f"the handler was {self.handler} and is {now.handler}")
         changes += [f"the source file {text}" for text in _differences(self.sources, now.sources)]
         for name in sorted({*self.settings, *now.settings}):
@@ -73,6 +86,15 @@ class Manifest:
             if then != today:
                 changes.append(f"--{name} was {_shown(then)} and is {_shown(today)}")
         return changes
+
+
+def read_manifest(folder: str | Path) -> Manifest | None:
+    """Return what a run was made of, None of a folder of an older version.
+
+    Raises:
+        ConfigurationError: There is a manifest that cannot be read.
+    """
+    return Manifest.read(Path(folder)) if (Path(folder) / MANIFEST_FILE).exists() else None
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

@@ -27,7 +27,7 @@ class RolloutStatus(str, Enum):
     """The runtime was not told how it ended. The service would fail the job over it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class RolloutRecord:
     """One rollout that has ended."""
 
@@ -130,5 +130,7 @@ def read_records(folder: str | Path, *, superseded: bool = False) -> Iterator[Ro
         with path.open("rb") as lines:
             records = parse_records(lines, path)
             yield from records if superseded else latest_records(records)
+    except FileNotFoundError as error:
+        raise DatasetError(f"{folder} holds no rollouts: there is no {RECORDS_FILE} in it") from error
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error

@@ -19,11 +19,12 @@ from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.manifest import Manifest, file_sha256, loaded_sources
+from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_retry_budget
 from aws_rft_sdk.rollout.starting import access_at, access_in
 from aws_rft_sdk.runtime import LocalRuntime, Policy
-from aws_rft_sdk.types import InferenceParams
+from aws_rft_sdk.types import InferenceParams, RolloutMetadata
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class RunOptions:
     resume: Path | None = None
     """Folder of the run to go on with; None to begin one."""
     accept_changes: bool = False
+    success_threshold: float = SUCCESS_THRESHOLD
     retries: int = 0
     retry_budget: str = DEFAULT_RETRY_BUDGET
 
@@ -57,6 +59,7 @@ class RunOptions:
 
         Raises:
             ConfigurationError: Which they are.
+            PayloadError: The job ARN has not the form of one.
         """
         if self.policy and self.endpoint:
             raise ConfigurationError(
@@ -66,6 +69,8 @@ class RunOptions:
             raise ConfigurationError("--out begins a run and --resume goes on with one; give one of them")
         if self.accept_changes and not self.resume:
             raise ConfigurationError("--accept-changes is for --resume")
+        if self.job_arn is not None:
+            RolloutMetadata(job_arn=self.job_arn, trajectory_id="of-no-rollout")
         self.choice.check_reach(self.endpoint)
 
     def manifest(self, fn: Handler | None, rows: int) -> Manifest:
@@ -92,7 +97,15 @@ class RunOptions:
         for part in (self.policy or "").split(":")[1:]:
             if Path(part).is_file():
                 sources[part] = file_sha256(part)
-        return Manifest(choice.handler, sources, self.dataset, file_sha256(self.dataset), rows, settings)
+        return Manifest(
+            choice.handler,
+            sources,
+            self.dataset,
+            file_sha256(self.dataset),
+            rows,
+            settings,
+            self.success_threshold,
+        )
 
 
 @dataclass

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime.answers import Refusal
@@ -100,7 +100,7 @@ def read_reward(headers: Headers, body: bytes, *, strict: bool) -> Reward:
     Raises:
         Refusal: 400, the message names the field.
     """
-    fields = read_object(body)
+    fields = read_object(body, parse_constant=float)  # so that the message can name the reward
     ids = _read_ids(headers, fields, strict)
     rewards = fields.get("Rewards")
     if not isinstance(rewards, list):
@@ -140,14 +140,23 @@ def read_stream_flag(request: dict[str, Any]) -> bool:
     return bool(stream)
 
 
-def read_object(body: bytes) -> dict[str, JSON]:
+def _refuse_constant(name: str) -> NoReturn:
+    # Python reads NaN and Infinity, and could not write them back as JSON.
+    raise ValueError(f"{name} is no JSON value")
+
+
+def read_object(body: bytes, parse_constant: Callable[[str], float] = _refuse_constant) -> dict[str, JSON]:
     """Return a body that must be a JSON object.
+
+    Args:
+        body: As it arrived.
+        parse_constant: What becomes of NaN and Infinity, which are no JSON; refused by default.
 
     Raises:
         Refusal: 400, it is something else.
     """
     try:
-        value = json.loads(body)
+        value = json.loads(body, parse_constant=parse_constant)
     except (ValueError, RecursionError) as error:
         raise Refusal(400, f"The body is not valid JSON: {error}") from error
     if not isinstance(value, dict):

@@ -38,11 +38,8 @@ class RolloutStarter:
         self._policy = policy
         self._endpoint = endpoint
         self._region = region
-
-    @property
-    def default_job_arn(self) -> str:
+        self.default_job_arn = f"arn:aws:sagemaker:{region}:000000000000:job/AgentRFT/local"
         """The job that rollouts belong to unless they name one."""
-        return f"arn:aws:sagemaker:{self._region}:000000000000:job/AgentRFT/local"
 
     def start(
         self, prompt: JSON, job_arn: str | None, inference_params: InferenceParams | Mapping[str, Any] | None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aws_rft_sdk.workers.nova_forge import NovaForgeQueues, NovaForgeWorker, TaskTable
-    from aws_rft_sdk.workers.pool import RolloutPool, Submitted, is_settled
+    from aws_rft_sdk.workers.outcomes import is_settled
+    from aws_rft_sdk.workers.pool import RolloutPool, Submitted
     from aws_rft_sdk.workers.sqs import SqsWorker
 
 _HOMES = {
@@ -20,7 +21,7 @@ _HOMES = {
     "SqsWorker": "sqs",
     "Submitted": "pool",
     "TaskTable": "nova_forge",
-    "is_settled": "pool",
+    "is_settled": "outcomes",
 }
 
 __all__ = ["NovaForgeQueues", "NovaForgeWorker", "RolloutPool", "SqsWorker", "Submitted", "TaskTable", "is_settled"]

@@ -108,5 +108,5 @@ class Intake:
                 try:
                     self._take(message)
                 except Exception:
-                    # It shows again by itself; the others must not wait for it.
+                    # The others must not wait for it.
                     logger.exception("message_id=<%s> | the message was not taken", message.id)

@@ -112,7 +112,8 @@ class Keeper:
         """Carry out what is decided, within `timeout` seconds, and show all other messages again."""
         with self._changed:
             for held in self._held.values():
-                held.fate = held.fate or Release(0)
+                if held.fate is None:  # not `or`: a Delete is an empty tuple, and so is not true
+                    held.fate = Release(0)
             self._stopping = True
             self._changed.notify_all()
         self._thread.join(timeout)

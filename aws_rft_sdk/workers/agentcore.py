@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
-import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from aws_rft_sdk._running import Handler
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.shutdown import drain
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+# The pool runs a rollout in a copy of the context in which it was submitted.
+_request_context: contextvars.ContextVar[tuple[Any, ...]] = contextvars.ContextVar("rft_request_context", default=())
 
 
 class TaskApp(Protocol):
@@ -37,62 +41,79 @@ def in_background(
 ) -> Callable[[F], F]:
     """Decorate a handler so that its rollouts run in the background: `@app.entrypoint`, then this, then `@rft_handler`.
 
-    A rollout is answered at once with `{"trajectoryId": ..., "repeated": ...}`; the app is busy until its feedback is
-    delivered. One that is running or done is not run again. Production traffic goes to the handler as ever.
+    A rollout is answered at once with `{"status": "accepted", "trajectoryId": ..., "repeated": ...}`; the app is busy
+    until its feedback is delivered. One that is running or done is not run again. Production traffic goes to the
+    handler as ever. A second argument of the handler that is named `context` is the app's request context.
 
     Args:
         app: The app whose ping is to be busy.
         max_rollouts: How many may be in progress at once; another one is an `AtCapacityError` of the entry point.
         deadline_seconds: For one rollout; past it, it is reported as an error.
+
+    Raises:
+        ConfigurationError: At the decoration: the handler needs arguments that the app does not give.
     """
 
     def decorate(handler: F) -> F:
-        return cast(
-            F,
-            _entry_point(
-                handler,
-                _Starter(app, RolloutPool(handler, max_rollouts=max_rollouts, deadline_seconds=deadline_seconds)),
-            ),
-        )
+        run = _with_context(handler) if _takes_context(handler) else handler
+        pool = RolloutPool(run, max_rollouts=max_rollouts, deadline_seconds=deadline_seconds)
+        return cast(F, _entry_point(handler, _Starter(app, pool)))
 
     return decorate
 
 
+def _takes_context(handler: Callable[..., Any]) -> bool:
+    """Whether the app will give a request context: it goes by the name of the second argument."""
+    try:
+        signature = inspect.signature(handler)
+        takes_context = list(signature.parameters)[1:2] == ["context"]
+        signature.bind(*("payload", "context")[: 1 + takes_context])
+    except TypeError as error:
+        raise ConfigurationError(
+            f"the handler is called with the payload, and the request context if its second argument is named "
+            f"`context`; {error}"
+        ) from error
+    return takes_context
+
+
+def _with_context(handler: Callable[..., Any]) -> Handler:
+    """Return the handler as a function of the payload alone, of any kind: a pool looks at what it returns, too."""
+    return lambda payload: handler(payload, *_request_context.get())
+
+
 class _Starter:
-    """Starts rollouts in a pool, which it starts with the first one: the app's own start is not ours to hook into."""
+    """Starts rollouts in a pool, and keeps the app busy meanwhile."""
 
     def __init__(self, app: TaskApp, pool: RolloutPool) -> None:
         self._app = app
         self._pool = pool
-        self._started = False
-        self._lock = threading.Lock()
 
-    def start(self, payload: Any) -> dict[str, Any] | None:
+    def start(self, payload: Any, context: tuple[Any, ...]) -> dict[str, Any] | None:
         """Return the answer of a rollout, None for production traffic."""
         if RolloutRequest.parse(payload) is None:
             return None
-        with self._lock:
-            if not self._started:
-                self._pool.start()
-                self._started = True
-        submitted = self._pool.submit(payload)
+        token = _request_context.set(context)
+        try:
+            submitted = self._pool.submit(payload)
+        finally:
+            _request_context.reset(token)
         if not submitted.repeated:
             task = self._app.add_async_task("rollout", {"trajectoryId": submitted.trajectory_id})
             submitted.ended.add_done_callback(lambda ended: self._app.complete_async_task(task))
-        return {"trajectoryId": submitted.trajectory_id, "repeated": submitted.repeated}
+        return {"status": "accepted", "trajectoryId": submitted.trajectory_id, "repeated": submitted.repeated}
 
 
-def _entry_point(handler: Handler, starter: _Starter) -> Callable[..., Any]:
+def _entry_point(handler: Callable[..., Any], starter: _Starter) -> Callable[..., Any]:
     """Return a function of the handler's kind, since the app looks at the kind."""
     if inspect.isasyncgenfunction(handler):
 
         @functools.wraps(handler)
-        async def async_generator_function(payload: Any) -> AsyncIterator[Any]:
-            answer = starter.start(payload)
+        async def async_generator_function(payload: Any, *context: Any) -> AsyncIterator[Any]:
+            answer = starter.start(payload, context)
             if answer is not None:
                 yield answer
                 return
-            async with contextlib.aclosing(handler(payload)) as items:
+            async with contextlib.aclosing(handler(payload, *context)) as items:
                 async for item in items:
                     yield item
 
@@ -100,16 +121,16 @@ def _entry_point(handler: Handler, starter: _Starter) -> Callable[..., Any]:
     if inspect.iscoroutinefunction(handler):
 
         @functools.wraps(handler)
-        async def coroutine_function(payload: Any) -> Any:
-            answer = starter.start(payload)
-            return await handler(payload) if answer is None else answer
+        async def coroutine_function(payload: Any, *context: Any) -> Any:
+            answer = starter.start(payload, context)
+            return await handler(payload, *context) if answer is None else answer
 
         return coroutine_function
 
     @functools.wraps(handler)
-    def function(payload: Any) -> Any:
-        answer = starter.start(payload)
-        return handler(payload) if answer is None else answer
+    def function(payload: Any, *context: Any) -> Any:
+        answer = starter.start(payload, context)
+        return handler(payload, *context) if answer is None else answer
 
     return function
 

@@ -42,7 +42,8 @@ from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._bodies import READ_SECONDS, Refused, read_json, to_json
 from aws_rft_sdk.workers._calls import Items, call
 from aws_rft_sdk.workers.metrics import CONTENT_TYPE, WorkerMetrics
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted, is_settled
+from aws_rft_sdk.workers.outcomes import is_settled
+from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,8 @@ class _Worker:
 
     @staticmethod
     def _accepted(submitted: Submitted, status: int) -> Response:
-        return JSONResponse({"trajectoryId": submitted.trajectory_id, "repeated": submitted.repeated}, status)
+        body = {"status": "accepted", "trajectoryId": submitted.trajectory_id, "repeated": submitted.repeated}
+        return JSONResponse(body, status)
 
     async def _produce(self, payload: Any) -> Response:
         try:
@@ -253,6 +255,9 @@ def _outcome(trajectory_id: str, ended: Ended) -> Response:
     counts a failed invocation against the job although the reward is there.
     """
     if ended.error is None:
+        if not is_settled(ended):
+            # A 200 would say that it is done, and nobody would deliver again what has no reward.
+            raise Refused(500, _FAULT, "the handler ended and no reward went out: decorate it with rft_handler")
         return Response(to_json(ended.result), media_type="application/json")
     error = {"errorType": type(ended.error).__name__, "errorMessage": str(ended.error), "trajectoryId": trajectory_id}
     if isinstance(ended.error, ShuttingDownError):

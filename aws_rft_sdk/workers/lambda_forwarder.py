@@ -103,11 +103,11 @@ class Forwarder:
 
     def __call__(self, event: JSON, context: LambdaContext | None = None) -> dict[str, JSON]:
         """Check a payload and hand it on. Never raises: what goes wrong is the answer."""
-        budget = DEFAULT_BUDGET_SECONDS
-        if context is not None:
-            budget = context.get_remaining_time_in_millis() / 1000
-        deadline = self._clock() + budget - RESERVE_SECONDS
         try:
+            budget = DEFAULT_BUDGET_SECONDS
+            if context is not None and hasattr(context, "get_remaining_time_in_millis"):  # by hand, anything may come
+                budget = context.get_remaining_time_in_millis() / 1000
+            deadline = self._clock() + budget - RESERVE_SECONDS
             request, payload = read_event(event)
             self._hand_on(request, json.dumps(payload, allow_nan=False), deadline)
         except PayloadError as error:
@@ -156,7 +156,7 @@ class Forwarder:
         key = environment(WORKER_KEY_VARIABLE)
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
         seconds = max(0.1, min(SOCKET_SECONDS, remaining))
-        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), read=seconds)
+        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds)
         try:
             # A redirect would carry the key elsewhere, so it is not followed.
             answer = self._http.request(

@@ -7,6 +7,7 @@ import logging
 import math
 import threading
 import time
+import traceback
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
@@ -16,7 +17,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from aws_rft_sdk import _lifecycle, redrive
-from aws_rft_sdk._running import Ended, Handler, run_handler
+from aws_rft_sdk._running import Ended, Handler, chain_of, run_handler
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
@@ -27,9 +28,9 @@ from aws_rft_sdk.errors import (
 )
 from aws_rft_sdk.outbox import shared_outbox
 from aws_rft_sdk.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
-from aws_rft_sdk.types import RolloutRequest, RolloutResult
-from aws_rft_sdk.wire import FAILED
+from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._loop import LoopThread
+from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,6 @@ _REPORT_SECONDS = 30.0
 """Longest share of a grace period that is kept for reporting what did not end."""
 
 _Key = tuple[str, str]
-_REPORTED = ("completed", "deferred", "failed")
 _NEW, _OPEN, _DRAINING, _CLOSED = "new", "open", "draining", "closed"
 
 
@@ -56,49 +56,6 @@ class Submitted(NamedTuple):
     ended: Future[Ended]
     """What becomes of it. Never raises what the handler raised: that is in `Ended.error`. Cannot be cancelled; what
     waits for it may leave. Its callbacks run in the pool's event loop and must not block."""
-
-
-class Figures(NamedTuple):
-    """What a pool is doing, and what it has done since it was made."""
-
-    running: int
-    """Rollouts and calls in progress."""
-    hung: int
-    """Functions that still run although their rollout was given up at its deadline. Each holds a slot."""
-    free: int
-    """How many more may begin now."""
-    draining: bool
-    stalled_seconds: float
-    """For how long the event loop of the handlers has not moved: some handler blocks it. 0 when it moves."""
-    started: int
-    repeated: int
-    refused: int
-    """Refused since there was no free slot."""
-    ended: Mapping[str, int]
-    """By outcome: "completed", "failed" (reported as an error), "late" (past its deadline), "unreported"."""
-
-
-def is_settled(ended: Ended) -> bool:
-    """Whether nothing is left to do for a rollout: the runtime knows what became of it, or an outbox will tell it.
-
-    One that is not settled may be delivered again, to this process or to another.
-    """
-    context = ended.context
-    if context is not None and context.outcome is not None:
-        return context.outcome in _REPORTED
-    if context is not None:  # bound by hand
-        return ended.error is None or context.rewards is not None or context.completion == FAILED
-    # No rollout was bound: the outbox held a decision, which came back; or nobody decorated the handler.
-    return ended.error is None and isinstance(ended.result, RolloutResult)
-
-
-def outcome_of(ended: Ended) -> str:
-    """Return the outcome under which `Figures.ended` counts it."""
-    if not is_settled(ended):
-        return "unreported"
-    if ended.error is None:
-        return "completed"
-    return "late" if isinstance(ended.error, RolloutTimeoutError) else "failed"
 
 
 @dataclass(eq=False)
@@ -124,7 +81,8 @@ class RolloutPool:
     ends, so that hung threads cannot grow without bound; `figures` counts them. When they hold every slot the process
     should be replaced: `is_stuck`.
 
-    Use it as a context manager, or call `start` and `close`.
+    Use it as a context manager, or call `start` and `close`. The first rollout starts it too. After `close` it can be
+    started again.
 
     Args:
         handler: A function of any kind, decorated with `rft_handler`.
@@ -156,25 +114,30 @@ class RolloutPool:
         self._phase = _NEW
         self._changed = threading.Condition()  # guards all that follows
         self._running: dict[_Key, _Entry] = {}
-        self._done: OrderedDict[_Key, Future[Ended]] = OrderedDict()
+        self._done: OrderedDict[_Key, Ended] = OrderedDict()
         self._hung: list[Callable[[], bool]] = []
         self._calls = 0
         self._started = self._repeated = self._refused = 0
         self._outcomes = dict.fromkeys(("completed", "failed", "late", "unreported"), 0)
         self._mean_seconds = 0.0
-        self.loop = LoopThread("rft-pool")
+        self.loop = LoopThread("rft-pool")  # another one with each start
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> RolloutPool:
         """Begin to accept rollouts, and to deliver what an earlier process left in the outbox that `RFT_OUTBOX` names.
 
+        Safe to repeat while it is open.
+
         Raises:
-            RuntimeError: It was started before.
+            ShuttingDownError: It is draining.
         """
         with self._changed:
-            if self._phase is not _NEW:
-                raise RuntimeError(f"this pool cannot be started: it is {self._phase}; make another one")
+            if self._phase is _OPEN:
+                return self
+            if self._phase is _DRAINING:
+                raise ShuttingDownError("this pool is draining; close it before it is started again")
+            self.loop = LoopThread("rft-pool")
             self.loop.start()
             self._phase = _OPEN
         outbox = shared_outbox(None)
@@ -241,7 +204,7 @@ class RolloutPool:
             return Figures(
                 running=self.running,
                 hung=len(self._hung),
-                free=free if self._phase is _OPEN else 0,
+                free=free if self._phase in (_NEW, _OPEN) else 0,
                 draining=self._phase is _DRAINING,
                 stalled_seconds=self.loop.stalled_seconds,
                 started=self._started,
@@ -267,6 +230,7 @@ class RolloutPool:
         if request is None:
             raise PayloadError("metadata is missing: the payload is no rollout", field="metadata")
         key = (request.job_arn, request.trajectory_id)
+        self._start_if_new()
         with self._changed:
             known = self._find(key)
             if known is not None:
@@ -283,6 +247,7 @@ class RolloutPool:
     @contextmanager
     def slot(self) -> Iterator[None]:
         """Hold a slot for the body of a `with`: for calls that are no rollouts. Raises what `submit` raises."""
+        self._start_if_new()
         with self._changed:
             self._check_room("the call")
             self._calls += 1
@@ -298,16 +263,20 @@ class RolloutPool:
             return self._running[key].ended
         if key in self._done:
             self._done.move_to_end(key)
-            return self._done[key]
+            again: Future[Ended] = Future()
+            again.set_result(self._done[key])
+            return again
         return None
 
     def _count_free(self) -> int:
         self._hung = [lingers for lingers in self._hung if lingers()]
         return max(0, self.max_rollouts - self.running - len(self._hung))
 
+    def _start_if_new(self) -> None:
+        if self._phase is _NEW:  # an application whose lifespan nobody runs: mounted in another one, or in a test
+            self.start()
+
     def _check_room(self, subject: str) -> None:
-        if self._phase is _NEW:
-            raise RuntimeError("the pool accepts nothing before it is started: use it as a context manager")
         if self._phase is not _OPEN:
             raise ShuttingDownError(f"this process is shutting down; deliver {subject} to another one")
         if self._count_free() < 1:
@@ -329,9 +298,11 @@ class RolloutPool:
         await asyncio.wait([work])
         ended = self._ended(entry, work)
         _log(key[1], ended)
+        for error in chain_of(ended.error):
+            traceback.clear_frames(error.__traceback__)  # they hold the agent and its whole conversation
         with self._changed:
             del self._running[key]
-            self._note(key, entry, ended)
+            self._note(key, ended)
             self._changed.notify_all()
         entry.ended.set_result(ended)
 
@@ -344,7 +315,7 @@ class RolloutPool:
         error = work.exception()
         return work.result() if error is None else Ended(None, error, entry.context, seconds)
 
-    def _note(self, key: _Key, entry: _Entry, ended: Ended) -> None:
+    def _note(self, key: _Key, ended: Ended) -> None:
         self._outcomes[outcome_of(ended)] += 1
         share = 0.1 if self._mean_seconds else 1.0
         self._mean_seconds += share * (ended.seconds - self._mean_seconds)
@@ -352,7 +323,8 @@ class RolloutPool:
             logger.error("trajectory_id=<%s> | its function hangs past the deadline and keeps its slot", key[1])
             self._hung.append(ended.lingers)
         if is_settled(ended):
-            self._done[key] = entry.ended
+            # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
+            self._done[key] = ended
             while len(self._done) > self._remember:
                 self._done.popitem(last=False)
 
@@ -362,7 +334,7 @@ class RolloutPool:
         """Wait for what is in progress, and give up the rest until `report_seconds` from now."""
         began = time.monotonic()
         with self._changed:
-            if self._phase is _OPEN:
+            if self._phase is not _CLOSED:
                 self._phase = _DRAINING
             count = len(self._running)
             self._changed.wait_for(lambda: not self.running, timeout=wait_seconds)
@@ -395,6 +367,7 @@ def _log(trajectory_id: str, ended: Ended) -> None:
             type(ended.error).__name__,
             outcome_of(ended),
             ended.error,
+            exc_info=ended.error if ended.error.__traceback__ is not None else None,
         )
     elif not is_settled(ended):
         logger.error(

@@ -122,13 +122,18 @@ class _Server(uvicorn.Server):
         end = time.monotonic() + self._grace_seconds
         logger.info("grace_seconds=<%g> | draining: new rollouts are refused", self._grace_seconds)
         try:
-            drained = self._pool.drain(self._grace_seconds - min(_FLUSH_SHARE * self._grace_seconds, _FLUSH_SECONDS))
+            drained = self._pool.drain(self._grace_seconds - flush_seconds(self._grace_seconds))
             logger.info("finished=<%d>, given_up=<%d> | drained", *drained)
             flush(end)
         except Exception:
             logger.exception("the drain failed")
-        threading.Thread(target=_end_at, args=(end + _CLOSE_SECONDS,), name="rft-end", daemon=True).start()
+        end_at(end + _CLOSE_SECONDS)
         self.should_exit = True
+
+
+def flush_seconds(grace_seconds: float) -> float:
+    """Return how much of a grace period is kept for `flush`."""
+    return min(_FLUSH_SHARE * grace_seconds, _FLUSH_SECONDS)
 
 
 def flush(end: float) -> None:
@@ -155,8 +160,12 @@ def _deliver_all(outbox: Outbox) -> None:
         logger.info("delivered=<%d>, pending=<%d>, refused=<%d> | outbox flushed", *done)
 
 
+def end_at(end: float) -> None:
+    """See to it that the process has ended by `end` on the monotonic clock, whatever hangs in it. Returns at once."""
+    threading.Thread(target=_end_at, args=(end,), name="rft-end", daemon=True).start()
+
+
 def _end_at(end: float) -> None:
-    """End the process whatever hangs in it: all that was to be told has been told."""
     time.sleep(max(0.0, end - time.monotonic()))
     logger.error("the process did not end within its grace period and is ended now")
     os._exit(0)

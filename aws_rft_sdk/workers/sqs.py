@@ -12,20 +12,21 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections import OrderedDict
 from concurrent.futures import Future
 from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._running import Ended, Handler
+from aws_rft_sdk._running import Ended, Handler, chain_of
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, ShuttingDownError, TrajectoryConflictError
 from aws_rft_sdk.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers._keeper import BURIED_SECONDS, Bury, Delete, Fate, Keeper, Release
 from aws_rft_sdk.workers._queue import Message, Queue
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted, is_settled
+from aws_rft_sdk.workers.outcomes import is_settled
+from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ RETRY = Backoff(base_seconds=5.0, cap_seconds=BURIED_SECONDS)
 """For how long a message is hidden after a rollout that ended unreported."""
 _WATCH_SECONDS = 1.0
 _FLUSH_SHARE = 0.2
+_REMEMBERED = 10_000
 
 
 class SqsWorker:
@@ -56,8 +58,9 @@ class SqsWorker:
         visibility_seconds: For how long a message is hidden at a time; so long it takes until another worker gets what
             this one held when it was killed. At least 1.
         wait_seconds: How long one call waits for messages, 0 to 20.
-        max_receives: After so many receives a message is not tried again. Where the queue has a redrive policy, that
-            decides instead.
+        max_receives: After so many receives a message is not tried again. Those in which this worker began no rollout,
+            for want of a slot or at its end, do not count; what other workers did with it is not known, so theirs do.
+            Where the queue has a redrive policy, that decides instead, and counts them all.
         dead_letter_queue_url: Where messages go then, and those that are malformed. Where the queue has a redrive
             policy, that moves them. With neither they stay, are logged as errors, and are shown every 15 minutes.
         retry: For how long a message is hidden after a rollout that ended unreported, by the number of its receives.
@@ -95,6 +98,7 @@ class SqsWorker:
         self._max_receives = max_receives
         self._retry = retry
         self._redrives = False
+        self._unbegun = _Unbegun()
         self._stopping = threading.Event()
         self._keeper = Keeper(self._queue, visibility_seconds=visibility_seconds, dead_letters=dead_letters)
         self._intake = Intake(
@@ -176,16 +180,24 @@ class SqsWorker:
 
     def _take(self, message: Message) -> None:
         if not self._keeper.hold(message):
+            self._unbegun.note(message.id)
             return
+        try:
+            self._begin(message._replace(receives=self._unbegun.without(message)))
+        except Exception:  # the intake logs it
+            self._keeper.decide(message.id, Release(self._retry.delay(message.receives)))
+            raise
+
+    def _begin(self, message: Message) -> None:
         if self._stopping.is_set():
-            self._keeper.decide(message.id, Release(0))
+            self._put_back(message, 0)
         elif message.receives > self._max_receives and not self._redrives:
             # Every time it was received the worker ended before it could say what was wrong.
             self._keeper.decide(message.id, Bury(f"received {message.receives} times and never settled"))
         else:
-            self._begin(message)
+            self._submit(message)
 
-    def _begin(self, message: Message) -> None:
+    def _submit(self, message: Message) -> None:
         try:
             submitted = self._pool.submit(json.loads(message.body))
         except (ValueError, TypeError, RecursionError) as error:  # a PayloadError is a ValueError
@@ -193,11 +205,16 @@ class SqsWorker:
             # Where the queue buries, it does so after some more receives, and these may as well come soon.
             self._keeper.decide(message.id, Release(0) if self._redrives else Bury(f"malformed: {error}"[:256]))
         except AtCapacityError as error:
-            self._keeper.decide(message.id, Release(error.retry_after_seconds or 0))
+            self._put_back(message, error.retry_after_seconds or 0)
         except ShuttingDownError:
-            self._keeper.decide(message.id, Release(0))
+            self._put_back(message, 0)
         else:
             submitted.ended.add_done_callback(functools.partial(self._settle, message, submitted))
+
+    def _put_back(self, message: Message, seconds: float) -> None:
+        """Show a message again whose rollout did not begin."""
+        self._unbegun.note(message.id)
+        self._keeper.decide(message.id, Release(seconds))
 
     def _settle(self, message: Message, submitted: Submitted, future: Future[Ended]) -> None:
         # In the pool's event loop, so nothing here blocks.
@@ -214,6 +231,7 @@ class SqsWorker:
             )
             return Delete()
         if isinstance(ended.error, ShuttingDownError):
+            self._unbegun.note(message.id)
             return Release(0)
         if message.receives >= self._max_receives and not self._redrives:
             return Bury(f"unreported after {message.receives} receives: {type(ended.error).__name__}")
@@ -225,6 +243,29 @@ class SqsWorker:
             seconds,
         )
         return Release(seconds)
+
+
+class _Unbegun:
+    """How often messages were received here for nothing: a queue counts that as well, and it says nothing of them.
+
+    Concurrency: safe from any thread.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts: OrderedDict[str, int] = OrderedDict()
+
+    def note(self, message_id: str) -> None:
+        """Count a receive that began no rollout."""
+        with self._lock:
+            self._counts[message_id] = self._counts.pop(message_id, 0) + 1
+            while len(self._counts) > _REMEMBERED:
+                self._counts.popitem(last=False)
+
+    def without(self, message: Message) -> int:
+        """Return how often a message was received, less those receives; 1 at least."""
+        with self._lock:
+            return max(1, message.receives - self._counts.get(message.id, 0))
 
 
 def check_timing(visibility_seconds: float, wait_seconds: int, max_receives: int) -> None:
@@ -239,14 +280,4 @@ def check_timing(visibility_seconds: float, wait_seconds: int, max_receives: int
 
 def is_decided_elsewhere(ended: Ended) -> bool:
     """Whether reporting failed since the runtime has another decision: a killed worker had reported before."""
-    return any(isinstance(error, TrajectoryConflictError) for error in _chain(ended.error))
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    waiting, seen = [error], set[int]()
-    while waiting:
-        item = waiting.pop()
-        if item is not None and id(item) not in seen:
-            seen.add(id(item))
-            yield item
-            waiting += [item.__cause__, item.__context__]
+    return any(isinstance(error, TrajectoryConflictError) for error in chain_of(ended.error))

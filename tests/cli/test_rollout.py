@@ -271,6 +271,7 @@ def test_rollout_when_some_are_not_reported_then_exit_status_is_one(folder, hand
             ["echo", "data.jsonl", "--policy", "replay:x", "--endpoint", "http://127.0.0.1:9"], "--policy", id="both"
         ),
         pytest.param(["echo", "data.jsonl", "--endpoint", "http://127.0.0.1:9"], "no runtime answers", id="no-runtime"),
+        pytest.param(["echo", "data.jsonl", "--job-arn", "my-job"], "'my-job', not a job ARN", id="job-arn"),
     ],
 )
 def test_rollout_when_used_wrongly_then_exit_status_is_two_before_anything_is_written(
@@ -284,7 +285,7 @@ def test_rollout_when_used_wrongly_then_exit_status_is_two_before_anything_is_wr
 
     assert result.exit_code == 2, result.output
     assert says in " ".join(result.output.split())
-    assert not (folder / "out" / "rollouts.jsonl").exists()
+    assert not (folder / "out").exists()
 
 
 def test_rollout_when_nobody_answers_inference_then_usage_error_names_the_ways(folder):

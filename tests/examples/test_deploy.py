@@ -111,7 +111,7 @@ def parsed(arguments):
     """Parse the arguments as the command does, without running it."""
     assert arguments[:3] == ["aws-rft", "worker", "http"]
     http = worker_command.commands["http"]
-    return http.make_context("http", [*arguments[3:]]).params
+    return http.make_context("http", [*arguments[3:]], help_option_names=["-h", "--help"]).params
 
 
 def test_manifest_when_its_arguments_are_parsed_then_the_times_fit_each_other(pod):
@@ -182,4 +182,4 @@ def test_readme_when_its_commands_are_read_then_the_command_line_knows_them():
     for name in re.findall(r"^aws-rft (\w+(?: http)?)", text, re.MULTILINE):
         assert CliRunner().invoke(main, [*name.split(), "--help"]).exit_code == 0
     for file in re.findall(r"^\| `(\S+)` \|", text, re.MULTILINE):
-        assert (DEPLOY / file).is_file()
+        assert (DEPLOY / file).exists()

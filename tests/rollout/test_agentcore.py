@@ -130,6 +130,27 @@ def test_agentcore_when_it_throttles_then_the_call_is_made_again_and_other_error
     assert len(calls) == 5
 
 
+def test_agentcore_when_a_call_hangs_past_the_deadline_then_it_keeps_neither_the_others_nor_the_process():
+    release = threading.Event()
+
+    def answer(payload):
+        if payload["prompt"] != "c":
+            release.wait(30)
+        return 200, None, {"reward": 0.5}
+
+    with agentcore(answer) as (client, calls):
+        records = run(client, observable=False, prompts="abc", concurrency=1, deadline_seconds=1.0)
+        hanging = [thread for thread in threading.enumerate() if thread.name.startswith("rft-agentcore")]
+        release.set()
+        for thread in hanging:
+            thread.join()
+
+    assert [r.status.value for r in records] == ["unreported", "unreported", "completed"]
+    assert len(calls) == 3
+    assert len(hanging) == 2
+    assert all(thread.daemon for thread in hanging)
+
+
 @pytest.mark.parametrize("arn", ["agent", "arn:aws:sagemaker:us-west-2:123456789012:runtime/x"])
 def test_agentcore_when_the_arn_is_no_runtimes_then_it_is_refused(arn):
     with pytest.raises(ConfigurationError, match="not the ARN"):

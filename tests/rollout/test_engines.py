@@ -4,6 +4,8 @@ import asyncio
 import dataclasses
 import importlib.util
 import json
+import math
+import os
 import re
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, load_callable, read_records, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
+from aws_rft_sdk.rollout.engines.base import describe_error, metrics_of
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.starting import access_in
@@ -127,6 +130,15 @@ def test_engine_when_failed_rollouts_are_repeated_then_each_attempt_is_a_record_
     assert len({r.id for r in records}) == 6
 
 
+def test_outcome_when_a_handler_gives_what_no_file_takes_then_its_record_is_text_and_json_all_the_same():
+    assert metrics_of({"metrics": {"loss": math.nan, "ratio": -math.inf, "steps": 2}}) == {
+        "loss": "NaN",
+        "ratio": "-Infinity",
+        "steps": 2,
+    }
+    assert describe_error(ValueError("half a pair: \ud83d")).encode() == rb"ValueError: half a pair: \ud83d"
+
+
 # --- processes -------------------------------------------------------------------------------------------------------
 
 
@@ -193,6 +205,28 @@ def test_process_when_cancelled_then_handlers_report_and_children_end(world):
     assert asyncio.run(main()) == (True, [(0.0,)])
 
 
+def test_process_when_cancelled_while_it_starts_then_children_end(world):
+    with (world / "engine_handlers.py").open("a") as file:
+        file.write("pathlib.Path(__file__).with_name(f'loaded-{os.getpid()}').touch()\n")
+
+    def loaded():
+        return [int(path.name.partition("-")[2]) for path in world.glob("loaded-*")]
+
+    async def main():
+        engine = ProcessEngine(f"{world}/engine_handlers.py:plain", workers=3)
+        entering = asyncio.create_task(engine.__aenter__())
+        while not loaded():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.001)
+        entering.cancel()
+        await asyncio.wait([entering])
+        return entering.cancelled()
+
+    assert asyncio.run(main())
+    for child in loaded():
+        with pytest.raises(ProcessLookupError):
+            os.kill(child, 0)
+
+
 # --- http ------------------------------------------------------------------------------------------------------------
 
 
@@ -221,6 +255,18 @@ def test_http_when_nobody_answers_then_rollouts_are_unreported(world):
     records = asyncio.run(main())
     assert [r.status for r in records] == [RolloutStatus.UNREPORTED] * 3
     assert records[0].error.startswith("AgentUnreachableError: http://127.0.0.1:9/rollout does not answer")
+
+
+def test_http_when_the_connection_breaks_after_the_reward_then_the_runtime_tells(world):
+    async def main():
+        handler = load_callable(f"{world}/engine_handlers.py:plain")
+        with LocalRuntime(policy) as runtime, worker(handler, hangs_up=True) as (url, _):
+            access = access_in(runtime, InferenceParams())
+            engine = HttpEngine(f"{url}/invocations", access.observe)
+            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=access.observe, retries=1)]
+
+    (record,) = asyncio.run(main())
+    assert (record.status, record.reward, record.attempts) == (RolloutStatus.COMPLETED, 0.1, 1)
 
 
 @pytest.mark.parametrize(

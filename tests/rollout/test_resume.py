@@ -1,6 +1,7 @@
 """Runs that end before their time, and how they go on."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import signal
@@ -193,6 +194,8 @@ def test_resume_when_engine_and_pace_are_others_then_the_run_goes_on(world):
         (["--resume", "nowhere"], "no run to resume"),
         (["--out", "x", "--resume", "x"], "give one of them"),
         (["--accept-changes"], "is for --resume"),
+        (["--engine", "http"], "the engine http runs the worker at a URL, not"),
+        (["--engine", "agentcore"], "the engine agentcore runs the AgentCore runtime of an ARN, not"),
         (["--workers", "2"], "is for the engines process and ray"),
         (["--qualifier", "x"], "is for the engine agentcore"),
         (["--retry-budget", "some"], "retry budget"),
@@ -216,6 +219,24 @@ def test_rollout_when_a_deployed_agent_could_not_reach_the_runtime_then_it_is_re
 
     assert result.exit_code == 2
     assert "give --endpoint" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "change"),
+    [
+        ("agent.py:handler", "elsewhere/agent.py:handler", False),
+        ("agent.py:handler", "agent.py:other", True),
+        ("http://one:8080", "http://one:8080", False),
+        ("http://one:8080", "http://two:8080", True),
+        ("arn:aws:bedrock-agentcore:us-west-2:1:runtime/a", "arn:aws:bedrock-agentcore:us-east-1:1:runtime/a", True),
+    ],
+)
+def test_manifest_when_the_handler_is_another_then_it_is_a_change_and_another_place_of_its_file_is_none(
+    then, now, change
+):
+    manifests = [dataclasses.replace(MANIFEST, handler=handler) for handler in (then, now)]
+
+    assert bool(manifests[0].changes_to(manifests[1])) is change
 
 
 # --- the folder ------------------------------------------------------------------------------------------------------

@@ -116,13 +116,14 @@ def policy(request):
 
 
 @contextmanager
-def worker(handler, *, busy=0, retry_after="0"):
+def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
     """Serve a handler as an agent is deployed. Yields its URL and the list of requests as (path, payload).
 
     Args:
         handler: It runs in a thread; `/rollout` answers before, `/invocations` after.
         busy: Calls that are answered 429 first.
         retry_after: What those answers say.
+        hangs_up: Whether `/invocations` closes the connection instead of an answer, when the handler has returned.
     """
     calls, threads = [], []
     refusals = iter(range(busy))
@@ -138,7 +139,9 @@ def worker(handler, *, busy=0, retry_after="0"):
                 threads[-1].start()
                 self.answer(202, {})
             else:
-                self.answer(*self.call(payload))
+                answer = self.call(payload)
+                if not hangs_up:
+                    self.answer(*answer)
 
         def call(self, payload):
             try:

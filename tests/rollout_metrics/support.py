@@ -29,12 +29,12 @@ def table(*groups, **fields):
     return [record(p, s, reward, **fields) for p, row in enumerate(groups) for s, reward in enumerate(row)]
 
 
-def write(folder, records, *, dataset=None, rows=None, settings=None):
+def write(folder, records, *, dataset=None, rows=None, settings=None, threshold=1.0):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORDS_FILE).write_text("".join(r.to_json() + "\n" for r in records))
     if dataset is not None:
         rows = len({r.prompt_index for r in records}) if rows is None else rows
-        Manifest("agent.py:handler", {}, "data.jsonl", dataset, rows, settings or {}).write(folder)
+        Manifest("agent.py:handler", {}, "data.jsonl", dataset, rows, settings or {}, threshold).write(folder)
     return folder
 
 
@@ -134,7 +134,7 @@ def recompute(folder, threshold=1.0):
         if expected
         else None,
         "analysis/batch_valid_ratio": len(varied) / expected if compared else None,
-        "analysis/valid_mean": mean([r for group in varied for r in group]),
+        "eval/reward/valid_mean": mean([r for group in varied for r in group]),
         "analysis/compared_groups": len(compared),
         "analysis/zero_adv_groups": len(flat),
         "analysis/zero_adv_nonzero_reward": sum(r != 0 for r in flat),

@@ -71,7 +71,7 @@ def test_every_figure_of_the_table_is_what_the_file_says(folder):
         "reward": four("std", "min", "max"),
         "reward of 0": f"{100 * f['eval/reward/zero_frac']:.2f} %",
         "success (reward >= 1)": f"{100 * f['eval/reward/succeeded_rollouts'] / total:.2f} %",
-        "failed": f"{100 * (f['eval/rollouts/failed'] + f['eval/rollouts/unreported']) / total:.2f} %",
+        "did not complete": f"{100 * (f['eval/rollouts/failed'] + f['eval/rollouts/unreported']) / total:.2f} %",
         "not reported": f"{f['eval/rollouts/unreported']:.0f}",
         "without a reward": f"{f['eval/rollouts/no_reward']:.0f}",
         "within groups": four("mean", "std", "min", "max", suffix="_within_groups"),
@@ -106,6 +106,19 @@ def test_threshold_decides_what_a_success_is(folder):
     found = json.loads(invoke("metrics", folder, "--json", "--success-threshold", "0.5").output)["metrics"]
 
     assert found["eval/reward/pass_at_1"] == pytest.approx(recompute(folder, 0.5)["eval/reward/pass_at_1"])
+
+
+def test_threshold_is_that_of_the_run_unless_another_is_given(tmp_path):
+    records = table(*[[1, 0.5]] * 4)
+    a = write(tmp_path / "a", records, dataset="d", threshold=0.5)
+    b = write(tmp_path / "b", records, dataset="d", threshold=1.0)
+    settled = ("--success-threshold", "1")
+
+    assert json.loads(invoke("metrics", a, "--json").output)["metrics"]["eval/reward/pass_at_1"] == 1.0
+    assert json.loads(invoke("metrics", a, "--json", *settled).output)["metrics"]["eval/reward/pass_at_1"] == 0.5
+    refused = invoke("compare", a, b)
+    assert (refused.exit_code, "thresholds, 0.5 and 1" in refused.output) == (2, True)
+    assert invoke("compare", a, b, *settled).exit_code == 0
 
 
 def test_manifest_says_what_was_to_be_run_and_what_was_allowed(tmp_path):

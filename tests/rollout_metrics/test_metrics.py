@@ -86,16 +86,16 @@ def test_every_rollout_and_every_group_is_counted_once(records):
 
 
 NAMES = {
-    "eval/reward": "mean mean_low mean_high std min max zero_frac num_prompts rollouts_per_prompt success_threshold "
-    "succeeded_rollouts failed_rollouts mean_within_groups std_within_groups min_within_groups max_within_groups "
-    "std_across_groups pass_at_1 pass_at_1_low pass_at_1_high pass_power_1 pass_power_1_low pass_power_1_high "
-    "pass_left_out_1 pass_at_2 pass_at_2_low pass_at_2_high pass_power_2 pass_power_2_low pass_power_2_high "
-    "pass_left_out_2",
+    "eval/reward": "mean mean_low mean_high valid_mean std min max zero_frac num_prompts rollouts_per_prompt "
+    "success_threshold succeeded_rollouts failed_rollouts mean_within_groups std_within_groups min_within_groups "
+    "max_within_groups std_across_groups pass_at_1 pass_at_1_low pass_at_1_high pass_power_1 pass_power_1_low "
+    "pass_power_1_high pass_left_out_1 pass_at_2 pass_at_2_low pass_at_2_high pass_power_2 pass_power_2_low "
+    "pass_power_2_high pass_left_out_2",
     "eval/turns": "mean min max",
     "eval/tokens": "prompt_mean response_mean response_std response_min response_max at_limit_frac rollouts",
     "eval/seconds": "mean p50 p99 max",
     "eval/rollouts": "total completed failed unreported no_reward superseded retried unsure_turns",
-    "analysis": "batch_completion_ratio batch_valid_ratio valid_mean compared_groups zero_adv_groups "
+    "analysis": "batch_completion_ratio batch_valid_ratio compared_groups zero_adv_groups "
     "zero_adv_nonzero_reward zero_adv_zero_reward zero_adv_all_right zero_adv_all_wrong zero_adv_other "
     "reward_variance_across_groups mean_group_reward_spread",
 }

@@ -185,6 +185,14 @@ _kinds = st.sampled_from(["message", "function_call", "function_call_output", "f
 _items = st.lists(st.dictionaries(_keys, _json | _kinds, max_size=4), min_size=1, max_size=3)
 
 
+@pytest.mark.parametrize("body", ['{"input": "x", "instructions": Infinity}', '{"messages": [{"n": NaN}]}'])
+def test_decoding_when_a_number_is_no_json_then_refused_as_400(body):
+    with pytest.raises(Refusal) as refused:
+        Inquiry.read(RESPONSES_PATH if "input" in body else "/sample", [], body.encode(), strict=False)
+
+    assert (refused.value.status, "is no JSON value" in str(refused.value)) == (400, True)
+
+
 @settings(max_examples=400)
 @given(
     body=st.dictionaries(_keys, _json | _items, max_size=6).map(

@@ -10,6 +10,7 @@ from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import LocalRuntime, _lifecycle, rft_handler, wrap_model
 from aws_rft_sdk.adapters.openai import runtime_client_args
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.types import TrajectoryStatus
 from aws_rft_sdk.workers.agentcore import drained, in_background
 
@@ -151,6 +152,36 @@ def test_app_when_it_is_production_traffic_then_the_handler_answers(handler, bac
         answer = worker.post("/invocations", {"prompt": "hello"}, headers=SESSION)
 
     assert answer.text.removeprefix("data: ").strip() in ('{"answer": "hello"}', '{"answer":"hello"}')
+
+
+def in_thread(payload, context):
+    return {"reward": 1.0, "session": context.session_id}
+
+
+async def returning(payload, context):
+    return {"reward": 1.0, "session": context.session_id}
+
+
+async def yielding(payload, context):
+    yield {"reward": 1.0, "session": context.session_id}
+
+
+@pytest.mark.parametrize("handler", [in_thread, returning, yielding])
+def test_app_when_its_handler_takes_the_context_then_it_gets_that_of_its_call(runtime, handler):
+    app = BedrockAgentCoreApp()
+    app.entrypoint(in_background(app)(rft_handler(handler, require_turns=False)))
+    with serving(app) as worker:
+        produced = worker.post("/invocations", {"prompt": "hello"}, headers=SESSION)
+        accepted = worker.post("/invocations", runtime.new_rollout("p"), headers=SESSION)
+        assert "s" * 33 in produced.text
+        assert "accepted" in accepted.text
+        assert until(lambda: [trajectory.rewards for trajectory in runtime.trajectories()] == [(1.0,)])
+
+
+@pytest.mark.parametrize("handler", [lambda payload, request: 1.0, lambda: 1.0, None])
+def test_handler_when_the_app_cannot_call_it_then_configuration_error(handler):
+    with pytest.raises(ConfigurationError):
+        in_background(BedrockAgentCoreApp())(handler)
 
 
 def test_app_when_in_background_and_full_then_the_call_fails_and_nothing_begins(runtime, gate):

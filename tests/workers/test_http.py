@@ -7,6 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakes import ga_payload
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
 
 from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
@@ -56,7 +59,11 @@ def test_rollout_when_posted_then_it_is_answered_at_once_and_runs_in_the_backgro
         answer = worker.post("/rollout", payload)
 
         assert answer.status_code == 202
-        assert answer.json() == {"trajectoryId": payload["metadata"]["rolloutId"], "repeated": False}
+        assert answer.json() == {
+            "status": "accepted",
+            "trajectoryId": payload["metadata"]["rolloutId"],
+            "repeated": False,
+        }
         gate.wait_for(1)
         assert rewards(runtime) == [None]
         gate.open.set()
@@ -344,6 +351,23 @@ def test_route_when_there_is_none_then_the_answer_is_an_error_in_the_same_form(m
 
     assert answer.status_code == status
     assert set(answer.json()) == {"errorType", "errorMessage"}
+
+
+@pytest.mark.parametrize("path", ["/rollout", "/invocations"])
+def test_app_when_nobody_runs_its_lifespan_then_rollouts_run_all_the_same(runtime, path):
+    app = Starlette(routes=[Mount("/rft", create_app(decorated(echo)))])  # whose lifespan is not the inner one's
+    with TestClient(app) as client:
+        assert client.post(f"/rft{path}", json=runtime.new_rollout("p")).is_success
+        assert client.post("/rft/invocations", json={"prompt": "hello"}).json()["prompt"] == "hello"
+    assert until(lambda: rewards(runtime) == [(1.0,)])
+
+
+def test_app_when_its_lifespan_runs_again_then_it_serves_again(runtime):
+    app = create_app(decorated(echo))
+    for _ in range(2):
+        with TestClient(app) as client:
+            assert client.post("/invocations", json=runtime.new_rollout("p")).status_code == 200
+    assert rewards(runtime) == [(1.0,), (1.0,)]
 
 
 def test_app_when_an_argument_makes_no_sense_then_it_is_refused():

@@ -2,7 +2,6 @@
 
 import json
 import socket
-import threading
 
 import pytest
 from fakes import ga_payload
@@ -135,14 +134,10 @@ def test_payload_when_its_endpoint_is_not_trusted_then_the_rollout_fails_and_not
     assert answer.json()["errorType"] == "UntrustedEndpointError"
 
 
-def test_handler_when_undecorated_then_the_log_says_that_nothing_was_reported(runtime, caplog):
-    done = threading.Event()
-
-    def handler(payload):
-        done.set()
-        return 1.0
-
-    with worker_of(handler) as worker:
-        assert worker.post("/invocations", runtime.new_rollout("p")).status_code == 200
-        assert done.wait(WAIT)
-        assert until(lambda: "rft_handler" in caplog.text, rounds=50)
+def test_handler_when_undecorated_then_the_answer_and_the_log_say_that_nothing_was_reported(runtime, caplog):
+    with worker_of(lambda payload: 1.0) as worker:
+        answer = worker.post("/invocations", runtime.new_rollout("p"))
+        assert answer.status_code == 500
+        assert "decorate it with rft_handler" in answer.json()["errorMessage"]
+        assert worker.post("/rollout", runtime.new_rollout("p")).status_code == 202
+        assert until(lambda: caplog.text.count("decorate it with rft_handler") == 2, rounds=50)

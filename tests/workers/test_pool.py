@@ -1,13 +1,16 @@
 """A pool of rollouts: bounded, each trajectory once, each with a deadline, ended in good order."""
 
 import asyncio
+import functools
+import gc
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from fakes import ga_payload
 
-from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk import LocalRuntime, redrive, rft_handler
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
@@ -18,6 +21,7 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.shutdown import Drained
+from aws_rft_sdk.types import RolloutResult
 from aws_rft_sdk.workers import RolloutPool, is_settled
 
 WAIT = 60
@@ -379,12 +383,89 @@ def test_close_when_rollouts_are_in_progress_then_they_are_reported(runtime, gat
     pool.close()
 
 
-def test_pool_when_used_before_its_start_or_twice_then_it_says_so(runtime):
+def test_pool_when_used_before_its_start_or_started_again_then_it_works(runtime):
     pool = RolloutPool(decorated(lambda payload: 1.0))
-    with pytest.raises(RuntimeError, match="before it is started"):
-        pool.submit(runtime.new_rollout("p"))
-    with pool, pytest.raises(RuntimeError, match="cannot be started"):
+    assert pool.free == 96
+    assert pool.submit(first := runtime.new_rollout("p")).ended.result(WAIT).result == 1.0
+    for _ in range(2):
+        with pool:
+            assert pool.start() is pool
+            assert pool.submit(first).repeated
+            assert pool.submit(runtime.new_rollout("p")).ended.result(WAIT).result == 1.0
+        with pytest.raises(ShuttingDownError):
+            pool.submit(runtime.new_rollout("p"))
+    pool.start()
+    pool.drain(1.0)
+    with pytest.raises(ShuttingDownError, match="draining"):
         pool.start()
+    pool.close()
+
+
+@pytest.mark.parametrize("result", [1.0, RolloutResult(reward=1.0)])
+def test_handler_when_undecorated_then_it_is_not_settled_whatever_it_returns(runtime, result):
+    with RolloutPool(lambda payload: result) as pool:
+        assert not is_settled(pool.submit(runtime.new_rollout("p")).ended.result(WAIT))
+
+
+def test_submit_when_an_outbox_holds_the_decision_then_it_is_settled_without_running(tmp_path, runtime):
+    outbox = Outbox(tmp_path / "outbox.db")
+    payload, runs = runtime.new_rollout("p"), []
+
+    def handler(payload):
+        runs.append(1)
+        return 0.5
+
+    for _ in range(2):  # two processes, as it were
+        with RolloutPool(decorated(handler, outbox=outbox)) as pool:
+            ended = pool.submit(payload).ended.result(WAIT)
+            assert is_settled(ended)
+            assert pool.figures().ended["completed"] == 1
+    assert runs == [1]
+    redrive.stop_in_background(outbox)
+    outbox.close()
+
+
+class Conversation:
+    """Something large that an agent holds."""
+
+
+@pytest.mark.parametrize("kind", ["raised", "chained", "waited for"])
+def test_memory_when_a_rollout_is_remembered_then_nothing_that_it_used_is_kept(runtime, kind):
+    held = []
+
+    def handler(payload):
+        conversation = Conversation()
+        held.append(weakref.ref(conversation))
+        if kind == "chained":
+            try:
+                raise KeyError(repr(conversation))
+            except KeyError as error:
+                raise ValueError("no") from error
+        if kind == "raised":
+            raise ValueError("no")
+        return 1.0
+
+    with RolloutPool(decorated(handler)) as pool:
+        submitted = pool.submit(payload := runtime.new_rollout("p"))
+        caller = Conversation()
+        held.append(weakref.ref(caller))
+        submitted.ended.add_done_callback(functools.partial(lambda caller, ended: None, caller))
+        submitted.ended.result(WAIT)
+        del submitted, caller
+        assert pool.submit(payload).repeated
+        gc.collect()
+        assert [ref() for ref in held] == [None, None]
+
+
+def test_log_when_a_handler_raises_then_it_shows_where(runtime, caplog):
+    def handler(payload):
+        raise ValueError("no")
+
+    with RolloutPool(decorated(handler)) as pool:
+        pool.submit(runtime.new_rollout("p")).ended.result(WAIT)
+
+    assert "Traceback" in caplog.text
+    assert "in handler" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -396,8 +477,6 @@ def test_pool_when_an_argument_makes_no_sense_then_it_is_refused(arguments):
 
 
 def test_start_when_the_outbox_holds_feedback_of_an_earlier_process_then_it_is_delivered(tmp_path, monkeypatch):
-    from aws_rft_sdk import redrive
-
     path = tmp_path / "outbox.db"
     monkeypatch.setenv("RFT_OUTBOX", str(path))
     with LocalRuntime() as runtime:

@@ -155,6 +155,11 @@ def test_worker_when_nobody_listens_then_an_error_that_names_no_address(forward,
     assert "secret" not in reply["errorMessage"]
 
 
+@pytest.mark.parametrize("context", [None, {}, object()])
+def test_forwarder_when_the_context_is_not_lambdas_then_it_forwards_all_the_same(forward, context):
+    assert Forwarder()(PAYLOAD, context) == {}
+
+
 @pytest.mark.parametrize(
     ("url", "queue", "says"),
     [(None, None, "set one of"), ("http://a", "http://b", "not both"), ("http://user:pw@host", None, "without user")],

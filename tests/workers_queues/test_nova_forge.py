@@ -4,12 +4,15 @@ import uuid
 from collections import Counter
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 
 from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.runtime import PolicyError
 from aws_rft_sdk.workers._queue import Queue
 from aws_rft_sdk.workers.nova_forge import GenerateResponse, NovaForgeQueues, NovaForgeWorker, Task, TaskTable, cell_of
 from aws_rft_sdk.workers.nova_forge.runtimes import Runtimes
+from aws_rft_sdk.workers.nova_forge.tasks import Step
 from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy
 
 from .doing import Agent, eventually
@@ -152,6 +155,29 @@ def test_rollout_when_unreported_then_tried_again_and_then_buried(aws, queues, t
     assert sorted(buried) == ["malformed_0", "never_0"]
 
 
+@pytest.mark.parametrize(
+    ("service", "operation", "part"), [("sqs", "SendMessage", b"aggregate_score"), ("dynamodb", "UpdateItem", b"")]
+)
+def test_client_when_it_raises_what_is_not_botocores_then_the_rollout_is_still_answered(
+    aws, queues, trainer, make_worker, service, operation, part
+):
+    raised = []
+
+    def fail(request, **_):
+        if part in request.body and not raised:
+            raised.append(operation)
+            raise RuntimeError("on purpose")
+
+    getattr(aws, service).meta.events.register(f"before-send.{service}.{operation}", fail)
+    make_worker(Agent().handler)
+
+    trainer.ask("a_0")
+
+    eventually(lambda: trainer.scores and aws.count(queues.rollout_requests) == 0)
+    assert trainer.scores == {"a_0": 1.0}
+    assert raised
+
+
 def test_container_when_killed_then_another_goes_on_with_its_answers(aws, queues, make_tasks, make_worker, trainer):
     now = [1000.0]
     dead = make_tasks(clock=lambda: now[0])
@@ -183,6 +209,59 @@ def test_steps_when_asked_for_again_then_known_and_never_mixed_up(make_tasks):
     first.forget_step("a_0_0")
     assert second.begin_step("a_0_0", "y").state == "new"
     assert not second.is_needless("a_0", "a_0_0")
+
+
+def test_step_when_the_answer_to_its_note_is_lost_and_the_put_repeated_then_it_is_still_new(aws, make_tasks):
+    puts = []
+
+    def lose_the_first_answer(**_):
+        puts.append(1)
+        return 0 if len(puts) == 1 else None  # botocore sends it again after so many seconds
+
+    tasks = make_tasks()
+    aws.dynamodb.meta.events.register("needs-retry.dynamodb.PutItem", lose_the_first_answer)
+
+    assert tasks.begin_step("a_0_0", "x").state == "new"
+    assert len(puts) == 2
+    assert tasks.begin_step("a_0_0", "x").state == "asked"
+
+
+def test_turn_when_no_answer_to_its_note_came_then_asked_for_once_when_it_is_repeated(aws, queues, make_tasks):
+    puts = []
+
+    def lose_the_first_answer(**_):
+        puts.append(1)
+        if len(puts) == 1:
+            raise ReadTimeoutError(endpoint_url="http://x")
+
+    aws.dynamodb.meta.events.register("after-call.dynamodb.PutItem", lose_the_first_answer)
+    policy = QueuePolicy(Queue(aws.sqs, queues.generate_requests), make_tasks(), turn_seconds=1)
+
+    with pytest.raises(PolicyError, match="cannot be asked for"):
+        policy._ask("a_0", 0, {"messages": []})
+    assert aws.count(queues.generate_requests) == 0
+    policy._ask("a_0", 0, {"messages": []})
+    policy.close()
+
+    assert aws.count(queues.generate_requests) == 1
+
+
+def test_turn_when_its_stored_answer_is_delivered_again_meanwhile_then_it_is_answered_once():
+    body = json.dumps({"sample_id": "a_0", "step_id": "a_0_0", "data": {"choices": [{"message": {"content": "four"}}]}})
+
+    class Tasks:
+        def begin_step(self, step_id, digest):
+            assert policy.deliver(GenerateResponse.parse(body), body)
+            return Step("answered", body)
+
+        def answer_step(self, step_id, response):
+            assert response == body
+
+    policy = QueuePolicy(None, Tasks(), turn_seconds=1)
+    step_id, future = policy._ask("a_0", 0, {"messages": []})
+    policy.close()
+
+    assert (step_id, future.result(0)) == ("a_0_0", GenerateResponse.parse(body))
 
 
 def test_tasks_when_claimed_then_one_owner_at_a_time_and_one_decision(make_tasks):

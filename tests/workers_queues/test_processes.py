@@ -1,6 +1,7 @@
 """The commands in processes of their own: killed in the middle of a rollout, and ended in good order."""
 
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -11,7 +12,8 @@ from collections import Counter
 import pytest
 from click.testing import CliRunner
 
-from aws_rft_sdk.cli import _worker_queues as commands
+from aws_rft_sdk import RolloutFeedbackClient
+from aws_rft_sdk.cli import main
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.workers.nova_forge import NovaForgeQueues
 
@@ -108,6 +110,37 @@ def test_sqs_worker_when_terminated_then_it_finishes_first(aws, make_queue, star
         assert len(eventually(lambda: aws.take(url))) == 1
 
 
+def test_sqs_worker_when_it_ends_then_the_outbox_is_flushed(aws, make_queue, start, tmp_path):
+    with LocalRuntime(auth="none") as runtime:
+        client = RolloutFeedbackClient(runtime.new_rollout("q"), outbox=tmp_path / "outbox.db")
+        client.outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", (0.25,))
+        for _ in range(12):  # its next attempt is not due for minutes
+            client.outbox.postpone(client.metadata, "on purpose", maybe_sent=False)
+        worker = start("sqs", make_queue(), "HANDLER", "--outbox", str(tmp_path / "outbox.db"))
+        eventually(lambda: "receiving rollouts" in (tmp_path / "0.log").read_text())
+        assert rewards(runtime) == [None]
+
+        worker.send_signal(signal.SIGTERM)
+
+        assert worker.wait(30) == 0
+        assert rewards(runtime) == [(0.25,)]
+        client.outbox.close()
+
+
+def test_sqs_worker_when_the_runtime_hangs_then_it_ends_within_its_grace_period(aws, make_queue, start):
+    url = make_queue()
+    with LocalRuntime(auth="none") as runtime, socket.create_server(("127.0.0.1", 0)) as silent:
+        payload = runtime.new_rollout("q")
+        payload["metadata"]["endpoint"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        aws.send(url, payload)
+        worker = start("sqs", url, "HANDLER", "--grace-seconds", "2")
+        silent.accept()[0].close()
+
+        worker.send_signal(signal.SIGTERM)
+
+        assert worker.wait(20) == 0
+
+
 def test_nova_forge_worker_when_killed_in_the_middle_then_another_one_goes_on(aws, make_queue, start):
     queues = NovaForgeQueues(*(make_queue(name) for name in NovaForgeQueues._fields))
     options = [part for name, url in queues._asdict().items() for part in (f"--{name.replace('_', '-')}", url)]
@@ -135,7 +168,7 @@ def test_nova_forge_worker_when_killed_in_the_middle_then_another_one_goes_on(aw
 def test_lambda_package_command_when_run_then_the_zip_and_its_size(tmp_path):
     out = tmp_path / "forwarder.zip"
 
-    result = CliRunner().invoke(commands.lambda_package, ["--out", str(out)], catch_exceptions=False)
+    result = CliRunner().invoke(main, ["worker", "lambda-package", "--out", str(out)], catch_exceptions=False)
 
     assert result.exit_code == 0
     assert f"{out.stat().st_size:,} bytes" in result.output
@@ -152,11 +185,11 @@ def test_lambda_package_command_when_run_then_the_zip_and_its_size(tmp_path):
     ],
 )
 def test_sqs_command_when_used_wrongly_then_exit_status_2(aws, arguments):
-    assert CliRunner().invoke(commands.sqs, ["http://x/q", *arguments]).exit_code == 2
+    assert CliRunner().invoke(main, ["worker", "sqs", "http://x/q", *arguments]).exit_code == 2
 
 
 def test_sqs_command_when_the_queue_is_missing_then_exit_status_2(aws, make_queue):
-    result = CliRunner().invoke(commands.sqs, [f"{make_queue()}x", "json:dumps", "--grace-seconds", "1"])
+    result = CliRunner().invoke(main, ["worker", "sqs", f"{make_queue()}x", "json:dumps", "--grace-seconds", "1"])
 
     assert result.exit_code == 2
     assert "there is no queue" in result.output

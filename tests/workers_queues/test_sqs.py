@@ -9,8 +9,9 @@ from fakes import error
 
 from aws_rft_sdk import Outbox, RolloutFeedbackClient
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import AtCapacityError, ConfigurationError
 from aws_rft_sdk.redrive import stop_in_background
+from aws_rft_sdk.workers.pool import RolloutPool
 from aws_rft_sdk.workers.sqs import SqsWorker
 
 from .doing import Agent, eventually, rewards
@@ -132,6 +133,57 @@ def test_poison_when_workers_die_of_it_then_it_is_buried_unrun(aws, make_queue, 
     assert message["MessageAttributes"]["receives"]["StringValue"] == "4"
 
 
+def test_message_when_there_was_no_slot_many_times_then_it_is_run_and_not_buried(aws, make_queue, make_worker, runtime):
+    url, dead, agent = make_queue(), make_queue("dead"), Agent()
+    payload = runtime.new_rollout("waits")
+    refusals = []
+
+    class Busy(RolloutPool):
+        """What a pool looks like whose slots are taken by others as soon as messages are received."""
+
+        def submit(self, payload):
+            if len(refusals) < 4:
+                refusals.append(payload)
+                raise AtCapacityError("all slots are taken", retry_after_seconds=0)
+            return super().submit(payload)
+
+    agent.broken = {payload["metadata"]["rolloutId"]: 1}
+    aws.send(url, payload)
+    with Busy(agent.handler) as pool:
+        worker = make_worker(url, pool, max_receives=2, dead_letter_queue_url=dead)
+
+        eventually(lambda: aws.count(url) == 0)
+        worker.stop(5)
+
+    assert len(refusals) == 4
+    assert len(agent.runs) == 2  # unreported at first: this receive counts
+    assert rewards(runtime) == [(1.0,)]
+    assert aws.count(dead) == 0
+
+
+def test_message_when_it_cannot_be_taken_then_it_is_shown_again_and_the_log_says_so(
+    aws, make_queue, make_worker, runtime, caplog
+):
+    url, agent = make_queue(), Agent()
+
+    class Failing(RolloutPool):
+        def submit(self, payload):
+            attempts.append(payload)
+            if len(attempts) == 1:
+                raise RuntimeError("can't start new thread")
+            return super().submit(payload)
+
+    attempts = []
+    aws.send(url, runtime.new_rollout("q"))
+    with Failing(agent.handler) as pool:
+        worker = make_worker(url, pool, visibility_seconds=600)
+        eventually(lambda: aws.count(url) == 0)
+        worker.stop(5)
+
+    assert rewards(runtime) == [(1.0,)]
+    assert "can't start new thread" in caplog.text
+
+
 def test_worker_when_stopped_then_it_finishes_and_shows_the_rest(aws, make_queue, make_worker, runtime):
     url, agent = make_queue(), Agent()
     agent.gate.clear()
@@ -182,6 +234,28 @@ def test_delete_when_throttled_then_tried_until_it_is_done(aws, make_queue, make
     eventually(lambda: aws.count(url) == 0)
     assert len(attempts) > 4
     assert len(agent.runs) == 1
+
+
+def test_delete_when_the_worker_stops_before_it_worked_then_the_message_is_not_shown_again(
+    aws, make_queue, make_worker, runtime
+):
+    url, agent = make_queue(), Agent()
+    refused = threading.Event()
+
+    def refuse(request, **_):
+        if not worker._keeper._stopping:
+            refused.set()
+            raise ConnectionResetError("on purpose")
+
+    aws.sqs.meta.events.register("before-send.sqs.DeleteMessageBatch", refuse)
+    aws.send(url, runtime.new_rollout("q"))
+    worker = make_worker(url, agent.handler)
+    assert refused.wait(30)
+
+    worker.stop(3)
+
+    assert aws.count(url) == 0
+    assert rewards(runtime) == [(1.0,)]
 
 
 def test_message_when_a_killed_worker_had_reported_it_then_deleted(aws, make_queue, make_worker, runtime):

@@ -6,8 +6,6 @@ import asyncio
 import json
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from types import TracebackType
 from typing import Any
 
 from botocore.config import Config
@@ -15,12 +13,13 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._threads import in_daemon_thread
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, read_answer
 
-_ARN = re.compile(r"arn:[^:]+:bedrock-agentcore:(?P<region>[^:]+):\d*:runtime/.+")
+RUNTIME_ARN = re.compile(r"arn:[^:]+:bedrock-agentcore:(?P<region>[^:]+):\d*:runtime/.+")
 _SHORTEST_SESSION_ID = 33
 _BUSY = ("ThrottlingException", "ServiceQuotaExceededException", "RetryableConflictException")
 _LONGEST_ANSWER_SECONDS = 900
@@ -55,20 +54,13 @@ class AgentCoreEngine(RemoteEngine):
         client: Any = None,
     ) -> None:
         super().__init__(observe, deadline_seconds=deadline_seconds)
-        match = _ARN.fullmatch(arn)
+        match = RUNTIME_ARN.fullmatch(arn)
         if match is None:
             raise ConfigurationError(f"{arn!r} is not the ARN of an AgentCore runtime")
         self._fixed = {"agentRuntimeArn": arn, "contentType": "application/json", "accept": "application/json"}
         if qualifier is not None:
             self._fixed["qualifier"] = qualifier
         self._client = client if client is not None else _make_client(match["region"], concurrency)
-        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="rft-agentcore")
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        """Wait for no call: those that still run are given up."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
 
     async def deliver(self, payload: Mapping[str, Any], trajectory_id: str) -> Answer:
         """Invoke the runtime. See `RemoteEngine.deliver`."""
@@ -78,8 +70,8 @@ class AgentCoreEngine(RemoteEngine):
         while True:
             attempt += 1
             try:
-                work = asyncio.get_running_loop().run_in_executor(self._threads, self._invoke, body, session_id)
-                return await work
+                _, answer = in_daemon_thread("rft-agentcore", self._invoke, body, session_id)
+                return await answer
             except ClientError as error:
                 if error.response["Error"]["Code"] not in _BUSY:
                     return Answer(error=f"AgentCore answered: {error}")

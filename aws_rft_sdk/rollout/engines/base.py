@@ -78,7 +78,8 @@ class Engine(ABC):
 
 def describe_error(error: BaseException) -> str:
     """Return type and message of an error, as records hold them."""
-    return f"{type(error).__name__}: {error}"
+    # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
+    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
 
 
 def outcome_of(ended: Ended) -> Outcome:
@@ -111,7 +112,7 @@ def metrics_of(result: object) -> Mapping[str, JSON]:
         return FrozenDict()
     # By way of JSON, so that the record is the same whether or not it has crossed from another process.
     try:
-        return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True)))
+        return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True), parse_constant=str))
     except (ValueError, RecursionError) as error:
         return FrozenDict({"error": f"the metrics cannot be written as JSON: {error}"})
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.access import Access
-from aws_rft_sdk.rollout.engines.agentcore import AgentCoreEngine
+from aws_rft_sdk.rollout.engines.agentcore import RUNTIME_ARN, AgentCoreEngine
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.local import LocalEngine
@@ -26,7 +25,8 @@ SERVICE_CONCURRENCY = 96
 """The service's default for `rollout_max_concurrency`."""
 CONCURRENCY = 16
 
-_RUNTIME_ARN = re.compile(r"arn:[^:]+:bedrock-agentcore:.*:runtime/.+")
+_DEPLOYED = ("http", "agentcore")
+_RUNS = {"http": "the worker at a URL", "agentcore": "the AgentCore runtime of an ARN"}
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -59,15 +59,18 @@ class EngineChoice:
         """Choose an engine; what is None has the engine's default, which for deployed agents is the service's.
 
         Raises:
-            ConfigurationError: An option is for another engine.
+            ConfigurationError: The handler or an option is for another engine.
         """
+        fitting = _fitting(handler)
         if name == "auto":
-            name = _fitting(handler)
+            name = fitting
+        if fitting != (name if name in _DEPLOYED else "local"):
+            raise ConfigurationError(f"the engine {name} runs {_RUNS.get(name, 'a function')}, not {handler}")
         if workers is not None and name not in ("process", "ray"):
             raise ConfigurationError(f"--workers is for the engines process and ray, not for {name}")
         if qualifier is not None and name != "agentcore":
             raise ConfigurationError(f"--qualifier is for the engine agentcore, not for {name}")
-        deployed = name in ("http", "agentcore")
+        deployed = name in _DEPLOYED
         if starts_per_second is None and deployed:
             starts_per_second = SERVICE_STARTS_PER_SECOND
         concurrency = concurrency or (SERVICE_CONCURRENCY if deployed else CONCURRENCY)
@@ -76,7 +79,7 @@ class EngineChoice:
     @property
     def is_deployed(self) -> bool:
         """Whether the agent runs already, so that there is no function to load."""
-        return self.name in ("http", "agentcore")
+        return self.name in _DEPLOYED
 
     def check_reach(self, endpoint: str | None) -> None:
         """Refuse an agent on another machine whose rollouts would name a runtime on this one.
@@ -131,4 +134,4 @@ class EngineChoice:
 def _fitting(handler: str) -> str:
     if handler.startswith(("http://", "https://")):
         return "http"
-    return "agentcore" if _RUNTIME_ARN.fullmatch(handler) else "local"
+    return "agentcore" if RUNTIME_ARN.fullmatch(handler) else "local"

@@ -56,9 +56,11 @@ class ProcessEngine(Engine):
         """
         try:
             await asyncio.gather(*[child.start() for child in self._children])
-        except AgentUnreachableError as error:
+        except BaseException as error:
             await self.__aexit__(None, None, None)
-            raise ConfigurationError(str(error)) from error
+            if isinstance(error, AgentUnreachableError):
+                raise ConfigurationError(str(error)) from error
+            raise
         return self
 
     async def __aexit__(
@@ -160,8 +162,9 @@ class _Child:
                 future.exception()  # nobody has to be waiting
 
     async def stop(self) -> None:
-        """End the process. What it is running is lost."""
-        process, reader = self._process, self._reader
+        """End the process, also one that is still being started. What it is running is lost."""
+        async with self._starting:
+            process, reader = self._process, self._reader
         if process is not None:
             await _end(process)
         if reader is not None:

@@ -80,7 +80,8 @@ class RemoteEngine(Engine):
             answer = await asyncio.wait_for(self.deliver(payload, trajectory_id), self._deadline_seconds)
             left = None if self._deadline_seconds is None else self._deadline_seconds - (time.perf_counter() - began)
         except AgentUnreachableError as error:
-            return Outcome(RolloutStatus.UNREPORTED, seconds=time.perf_counter() - began, error=describe_error(error))
+            seconds = time.perf_counter() - began
+            return Outcome(RolloutStatus.UNREPORTED, seconds=seconds, error=describe_error(error), lost=True)
         except asyncio.TimeoutError:
             answer, left = Answer(), 0.0
         if self._observe is None:

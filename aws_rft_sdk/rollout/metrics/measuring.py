@@ -333,6 +333,7 @@ def _reward_names(of: Metrics) -> dict[str, float | int | None]:
         "eval/reward/mean": of.reward.mean,
         "eval/reward/mean_low": None if of.mean_reward is None else of.mean_reward.low,
         "eval/reward/mean_high": None if of.mean_reward is None else of.mean_reward.high,
+        "eval/reward/valid_mean": of.groups.valid_mean,
         "eval/reward/std": of.reward.std,
         "eval/reward/min": of.reward.min,
         "eval/reward/max": of.reward.max,
@@ -392,7 +393,6 @@ def _analysis_names(groups: GroupFigures) -> dict[str, float | int | None]:
     return {
         "analysis/batch_completion_ratio": groups.completion_ratio,
         "analysis/batch_valid_ratio": groups.valid_ratio,
-        "analysis/valid_mean": groups.valid_mean,
         "analysis/compared_groups": groups.compared,
         "analysis/zero_adv_groups": groups.zero_variance,
         "analysis/zero_adv_nonzero_reward": groups.zero_variance - groups.zero_variance_zero_reward,

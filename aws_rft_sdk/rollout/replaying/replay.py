@@ -16,8 +16,9 @@ from typing import Any
 from aws_rft_sdk._frozen import thaw
 from aws_rft_sdk._running import Ended, Handler, run_handler
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
+from aws_rft_sdk.rollout.engines.base import describe_error
 from aws_rft_sdk.rollout.loading import load_callable
-from aws_rft_sdk.rollout.manifest import Manifest
+from aws_rft_sdk.rollout.manifest import Manifest, read_manifest
 from aws_rft_sdk.rollout.records import RolloutRecord
 from aws_rft_sdk.rollout.replaying.diff import RequestDifference, compare
 from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport, ReplayStatus
@@ -27,7 +28,6 @@ from aws_rft_sdk.rollout.replaying.source import (
     choose_records,
     find_database,
     find_reference,
-    read_manifest,
 )
 from aws_rft_sdk.rollout.replaying.stage import Stage
 from aws_rft_sdk.runtime import TrajectoryReader
@@ -257,7 +257,7 @@ def _unplayed(record: RolloutRecord, status: ReplayStatus, note: str | None) -> 
 def _outcome(record: RolloutRecord, turns: list[Turn], transcript: Transcript, ended: Ended) -> ReplayedRollout:
     recorded = record.rewards or (None if record.reward is None else (record.reward,))
     rewards = ended.context.rewards if ended.context is not None else None
-    error = None if ended.error is None else f"{type(ended.error).__name__}: {ended.error}"
+    error = None if ended.error is None else describe_error(ended.error)
     status, turn, note = _status(record, recorded, turns, transcript, rewards, error)
     return ReplayedRollout(
         id=record.id,

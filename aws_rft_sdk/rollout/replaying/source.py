@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest, loaded_sources
+from aws_rft_sdk.rollout.manifest import loaded_sources, read_manifest
 from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord, read_records
 
 
@@ -56,7 +56,7 @@ def find_reference(folder: str | Path, reference: str | None) -> str:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ConfigurationError(f"{folder} does not say which handler ran; name it with --handler FILE.py:FN")
-    if "://" in manifest.handler or manifest.handler.startswith("arn:"):
+    if manifest.is_deployed:
         raise ConfigurationError(
             f"{folder} ran the deployed agent {manifest.handler}; name its handler here with --handler FILE.py:FN"
         )
@@ -66,15 +66,6 @@ def find_reference(folder: str | Path, reference: str | None) -> str:
             f"{folder} ran {manifest.handler}, and there is no {location} here; name it with --handler FILE.py:FN"
         )
     return manifest.handler
-
-
-def read_manifest(folder: str | Path) -> Manifest | None:
-    """Return what a run was made of, None of a folder of an older version.
-
-    Raises:
-        ConfigurationError: There is a manifest that cannot be read.
-    """
-    return Manifest.read(Path(folder)) if (Path(folder) / MANIFEST_FILE).exists() else None
 
 
 def changed_sources(folder: str | Path, handler: Handler) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards import Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rollout.engines.base import describe_error
 from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
 from aws_rft_sdk.rollout.replaying.source import choose_records, find_database
 from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth
@@ -154,7 +155,7 @@ def _score(
     try:
         result = evaluate(reward, rollout)
     except Exception as error:
-        return RescoredRollout(record, RescoreStatus.RAISED, note=f"{type(error).__name__}: {error}")
+        return RescoredRollout(record, RescoreStatus.RAISED, note=describe_error(error))
     judged = result.reward is not None or result.turns_rewards is not None
     return RescoredRollout(record, RescoreStatus.SCORED if judged else RescoreStatus.UNJUDGED, result)
 

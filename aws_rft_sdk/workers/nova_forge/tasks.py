@@ -3,7 +3,8 @@
 One item for each rollout, `task#<sample id>`, and one for each turn, `step#<step id>`. A rollout belongs to one
 container until its lease ends. Its response is stored before it is sent, so that it is decided once, and a turn is
 noted before it is asked for, so that nobody asks again: a container that takes a rollout over goes on with the answers
-that the first one got.
+that the first one got. One that is killed between noting and asking leaves a turn that nobody asks for, since from here
+it looks like one that was asked for and is not answered yet; that turn fails when its time is up.
 """
 
 from __future__ import annotations
@@ -78,6 +79,7 @@ class TaskTable:
         self.owner = uuid.uuid4().hex
         self._client = client
         self._keep_seconds = keep_seconds
+        self._unsure: dict[str, str] = {}
         self._clock = clock
 
     def create(self) -> None:
@@ -156,11 +158,26 @@ class TaskTable:
     def begin_step(self, step_id: str, digest: str) -> Step:
         """Note that a turn is about to be asked for, unless that was noted before.
 
+        Safe to repeat after an error: nobody has asked then, so it is not taken for another's note. One call for a turn
+        at a time.
+
         Args:
             step_id: The turn.
             digest: Of what is asked.
         """
-        item = {KEY: {"S": f"step#{step_id}"}, "digest": {"S": digest}, EXPIRES: self._expiry()}
+        # The answer of a put may be lost. Then botocore repeats it, or the caller does, and finds what is its own.
+        call = self._unsure.setdefault(step_id, f"{self.owner}/{uuid.uuid4().hex}")
+        step = self._note_step(step_id, digest, call)
+        self._unsure.pop(step_id, None)
+        return step
+
+    def _note_step(self, step_id: str, digest: str, call: str) -> Step:
+        item = {
+            KEY: {"S": f"step#{step_id}"},
+            "digest": {"S": digest},
+            "noted_by": {"S": call},
+            EXPIRES: self._expiry(),
+        }
         try:
             self._client.put_item(TableName=self.name, Item=item, ConditionExpression="attribute_not_exists(task_id)")
         except botocore.exceptions.ClientError as error:
@@ -171,6 +188,8 @@ class TaskTable:
         known = self._get(f"step#{step_id}")
         if known.get("digest", {}).get("S") != digest:
             return Step("other")
+        if known.get("noted_by", {}).get("S") == call:
+            return Step("new")
         packed = known.get("response", {}).get("B")
         return Step("asked") if packed is None else Step("answered", zlib.decompress(packed).decode())
 

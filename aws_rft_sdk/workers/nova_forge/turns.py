@@ -143,7 +143,10 @@ class QueuePolicy:
                 if step.state == "new":
                     self._send(sample_id, step_id, chat)
                 elif step.response is not None:
-                    future.set_result(GenerateResponse.parse(step.response))
+                    stored = GenerateResponse.parse(step.response)
+                    with self._lock:
+                        if not future.done():  # its message, delivered again, may have been quicker
+                            future.set_result(stored)
             except BaseException:
                 with self._lock:
                     self._waiting.pop(step_id, None)

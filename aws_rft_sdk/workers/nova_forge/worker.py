@@ -242,8 +242,12 @@ class NovaForgeWorker:
             return
         if self._stopping.is_set():
             self._keeper.decide(message.id, Release(0))
-        else:
+            return
+        try:
             self._begin(message)
+        except Exception:  # the intake logs it
+            self._keeper.decide(message.id, Release(_RETRY.delay(message.receives)))
+            raise
 
     def _begin(self, message: Message) -> None:
         try:
@@ -318,7 +322,9 @@ class NovaForgeWorker:
         self._policy.forget(running.trajectory_id)
         try:
             score = score_of(task, self._rewards_of(running), ended)
-        except RewardError as error:
+        except Exception as error:
+            if not isinstance(error, RewardError):  # nobody else would hear of it in this thread
+                logger.exception("sample_id=<%s> | the rollout cannot be scored", task.sample_id)
             logger.error("sample_id=<%s>, error=<%s> | the rollout has no score", task.sample_id, error)
             self._give_back(task.sample_id)
             self._decide(running, self._retry_fate(running, ended, error))
@@ -367,7 +373,9 @@ class NovaForgeWorker:
         while True:
             try:
                 return call()
-            except QUEUE_ERRORS as error:
+            except Exception as error:
+                if not isinstance(error, QUEUE_ERRORS):  # a client may raise what is not botocore's
+                    logger.exception("sample_id=<%s> | an error that nobody expected", sample_id)
                 attempt += 1
                 delay = _RETRY.delay(attempt)
                 logger.warning("sample_id=<%s>, error=<%s> | again in %.1f s", sample_id, error_code(error), delay)

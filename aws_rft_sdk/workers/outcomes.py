@@ -1,0 +1,55 @@
+"""What became of a rollout that a pool ran, and the figures of a pool."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from aws_rft_sdk._running import Ended
+from aws_rft_sdk.errors import RolloutTimeoutError
+from aws_rft_sdk.wire import FAILED
+
+_REPORTED = ("completed", "deferred", "failed", "repeated")
+
+
+class Figures(NamedTuple):
+    """What a pool is doing, and what it has done since it was made."""
+
+    running: int
+    """Rollouts and calls in progress."""
+    hung: int
+    """Functions that still run although their rollout was given up at its deadline. Each holds a slot."""
+    free: int
+    """How many more may begin now."""
+    draining: bool
+    stalled_seconds: float
+    """For how long the event loop of the handlers has not moved: some handler blocks it. 0 when it moves."""
+    started: int
+    repeated: int
+    refused: int
+    """Refused since there was no free slot."""
+    ended: Mapping[str, int]
+    """By outcome: "completed", "failed" (reported as an error), "late" (past its deadline), "unreported"."""
+
+
+def is_settled(ended: Ended) -> bool:
+    """Whether nothing is left to do for a rollout: the runtime knows what became of it, or an outbox will tell it.
+
+    One that is not settled may be delivered again, to this process or to another.
+    """
+    context = ended.context
+    if context is None:  # nobody decorated the handler
+        return False
+    if context.outcome is not None:
+        return context.outcome in _REPORTED
+    # It was bound by hand.
+    return ended.error is None or context.rewards is not None or context.completion == FAILED
+
+
+def outcome_of(ended: Ended) -> str:
+    """Return the outcome under which `Figures.ended` counts it."""
+    if not is_settled(ended):
+        return "unreported"
+    if ended.error is None:
+        return "completed"
+    return "late" if isinstance(ended.error, RolloutTimeoutError) else "failed"
