@@ -14,7 +14,6 @@ import threading
 import time
 from collections import OrderedDict
 from concurrent.futures import Future
-from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
@@ -25,6 +24,7 @@ from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers._keeper import BURIED_SECONDS, Bury, Delete, Fate, Keeper, Release
 from aws_rft_sdk.workers._queue import Message, Queue
+from aws_rft_sdk.workers._worker import QueueWorker
 from aws_rft_sdk.workers.outcomes import is_settled
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted
 
@@ -35,12 +35,11 @@ MAX_RECEIVES = 5
 WAIT_SECONDS = 20
 RETRY = Backoff(base_seconds=5.0, cap_seconds=BURIED_SECONDS)
 """For how long a message is hidden after a rollout that ended unreported."""
-_WATCH_SECONDS = 1.0
 _FLUSH_SHARE = 0.2
 _REMEMBERED = 10_000
 
 
-class SqsWorker:
+class SqsWorker(QueueWorker):
     """Runs the rollouts that arrive in one queue, FIFO or standard.
 
     Each body is a payload in any known spelling. A rollout that is delivered again, in another message too, is not run
@@ -109,6 +108,7 @@ class SqsWorker:
             visibility_seconds=visibility_seconds,
             prepare=self._look_at_queue,
         )
+        self._intakes = (self._intake,)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -145,33 +145,6 @@ class SqsWorker:
         if self._own_pool is not None:
             self._own_pool.close()
         return self._keeper.wait(0)
-
-    def run(self, until: threading.Event, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Work until the event is set, then `stop`.
-
-        Raises:
-            ConfigurationError: There is no such queue.
-            ShuttingDownError: Functions that hang hold every slot, so this process should be replaced.
-        """
-        stuck = False
-        self.start()
-        try:
-            while not until.wait(_WATCH_SECONDS) and self._intake.is_alive and not stuck:
-                stuck = self._pool.is_stuck
-        finally:
-            self.stop(grace_seconds)
-        if self._intake.error is not None:
-            raise self._intake.error
-        if stuck:
-            raise ShuttingDownError("functions that hang hold every slot; the process ends, to be started anew")
-
-    def __enter__(self) -> SqsWorker:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     # --- messages ----------------------------------------------------------------------------------------------------
 

@@ -14,7 +14,6 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._backoff import Backoff
@@ -28,6 +27,7 @@ from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers._keeper import Bury, Delete, Fate, Keeper, Release
 from aws_rft_sdk.workers._queue import QUEUE_ERRORS, Message, Queue, error_code
+from aws_rft_sdk.workers._worker import QueueWorker
 from aws_rft_sdk.workers.nova_forge.messages import Task, cell_of, rollout_response
 from aws_rft_sdk.workers.nova_forge.runtimes import Runtimes
 from aws_rft_sdk.workers.nova_forge.scoring import score_of
@@ -46,7 +46,6 @@ VISIBILITY_SECONDS = 60.0
 MAX_ATTEMPTS = 3
 WAIT_SECONDS = 20
 _SENDERS = 16
-_WATCH_SECONDS = 1.0
 _FLUSH_SHARE = 0.2
 _RETRY = Backoff(base_seconds=2.0, cap_seconds=60.0)
 
@@ -72,7 +71,7 @@ class _Running:
     message_ids: list[str] = field(default_factory=list)
 
 
-class NovaForgeWorker:
+class NovaForgeWorker(QueueWorker):
     """Runs rollouts of a Nova Forge trainer. Several containers may share all four queues and the table.
 
     The score that is sent is the handler's reward; of one reward for each turn their sum, unless the result has a
@@ -150,6 +149,7 @@ class NovaForgeWorker:
         self._intake = Intake(
             self._requests, room=lambda: self._pool.free, take=self._take, prepare=self._look_at_queue, **waits
         )
+        self._intakes = (self._intake, self._answers.intake)
         self._pool = RolloutPool(handler, max_rollouts=max_rollouts, deadline_seconds=deadline_seconds)
         self._runtimes = Runtimes(self._policy, db)
         self._senders = ThreadPoolExecutor(_SENDERS, thread_name_prefix="rft-forge")
@@ -202,35 +202,6 @@ class NovaForgeWorker:
         self._runtimes.stop()
         self._policy.close()
         return self._keeper.wait(0)
-
-    def run(self, until: threading.Event, grace_seconds: float = GRACE_SECONDS) -> None:
-        """Work until the event is set, then `stop`.
-
-        Raises:
-            ConfigurationError: There is no such queue.
-            ShuttingDownError: Functions that hang hold every slot, so this process should be replaced.
-        """
-        stuck = False
-        intakes = (self._intake, self._answers.intake)
-        self.start()
-        try:
-            while not until.wait(_WATCH_SECONDS) and all(intake.is_alive for intake in intakes) and not stuck:
-                stuck = self._pool.is_stuck
-        finally:
-            self.stop(grace_seconds)
-        for intake in intakes:
-            if intake.error is not None:
-                raise intake.error
-        if stuck:
-            raise ShuttingDownError("functions that hang hold every slot; the process ends, to be started anew")
-
-    def __enter__(self) -> NovaForgeWorker:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     # --- requests, in the intake's thread ----------------------------------------------------------------------------
 
