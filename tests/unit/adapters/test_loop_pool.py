@@ -56,7 +56,7 @@ def test_loop_pool_when_asked_then_one_for_each_loop_closed_with_it() -> None:
     assert one is not other
     assert one.is_closed
     assert other.is_closed
-    assert len(_pools) == 0
+    assert not {one, other} & {pool for pool, _ in _pools.values()}  # other loops of the process may have theirs
 
 
 def test_loop_pool_when_used_then_it_keeps_no_cookies_and_follows_no_redirects(service: Service) -> None:
