@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncGenerator, Container, Iterable
 from contextlib import aclosing
@@ -17,6 +18,8 @@ from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, O
 from aws_rft_sdk.rollout.engines.base import describe_error
 from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
 from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
+
+logger = logging.getLogger(__name__)
 
 _LONGEST_WAIT_SECONDS = 0.25
 """While a start is due later: after it, `stopping` is looked at again."""
@@ -210,8 +213,10 @@ class _Crew:
     async def _look(self, trajectory_id: str) -> Observation | None:
         try:
             return await self._observe(trajectory_id) if self._observe is not None else None
-        except Exception:
-            return None  # what the engine knows stands without it
+        except Exception as error:
+            # What the engine knows stands without it.
+            logger.warning("trajectory_id=<%s>, error=<%s> | the runtime could not be asked", trajectory_id, error)
+            return None
 
 
 def _never_ran(error: Exception, seconds: float) -> Outcome:

@@ -345,11 +345,9 @@ class NovaForgeWorker(QueueWorker):
             try:
                 return call()
             except Exception as error:
-                if not isinstance(error, QUEUE_ERRORS):  # a client may raise what is not botocore's
-                    logger.exception("sample_id=<%s> | an error that nobody expected", sample_id)
                 attempt += 1
                 delay = _RETRY.delay(attempt)
-                logger.warning("sample_id=<%s>, error=<%s> | again in %.1f s", sample_id, error_code(error), delay)
+                _warn(error, sample_id, f"again in {delay:.1f} s")
             if self._ended.wait(delay):
                 return _GIVEN_UP
 
@@ -360,8 +358,15 @@ class NovaForgeWorker(QueueWorker):
             for sample_id in sample_ids:
                 try:
                     self._tasks.renew(sample_id)
-                except QUEUE_ERRORS as error:
-                    logger.warning("sample_id=<%s>, error=<%s> | lease not renewed", sample_id, error_code(error))
+                except Exception as error:
+                    # Whatever it is: without this thread, other containers would run again what runs here.
+                    _warn(error, sample_id, "lease not renewed")
+
+
+def _warn(error: Exception, sample_id: str, consequence: str) -> None:
+    # A client may raise what is not botocore's: then the way to it is of interest.
+    unexpected = None if isinstance(error, QUEUE_ERRORS) else error
+    logger.warning("sample_id=<%s>, error=<%s> | %s", sample_id, error_code(error), consequence, exc_info=unexpected)
 
 
 class _GivenUp:
