@@ -160,6 +160,29 @@ def test_replay_when_turns_come_in_another_order_or_number_then_it_says_which(
     assert says in str(rollout)
 
 
+def test_replay_when_one_of_several_agents_changed_then_its_own_recorded_turn_is_shown(tmp_path):
+    """Agents at work at the same time ask in any order: the next recorded turn may be that of another one."""
+
+    def team(*system_prompts):
+        @rft_handler
+        async def handler(payload):
+            for system_prompt in system_prompts:
+                agent = Agent(model=model(), system_prompt=system_prompt, callback_handler=None)
+                await agent.invoke_async(payload["prompt"])
+            return 1.0
+
+        return handler
+
+    record(tmp_path, team("You plan.", "You criticise.", "You write."), ["go"], answers=echo)
+
+    (rollout,) = replay(tmp_path, team("You write. Be brief.", "You plan.", "You criticise.")).rollouts
+
+    assert (rollout.status, rollout.turn) == (ReplayStatus.DIVERGED, 2)
+    (difference,) = rollout.differences
+    assert (difference.recorded, difference.now) == ("You write.", "You write. Be brief.")
+    assert (rollout.note, rollout.steady) == (None, True)
+
+
 def test_replay_when_a_message_is_inserted_then_it_alone_is_new(tmp_path):
     def handler_with(*history):
         @rft_handler

@@ -33,12 +33,22 @@ class RequestDifference:
     now: JSON = None
     """What stands there; None when it is gone."""
 
+    @property
+    def size(self) -> int:
+        """Characters from the first to the last that differ, of the longer side."""
+        if self.kind != "changed":
+            return len(_as_text(self.now if self.kind == "new" else self.recorded))
+        one, other = _as_text(self.recorded), _as_text(self.now)
+        start = _first_difference(one, other)
+        one, other = one[start:], other[start:]
+        return max(len(one), len(other)) - _first_difference(one[::-1], other[::-1])
+
     def __str__(self) -> str:
         if self.kind == "new":
             return f"{self.what} is new ({self.where})\n  + now:      {_excerpt(self.now, 0)}"
         if self.kind == "gone":
             return f"{self.what} is gone ({self.where})\n  - recorded: {_excerpt(self.recorded, 0)}"
-        start = _first_difference(self.recorded, self.now)
+        start = _first_difference(_as_text(self.recorded), _as_text(self.now))
         return (
             f"{self.what} differs ({self.where})\n"
             f"  - recorded: {_excerpt(self.recorded, start)}\n"
@@ -54,6 +64,11 @@ class Comparison:
     """In the order system prompt and messages, tools, settings; empty when the requests say the same."""
     ignored: int = 0
     """Texts that differ in nothing but fresh ids and times."""
+
+    @property
+    def size(self) -> int:
+        """Characters that differ: the smaller, the more alike the requests are."""
+        return sum(difference.size for difference in self.differences)
 
 
 class Comparable:
@@ -225,8 +240,7 @@ def _call_of(messages: Sequence[Any], call_id: object) -> str:
     return "a tool"
 
 
-def _first_difference(before: JSON, after: JSON) -> int:
-    one, other = _as_text(before), _as_text(after)
+def _first_difference(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

@@ -25,8 +25,9 @@ class Divergence(NamedTuple):
 class Transcript:
     """The recorded turns of one rollout, and what its replay has asked so far.
 
-    A request is answered with the recorded turn that it equals, else with the next that was not asked for yet. So turns
-    that were under way at the same time may come in another order.
+    A request is answered with the recorded turn that it equals; the first that equals none, with the one that it is
+    most like; later ones, with the next that was not asked for yet. So turns that were under way at the same time may
+    come in another order.
 
     Args:
         turns: The recorded turns in order.
@@ -75,7 +76,7 @@ class Transcript:
         if index is None and self._open:
             index = self._open[0]
             if self.divergence is None:
-                found = compare(self._recorded[index], now, strict=self._strict)
+                index, found = self._most_alike(now)
                 self.divergence = Divergence(index, found.differences, now)
         if index is None:
             self.beyond += 1
@@ -98,6 +99,15 @@ class Transcript:
                 self.ignored += found.ignored
                 return index
         return None
+
+    def _most_alike(self, now: Comparable) -> tuple[int, Comparison]:
+        # Not always the next: that may be the turn of another agent, which was at work at the same time.
+        found = {
+            index: compare(self._recorded[index], now, strict=self._strict)
+            for index in self._open
+            if index == self._open[0] or len(self._recorded[index].messages) == len(now.messages)
+        }
+        return min(found.items(), key=lambda item: item[1].size)
 
 
 class TranscriptPolicy:
