@@ -31,7 +31,7 @@ def test_identical_runs_are_not_different():
     assert rows["pass_at_1"].prompts_needed is None
     # 120 equal prompts do not exclude that others differ: the rule of three again.
     assert rows["pass_at_1"].high == pytest.approx(3 / 120, rel=0.05)
-    assert rows["pass_at_1"].verdict == "no difference that could not be noise: [-2.5, 2.5] points"
+    assert rows["pass_at_1"].verdict == "the difference may be noise: +0.0 points [-2.5, 2.5]"
 
 
 def test_two_runs_of_one_agent_are_noise_nearly_always():
@@ -56,6 +56,25 @@ def test_better_run_is_found_from_either_side():
     assert back["pass_at_1"].verdict.startswith("A is better by ")
     assert back["pass_at_1"].difference == pytest.approx(-there["pass_at_1"].difference)
     assert there["pass_at_1"].prompts_needed < 120
+
+
+@pytest.mark.parametrize("paired", [True, False])
+@settings(max_examples=30, deadline=None)
+@given(a=tables(), b=tables())
+def test_runs_that_change_places_turn_all_signs_and_no_verdict(paired, a, b):
+    if not a or not b or (paired and not {r.prompt_index for r in a} & {r.prompt_index for r in b}):
+        return
+    there, back = (by_name(compare(*runs, paired=paired, resamples=40)) for runs in ((a, b), (b, a)))
+
+    assert list(there) == list(back)
+    for name, row in there.items():
+        other = back[name]
+        assert (row.a, row.b, row.difference) == pytest.approx((other.b, other.a, -other.difference))
+        if row.a == row.b and not paired:
+            continue  # of equal values there is no order to turn
+        ends = (None, None) if other.low is None else (-other.high, -other.low)
+        assert (row.low, row.high) == pytest.approx(ends, abs=1e-9), name
+        assert row.prompts_needed == other.prompts_needed
 
 
 def test_pairs_tell_more_than_means_alone():

@@ -62,17 +62,17 @@ class Difference:
         """What that means, in a sentence."""
         scale, unit = (100, " points") if self.is_share else (1, "")
         digits = 1 if self.is_share else 4
+        seen = f"{scale * self.difference:+.{digits}f}{unit}"
         if self.low is None or self.high is None:
             if abs(self.difference) <= EQUAL_WITHIN:
                 return f"no difference on any prompt of {self.prompts}"
-            seen = f"{scale * self.difference:+.{digits}f}{unit}"
             return f"{seen}, but too few prompts ({self.prompts}) to tell it from noise"
         ends = [scale * end for end in (self.low, self.high)]
         if self.better == "A":  # told from the side of the better run
             ends = [-end for end in reversed(ends)]
         interval = f"[{ends[0]:.{digits}f}, {ends[1]:.{digits}f}]"
         if self.better is None:
-            return f"no difference that could not be noise: {interval}{unit}"
+            return f"the difference may be noise: {seen} {interval}"
         return f"{self.better} is better by {scale * abs(self.difference):.{digits}f}{unit} {interval}"
 
 
@@ -225,10 +225,12 @@ class _Bootstrap:
         if not one or not two:
             return None
         difference, fewest = fmean(two) - fmean(one), min(len(one), len(two))
-        # Two seeds: with one, runs of the same number of prompts would be resampled alike, as if they were paired.
+        # Two seeds: with one, runs of the same number of prompts would be resampled alike, as if they were paired. Each
+        # run keeps its seed when both change places, so that the interval is the same with the signs turned.
+        sides = (0, 1) if one <= two else (1, 0)
         drawn = [
             replicates([mean_over_prompts(values)], resamples=self.resamples, seed=2 * self.seed + side)[0]
-            for side, values in enumerate((one, two))
+            for side, values in zip(sides, (one, two), strict=True)
         ]
         changes = [last - first for first, last in zip(*drawn, strict=False)]
         if max(changes) - min(changes) <= EQUAL_WITHIN:
