@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -21,9 +22,17 @@ POLICY_HELP = (
     "replay:FILE (a recording), upstream:URL (any OpenAI-compatible server)."
 )
 
+
+def _finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no finite number", ctx, option)
+    return value
+
+
 success_threshold_option = click.option(
     "--success-threshold",
     type=float,
+    callback=_finite,
     help=f"Lowest reward that counts as a success.  [default: the run's, {SUCCESS_THRESHOLD:g} for a new run]",
 )
 
