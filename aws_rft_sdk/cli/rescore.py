@@ -9,12 +9,19 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from aws_rft_sdk.cli._options import load_function, success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.rescoring.report import RescoreReport, RewardFigures, rescore_report
-from aws_rft_sdk.rollout.rescoring.rescore import RescoreStatus, configured, rescore, write_new_records
+from aws_rft_sdk.rollout.rescoring.rescore import (
+    RescoreStatus,
+    configured,
+    rescore,
+    write_new_records,
+    write_new_run,
+)
 from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth, column_truth
 
 _SHOWN_PROMPTS = 20
@@ -37,7 +44,12 @@ _SHOWN_PROMPTS = 20
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1), help="Rewards at work at once.")
 @success_threshold_option
 @click.option("--db", type=click.Path(exists=True, dir_okay=False), help="The trajectories, if not those in DIR.")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="A new file for records with the rewards.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="A new folder for records with the rewards, as `aws-rft metrics` and `compare` read it; a file if it ends in "
+    ".jsonl.",
+)
 @click.option("--show", default=10, show_default=True, type=click.IntRange(0), help="Rollouts listed of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, with every rollout.")
 @click.pass_context
@@ -66,7 +78,7 @@ def command(
     bad usage.
     """
     if out is not None and out.exists():
-        raise ConfigurationError(f"{out} exists already; choose another file")
+        raise ConfigurationError(f"{out} exists already; choose another name")
     threshold = threshold_of(success_threshold, folder)
     truth = _truth(ground_truth, dataset, key_file)
     made = configured(load_function(reward), _config(config), reward)
@@ -74,8 +86,10 @@ def command(
         folder, made, truth=truth, include_failed=include_failed, concurrency=concurrency, limit=limit, db=db
     )
     report = rescore_report(rollouts, threshold)
-    if out is not None:
+    if out is not None and out.suffix == ".jsonl":
         write_new_records(report.rollouts, out)
+    elif out is not None:
+        write_new_run(report.rollouts, out, of=folder, reward=reward, success_threshold=threshold)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, default=str))
     else:
@@ -129,13 +143,13 @@ def _print(report: RescoreReport, show: int) -> None:
     if report.components:
         table = Table("component", "counts", "rollouts", "mean")
         for part in report.components:
-            table.add_row(part.name, "yes" if part.counts else "metric", str(part.rollouts), f"{part.mean:.4f}")
+            table.add_row(Text(part.name), "yes" if part.counts else "metric", str(part.rollouts), f"{part.mean:.4f}")
         console.print(table)
     if changes := report.biggest_changes(show):
         table = Table("biggest changes", "prompt", "sample", "recorded", "new")
         for rollout in changes:
             place = (str(rollout.record.prompt_index), str(rollout.record.sample_index))
-            table.add_row(rollout.record.id, *place, _number(rollout.old), _number(rollout.new))
+            table.add_row(Text(rollout.record.id), *place, _number(rollout.old), _number(rollout.new))
         console.print(table)
     _print_unscored(console, report, show)
 

@@ -317,6 +317,32 @@ def test_rescore_when_conversations_are_missing_then_they_are_listed(tmp_path):
     assert "cannot be read" in notes[2]
 
 
+@pytest.mark.parametrize(("count", "status"), [(1, "scored"), (2, "scored"), (3, "raised"), (7, "raised")])
+def test_rescore_when_rewards_of_turns_are_of_another_number_than_the_turns_then_that_is_an_error(
+    tmp_path, count, status
+):
+    """A rollout that reported them would be refused."""
+    record(tmp_path, make_handler(), ["a"])
+
+    (rollout,) = rescore(tmp_path, lambda rollout: RewardResult(None, turns_rewards=(1.0,) * count))
+
+    assert rollout.status.value == status
+    assert (rollout.note is None) or f"{count} rewards for 2 turns" in rollout.note
+
+
+def test_rescore_when_names_look_like_markup_then_they_are_shown_as_they_are(tmp_path, rewards):
+    record(tmp_path / "out", make_handler(), ["a"])
+    rewards.write_text(
+        "from aws_rft_sdk.rewards import Component, RewardResult\n"
+        "def odd(rollout):\n    return RewardResult(0.5, (Component('[/red] a[b]', 1.0),))\n"
+    )
+
+    result = run("rescore", tmp_path / "out", "--reward", f"{rewards}:odd")
+
+    assert result.exit_code == 0
+    assert "[/red] a[b]" in result.output
+
+
 @pytest.mark.parametrize("value", [True, math.nan, "1", [1.0]])
 def test_rescore_when_the_reward_gives_what_is_none_then_that_is_an_error_of_the_row(tmp_path, value):
     record(tmp_path, make_handler(), ["a"])
@@ -357,6 +383,37 @@ def test_rescore_when_new_records_are_written_then_they_are_read_as_records_and_
     with pytest.raises(ConfigurationError, match="cannot be written"):
         write_new_records(rollouts, tmp_path / "nowhere" / "new.jsonl")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["rollouts.jsonl"]
+
+
+def test_rescore_when_told_a_folder_then_it_is_measured_and_compared_like_the_run(word_problems, rewards, tmp_path):
+    folder, new = word_problems / "out", tmp_path / "new" / "strict"
+    before = contents(folder)
+
+    _, report = rescore_json(folder, f"{rewards}:constant", "--out", new, "--success-threshold", "0.5")
+
+    metrics = json.loads(run("metrics", new, "--json").stdout)["metrics"]
+    assert metrics["eval/reward/mean"] == report["new"]["mean"] == 0.5
+    assert (metrics["eval/reward/success_threshold"], metrics["eval/reward/pass_at_1"]) == (0.5, 1.0)
+    compared = run("compare", folder, new, "--success-threshold", "0.5")
+    assert compared.exit_code == 0, compared.output
+    assert "taken for true" not in compared.output  # both say of which dataset they are
+    assert json.loads(run("compare", new, new, "--json").stdout)["prompts"] == 3
+    assert contents(folder) == before
+    again = run("rescore", folder, "--reward", f"{rewards}:constant", "--out", new)
+    assert (again.exit_code, "exists already" in again.output) == (2, True)
+
+
+def test_rescore_when_a_run_was_rescored_then_it_is_not_resumed_with_the_reward_of_its_handler(
+    word_problems, rewards, tmp_path
+):
+    new = tmp_path / "new"
+    run("rescore", word_problems / "out", "--reward", f"{rewards}:constant", "--out", new)
+
+    handler = f"{EXAMPLES}/math_rlvr/agent.py:handler"
+    result = run("rollout", handler, word_problems / "asked.jsonl", "--group-size", 5, "--resume", new)
+
+    assert result.exit_code == 2
+    assert "--reward was" in " ".join(result.output.split())
 
 
 def test_rescore_when_writing_breaks_off_then_no_file_stays(tmp_path):

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError, RewardError
 from aws_rft_sdk.rewards import Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.rollout.engines.base import describe_error
-from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
+from aws_rft_sdk.rollout.manifest import read_manifest
+from aws_rft_sdk.rollout.records import RECORDS_FILE, RolloutRecord, RolloutStatus
 from aws_rft_sdk.rollout.replaying.source import choose_records, find_database
 from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth
 from aws_rft_sdk.runtime import TrajectoryReader
+from aws_rft_sdk.types import Trajectory
 
 _WAITING = 4
 
@@ -154,10 +156,19 @@ def _score(
     rollout = Rollout(tuple(trajectory.messages), found.ground_truth, trajectory.prompt, found.metadata)
     try:
         result = evaluate(reward, rollout)
+        _check_count(result.turns_rewards, record, trajectory)
     except Exception as error:
         return RescoredRollout(record, RescoreStatus.RAISED, note=describe_error(error))
     judged = result.reward is not None or result.turns_rewards is not None
     return RescoredRollout(record, RescoreStatus.SCORED if judged else RescoreStatus.UNJUDGED, result)
+
+
+def _check_count(per_turn: tuple[float, ...] | None, record: RolloutRecord, trajectory: Trajectory) -> None:
+    # As when a rollout is reported: a turn that failed may have a reward of its own, or none.
+    recorded = len(trajectory.turns)
+    fewest, most = recorded - record.unsure_turns, max(recorded, record.turns)
+    if per_turn is not None and len(per_turn) != 1 and not fewest <= len(per_turn) <= most:
+        raise RewardError(f"{len(per_turn)} rewards for {recorded} turns; give one for each, or one for all")
 
 
 def _in_threads(
@@ -211,6 +222,36 @@ def configured(target: Callable[..., Any], arguments: Mapping[str, Any], name: s
     if not callable(reward):
         raise ConfigurationError(f"{name} makes a {type(reward).__name__}, which is no reward")
     return reward  # type: ignore[no-any-return] # callable() has just said so
+
+
+def write_new_run(
+    rollouts: Iterable[RescoredRollout], path: str | Path, *, of: str | Path, reward: str, success_threshold: float
+) -> int:
+    """Write a new folder with the other rewards, which can be measured and compared as `of` can; return their number.
+
+    Args:
+        rollouts: What `rescore` yields.
+        path: The folder.
+        of: The folder that was rescored. What it was made of is noted in the new one, too.
+        reward: Name of the reward, noted beside that.
+        success_threshold: Lowest reward that counts as a success.
+
+    Raises:
+        ConfigurationError: The folder exists already, or cannot be written.
+    """
+    path = Path(path)
+    manifest = read_manifest(of)
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{path} exists already; choose another folder") from error
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be made: {error.strerror}") from error
+    count = write_new_records(rollouts, path / RECORDS_FILE)
+    if manifest is not None:
+        settings = {**manifest.settings, "reward": reward}
+        dataclasses.replace(manifest, settings=settings, success_threshold=success_threshold).write(path)
+    return count
 
 
 def write_new_records(rollouts: Iterable[RescoredRollout], path: str | Path) -> int:
