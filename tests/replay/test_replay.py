@@ -338,8 +338,8 @@ def test_replay_when_the_consumer_stops_then_rollouts_in_flight_are_cancelled(tm
 
 def test_stage_when_a_runtime_has_served_its_number_then_another_follows_and_the_first_is_stopped():
     async def main():
-        stage = Stage(TranscriptPolicy(), rollouts_each=2)
-        async with stage.runtime() as one, stage.runtime() as two, stage.runtime() as three:
+        stage = Stage(TranscriptPolicy(), turns_each=7)
+        async with stage.runtime(3) as one, stage.runtime(4) as two, stage.runtime(1) as three:
             assert one is two
             assert three is not one
             assert one.endpoint != three.endpoint

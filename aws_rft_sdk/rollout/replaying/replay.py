@@ -200,7 +200,7 @@ class _Player:
 
     async def _run(self, trajectory: Trajectory, turns: list[Turn]) -> tuple[Transcript, Ended]:
         transcript = Transcript(turns, strict=self._strict)
-        async with self._stage.runtime() as runtime:
+        async with self._stage.runtime(len(turns)) as runtime:
             payload = await asyncio.to_thread(
                 runtime.new_rollout,
                 thaw(trajectory.prompt),

@@ -9,40 +9,40 @@ from contextlib import asynccontextmanager
 
 from aws_rft_sdk.runtime import LocalRuntime, Policy
 
-_ROLLOUTS_EACH = 500
+_TURNS_EACH = 500
 
 
 class Stage:
-    """Local runtimes with one policy, each for a number of rollouts. Nothing of them goes to disk.
+    """Local runtimes with one policy, each for a number of turns. Nothing of them goes to disk.
 
     Args:
         policy: Who answers inference. Its `aclose` is called by each runtime.
-        rollouts_each: After how many rollouts a runtime is replaced.
+        turns_each: After how many turns a runtime is replaced: it keeps the request of each.
 
     Concurrency: for one event loop.
     """
 
-    def __init__(self, policy: Policy, rollouts_each: int = _ROLLOUTS_EACH) -> None:
+    def __init__(self, policy: Policy, turns_each: int = _TURNS_EACH) -> None:
         self._policy = policy
-        self._rollouts_each = rollouts_each
+        self._turns_each = turns_each
         self._current: LocalRuntime | None = None
-        self._begun = 0
+        self._turns = 0
         self._in_use: Counter[LocalRuntime] = Counter()
         self._lock = asyncio.Lock()
 
     @asynccontextmanager
-    async def runtime(self) -> AsyncIterator[LocalRuntime]:
-        """Lend a running runtime for one rollout."""
+    async def runtime(self, turns: int) -> AsyncIterator[LocalRuntime]:
+        """Lend a running runtime for one rollout of about so many turns."""
         async with self._lock:
-            if self._current is None or self._begun == self._rollouts_each:
+            if self._current is None or self._turns >= self._turns_each:
                 retired, self._current = self._current, None
                 if retired is not None and not self._in_use[retired]:
                     await asyncio.to_thread(retired.stop)
                 # A payload's signature says nothing here: whoever replays may have no credentials, or other ones.
                 self._current = await asyncio.to_thread(LocalRuntime(self._policy, auth="none").start)
-                self._begun = 0
+                self._turns = 0
             runtime = self._current
-            self._begun += 1
+            self._turns += turns
             self._in_use[runtime] += 1
         try:
             yield runtime
