@@ -1,18 +1,21 @@
 """`aws-rft metrics` and `aws-rft compare` on folders as runs leave them."""
 
 import json
+import math
 import random
 import re
 import subprocess
 import sys
+from statistics import NormalDist
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.rollout.records import RECORDS_FILE
 
-from .support import FAILED, recompute, record, table, write
+from .support import FAILED, recompute, record, share_of_subsets, table, write
 
 
 def invoke(*arguments):
@@ -91,6 +94,35 @@ def test_every_figure_of_the_table_is_what_the_file_says(folder):
         assert shown_at.startswith(f"{100 * f[f'eval/reward/pass_at_{k}']:.1f} % [")
         power = cells(result.output)[str(k)][1]
         assert power.startswith(f"{100 * f[f'eval/reward/pass_power_{k}']:.1f} % [")
+
+
+def test_every_interval_of_the_table_is_that_of_a_bootstrap_over_prompts(tmp_path):
+    """By numpy, from the file: whole prompts drawn with replacement, levels for t(0.975) of 59 degrees, 2.0010."""
+    folder = write(tmp_path, rollouts(prompts=60))
+    rewards = {}
+    for row in map(json.loads, (folder / RECORDS_FILE).read_text().splitlines()):
+        rewards.setdefault(row["prompt_index"], []).append(row["reward"])
+    drawn = np.random.default_rng(5).integers(0, 60, size=(20_000, 60))
+    level = 100 * NormalDist().cdf(-2.0010 * math.sqrt(60 / 59))
+
+    def ends(sums, weights):
+        values = np.array(sums)[drawn].sum(axis=1) / np.array(weights)[drawn].sum(axis=1)
+        return list(np.percentile(values, [level, 100 - level]))
+
+    known = [[r for r in group if r is not None] for group in rewards.values()]
+    right = [[r == 1.0 for r in group] for group in rewards.values()]
+    expected = {"mean reward": ends([sum(group) for group in known], [len(group) for group in known])}
+    for k in (1, 2, 4):
+        for test in (any, all):
+            each = [share_of_subsets(test, group, k) for group in right]
+            expected[k, test.__name__] = [100 * end for end in ends(each, [1] * 60)]
+
+    shown = cells(invoke("metrics", folder).output)
+    texts = {"mean reward": shown["mean reward"][0]}
+    texts |= {(k, name): shown[str(k)][column] for k in (1, 2, 4) for column, name in enumerate(("any", "all"))}
+    for name, (low, high) in expected.items():
+        found = [float(end) for end in re.search(r"\[(.+), (.+)\]", texts[name]).groups()]
+        assert found == pytest.approx([low, high], abs=0.1 * (high - low)), name
 
 
 def test_json_holds_the_same_figures_and_what_they_mean(folder):
