@@ -317,6 +317,20 @@ def test_rescore_when_conversations_are_missing_then_they_are_listed(tmp_path):
     assert "cannot be read" in notes[2]
 
 
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_rescore_when_the_reward_exits_then_the_other_rollouts_are_scored(tmp_path, concurrency):
+    record(tmp_path, make_handler(), "ab")
+
+    def runs_what_was_answered(rollout):
+        if rollout.prompt == "a":
+            raise SystemExit(0)
+        return 1.0
+
+    left, right = rescore(tmp_path, runs_what_was_answered, concurrency=concurrency)
+
+    assert (left.status, left.note, right.new) == (RescoreStatus.RAISED, "SystemExit: 0", 1.0)
+
+
 @pytest.mark.parametrize(("count", "status"), [(1, "scored"), (2, "scored"), (3, "raised"), (7, "raised")])
 def test_rescore_when_rewards_of_turns_are_of_another_number_than_the_turns_then_that_is_an_error(
     tmp_path, count, status

@@ -157,7 +157,7 @@ def _score(
     try:
         result = evaluate(reward, rollout)
         _check_count(result.turns_rewards, record, trajectory)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a reward may run what the policy wrote
         return RescoredRollout(record, RescoreStatus.RAISED, note=describe_error(error))
     judged = result.reward is not None or result.turns_rewards is not None
     return RescoredRollout(record, RescoreStatus.SCORED if judged else RescoreStatus.UNJUDGED, result)
