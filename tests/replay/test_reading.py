@@ -1,5 +1,6 @@
 """Trajectories out of a file, one at a time."""
 
+import json
 import sqlite3
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.runtime import TrajectoryReader, read_trajectories
+from tests.replay.conftest import contents, run
 from tests.replay.recording import make_handler, record
 
 
@@ -65,3 +67,34 @@ def test_reader_when_a_row_is_damaged_then_what_comes_before_is_given(tmp_path):
 def test_reader_when_there_is_no_file_then_it_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="no database file"):
         TrajectoryReader(tmp_path / "none.db")
+
+
+def test_export_when_done_then_each_trajectory_is_a_line_and_nothing_is_left_beside_the_database(tmp_path):
+    folder = tmp_path / "out"
+    record(folder, make_handler(), "abc")
+    before = contents(folder)
+
+    result = run("export", folder / "trajectories.db", tmp_path / "recording.jsonl")
+
+    assert result.exit_code == 0, result.output
+    rows = [json.loads(row) for row in (tmp_path / "recording.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == ["a", "b", "c"]
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("out", "says"),
+    [
+        pytest.param("nowhere/recording.jsonl", "cannot be written: No such file", id="no-folder"),
+        pytest.param("trajectories.db", "is the database itself", id="onto-itself"),
+    ],
+)
+def test_export_when_it_cannot_be_written_there_then_usage_error_says_so(tmp_path, out, says):
+    record(tmp_path, make_handler(), "a")
+    before = contents(tmp_path)
+
+    result = run("export", tmp_path / "trajectories.db", tmp_path / out)
+
+    assert result.exit_code == 2
+    assert says in " ".join(result.output.split())
+    assert contents(tmp_path) == before
