@@ -254,6 +254,22 @@ def test_replay_when_the_recorded_rollout_failed_then_the_kind_of_error_is_compa
     assert statuses(replay(tmp_path, handler)) == [status]
 
 
+def test_replay_when_an_error_quotes_another_id_then_it_is_not_shown_as_another_error(tmp_path):
+    @rft_handler
+    async def no_reward(payload):
+        await Agent(model=model(), callback_handler=None).invoke_async(payload["prompt"] + extra)
+
+    extra = ""
+    record(tmp_path, no_reward, ["a"], answers=echo)
+    extra = "!"
+
+    (rollout,) = replay(tmp_path, no_reward).rollouts
+
+    assert rollout.status is ReplayStatus.DIVERGED
+    assert rollout.recorded_error != rollout.error
+    assert "RewardError" not in str(rollout)
+
+
 def test_replay_when_the_policy_failed_in_the_last_turn_then_the_turns_before_are_compared(tmp_path):
     def breaks(request):
         if any(message["role"] == "tool" for message in request["messages"]):

@@ -21,7 +21,7 @@ from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.rollout.manifest import Manifest, read_manifest
 from aws_rft_sdk.rollout.records import RolloutRecord
 from aws_rft_sdk.rollout.replaying.diff import RequestDifference, compare
-from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport, ReplayStatus
+from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport, ReplayStatus, kind_of
 from aws_rft_sdk.rollout.replaying.session import Transcript, TranscriptPolicy, without_lost_turns
 from aws_rft_sdk.rollout.replaying.source import (
     changed_sources,
@@ -298,7 +298,7 @@ def _status(
             )
             return ReplayStatus.SAME, None, note
         return ReplayStatus.WENT_ON, len(turns), None
-    if _kind(error) != _kind(record.error):
+    if kind_of(error) != kind_of(record.error):
         turn = transcript.unasked[0] if transcript.unasked else None
         return ReplayStatus.ERROR_CHANGED, turn, None
     if transcript.unasked:
@@ -316,11 +316,6 @@ def _after(transcript: Transcript) -> str | None:
     if transcript.unasked:
         return f"after that, {len(transcript.unasked)} recorded turns were not asked for"
     return None
-
-
-def _kind(error: str | None) -> str | None:
-    # Messages quote ids and addresses of the run.
-    return None if error is None else error.partition(":")[0]
 
 
 def _equal(before: tuple[float, ...] | None, after: tuple[float, ...] | None) -> bool:

@@ -78,7 +78,7 @@ class ReplayedRollout:
             lines += str(difference).splitlines()
         if len(self.differences) > _SHOWN_DIFFERENCES:
             lines.append(f"and {len(self.differences) - _SHOWN_DIFFERENCES} more differences in this request")
-        if self.recorded_error != self.error:
+        if kind_of(self.recorded_error) != kind_of(self.error):
             lines.append(f"error {self.recorded_error or 'none'} -> {self.error or 'none'}")
         if self.status is not ReplayStatus.MISSING and self.recorded_rewards != self.rewards:
             lines.append(f"reward {_shown(self.recorded_rewards)} -> {_shown(self.rewards)}")
@@ -166,9 +166,13 @@ def group_alike(rollouts: Iterable[ReplayedRollout]) -> list[list[ReplayedRollou
         first = rollout.differences[0] if rollout.differences else None
         # What a tool was called with is part of the words; another call of the tool is still the same place.
         place = None if first is None else (first.kind, first.what.partition("(")[0], first.where.partition("[")[0])
-        error = (rollout.error or "").partition(":")[0]
-        groups.setdefault((rollout.status, place, error, rollout.steady), []).append(rollout)
+        groups.setdefault((rollout.status, place, kind_of(rollout.error), rollout.steady), []).append(rollout)
     return list(groups.values())
+
+
+def kind_of(error: str | None) -> str | None:
+    """Return the type of an error; None for no error. Messages quote ids and addresses of the run."""
+    return None if error is None else error.partition(":")[0]
 
 
 def _shown(rewards: tuple[float, ...] | None) -> str:
