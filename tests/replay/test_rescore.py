@@ -415,6 +415,8 @@ def test_rescore_when_told_a_folder_then_it_is_measured_and_compared_like_the_ru
     assert contents(folder) == before
     again = run("rescore", folder, "--reward", f"{rewards}:constant", "--out", new)
     assert (again.exit_code, "exists already" in again.output) == (2, True)
+    below_a_file = run("rescore", folder, "--reward", f"{rewards}:constant", "--out", rewards / "new")
+    assert (below_a_file.exit_code, "cannot be written" in below_a_file.output) == (2, True)
 
 
 def test_rescore_when_a_run_was_rescored_then_it_is_not_resumed_with_the_reward_of_its_handler(

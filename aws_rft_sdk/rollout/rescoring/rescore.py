@@ -243,15 +243,14 @@ def write_new_run(
     manifest = read_manifest(of)
     try:
         path.mkdir(parents=True)
+        if manifest is not None:
+            settings = {**manifest.settings, "reward": reward}
+            dataclasses.replace(manifest, settings=settings, success_threshold=success_threshold).write(path)
     except FileExistsError as error:
         raise ConfigurationError(f"{path} exists already; choose another folder") from error
     except OSError as error:
-        raise ConfigurationError(f"{path} cannot be made: {error.strerror}") from error
-    count = write_new_records(rollouts, path / RECORDS_FILE)
-    if manifest is not None:
-        settings = {**manifest.settings, "reward": reward}
-        dataclasses.replace(manifest, settings=settings, success_threshold=success_threshold).write(path)
-    return count
+        raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
+    return write_new_records(rollouts, path / RECORDS_FILE)
 
 
 def write_new_records(rollouts: Iterable[RescoredRollout], path: str | Path) -> int:
