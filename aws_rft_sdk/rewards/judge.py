@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -71,17 +72,18 @@ class Judge:
             tool calls and results.
         cache: File to keep verdicts in, None for none. They are found again under the digest of everything that was
             sent, the model's id and its parameters, but not its address.
-        timeout: Seconds for one attempt.
-        max_attempts: Attempts for one verdict, at least 1. Repeated are timeouts, lost connections, 429, 5xx and
-            verdicts that break the schema.
+        timeout: Seconds for one attempt as a whole.
+        max_attempts: Attempts for one verdict, at least 1. Repeated are timeouts, lost connections, 429, 5xx, replies
+            that are no completion, and verdicts that break the schema.
         backoff: How long to wait in between. `Retry-After` counts, up to its cap.
         sleep: Waits a number of seconds.
 
     Raises:
         ConfigurationError: An argument has a value that it cannot have.
 
-    Concurrency: safe from several threads, and picklable. A copy in another process opens cache and connections anew,
-    and counts its own cost. An OpenAI client with an HTTP client of your own cannot be pickled; pass a function.
+    Concurrency: safe from several threads, after a fork, and picklable. In another process it opens cache and
+    connections anew, and counts its own cost. An OpenAI client with an HTTP client of your own cannot be pickled, and
+    keeps its connections in a fork; pass a function.
     """
 
     def __init__(
@@ -122,12 +124,20 @@ class Judge:
             self._model()
 
     def _begin(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._asked: JudgeModel | None = None
         self._cost = JudgeCost()
 
+    def _begin_anew_after_a_fork(self) -> None:
+        # Two processes on one connection would get each other's verdicts.
+        if self._process != os.getpid():
+            self._begin()
+            with contextlib.suppress(TypeError):  # of a client with an HTTP client of its own nothing more is known
+                self._source = picklable(self._source)
+
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_asked", "_cost")
+        own = ("_process", "_lock", "_asked", "_cost")
         state = {name: value for name, value in self.__dict__.items() if name not in own}
         return {**state, "_source": picklable(self._source)}
 
@@ -138,6 +148,7 @@ class Judge:
     @property
     def cost(self) -> JudgeCost:
         """What was used so far in this process."""
+        self._begin_anew_after_a_fork()
         with self._lock:
             return self._cost
 
@@ -146,6 +157,7 @@ class Judge:
 
         All but an asynchronous client that was given as such are opened anew when the judge is used again.
         """
+        self._begin_anew_after_a_fork()
         with self._lock:
             asked, self._asked = self._asked, None
         if asked is not None:
@@ -308,12 +320,15 @@ class Judge:
         self._count(calls=1, retries=int(retry))
         reply = model.ask(question, self._timeout)
         self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
+        if reply.refusal:
+            raise CallFailedError(Failure.REFUSED, reply.refusal)
         try:
             return parse_verdict(reply.text, question.schema)
         except (ValueError, RecursionError) as error:
             raise CallFailedError(Failure.MALFORMED, f"{error}"[:300], retry=True) from error
 
     def _model(self) -> JudgeModel:
+        self._begin_anew_after_a_fork()
         with self._lock:
             if self._asked is None:
                 self._asked = make_judge_model(self._source, self._model_id, self._params)
