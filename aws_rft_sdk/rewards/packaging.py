@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import keyword
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -60,10 +61,12 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
         floor: Score of a row that cannot be judged.
 
     Raises:
-        ConfigurationError: The file is not there, is no Python, or has a name that would hide another module.
+        ConfigurationError: The file is not there, is no Python, or has a name that cannot be imported or would hide
+            another module; or the zip cannot be written.
     """
     file = Path(file)
-    if file.stem == "lambda_function" or file.stem in sys.stdlib_module_names or not file.stem.isidentifier():
+    is_name = file.stem.isidentifier() and not keyword.iskeyword(file.stem)
+    if not is_name or file.stem == "lambda_function" or file.stem in sys.stdlib_module_names:
         raise ConfigurationError(f"{file.name} cannot be imported under its name in a Lambda function; rename it")
     if not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
@@ -82,7 +85,10 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
     content.update(named(ours))
     content["lambda_function.py"] = _entry(file.stem, name, floor).encode()
     data = zipped(content)
-    Path(out).write_bytes(data)
+    try:
+        Path(out).write_bytes(data)
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error}") from error
     missing = {need for need in needs | our_needs if need not in sys.stdlib_module_names} - IN_LAMBDA - {"__future__"}
     return Package(
         Path(out), tuple(sorted(content)), len(data), sum(map(len, content.values())), tuple(sorted(missing))
