@@ -1,5 +1,7 @@
+import asyncio
 import json
 import re
+import threading
 import time
 
 import pytest
@@ -119,12 +121,17 @@ def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
     assert bench(shaped, cases).shaping == 0.1
 
 
+def raise_cancelled(rollout):
+    raise asyncio.CancelledError
+
+
 @pytest.mark.parametrize(
     ("reward", "breach"),
     [
         (lambda r: 0.5, "line 1: 0.5 instead of 1"),
         (lambda r: 0.0, "a success gets 0, not more than the failed try of line"),
         (lambda r: 1 / 0, "line 1: raised ZeroDivisionError"),
+        (raise_cancelled, "line 1: raised CancelledError"),
         (lambda r: "1", "line 1: raised RewardError"),
         (lambda r: 7.0, "line 1: 7 instead of 1"),
         (gsm8k.score, "raised TypeError"),
@@ -132,6 +139,14 @@ def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
 )
 def test_bench_when_a_reward_is_wrong_then_the_breach_says_how(reward, breach):
     assert any(breach in found for found in bench(reward, parsed(*CASES)).breaches)
+
+
+def test_bench_when_a_reward_hangs_then_it_is_ended_and_a_breach():
+    def reward(rollout):
+        return threading.Event().wait() if rollout.answer == "x" else 0.0
+
+    report = bench(reward, parsed(case("x"), case("y")), max_seconds=0, repeat=1)
+    assert "line 1: was ended after 1 s" in report.breaches
 
 
 def test_bench_when_a_reward_leaves_the_range_then_a_breach():
