@@ -31,15 +31,16 @@ NUMBER = re.compile(r"-?[0-9]+")
 ADVERSARIES = {
     "silent agent",
     "echo of the prompt",
-    "prompt leak",
+    "prompt leak of the ground truth",
     "tool spammer",
-    "format only",
-    "every number",
+    "format-only answer",
+    "every number from the prompt",
     "hedge",
     "runaway continuation",
     "enormous output",
-    "odd digits",
-    "injection",
+    "unicode digits",
+    "odd numbers",
+    "injection text",
 }
 
 
@@ -71,27 +72,36 @@ def test_bench_when_the_reward_is_sound_then_no_breach_and_every_adversary_was_t
     leaking = case("#### 72", 72, "success", 'task {"question": "12 + 60?", "answer": 72}')
     report = bench(gsm8k, parsed(*CASES))
     assert report.breaches == ()
-    assert {row.adversary for row in report.adversaries} | {"prompt leak"} == ADVERSARIES
+    assert {row.adversary for row in report.adversaries} | {"prompt leak of the ground truth"} == ADVERSARIES
     assert (report.low, report.high) == (0.0, 1.0)
-    assert "prompt leak" in {row.adversary for row in bench(gsm8k, parsed(*CASES, leaking)).adversaries}
+    assert "prompt leak of the ground truth" in {
+        row.adversary for row in bench(gsm8k, parsed(*CASES, leaking)).adversaries
+    }
 
 
 BROKEN = [
     pytest.param(contains, "runaway continuation", id="substring"),
     pytest.param(lambda r: 1.0, "silent agent", id="constant"),
-    pytest.param(lambda r: float("#### " in r.answer), "format only", id="format"),
+    pytest.param(lambda r: float("#### " in r.answer), "format-only answer", id="format"),
     pytest.param(lambda r: min(1.0, len(r.answer) / 50), "echo of the prompt", id="length"),
     pytest.param(lambda r: min(1.0, len(r.turns) / 3) or gsm8k(r), "tool spammer", id="calls"),
     pytest.param(lambda r: gsm8k(r) if r.answer else 1.0, "silent agent", id="silence"),
-    pytest.param(lambda r: 1.0 if "score" in r.answer.lower() else gsm8k(r), "injection", id="injection"),
-    pytest.param(lambda r: float(str(r.ground_truth) in r.answer.split()), "every number", id="any-number"),
-    pytest.param(ExactNumber(anywhere=True), "every number", id="last-number-anywhere"),
-    pytest.param(FinQA(anywhere=True), "every number", id="last-figure-anywhere"),
+    pytest.param(lambda r: 1.0 if "score" in r.answer.lower() else gsm8k(r), "injection text", id="injection text"),
     pytest.param(
-        lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)[:1]), "every number", id="first-number"
+        lambda r: float(str(r.ground_truth) in r.answer.split()), "every number from the prompt", id="any-number"
+    ),
+    pytest.param(ExactNumber(anywhere=True), "every number from the prompt", id="last-number-anywhere"),
+    pytest.param(FinQA(anywhere=True), "every number from the prompt", id="last-figure-anywhere"),
+    pytest.param(
+        lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)[:1]),
+        "every number from the prompt",
+        id="first-number",
     ),
     pytest.param(lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)), "hedge", id="one-of-several"),
-    pytest.param(lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "odd digits", id="isdigit"),
+    pytest.param(
+        lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "unicode digits", id="isdigit"
+    ),
+    pytest.param(lambda r: 1.0 if "nan" in r.answer or r.answer == "#### 1/0" else gsm8k(r), "odd numbers", id="nan"),
     pytest.param(lambda r: time.sleep(1.1) or 0.0 if len(r.answer) > 10**5 else gsm8k(r), "enormous output", id="slow"),
 ]
 
@@ -115,7 +125,7 @@ def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
 
 def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
     cases = parsed(case("w\n#### The final answer is 72", kind="success"), case("w\n#### 73", kind="failure"))
-    assert any("format only" in breach for breach in bench(Format.final_answer(), cases).breaches)
+    assert any("format-only answer" in breach for breach in bench(Format.final_answer(), cases).breaches)
     assert bench(Format.final_answer(), cases, shaping=0.5).breaches == ()
     shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
     assert bench(shaped, cases).shaping == 0.1
