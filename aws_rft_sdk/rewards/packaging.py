@@ -24,7 +24,7 @@ IN_LAMBDA = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "urllib3",
 """Packages that the Python runtimes of Lambda bring along."""
 
 _ROOT = Path(aws_rft_sdk.__file__).parent
-_LAZY = {"aws_rft_sdk": "", "aws_rft_sdk.rewards": "aws_rft_sdk.rewards."}
+_LAZY = ("aws_rft_sdk", "aws_rft_sdk.rewards")
 """Packages that resolve their names on use: their own imports are followed name by name."""
 _RESOURCES = {"aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",)}
 _NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
@@ -153,16 +153,14 @@ def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
 
 def _modules_of(module: str, name: str | None) -> set[str]:
     """Return the modules of ours that hold an imported name."""
-    if module not in _LAZY:
-        return {module, f"{module}.{name}"} if name else {module}
-    if module == "aws_rft_sdk":
-        homes = aws_rft_sdk._HOMES
-    else:
-        homes = {key: f"{_LAZY[module]}{home}" for key, home in rewards._HOMES.items()}
-    if name is None or name == "*":
-        # Nobody can say which names will be used; judges have dependencies that are asked for by name only.
-        return {home for home in homes.values() if module != "aws_rft_sdk" and ".judge" not in home}
-    return {homes.get(name, f"{module}.{name}")}
+    homes = {key: f"aws_rft_sdk.rewards.{home}" for key, home in rewards._HOMES.items()}
+    known = {"aws_rft_sdk": aws_rft_sdk._HOMES, "aws_rft_sdk.rewards": homes}.get(module, {})
+    if name in known:
+        return {known[name]}
+    found = module if name in (None, "*") else f"{module}.{name}"
+    if found == "aws_rft_sdk.rewards":
+        return set(homes.values())  # nobody can say which of its names will be used
+    return {module, found}
 
 
 def closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:

@@ -93,6 +93,25 @@ def test_package_when_code_is_run_then_the_sandbox_is_in_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "from aws_rft_sdk import rewards\nreward = rewards.gsm8k",
+        "import aws_rft_sdk.rewards\nreward = aws_rft_sdk.rewards.gsm8k",
+        "from aws_rft_sdk.rewards import *\nreward = gsm8k",
+        "from aws_rft_sdk.rewards import numeric\nreward = numeric.gsm8k",
+        "import aws_rft_sdk\nfrom aws_rft_sdk.rewards import Judge, gsm8k as reward",
+        "def reward(rollout):\n    from aws_rft_sdk.rewards import gsm8k\n    return gsm8k(rollout)",
+    ],
+)
+def test_package_when_our_code_is_imported_in_any_way_then_it_scores(tmp_path, source):
+    (tmp_path / "any_way.py").write_text(source)
+    built = build_package(tmp_path / "any_way.py", "reward", tmp_path / "r.zip")
+    (tmp_path / "elsewhere").mkdir()
+    reply, _ = run_in_lambda(built.path, EVENT, tmp_path / "elsewhere")
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
     ("source", "needs"),
     [
         ("from aws_rft_sdk.rewards import MathVerify\nreward = MathVerify()", ("math_verify",)),
