@@ -89,9 +89,8 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
         reply = loaded(event, None) if is_handler else reward_lambda(loaded, floor=floor)(event)
     problems = check_reply(event, reply)
     unscored = 0 if problems else sum(map(_is_unscored, reply))
-    text = json.dumps(reply, indent=2, default=repr)
-    click.echo(text)
-    for name, size in (("event", Path(events).stat().st_size), ("reply", len(text))):
+    click.echo(json.dumps(reply, indent=2, default=repr))
+    for name, size in (("event", Path(events).stat().st_size), ("reply", len(json.dumps(reply, default=repr)))):
         if size > _MAX_PAYLOAD_BYTES:
             problems.append(f"the {name} has {size / 1e6:.1f} MB, Lambda takes 6 MB")
     for problem in problems:

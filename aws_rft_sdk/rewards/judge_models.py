@@ -156,6 +156,8 @@ class _OpenAIJudge:
     """Asks through `chat.completions` with a JSON schema as the response format."""
 
     def __init__(self, client: Any, model_id: str, params: Mapping[str, JSON], *, owned: bool) -> None:
+        if taken := sorted({"messages", "model", "response_format", "stream", "timeout"} & set(params)):
+            raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
         self._client = client.with_options(max_retries=0)  # retries are ours, and counted
         self._is_async = isinstance(client, _known("openai", "AsyncOpenAI"))
         self._owned = owned

@@ -259,3 +259,14 @@ def test_invoke_command_when_a_handler_replies_anything_then_it_says_what_is_wro
     (tmp_path / "events.json").write_text(json.dumps(EVENT[:1]))
     result = aws_rft("invoke", f"{tmp_path / 'any_handler.py'}:handler", tmp_path / "events.json", "--handler")
     assert (result.exit_code, bool(result.stderr)) == (1, True)
+
+
+def test_invoke_command_when_event_or_reply_is_near_the_limit_then_sizes_are_those_on_the_wire(tmp_path):
+    (tmp_path / "any_size.py").write_text("def reward(rollout):\n    return 1.0\n")
+    events = tmp_path / "events.json"
+    row = {"messages": [{"role": "assistant", "content": ""}]}
+    events.write_text(json.dumps([row] * 40_000))  # as it is printed, the reply has more
+    assert aws_rft("invoke", f"{tmp_path / 'any_size.py'}:reward", events).exit_code == 0
+    events.write_text(json.dumps([{**row, "prompt": "x" * 6_000_000}]))
+    result = aws_rft("invoke", f"{tmp_path / 'any_size.py'}:reward", events)
+    assert (result.exit_code, result.stderr) == (1, "the event has 6.0 MB, Lambda takes 6 MB\n")
