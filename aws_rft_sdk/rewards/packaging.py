@@ -9,7 +9,7 @@ import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import aws_rft_sdk
 from aws_rft_sdk import rewards
@@ -79,8 +79,10 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
             top = module.partition(".")[0]
             if top == "aws_rft_sdk":
                 wanted |= _modules_of(module, imported)
-            elif not _is_beside(file.parent, top):
+            elif not _beside(file.parent, top):
                 needs.add(top)
+    for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
+        content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
     ours, our_needs = closure(wanted)
     content.update(named(ours))
     content["lambda_function.py"] = _entry(file.stem, name, floor).encode()
@@ -127,15 +129,15 @@ def _own_files(file: Path) -> Iterator[tuple[Path, str]]:
         seen.add(path)
         yield path, path.relative_to(folder).as_posix()
         for module, _ in _imports(path):
-            top = module.partition(".")[0]
-            if (folder / f"{top}.py").is_file():
-                waiting.append(folder / f"{top}.py")
-            elif (folder / top / "__init__.py").is_file() and top != "aws_rft_sdk":
-                waiting += sorted((folder / top).rglob("*.py"))
+            waiting += _beside(folder, module.partition(".")[0])
 
 
-def _is_beside(folder: Path, top: str) -> bool:
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+def _beside(folder: Path, top: str) -> list[Path]:
+    """Return the files of a module or package in a folder, with or without `__init__.py`; none when it is elsewhere."""
+    if top == "aws_rft_sdk":
+        return []
+    file = folder / f"{top}.py"
+    return [file] if file.is_file() else sorted((folder / top).rglob("*.py"))
 
 
 def _imports(path: Path) -> Iterator[tuple[str, str | None]]:

@@ -16,6 +16,7 @@ REWARD = """
 from aws_rft_sdk.rewards import DominantOutcome, Length, gsm8k
 from nearby import LIMIT
 import inside.part
+import plain_folder.part
 
 reward = DominantOutcome(gsm8k, {"short": Length(100, LIMIT)})
 
@@ -39,6 +40,8 @@ def file(tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "__init__.py").write_text("")
     (tmp_path / "inside" / "part.py").write_text("")
+    (tmp_path / "plain_folder").mkdir()
+    (tmp_path / "plain_folder" / "part.py").write_text("")
     path = tmp_path / "zip_reward.py"
     path.write_text(REWARD)
     return path
@@ -65,7 +68,7 @@ def test_package_when_run_with_the_zip_alone_then_it_scores(file, tmp_path):
     reply, modules = run_in_lambda(built.path, EVENT, tmp_path / "inside")
     assert [result["aggregate_reward_score"] for result in reply] == [1.0, 0.0]
     assert check_reply(EVENT, reply) == []
-    assert modules == "['aws_rft_sdk', 'inside', 'lambda_function', 'nearby', 'zip_reward']"
+    assert modules == "['aws_rft_sdk', 'inside', 'lambda_function', 'nearby', 'plain_folder', 'zip_reward']"
     assert built.needs == ()
     assert built.fits
     assert {"zip_reward.py", "nearby.py", "inside/part.py", "lambda_function.py"} <= set(built.files)
