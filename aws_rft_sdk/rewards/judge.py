@@ -50,6 +50,9 @@ class _Answer(NamedTuple):
     detail: str = ""
 
 
+_NO_REFERENCE = _Answer(None, Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
+
+
 class Judge:
     """A reward by a model that judges. Grades one answer when called; also compares two and ranks a group.
 
@@ -180,9 +183,8 @@ class Judge:
             A reward from 0 to 1, with what each criterion and deduction added to it as components. A rollout in which
             the model said nothing gets 0, and the judge is not asked.
         """
-        reference = reference_text(rollout.ground_truth)
-        if self.rubric.needs_reference and not reference:
-            return _failed(_Answer(None, Failure.NO_REFERENCE, f"rubric {self.rubric.name} needs a ground truth"))
+        if self._lacks_reference(rollout):
+            return _failed(_NO_REFERENCE)
         work = self._work(rollout)
         if not work:
             return _judged(0.0, explanation="There is no answer.")
@@ -206,6 +208,8 @@ class Judge:
             RewardError: The rollouts have different questions.
         """
         works = self._works([first, second])
+        if self._lacks_reference(first):
+            return Comparison(None, failure=_NO_REFERENCE.failure, detail=_NO_REFERENCE.detail)
         return self._compare(self._context(first), *works)
 
     def against_reference(self, rollout: Rollout) -> JudgeResult:
@@ -241,6 +245,8 @@ class Judge:
             RewardError: The rollouts have different questions.
         """
         works = self._works(rollouts)
+        if any(map(self._lacks_reference, rollouts)):
+            return [_failed(_NO_REFERENCE)] * len(works)
         if len(works) < 2:
             return [_failed(_Answer(None, Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
         texts = sorted({work for work in works if work}, key=works.index)
@@ -282,6 +288,9 @@ class Judge:
             return rollout.answer if rollout.answer.strip() else ""
         messages = [thaw(message) for message in rollout.messages if message.get("role") not in ("system", "developer")]
         return json.dumps(messages, ensure_ascii=False, indent=1) if rollout.turns else ""
+
+    def _lacks_reference(self, rollout: Rollout) -> bool:
+        return self.rubric.needs_reference and not reference_text(rollout.ground_truth)
 
     def _context(self, rollout: Rollout) -> list[Material]:
         reference = reference_text(rollout.ground_truth)
