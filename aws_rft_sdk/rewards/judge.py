@@ -317,7 +317,9 @@ class Judge:
             except CallFailedError as error:
                 if not error.retry or attempt == self._max_attempts:
                     self._count(failures=1)
-                    logger.warning("attempts=<%d>, failure=<%s> | no verdict: %s", attempt, error.failure.value, error)
+                    # Of the error its class alone: services quote the prompt, and headers, in what they answer.
+                    kind, failure = type(error.__cause__ or error).__name__, error.failure.value
+                    logger.warning("attempts=<%d>, failure=<%s>, error=<%s> | no verdict", attempt, failure, kind)
                     return _Answer(None, error.failure, error.detail)
                 if error.failure is not Failure.MALFORMED:
                     self._sleep(self._backoff.delay(attempt, error.retry_after))
