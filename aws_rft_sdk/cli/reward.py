@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +14,13 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.cases import read_cases
 from aws_rft_sdk.rewards.lambdas import check_reply, reward_lambda
 from aws_rft_sdk.rewards.packaging import HANDLER, MAX_UNZIPPED_BYTES, MAX_ZIP_BYTES, Package, build_package
 from aws_rft_sdk.rewards.workbench import BenchReport, bench
-from aws_rft_sdk.rollout import load_callable
 
 _MAX_PAYLOAD_BYTES = 6 * 10**6
 _SHOWN = 20
@@ -58,7 +60,8 @@ def test(
     high] or null), kind (success or failure), group. Exit status: 0 when all is well, 1 on a breach, 2 for bad usage.
     """
     found = read_cases(cases)
-    report = bench(_load(reward), found, shaping=shaping, limits=limits, repeat=repeat, max_seconds=max_seconds)
+    with redirect_stdout(sys.stderr):  # what a reward prints is no part of the report
+        report = bench(_load(reward), found, shaping=shaping, limits=limits, repeat=repeat, max_seconds=max_seconds)
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2))
     else:
@@ -81,17 +84,17 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
     """
     event = _read_event(events)
     logging.basicConfig(format="%(levelname)s %(message)s")
-    loaded = _load(reward)
-    reply = loaded(event, None) if is_handler else reward_lambda(loaded, floor=floor)(event)
+    with redirect_stdout(sys.stderr):  # what a reward prints is no part of the reply
+        loaded = _load(reward)
+        reply = loaded(event, None) if is_handler else reward_lambda(loaded, floor=floor)(event)
     problems = check_reply(event, reply)
-    text = json.dumps(reply, indent=2, default=repr)
-    click.echo(text)
-    for name, size in (("event", Path(events).stat().st_size), ("reply", len(text))):
+    unscored = 0 if problems else sum(map(_is_unscored, reply))
+    click.echo(json.dumps(reply, indent=2, default=repr))
+    for name, size in (("event", Path(events).stat().st_size), ("reply", len(json.dumps(reply, default=repr)))):
         if size > _MAX_PAYLOAD_BYTES:
             problems.append(f"the {name} has {size / 1e6:.1f} MB, Lambda takes 6 MB")
     for problem in problems:
         click.echo(problem, err=True)
-    unscored = sum(_is_unscored(result) for result in reply) if isinstance(reply, list) else 0
     if unscored:
         click.echo(f"{unscored} of {len(reply)} rows cannot be judged", err=True)
     ctx.exit(1 if problems or unscored else 0)
@@ -109,7 +112,7 @@ def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:
     It holds the file, what the file imports from beside it, and our code that it needs. Other packages are named, to be
     added as a layer. Exit status: 0 when Lambda takes it, 1 when it is too large, 2 for bad usage.
     """
-    _load(reward)
+    reward_lambda(_load(reward), floor=floor)  # what it refuses here, it would refuse in the service
     file, _, name = reward.rpartition(":")
     if not file.endswith(".py"):
         raise ConfigurationError(f"{reward!r} is no file; expected path/to/file.py:name")
@@ -119,7 +122,7 @@ def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:
 
 
 def _load(reference: str) -> Any:
-    reward = load_callable(reference)
+    reward = load_function(reference)
     check_reward(reward, reference)
     return reward
 
@@ -131,9 +134,9 @@ def _read_event(path: str) -> Any:
         raise DatasetError(f"{path} is no JSON: {error}") from error
 
 
-def _is_unscored(result: object) -> bool:
-    metrics = result.get("metrics_list") if isinstance(result, dict) else None
-    return any(metric.get("name") == "unscored" and metric.get("value") == 1.0 for metric in metrics or [])
+def _is_unscored(result: Mapping[str, Any]) -> bool:
+    metrics = result.get("metrics_list") or []
+    return any(metric["name"] == "unscored" and metric["value"] == 1.0 for metric in metrics)
 
 
 def _shown(value: float | None) -> str:
@@ -141,7 +144,7 @@ def _shown(value: float | None) -> str:
 
 
 def _print(report: BenchReport) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     wrong = [case for case in report.cases if case.problem]
     checked = sum(case.expected is not None for case in report.cases)
     console.print(f"{len(report.cases)} cases, {checked} with an expected reward, {len(wrong)} wrong")
@@ -165,9 +168,9 @@ def _print(report: BenchReport) -> None:
         )
     console.print(table)
     for note in report.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
     for breach in report.breaches[:_SHOWN]:
-        console.print(f"breach: {breach}", style="red", markup=False)
+        console.print(f"breach: {breach}", style="red")
     if len(report.breaches) > _SHOWN:
         console.print(f"and {len(report.breaches) - _SHOWN} more breaches", style="red")
     if not report.breaches:
@@ -175,8 +178,8 @@ def _print(report: BenchReport) -> None:
 
 
 def _print_package(built: Package) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(f"{built.path}: {len(built.files)} files", markup=False)
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console.print(f"{built.path}: {len(built.files)} files")
     table = Table("", "bytes", "Lambda's limit", "share")
     for name, size, limit in (
         ("zip", built.zip_bytes, MAX_ZIP_BYTES),
@@ -186,5 +189,5 @@ def _print_package(built: Package) -> None:
     console.print(table)
     console.print(f"handler: {HANDLER}")
     if built.needs:
-        console.print(f"add a layer with: {', '.join(built.needs)}", style="yellow", markup=False)
+        console.print(f"add a layer with: {', '.join(built.needs)}", style="yellow")
     console.print("raise the timeout from Lambda's 3 s; give the function a name that contains SageMaker")

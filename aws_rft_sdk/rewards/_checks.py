@@ -30,9 +30,17 @@ def check_number(
     if low is not None:
         wanted += f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
     is_number = isinstance(value, numbers.Integral if whole else numbers.Real)
-    is_number = is_number and not isinstance(value, bool) and math.isfinite(value)
+    is_number = is_number and not isinstance(value, bool) and is_finite(value)
     if not (is_number and (low is None or value >= low) and (high is None or value <= high)):
         raise ConfigurationError(f"{name} must be {wanted}, not {value!r:.80}")
+
+
+def is_finite(number: Any) -> bool:
+    """Say whether a number is finite as a float: an int may be too long for one."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:
+        return False
 
 
 def check_reward(reward: Callable[..., Any], name: str = "the reward") -> None:

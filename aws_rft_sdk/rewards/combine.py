@@ -92,7 +92,8 @@ class WeightedSum(_Combination):
     """The sum of w_i * r_i over the parts that count, clipped to a range where one is given.
 
     A part with the weight 0 is a metric: reported, and never part of the reward. When a part that counts cannot be
-    judged, neither can the sum: None. Components carry the values of the parts before weighting.
+    judged, neither can the sum: None. Components carry the values of the parts before weighting. Rewards of single
+    turns that a part has are not combined: put `Discounted` or `TurnCredit` around the sum.
 
     Raises:
         ConfigurationError: There is no part that counts, a part is no reward, a weight is not finite, or the

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -49,6 +50,9 @@ class _Answer(NamedTuple):
     detail: str = ""
 
 
+_NO_REFERENCE = _Answer(None, Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
+
+
 class Judge:
     """A reward by a model that judges. Grades one answer when called; also compares two and ranks a group.
 
@@ -71,17 +75,18 @@ class Judge:
             tool calls and results.
         cache: File to keep verdicts in, None for none. They are found again under the digest of everything that was
             sent, the model's id and its parameters, but not its address.
-        timeout: Seconds for one attempt.
-        max_attempts: Attempts for one verdict, at least 1. Repeated are timeouts, lost connections, 429, 5xx and
-            verdicts that break the schema.
+        timeout: Seconds for one attempt as a whole.
+        max_attempts: Attempts for one verdict, at least 1. Repeated are timeouts, lost connections, 429, 5xx, replies
+            that are no completion, and verdicts that break the schema.
         backoff: How long to wait in between. `Retry-After` counts, up to its cap.
         sleep: Waits a number of seconds.
 
     Raises:
         ConfigurationError: An argument has a value that it cannot have.
 
-    Concurrency: safe from several threads, and picklable. A copy in another process opens cache and connections anew,
-    and counts its own cost. An OpenAI client with an HTTP client of your own cannot be pickled; pass a function.
+    Concurrency: safe from several threads, after a fork, and picklable. In another process it opens cache and
+    connections anew, and counts its own cost. An OpenAI client with an HTTP client of your own cannot be pickled, and
+    keeps its connections in a fork; pass a function.
     """
 
     def __init__(
@@ -122,12 +127,20 @@ class Judge:
             self._model()
 
     def _begin(self) -> None:
+        self._process = os.getpid()
         self._lock = threading.Lock()
         self._asked: JudgeModel | None = None
         self._cost = JudgeCost()
 
+    def _begin_anew_after_a_fork(self) -> None:
+        # Two processes on one connection would get each other's verdicts.
+        if self._process != os.getpid():
+            self._begin()
+            with contextlib.suppress(TypeError):  # of a client with an HTTP client of its own nothing more is known
+                self._source = picklable(self._source)
+
     def __getstate__(self) -> dict[str, Any]:
-        own = ("_lock", "_asked", "_cost")
+        own = ("_process", "_lock", "_asked", "_cost")
         state = {name: value for name, value in self.__dict__.items() if name not in own}
         return {**state, "_source": picklable(self._source)}
 
@@ -138,6 +151,7 @@ class Judge:
     @property
     def cost(self) -> JudgeCost:
         """What was used so far in this process."""
+        self._begin_anew_after_a_fork()
         with self._lock:
             return self._cost
 
@@ -146,6 +160,7 @@ class Judge:
 
         All but an asynchronous client that was given as such are opened anew when the judge is used again.
         """
+        self._begin_anew_after_a_fork()
         with self._lock:
             asked, self._asked = self._asked, None
         if asked is not None:
@@ -168,9 +183,8 @@ class Judge:
             A reward from 0 to 1, with what each criterion and deduction added to it as components. A rollout in which
             the model said nothing gets 0, and the judge is not asked.
         """
-        reference = reference_text(rollout.ground_truth)
-        if self.rubric.needs_reference and not reference:
-            return _failed(_Answer(None, Failure.NO_REFERENCE, f"rubric {self.rubric.name} needs a ground truth"))
+        if self._lacks_reference(rollout):
+            return _failed(_NO_REFERENCE)
         work = self._work(rollout)
         if not work:
             return _judged(0.0, explanation="There is no answer.")
@@ -194,6 +208,8 @@ class Judge:
             RewardError: The rollouts have different questions.
         """
         works = self._works([first, second])
+        if self._lacks_reference(first):
+            return Comparison(None, failure=_NO_REFERENCE.failure, detail=_NO_REFERENCE.detail)
         return self._compare(self._context(first), *works)
 
     def against_reference(self, rollout: Rollout) -> JudgeResult:
@@ -229,6 +245,8 @@ class Judge:
             RewardError: The rollouts have different questions.
         """
         works = self._works(rollouts)
+        if any(map(self._lacks_reference, rollouts)):
+            return [_failed(_NO_REFERENCE)] * len(works)
         if len(works) < 2:
             return [_failed(_Answer(None, Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
         texts = sorted({work for work in works if work}, key=works.index)
@@ -271,6 +289,9 @@ class Judge:
         messages = [thaw(message) for message in rollout.messages if message.get("role") not in ("system", "developer")]
         return json.dumps(messages, ensure_ascii=False, indent=1) if rollout.turns else ""
 
+    def _lacks_reference(self, rollout: Rollout) -> bool:
+        return self.rubric.needs_reference and not reference_text(rollout.ground_truth)
+
     def _context(self, rollout: Rollout) -> list[Material]:
         reference = reference_text(rollout.ground_truth)
         return [*_question_material(rollout), *([Material("reference", reference)] if reference else [])]
@@ -296,7 +317,9 @@ class Judge:
             except CallFailedError as error:
                 if not error.retry or attempt == self._max_attempts:
                     self._count(failures=1)
-                    logger.warning("attempts=<%d>, failure=<%s> | no verdict: %s", attempt, error.failure.value, error)
+                    # Of the error its class alone: services quote the prompt, and headers, in what they answer.
+                    kind, failure = type(error.__cause__ or error).__name__, error.failure.value
+                    logger.warning("attempts=<%d>, failure=<%s>, error=<%s> | no verdict", attempt, failure, kind)
                     return _Answer(None, error.failure, error.detail)
                 if error.failure is not Failure.MALFORMED:
                     self._sleep(self._backoff.delay(attempt, error.retry_after))
@@ -308,12 +331,15 @@ class Judge:
         self._count(calls=1, retries=int(retry))
         reply = model.ask(question, self._timeout)
         self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
+        if reply.refusal:
+            raise CallFailedError(Failure.REFUSED, reply.refusal)
         try:
             return parse_verdict(reply.text, question.schema)
         except (ValueError, RecursionError) as error:
             raise CallFailedError(Failure.MALFORMED, f"{error}"[:300], retry=True) from error
 
     def _model(self) -> JudgeModel:
+        self._begin_anew_after_a_fork()
         with self._lock:
             if self._asked is None:
                 self._asked = make_judge_model(self._source, self._model_id, self._params)

@@ -45,6 +45,7 @@ _TIMEOUTS = {"TimeoutError", "APITimeoutError", "TimeoutException", "ReadTimeout
 _NO_CONNECTION = {"APIConnectionError", "ConnectionError", "TransportError", "HTTPClientError"}
 _THROTTLES = {"ModelThrottledException"}
 _REFUSALS = {"ContextWindowOverflowException"}
+_NO_JSON = {"JSONDecodeError", "UnicodeDecodeError", "APIResponseValidationError"}
 
 
 def call_failed(error: BaseException, handled: BaseException | None) -> CallFailedError:
@@ -73,6 +74,7 @@ def call_failed(error: BaseException, handled: BaseException | None) -> CallFail
         (_REFUSALS, Failure.REFUSED, False),
         (_TIMEOUTS, Failure.TIMEOUT, True),
         (_NO_CONNECTION, Failure.UNAVAILABLE, True),
+        (_NO_JSON, Failure.MALFORMED, True),
     ):
         if names & known:
             return CallFailedError(failure, detail, retry=retry)
@@ -92,7 +94,7 @@ def _status(error: BaseException) -> int | None:
     response = getattr(error, "response", None)
     if status is None and isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
-    return status if isinstance(status, int) else None
+    return status if isinstance(status, int) and status >= 400 else None  # a success is no cause
 
 
 def _retry_after(error: BaseException) -> float | None:

@@ -8,6 +8,7 @@ import contextvars
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,6 +17,27 @@ T = TypeVar("T")
 def unbound(fn: Callable[[], T]) -> T:
     """Call a function where no context variable is set, the rollout in progress included."""
     return contextvars.Context().run(fn)
+
+
+def run_in_thread(fn: Callable[[], T], timeout: float) -> T:
+    """Call a blocking function in a thread of its own and wait for it.
+
+    A function that is not done in time goes on by itself: nothing can end it. Its own timeouts have to.
+
+    Raises:
+        TimeoutError: It was not done in time; in Python 3.10 the one of `concurrent.futures`.
+        BaseException: Whatever the function raises.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(unbound(fn))
+        except BaseException as error:  # the caller gets it
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="rft-judge-call", daemon=True).start()
+    return future.result(timeout)
 
 
 def run_in_judges_loop(make: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:

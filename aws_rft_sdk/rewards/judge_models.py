@@ -20,12 +20,14 @@ from typing import Any, NamedTuple, Protocol
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards.judge_failures import CallFailedError, Failure, call_failed
-from aws_rft_sdk.rewards.judge_loop import run_in_judges_loop, unbound
+from aws_rft_sdk.rewards.judge_loop import run_in_judges_loop, run_in_thread
 from aws_rft_sdk.rewards.judge_prompts import Question
 
 VERDICT = "verdict"
 """Name of the tool, or of the response format, that the verdict comes as."""
 CLOSE_SECONDS = 5.0
+_REFUSALS = ("content_filtered", "guardrail_intervened", "refusal")
+"""Why a Strands model stops when it, or its provider, declines; the last one is Anthropic's own word."""
 
 
 class Reply(NamedTuple):
@@ -35,6 +37,8 @@ class Reply(NamedTuple):
     """The verdict as JSON, not checked yet."""
     input_tokens: int
     output_tokens: int
+    refusal: str = ""
+    """Why there is no verdict although the model answered; "" when it did not decline."""
 
 
 class JudgeModel(Protocol):
@@ -152,6 +156,8 @@ class _OpenAIJudge:
     """Asks through `chat.completions` with a JSON schema as the response format."""
 
     def __init__(self, client: Any, model_id: str, params: Mapping[str, JSON], *, owned: bool) -> None:
+        if taken := sorted({"messages", "model", "response_format", "stream", "timeout"} & set(params)):
+            raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
         self._client = client.with_options(max_retries=0)  # retries are ours, and counted
         self._is_async = isinstance(client, _known("openai", "AsyncOpenAI"))
         self._owned = owned
@@ -173,7 +179,7 @@ class _OpenAIJudge:
         )
         handled = sys.exc_info()[1]
         try:
-            return _reply_of(run_in_judges_loop(call, timeout) if self._is_async else unbound(call))
+            return _reply_of((run_in_judges_loop if self._is_async else run_in_thread)(call, timeout))
         except Exception as error:
             raise call_failed(error, handled) from error
 
@@ -185,14 +191,24 @@ class _OpenAIJudge:
 
 
 def _reply_of(completion: Any) -> Reply:
-    choice = completion.choices[0]
-    if choice.message.refusal:
-        raise CallFailedError(Failure.REFUSED, f"the model declined: {choice.message.refusal:.200}")
+    # `openai` does not check what came against its types, so anything may stand here.
+    usage = getattr(completion, "usage", None)
+    tokens = (_count(getattr(usage, "prompt_tokens", None)), _count(getattr(usage, "completion_tokens", None)))
+    try:
+        choice = completion.choices[0]
+        text, refusal = choice.message.content, choice.message.refusal
+    except (AttributeError, LookupError, TypeError) as error:
+        raise CallFailedError(Failure.MALFORMED, "the reply is no chat completion", retry=True) from error
+    if refusal:
+        return Reply("", *tokens, refusal=f"the model declined: {refusal!s:.200}")
     if choice.finish_reason == "content_filter":
-        raise CallFailedError(Failure.REFUSED, "the answer was filtered")
-    usage = completion.usage
-    tokens = (usage.prompt_tokens, usage.completion_tokens) if usage is not None else (0, 0)
-    return Reply(choice.message.content or "", *tokens)
+        return Reply("", *tokens, refusal="the answer was filtered")
+    return Reply(text if isinstance(text, str) else "", *tokens)
+
+
+def _count(tokens: object) -> int:
+    """Return a count of tokens, 0 where the provider left it out: a verdict is not lost for the sake of its price."""
+    return tokens if isinstance(tokens, int) else 0
 
 
 # --- Strands models --------------------------------------------------------------------------------------------------
@@ -229,6 +245,7 @@ class _StrandsJudge:
         calls: list[str] = []
         texts: list[str] = []
         usage: Mapping[str, Any] = {}
+        stopped = ""
         async with aclosing(stream) as events:
             async for event in events:
                 if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
@@ -238,9 +255,11 @@ class _StrandsJudge:
                     calls[-1] += delta["toolUse"].get("input", "")
                 texts.append(delta.get("text", ""))
                 usage = event.get("metadata", {}).get("usage") or usage
+                stopped = event.get("messageStop", {}).get("stopReason") or stopped
         # Providers without a forced choice of tools may give the object as text. Two calls are no verdict.
         text = "".join(texts) if not calls else calls[0] if len(calls) == 1 else ""
-        return Reply(text, usage.get("inputTokens", 0), usage.get("outputTokens", 0))
+        refusal = f"the model stopped: {stopped}" if stopped in _REFUSALS else ""
+        return Reply(text, _count(usage.get("inputTokens")), _count(usage.get("outputTokens")), refusal)
 
 
 def _without_retries(model: Any) -> Any:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
-from aws_rft_sdk.rewards._checks import check_reward
+from aws_rft_sdk.rewards._alarm import ended_after
+from aws_rft_sdk.rewards._checks import check_reward, is_finite
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
@@ -18,6 +18,10 @@ logger = logging.getLogger(__name__)
 
 _KNOWN_KEYS = ("id", "messages", "metadata", "reference_answer")
 _TYPES = ("Reward", "Metric")
+_REPLY_SECONDS = 0.5
+"""What is kept of the time for sending the reply."""
+_LEAST_SECONDS = 0.01
+"""What a row gets when there is no time left: enough for most, too little to matter."""
 
 
 @dataclass(frozen=True)
@@ -34,23 +38,29 @@ class RewardLambda:
         check_reward(self.reward)
         object.__setattr__(self, "floor", parse_reward(self.floor))
 
-    def __call__(self, event: JSON, context: object = None) -> list[dict[str, JSON]]:
+    def __call__(self, event: JSON, context: Any = None) -> list[dict[str, JSON]]:
         """Return one result for each row of the event, in order, its id echoed.
+
+        A row that takes more than half of the time that is left cannot be judged, so that one that hangs leaves time
+        for the others. This needs Lambda's context, and a signal: in threads and on Windows there is no limit.
 
         Args:
             event: What the service sends: a list of rows, also as the value of `trajectories`, or a single row.
-            context: Lambda's context, not used.
+            context: Lambda's context, which knows the time that is left. Without it there is no limit.
 
         Raises:
             PayloadError: The event has no rows at all, so that there is nothing to answer row by row.
         """
-        return [self._score(row, position) for position, row in enumerate(rows_of(event))]
+        return [self._score(row, position, context) for position, row in enumerate(rows_of(event))]
 
-    def _score(self, row: JSON, position: int) -> dict[str, JSON]:
+    def _score(self, row: JSON, position: int, context: Any) -> dict[str, JSON]:
         identity = _id_of(row, position)
         try:
-            result = evaluate(self.reward, rollout_of(row))
-        except (Exception, SystemExit):
+            with ended_after(_share_of_time(context)):
+                result = evaluate(self.reward, rollout_of(row))
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # a panic of an extension or a cancellation is no Exception
             # One bad row must not cost the batch its rewards; it is logged and counted instead.
             logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
             result = RewardResult(None)
@@ -63,6 +73,15 @@ class RewardLambda:
         metrics.append({"name": "unscored", "value": float(unscored), "type": "Metric"})
         score = self.floor if result.reward is None else result.reward
         return {"id": identity, "aggregate_reward_score": score, "metrics_list": metrics}
+
+
+def _share_of_time(context: Any) -> float | None:
+    """Return the seconds that a row may take: half of those that are left, None when nobody knows."""
+    ask = getattr(context, "get_remaining_time_in_millis", None)
+    millis = ask() if callable(ask) else None
+    if not isinstance(millis, int | float):
+        return None
+    return max((millis / 1000 - _REPLY_SECONDS) / 2, _LEAST_SECONDS)
 
 
 def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
@@ -191,4 +210,4 @@ def _result_problems(result: Mapping[str, Any]) -> list[str]:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ast
 import io
+import keyword
 import sys
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import aws_rft_sdk
 from aws_rft_sdk import rewards
@@ -23,7 +24,7 @@ IN_LAMBDA = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "urllib3",
 """Packages that the Python runtimes of Lambda bring along."""
 
 _ROOT = Path(aws_rft_sdk.__file__).parent
-_LAZY = {"aws_rft_sdk": "", "aws_rft_sdk.rewards": "aws_rft_sdk.rewards."}
+_LAZY = ("aws_rft_sdk", "aws_rft_sdk.rewards")
 """Packages that resolve their names on use: their own imports are followed name by name."""
 _RESOURCES = {"aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",)}
 _NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
@@ -60,10 +61,12 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
         floor: Score of a row that cannot be judged.
 
     Raises:
-        ConfigurationError: The file is not there, is no Python, or has a name that would hide another module.
+        ConfigurationError: The file is not there, is no Python, or has a name that cannot be imported or would hide
+            another module; or the zip cannot be written.
     """
     file = Path(file)
-    if file.stem == "lambda_function" or file.stem in sys.stdlib_module_names or not file.stem.isidentifier():
+    is_name = file.stem.isidentifier() and not keyword.iskeyword(file.stem)
+    if not is_name or file.stem == "lambda_function" or file.stem in sys.stdlib_module_names:
         raise ConfigurationError(f"{file.name} cannot be imported under its name in a Lambda function; rename it")
     if not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
@@ -76,13 +79,18 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
             top = module.partition(".")[0]
             if top == "aws_rft_sdk":
                 wanted |= _modules_of(module, imported)
-            elif not _is_beside(file.parent, top):
+            elif not _beside(file.parent, top):
                 needs.add(top)
+    for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
+        content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
     ours, our_needs = closure(wanted)
     content.update(named(ours))
     content["lambda_function.py"] = _entry(file.stem, name, floor).encode()
     data = zipped(content)
-    Path(out).write_bytes(data)
+    try:
+        Path(out).write_bytes(data)
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error}") from error
     missing = {need for need in needs | our_needs if need not in sys.stdlib_module_names} - IN_LAMBDA - {"__future__"}
     return Package(
         Path(out), tuple(sorted(content)), len(data), sum(map(len, content.values())), tuple(sorted(missing))
@@ -121,15 +129,15 @@ def _own_files(file: Path) -> Iterator[tuple[Path, str]]:
         seen.add(path)
         yield path, path.relative_to(folder).as_posix()
         for module, _ in _imports(path):
-            top = module.partition(".")[0]
-            if (folder / f"{top}.py").is_file():
-                waiting.append(folder / f"{top}.py")
-            elif (folder / top / "__init__.py").is_file() and top != "aws_rft_sdk":
-                waiting += sorted((folder / top).rglob("*.py"))
+            waiting += _beside(folder, module.partition(".")[0])
 
 
-def _is_beside(folder: Path, top: str) -> bool:
-    return (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+def _beside(folder: Path, top: str) -> list[Path]:
+    """Return the files of a module or package in a folder, with or without `__init__.py`; none when it is elsewhere."""
+    if top == "aws_rft_sdk":
+        return []
+    file = folder / f"{top}.py"
+    return [file] if file.is_file() else sorted((folder / top).rglob("*.py"))
 
 
 def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
@@ -147,16 +155,14 @@ def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
 
 def _modules_of(module: str, name: str | None) -> set[str]:
     """Return the modules of ours that hold an imported name."""
-    if module not in _LAZY:
-        return {module, f"{module}.{name}"} if name else {module}
-    if module == "aws_rft_sdk":
-        homes = aws_rft_sdk._HOMES
-    else:
-        homes = {key: f"{_LAZY[module]}{home}" for key, home in rewards._HOMES.items()}
-    if name is None or name == "*":
-        # Nobody can say which names will be used; judges have dependencies that are asked for by name only.
-        return {home for home in homes.values() if module != "aws_rft_sdk" and ".judge" not in home}
-    return {homes.get(name, f"{module}.{name}")}
+    homes = {key: f"aws_rft_sdk.rewards.{home}" for key, home in rewards._HOMES.items()}
+    known = {"aws_rft_sdk": aws_rft_sdk._HOMES, "aws_rft_sdk.rewards": homes}.get(module, {})
+    if name in known:
+        return {known[name]}
+    found = module if name in (None, "*") else f"{module}.{name}"
+    if found == "aws_rft_sdk.rewards":
+        return set(homes.values())  # nobody can say which of its names will be used
+    return {module, found}
 
 
 def closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:

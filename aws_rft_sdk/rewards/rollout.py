@@ -68,7 +68,11 @@ def message_text(message: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True)
 class Component:
-    """One part of a reward, or a figure beside it."""
+    """One part of a reward, or a figure beside it.
+
+    Raises:
+        RewardError: The name is no text, or the value is no finite number.
+    """
 
     name: str
     value: float
@@ -76,6 +80,8 @@ class Component:
     """Whether it is part of the reward; False for a figure that is only reported (a metric)."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise RewardError(f"the name of a component must be a text, not {self.name!r:.80}")
         object.__setattr__(self, "value", parse_reward(self.value))
 
 

@@ -12,12 +12,15 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._alarm import OutOfTimeError, ended_after
 from aws_rft_sdk.rewards._checks import check_number, check_reward
 from aws_rft_sdk.rewards.adversaries import attacks, find_leak
 from aws_rft_sdk.rewards.cases import Case
 from aws_rft_sdk.rewards.rollout import Reward, RewardResult, Rollout, evaluate
 
 _TOLERANCE = 1e-9
+_HANGING = 10
+"""A call that takes so many times the longest time allowed is ended, in the main thread."""
 _ATTACKED_ENORMOUSLY = 1
 """Groups that are attacked with a million characters; more would only take longer."""
 
@@ -115,10 +118,16 @@ class _Bench:
 
     def call(self, rollout: Rollout) -> tuple[RewardResult | None, str | None]:
         """Return a result and what is wrong with the call: it raised, took too long, or left the range."""
+        limit = max(_HANGING * self.max_seconds, 1.0)
         began = time.perf_counter()
         try:
-            result = evaluate(self.reward, rollout)
-        except (Exception, SystemExit) as error:  # a reward that ends the process would end the bench as a success
+            with ended_after(limit):
+                result = evaluate(self.reward, rollout)
+        except OutOfTimeError:
+            return None, f"was ended after {limit:g} s"
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a reward that ends the process would end the bench as a success
             return None, f"raised {type(error).__name__}: {error!s:.200}"
         finally:
             self.seconds.append(time.perf_counter() - began)
@@ -155,7 +164,7 @@ def bench(
             one (as `DominantOutcome` has), else 0.
         limits: The range that rewards must stay in; None for any.
         repeat: How often each case is scored.
-        max_seconds: Longest time that one call may take.
+        max_seconds: Longest time that one call may take. One that takes ten times as long is ended.
 
     Raises:
         ConfigurationError: There is no case, a figure is out of range, or the reward is asynchronous, a class, or not
@@ -235,7 +244,7 @@ def _check_same(run: _Bench, cases: Sequence[Case], results: Sequence[RewardResu
     except Exception as error:
         run.breaches.append(f"the reward cannot be pickled: {error!s:.200}")
     for reward in rewards:
-        again = _Bench(reward, 0.0, None, math.inf)
+        again = _Bench(reward, 0.0, None, run.max_seconds)
         for case, first in zip(cases, results, strict=True):
             if again.call(case.rollout)[0] != first:
                 run.breaches.append(f"line {case.line}: the same rollout gets different rewards")

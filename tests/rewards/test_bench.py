@@ -1,5 +1,7 @@
+import asyncio
 import json
 import re
+import threading
 import time
 
 import pytest
@@ -29,15 +31,16 @@ NUMBER = re.compile(r"-?[0-9]+")
 ADVERSARIES = {
     "silent agent",
     "echo of the prompt",
-    "prompt leak",
+    "prompt leak of the ground truth",
     "tool spammer",
-    "format only",
-    "every number",
+    "format-only answer",
+    "every number from the prompt",
     "hedge",
     "runaway continuation",
     "enormous output",
-    "odd digits",
-    "injection",
+    "unicode digits",
+    "odd numbers",
+    "injection text",
 }
 
 
@@ -69,27 +72,36 @@ def test_bench_when_the_reward_is_sound_then_no_breach_and_every_adversary_was_t
     leaking = case("#### 72", 72, "success", 'task {"question": "12 + 60?", "answer": 72}')
     report = bench(gsm8k, parsed(*CASES))
     assert report.breaches == ()
-    assert {row.adversary for row in report.adversaries} | {"prompt leak"} == ADVERSARIES
+    assert {row.adversary for row in report.adversaries} | {"prompt leak of the ground truth"} == ADVERSARIES
     assert (report.low, report.high) == (0.0, 1.0)
-    assert "prompt leak" in {row.adversary for row in bench(gsm8k, parsed(*CASES, leaking)).adversaries}
+    assert "prompt leak of the ground truth" in {
+        row.adversary for row in bench(gsm8k, parsed(*CASES, leaking)).adversaries
+    }
 
 
 BROKEN = [
     pytest.param(contains, "runaway continuation", id="substring"),
     pytest.param(lambda r: 1.0, "silent agent", id="constant"),
-    pytest.param(lambda r: float("#### " in r.answer), "format only", id="format"),
+    pytest.param(lambda r: float("#### " in r.answer), "format-only answer", id="format"),
     pytest.param(lambda r: min(1.0, len(r.answer) / 50), "echo of the prompt", id="length"),
     pytest.param(lambda r: min(1.0, len(r.turns) / 3) or gsm8k(r), "tool spammer", id="calls"),
     pytest.param(lambda r: gsm8k(r) if r.answer else 1.0, "silent agent", id="silence"),
-    pytest.param(lambda r: 1.0 if "score" in r.answer.lower() else gsm8k(r), "injection", id="injection"),
-    pytest.param(lambda r: float(str(r.ground_truth) in r.answer.split()), "every number", id="any-number"),
-    pytest.param(ExactNumber(anywhere=True), "every number", id="last-number-anywhere"),
-    pytest.param(FinQA(anywhere=True), "every number", id="last-figure-anywhere"),
+    pytest.param(lambda r: 1.0 if "score" in r.answer.lower() else gsm8k(r), "injection text", id="injection text"),
     pytest.param(
-        lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)[:1]), "every number", id="first-number"
+        lambda r: float(str(r.ground_truth) in r.answer.split()), "every number from the prompt", id="any-number"
+    ),
+    pytest.param(ExactNumber(anywhere=True), "every number from the prompt", id="last-number-anywhere"),
+    pytest.param(FinQA(anywhere=True), "every number from the prompt", id="last-figure-anywhere"),
+    pytest.param(
+        lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)[:1]),
+        "every number from the prompt",
+        id="first-number",
     ),
     pytest.param(lambda r: float(str(r.ground_truth) in NUMBER.findall(r.answer)), "hedge", id="one-of-several"),
-    pytest.param(lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "odd digits", id="isdigit"),
+    pytest.param(
+        lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "unicode digits", id="isdigit"
+    ),
+    pytest.param(lambda r: 1.0 if "nan" in r.answer or r.answer == "#### 1/0" else gsm8k(r), "odd numbers", id="nan"),
     pytest.param(lambda r: time.sleep(1.1) or 0.0 if len(r.answer) > 10**5 else gsm8k(r), "enormous output", id="slow"),
 ]
 
@@ -113,10 +125,14 @@ def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
 
 def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
     cases = parsed(case("w\n#### The final answer is 72", kind="success"), case("w\n#### 73", kind="failure"))
-    assert any("format only" in breach for breach in bench(Format.final_answer(), cases).breaches)
+    assert any("format-only answer" in breach for breach in bench(Format.final_answer(), cases).breaches)
     assert bench(Format.final_answer(), cases, shaping=0.5).breaches == ()
     shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
     assert bench(shaped, cases).shaping == 0.1
+
+
+def raise_cancelled(rollout):
+    raise asyncio.CancelledError
 
 
 @pytest.mark.parametrize(
@@ -125,6 +141,7 @@ def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
         (lambda r: 0.5, "line 1: 0.5 instead of 1"),
         (lambda r: 0.0, "a success gets 0, not more than the failed try of line"),
         (lambda r: 1 / 0, "line 1: raised ZeroDivisionError"),
+        (raise_cancelled, "line 1: raised CancelledError"),
         (lambda r: "1", "line 1: raised RewardError"),
         (lambda r: 7.0, "line 1: 7 instead of 1"),
         (gsm8k.score, "raised TypeError"),
@@ -132,6 +149,14 @@ def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
 )
 def test_bench_when_a_reward_is_wrong_then_the_breach_says_how(reward, breach):
     assert any(breach in found for found in bench(reward, parsed(*CASES)).breaches)
+
+
+def test_bench_when_a_reward_hangs_then_it_is_ended_and_a_breach():
+    def reward(rollout):
+        return threading.Event().wait() if rollout.answer == "x" else 0.0
+
+    report = bench(reward, parsed(case("x"), case("y")), max_seconds=0, repeat=1)
+    assert "line 1: was ended after 1 s" in report.breaches
 
 
 def test_bench_when_a_reward_leaves_the_range_then_a_breach():

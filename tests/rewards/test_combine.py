@@ -74,6 +74,7 @@ def test_weighted_sum_when_clipped_then_within_the_range():
         lambda: WeightedSum({}),
         lambda: WeightedSum({"a": (constant(1), 0.0)}),
         lambda: WeightedSum({"a": (constant(1), float("nan"))}),
+        lambda: WeightedSum({"a": (constant(1), 10**400)}),
         lambda: WeightedSum({"a": 5}),
         lambda: WeightedSum({"a": constant(1)}, clip=(1, 1)),
         lambda: Clip(constant(1), 1, 0),

@@ -200,6 +200,7 @@ def test_judge_when_a_loop_runs_in_the_thread_then_it_answers(service: Service, 
         pytest.param({"shows": "all"}, "shows must be", id="shows"),
         pytest.param({"max_attempts": 0}, "max_attempts must be a whole number of at least 1", id="no_attempt"),
         pytest.param({"timeout": 0}, "timeout must be above 0", id="no_time"),
+        pytest.param({"params": {"stream": True, "seed": 1}}, "params cannot have stream", id="params_of_its_own"),
         pytest.param({"model": OpenAIModel(model_id="m"), "params": {"seed": 1}}, "for OpenAI clients", id="params"),
     ],
 )

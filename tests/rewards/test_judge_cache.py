@@ -180,3 +180,30 @@ def test_cache_when_closed_then_next_use_opens_it_again(tmp_path: Path) -> None:
     assert cache.get("key") == "{}"
     cache.close()
     cache.close()
+
+
+WRITE_FOR_EVER = """
+import itertools, sys
+from aws_rft_sdk.rewards.judge_cache import VerdictCache
+cache = VerdictCache(sys.argv[1])
+for n in itertools.count():
+    print(n, cache.put(str(n), sys.argv[2]), flush=True)
+"""
+
+
+def test_cache_when_writers_are_killed_then_every_verdict_that_was_told_stays(tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.db"
+    told: dict[str, str] = {}
+    for round_ in "abc":
+        command = [sys.executable, "-c", WRITE_FOR_EVER, str(path), round_ * 500]
+        writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        for writer in writers:
+            assert writer.stdout is not None
+            lines = [writer.stdout.readline().split() for _ in range(20)]
+            writer.kill()
+            lines += [line.split() for line in writer.communicate()[0].splitlines(keepends=True) if "\n" in line]
+            for key, verdict in lines:
+                assert told.setdefault(key, verdict) == verdict
+    cache = VerdictCache(path)
+    assert {key: cache.get(key) for key in told} == told
+    cache.close()

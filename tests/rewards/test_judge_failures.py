@@ -71,11 +71,16 @@ def test_judge_when_service_errs_to_the_end_then_none_with_the_reason(
     assert judge.cost == JudgeCost(calls=calls, retries=calls - 1, failures=1)
 
 
-def test_judge_when_it_fails_then_a_warning_is_logged(service: Service, caplog: pytest.LogCaptureFixture) -> None:
-    service.policy = lambda request: error(400)
+def test_judge_when_it_fails_then_a_warning_without_what_the_service_said(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    service.policy = lambda request: error(400, f"{request.headers['authorization']} asked {request.json['messages']}")
     with caplog.at_level(logging.WARNING, "aws_rft_sdk"):
-        make_judge(service)(ROLLOUT)
-    assert ["failure=<refused>" in record.getMessage() for record in caplog.records] == [True]
+        result = make_judge(service)(ROLLOUT)
+    assert [record.getMessage() for record in caplog.records] == [
+        "attempts=<1>, failure=<refused>, error=<BadRequestError> | no verdict"
+    ]
+    assert "asked" in result.detail
 
 
 @each_source

@@ -10,6 +10,7 @@ from fakes import Recorded, Service, error
 from aws_rft_sdk.errors import RewardError
 from aws_rft_sdk.rewards.judge_failures import Failure
 from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards.judge_rubrics import single_score
 from aws_rft_sdk.rewards.rollout import Component, Rollout
 
 from .judging import (
@@ -115,6 +116,13 @@ def test_judge_when_rollouts_are_of_different_prompts_then_reward_error(service:
     judge = make_judge(service)
     with pytest.raises(RewardError, match="one prompt"):
         judge.compare(*rollouts) if way == "compare" else judge.rank(rollouts)
+
+
+def test_judge_when_the_rubric_needs_a_reference_and_there_is_none_then_no_comparison_either(service: Service) -> None:
+    judge = make_judge(service, rubric=single_score("Judge.", "Agrees.", needs_reference=True))
+    assert judge.compare(answer("a"), answer("b")).failure is Failure.NO_REFERENCE
+    assert [result.failure for result in judge.rank([answer("a"), answer("b")])] == [Failure.NO_REFERENCE] * 2
+    assert service.inference == []
 
 
 def test_against_reference_when_answer_is_better_then_one_and_judge_sees_no_reference(service: Service) -> None:

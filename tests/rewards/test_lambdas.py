@@ -1,12 +1,18 @@
+import asyncio
 import json
 import pickle
+import re
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws_rft_sdk.errors import PayloadError
-from aws_rft_sdk.rewards import Format, RewardResult, check_reply, gsm8k, reward_lambda
+from aws_rft_sdk.errors import PayloadError, RewardError
+from aws_rft_sdk.rewards import Component, Format, RewardResult, check_reply, gsm8k, reward_lambda
 
 handler = reward_lambda(gsm8k, floor=-1.0)
 ASKED = {"role": "user", "content": "2 + 2?"}
@@ -117,6 +123,75 @@ def test_reply_when_the_reward_raises_then_that_row_gets_the_floor(caplog):
     assert "ZeroDivisionError" in caplog.text
 
 
+@pytest.mark.parametrize("error", [SystemExit(0), GeneratorExit(), asyncio.CancelledError(), BaseException("panic")])
+def test_reply_when_the_reward_raises_what_is_no_exception_then_the_batch_is_not_lost(error):
+    """As a panic in an extension written in Rust, or the cancellation of a task."""
+
+    def reward(rollout):
+        if rollout.answer == "bad":
+            raise error
+        return 1.0
+
+    reply = reward_lambda(reward, floor=-2.0)([row("good"), row("bad"), row("good")])
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, -2.0, 1.0]
+
+
+def test_handler_when_interrupted_then_it_stops():
+    def reward(rollout):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reward_lambda(reward)([row()])
+
+
+class Context:
+    """Lambda's context, with the milliseconds that are left when each row begins."""
+
+    def __init__(self, *millis):
+        self._millis = iter(millis)
+
+    def get_remaining_time_in_millis(self):
+        return next(self._millis)
+
+
+def loop_for_ever(rollout):
+    while True:
+        try:
+            len(rollout.answer)
+        except Exception:
+            return 1.0
+
+
+HANGING = [
+    pytest.param(lambda rollout: threading.Event().wait(), id="waits"),
+    pytest.param(loop_for_ever, id="loops"),
+    pytest.param(lambda rollout: re.match(r"(a|a)+$", "a" * 100 + "b"), id="backtracks"),
+]
+
+
+@pytest.mark.parametrize("hanging", HANGING)
+def test_reply_when_a_row_hangs_then_it_gets_the_floor_and_the_others_their_rewards(hanging, caplog):
+    before = signal.getsignal(signal.SIGALRM)
+    handler = reward_lambda(lambda rollout: hanging(rollout) if rollout.answer == "bad" else 1.0, floor=-2.0)
+    reply = handler([row("good"), row("bad"), row("good")], Context(60_000, 600, 60_000))
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, -2.0, 1.0]
+    assert [result["metrics_list"][-1]["value"] for result in reply] == [0.0, 1.0, 0.0]
+    assert "the time is over" in caplog.text
+    assert signal.getsignal(signal.SIGALRM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("context", [None, object(), Context("soon"), SimpleNamespace(aws_request_id="1")])
+def test_handler_when_the_context_does_not_know_the_time_then_rows_are_scored(context):
+    assert handler([row(reference_answer="4")], context)[0]["aggregate_reward_score"] == 1.0
+
+
+def test_handler_when_called_in_a_thread_then_rows_are_scored():
+    with ThreadPoolExecutor(1) as pool:
+        (result,) = pool.submit(handler, [row(reference_answer="4")], Context(60_000)).result()
+    assert result["aggregate_reward_score"] == 1.0
+
+
 def test_reply_when_the_reward_has_components_then_they_are_metrics():
     reply = reward_lambda(Format.final_answer())([row("so\n#### The final answer is 4", reference_answer="4")])
     assert reply[0]["aggregate_reward_score"] == 1.5
@@ -174,6 +249,7 @@ GOOD = {"id": "a", "aggregate_reward_score": 1.0, "metrics_list": [{"name": "n",
         pytest.param([{"id": "a"}], "aggregate_reward_score", id="no-score"),
         pytest.param([{**GOOD, "aggregate_reward_score": float("nan")}], "finite", id="nan"),
         pytest.param([{**GOOD, "aggregate_reward_score": float("inf")}], "finite", id="inf"),
+        pytest.param([{**GOOD, "aggregate_reward_score": 10**400}], "finite", id="too-long-for-a-float"),
         pytest.param([{**GOOD, "aggregate_reward_score": True}], "finite", id="bool"),
         pytest.param([{**GOOD, "aggregate_reward_score": "1"}], "finite", id="string"),
         pytest.param([{**GOOD, "metrics_list": {}}], "must be a list", id="metrics-no-list"),
@@ -189,6 +265,12 @@ GOOD = {"id": "a", "aggregate_reward_score": 1.0, "metrics_list": [{"name": "n",
 def test_check_reply_when_a_reply_is_wrong_then_it_says_so(reply, problem):
     problems = check_reply([{"id": "a", "messages": []}], reply)
     assert problems == [] if problem is None else problem in problems[0]
+
+
+def test_component_when_its_name_is_no_text_then_refused():
+    """A metric has to have one, or the reply breaks the service's rules."""
+    with pytest.raises(RewardError, match="name of a component"):
+        Component(5, 1.0)
 
 
 def test_rewards_when_they_have_turns_then_the_aggregate_counts():

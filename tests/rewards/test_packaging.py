@@ -16,6 +16,7 @@ REWARD = """
 from aws_rft_sdk.rewards import DominantOutcome, Length, gsm8k
 from nearby import LIMIT
 import inside.part
+import plain_folder.part
 
 reward = DominantOutcome(gsm8k, {"short": Length(100, LIMIT)})
 
@@ -39,6 +40,8 @@ def file(tmp_path):
     (tmp_path / "inside").mkdir()
     (tmp_path / "inside" / "__init__.py").write_text("")
     (tmp_path / "inside" / "part.py").write_text("")
+    (tmp_path / "plain_folder").mkdir()
+    (tmp_path / "plain_folder" / "part.py").write_text("")
     path = tmp_path / "zip_reward.py"
     path.write_text(REWARD)
     return path
@@ -65,7 +68,7 @@ def test_package_when_run_with_the_zip_alone_then_it_scores(file, tmp_path):
     reply, modules = run_in_lambda(built.path, EVENT, tmp_path / "inside")
     assert [result["aggregate_reward_score"] for result in reply] == [1.0, 0.0]
     assert check_reply(EVENT, reply) == []
-    assert modules == "['aws_rft_sdk', 'inside', 'lambda_function', 'nearby', 'zip_reward']"
+    assert modules == "['aws_rft_sdk', 'inside', 'lambda_function', 'nearby', 'plain_folder', 'zip_reward']"
     assert built.needs == ()
     assert built.fits
     assert {"zip_reward.py", "nearby.py", "inside/part.py", "lambda_function.py"} <= set(built.files)
@@ -93,6 +96,25 @@ def test_package_when_code_is_run_then_the_sandbox_is_in_it(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "from aws_rft_sdk import rewards\nreward = rewards.gsm8k",
+        "import aws_rft_sdk.rewards\nreward = aws_rft_sdk.rewards.gsm8k",
+        "from aws_rft_sdk.rewards import *\nreward = gsm8k",
+        "from aws_rft_sdk.rewards import numeric\nreward = numeric.gsm8k",
+        "import aws_rft_sdk\nfrom aws_rft_sdk.rewards import Judge, gsm8k as reward",
+        "def reward(rollout):\n    from aws_rft_sdk.rewards import gsm8k\n    return gsm8k(rollout)",
+    ],
+)
+def test_package_when_our_code_is_imported_in_any_way_then_it_scores(tmp_path, source):
+    (tmp_path / "any_way.py").write_text(source)
+    built = build_package(tmp_path / "any_way.py", "reward", tmp_path / "r.zip")
+    (tmp_path / "elsewhere").mkdir()
+    reply, _ = run_in_lambda(built.path, EVENT, tmp_path / "elsewhere")
+    assert [result["aggregate_reward_score"] for result in reply] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
     ("source", "needs"),
     [
         ("from aws_rft_sdk.rewards import MathVerify\nreward = MathVerify()", ("math_verify",)),
@@ -107,7 +129,9 @@ def test_package_when_code_needs_other_packages_then_they_are_named(tmp_path, so
     assert build_package(tmp_path / "needy.py", "reward", tmp_path / "r.zip").needs == needs
 
 
-@pytest.mark.parametrize("name", ["json.py", "lambda_function.py", "my-reward.py", "broken_one.py", "absent.py"])
+@pytest.mark.parametrize(
+    "name", ["json.py", "lambda.py", "lambda_function.py", "my-reward.py", "broken_one.py", "absent.py"]
+)
 def test_package_when_the_file_cannot_be_imported_then_configuration_error(tmp_path, name):
     if name != "absent.py":
         (tmp_path / name).write_text("def (" if name == "broken_one.py" else "reward = 1")
@@ -126,6 +150,17 @@ def test_package_command_when_run_then_sizes_against_the_limits(file, tmp_path):
     assert "lambda_function.lambda_handler" in result.output
     assert aws_rft("package", "json:dumps", "--out", tmp_path / "r.zip").exit_code == 2
     assert aws_rft("package", f"{file}:Holder", "--out", tmp_path / "r.zip").exit_code == 2
+    result = aws_rft("package", f"{file}:reward", "--out", tmp_path / "absent" / "r.zip")
+    assert (result.exit_code, "cannot be written" in result.output) == (2, True)
+
+
+def test_package_command_when_the_function_could_not_be_imported_then_refused_here_already(file, tmp_path):
+    with file.open("a") as more:
+        more.write("from aws_rft_sdk.rewards import reward_lambda\nhandler = reward_lambda(reward)\n")
+    result = aws_rft("package", f"{file}:handler", "--out", tmp_path / "r.zip")
+    assert (result.exit_code, "Lambda handler already" in result.output) == (2, True)
+    assert aws_rft("package", f"{file}:reward", "--floor", "nan", "--out", tmp_path / "r.zip").exit_code == 1
+    assert not (tmp_path / "r.zip").exists()
 
 
 def test_invoke_command_when_run_then_the_reply_and_exit_status(file, tmp_path):
@@ -171,3 +206,70 @@ def test_test_command_when_the_reward_is_sound_then_zero_and_when_not_then_one(f
     assert aws_rft("test", f"{file}:Holder", cases).exit_code == 2
     cases.write_text("{}")
     assert aws_rft("test", f"{file}:reward", cases).exit_code == 2
+
+
+NOISY = """
+from aws_rft_sdk.rewards import Component, RewardResult, gsm8k
+
+print("loading")
+
+
+def reward(rollout):
+    print("scoring")
+    right = gsm8k(rollout)
+    return RewardResult(right, (Component("[/b] right", right),))
+
+
+def broken(rollout):
+    raise ValueError("no [/INST] in [bold]here[/bold]")
+"""
+
+
+def test_commands_when_a_reward_prints_then_it_is_no_part_of_the_json(tmp_path):
+    (tmp_path / "noisy.py").write_text(NOISY)
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, CASES)))
+    (tmp_path / "events.json").write_text(json.dumps(EVENT))
+    result = aws_rft("test", f"{tmp_path / 'noisy.py'}:reward", tmp_path / "cases.jsonl", "--json")
+    assert json.loads(result.stdout)["breaches"] == []
+    assert "scoring" in result.stderr
+    result = aws_rft("invoke", f"{tmp_path / 'noisy.py'}:reward", tmp_path / "events.json")
+    assert len(json.loads(result.stdout)) == 2
+
+
+def test_test_command_when_names_and_messages_have_brackets_then_they_are_shown_as_they_are(tmp_path):
+    (tmp_path / "noisy_names.py").write_text(NOISY)
+    (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, CASES)))
+    result = aws_rft("test", f"{tmp_path / 'noisy_names.py'}:reward", tmp_path / "cases.jsonl")
+    assert (result.exit_code, "[/b] right" in result.output) == (0, True)
+    result = aws_rft("test", f"{tmp_path / 'noisy_names.py'}:broken", tmp_path / "cases.jsonl")
+    assert result.exit_code == 1
+    assert "breach: line 1: raised ValueError: no [/INST] in [bold]here[/bold]" in result.output
+
+
+@pytest.mark.parametrize("source", ["import sys\nsys.exit(0)", "raise ImportError('no numpy')", "def ("])
+def test_test_command_when_the_file_cannot_be_imported_then_bad_usage_and_no_breach_nor_success(tmp_path, source):
+    (tmp_path / "no_import.py").write_text(source)
+    (tmp_path / "cases.jsonl").write_text(json.dumps(CASES[0]))
+    result = aws_rft("test", f"{tmp_path / 'no_import.py'}:reward", tmp_path / "cases.jsonl")
+    assert (result.exit_code, "importing" in result.output) == (2, True)
+
+
+@pytest.mark.parametrize(
+    "reply", ["[5]", "[{'metrics_list': 5}]", "[{'metrics_list': ['x']}]", "None", "[{'id': 10**400}]"]
+)
+def test_invoke_command_when_a_handler_replies_anything_then_it_says_what_is_wrong(tmp_path, reply):
+    (tmp_path / "any_handler.py").write_text(f"def handler(event, context):\n    return {reply}\n")
+    (tmp_path / "events.json").write_text(json.dumps(EVENT[:1]))
+    result = aws_rft("invoke", f"{tmp_path / 'any_handler.py'}:handler", tmp_path / "events.json", "--handler")
+    assert (result.exit_code, bool(result.stderr)) == (1, True)
+
+
+def test_invoke_command_when_event_or_reply_is_near_the_limit_then_sizes_are_those_on_the_wire(tmp_path):
+    (tmp_path / "any_size.py").write_text("def reward(rollout):\n    return 1.0\n")
+    events = tmp_path / "events.json"
+    row = {"messages": [{"role": "assistant", "content": ""}]}
+    events.write_text(json.dumps([row] * 40_000))  # as it is printed, the reply has more
+    assert aws_rft("invoke", f"{tmp_path / 'any_size.py'}:reward", events).exit_code == 0
+    events.write_text(json.dumps([{**row, "prompt": "x" * 6_000_000}]))
+    result = aws_rft("invoke", f"{tmp_path / 'any_size.py'}:reward", events)
+    assert (result.exit_code, result.stderr) == (1, "the event has 6.0 MB, Lambda takes 6 MB\n")

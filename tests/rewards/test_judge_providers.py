@@ -1,0 +1,140 @@
+"""What providers, proxies and networks do beside answering: odd bookkeeping, odd bodies, refusals, and forks of us."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from fakes import USAGE, Answer, Recorded, Service, chat_answer, say
+
+from aws_rft_sdk.rewards.judge_failures import Failure
+from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards.rollout import Rollout
+
+from .judging import (
+    SOURCES,
+    answering,
+    close_judges,  # noqa: F401 - a fixture
+    grades,
+    make_judge,
+)
+
+ROLLOUT = Rollout.of_answer("4", "4", "2+2?")
+each_source = pytest.mark.parametrize("kind", SOURCES)
+each_client = pytest.mark.parametrize("kind", ["openai", "async_openai"])
+
+
+def replaced(answer: Answer, old: str, new: str) -> Answer:
+    parts = [answer.body] if answer.chunks is None else answer.chunks
+    assert any(old.encode() in part for part in parts)
+    parts = [part.replace(old.encode(), new.encode()) for part in parts]
+    answer.body, answer.chunks = (parts[0], None) if answer.chunks is None else (answer.body, parts)
+    return answer
+
+
+@each_source
+@pytest.mark.parametrize(
+    "usage", [None, {}, {"total_tokens": 5}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": "3"}]
+)
+def test_judge_when_provider_counts_no_tokens_then_the_verdict_stands(service: Service, kind: str, usage: Any) -> None:
+    verdict = answering(grades())
+    service.policy = lambda request: replaced(verdict(request), json.dumps(USAGE), json.dumps(usage))
+    judge = make_judge(service, kind)
+    assert judge(ROLLOUT).reward == pytest.approx(0.7)
+    assert judge.cost == JudgeCost(calls=1)
+
+
+BODIES = [
+    pytest.param("application/json", "<html>busy", id="no_json"),
+    pytest.param("application/json", '{"id": "x", "choices": [{"ind', id="cut_off"),
+    pytest.param("application/json", "", id="empty"),
+    pytest.param("application/json", "{}", id="no_completion"),
+    pytest.param("application/json", "[]", id="list"),
+    pytest.param("application/json", "null", id="null"),
+    pytest.param("application/json", '{"choices": []}', id="no_choices"),
+    pytest.param("application/json", '{"error": {"message": "overloaded"}}', id="error_as_a_success"),
+    pytest.param("application/json", '{"choices": [{"message": {"content": [{"text": "4"}]}}]}', id="list_of_parts"),
+    pytest.param("text/html", "<html>sign in", id="page"),
+]
+
+
+@each_source
+@pytest.mark.parametrize(("content_type", "body"), BODIES)
+def test_judge_when_the_reply_is_no_completion_then_malformed_and_tried_again(
+    service: Service, kind: str, content_type: str, body: str
+) -> None:
+    service.script(Answer(body=body.encode(), headers={"Content-Type": content_type}))
+    service.policy = answering(grades())
+    assert make_judge(service, kind)(ROLLOUT).reward == pytest.approx(0.7)
+    service.policy = lambda request: Answer(body=body.encode(), headers={"Content-Type": content_type})
+    assert make_judge(service, kind, max_attempts=1)(ROLLOUT).failure is Failure.MALFORMED
+
+
+@each_source
+def test_judge_when_the_answer_is_filtered_then_refused_once_and_paid_for(service: Service, kind: str) -> None:
+    service.policy = lambda request: replaced(chat_answer(request, say("")), '"stop"', '"content_filter"')
+    judge = make_judge(service, kind)
+    assert judge(ROLLOUT).failure is Failure.REFUSED
+    assert judge.cost == JudgeCost(calls=1, failures=1, input_tokens=3, output_tokens=2)
+
+
+@each_client
+def test_judge_when_the_model_declines_then_its_tokens_count(service: Service, kind: str) -> None:
+    service.policy = lambda request: chat_answer(request, {**say(""), "refusal": "I would rather not."})
+    judge = make_judge(service, kind)
+    assert judge(ROLLOUT).detail == "the model declined: I would rather not."
+    assert judge.cost == JudgeCost(calls=1, failures=1, input_tokens=3, output_tokens=2)
+
+
+@each_source
+def test_judge_when_the_answer_only_trickles_in_then_timeout(service: Service, kind: str) -> None:
+    """Each byte comes in time, so that no timeout of a single read ever strikes."""
+    gate = service.gate()
+
+    def trickle() -> Any:
+        yield from itertools.takewhile(lambda _: not gate.wait(0.01), itertools.repeat(b" ", 1000))
+
+    headers = {"Content-Type": "application/json"}
+    service.policy = lambda request: Answer(headers=headers, chunks=trickle())
+    assert make_judge(service, kind, timeout=0.5, max_attempts=1)(ROLLOUT).failure is Failure.TIMEOUT
+
+
+FORK = """
+import os, sys
+import openai
+from aws_rft_sdk.rewards import Judge, Rollout, single_score
+client = openai.OpenAI(base_url=sys.argv[1], api_key="k")
+judge = Judge(client, single_score("Judge.", "Good or bad."), model_id="m")
+judge(Rollout.of_answer("before"))
+child = os.fork()
+judge(Rollout.of_answer("after" if child else "child"))
+print(judge.cost.calls, flush=True)
+if child:
+    os.waitpid(child, 0)
+judge.close()
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
+def test_judge_when_the_process_forks_then_the_child_has_connections_and_costs_of_its_own(service: Service) -> None:
+    """On one connection the processes would get each other's verdicts."""
+    service.policy = answering({"explanation": "", "quality": 7})
+
+    command = [sys.executable, "-c", FORK, f"{service.endpoint}/v1"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    def connections(word: str) -> set[int]:
+        return {request.connection for request in service.inference if word in text_sent(request)}
+
+    assert sorted(output.split()) == ["1", "2"]
+    assert connections("child").isdisjoint(connections("before") | connections("after"))
+
+
+def text_sent(request: Recorded) -> str:
+    return str(request.json["messages"][-1]["content"])
