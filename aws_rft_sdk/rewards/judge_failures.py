@@ -58,16 +58,18 @@ def call_failed(error: BaseException, handled: BaseException | None) -> CallFail
     if isinstance(error, CallFailedError):
         return error
     links = list(_chain(error, handled))
-    detail = f"{type(error).__name__}: {error}"[:300]
     statuses = [status for link in links if (status := _status(link)) is not None]
     retry_after = next((seconds for link in links if (seconds := _retry_after(link)) is not None), None)
     if statuses:
         status = statuses[-1]  # nearest to the wire
+        # Without its text: a service may quote the key and the prompt.
+        detail = " ".join([type(error).__name__, str(status), *(code for link in links if (code := _code(link)))])
         if status == 429:
             return CallFailedError(Failure.THROTTLED, detail, retry=True, retry_after=retry_after)
         if status in (408, 409, 424) or status >= 500:
             return CallFailedError(Failure.UNAVAILABLE, detail, retry=True, retry_after=retry_after)
         return CallFailedError(Failure.REFUSED, detail)
+    detail = f"{type(error).__name__}: {error}"[:300]
     names = {kind.__name__ for link in links for kind in type(link).__mro__}
     for known, failure, retry in (
         (_THROTTLES, Failure.THROTTLED, True),
@@ -95,6 +97,14 @@ def _status(error: BaseException) -> int | None:
     if status is None and isinstance(response, Mapping):  # botocore
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     return status if isinstance(status, int) and status >= 400 else None  # a success is no cause
+
+
+def _code(error: BaseException) -> str | None:
+    code = getattr(error, "code", None)  # openai
+    response = getattr(error, "response", None)
+    if code is None and isinstance(response, Mapping):  # botocore
+        code = response.get("Error", {}).get("Code")
+    return code if isinstance(code, str) else None
 
 
 def _retry_after(error: BaseException) -> float | None:

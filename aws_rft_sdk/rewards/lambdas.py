@@ -50,6 +50,8 @@ class RewardLambda:
 
         Raises:
             PayloadError: The event has no rows at all, so that there is nothing to answer row by row.
+            ConfigurationError, ImportError: The reward needs what is not there, whatever the row: a package, a valid
+                schema.
         """
         return [self._score(row, position, context) for position, row in enumerate(rows_of(event))]
 
@@ -58,8 +60,8 @@ class RewardLambda:
         try:
             with ended_after(_share_of_time(context)):
                 result = evaluate(self.reward, rollout_of(row))
-        except KeyboardInterrupt:
-            raise
+        except (KeyboardInterrupt, ConfigurationError, ImportError):
+            raise  # a package that is missing is no property of a row: all of them would quietly get the floor
         except BaseException:  # a panic of an extension or a cancellation is no Exception
             # One bad row must not cost the batch its rewards; it is logged and counted instead.
             logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)

@@ -71,7 +71,7 @@ def test_judge_when_service_errs_to_the_end_then_none_with_the_reason(
     assert judge.cost == JudgeCost(calls=calls, retries=calls - 1, failures=1)
 
 
-def test_judge_when_it_fails_then_a_warning_without_what_the_service_said(
+def test_judge_when_it_fails_then_neither_warning_nor_detail_holds_what_the_service_said(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.policy = lambda request: error(400, f"{request.headers['authorization']} asked {request.json['messages']}")
@@ -80,7 +80,8 @@ def test_judge_when_it_fails_then_a_warning_without_what_the_service_said(
     assert [record.getMessage() for record in caplog.records] == [
         "attempts=<1>, failure=<refused>, error=<BadRequestError> | no verdict"
     ]
-    assert "asked" in result.detail
+    assert result.detail.startswith("BadRequestError 400")
+    assert "asked" not in result.detail
 
 
 @each_source

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws_rft_sdk.errors import PayloadError, RewardError
+from aws_rft_sdk.errors import ConfigurationError, PayloadError, RewardError
 from aws_rft_sdk.rewards import Component, Format, RewardResult, check_reply, gsm8k, reward_lambda
 
 handler = reward_lambda(gsm8k, floor=-1.0)
@@ -134,6 +134,15 @@ def test_reply_when_the_reward_raises_what_is_no_exception_then_the_batch_is_not
 
     reply = reward_lambda(reward, floor=-2.0)([row("good"), row("bad"), row("good")])
     assert [result["aggregate_reward_score"] for result in reply] == [1.0, -2.0, 1.0]
+
+
+@pytest.mark.parametrize("error", [ConfigurationError("pip install it"), ModuleNotFoundError("no such package")])
+def test_handler_when_the_reward_lacks_what_it_needs_then_no_floor_hides_it(error):
+    def reward(rollout):
+        raise error
+
+    with pytest.raises(type(error)):
+        reward_lambda(reward)([row(), row()])
 
 
 def test_handler_when_interrupted_then_it_stops():
