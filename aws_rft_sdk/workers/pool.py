@@ -22,14 +22,13 @@ from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
-    PayloadError,
     RolloutTimeoutError,
     ShuttingDownError,
 )
 from aws_rft_sdk.outbox import shared_outbox
 from aws_rft_sdk.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
-from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._loop import LoopThread
+from aws_rft_sdk.workers._payloads import read_rollout
 from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
 
 logger = logging.getLogger(__name__)
@@ -222,13 +221,11 @@ class RolloutPool:
             payload: What the service sends, in any spelling. It must not be changed afterwards.
 
         Raises:
-            PayloadError: It is malformed, or no rollout.
+            PayloadError: It is malformed, or no rollout, or has no prompt.
             AtCapacityError: All slots are taken; says after how many seconds it is worth another try.
             ShuttingDownError: It begins no more rollouts.
         """
-        request = RolloutRequest.parse(payload)
-        if request is None:
-            raise PayloadError("metadata is missing: the payload is no rollout", field="metadata")
+        request = read_rollout(payload)
         key = (request.job_arn, request.trajectory_id)
         self._start_if_new()
         with self._changed:

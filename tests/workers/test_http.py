@@ -106,6 +106,7 @@ def test_rollout_when_all_slots_are_taken_then_429_says_when_to_come_back(runtim
         pytest.param(ga_payload("t\ud800"), "metadata.rolloutId", id="lone surrogate"),
         pytest.param(ga_payload("t" * 300), "metadata.rolloutId", id="long id"),
         pytest.param({"metadata": {"job_arn": 5, "trajectory_id": "t"}}, "metadata.job_arn", id="a number"),
+        pytest.param({**ga_payload("t"), "prompt": ""}, "prompt", id="empty prompt"),
     ],
 )
 def test_rollout_when_the_payload_is_malformed_then_400_names_the_field(path, payload, field):
@@ -267,7 +268,7 @@ def test_key_when_set_then_posts_need_it(runtime, header, status):
         assert "s3cret" not in repr(vars(worker.app)) + answer.text
 
 
-@pytest.mark.parametrize("key", ["", " ", "a\nb", "schl\xfcssel"])
+@pytest.mark.parametrize("key", ["", " ", "a\nb", "key\n", " key", "schl\xfcssel"])
 def test_key_when_it_cannot_be_sent_then_it_is_refused(key):
     with pytest.raises(ConfigurationError) as caught:
         create_app(echo, api_key=key)

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import json
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -173,6 +174,14 @@ def test_submit_when_all_slots_are_taken_then_it_is_refused_with_a_time(runtime,
         pytest.param([], "metadata", id="no object"),
         pytest.param(ga_payload(""), "metadata.rolloutId", id="empty id"),
         pytest.param({"metadata": {"rolloutId": "t"}}, "metadata.jobArn", id="no job"),
+        pytest.param({"metadata": ga_payload("t")["metadata"]}, "prompt", id="no prompt"),
+        pytest.param({**ga_payload("t"), "prompt": None}, "prompt", id="null"),
+        pytest.param({**ga_payload("t"), "prompt": " \n"}, "prompt", id="blank"),
+        pytest.param({**ga_payload("t"), "prompt": 7}, "prompt", id="a number"),
+        pytest.param({"instance": {}, "metadata": ga_payload("t")["metadata"]}, "instance", id="an empty object"),
+        pytest.param(
+            {"body": json.dumps({**ga_payload("t"), "prompt": ""})}, "prompt", id="empty, within the envelope"
+        ),
     ],
 )
 def test_submit_when_the_payload_is_no_proper_rollout_then_the_field_is_named(payload, field):
