@@ -113,7 +113,7 @@ class Forwarder:
                 budget = context.get_remaining_time_in_millis() / 1000
             deadline = self._clock() + budget - RESERVE_SECONDS
             request, payload = read_event(event)
-            self._hand_on(request, json.dumps(payload, allow_nan=False), deadline)
+            self._hand_on(request, _encoded(payload), deadline)
         except PayloadError as error:
             return _error(VALIDATION, str(error))
         except _FinalError as error:
@@ -203,6 +203,13 @@ def read_event(event: JSON) -> tuple[RolloutRequest, Mapping[str, JSON]]:
         path = fields.paths["inference_params"]
         raise PayloadError(f"{path} is missing; it must be an object", field=path)
     return request, payload
+
+
+def _encoded(payload: Mapping[str, JSON]) -> str:
+    try:
+        return json.dumps(payload, allow_nan=False)
+    except (TypeError, ValueError) as error:  # NaN, which Python takes for JSON, or an event that was made by hand
+        raise PayloadError(f"the event is not JSON: {error}", field="") from error
 
 
 def fifo_fields(queue_url: str, identity: str) -> dict[str, str]:

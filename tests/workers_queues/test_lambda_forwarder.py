@@ -92,6 +92,7 @@ def test_rollout_when_well_formed_then_the_worker_gets_it(forward, service, monk
         ({**PAYLOAD, "inferenceParams": None}, "inferenceParams is missing"),
         ({**PAYLOAD, "inferenceParams": []}, "inferenceParams must be an object"),
         ({**PAYLOAD, "inferenceParams": {"topP": 2}}, "inferenceParams.topP"),
+        ({**PAYLOAD, "seed": float("nan")}, "the event is not JSON"),
     ],
 )
 def test_rollout_when_malformed_then_validation_error_and_nothing_is_sent(forward, service, event, says):
