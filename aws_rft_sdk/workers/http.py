@@ -93,6 +93,10 @@ def create_app(
     """
     if invocations not in ("sync", "async"):
         raise ConfigurationError(f"invocations is {invocations!r}; it must be 'sync' or 'async'")
+    limits = {"grace_seconds": grace_seconds, "max_payload_bytes": max_payload_bytes, "read_seconds": read_seconds}
+    for name, value in limits.items():
+        if not value > 0:
+            raise ConfigurationError(f"{name} is {value}; it must be above 0")
     if api_key is not None:
         check_key(api_key, "api_key")
     pool = RolloutPool(handler, max_rollouts=max_rollouts, deadline_seconds=deadline_seconds)

@@ -371,6 +371,9 @@ def test_app_when_its_lifespan_runs_again_then_it_serves_again(runtime):
     assert rewards(runtime) == [(1.0,), (1.0,)]
 
 
-def test_app_when_an_argument_makes_no_sense_then_it_is_refused():
-    with pytest.raises(ConfigurationError, match="invocations"):
-        create_app(echo, invocations="later")
+@pytest.mark.parametrize(
+    "options", [{"invocations": "later"}, {"grace_seconds": 0}, {"max_payload_bytes": 0}, {"read_seconds": -1.0}]
+)
+def test_app_when_an_argument_makes_no_sense_then_it_is_refused(options):
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        create_app(echo, **options)
