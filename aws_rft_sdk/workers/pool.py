@@ -27,8 +27,9 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.outbox import shared_outbox
 from aws_rft_sdk.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
+from aws_rft_sdk.workers._memory import Memory
 from aws_rft_sdk.workers._payloads import read_rollout
-from aws_rft_sdk.workers.outcomes import Figures, Memory, is_settled, outcome_of
+from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
 
 logger = logging.getLogger(__name__)
 

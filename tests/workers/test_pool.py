@@ -24,7 +24,7 @@ from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.shutdown import Drained
 from aws_rft_sdk.types import RolloutResult
 from aws_rft_sdk.workers import RolloutPool, is_settled
-from aws_rft_sdk.workers.outcomes import WHOLE
+from aws_rft_sdk.workers._memory import WHOLE
 
 WAIT = 60
 
