@@ -131,7 +131,11 @@ class RolloutPool:
 
         Raises:
             ShuttingDownError: It is draining.
+            OutboxError: That outbox cannot be written, so no rollout could begin.
         """
+        outbox = shared_outbox(None)
+        if outbox is not None:
+            outbox.prune()  # writes
         with self._changed:
             if self._phase is _OPEN:
                 return self
@@ -141,9 +145,8 @@ class RolloutPool:
             self.loop.start()
             threading.Thread(target=self._watch, args=(self.loop, self._over), name="rft-watch", daemon=True).start()
             self._phase = _OPEN
-        outbox = shared_outbox(None)
         if outbox is not None:
-            redrive.start_if_present(outbox)
+            redrive.start_in_background(outbox)
         return self
 
     def close(self) -> None:

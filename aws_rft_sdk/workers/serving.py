@@ -61,6 +61,7 @@ def serve(
     Raises:
         ConfigurationError: The port cannot be listened on; the grace period is no positive number; not in the main
             thread.
+        OutboxError: The outbox cannot be written.
     """
     if not grace_seconds > 0:
         raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
@@ -86,6 +87,7 @@ def serve(
     gc.collect()
     gc.freeze()
     with listener:
+        pool.start()  # what is wrong with an outbox is raised here, and not logged by the server
         server = _Server(config, pool, grace_seconds, lambda: announce(url) if announce is not None else None)
         server.run(sockets=[listener])
     if not server.started:

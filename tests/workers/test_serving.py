@@ -254,6 +254,22 @@ def test_worker_when_a_key_is_in_the_environment_then_it_is_demanded_and_never_s
     assert "s3cret" not in worker.told()
 
 
+def test_worker_when_its_outbox_cannot_be_written_then_it_does_not_start(tmp_path):
+    (tmp_path / "agent.py").write_text(HANDLER)
+    (tmp_path / "no-database").write_bytes(b"no database" * 100)
+    for outbox, says in ((tmp_path / "no-folder" / "outbox.db", "No such file"), (tmp_path / "no-database", "not a")):
+        done = subprocess.run(
+            [*AWS_RFT, "worker", "http", f"{tmp_path}/agent.py:handler", "--port=0", f"--outbox={outbox}"],
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "OutboxError" in done.stderr
+        assert says in done.stderr
+
+
 def test_worker_when_the_port_is_taken_then_it_says_so(tmp_path):
     (tmp_path / "agent.py").write_text(HANDLER)
     with socket.create_server(("127.0.0.1", 0)) as taken:
