@@ -85,6 +85,33 @@ def environment(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
+def worker_key() -> str | None:
+    """Return the bearer key of HTTP workers, None when there is none.
+
+    Raises:
+        ConfigurationError: It cannot be one.
+    """
+    key = environment(WORKER_KEY_VARIABLE)
+    return None if key is None else check_key(key, WORKER_KEY_VARIABLE)
+
+
+def check_key(key: str, source: str) -> str:
+    """Return a bearer key if it travels in an HTTP header unchanged.
+
+    Args:
+        key: The key. It is in no message.
+        source: Where it came from, for messages.
+
+    Raises:
+        ConfigurationError: It is empty, not printable ASCII, or has spaces or a line's end around it.
+    """
+    if not (key and key.isascii() and key.isprintable() and key == key.strip()):
+        raise ConfigurationError(
+            f"{source} must be printable ASCII, not empty, and without spaces or a line's end around it"
+        )
+    return key
+
+
 @contextmanager
 def overridden(values: Mapping[str, str]) -> Iterator[None]:
     """Set environment variables for the body of a `with`, for code of others that reads them. Not for several threads.

@@ -26,6 +26,7 @@ GRACE_SECONDS = 25.0
 REPORT_SHARE = 0.2
 """Share of the grace period that is kept for reporting what did not finish."""
 _POLL_SECONDS = 0.05
+_SHUT_DOWN = "the process was shut down before the rollout had finished"
 
 
 class Drained(NamedTuple):
@@ -66,9 +67,9 @@ def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
     return Drained(finished=begun - len(late), given_up=len(late))
 
 
-def give_up(rollouts: list[_lifecycle.Rollout], end: float) -> None:
+def give_up(rollouts: list[_lifecycle.Rollout], end: float, why: str = _SHUT_DOWN) -> None:
     """Report rollouts as errors, all at once. Blocks, at most until `end` on the monotonic clock."""
-    error = RolloutTimeoutError("the process was shut down before the rollout had finished")
+    error = RolloutTimeoutError(why)
     threads = ThreadPoolExecutor(min(32, len(rollouts)), thread_name_prefix="rft-shutdown")
     reports = [threads.submit(rollout.failed, error) for rollout in rollouts]
     # Not for longer than the grace period: with an outbox, what is decided by then is delivered by the next process.

@@ -9,7 +9,7 @@ import click
 from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.cli._worker_queues import lambda_package, nova_forge, sqs
-from aws_rft_sdk.settings import WORKER_KEY_VARIABLE, environment
+from aws_rft_sdk.settings import worker_key
 from aws_rft_sdk.workers.http import MAX_PAYLOAD_BYTES, create_app
 from aws_rft_sdk.workers.pool import MAX_ROLLOUTS
 from aws_rft_sdk.workers.serving import ANY_HOST, PORT, serve
@@ -65,7 +65,7 @@ def http(
             max_rollouts=max_rollouts,
             deadline_seconds=deadline_seconds,
             grace_seconds=grace_seconds,
-            api_key=environment(WORKER_KEY_VARIABLE),
+            api_key=worker_key(),
             max_payload_bytes=max_payload_bytes,
             invocations=invocations,  # type: ignore[arg-type] # click checked the choice
         )

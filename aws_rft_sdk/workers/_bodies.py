@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from aws_rft_sdk.types import RolloutResult
 
 READ_SECONDS = 30.0
-"""For one body to arrive. A caller that is slower, or trickles on purpose, gets 408."""
+"""For one body to arrive. A caller that is slower, or trickles on purpose, gets 408. And for a request's head."""
 _LARGE_BYTES = 256 * 1024
 _DISCARDED_BYTES = 64 * 1024 * 1024
 

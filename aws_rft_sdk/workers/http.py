@@ -37,6 +37,7 @@ from aws_rft_sdk.errors import (
     RolloutTimeoutError,
     ShuttingDownError,
 )
+from aws_rft_sdk.settings import check_key
 from aws_rft_sdk.shutdown import GRACE_SECONDS
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._bodies import READ_SECONDS, Refused, read_json, to_json
@@ -92,8 +93,12 @@ def create_app(
     """
     if invocations not in ("sync", "async"):
         raise ConfigurationError(f"invocations is {invocations!r}; it must be 'sync' or 'async'")
-    if api_key is not None and not (api_key.isascii() and api_key.isprintable() and api_key.strip()):
-        raise ConfigurationError("the API key must be printable ASCII, and not empty")
+    limits = {"grace_seconds": grace_seconds, "max_payload_bytes": max_payload_bytes, "read_seconds": read_seconds}
+    for name, value in limits.items():
+        if not value > 0:
+            raise ConfigurationError(f"{name} is {value}; it must be above 0")
+    if api_key is not None:
+        check_key(api_key, "api_key")
     pool = RolloutPool(handler, max_rollouts=max_rollouts, deadline_seconds=deadline_seconds)
     worker = _Worker(pool, api_key, partial(read_json, max_bytes=max_payload_bytes, read_seconds=read_seconds))
 

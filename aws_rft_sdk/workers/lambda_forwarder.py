@@ -2,27 +2,30 @@
 
 `handler` is the function's entry point; `aws-rft worker lambda-package` makes its zip. It answers `{}` once the worker
 has the rollout, else `{"errorType": ..., "errorMessage": ...}`; the reward goes from the worker to the service.
-Light to import: the standard library and, on use, urllib3 or botocore, which every Lambda function has.
+Light to import: the standard library alone and, for a queue, botocore on use, which every Lambda function has.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import http.client
 import json
 import logging
 import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from aws_rft_sdk import wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
-from aws_rft_sdk.settings import WORKER_KEY_VARIABLE, WORKER_QUEUE_VARIABLE, WORKER_URL_VARIABLE, environment
+from aws_rft_sdk.settings import WORKER_QUEUE_VARIABLE, WORKER_URL_VARIABLE, environment, worker_key
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._aws import aws_client
+from aws_rft_sdk.workers._payloads import read_rollout
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,8 @@ RESERVE_SECONDS = 0.5
 """Of the function's time, for the answer."""
 
 _PATH = "/rollout"
+_SAID_BYTES = 4096
+"""Of an error's body."""
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 # What SQS takes as a message group and as a deduplication id.
 _QUEUE_ID = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
@@ -98,8 +103,7 @@ class Forwarder:
         self._sleep = sleep
         self._make_client = make_client or (lambda url: aws_client("sqs", queue_url=url, attempts=1))
         self._backoff = backoff
-        self._clients: dict[str, Any] = {}  # kept, as are connections, while Lambda keeps the process
-        self._http: Any = None
+        self._clients: dict[str, Any] = {}  # kept while Lambda keeps the process
 
     def __call__(self, event: JSON, context: LambdaContext | None = None) -> dict[str, JSON]:
         """Check a payload and hand it on. Never raises: what goes wrong is the answer."""
@@ -109,7 +113,7 @@ class Forwarder:
                 budget = context.get_remaining_time_in_millis() / 1000
             deadline = self._clock() + budget - RESERVE_SECONDS
             request, payload = read_event(event)
-            self._hand_on(request, json.dumps(payload, allow_nan=False), deadline)
+            self._hand_on(request, _encoded(payload), deadline)
         except PayloadError as error:
             return _error(VALIDATION, str(error))
         except _FinalError as error:
@@ -147,34 +151,22 @@ class Forwarder:
 
     # --- HTTP --------------------------------------------------------------------------------------------------------
 
-    def _post(self, url: str, body: str, remaining: float) -> None:
-        # In the function's own environment, and slow to import: only where it is needed.
-        import urllib3
-
-        if self._http is None:
-            self._http = urllib3.PoolManager(retries=False)
-        key = environment(WORKER_KEY_VARIABLE)
+    def _post(self, url: SplitResult, body: str, remaining: float) -> None:
+        key = worker_key()
         headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        seconds = max(0.1, min(SOCKET_SECONDS, remaining))
-        timeout = urllib3.Timeout(connect=min(CONNECT_SECONDS, seconds), total=seconds)
         try:
             # A redirect would carry the key elsewhere, so it is not followed.
-            answer = self._http.request(
-                "POST", url, body=body.encode(), headers=headers, timeout=timeout, redirect=False
-            )
-        except urllib3.exceptions.HTTPError as error:
+            status, said, retry_after = _send(url, body.encode(), headers, max(0.1, min(SOCKET_SECONDS, remaining)))
+        except (OSError, http.client.HTTPException) as error:
             raise _LaterError(f"the worker does not answer ({type(error).__name__})") from error
-        if answer.status // 100 == 2:
+        if status // 100 == 2:
             return
-        said = _said(answer.data)
-        if key:
-            said = said.replace(key, "<removed>")
-        text = f"the worker answered {answer.status}: {said}"
-        if answer.status in _RETRIED:
-            raise _LaterError(text, parse_retry_after(answer.headers.get("Retry-After")))
-        if answer.status in (401, 403):
+        text = f"the worker answered {status}: {said.replace(key, '<removed>') if key else said}"
+        if status in _RETRIED:
+            raise _LaterError(text, parse_retry_after(retry_after))
+        if status in (401, 403):
             raise _FinalError(DENIED, text)
-        raise _FinalError(VALIDATION if 400 <= answer.status < 500 else INTERNAL, text)
+        raise _FinalError(VALIDATION if 400 <= status < 500 else INTERNAL, text)
 
     # --- SQS ---------------------------------------------------------------------------------------------------------
 
@@ -204,20 +196,20 @@ def read_event(event: JSON) -> tuple[RolloutRequest, Mapping[str, JSON]]:
     Raises:
         PayloadError: It is no rollout, or the prompt is empty, or a field is missing or malformed.
     """
-    request = RolloutRequest.parse(event)
-    payload = wire.find_rollout(event)
-    if request is None or payload is None:
-        raise PayloadError("metadata is missing or has neither jobArn nor rolloutId", field="metadata")
+    request = read_rollout(event)
+    payload = wire.find_rollout(event) or {}
     fields = wire.read_fields(payload, wire.REQUEST_FIELDS)
-    path = fields.paths["prompt"]
-    if not isinstance(request.prompt, str | dict | list) or not request.prompt:
-        raise PayloadError(f"{path} must be a string that is not empty", field=path)
-    if isinstance(request.prompt, str) and not request.prompt.strip():
-        raise PayloadError(f"{path} is blank", field=path)
     if not isinstance(fields.values.get("inference_params"), Mapping):
         path = fields.paths["inference_params"]
         raise PayloadError(f"{path} is missing; it must be an object", field=path)
     return request, payload
+
+
+def _encoded(payload: Mapping[str, JSON]) -> str:
+    try:
+        return json.dumps(payload, allow_nan=False)
+    except (TypeError, ValueError) as error:  # NaN, which Python takes for JSON, or an event that was made by hand
+        raise PayloadError(f"the event is not JSON: {error}", field="") from error
 
 
 def fifo_fields(queue_url: str, identity: str) -> dict[str, str]:
@@ -229,11 +221,40 @@ def fifo_fields(queue_url: str, identity: str) -> dict[str, str]:
     return {"MessageGroupId": identity, "MessageDeduplicationId": identity}
 
 
-def _worker_url(url: str) -> str:
+def _worker_url(url: str) -> SplitResult:
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username is not None
+        or not _has_port(parts)
+    ):
         raise ConfigurationError(f"{WORKER_URL_VARIABLE} must be a URL such as https://host/rollout, without user")
-    return url if parts.path not in ("", "/") else f"{url.rstrip('/')}{_PATH}"
+    return parts if parts.path not in ("", "/") else parts._replace(path=_PATH)
+
+
+def _has_port(url: SplitResult) -> bool:
+    try:
+        return url.port != 0
+    except ValueError:
+        return False
+
+
+def _send(url: SplitResult, body: bytes, headers: dict[str, str], seconds: float) -> tuple[int, str, str | None]:
+    """Return status, what an error says, and `Retry-After`.
+
+    Each call makes a connection of its own: what Lambda has frozen between two calls may be dead.
+    """
+    connect = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    connection = connect(str(url.hostname), url.port, timeout=min(CONNECT_SECONDS, seconds))
+    with contextlib.closing(connection):
+        connection.connect()
+        connection.sock.settimeout(seconds)
+        connection.request("POST", f"{url.path}?{url.query}" if url.query else url.path, body, headers)
+        answer = connection.getresponse()
+        # Of a worker that has taken the rollout nothing more is awaited.
+        said = "" if answer.status // 100 == 2 else _said(answer.read1(_SAID_BYTES))
+        return answer.status, said, answer.headers.get("Retry-After")
 
 
 def _said(body: bytes) -> str:

@@ -8,7 +8,6 @@ import math
 import threading
 import time
 import traceback
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -22,14 +21,14 @@ from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
-    PayloadError,
     RolloutTimeoutError,
     ShuttingDownError,
 )
 from aws_rft_sdk.outbox import shared_outbox
 from aws_rft_sdk.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
-from aws_rft_sdk.types import RolloutRequest
-from aws_rft_sdk.workers._loop import LoopThread
+from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
+from aws_rft_sdk.workers._memory import Memory
+from aws_rft_sdk.workers._payloads import read_rollout
 from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
 
 logger = logging.getLogger(__name__)
@@ -88,7 +87,8 @@ class RolloutPool:
         handler: A function of any kind, decorated with `rft_handler`.
         max_rollouts: How many may be in progress at once.
         deadline_seconds: For one rollout and its feedback; past it, it is reported as an error.
-        remember: How many trajectories that ended are remembered, with what their handler returned.
+        remember: How many trajectories that ended are remembered: the last 100 with what their handler returned,
+            older ones with their reward.
 
     Concurrency: safe from any thread.
     """
@@ -110,17 +110,17 @@ class RolloutPool:
         self.handler = handler
         self.max_rollouts = max_rollouts
         self.deadline_seconds = deadline_seconds
-        self._remember = remember
         self._phase = _NEW
         self._changed = threading.Condition()  # guards all that follows
         self._running: dict[_Key, _Entry] = {}
-        self._done: OrderedDict[_Key, Ended] = OrderedDict()
+        self._done = Memory(remember)
         self._hung: list[Callable[[], bool]] = []
         self._calls = 0
         self._started = self._repeated = self._refused = 0
         self._outcomes = dict.fromkeys(("completed", "failed", "late", "unreported"), 0)
         self._mean_seconds = 0.0
-        self.loop = LoopThread("rft-pool")  # another one with each start
+        self.loop = LoopThread("rft-pool")  # these two are others with each start
+        self._over = threading.Event()
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -131,18 +131,22 @@ class RolloutPool:
 
         Raises:
             ShuttingDownError: It is draining.
+            OutboxError: That outbox cannot be written, so no rollout could begin.
         """
+        outbox = shared_outbox(None)
+        if outbox is not None:
+            outbox.prune()  # writes
         with self._changed:
             if self._phase is _OPEN:
                 return self
             if self._phase is _DRAINING:
                 raise ShuttingDownError("this pool is draining; close it before it is started again")
-            self.loop = LoopThread("rft-pool")
+            self.loop, self._over = LoopThread("rft-pool"), threading.Event()
             self.loop.start()
+            threading.Thread(target=self._watch, args=(self.loop, self._over), name="rft-watch", daemon=True).start()
             self._phase = _OPEN
-        outbox = shared_outbox(None)
         if outbox is not None:
-            redrive.start_if_present(outbox)
+            redrive.start_in_background(outbox)
         return self
 
     def close(self) -> None:
@@ -150,6 +154,7 @@ class RolloutPool:
         self._finish(0.0, GRACE_SECONDS * REPORT_SHARE)
         with self._changed:
             self._phase = _CLOSED
+        self._over.set()
         self.loop.stop()
 
     def drain(self, grace_seconds: float = GRACE_SECONDS) -> Drained:
@@ -222,13 +227,11 @@ class RolloutPool:
             payload: What the service sends, in any spelling. It must not be changed afterwards.
 
         Raises:
-            PayloadError: It is malformed, or no rollout.
+            PayloadError: It is malformed, or no rollout, or has no prompt.
             AtCapacityError: All slots are taken; says after how many seconds it is worth another try.
             ShuttingDownError: It begins no more rollouts.
         """
-        request = RolloutRequest.parse(payload)
-        if request is None:
-            raise PayloadError("metadata is missing: the payload is no rollout", field="metadata")
+        request = read_rollout(payload)
         key = (request.job_arn, request.trajectory_id)
         self._start_if_new()
         with self._changed:
@@ -261,12 +264,12 @@ class RolloutPool:
     def _find(self, key: _Key) -> Future[Ended] | None:
         if key in self._running:
             return self._running[key].ended
-        if key in self._done:
-            self._done.move_to_end(key)
-            again: Future[Ended] = Future()
-            again.set_result(self._done[key])
-            return again
-        return None
+        ended = self._done.find(key)
+        if ended is None:
+            return None
+        again: Future[Ended] = Future()
+        again.set_result(ended)
+        return again
 
     def _count_free(self) -> int:
         self._hung = [lingers for lingers in self._hung if lingers()]
@@ -313,7 +316,15 @@ class RolloutPool:
                 None, RolloutTimeoutError("it was given up, for the shutdown of its process"), entry.context, seconds
             )
         error = work.exception()
-        return work.result() if error is None else Ended(None, error, entry.context, seconds)
+        if error is not None:
+            return Ended(None, error, entry.context, seconds)
+        ended = work.result()
+        if ended.error is None and ended.context is not None and ended.context.outcome == "failed":
+            # Given up meanwhile, and reported so: what its function returned after that counts for nothing.
+            return ended._replace(
+                result=None, error=RolloutTimeoutError("it was given up before its function returned")
+            )
+        return ended
 
     def _note(self, key: _Key, ended: Ended) -> None:
         self._outcomes[outcome_of(ended)] += 1
@@ -324,9 +335,34 @@ class RolloutPool:
             self._hung.append(ended.lingers)
         if is_settled(ended):
             # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
-            self._done[key] = ended
-            while len(self._done) > self._remember:
-                self._done.popitem(last=False)
+            self._done.add(key, ended)
+
+    # --- a loop that is blocked --------------------------------------------------------------------------------------
+
+    def _watch(self, loop: LoopThread, over: threading.Event) -> None:
+        """Report what is past its deadline while a handler blocks the loop, which else keeps the deadlines."""
+        while not over.wait(BEAT_SECONDS):
+            if loop.stalled_seconds:
+                now = time.monotonic()
+                with self._changed:
+                    late = {
+                        key: entry
+                        for key, entry in self._running.items()
+                        if entry.context is None and now - entry.began > self.deadline_seconds
+                    }
+                why = f"the rollout was not over after {self.deadline_seconds:g} s, and a handler blocks the event loop"
+                self._report(late, now + _REPORT_SECONDS, why)
+
+    def _report(self, late: dict[_Key, _Entry], end: float, *why: str) -> None:
+        """Report rollouts as errors from threads of its own: a handler may block the loop for good."""
+        rollouts = []
+        for rollout in _lifecycle.running():
+            entry = late.get((rollout.context.job_arn, rollout.context.trajectory_id))
+            if entry is not None:
+                entry.context = rollout.context
+                rollouts.append(rollout)
+        if rollouts:
+            give_up(rollouts, end, *why)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -345,15 +381,7 @@ class RolloutPool:
         return Drained(finished=count - len(late), given_up=len(late))
 
     def _give_up(self, late: dict[_Key, _Entry], end: float) -> None:
-        rollouts = []
-        for rollout in _lifecycle.running():
-            entry = late.get((rollout.context.job_arn, rollout.context.trajectory_id))
-            if entry is not None:
-                entry.context = rollout.context
-                rollouts.append(rollout)
-        if rollouts:
-            # From threads of its own: a handler may block the loop for good.
-            give_up(rollouts, end)
+        self._report(late, end)
         self.loop.call(_cancel, list(late.values()))
         with self._changed:
             self._changed.wait_for(lambda: not self._running, timeout=max(0.0, end - time.monotonic()))

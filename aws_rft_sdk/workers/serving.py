@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Literal
+from typing import Any, Literal
 
 import uvicorn
 from starlette.applications import Starlette
@@ -21,6 +21,7 @@ from aws_rft_sdk import redrive
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
 from aws_rft_sdk.outbox import Outbox, shared_outbox
 from aws_rft_sdk.shutdown import GRACE_SECONDS
+from aws_rft_sdk.workers._bodies import READ_SECONDS
 from aws_rft_sdk.workers.pool import RolloutPool
 
 logger = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ def serve(
     Raises:
         ConfigurationError: The port cannot be listened on; the grace period is no positive number; not in the main
             thread.
+        OutboxError: The outbox cannot be written.
     """
     if not grace_seconds > 0:
         raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
@@ -85,6 +87,7 @@ def serve(
     gc.collect()
     gc.freeze()
     with listener:
+        pool.start()  # what is wrong with an outbox is raised here, and not logged by the server
         server = _Server(config, pool, grace_seconds, lambda: announce(url) if announce is not None else None)
         server.run(sockets=[listener])
     if not server.started:
@@ -95,19 +98,46 @@ class _Server(uvicorn.Server):
     """uvicorn that goes on serving while rollouts end."""
 
     def __init__(
-        self, config: uvicorn.Config, pool: RolloutPool, grace_seconds: float, announce: Callable[[], None]
+        self,
+        config: uvicorn.Config,
+        pool: RolloutPool,
+        grace_seconds: float,
+        announce: Callable[[], None],
+        head_seconds: float = READ_SECONDS,
     ) -> None:
         super().__init__(config)
+        self._head_seconds = head_seconds
         self._pool = pool
         self._grace_seconds = grace_seconds
         self._announce = announce
         self._draining = False
+        self._quiet: dict[tuple[Any, Any], float] = {}
+        """Connections on which no request is in progress, each with its last one, and since when."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to accept calls, and say so."""
         await super().startup(sockets=sockets)
         if self.started:
             self._announce()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what uvicorn does ten times a second, and once a second look at the connections."""
+        if counter % 10 == 0:
+            self._close_quiet(time.monotonic())
+        return await super().on_tick(counter)
+
+    def _close_quiet(self, now: float) -> None:
+        """Close connections on which no request's head arrives, which uvicorn would keep for good.
+
+        Each takes one of the descriptors that handlers need for their model calls.
+        """
+        connections: set[Any] = self.server_state.connections
+        # With the last request, since a connection in use may be between two whenever somebody looks.
+        quiet = {(one, one.cycle) for one in connections if one.cycle is None or one.cycle.response_complete}
+        self._quiet = {known: self._quiet.get(known, now) for known in quiet}
+        for (connection, _), since in self._quiet.items():
+            if now - since > self._head_seconds:
+                connection.transport.close()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Drain at the first signal; end at the second, as if nobody handled it."""

@@ -106,6 +106,7 @@ def test_rollout_when_all_slots_are_taken_then_429_says_when_to_come_back(runtim
         pytest.param(ga_payload("t\ud800"), "metadata.rolloutId", id="lone surrogate"),
         pytest.param(ga_payload("t" * 300), "metadata.rolloutId", id="long id"),
         pytest.param({"metadata": {"job_arn": 5, "trajectory_id": "t"}}, "metadata.job_arn", id="a number"),
+        pytest.param({**ga_payload("t"), "prompt": ""}, "prompt", id="empty prompt"),
     ],
 )
 def test_rollout_when_the_payload_is_malformed_then_400_names_the_field(path, payload, field):
@@ -267,7 +268,7 @@ def test_key_when_set_then_posts_need_it(runtime, header, status):
         assert "s3cret" not in repr(vars(worker.app)) + answer.text
 
 
-@pytest.mark.parametrize("key", ["", " ", "a\nb", "schl\xfcssel"])
+@pytest.mark.parametrize("key", ["", " ", "a\nb", "key\n", " key", "schl\xfcssel"])
 def test_key_when_it_cannot_be_sent_then_it_is_refused(key):
     with pytest.raises(ConfigurationError) as caught:
         create_app(echo, api_key=key)
@@ -370,6 +371,9 @@ def test_app_when_its_lifespan_runs_again_then_it_serves_again(runtime):
     assert rewards(runtime) == [(1.0,), (1.0,)]
 
 
-def test_app_when_an_argument_makes_no_sense_then_it_is_refused():
-    with pytest.raises(ConfigurationError, match="invocations"):
-        create_app(echo, invocations="later")
+@pytest.mark.parametrize(
+    "options", [{"invocations": "later"}, {"grace_seconds": 0}, {"max_payload_bytes": 0}, {"read_seconds": -1.0}]
+)
+def test_app_when_an_argument_makes_no_sense_then_it_is_refused(options):
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        create_app(echo, **options)

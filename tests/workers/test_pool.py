@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import gc
+import json
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.shutdown import Drained
 from aws_rft_sdk.types import RolloutResult
 from aws_rft_sdk.workers import RolloutPool, is_settled
+from aws_rft_sdk.workers._memory import WHOLE
 
 WAIT = 60
 
@@ -173,6 +175,14 @@ def test_submit_when_all_slots_are_taken_then_it_is_refused_with_a_time(runtime,
         pytest.param([], "metadata", id="no object"),
         pytest.param(ga_payload(""), "metadata.rolloutId", id="empty id"),
         pytest.param({"metadata": {"rolloutId": "t"}}, "metadata.jobArn", id="no job"),
+        pytest.param({"metadata": ga_payload("t")["metadata"]}, "prompt", id="no prompt"),
+        pytest.param({**ga_payload("t"), "prompt": None}, "prompt", id="null"),
+        pytest.param({**ga_payload("t"), "prompt": " \n"}, "prompt", id="blank"),
+        pytest.param({**ga_payload("t"), "prompt": 7}, "prompt", id="a number"),
+        pytest.param({"instance": {}, "metadata": ga_payload("t")["metadata"]}, "instance", id="an empty object"),
+        pytest.param(
+            {"body": json.dumps({**ga_payload("t"), "prompt": ""})}, "prompt", id="empty, within the envelope"
+        ),
     ],
 )
 def test_submit_when_the_payload_is_no_proper_rollout_then_the_field_is_named(payload, field):
@@ -254,6 +264,27 @@ def test_submit_when_more_ended_than_it_remembers_then_the_oldest_are_forgotten(
         assert [pool.submit(payload).repeated for payload in reversed(payloads)] == [True, True, False]
 
 
+def test_submit_when_many_ended_since_then_the_outcome_is_known_without_prompt_and_result(runtime):
+    def handler(payload):
+        if payload["prompt"] == "fails":
+            raise ValueError("no")
+        return {"reward": 0.5, "conversation": payload["prompt"]}
+
+    old = [runtime.new_rollout("p"), runtime.new_rollout("fails")]
+    with RolloutPool(decorated(handler), max_rollouts=WHOLE) as pool:
+        for payload in old:
+            pool.submit(payload).ended.result(WAIT)
+        for future in [pool.submit(runtime.new_rollout("p")).ended for _ in range(WHOLE)]:
+            future.result(WAIT)
+        again = [pool.submit(payload) for payload in old]
+        good, bad = (submitted.ended.result(WAIT) for submitted in again)
+
+        assert [submitted.repeated for submitted in again] == [True, True]
+        assert all(is_settled(ended) and ended.context.request.prompt is None for ended in (good, bad))
+        assert good.result == RolloutResult(reward=0.5)
+        assert (bad.result, str(bad.error), bad.context.rewards) == (None, "no", (0.0,))
+
+
 def test_deadline_when_a_thread_hangs_then_it_is_reported_and_keeps_its_slot_until_it_ends(runtime, gate):
     with RolloutPool(decorated(gate, floor_reward=-1.0), max_rollouts=2, deadline_seconds=0.2) as pool:
         ended = pool.submit(runtime.new_rollout("p")).ended.result(WAIT)
@@ -303,11 +334,32 @@ def test_loop_when_a_handler_blocks_it_then_figures_say_so(runtime):
         assert blocked.wait(WAIT)
         assert until(lambda: pool.is_stuck)
         assert pool.figures().stalled_seconds > 0.5
-        # A shutdown reports it all the same.
+        # It is reported all the same, and what it returns later counts for nothing.
+        assert until(lambda: rewards(runtime) == [(0.0,)])
+        go_on.set()
+        ended = submitted.ended.result(WAIT)
+        assert isinstance(ended.error, RolloutTimeoutError)
+        assert ended.result is None
+        assert rewards(runtime) == [(0.0,)]
+        assert pool.figures().ended["late"] == 1
+
+
+def test_drain_when_a_handler_blocks_the_loop_then_its_rollout_is_reported_all_the_same(runtime):
+    blocked, go_on = threading.Event(), threading.Event()
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        blocked.set()
+        go_on.wait(WAIT)
+        return 1.0
+
+    with RolloutPool(handler) as pool:
+        submitted = pool.submit(runtime.new_rollout("p"))
+        assert blocked.wait(WAIT)
         assert pool.drain(1.0) == Drained(finished=0, given_up=1)
         assert rewards(runtime) == [(0.0,)]
         go_on.set()
-        submitted.ended.result(WAIT)
+        assert isinstance(submitted.ended.result(WAIT).error, RolloutTimeoutError)
 
 
 def test_loop_when_a_task_of_a_handler_raises_system_exit_then_other_rollouts_go_on(runtime):

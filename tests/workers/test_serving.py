@@ -1,5 +1,7 @@
 """The worker as a process: it serves, drains when it is told to end, and loses nothing when it is killed."""
 
+import contextlib
+import json
 import os
 import queue
 import re
@@ -13,16 +15,17 @@ from pathlib import Path
 
 import pytest
 import requests
+import uvicorn
 
-from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.types import TrajectoryStatus
 from aws_rft_sdk.workers.http import create_app
-from aws_rft_sdk.workers.serving import serve
+from aws_rft_sdk.workers.serving import _Server, serve
 
-from .web import WAIT, until
+from .web import WAIT, Gate, until
 
 AWS_RFT = [sys.executable, "-c", "from aws_rft_sdk.cli import main; main()"]
 HANDLER = """
@@ -63,6 +66,13 @@ def policy():
     policy = Policy()
     yield policy
     policy.open.set()
+
+
+@pytest.fixture
+def gate():
+    gate = Gate()
+    yield gate
+    gate.open.set()
 
 
 @pytest.fixture
@@ -244,6 +254,22 @@ def test_worker_when_a_key_is_in_the_environment_then_it_is_demanded_and_never_s
     assert "s3cret" not in worker.told()
 
 
+def test_worker_when_its_outbox_cannot_be_written_then_it_does_not_start(tmp_path):
+    (tmp_path / "agent.py").write_text(HANDLER)
+    (tmp_path / "no-database").write_bytes(b"no database" * 100)
+    for outbox, says in ((tmp_path / "no-folder" / "outbox.db", "No such file"), (tmp_path / "no-database", "not a")):
+        done = subprocess.run(
+            [*AWS_RFT, "worker", "http", f"{tmp_path}/agent.py:handler", "--port=0", f"--outbox={outbox}"],
+            capture_output=True,
+            text=True,
+            timeout=WAIT,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert "OutboxError" in done.stderr
+        assert says in done.stderr
+
+
 def test_worker_when_the_port_is_taken_then_it_says_so(tmp_path):
     (tmp_path / "agent.py").write_text(HANDLER)
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -285,3 +311,65 @@ def test_serve_when_not_in_the_main_thread_then_it_says_so():
     thread.start()
     thread.join(WAIT)
     assert "main thread" in errors[0]
+
+
+def test_server_when_no_request_arrives_on_a_connection_then_it_is_closed_and_no_other(runtime, gate):
+    app = create_app(rft_handler(gate, require_turns=False), grace_seconds=5)
+    told = queue.SimpleQueue()
+    with socket.create_server(("127.0.0.1", 0)) as listener, contextlib.ExitStack() as stack:
+        port = listener.getsockname()[1]
+        config = uvicorn.Config(app, log_config=None, lifespan="on", ws="none", timeout_keep_alive=WAIT)
+        server = _Server(config, app.state.pool, 5.0, lambda: told.put("ready"), head_seconds=1.0)
+        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
+        thread.start()
+        assert told.get(timeout=WAIT)
+
+        def connect(data):
+            peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=WAIT))
+            peer.sendall(data)
+            return peer
+
+        head = "POST /invocations HTTP/1.1\r\nHost: x\r\n"
+        body = json.dumps(runtime.new_rollout("p"))
+        busy = connect(f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode())
+        gate.wait_for(1)
+        quiet = [connect(b""), connect(head.encode()), connect(f"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n{head}".encode())]
+        for peer in quiet:
+            while peer.recv(65536):
+                pass  # until it is closed
+        gate.open.set()
+        assert b'"reward"' in b"".join(iter(lambda: busy.recv(65536), b""))
+        server.should_exit = True
+        thread.join(WAIT)
+
+
+def test_server_when_a_connection_is_in_use_then_it_is_not_closed_between_two_requests(runtime):
+    app = create_app(rft_handler(lambda payload: 1.0, require_turns=False))
+    server = _Server(uvicorn.Config(app, log_config=None), app.state.pool, 5.0, lambda: None, head_seconds=1.0)
+    connection = FakeConnection()
+    server.server_state.connections.add(connection)
+    for second in range(10):
+        connection.cycle = FakeCycle()
+        server._close_quiet(float(second))
+    assert not connection.closed
+
+    server._close_quiet(20.0)
+    assert connection.closed
+
+
+class FakeCycle:
+    """A request that was answered."""
+
+    response_complete = True
+
+
+class FakeConnection:
+    """What uvicorn's protocols are to their server, with its transport."""
+
+    def __init__(self):
+        self.cycle = None
+        self.closed = False
+        self.transport = self
+
+    def close(self):
+        self.closed = True

@@ -1,7 +1,10 @@
 import base64
+import contextlib
 import json
+import socket
 import subprocess
 import sys
+import threading
 import zipfile
 
 import botocore
@@ -89,6 +92,7 @@ def test_rollout_when_well_formed_then_the_worker_gets_it(forward, service, monk
         ({**PAYLOAD, "inferenceParams": None}, "inferenceParams is missing"),
         ({**PAYLOAD, "inferenceParams": []}, "inferenceParams must be an object"),
         ({**PAYLOAD, "inferenceParams": {"topP": 2}}, "inferenceParams.topP"),
+        ({**PAYLOAD, "seed": float("nan")}, "the event is not JSON"),
     ],
 )
 def test_rollout_when_malformed_then_validation_error_and_nothing_is_sent(forward, service, event, says):
@@ -151,7 +155,7 @@ def test_worker_when_nobody_listens_then_an_error_that_names_no_address(forward,
     reply, _ = forward(PAYLOAD, 2.0)
 
     assert reply["errorType"] == "InternalServerError"
-    assert "NewConnectionError" in reply["errorMessage"]
+    assert "ConnectionRefusedError" in reply["errorMessage"]
     assert "secret" not in reply["errorMessage"]
 
 
@@ -162,7 +166,13 @@ def test_forwarder_when_the_context_is_not_lambdas_then_it_forwards_all_the_same
 
 @pytest.mark.parametrize(
     ("url", "queue", "says"),
-    [(None, None, "set one of"), ("http://a", "http://b", "not both"), ("http://user:pw@host", None, "without user")],
+    [
+        (None, None, "set one of"),
+        ("http://a", "http://b", "not both"),
+        ("http://user:pw@host", None, "without user"),
+        ("http://host:port", None, "must be a URL"),
+        ("host/rollout", None, "must be a URL"),
+    ],
 )
 def test_forwarder_when_not_set_up_then_internal_error(monkeypatch, url, queue, says):
     for name, value in (("RFT_WORKER_URL", url), ("RFT_WORKER_QUEUE_URL", queue)):
@@ -174,6 +184,34 @@ def test_forwarder_when_not_set_up_then_internal_error(monkeypatch, url, queue, 
     assert reply["errorType"] == "InternalServerError"
     assert says in reply["errorMessage"]
     assert "pw" not in reply["errorMessage"]
+
+
+def test_key_when_it_cannot_be_sent_then_it_is_in_no_answer_and_no_log(forward, service, monkeypatch, caplog):
+    monkeypatch.setenv("RFT_WORKER_KEY", KEY + "\n")  # as files hand it out
+
+    reply, _ = forward(PAYLOAD)
+
+    assert "RFT_WORKER_KEY must be" in reply["errorMessage"]
+    assert KEY not in reply["errorMessage"] + caplog.text
+    assert service.requests == []
+
+
+def test_worker_when_it_has_accepted_then_its_body_is_not_awaited(forward, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("RFT_WORKER_URL", f"http://127.0.0.1:{server.getsockname()[1]}/rollout")
+
+        def answer():
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(ConnectionResetError):
+                connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 99\r\n\r\n{")
+                while connection.recv(65536):  # until the caller leaves
+                    pass
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        assert forward(PAYLOAD) == ({}, [])
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("fifo", [False, True])
@@ -230,7 +268,7 @@ print(sorted(name for name in sys.modules if name.startswith("aws_rft_sdk")))
 
 @pytest.fixture
 def run_zip(tmp_path, moto_url):
-    """Run the unpacked zip as Lambda does: the standard library, what the runtime brings along, and the zip."""
+    """Run the unpacked zip: the standard library, the zip, and for `bare=False` what Lambda's runtime brings along."""
     built = build_forwarder(tmp_path / "forwarder.zip")
     task = tmp_path / "task"
     with zipfile.ZipFile(built.path) as archive:
@@ -242,8 +280,9 @@ def run_zip(tmp_path, moto_url):
     for name in ("botocore", "urllib3", "jmespath", "dateutil", "six.py"):
         (runtime / name).symlink_to(f"{packages}/{name}")
 
-    def run(event, **environment):
-        command = [sys.executable, "-I", "-S", "-c", RUN, str(task), str(runtime), json.dumps(event)]
+    def run(event, bare=False, **environment):
+        path = [str(task), "" if bare else str(runtime)]
+        command = [sys.executable, "-I", "-S", "-c", RUN, *path, json.dumps(event)]
         result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=task, env=environment)
         reply, modules = result.stdout.splitlines()
         return json.loads(reply), modules
@@ -254,7 +293,7 @@ def run_zip(tmp_path, moto_url):
 def test_zip_when_run_alone_then_it_forwards_over_http(run_zip, service):
     service.policy = lambda request: Answer(202)
 
-    reply, modules = run_zip(PAYLOAD, RFT_WORKER_URL=f"{service.endpoint}/rollout", RFT_WORKER_KEY=KEY)
+    reply, modules = run_zip(PAYLOAD, bare=True, RFT_WORKER_URL=f"{service.endpoint}/rollout", RFT_WORKER_KEY=KEY)
 
     assert reply == {}
     assert [request.json for request in service.requests] == [PAYLOAD]
