@@ -244,7 +244,7 @@ class RolloutPool:
             # A future that counts as running cannot be cancelled by one of several who wait for it.
             entry.ended.set_running_or_notify_cancel()
             self._started += 1
-        self.loop.submit(self._run(key, entry, payload))
+            self.loop.submit(self._run(key, entry, payload))  # here, or the loop may be closed in between
         return Submitted(request.trajectory_id, False, entry.ended)
 
     @contextmanager

@@ -133,8 +133,10 @@ class _Server(uvicorn.Server):
         """
         connections: set[Any] = self.server_state.connections
         # With the last request, since a connection in use may be between two whenever somebody looks.
-        quiet = {(one, one.cycle) for one in connections if one.cycle is None or one.cycle.response_complete}
-        self._quiet = {known: self._quiet.get(known, now) for known in quiet}
+        # Another version of uvicorn may know it under another name: then connections are left alone.
+        known = [(one, one.cycle) for one in connections if hasattr(one, "cycle")]
+        quiet = {(one, cycle) for one, cycle in known if cycle is None or cycle.response_complete}
+        self._quiet = {each: self._quiet.get(each, now) for each in quiet}
         for (connection, _), since in self._quiet.items():
             if now - since > self._head_seconds:
                 connection.transport.close()
