@@ -178,14 +178,21 @@ class _Crew:
 
     async def cancel(self) -> None:
         """Cancel all that run, and wait until they are over."""
-        if self._journal is not None:
-            # Not those that are over: what the runtime has of them is what became of them.
-            for task in [task for task in self._running if not task.done() and task in self._ids]:
-                self._journal.given_up(self._ids[task])
-        for task in self._running:
+        for task in [task for task in self._running if self._may_cancel(task)]:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _may_cancel(self, task: asyncio.Task[RolloutRecord]) -> bool:
+        # What is over is not given up: what the runtime has of it is what became of it.
+        if self._journal is None or task.done() or task not in self._ids:
+            return True
+        try:
+            self._journal.given_up(self._ids[task])
+        except Exception as error:
+            # Cancelled without a note, its floor reward would pass for its own when the run is resumed.
+            logger.warning("trajectory_id=<%s>, error=<%s> | not cancelled but awaited", self._ids[task], error)
+            return False
+        return True
 
     async def _run(self, planned: Planned) -> RolloutRecord:
         began = time.perf_counter()

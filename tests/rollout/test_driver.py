@@ -18,7 +18,7 @@ class Script(Engine):
 
     def __init__(self, failures=(), *, held=False):
         self.failures = dict(failures)
-        self.began, self.running, self.most, self.entered = [], 0, 0, 0
+        self.began, self.running, self.most, self.finished, self.entered = [], 0, 0, 0, 0
         self.release = None
         self.held = held
         self.ids = itertools.count()
@@ -43,6 +43,7 @@ class Script(Engine):
             await (self.release.wait() if self.held else asyncio.sleep(0))
         finally:
             self.running -= 1
+        self.finished += 1
         if prompt == "broken":
             raise ZeroDivisionError("a mistake of the engine")
         if self.failures.get(prompt, 0) > 0:
@@ -149,6 +150,30 @@ def test_driver_when_cancelled_then_the_journal_knows_who_was_given_up():
     assert (cancelled, running, entered) == (True, 0, 0)
     assert sorted(journal.left) == sorted(item[0] for item in journal.began)
     assert len(journal.left) == 2
+
+
+def test_driver_when_the_journal_cannot_note_a_cancellation_then_rollouts_are_finished_instead():
+    """A floor reward without a note would pass for the rollout's own when the run is resumed."""
+
+    class Full(Journal):
+        def given_up(self, trajectory_id):
+            super().given_up(trajectory_id)
+            raise ConfigurationError("the disk is full")
+
+    async def main():
+        engine, journal = Script(held=True), Full()
+        work = asyncio.create_task(collect(engine, ["a", "b", "c"], concurrency=2, journal=journal))
+        while engine.running < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+        work.cancel()
+        while len(journal.left) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+        running = engine.running
+        engine.release.set()
+        await asyncio.wait([work])
+        return work.cancelled(), running, engine.finished
+
+    assert asyncio.run(main()) == (True, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -301,6 +301,28 @@ def test_folder_when_the_journal_is_cut_at_any_byte_then_it_is_read_and_goes_on(
         assert json.loads(lines(journal)[-1])[0] == "t9"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
+def test_folder_when_the_disk_is_full_then_the_error_says_so_and_what_is_written_can_be_read(tmp_path):
+    code = (
+        "import resource, signal, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from aws_rft_sdk.rollout.folder import RunFolder; from rollout.test_resume import MANIFEST, planned\n"
+        f"with RunFolder(Path({str(tmp_path)!r}), MANIFEST) as run:\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+        "    for number in range(99): run.started(f't{number}', planned(number))"
+    )
+
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("aws_rft_sdk.errors.ConfigurationError")
+    assert "started.jsonl cannot be written: File too large" in process.stderr
+    assert (tmp_path / "started.jsonl").stat().st_size == 100
+    with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+        assert [item.trajectory_id for item in run.past.unrecorded] == [f"t{number}" for number in range(6)]
+
+
 def test_folder_when_another_process_uses_it_then_it_is_refused(tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
