@@ -54,7 +54,7 @@ def load_function(reference: str) -> Callable[..., Any]:
         return load_callable(reference)
     except ConfigurationError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script without a guard around its main() would end this command
         traceback.print_exc()
         raise ConfigurationError(f"importing {reference} failed: {type(error).__name__}: {error}") from error
 
