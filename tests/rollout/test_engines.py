@@ -7,10 +7,12 @@ import json
 import math
 import os
 import re
+import select
 import subprocess
 import sys
 import sysconfig
-from contextlib import ExitStack, aclosing
+import time
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -177,6 +179,55 @@ def test_process_when_a_child_dies_after_its_reward_was_delivered_then_the_runti
         ("completed", 0.25, 1),
         ("completed", 1.0, 1),
     ]
+
+
+@contextmanager
+def fifo_of(world):
+    """Make what handlers hold open. Yields a function that waits until the last of their processes is gone."""
+    os.mkfifo(world / "alive")
+    end = os.open(world / "alive", os.O_RDONLY | os.O_NONBLOCK)
+
+    def gone():
+        return bool(select.select([end], [], [], 60)[0]) and os.read(end, 1) == b""
+
+    try:
+        yield gone
+    finally:
+        os.close(end)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_process_when_a_handler_has_forked_then_what_it_forked_keeps_nobody_and_ends_with_the_child(world):
+    with fifo_of(world) as gone:
+        records = run_on("process", world, "forks_and_dies_on_b", concurrency=1)
+
+        assert [r.status.value for r in records] == ["completed", "unreported", "completed"]
+        assert (world / "begun").exists()
+        assert gone()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends when it gets its lock back")
+def test_process_when_the_command_is_killed_then_a_child_that_holds_its_lock_ends_too(world):
+    command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:never_lets_go", str(world / "data.jsonl")]
+    with fifo_of(world) as gone:
+        process = subprocess.Popen([*command, "--engine", "process", "--workers", "1"], stderr=subprocess.DEVNULL)
+        while not (world / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+
+        assert gone()
+
+
+def test_process_when_a_file_of_the_working_directory_has_a_librarys_name_then_it_is_not_taken_for_it(
+    world, monkeypatch
+):
+    (world / "elsewhere").mkdir()
+    monkeypatch.chdir(world / "elsewhere")
+    Path("json.py").write_text("raise ImportError('the wrong one')")
+
+    assert [r.reward for r in run_on("process", world, "plain")] == [0.1, 0.1, 0.2]
 
 
 def test_process_when_the_handler_cannot_be_loaded_then_the_engine_does_not_start(world, capfd):

@@ -79,6 +79,27 @@ def holds_the_lock_on_b(payload):
         ctypes.PyDLL(None).sleep(600)
     return 1.0
 
+def begin():
+    # Holds the other end of what a test reads, until this process and those that it forks are gone.
+    os.open(pathlib.Path(__file__).with_name("alive"), os.O_RDWR)
+    pathlib.Path(__file__).with_name("begun").touch()
+
+@rft_handler
+def forks_and_dies_on_b(payload):
+    infer(payload)
+    if payload["prompt"] == "b":
+        begin()
+        if os.fork() == 0:
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+@rft_handler
+def never_lets_go(payload):
+    infer(payload)
+    begin()
+    ctypes.PyDLL(None).sleep(600)
+
 @rft_handler
 async def waits(payload):
     await asyncio.to_thread(infer, payload)
