@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
 from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
@@ -39,14 +40,14 @@ CASES = [
 ]
 
 
-def run_on(engine, world, name, *, deadline_seconds=60.0, **options):
+def run_on(engine, world, name, *, prompts=PROMPTS, deadline_seconds=60.0, **options):
     """Return the records of one handler on one engine, by prompt and sample."""
     reference = f"{world}/engine_handlers.py:{name}"
     if engine == "ray":
         return run_on_ray(world, reference)
 
     async def main(made):
-        records = run_rollouts(made, PROMPTS, access.start, observe=access.observe, **options)
+        records = run_rollouts(made, prompts, access.start, observe=access.observe, **options)
         async with aclosing(records):
             return [record async for record in records]
 
@@ -308,16 +309,38 @@ def test_http_when_nobody_answers_then_rollouts_are_unreported(world):
     assert records[0].error.startswith("AgentUnreachableError: http://127.0.0.1:9/rollout does not answer")
 
 
-def test_http_when_the_connection_breaks_after_the_reward_then_the_runtime_tells(world):
+@pytest.mark.parametrize("path", ["/rollout", "/invocations"])
+def test_http_when_the_answer_is_lost_then_the_reward_is_waited_for_in_the_runtime(world, path):
+    """The worker may have begun, and nothing is run twice: the reward may be there already, or arrive later."""
+    looked = threading.Event()
+    plain = load_callable(f"{world}/engine_handlers.py:plain")
+
+    def handler(payload):
+        if path == "/rollout":
+            looked.wait(30)
+        return plain(payload)
+
     async def main():
-        handler = load_callable(f"{world}/engine_handlers.py:plain")
         with LocalRuntime(policy) as runtime, worker(handler, hangs_up=True) as (url, _):
             access = access_in(runtime, InferenceParams())
-            engine = HttpEngine(f"{url}/invocations", access.observe)
-            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=access.observe, retries=1)]
+
+            async def observe(trajectory_id):
+                seen = await access.observe(trajectory_id)
+                looked.set()
+                return seen
+
+            engine = HttpEngine(f"{url}{path}", observe)
+            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=observe, retries=1)]
 
     (record,) = asyncio.run(main())
     assert (record.status, record.reward, record.attempts) == (RolloutStatus.COMPLETED, 0.1, 1)
+
+
+@pytest.mark.parametrize("engine", ["local", "process", "http", "http-invocations"])
+def test_engine_when_a_prompt_holds_half_a_pair_of_surrogates_then_it_arrives_as_it_is(world, engine):
+    records = run_on(engine, world, "plain", prompts=["half \ud83d", "\u2028\x00 \U0001f600"])
+
+    assert [(r.reward, r.status) for r in records] == [(0.6, RolloutStatus.COMPLETED), (0.4, RolloutStatus.COMPLETED)]
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
         handler: It runs in a thread; `/rollout` answers before, `/invocations` after.
         busy: Calls that are answered 429 first.
         retry_after: What those answers say.
-        hangs_up: Whether `/invocations` closes the connection instead of an answer, when the handler has returned.
+        hangs_up: Whether it closes the connection instead of an answer: `/invocations` when the handler has returned.
     """
     calls, threads = [], []
     refusals = iter(range(busy))
@@ -158,7 +158,8 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
             elif self.path == "/rollout":
                 threads.append(threading.Thread(target=self.call, args=(payload,)))
                 threads[-1].start()
-                self.answer(202, {})
+                if not hangs_up:
+                    self.answer(202, {})
             else:
                 answer = self.call(payload)
                 if not hangs_up:
