@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -165,6 +166,36 @@ def test_resume_when_something_has_changed_then_it_is_named_and_refused_unless_a
     assert (out / "rollouts.jsonl").read_bytes() == before
     assert rollout(world, "plain", "--resume", str(out), "--accept-changes", *options).exit_code == 0
     assert rollout(world, "plain", "--resume", str(out), *options).exit_code == 0  # now it is what it is
+
+
+@pytest.mark.parametrize(
+    ("handler", "changed"),
+    [
+        pytest.param("engine_package.inner.agent:plain", "engine_package/scale.py", id="of-a-package"),
+        pytest.param("engine_thin.py:plain", "engine_thin.py", id="made-elsewhere"),
+    ],
+)
+def test_resume_when_a_file_beside_the_handlers_own_has_changed_then_it_is_named(world, monkeypatch, handler, changed):
+    package, elsewhere = world / "engine_package", world / "elsewhere"
+    (package / "inner").mkdir(parents=True)
+    elsewhere.mkdir()
+    (package / "scale.py").write_text("SCALE = 1.0\n")
+    source = (world / "engine_handlers.py").read_text()
+    (package / "inner" / "agent.py").write_text(source + "from ..scale import SCALE\n")
+    (elsewhere / "engine_impl.py").write_text(source)
+    (world / "engine_thin.py").write_text(
+        f"import sys\nsys.path.append({str(elsewhere)!r})\nfrom engine_impl import plain\n"
+    )
+    monkeypatch.chdir(world)
+    command = ["rollout", handler, "data.jsonl", "--policy", "callable:policy.py:policy"]
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=60)
+    assert run([AWS_RFT, *command, "--out", "out"]).returncode == 0
+
+    (world / changed).write_text((world / changed).read_text() + "# changed\n")
+    refused = run([AWS_RFT, *command, "--resume", "out"])
+
+    assert refused.returncode == 2
+    assert f"{Path(changed).name} has changed" in " ".join(refused.stderr.split())
 
 
 def test_resume_when_the_handler_is_another_then_it_is_named(world):
