@@ -69,7 +69,7 @@ class Manifest:
             version = fields.pop("version")
             if version > _VERSION:
                 raise ConfigurationError(f"{path} was written by a newer version of aws-rft-sdk; upgrade the package")
-            return cls(**fields)
+            return cls(**{**fields, "sources": dict(fields["sources"]), "settings": dict(fields["settings"])})
         except FileNotFoundError as error:
             raise ConfigurationError(f"{folder} holds no run to resume: there is no {MANIFEST_FILE} in it") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:

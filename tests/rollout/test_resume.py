@@ -21,6 +21,7 @@ from aws_rft_sdk.cli import main
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rollout import RolloutStatus, read_records
 from aws_rft_sdk.rollout.access import Observation
+from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.manifest import Manifest
 from aws_rft_sdk.rollout.schedule import Planned
@@ -242,6 +243,11 @@ def test_rollout_when_options_do_not_fit_then_exit_status_is_two(world, monkeypa
     assert not (world / "x").exists()
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]"])
+def test_engine_choice_when_a_worker_is_on_this_machine_then_it_reaches_the_runtime(host):
+    EngineChoice.of("auto", f"http://{host}:8080").check_reach(None)
+
+
 @pytest.mark.parametrize(
     "handler", ["https://agent.example", "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/agent-1"]
 )
@@ -373,7 +379,10 @@ def test_folder_when_another_process_uses_it_then_it_is_refused(tmp_path):
     RunFolder(tmp_path, MANIFEST, resume=True).__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 99}', '{"version": 1, "odd": 2}'])
+WRONG = json.dumps({"version": 1, **dataclasses.asdict(MANIFEST), "sources": {}, "settings": 5})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 99}', '{"version": 1, "odd": 2}', WRONG])
 def test_manifest_when_it_is_none_then_it_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
 
