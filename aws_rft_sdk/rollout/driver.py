@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Container, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aws_rft_sdk._frozen import FrozenDict
@@ -214,7 +214,7 @@ class _Crew:
             outcome = await self._engine.run(payload, trajectory_id)
         except Exception as error:
             # An engine says how a rollout failed; that it raises is a mistake of its own, and still stops nothing.
-            outcome = _never_ran(error, time.perf_counter() - began)
+            outcome = replace(_never_ran(error, time.perf_counter() - began), lost=True)
         return _record(planned, trajectory_id, outcome, await self._look(trajectory_id))
 
     async def _look(self, trajectory_id: str) -> Observation | None:
@@ -234,12 +234,13 @@ def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen:
     if outcome.lost and seen is not None and seen.is_over:
         return recovered_record(trajectory_id or "", planned, seen)
     rewards = outcome.rewards
+    turns = seen.turns if outcome.lost and seen is not None else outcome.turns
     return RolloutRecord(
         id=trajectory_id or f"not-started-{planned.prompt_index}-{planned.sample_index}",
         prompt_index=planned.prompt_index,
         sample_index=planned.sample_index,
         reward=None if rewards is None else sum(rewards),
-        turns=outcome.turns,
+        turns=turns,
         seconds=round(outcome.seconds, 6),
         status=outcome.status,
         error=outcome.error,

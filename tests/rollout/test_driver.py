@@ -7,8 +7,10 @@ import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, run_rollouts
+from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.driver import Progress
 from aws_rft_sdk.rollout.engines import Engine, Outcome
+from aws_rft_sdk.types import TrajectoryStatus
 
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/x"
 
@@ -93,6 +95,15 @@ def test_driver_when_reward_is_low_then_nothing_is_repeated_and_a_budget_ends_re
     records = asyncio.run(collect(engine, ["a"], group_size=3, retries=9, retry_budget=4))
 
     assert len(records) == 7
+
+
+def test_driver_when_an_engine_makes_a_mistake_then_the_runtime_tells_what_became_of_the_rollout():
+    async def observe(trajectory_id):
+        return Observation(TrajectoryStatus.REWARD_RECEIVED, (0.5,), turns=2)
+
+    (record,) = asyncio.run(collect(Script(), ["broken"], observe=observe, retries=1))
+
+    assert (record.status, record.reward, record.turns) == (RolloutStatus.COMPLETED, 0.5, 2)
 
 
 @pytest.mark.parametrize("starts_per_second", [None, 2000.0])

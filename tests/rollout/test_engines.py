@@ -139,6 +139,12 @@ def test_outcome_when_a_handler_gives_what_no_file_takes_then_its_record_is_text
         "ratio": "-Infinity",
         "steps": 2,
     }
+
+    class Unprintable:
+        def __str__(self):
+            raise LookupError("no text")
+
+    assert "LookupError: no text" in metrics_of({"metrics": {"odd": Unprintable()}})["error"]
     assert describe_error(ValueError("half a pair: \ud83d")).encode() == rb"ValueError: half a pair: \ud83d"
 
 
@@ -157,6 +163,7 @@ def test_process_when_a_child_is_killed_then_only_its_rollouts_fail_and_it_is_re
         ((2, 1), "completed"),
     ]
     assert "was killed (SIGKILL)" in records[2].error
+    assert [r.turns for r in records] == [1] * 6
 
 
 def test_process_when_a_child_holds_its_lock_past_the_deadline_then_it_is_killed_and_replaced(world):

@@ -87,7 +87,7 @@ class AgentCoreEngine(RemoteEngine):
         content = answer["response"].read()
         try:
             result: JSON = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             result = None
         return read_answer(result)
 

@@ -113,8 +113,8 @@ def metrics_of(result: object) -> Mapping[str, JSON]:
     # By way of JSON, so that the record is the same whether or not it has crossed from another process.
     try:
         return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True), parse_constant=str))
-    except (ValueError, RecursionError) as error:
-        return FrozenDict({"error": f"the metrics cannot be written as JSON: {error}"})
+    except Exception as error:  # what is in them is the user's, and so is how it becomes text
+        return FrozenDict({"error": f"the metrics cannot be written as JSON: {describe_error(error)}"})
 
 
 def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:

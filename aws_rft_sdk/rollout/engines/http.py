@@ -121,7 +121,7 @@ def _full_url(url: str) -> str:
 def _read(answer: httpx.Response) -> Answer:
     try:
         value: JSON = json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if answer.is_success:
         return read_answer(value)
