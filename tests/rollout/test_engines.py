@@ -140,11 +140,12 @@ def test_outcome_when_a_handler_gives_what_no_file_takes_then_its_record_is_text
         "steps": 2,
     }
 
-    class Unprintable:
+    class Unprintable(Exception):
         def __str__(self):
             raise LookupError("no text")
 
     assert "LookupError: no text" in metrics_of({"metrics": {"odd": Unprintable()}})["error"]
+    assert describe_error(Unprintable()) == "Unprintable: no message, since that raised LookupError"
     assert describe_error(ValueError("half a pair: \ud83d")).encode() == rb"ValueError: half a pair: \ud83d"
 
 

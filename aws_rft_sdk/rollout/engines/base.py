@@ -78,8 +78,12 @@ class Engine(ABC):
 
 def describe_error(error: BaseException) -> str:
     """Return type and message of an error, as records hold them."""
+    try:
+        message = str(error)
+    except Exception as unprintable:  # an error of the user's own making
+        message = f"no message, since that raised {type(unprintable).__name__}"
     # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
 
 
 def outcome_of(ended: Ended) -> Outcome:
