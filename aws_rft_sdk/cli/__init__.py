@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
+import sys
+import threading
+import time
+from typing import Any
 
 import click
 
@@ -24,8 +29,22 @@ _COMMANDS = {
 }
 
 
+_END_SECONDS = 5.0
+"""For the interpreter to end, which waits for threads of pools that handlers have left behind."""
+
+
 class _LazyGroup(click.Group):
     """Loads a command's module only when that command is asked for, so that `--help` is instant."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command. Without arguments it is the whole program, which then ends whatever handlers left behind."""
+        if args or kwargs:
+            return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__()
+        except SystemExit as end:
+            threading.Thread(target=_end, args=(end.code,), name="rft-end", daemon=True).start()
+            raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
@@ -39,6 +58,15 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(sorted(_COMMANDS.items()))
+
+
+def _end(status: object) -> None:
+    time.sleep(_END_SECONDS)
+    try:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status if isinstance(status, int) else 1)
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 from pathlib import Path
@@ -11,6 +10,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aws_rft_sdk.cli._loop import run
 from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.rollout.replaying.replay import DEADLINE_SECONDS, replay_rollouts
 from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport
@@ -79,7 +79,7 @@ def command(
                     progress.update(bar, completed=len(found))
         return found
 
-    rollouts = asyncio.run(collect())
+    rollouts = run(collect())
     report = ReplayReport.of(rollouts, changed_sources(folder, fn))
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=2, default=str))

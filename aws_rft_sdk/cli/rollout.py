@@ -14,6 +14,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from aws_rft_sdk.cli._loop import run
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import threshold_of
@@ -86,7 +87,7 @@ def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     fn = None if options.choice.is_deployed else load_function(handler)
     policy = None if options.endpoint else _policy(options.policy, handler)
     with open_session(options, fn, policy) as session:
-        asyncio.run(_run(session))
+        run(_run(session))
     records = list(session.records.values())
     metrics = measure(
         records,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -25,14 +27,13 @@ class AppendedFile:
         path: The file, created if missing.
 
     Raises:
-        ConfigurationError: It cannot be written.
+        ConfigurationError: It cannot be written, in each method.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        self._path = path
+        with self._explained():
             self._file = path.open("ab")
-        except OSError as error:
-            raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
         try:
             _mend(path)
         except BaseException:
@@ -41,12 +42,13 @@ class AppendedFile:
         self._synced_at = time.monotonic()
 
     def append(self, line: str) -> None:
-        """Append a line, given without its end."""
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-        if time.monotonic() - self._synced_at >= SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced_at = time.monotonic()
+        """Append a line, given without its end. What a full disk does not take is written before the next line."""
+        with self._explained():
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            if time.monotonic() - self._synced_at >= SYNC_SECONDS:
+                os.fsync(self._file.fileno())
+                self._synced_at = time.monotonic()
 
     def __enter__(self) -> AppendedFile:
         return self
@@ -54,8 +56,16 @@ class AppendedFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        os.fsync(self._file.fileno())
-        self._file.close()
+        with self._explained(), self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Container, Iterable
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aws_rft_sdk._frozen import FrozenDict
@@ -178,14 +178,21 @@ class _Crew:
 
     async def cancel(self) -> None:
         """Cancel all that run, and wait until they are over."""
-        if self._journal is not None:
-            # Not those that are over: what the runtime has of them is what became of them.
-            for task in [task for task in self._running if not task.done() and task in self._ids]:
-                self._journal.given_up(self._ids[task])
-        for task in self._running:
+        for task in [task for task in self._running if self._may_cancel(task)]:
             task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _may_cancel(self, task: asyncio.Task[RolloutRecord]) -> bool:
+        # What is over is not given up: what the runtime has of it is what became of it.
+        if self._journal is None or task.done() or task not in self._ids:
+            return True
+        try:
+            self._journal.given_up(self._ids[task])
+        except Exception as error:
+            # Cancelled without a note, its floor reward would pass for its own when the run is resumed.
+            logger.warning("trajectory_id=<%s>, error=<%s> | not cancelled but awaited", self._ids[task], error)
+            return False
+        return True
 
     async def _run(self, planned: Planned) -> RolloutRecord:
         began = time.perf_counter()
@@ -207,7 +214,7 @@ class _Crew:
             outcome = await self._engine.run(payload, trajectory_id)
         except Exception as error:
             # An engine says how a rollout failed; that it raises is a mistake of its own, and still stops nothing.
-            outcome = _never_ran(error, time.perf_counter() - began)
+            outcome = replace(_never_ran(error, time.perf_counter() - began), lost=True)
         return _record(planned, trajectory_id, outcome, await self._look(trajectory_id))
 
     async def _look(self, trajectory_id: str) -> Observation | None:
@@ -227,12 +234,13 @@ def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen:
     if outcome.lost and seen is not None and seen.is_over:
         return recovered_record(trajectory_id or "", planned, seen)
     rewards = outcome.rewards
+    turns = seen.turns if outcome.lost and seen is not None else outcome.turns
     return RolloutRecord(
         id=trajectory_id or f"not-started-{planned.prompt_index}-{planned.sample_index}",
         prompt_index=planned.prompt_index,
         sample_index=planned.sample_index,
         reward=None if rewards is None else sum(rewards),
-        turns=outcome.turns,
+        turns=turns,
         seconds=round(outcome.seconds, 6),
         status=outcome.status,
         error=outcome.error,

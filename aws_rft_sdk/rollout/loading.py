@@ -47,6 +47,15 @@ def absolute_reference(reference: str) -> str:
     return f"{Path(location).resolve()}{separator}{name}" if location.endswith(".py") else reference
 
 
+def module_of(reference: str) -> str:
+    """Return the name of the module that a reference names, once its function is loaded."""
+    location = reference.rpartition(":")[0]
+    if not location.endswith(".py"):
+        return location
+    file = str(Path(location).resolve())
+    return next(name for name, module in list(sys.modules.items()) if getattr(module, "__file__", None) == file)
+
+
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():

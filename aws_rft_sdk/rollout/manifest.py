@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -27,7 +28,8 @@ class Manifest:
     handler: str
     """As it was named on the command line."""
     sources: Mapping[str, str]
-    """SHA-256 of each file of the handler's folder that it imported, by its path from there; and of the policy's."""
+    """SHA-256 of each file of the handler's folder or package that it imported, by its path from there; and of the
+    policy's."""
     dataset: str
     """Path of the dataset."""
     dataset_sha256: str
@@ -67,7 +69,7 @@ class Manifest:
             version = fields.pop("version")
             if version > _VERSION:
                 raise ConfigurationError(f"{path} was written by a newer version of aws-rft-sdk; upgrade the package")
-            return cls(**fields)
+            return cls(**{**fields, "sources": dict(fields["sources"]), "settings": dict(fields["settings"])})
         except FileNotFoundError as error:
             raise ConfigurationError(f"{folder} holds no run to resume: there is no {MANIFEST_FILE} in it") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -127,24 +129,35 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def loaded_sources(module_name: str) -> dict[str, str]:
-    """Return the SHA-256 of a module's file and of what is imported at the moment from its folder and below.
+def loaded_sources(*module_names: str) -> dict[str, str]:
+    """Return the SHA-256 of the files of modules, and of what is imported at the moment from their folders and below.
 
     Args:
-        module_name: A module that is imported. What is installed in an environment below the folder does not count.
+        module_names: Modules that are imported. The folder of one in a package is that of the outermost package. What
+            is installed in an environment below a folder does not count.
     """
-    file = getattr(sys.modules.get(module_name), "__file__", None)
-    if file is None:
-        return {}
-    folder = Path(file).resolve().parent
-    # By the text of the paths first: to resolve those of all modules takes half a second.
-    beginnings = (str(folder), str(Path(file).parent))
     names = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    files = {Path(name).resolve() for name in names if name.startswith(beginnings)}
-    return {
-        path.relative_to(folder).as_posix(): file_sha256(path)
-        for path in sorted(files)
-        if path.is_relative_to(folder)
-        and not any(part in _ENVIRONMENT_FOLDERS for part in path.relative_to(folder).parts)
-        and path.is_file()
-    }
+    sources: dict[str, str] = {}
+    for module_name in module_names:
+        module = sys.modules.get(module_name)
+        file = getattr(module, "__file__", None)
+        if file is None:
+            continue
+        above = (getattr(module, "__package__", None) or "").count(".")
+        beginning = str(Path(file).parents[above])
+        folder = Path(beginning).resolve()
+        # By the text of the paths first: to resolve those of all modules takes half a second.
+        beside = {name for name in names if name.startswith((str(folder), beginning))}
+        if folder.name in _ENVIRONMENT_FOLDERS or folder == Path(sysconfig.get_path("stdlib")).resolve():
+            beside = {file}
+        files = {
+            path for path in map(Path.resolve, map(Path, beside)) if path.is_file() and path.is_relative_to(folder)
+        }
+        sources |= {
+            path.relative_to(folder).as_posix(): file_sha256(path)
+            for path in sorted(files)
+            if path.is_relative_to(folder)
+            and path.is_file()
+            and not any(part in _ENVIRONMENT_FOLDERS for part in path.relative_to(folder).parts)
+        }
+    return sources

@@ -85,7 +85,10 @@ def parse_record(line: str | bytes) -> RolloutRecord:
         for name in ("rewards", "prompt_tokens", "response_tokens"):
             if fields.get(name) is not None:
                 fields[name] = tuple(fields[name])
-        return RolloutRecord(**{**fields, "status": RolloutStatus(fields["status"])})
+        record = RolloutRecord(**{**fields, "status": RolloutStatus(fields["status"])})
+        if not all(isinstance(index, int) for index in record.key):
+            raise TypeError(f"prompt_index and sample_index are {record.key}")
+        return record
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a rollout record ({error})") from error
 

@@ -23,7 +23,7 @@ AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 
 # Handlers that infer with one plain request, so that a test is about the command and not about an agent.
 HANDLERS = """
-import asyncio, json, os, pathlib, sys, time
+import asyncio, json, os, pathlib, sys, threading, time
 import requests
 from aws_rft_sdk import RFTContext, RolloutResult, rft_handler
 from aws_rft_sdk.context import TurnState
@@ -102,6 +102,23 @@ def exits(payload):
     infer(payload)
     if payload["prompt"] == "b":
         sys.exit(3)
+    return 1.0
+
+@rft_handler
+async def ignores_its_end(payload):
+    await asyncio.to_thread(infer, payload)
+    while payload["prompt"] == "b":
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            continue
+    return 1.0
+
+@rft_handler
+async def hangs_in_a_pool(payload):
+    await asyncio.to_thread(infer, payload)
+    if payload["prompt"] == "b":
+        await asyncio.to_thread(threading.Event().wait)
     return 1.0
 
 @rft_handler
@@ -225,13 +242,16 @@ def test_rollout_when_some_cannot_be_started_then_they_are_recorded_and_the_othe
     assert records[1].id == "not-started-1-0"
 
 
-def test_rollout_when_the_handlers_module_cannot_be_imported_then_usage_error_shows_why(folder):
-    (folder / "cli_handlers.py").write_text("import no_such_dependency\n")
+@pytest.mark.parametrize(
+    ("source", "says"), [("import no_such_dependency\n", "no_such_dependency"), ("raise SystemExit(0)\n", "SystemExit")]
+)
+def test_rollout_when_the_handlers_module_cannot_be_imported_then_usage_error_shows_why(folder, source, says):
+    (folder / "cli_handlers.py").write_text(source)
 
     result = rollout(folder, "echo")
 
     assert result.exit_code == 2
-    assert "no_such_dependency" in result.output
+    assert says in result.output
 
 
 def test_rollout_when_sealed_as_failed_at_an_alpha_endpoint_then_it_counts_as_reported(folder):
@@ -338,6 +358,23 @@ def test_rollout_when_interrupted_then_rollouts_in_flight_are_finished_and_no_mo
     assert "1 of 3" in output
     assert [(r.status, r.reward) for r in records_of(folder)] == [(RolloutStatus.COMPLETED, 1.0)]
     assert (folder / "started").read_text() == "a\n"
+
+
+@pytest.mark.parametrize("handler", ["ignores_its_end", "hangs_in_a_pool"])
+def test_rollout_when_a_handler_never_ends_then_the_command_does(folder, handler):
+    command = [AWS_RFT, "rollout", f"{folder}/cli_handlers.py:{handler}", str(folder / "data.jsonl")]
+    result = subprocess.run(
+        [*command, "--deadline-seconds", "2", "--out", str(folder / "out")], capture_output=True, text=True, timeout=90
+    )
+
+    assert result.returncode == 0, result.stderr
+    assert "1 x RolloutTimeoutError" in result.stdout
+    assert "Traceback" not in result.stderr
+    assert [(r.status.value, r.reward) for r in records_of(folder)] == [
+        ("completed", 1.0),
+        ("failed", 0.0),
+        ("completed", 1.0),
+    ]
 
 
 def _wait_for(path, process):

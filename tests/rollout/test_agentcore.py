@@ -24,7 +24,11 @@ ARN = "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/agent-abc123"
 
 @contextmanager
 def agentcore(answer):
-    """Serve InvokeAgentRuntime. `answer` makes status, error code or None, and body of a payload."""
+    """Serve InvokeAgentRuntime.
+
+    Args:
+        answer: Makes status, error code or None, and body of a payload; without a status, the connection is closed.
+    """
     calls = []
 
     class Api(BaseHTTPRequestHandler):
@@ -32,6 +36,8 @@ def agentcore(answer):
             payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             calls.append((urlsplit(self.path), self.headers, payload))
             status, code, body = answer(payload)
+            if status is None:
+                return
             content = json.dumps(body).encode()
             self.send_response(status)
             if code:
@@ -149,6 +155,39 @@ def test_agentcore_when_a_call_hangs_past_the_deadline_then_it_keeps_neither_the
     assert len(calls) == 3
     assert len(hanging) == 2
     assert all(thread.daemon for thread in hanging)
+
+
+def test_agentcore_when_the_answer_is_lost_then_the_reward_is_waited_for_in_the_runtime(world):
+    handler = load_callable(f"{world}/engine_handlers.py:plain")
+    looked, threads = threading.Event(), []
+
+    def work(payload):
+        looked.wait(30)
+        handler(payload)
+
+    def answer(payload):
+        threads.append(threading.Thread(target=work, args=(payload,)))
+        threads[-1].start()
+        return None, None, None
+
+    async def main(client):
+        with LocalRuntime(policy) as runtime:
+            access = access_in(runtime, InferenceParams())
+
+            async def observe(trajectory_id):
+                seen = await access.observe(trajectory_id)
+                looked.set()
+                return seen
+
+            engine = AgentCoreEngine(ARN, observe, client=client)
+            records = [r async for r in run_rollouts(engine, ["a"], access.start, observe=observe, retries=1)]
+            threads[0].join()
+            return records
+
+    with agentcore(answer) as (client, _):
+        (record,) = asyncio.run(main(client))
+
+    assert (record.status, record.reward, record.attempts) == (RolloutStatus.COMPLETED, 0.1, 1)
 
 
 @pytest.mark.parametrize("arn", ["agent", "arn:aws:sagemaker:us-west-2:123456789012:runtime/x"])

@@ -7,8 +7,10 @@ import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, run_rollouts
+from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.driver import Progress
 from aws_rft_sdk.rollout.engines import Engine, Outcome
+from aws_rft_sdk.types import TrajectoryStatus
 
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/x"
 
@@ -18,7 +20,7 @@ class Script(Engine):
 
     def __init__(self, failures=(), *, held=False):
         self.failures = dict(failures)
-        self.began, self.running, self.most, self.entered = [], 0, 0, 0
+        self.began, self.running, self.most, self.finished, self.entered = [], 0, 0, 0, 0
         self.release = None
         self.held = held
         self.ids = itertools.count()
@@ -43,6 +45,7 @@ class Script(Engine):
             await (self.release.wait() if self.held else asyncio.sleep(0))
         finally:
             self.running -= 1
+        self.finished += 1
         if prompt == "broken":
             raise ZeroDivisionError("a mistake of the engine")
         if self.failures.get(prompt, 0) > 0:
@@ -92,6 +95,15 @@ def test_driver_when_reward_is_low_then_nothing_is_repeated_and_a_budget_ends_re
     records = asyncio.run(collect(engine, ["a"], group_size=3, retries=9, retry_budget=4))
 
     assert len(records) == 7
+
+
+def test_driver_when_an_engine_makes_a_mistake_then_the_runtime_tells_what_became_of_the_rollout():
+    async def observe(trajectory_id):
+        return Observation(TrajectoryStatus.REWARD_RECEIVED, (0.5,), turns=2)
+
+    (record,) = asyncio.run(collect(Script(), ["broken"], observe=observe, retries=1))
+
+    assert (record.status, record.reward, record.turns) == (RolloutStatus.COMPLETED, 0.5, 2)
 
 
 @pytest.mark.parametrize("starts_per_second", [None, 2000.0])
@@ -149,6 +161,30 @@ def test_driver_when_cancelled_then_the_journal_knows_who_was_given_up():
     assert (cancelled, running, entered) == (True, 0, 0)
     assert sorted(journal.left) == sorted(item[0] for item in journal.began)
     assert len(journal.left) == 2
+
+
+def test_driver_when_the_journal_cannot_note_a_cancellation_then_rollouts_are_finished_instead():
+    """A floor reward without a note would pass for the rollout's own when the run is resumed."""
+
+    class Full(Journal):
+        def given_up(self, trajectory_id):
+            super().given_up(trajectory_id)
+            raise ConfigurationError("the disk is full")
+
+    async def main():
+        engine, journal = Script(held=True), Full()
+        work = asyncio.create_task(collect(engine, ["a", "b", "c"], concurrency=2, journal=journal))
+        while engine.running < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+        work.cancel()
+        while len(journal.left) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.001)
+        running = engine.running
+        engine.release.set()
+        await asyncio.wait([work])
+        return work.cancelled(), running, engine.finished
+
+    assert asyncio.run(main()) == (True, 2, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,10 +7,13 @@ import json
 import math
 import os
 import re
+import select
 import subprocess
 import sys
 import sysconfig
-from contextlib import ExitStack, aclosing
+import threading
+import time
+from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -37,14 +40,14 @@ CASES = [
 ]
 
 
-def run_on(engine, world, name, *, deadline_seconds=60.0, **options):
+def run_on(engine, world, name, *, prompts=PROMPTS, deadline_seconds=60.0, **options):
     """Return the records of one handler on one engine, by prompt and sample."""
     reference = f"{world}/engine_handlers.py:{name}"
     if engine == "ray":
         return run_on_ray(world, reference)
 
     async def main(made):
-        records = run_rollouts(made, PROMPTS, access.start, observe=access.observe, **options)
+        records = run_rollouts(made, prompts, access.start, observe=access.observe, **options)
         async with aclosing(records):
             return [record async for record in records]
 
@@ -136,6 +139,13 @@ def test_outcome_when_a_handler_gives_what_no_file_takes_then_its_record_is_text
         "ratio": "-Infinity",
         "steps": 2,
     }
+
+    class Unprintable(Exception):
+        def __str__(self):
+            raise LookupError("no text")
+
+    assert "LookupError: no text" in metrics_of({"metrics": {"odd": Unprintable()}})["error"]
+    assert describe_error(Unprintable()) == "Unprintable: no message, since that raised LookupError"
     assert describe_error(ValueError("half a pair: \ud83d")).encode() == rb"ValueError: half a pair: \ud83d"
 
 
@@ -154,6 +164,7 @@ def test_process_when_a_child_is_killed_then_only_its_rollouts_fail_and_it_is_re
         ((2, 1), "completed"),
     ]
     assert "was killed (SIGKILL)" in records[2].error
+    assert [r.turns for r in records] == [1] * 6
 
 
 def test_process_when_a_child_holds_its_lock_past_the_deadline_then_it_is_killed_and_replaced(world):
@@ -177,6 +188,55 @@ def test_process_when_a_child_dies_after_its_reward_was_delivered_then_the_runti
         ("completed", 0.25, 1),
         ("completed", 1.0, 1),
     ]
+
+
+@contextmanager
+def fifo_of(world):
+    """Make what handlers hold open. Yields a function that waits until the last of their processes is gone."""
+    os.mkfifo(world / "alive")
+    end = os.open(world / "alive", os.O_RDONLY | os.O_NONBLOCK)
+
+    def gone():
+        return bool(select.select([end], [], [], 60)[0]) and os.read(end, 1) == b""
+
+    try:
+        yield gone
+    finally:
+        os.close(end)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="forks")
+def test_process_when_a_handler_has_forked_then_what_it_forked_keeps_nobody_and_ends_with_the_child(world):
+    with fifo_of(world) as gone:
+        records = run_on("process", world, "forks_and_dies_on_b", concurrency=1)
+
+        assert [r.status.value for r in records] == ["completed", "unreported", "completed"]
+        assert (world / "begun").exists()
+        assert gone()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the child ends when it gets its lock back")
+def test_process_when_the_command_is_killed_then_a_child_that_holds_its_lock_ends_too(world):
+    command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:never_lets_go", str(world / "data.jsonl")]
+    with fifo_of(world) as gone:
+        process = subprocess.Popen([*command, "--engine", "process", "--workers", "1"], stderr=subprocess.DEVNULL)
+        while not (world / "begun").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+
+        assert gone()
+
+
+def test_process_when_a_file_of_the_working_directory_has_a_librarys_name_then_it_is_not_taken_for_it(
+    world, monkeypatch
+):
+    (world / "elsewhere").mkdir()
+    monkeypatch.chdir(world / "elsewhere")
+    Path("json.py").write_text("raise ImportError('the wrong one')")
+
+    assert [r.reward for r in run_on("process", world, "plain")] == [0.1, 0.1, 0.2]
 
 
 def test_process_when_the_handler_cannot_be_loaded_then_the_engine_does_not_start(world, capfd):
@@ -257,16 +317,38 @@ def test_http_when_nobody_answers_then_rollouts_are_unreported(world):
     assert records[0].error.startswith("AgentUnreachableError: http://127.0.0.1:9/rollout does not answer")
 
 
-def test_http_when_the_connection_breaks_after_the_reward_then_the_runtime_tells(world):
+@pytest.mark.parametrize("path", ["/rollout", "/invocations"])
+def test_http_when_the_answer_is_lost_then_the_reward_is_waited_for_in_the_runtime(world, path):
+    """The worker may have begun, and nothing is run twice: the reward may be there already, or arrive later."""
+    looked = threading.Event()
+    plain = load_callable(f"{world}/engine_handlers.py:plain")
+
+    def handler(payload):
+        if path == "/rollout":
+            looked.wait(30)
+        return plain(payload)
+
     async def main():
-        handler = load_callable(f"{world}/engine_handlers.py:plain")
         with LocalRuntime(policy) as runtime, worker(handler, hangs_up=True) as (url, _):
             access = access_in(runtime, InferenceParams())
-            engine = HttpEngine(f"{url}/invocations", access.observe)
-            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=access.observe, retries=1)]
+
+            async def observe(trajectory_id):
+                seen = await access.observe(trajectory_id)
+                looked.set()
+                return seen
+
+            engine = HttpEngine(f"{url}{path}", observe)
+            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=observe, retries=1)]
 
     (record,) = asyncio.run(main())
     assert (record.status, record.reward, record.attempts) == (RolloutStatus.COMPLETED, 0.1, 1)
+
+
+@pytest.mark.parametrize("engine", ["local", "process", "http", "http-invocations"])
+def test_engine_when_a_prompt_holds_half_a_pair_of_surrogates_then_it_arrives_as_it_is(world, engine):
+    records = run_on(engine, world, "plain", prompts=["half \ud83d", "\u2028\x00 \U0001f600"])
+
+    assert [(r.reward, r.status) for r in records] == [(0.6, RolloutStatus.COMPLETED), (0.4, RolloutStatus.COMPLETED)]
 
 
 @pytest.mark.parametrize(

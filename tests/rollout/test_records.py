@@ -64,7 +64,10 @@ def test_records_when_a_rollout_was_repeated_then_its_last_record_counts(tmp_pat
     assert latest_records([]) == []
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"status": "odd"}'])
+ODD_INDEX = dataclasses.replace(RECORD, prompt_index=[1]).to_json()
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"status": "odd"}', ODD_INDEX])
 def test_line_that_is_no_record_is_refused_with_its_number(tmp_path, line):
     (tmp_path / RECORDS_FILE).write_text(RECORD.to_json() + "\n" + line + "\n")
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from aws_rft_sdk.cli import main
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rollout import RolloutStatus, read_records
 from aws_rft_sdk.rollout.access import Observation
+from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.manifest import Manifest
 from aws_rft_sdk.rollout.schedule import Planned
@@ -167,6 +169,36 @@ def test_resume_when_something_has_changed_then_it_is_named_and_refused_unless_a
     assert rollout(world, "plain", "--resume", str(out), *options).exit_code == 0  # now it is what it is
 
 
+@pytest.mark.parametrize(
+    ("handler", "changed"),
+    [
+        pytest.param("engine_package.inner.agent:plain", "engine_package/scale.py", id="of-a-package"),
+        pytest.param("engine_thin.py:plain", "engine_thin.py", id="made-elsewhere"),
+    ],
+)
+def test_resume_when_a_file_beside_the_handlers_own_has_changed_then_it_is_named(world, monkeypatch, handler, changed):
+    package, elsewhere = world / "engine_package", world / "elsewhere"
+    (package / "inner").mkdir(parents=True)
+    elsewhere.mkdir()
+    (package / "scale.py").write_text("SCALE = 1.0\n")
+    source = (world / "engine_handlers.py").read_text()
+    (package / "inner" / "agent.py").write_text(source + "from ..scale import SCALE\n")
+    (elsewhere / "engine_impl.py").write_text(source)
+    (world / "engine_thin.py").write_text(
+        f"import sys\nsys.path.append({str(elsewhere)!r})\nfrom engine_impl import plain\n"
+    )
+    monkeypatch.chdir(world)
+    command = ["rollout", handler, "data.jsonl", "--policy", "callable:policy.py:policy"]
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=60)
+    assert run([AWS_RFT, *command, "--out", "out"]).returncode == 0
+
+    (world / changed).write_text((world / changed).read_text() + "# changed\n")
+    refused = run([AWS_RFT, *command, "--resume", "out"])
+
+    assert refused.returncode == 2
+    assert f"{Path(changed).name} has changed" in " ".join(refused.stderr.split())
+
+
 def test_resume_when_the_handler_is_another_then_it_is_named(world):
     rollout(world, "plain", "--out", str(world / "out"))
 
@@ -209,6 +241,11 @@ def test_rollout_when_options_do_not_fit_then_exit_status_is_two(world, monkeypa
     assert result.exit_code == 2
     assert says in " ".join(result.output.split())
     assert not (world / "x").exists()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "0.0.0.0", "[::1]"])
+def test_engine_choice_when_a_worker_is_on_this_machine_then_it_reaches_the_runtime(host):
+    EngineChoice.of("auto", f"http://{host}:8080").check_reach(None)
 
 
 @pytest.mark.parametrize(
@@ -301,6 +338,28 @@ def test_folder_when_the_journal_is_cut_at_any_byte_then_it_is_read_and_goes_on(
         assert json.loads(lines(journal)[-1])[0] == "t9"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process")
+def test_folder_when_the_disk_is_full_then_the_error_says_so_and_what_is_written_can_be_read(tmp_path):
+    code = (
+        "import resource, signal, sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
+        "from aws_rft_sdk.rollout.folder import RunFolder; from rollout.test_resume import MANIFEST, planned\n"
+        f"with RunFolder(Path({str(tmp_path)!r}), MANIFEST) as run:\n"
+        "    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+        "    for number in range(99): run.started(f't{number}', planned(number))"
+    )
+
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
+
+    assert process.returncode == 1
+    assert process.stderr.splitlines()[-1].startswith("aws_rft_sdk.errors.ConfigurationError")
+    assert "started.jsonl cannot be written: File too large" in process.stderr
+    assert (tmp_path / "started.jsonl").stat().st_size == 100
+    with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+        assert [item.trajectory_id for item in run.past.unrecorded] == [f"t{number}" for number in range(6)]
+
+
 def test_folder_when_another_process_uses_it_then_it_is_refused(tmp_path):
     code = (
         "import sys; from pathlib import Path; sys.path.insert(0, 'tests')\n"
@@ -320,7 +379,10 @@ def test_folder_when_another_process_uses_it_then_it_is_refused(tmp_path):
     RunFolder(tmp_path, MANIFEST, resume=True).__exit__(None, None, None)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 99}', '{"version": 1, "odd": 2}'])
+WRONG = json.dumps({"version": 1, **dataclasses.asdict(MANIFEST), "sources": {}, "settings": 5})
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 99}', '{"version": 1, "odd": 2}', WRONG])
 def test_manifest_when_it_is_none_then_it_is_refused(tmp_path, content):
     (tmp_path / "run.json").write_text(content)
 

@@ -79,6 +79,27 @@ def holds_the_lock_on_b(payload):
         ctypes.PyDLL(None).sleep(600)
     return 1.0
 
+def begin():
+    # Holds the other end of what a test reads, until this process and those that it forks are gone.
+    os.open(pathlib.Path(__file__).with_name("alive"), os.O_RDWR)
+    pathlib.Path(__file__).with_name("begun").touch()
+
+@rft_handler
+def forks_and_dies_on_b(payload):
+    infer(payload)
+    if payload["prompt"] == "b":
+        begin()
+        if os.fork() == 0:
+            time.sleep(600)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return 1.0
+
+@rft_handler
+def never_lets_go(payload):
+    infer(payload)
+    begin()
+    ctypes.PyDLL(None).sleep(600)
+
 @rft_handler
 async def waits(payload):
     await asyncio.to_thread(infer, payload)
@@ -123,7 +144,7 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
         handler: It runs in a thread; `/rollout` answers before, `/invocations` after.
         busy: Calls that are answered 429 first.
         retry_after: What those answers say.
-        hangs_up: Whether `/invocations` closes the connection instead of an answer, when the handler has returned.
+        hangs_up: Whether it closes the connection instead of an answer: `/invocations` when the handler has returned.
     """
     calls, threads = [], []
     refusals = iter(range(busy))
@@ -137,7 +158,8 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
             elif self.path == "/rollout":
                 threads.append(threading.Thread(target=self.call, args=(payload,)))
                 threads[-1].start()
-                self.answer(202, {})
+                if not hangs_up:
+                    self.answer(202, {})
             else:
                 answer = self.call(payload)
                 if not hangs_up:

@@ -6,18 +6,21 @@ It is a module to run, not to import. The first line tells what to load; the ans
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk.rollout.engines.base import Outcome, describe_error
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.rollout.records import RolloutStatus
+
+_PR_SET_PDEATHSIG = 1
 
 
 class _Child:
@@ -40,7 +43,7 @@ class _Child:
             loop.call_soon_threadsafe(self._receive, json.loads(line))
         # The parent has closed the engine, or died. Nothing is reported then: whoever resumes the run looks at what the
         # runtime has, and a reward that arrives after that would belong to a rollout that is run again.
-        os._exit(0)
+        _end()
 
     def _receive(self, message: dict[str, Any]) -> None:
         number = message["number"]
@@ -68,17 +71,31 @@ def send(outgoing: BinaryIO, message: dict[str, Any]) -> None:
     outgoing.flush()
 
 
+def _end() -> NoReturn:
+    if os.name == "posix" and os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with what handlers have started
+    os._exit(0)
+
+
+def _end_with_parent() -> None:
+    # The end of stdin tells as much, but not to a process in which a handler holds the interpreter's lock.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Serve the parent over stdin and stdout."""
-    # The terminal sends Ctrl-C to all processes; what it means is the parent's decision.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     incoming = os.fdopen(os.dup(0), "rb")
     outgoing = os.fdopen(os.dup(1), "wb")
     # What handlers print must not come between the messages, and what they read must not take them.
     os.dup2(2, 1)
-    null = os.open(os.devnull, os.O_RDONLY)
+    null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
-    os.close(null)
+    if hasattr(os, "register_at_fork"):
+        # Processes that handlers fork would keep both pipes open, and the parent waiting for their end.
+        kept = (incoming.fileno(), outgoing.fileno())
+        os.register_at_fork(after_in_child=lambda: [os.dup2(null, fd) for fd in kept])
     settings = json.loads(incoming.readline() or "{}")
     if not settings:
         return

@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, IncompleteReadError
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._threads import in_daemon_thread
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.access import Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, describe_error
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, read_answer
 
 RUNTIME_ARN = re.compile(r"arn:[^:]+:bedrock-agentcore:(?P<region>[^:]+):\d*:runtime/.+")
@@ -76,15 +76,18 @@ class AgentCoreEngine(RemoteEngine):
                 if error.response["Error"]["Code"] not in _BUSY:
                     return Answer(error=f"AgentCore answered: {error}")
                 await asyncio.sleep(_BACKOFF.delay(attempt, _retry_after(error)))
+            except (HTTPClientError, IncompleteReadError) as error:
+                unreachable = AgentUnreachableError(f"AgentCore does not answer ({error})")
+                return Answer(error=describe_error(unreachable), lost=True)
             except BotoCoreError as error:
-                raise AgentUnreachableError(f"AgentCore does not answer ({error})") from error
+                raise AgentUnreachableError(f"AgentCore cannot be called ({error})") from error
 
     def _invoke(self, body: bytes, session_id: str) -> Answer:
         answer = self._client.invoke_agent_runtime(payload=body, runtimeSessionId=session_id, **self._fixed)
         content = answer["response"].read()
         try:
             result: JSON = json.loads(content)
-        except ValueError:
+        except (ValueError, RecursionError):
             result = None
         return read_answer(result)
 

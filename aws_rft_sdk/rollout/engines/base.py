@@ -78,8 +78,12 @@ class Engine(ABC):
 
 def describe_error(error: BaseException) -> str:
     """Return type and message of an error, as records hold them."""
+    try:
+        message = str(error)
+    except Exception as unprintable:  # an error of the user's own making
+        message = f"no message, since that raised {type(unprintable).__name__}"
     # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
-    return f"{type(error).__name__}: {error}".encode(errors="backslashreplace").decode()
+    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
 
 
 def outcome_of(ended: Ended) -> Outcome:
@@ -113,8 +117,8 @@ def metrics_of(result: object) -> Mapping[str, JSON]:
     # By way of JSON, so that the record is the same whether or not it has crossed from another process.
     try:
         return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True), parse_constant=str))
-    except (ValueError, RecursionError) as error:
-        return FrozenDict({"error": f"the metrics cannot be written as JSON: {error}"})
+    except Exception as error:  # what is in them is the user's, and so is how it becomes text
+        return FrozenDict({"error": f"the metrics cannot be written as JSON: {describe_error(error)}"})
 
 
 def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:

@@ -27,7 +27,7 @@ CONCURRENCY = 16
 
 _DEPLOYED = ("http", "agentcore")
 _RUNS = {"http": "the worker at a URL", "agentcore": "the AgentCore runtime of an ARN"}
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_HERE = ("localhost", "127.0.0.1", "::1", "0.0.0.0", "::")  # noqa: S104 - what a worker announces, not listened on
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class EngineChoice:
             ConfigurationError: It could not reach the runtime.
         """
         elsewhere = self.name == "agentcore" or (
-            self.name == "http" and (urlsplit(self.handler).hostname or "") not in _LOOPBACK
+            self.name == "http" and (urlsplit(self.handler).hostname or "") not in _HERE
         )
         if elsewhere and endpoint is None:
             raise ConfigurationError(

@@ -16,7 +16,7 @@ from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.access import Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, describe_error
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, read_answer
 
 ROLLOUT_PATH = "/rollout"
@@ -71,7 +71,8 @@ class HttpEngine(RemoteEngine):
         """Open the connections."""
         # No time limit on answers: the deadline of the rollout is one.
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=128)
+        # Idle ones are closed before workers do that, often after 5 s: a call that crosses it would be lost.
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=128, keepalive_expiry=2.0)
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, headers=self._headers)
         return self
 
@@ -86,15 +87,22 @@ class HttpEngine(RemoteEngine):
         """Call the worker. See `RemoteEngine.deliver`."""
         if self._client is None:
             raise RuntimeError("this engine was not entered; use it in an async with statement")
-        headers = {SESSION_HEADER: trajectory_id} if self._url.endswith(INVOCATIONS_PATH) else {}
+        headers = {"Content-Type": "application/json"}
+        if self._url.endswith(INVOCATIONS_PATH):
+            headers[SESSION_HEADER] = trajectory_id
+        body = json.dumps(payload)  # in ASCII, as httpx does not: a prompt may hold half of a surrogate pair
         while True:
             while time.monotonic() < self._not_before:  # noqa: ASYNC110 - a time is waited for, which others may move
                 await asyncio.sleep(self._not_before - time.monotonic())
             try:
-                answer = await self._client.post(self._url, json=payload, headers=headers)
+                answer = await self._client.post(self._url, content=body, headers=headers)
             except httpx.HTTPError as error:
-                reason = str(error) or type(error).__name__
-                raise AgentUnreachableError(f"{self._url} does not answer ({reason})") from error
+                unreachable = AgentUnreachableError(
+                    f"{self._url} does not answer ({str(error) or type(error).__name__})"
+                )
+                if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+                    raise unreachable from error
+                return Answer(error=describe_error(unreachable), lost=True)
             if answer.status_code not in _BUSY:
                 return _read(answer)
             asked = parse_retry_after(answer.headers.get("Retry-After"))
@@ -113,7 +121,7 @@ def _full_url(url: str) -> str:
 def _read(answer: httpx.Response) -> Answer:
     try:
         value: JSON = json.loads(answer.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if answer.is_success:
         return read_answer(value)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,13 +20,20 @@ from aws_rft_sdk.rollout.records import RolloutStatus
 _LINE_LIMIT = 256 * 1024 * 1024
 """Bytes of one message from a child: an outcome, with the metrics that a handler returned."""
 _OVERTIME_SECONDS = 30.0
+# Not `-m`: with the working directory first on the path, a json.py there would be taken for the library's.
+_CHILD = f"""
+import sys
+sys.path = [*filter(None, sys.path), {str(Path(__file__).resolve().parents[3])!r}]
+from aws_rft_sdk.rollout.engines._child import main
+main()
+"""
 
 
 class ProcessEngine(Engine):
     """Runs rollouts in child processes, which load the handler by its name.
 
     A child that dies fails only the rollouts that it was running, and is replaced. Children end with this process,
-    however that ends.
+    however that ends, and what they have started ends with them.
 
     Args:
         reference: The handler, as for `load_callable`.
@@ -101,10 +110,12 @@ class _Child:
             if self._process is not None:
                 return
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "aws_rft_sdk.rollout.engines._child"),
+                *(sys.executable, "-c", _CHILD),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 limit=_LINE_LIMIT,
+                # The terminal sends Ctrl-C to all processes of its session; what it means is this one's decision.
+                start_new_session=True,
             )
             try:
                 await _send(process, self._settings)
@@ -151,11 +162,12 @@ class _Child:
             future = self._waiting.get(message["number"])
             if future is not None and not future.done():
                 future.set_result(Outcome.of_fields(message["outcome"]))
+        lost, self._waiting = self._waiting, {}
         self._process = None
+        _kill(process)  # what it has started
         code = await process.wait()
         ended = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
         error = AgentUnreachableError(f"the process that ran the rollout {ended}")
-        lost, self._waiting = self._waiting, {}
         for future in lost.values():
             if not future.done():
                 future.set_exception(error)
@@ -187,7 +199,10 @@ async def _send(process: asyncio.subprocess.Process, message: Mapping[str, Any])
 
 def _kill(process: asyncio.subprocess.Process) -> None:
     try:
-        process.kill()
+        if os.name == "posix":
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
     except ProcessLookupError:
         return
 

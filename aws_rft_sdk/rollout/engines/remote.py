@@ -20,7 +20,7 @@ _FIRST_LOOK_SECONDS = 0.05
 _LONGEST_LOOK_SECONDS = 2.0
 _LONGEST_ERROR = 2000
 _AFTER_ERROR_SECONDS = 5.0
-"""For a reward that is on its way when the agent answers with an error."""
+"""For a reward that is on its way when the agent answers with an error, or its answer is lost."""
 
 
 class Answer(NamedTuple):
@@ -30,6 +30,8 @@ class Answer(NamedTuple):
     """The JSON value of the answer; None for one that tells nothing."""
     error: str | None = None
     """What went wrong, None when the call was accepted."""
+    lost: bool = False
+    """Whether the call may have been accepted and only its answer was lost."""
 
 
 def read_answer(value: JSON, refused: str | None = None) -> Answer:
@@ -70,7 +72,7 @@ class RemoteEngine(Engine):
         """Call the agent, again after a refusal that asks for it, and return what it says.
 
         Raises:
-            AgentUnreachableError: It does not answer.
+            AgentUnreachableError: It cannot be called, so that it has not begun.
         """
 
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
@@ -97,7 +99,7 @@ class RemoteEngine(Engine):
         if seen is None or not seen.is_over:
             explanation = answer.error or self._late()
             return Outcome(RolloutStatus.UNREPORTED, turns=seen.turns if seen else 0, error=explanation)
-        error = answer.error
+        error = None if answer.lost else answer.error
         if seen.status is TrajectoryStatus.FAILED:
             error = error or "the agent sealed the trajectory as failed"
         return Outcome(
