@@ -127,7 +127,7 @@ class MultipleChoice(TextReward):
             return None
         rest = _RULED_OUT.sub(" ", line[found.end() :])
         # "A man walks" is a sentence that begins with an article.
-        if re.match(r" [a-z]", rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
+        if _NOUN_FOLLOWS.match(rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
             return None
         for other in re.finditer(rf"(?<![\w'])[{letters}](?![\w'])(?P<goes_on>{WORD_FOLLOWS})?", rest):
             if other[0][0].upper() != found[1].upper() and _is_one_more(rest[: other.start()], other):
@@ -138,6 +138,7 @@ class MultipleChoice(TextReward):
 _RULED_OUT = re.compile(
     r"(?<=[.:;(])\s*[A-J](?:(?:,|,? and|,? or) [A-J])* (?:is|are)(?: both| all)? (?:wrong|incorrect|false|not\b|too\b)",
 )
+_NOUN_FOLLOWS = re.compile(r" (?!(?:is|because|since|as|for|which)\b)[a-z]")
 _ONLY_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _LISTED_LETTER = list_pattern(r"\b[A-Z]")
 _ONLY_GAP = re.compile(GAP, re.IGNORECASE)
