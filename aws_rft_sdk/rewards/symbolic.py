@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import numbers
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
@@ -13,7 +15,10 @@ from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._numbers import answer_region, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
+_DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(")
 _FORMULA = re.compile(r"[\\^_{}()\[\]=<>]")
+_WORD = re.compile(r"(?<!\\)\b(?:no|(?!and\b)[A-Za-z]{3,})\b")
+_EDGES = " \t\r\n*`.,;"
 _MAX_SECONDS = 3_600
 
 
@@ -54,22 +59,28 @@ class MathVerify(TextReward):
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0; None when the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
-        if reference is None or isinstance(reference, bool) or not isinstance(reference, str | int | float):
+        if isinstance(reference, bool) or not isinstance(reference, str | Decimal | numbers.Real):
             return None
         _check_installed()
         answer = _expression(answer_text, self.max_characters)
         try:
-            equal = _math_worker.is_equal(_gold(str(reference)), answer, self.timeout_seconds)
+            equal = _math_worker.is_equal(_gold(reference), _delimited(answer), self.timeout_seconds)
         except _math_worker.WorkerStartError as error:
             raise ConfigurationError("no process with math-verify could be started") from error
         return None if equal is None else float(equal)
 
 
-def _gold(reference: str) -> str:
-    """Return a ground truth as math-verify reads it: formulas need delimiters, which datasets leave out."""
+def _gold(reference: str | Decimal | numbers.Real) -> str:
+    """Return a ground truth as math-verify reads it, a number without an exponent."""
+    if not isinstance(reference, str):
+        return str(reference) if isinstance(reference, numbers.Rational) else format(Decimal(str(reference)), "f")
     text = _expression(reference, None)
-    is_bare = "$" not in text and "\\boxed" not in text and "\\[" not in text and "\\(" not in text
-    return f"${text}$" if is_bare and _FORMULA.search(text) else text
+    return f"${text}$" if not _DELIMITER.search(text) and _FORMULA.search(text) else _delimited(text)
+
+
+def _delimited(text: str) -> str:
+    """Return a formula with the delimiters that datasets and policies leave out, without which `2x + 3` reads as 2."""
+    return text if _DELIMITER.search(text) or _WORD.search(text) else f"${text.strip(_EDGES)}$"
 
 
 def _expression(text: str, limit: int | None) -> str:

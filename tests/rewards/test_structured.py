@@ -1,4 +1,6 @@
 import threading
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 
@@ -53,6 +55,21 @@ MATH = [
     pytest.param("\\boxed{x^2+2}", "$1+x^2$", 0.0, id="other-formula"),
     pytest.param("0.333", "1/3", 0.0, id="cut-fraction"),
     pytest.param("73", "72", 0.0, id="other"),
+    # Read without delimiters, "2x+3" is 2, and "-2,1" is -2.1.
+    pytest.param("\\boxed{2x+3}", "2x+3", 1.0, id="gold-without-delimiters"),
+    pytest.param("2", "2x+3", 0.0, id="half-of-the-gold"),
+    pytest.param("The answer is **3 + 2x**.", "2x+3", 1.0, id="answer-without-delimiters"),
+    pytest.param("#### 2x+3", "2", 0.0, id="half-of-the-answer"),
+    pytest.param("\\boxed{x+1}", "x+1", 1.0, id="gold-that-begins-with-a-letter"),
+    pytest.param("\\boxed{1, -2}", "-2,1", 1.0, id="gold-of-two-numbers"),
+    pytest.param("\\boxed{1}", "-2,1", 0.0, id="one-of-two-numbers"),
+    pytest.param("72 or 73", "73", 0.0, id="hedge"),
+    pytest.param("1", 1e-05, 0.0, id="gold-with-an-exponent-wrong"),
+    pytest.param("0.00001", 1e-05, 1.0, id="gold-with-an-exponent"),
+    pytest.param("0.5", Fraction(1, 2), 1.0, id="gold-as-a-fraction"),
+    pytest.param("0.5", Decimal("0.50"), 1.0, id="gold-as-a-decimal"),
+    pytest.param("1", float("nan"), None, id="gold-that-is-no-number"),
+    pytest.param("yes", "yes", None, id="gold-that-is-a-word"),
     pytest.param("", "72", 0.0, id="silent"),
     pytest.param("9^9^9^9", "72", 0.0, id="tower"),
     pytest.param("\\boxed{10^{99999999}}", "72", 0.0, id="power"),
