@@ -17,6 +17,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number, check_seconds
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _FENCE = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -69,18 +70,12 @@ class CodeTests(TextReward):
     """Largest size of a file that the program writes."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.compiles < 1.0:
-            raise ConfigurationError(f"compiles must be at least 0 and below 1, not {self.compiles}")
-        if not 0 < self.timeout_seconds <= _MAX_SECONDS:
-            raise ConfigurationError(
-                f"timeout_seconds must be above 0 and at most {_MAX_SECONDS}, not {self.timeout_seconds}"
-            )
+        check_number("compiles", self.compiles, low=0, high=1)
+        if self.compiles == 1:
+            raise ConfigurationError("compiles must be below 1, the score of a program that passes")
+        check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
         for name in ("memory_megabytes", "file_megabytes"):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 < value <= _MAX_MEGABYTES:
-                raise ConfigurationError(
-                    f"{name} must be a whole number above 0 and at most {_MAX_MEGABYTES}, not {value}"
-                )
+            check_number(name, getattr(self, name), low=1, high=_MAX_MEGABYTES, whole=True)
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the score; None when there are no tests, or they are no Python, or no process can be started.

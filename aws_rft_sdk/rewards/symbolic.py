@@ -12,6 +12,7 @@ from decimal import Decimal
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
+from aws_rft_sdk.rewards._checks import check_number, check_seconds
 from aws_rft_sdk.rewards._numbers import answer_region, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
@@ -49,12 +50,8 @@ class MathVerify(TextReward):
     """Limit of processor time, for the answer and for the ground truth."""
 
     def __post_init__(self) -> None:
-        if type(self.max_characters) is not int or self.max_characters < 1:
-            raise ConfigurationError(f"max_characters must be a whole number above 0, not {self.max_characters!r}")
-        if not 0 < self.timeout_seconds <= _MAX_SECONDS:
-            raise ConfigurationError(
-                f"timeout_seconds must be above 0 and at most {_MAX_SECONDS}, not {self.timeout_seconds}"
-            )
+        check_number("max_characters", self.max_characters, low=1, whole=True)
+        check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0; None when the ground truth gives no expression, or none in time."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._hedges import (
     DOUBT_BEFORE,
     GAP,
@@ -98,6 +99,8 @@ class MultipleChoice(TextReward):
     """The letters that may be named."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.choices, str):
+            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
         if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
             raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
 
@@ -168,9 +171,7 @@ class KeywordCoverage(TextReward):
     """What to look for; empty to take the ground truth, which is then a text or a list of them."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.keywords, str):
-            raise ConfigurationError("keywords must be a list of texts, not one text")
-        object.__setattr__(self, "keywords", tuple(self.keywords))
+        object.__setattr__(self, "keywords", check_names("keywords", self.keywords))
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the share; None when there are no keywords."""
