@@ -35,7 +35,7 @@ class CodeTests(TextReward):
     a temporary folder of its own, with no environment, limited in time, memory and size of files. Sockets, other
     processes, signal handlers, writing outside of the folder and reading outside of it and of the Python installation
     are refused by an audit hook; on Linux, where the system allows it, it is also in a network namespace without
-    devices.
+    devices, and the kernel refuses writing outside of the folder and signals to other processes.
 
     While the program's body runs, none of its processes has the tests. They come to a fork of it that has no other
     thread, with a random token each, and a test has passed when its token comes back: printing a verdict, leaving

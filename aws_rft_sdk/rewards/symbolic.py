@@ -27,8 +27,9 @@ _MAX_SECONDS = 3_600
 class MathVerify(TextReward):
     """1.0 when the answer is mathematically equal to the ground truth, else 0.0, by math-verify.
 
-    Good for symbolic mathematics: fractions, roots, intervals, sets, expressions. Too lenient for figures with percent
-    signs and not made for yes and no: use `ExactNumber` or `FinQA` there.
+    Good for symbolic mathematics: fractions, roots, intervals, sets, expressions, with or without delimiters (`$x^2$`,
+    `x^2`) as long as there are no words among them. Too lenient for figures with percent signs and not made for yes and
+    no: use `ExactNumber` or `FinQA` there.
 
     math-verify runs in processes of its own, up to 4, which are started on use, serve all threads of this process, and
     end with it. An expression that takes too long ends its process: small texts (towers of powers, sums of many
