@@ -32,8 +32,8 @@ DOUBT_BEFORE = re.compile(
 )
 """A candidate that follows this is one more, wherever it stands. Also: what follows a closed remark directly."""
 EXPLAINS = re.compile(
-    r"\b(?:since|because|as(?!\s+well)|for|from|per|in|on|at|by|with|within|after|before|when|where|which|who|while|"
-    r"if(?!\s+not)|given|than|of|not|instead|rather|so|that|using|leaving|until|over|under|"
+    r"\b(?:since|because|(?<!well )as(?!\s+well)|for|from|per|in|on|at|by|with|within|after|before|when|where|"
+    r"which|who|while|if(?!\s+not)|given|than|of|not|instead|rather|so|that|using|leaving|until|over|under|"
     r"during|between|compared|(?:up|down)(?!\s+to)|to(?=\s+[a-z])|means?|meaning|adding|including|i\.e|equivalently|equals)\b"
     r"|[:;]\s+(?=[A-Za-z]|[$]?[0-9][0-9.,]*\s?[A-Za-z+*/(])|\s[-\u2013\u2014]{1,2}\s+(?=[A-Za-z])|\u2014(?=[A-Za-z])"
     rf"|[=\u2248\u2192]|[(\[](?=[^()\[\]]*[A-Za-z=*+/\u00d7])|[.!?][\"')\]*_]*\s+(?=[A-Za-z(])(?!{_JOINTS}\b)",

@@ -11,6 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,8 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_number, check_seconds
 from aws_rft_sdk.rewards.rollout import TextReward
 
-_FENCE = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_PYTHON = ("py", "python", "python3")
 _MAX_CODE_CHARACTERS = 100_000
 _GRACE_SECONDS = 10.0
 _MAX_SECONDS = 86_400
@@ -31,11 +33,11 @@ _MAX_MEGABYTES = 2**20
 class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
-    The program is the last fenced block (of Python or of no language), else the whole answer. It runs in processes and
-    a temporary folder of its own, with no environment, limited in time, memory and size of files. Sockets, other
-    processes, signal handlers, writing outside of the folder and reading outside of it and of the Python installation
-    are refused by an audit hook; on Linux, where the system allows it, it is also in a network namespace without
-    devices, and the kernel refuses writing outside of the folder and signals to other processes.
+    The program is the last fenced block of Python, else the last of no language, else the whole answer. It runs in
+    processes and a temporary folder of its own, with no environment, limited in time, memory and size of files.
+    Sockets, other processes, signal handlers, writing outside of the folder and reading outside of it and of the Python
+    installation are refused by an audit hook; on Linux, where the system allows it, it is also in a network namespace
+    without devices, and the kernel refuses writing outside of the folder and signals to other processes.
 
     While the program's body runs, none of its processes has the tests. They come to a fork of it that has no other
     thread, with a random token each, and a test has passed when its token comes back: printing a verdict, leaving
@@ -155,8 +157,10 @@ def _sandbox() -> str:
 
 
 def _program(answer: str) -> str:
-    blocks = [found[2] for found in _FENCE.finditer(answer) if found[1].lower() in ("", "py", "python", "python3")]
-    return blocks[-1] if blocks else answer
+    blocks = [(found[1].lower(), textwrap.dedent(found[2])) for found in _FENCE.finditer(answer)]
+    of_python = [code for language, code in blocks if language in _PYTHON]
+    of_no_language = [code for language, code in blocks if not language]  # perhaps what the program prints
+    return (of_python or of_no_language or [answer])[-1]
 
 
 def _tests(ground_truth: JSON) -> list[_Test]:

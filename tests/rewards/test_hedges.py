@@ -19,6 +19,7 @@ HEDGED_NUMBERS = [
     pytest.param("72 / maybe 73", id="slash-maybe"),
     pytest.param("72, or maybe 73", id="or-maybe"),
     pytest.param("72 and also 73", id="and-also"),
+    pytest.param("72 as well as 73", id="as-well-as"),
     pytest.param("either 72 or 73", id="either"),
     pytest.param("72 (or 73)", id="remark"),
     pytest.param("72 (73)", id="number-as-remark"),
