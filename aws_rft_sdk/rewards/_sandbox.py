@@ -232,26 +232,35 @@ def _snapshot(names: list[str]) -> Callable[[], None]:
             continue
     parents = {name.rsplit(".", count)[0] for name in names for count in range(name.count(".") + 1)}
     modules = [(name, sys.modules[name]) for name in ("builtins", "os", "sys", *parents) if name in sys.modules]
-    spaces = [(vars(module), vars(module).copy()) for _, module in modules]
+    spaces: list[tuple[dict[str, Any], dict[str, Any]]] = [(vars(module), vars(module).copy()) for _, module in modules]
     classes = {id(value): value for _, space in spaces for value in space.values() if type(value) is type}
     members = [(value, dict(vars(value))) for value in classes.values() if value not in (object, type)]
     lists: list[tuple[list[Any], list[Any]]] = [
         (value, value[:]) for value in (sys.path, sys.meta_path, sys.path_hooks)
     ]
-    loaded = sys.modules
+    spaces.append((sys.modules, dict(modules)))
+    replaced: list[Any] = []  # kept, since what is finalized or compared may be the program's and change all again
 
     def restore() -> None:
         for space, saved in spaces:
+            entries = list(space.items())
+            plain = [entry for entry in entries if type(entry[0]) is str]
+            replaced.extend(entry for entry in entries if type(entry[0]) is not str)
+            replaced.extend(value for name, value in plain if name in saved and saved[name] is not value)
+            space.clear()
+            space.update(plain)
             space.update(saved)
         for value, elements in lists:
+            replaced.extend(value)
             value[:] = elements
-        loaded.update(modules)
         for kind, attributes in members:
             present = dict(type.__dict__["__dict__"].__get__(kind))
             for name in present.keys() | attributes.keys():
                 if name not in attributes:
+                    replaced.append(present[name])
                     type.__delattr__(kind, name)
                 elif present.get(name) is not attributes[name]:
+                    replaced.append(present.get(name))
                     try:
                         type.__setattr__(kind, name, attributes[name])
                     except (AttributeError, TypeError):
@@ -262,7 +271,7 @@ def _snapshot(names: list[str]) -> Callable[[], None]:
 
 def _scope(namespace: dict[str, Any], pristine: dict[str, Any], used: list[str]) -> dict[str, Any]:
     """Return the globals of a test: the program's names, but its `all` or `len` only if they are what is tested."""
-    scope = dict(namespace)
+    scope = {name: value for name, value in namespace.items() if type(name) is str}
     tested = {name for name in used if name in scope}
     if not tested <= pristine.keys():
         for name in pristine.keys() & scope.keys():
@@ -302,9 +311,9 @@ def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
     payload = b""
     while part := read(control, 65_536):
         payload += part
-    restore()
     for token, code, used in loads(payload):
         scope = _scope(namespace, pristine, used)
+        restore()  # each time: the test before has called the program
         try:
             run(loads(code), scope)
         except BaseException as error:

@@ -42,7 +42,7 @@ class CodeTests(TextReward):
     While the program's body runs, none of its processes has the tests. They come to a fork of it that has no other
     thread, with a random token each, and a test has passed when its token comes back: printing a verdict, leaving
     early, waiting in a thread or at exit, replacing `exec` or `json` win nothing. Builtins, and the modules that the
-    tests import, are put back before the tests; functions named like a builtin count only where no other name of the
+    tests import, are put back before each test; functions named like a builtin count only where no other name of the
     program is tested. Frames (also by tracebacks, generators and tracing), `gc.get_objects` and the like are closed,
     for honest programs as well: `traceback.print_exc` and `signal.signal` raise.
 
