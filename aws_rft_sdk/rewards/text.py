@@ -27,7 +27,7 @@ _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|rm)?|mathrm|mathbf)\s?\{")
 _BOXED_REST = re.compile(r"([^{}]*)\}[\s}$.*\])\\]*")
 """What follows the marker `\\boxed{`: the answer, the closing braces, and nothing else."""
 _LISTED_TEXT = list_pattern(r"\w")
-_EDGES = " \t\n*_`'\".,;:!"
+_EDGES = " \t\n*_`'\".,;:!\u2018\u2019\u201c\u201d\u00ab\u00bb"
 
 
 def _plain(text: str) -> str:
