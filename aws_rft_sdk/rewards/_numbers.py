@@ -269,7 +269,7 @@ def _clean(line: str) -> str:
         line = _VULGAR.sub(_plain_fraction, _GROUP_SPACE.sub(",", line))
     line = line.replace("{,}", ",")  # LaTeX, for a comma that is no punctuation
     if "\\" in line:
-        line = line.replace("\\$", "$").replace("\\%", "%")
+        line = line.replace("\\$", "$").replace("\\%", "%").replace("\\(", " ").replace("\\)", " ")
         line = _LATEX_SIGN.sub(lambda found: _SIGNS[found[1]], _LATEX_SPACE.sub("", line))
         line = _MIXED_FRAC.sub(" ", line)
         line = _FRAC.sub(_fraction, line)

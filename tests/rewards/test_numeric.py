@@ -1,5 +1,6 @@
 """ExactNumber and FinQA, with the published functions' results beside ours: each row says why it is as it is."""
 
+import itertools
 import math
 from decimal import Decimal
 from fractions import Fraction
@@ -129,6 +130,7 @@ RIGHT = [
     pytest.param("#### 72<|im_end|><|im_start|>user\n#### 99", 72, id="runaway-template"),
     pytest.param("Question: 1 + 1?\nThe answer is 2", 2, id="question-before-answer"),
     pytest.param("**Final Answer**: 72", 72, id="colon-after-emphasis"),
+    pytest.param("The answer is \\(72\\) (48 + 24).", 72, id="formula-and-remark"),
     pytest.param("**Answer** : **$72**", 72, id="emphasis-on-both"),
     pytest.param("#### (12.5%)", -12.5, id="accounting-percent"),
     pytest.param("#### $(1,234)", -1234, id="accounting-after-currency"),
@@ -209,6 +211,47 @@ def test_exact_number_when_any_number_is_written_in_our_ways_then_right(value, d
     for text in (f"#### {shown}", f"The answer is ${shown}.", f"\\boxed{{{shown}}}", f"A: {shown} apples"):
         assert gsm8k.score(text, number) == 1.0
         assert gsm8k.score(text, number + Fraction(1, 10**9)) == 0.0
+
+
+BEGINNINGS = [
+    "#### ",
+    "So the final answer is: ",
+    "A: ",
+    "**Answer:** ",
+    "### Answer\n\n",
+    "Step 2: 7 * 2 = 14\n\nThe answer is ",
+]
+ENDINGS = [
+    "",
+    ".",
+    "!",
+    " apples.",
+    " dollars per week",
+    ", because 4 + 5 is 9",
+    " (4 + 5)",
+    "\n\nQuestion: 4?\n#### 5",
+]
+ENDINGS += ["<|im_end|>", "</s>", " since there are 7 days in 2 weeks."]
+FORMS = [
+    "{s}{n}",
+    "{s}${n}",
+    "{s}{n}.00",
+    "{s}{n}%",
+    "**{s}{n}**",
+    "${s}{n}$",
+    "{s}\\${n}",
+    "\\text{{{s}{n}}}",
+    "x = {s}{n}",
+]
+FORMS += ["{s}\N{EURO SIGN}{n}", "{s}{n} \N{EURO SIGN}", "{s}{n}/1", "\\({s}{n}\\)", "\\boxed{{{s}{n}}}"]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_exact_number_when_beginning_form_and_ending_are_combined_then_right_and_no_other_number(beginning):
+    for value, ending, form in itertools.product((12, -1234), ENDINGS, FORMS):
+        answer = beginning + form.format(s="-" if value < 0 else "", n=f"{abs(value):,}") + ending
+        assert gsm8k.score(answer, value) == 1.0, answer
+        assert not any(gsm8k.score(answer, other) for other in (-value, 4, 5, 9, 7, 2, 14)), answer
 
 
 @given(st.text(max_size=300), st.sampled_from(["", "#### ", "\\boxed{", "answer is ", "ANSWER: "]))
