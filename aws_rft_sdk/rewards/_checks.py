@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
@@ -41,6 +41,29 @@ def is_finite(number: Any) -> bool:
         return math.isfinite(number)
     except OverflowError:
         return False
+
+
+def check_seconds(name: str, value: Any, high: float) -> None:
+    """Refuse anything but a number of seconds above 0 and at most `high`.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    check_number(name, value, low=0, high=high)
+    if not value:
+        raise ConfigurationError(f"{name} must be above 0")
+
+
+def check_names(name: str, value: Any) -> tuple[str, ...]:
+    """Return a list of texts as a tuple.
+
+    Raises:
+        ConfigurationError: It is something else, one text for example.
+    """
+    texts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
+    if texts is None or not all(isinstance(text, str) for text in texts):
+        raise ConfigurationError(f"{name} must be a list of texts, not {value!r:.80}")
+    return texts
 
 
 def check_reward(reward: Callable[..., Any], name: str = "the reward") -> None:

@@ -32,8 +32,8 @@ DOUBT_BEFORE = re.compile(
 )
 """A candidate that follows this is one more, wherever it stands. Also: what follows a closed remark directly."""
 EXPLAINS = re.compile(
-    r"\b(?:since|because|as(?!\s+well)|for|from|per|in|on|at|by|with|within|after|before|when|where|which|who|while|"
-    r"if(?!\s+not)|given|than|of|not|instead|rather|so|that|using|leaving|until|over|under|"
+    r"\b(?:since|because|(?<!well )as(?!\s+well)|for|from|per|in|on|at|by|with|within|after|before|when|where|"
+    r"which|who|while|if(?!\s+not)|given|than|of|not|instead|rather|so|that|using|leaving|until|over|under|"
     r"during|between|compared|(?:up|down)(?!\s+to)|to(?=\s+[a-z])|means?|meaning|adding|including|i\.e|equivalently|equals)\b"
     r"|[:;]\s+(?=[A-Za-z]|[$]?[0-9][0-9.,]*\s?[A-Za-z+*/(])|\s[-\u2013\u2014]{1,2}\s+(?=[A-Za-z])|\u2014(?=[A-Za-z])"
     rf"|[=\u2248\u2192]|[(\[](?=[^()\[\]]*[A-Za-z=*+/\u00d7])|[.!?][\"')\]*_]*\s+(?=[A-Za-z(])(?!{_JOINTS}\b)",
@@ -51,6 +51,10 @@ _CONTINUES = re.compile(
     re.IGNORECASE,
 )
 _NEXT_LINES = 300
+_FIRST_GAP = re.compile(rf"\A{GAP}", re.IGNORECASE)
+_LAST_GAP = re.compile(rf"{GAP}\Z", re.IGNORECASE)
+_NEW_SENTENCE = re.compile(r"\w|[.!?]\s")
+"""Stands between two candidates that are no list, unless a word joins them."""
 
 
 class Answer(NamedTuple):
@@ -78,15 +82,20 @@ def find_answer(text: str, candidate: re.Pattern[str] | None = None) -> Answer |
 
 
 def list_pattern(candidate: str) -> re.Pattern[str]:
-    """Return the pattern of a text that ends in a candidate and in what joins it with the next one."""
-    return re.compile(rf"(?:{candidate})[^\w\n]*{GAP}\Z", re.IGNORECASE)
+    """Return the pattern of a text that begins with a candidate and ends with one."""
+    return re.compile(rf"\W*(?={candidate}).*(?:{candidate})[^\w\n]*\Z", re.IGNORECASE)
 
 
 def joined_before(answer: Answer | None, listed: re.Pattern[str]) -> str:
     r"""Return the answer of another marker that the last one is joined with, the "72" of `\boxed{72} or \boxed{73}`.
 
-    "" without one, and when they are not joined: "#### 10 then #### 20" answers 20.
+    "" without one, and when they are not joined: "#### 10 then #### 20" answers 20, and "A: 48 + 24 is 72. The answer
+    is 72" is a solution with its answer.
     """
     markers = list(MARKER.finditer(answer.before)) if answer is not None and answer.before else []
     between = answer.before[markers[-1].end() :] if answer is not None and markers else ""
-    return between if between and listed.search(between) else ""
+    between = _FIRST_GAP.sub("", between)
+    gap = _LAST_GAP.search(between)
+    said = between[: gap.start()] if gap else ""
+    is_joined = gap is not None and (JOINED.search(gap[0]) or not _NEW_SENTENCE.search(gap[0]))
+    return said if is_joined and listed.match(said) else ""

@@ -6,8 +6,9 @@ explanation ("10, since 4 + 6") or says the same ("25% (0.25)").
 
 from __future__ import annotations
 
-import math
+import numbers
 import re
+import unicodedata
 from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
@@ -33,7 +34,7 @@ _TAIL_CHARACTERS = 2_000
 _DASH = r"\-" "\N{MINUS SIGN}\N{EN DASH}\N{EM DASH}\N{FULLWIDTH HYPHEN-MINUS}"
 _CURRENCY = "$\N{EURO SIGN}\N{POUND SIGN}\N{YEN SIGN}\N{INDIAN RUPEE SIGN}"
 _NUMBER = re.compile(
-    rf"(?P<paren>\()?(?<![\w.,:/^{_DASH}])(?P<sign>[+{_DASH}] ?)?(?P<currency>[{_CURRENCY}] ?)?(?P<inner>[{_DASH}])?"
+    rf"(?P<paren>\()?(?<![\w.,:/^+{_DASH}])(?P<sign>[+{_DASH}] ?)?(?P<currency>[{_CURRENCY}] ?)?(?P<inner>[{_DASH}])?"
     r"(?:(?P<whole>[0-9]+(?:,[0-9]+)*)(?:\.(?P<decimals>[0-9]+))?|\.(?P<bare>[0-9]+))"
     r"(?:[eE](?P<exponent>[+-]?[0-9]{1,3})(?![0-9A-Za-z]))?",
 )
@@ -42,7 +43,7 @@ _MIXED = re.compile(r" ([0-9]{1,9})/([0-9]{1,9})(?![0-9./])")
 _OVER = re.compile(r" ?/ ?([0-9]{1,300})(?![0-9.,]*[0-9])")
 _PERCENT = re.compile(r" ?%| ?percent\b", re.IGNORECASE)
 _SCALE_WORD = re.compile(r"[ -]?(hundred|thousand|million|billion|trillion)s?\b", re.IGNORECASE)
-_SCALE_LETTER = re.compile(r"(k|m|mm|mn|b|bn)\b", re.IGNORECASE)
+_SCALE_LETTER = re.compile(r"(?: (?=[mb]n\b))?(k|m|mm|mn|b|bn)\b", re.IGNORECASE)
 _SCALES = {
     "hundred": 100,
     "thousand": 10**3,
@@ -56,12 +57,20 @@ _SCALES = {
     "b": 10**9,
     "bn": 10**9,
 }
-# What makes the number part of something else: 10:30, 1.2.3, 5-7, 1,23, 3 + 4, 3/4/5, 2^8, 1 234, 1e9999, 7 squared.
+# What makes the number part of something else: 10:30, 1.2.3, 5-7, 1,23, 3 + 4, 3/4/5, 2^8, 1 234, 1e9999, 7 squared,
+# 72_000, 2 pi.
 _GOES_ON = re.compile(
     rf"(?::|(?:[,/]|\.{{1,3}}|\u2026)\s?)[0-9]|[{_DASH}]\s?[0-9]| [{_DASH}] ?[({_CURRENCY}]?[0-9]"
     r"| ?[+*x\u00d7\u00b7\u00f7^/]{1,2}[ (]{0,2}[0-9]"
-    r"| [0-9]{3}(?![0-9])|[eE][+-]?[0-9]|[\d\u00b2\u00b3\u00b9\u00bc-\u00be\u2070\u2074-\u2079]"
+    r"| [0-9]{3}(?![0-9])|[eE][+-]?[0-9]|[\d\u00b2\u00b3\u00b9\u2070\u2074-\u2079]"
+    r"|_\{?[0-9]| ?[\u221a\u03c0]"
 )
+_INSIDE = re.compile(
+    r"(?:[\u221a\u00b1]|\+/-|\\?\b(?:sqrt|log|ln)(?=[({])|\\(?:log|ln)\b|\\(?:[dt]?frac|binom)(?:\{[^{}]*\})?"
+    r"|[\^_](?=\{))[\s({\[]*\Z"
+)
+"""What a number is only a part of: a root, a logarithm, a power, a fraction with letters, one of two signs."""
+_INSIDE_CHARACTERS = 80
 _YEAR_FIRST = re.compile(
     r"^\W*(?:in|for|during|by|as of)\s+(?:(?:fiscal|fy|the)\s+)*(?:year\s+)?(?:19|20)[0-9]{2},\s+", re.IGNORECASE
 )
@@ -76,7 +85,12 @@ _LIST_GAP_CHARACTERS = 60
 _AFTER_COMMA = re.compile(r"[,.]\s")
 _EMPHASIS = re.compile(r"(?<![0-9])(?:\*\*|__)|(?:\*\*|__)(?![0-9])")
 _GROUP_SPACE = re.compile("(?<=[0-9])[\u00a0\u2009\u202f](?=[0-9]{3}(?![0-9]))")
+_VULGAR = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_LATEX_SIGN = re.compile(r"\\(times|cdot|div|pm|sqrt|pi)(?![A-Za-z])")
+_SIGNS = {"times": "\u00d7", "cdot": "\u00b7", "div": "\u00f7", "pm": "\u00b1", "sqrt": "\u221a", "pi": "\u03c0"}
+_POWER_OF_TEN = re.compile(r"(?<=[0-9]) ?[*x\u00d7\u00b7] ?10 ?\^ ?(?:\{ ?)?([+-]?[0-9]{1,3})(?![0-9])(?: ?\})?")
 _FRAC = re.compile(r"\\[dt]?frac\s?(?:\{([^{}]{1,60})\}\s?\{([^{}]{1,60})\}|([0-9])([0-9]))")
+_NO_FIGURE = re.compile(r"[A-Za-z\\\u221a\u03c0]")
 _MIXED_FRAC = re.compile(r"(?<=[0-9])(?=\\[dt]?frac)")
 _RUPEES = re.compile(r"\bRs\. ?(?=[0-9])", re.IGNORECASE)
 _SIGN_WORD = re.compile(rf"(?<![0-9)\]}}] )\b(?:minus|negative) (?=[{_CURRENCY}]?[0-9])", re.IGNORECASE)
@@ -91,6 +105,7 @@ _FRACTION_REST = re.compile(r"^(?: [0-9]{1,9})? ?/ ?[0-9]{1,300}")
 _DIGIT = re.compile("[0-9]")
 _LETTER = re.compile("[A-Za-z]")
 _NOT_WORDS = re.compile(r"[\s*_`:=]*\Z")
+_NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={_CURRENCY}]*\Z")
 _REFERENCE_KEYS = ("final_answer", "answer", "ground_truth", "text")
 
 
@@ -120,19 +135,20 @@ def reference_number(ground_truth: JSON, *, letters: bool = False) -> Number | N
     None when it gives none, or more than one ("5 or 6").
     """
     reference = reference_of(ground_truth)
-    if isinstance(reference, bool) or not isinstance(reference, str | int | float | Decimal | Fraction):
+    if isinstance(reference, bool) or not isinstance(reference, str | Decimal | numbers.Real):
         return None
     if not isinstance(reference, str):
-        if isinstance(reference, float | Decimal) and not math.isfinite(reference):
+        if isinstance(reference, numbers.Rational):  # also those of numpy, whose integers would overflow
+            return Number(Fraction(int(reference.numerator), int(reference.denominator)))
+        written = Decimal(str(reference))  # 0.1 is a tenth, and has one decimal
+        if not written.is_finite():
             return None
-        # As it is written: 0.1 is a tenth, and has one decimal.
-        written = Decimal(str(reference)) if isinstance(reference, float) else reference
         return Number(Fraction(written), decimals=_decimals_of(written))
     return answer_number(reference, letters=letters) or read_number(reference, letters=letters)
 
 
-def _decimals_of(number: int | Decimal | Fraction) -> int:
-    exponent = number.as_tuple().exponent if isinstance(number, Decimal) else 0
+def _decimals_of(number: Decimal) -> int:
+    exponent = number.as_tuple().exponent
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
@@ -239,19 +255,27 @@ def _last_number(text: str, *, letters: bool) -> Number | None:
 
 
 def _fraction(found: re.Match[str]) -> str:
-    return f"{found[1] or found[3]}/{found[2] or found[4]}"
+    over, under = found[1] or found[3], found[2] or found[4]
+    return found[0] if _NO_FIGURE.search(over + under) else f"{over}/{under}"
+
+
+def _plain_fraction(found: re.Match[str]) -> str:
+    return " " + unicodedata.normalize("NFKC", found[0]).replace("\N{FRACTION SLASH}", "/")
 
 
 def _clean(line: str) -> str:
     line = _SIGN_WORD.sub("-", _RUPEES.sub("", line))
     if not line.isascii():
-        line = _GROUP_SPACE.sub(",", line)
+        line = _VULGAR.sub(_plain_fraction, _GROUP_SPACE.sub(",", line))
     line = line.replace("{,}", ",")  # LaTeX, for a comma that is no punctuation
     if "\\" in line:
-        line = line.replace("\\$", "$").replace("\\%", "%")
-        line = _MIXED_FRAC.sub(" ", _LATEX_SPACE.sub("", line))
+        line = line.replace("\\$", "$").replace("\\%", "%").replace("\\(", " ").replace("\\)", " ")
+        line = _LATEX_SIGN.sub(lambda found: _SIGNS[found[1]], _LATEX_SPACE.sub("", line))
+        line = _MIXED_FRAC.sub(" ", line)
         line = _FRAC.sub(_fraction, line)
         line = _LATEX_WORD.sub(r" \1", line)
+    if "^" in line:
+        line = _POWER_OF_TEN.sub(r"e\1", line)
     if "**" in line or "__" in line:
         line = _EMPHASIS.sub("", line)
     return line
@@ -260,8 +284,9 @@ def _clean(line: str) -> str:
 def _parse(line: str, found: re.Match[str], letters: bool) -> tuple[Number | None, str]:
     """Return the number that a match begins, None when it goes on into something else, and what follows it."""
     rest = line[found.end() :]
+    before = line[: found.start()]
     value, decimals = _value(found)
-    if value is None:
+    if value is None or _INSIDE.search(before[-_INSIDE_CHARACTERS:] + (found["paren"] or "")):
         return None, rest
     closed = bool(found["paren"]) and rest.startswith(")")
     rest = rest[1:] if closed else rest
@@ -278,10 +303,12 @@ def _parse(line: str, found: re.Match[str], letters: bool) -> tuple[Number | Non
         factor = _SCALES[scale[1].lower()]
         value, rest = value * factor, rest[scale.end() :]
         decimals = max(0, decimals - len(str(factor)) + 1)
+    if (percent or scale) and found["paren"] and rest.startswith(")"):
+        closed, rest = True, rest[1:]  # (12.5%), ($1.2 million)
     if _GOES_ON.match(rest) and not _AFTER_COMMA.match(rest):
         return None, rest
     negative = bool(found["sign"] and found["sign"][0] != "+") != bool(found["inner"])
-    if closed and not negative and _NOT_WORDS.match(line[: found.start()]):
+    if closed and not negative and _NO_WORDS_BEFORE.match(before):
         negative = True  # accounting writes (5) for -5; after words it is a remark, "five (5)"
     return Number(-value if negative else value, percent is not None, decimals), rest
 

@@ -32,7 +32,7 @@ _FORBIDDEN = (
     *("socket.", "subprocess.", "ctypes.", "pty.", "signal.pthread_kill", "ftplib.", "smtplib.", "urllib."),
     *("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "os.killpg"),
     *("gc.get_", "sys._current_", "sys.settrace", "sys.setprofile", "sys.monitoring.", "sys.remote_exec"),
-    *("sys.addaudithook", "sqlite3.enable_load", "sqlite3.load_ext"),
+    *("sys.addaudithook", "sqlite3.enable_load", "sqlite3.load_ext", "resource.prlimit"),
 )
 _FRAMES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame"}
 _CLOSED_MODULES = {
@@ -41,8 +41,13 @@ _CLOSED_MODULES = {
 }
 _PATHS = (
     *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink"),
-    *("os.truncate", "sqlite3.connect"),
+    *("os.truncate", "os.utime", "os.setxattr", "os.removexattr", "sqlite3.connect"),
 )
+_UNSEEN = (
+    *("setsid", "setpgid", "setpgrp", "setpriority", "sched_setaffinity", "sched_setscheduler", "sched_setparam"),
+    *("mkfifo", "mknod", "pidfd_open", "pidfd_send_signal"),
+)
+"""Functions of `os` and `signal` that reach other processes or make files, and raise no event."""
 
 
 class _RefusedError(PermissionError, ValueError, RuntimeError):
@@ -63,10 +68,32 @@ def _isolate() -> None:
         library = ctypes.CDLL(None)
         library.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET; the audit hook refuses sockets as well
         library.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: the tester is collected here, not by init
+        _confine(ctypes, library)
     except (ImportError, OSError, AttributeError):
         pass
     # ctypes can read and write any memory, and what was imported can be found again.
     os.execv(sys.executable, [*sys.orig_argv, "isolated"])  # noqa: S606 - our own interpreter with our own program
+
+
+def _confine(ctypes: Any, library: Any) -> None:
+    """Let the kernel (Landlock) refuse writing outside of this folder, and signals to processes outside.
+
+    It also sees what no audit hook does, such as the files that SQLite attaches.
+    """
+    version = library.syscall(444, None, 0, 1)  # landlock_create_ruleset, asked for its version
+    if version < 1:
+        return
+    # Write, remove and make files of all kinds; move between folders and truncate, where it knows that.
+    rights = 0x1FF2 | (0x2000 if version > 1 else 0) | (0x4000 if version > 2 else 0)
+    rules = (ctypes.c_uint64 * 3)(rights, 0, 3 if version > 5 else 0)
+    ruleset = library.syscall(444, rules, ctypes.sizeof(rules), 0)
+    for path, allowed in ((".", rights), (os.devnull, rights & 0x4002)):
+        place = os.open(path, os.O_RDONLY)
+        library.syscall(445, ruleset, 1, allowed.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder), 0)
+        os.close(place)
+    library.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
+    library.syscall(446, ruleset, 0)  # landlock_restrict_self
+    os.close(ruleset)
 
 
 def _limit(job: dict[str, Any]) -> None:
@@ -90,14 +117,16 @@ def _limit(job: dict[str, Any]) -> None:
 
 
 def _close_ways() -> None:
-    """Take away what no audit hook sees: code at a fork, signal handlers (which get frames), leaving the group."""
+    """Take away what no audit hook sees: code at a fork, signal handlers (which get frames), `_UNSEEN`."""
     low_signal = importlib.import_module("_signal")
     scope: dict[str, Any] = {"__builtins__": {}, "Refused": _RefusedError}
     exec("def refuse(*_, **__): raise Refused('not allowed in a test')", scope)  # noqa: S102 - see below
     refuse = scope["refuse"]  # a function of this file would lead, by its __globals__, to all that is in it
-    for module in (os, importlib.import_module("posix")):
-        for name in ("setsid", "setpgid", "setpgrp"):
+    low_os = importlib.import_module("posix")
+    for module in (os, low_os, signal, low_signal):
+        for name in set(_UNSEEN) & vars(module).keys():
             setattr(module, name, refuse)
+    for module in (os, low_os):
         setattr(module, "register_at_fork", dict)  # noqa: B010 - takes any keywords, does nothing, is not ours
     setattr(low_signal, "signal", refuse)  # noqa: B010 - what `signal.signal` calls
     starter: Any = ModuleType("_posixsubprocess")  # subprocess and multiprocessing import it, and may do so
@@ -142,7 +171,7 @@ def _watch(folder: str) -> Callable[[], None]:
     writable = (resolve(folder),)
     permits: list[int] = []
 
-    def check(path: object, allowed: tuple[str, ...]) -> None:
+    def check(path: object, allowed: tuple[str, ...], *, upwards: bool = False) -> None:
         # A subclass of str could be one path here, and another one where it is opened.
         if isinstance(path, bytes):
             path = decode(memoryview(path).tobytes())
@@ -150,17 +179,21 @@ def _watch(folder: str) -> Callable[[], None]:
             path = str.__str__(path)
         else:
             raise _RefusedError("a path must be a text")
+        if not upwards and ".." in path.split("/"):
+            raise _RefusedError("paths that lead upwards are closed")
         whole = resolve(path)
         if not any(whole == root or whole.startswith(f"{root}/") for root in allowed):
             raise _RefusedError("files outside of the folder of the test are closed")
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event == "open":
+            # `os.open`, which has no mode, may be told another folder to begin in, of which the event does not tell.
             if not isinstance(args[0], int):
-                check(args[0], writable if args[2] & _WRITING else readable)
+                plain = args[1] is not None
+                check(args[0], readable if plain and not args[2] & _WRITING else writable, upwards=plain)
         elif event in ("os.listdir", "os.scandir"):
             if not isinstance(args[0], int):
-                check("." if args[0] is None else args[0], readable)
+                check("." if args[0] is None else args[0], readable, upwards=True)
         elif event == "object.__getattr__":
             if args[1] in _FRAMES:
                 raise _RefusedError("frames are closed in a test")
@@ -199,26 +232,35 @@ def _snapshot(names: list[str]) -> Callable[[], None]:
             continue
     parents = {name.rsplit(".", count)[0] for name in names for count in range(name.count(".") + 1)}
     modules = [(name, sys.modules[name]) for name in ("builtins", "os", "sys", *parents) if name in sys.modules]
-    spaces = [(vars(module), vars(module).copy()) for _, module in modules]
+    spaces: list[tuple[dict[str, Any], dict[str, Any]]] = [(vars(module), vars(module).copy()) for _, module in modules]
     classes = {id(value): value for _, space in spaces for value in space.values() if type(value) is type}
     members = [(value, dict(vars(value))) for value in classes.values() if value not in (object, type)]
     lists: list[tuple[list[Any], list[Any]]] = [
         (value, value[:]) for value in (sys.path, sys.meta_path, sys.path_hooks)
     ]
-    loaded = sys.modules
+    spaces.append((sys.modules, dict(modules)))
+    replaced: list[Any] = []  # kept, since what is finalized or compared may be the program's and change all again
 
     def restore() -> None:
         for space, saved in spaces:
+            entries = list(space.items())
+            plain = [entry for entry in entries if type(entry[0]) is str]
+            replaced.extend(entry for entry in entries if type(entry[0]) is not str)
+            replaced.extend(value for name, value in plain if name in saved and saved[name] is not value)
+            space.clear()
+            space.update(plain)
             space.update(saved)
         for value, elements in lists:
+            replaced.extend(value)
             value[:] = elements
-        loaded.update(modules)
         for kind, attributes in members:
             present = dict(type.__dict__["__dict__"].__get__(kind))
             for name in present.keys() | attributes.keys():
                 if name not in attributes:
+                    replaced.append(present[name])
                     type.__delattr__(kind, name)
                 elif present.get(name) is not attributes[name]:
+                    replaced.append(present.get(name))
                     try:
                         type.__setattr__(kind, name, attributes[name])
                     except (AttributeError, TypeError):
@@ -229,7 +271,7 @@ def _snapshot(names: list[str]) -> Callable[[], None]:
 
 def _scope(namespace: dict[str, Any], pristine: dict[str, Any], used: list[str]) -> dict[str, Any]:
     """Return the globals of a test: the program's names, but its `all` or `len` only if they are what is tested."""
-    scope = dict(namespace)
+    scope = {name: value for name, value in namespace.items() if type(name) is str}
     tested = {name for name in used if name in scope}
     if not tested <= pristine.keys():
         for name in pristine.keys() & scope.keys():
@@ -269,9 +311,9 @@ def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
     payload = b""
     while part := read(control, 65_536):
         payload += part
-    restore()
     for token, code, used in loads(payload):
         scope = _scope(namespace, pristine, used)
+        restore()  # each time: the test before has called the program
         try:
             run(loads(code), scope)
         except BaseException as error:

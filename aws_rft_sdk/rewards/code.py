@@ -11,15 +11,18 @@ import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_number, check_seconds
 from aws_rft_sdk.rewards.rollout import TextReward
 
-_FENCE = re.compile(r"^```[ \t]*(\w*)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.MULTILINE | re.DOTALL)
+_PYTHON = ("py", "python", "python3")
 _MAX_CODE_CHARACTERS = 100_000
 _GRACE_SECONDS = 10.0
 _MAX_SECONDS = 86_400
@@ -30,16 +33,16 @@ _MAX_MEGABYTES = 2**20
 class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
-    The program is the last fenced block (of Python or of no language), else the whole answer. It runs in processes and
-    a temporary folder of its own, with no environment, limited in time, memory and size of files. Sockets, other
-    processes, signal handlers, writing outside of the folder and reading outside of it and of the Python installation
-    are refused by an audit hook; on Linux, where the system allows it, it is also in a network namespace without
-    devices.
+    The program is the last fenced block of Python, else the last of no language, else the whole answer. It runs in
+    processes and a temporary folder of its own, with no environment, limited in time, memory and size of files.
+    Sockets, other processes, signal handlers, writing outside of the folder and reading outside of it and of the Python
+    installation are refused by an audit hook; on Linux, where the system allows it, it is also in a network namespace
+    without devices, and the kernel refuses writing outside of the folder and signals to other processes.
 
     While the program's body runs, none of its processes has the tests. They come to a fork of it that has no other
     thread, with a random token each, and a test has passed when its token comes back: printing a verdict, leaving
     early, waiting in a thread or at exit, replacing `exec` or `json` win nothing. Builtins, and the modules that the
-    tests import, are put back before the tests; functions named like a builtin count only where no other name of the
+    tests import, are put back before each test; functions named like a builtin count only where no other name of the
     program is tested. Frames (also by tracebacks, generators and tracing), `gc.get_objects` and the like are closed,
     for honest programs as well: `traceback.print_exc` and `signal.signal` raise.
 
@@ -69,18 +72,12 @@ class CodeTests(TextReward):
     """Largest size of a file that the program writes."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.compiles < 1.0:
-            raise ConfigurationError(f"compiles must be at least 0 and below 1, not {self.compiles}")
-        if not 0 < self.timeout_seconds <= _MAX_SECONDS:
-            raise ConfigurationError(
-                f"timeout_seconds must be above 0 and at most {_MAX_SECONDS}, not {self.timeout_seconds}"
-            )
+        check_number("compiles", self.compiles, low=0, high=1)
+        if self.compiles == 1:
+            raise ConfigurationError("compiles must be below 1, the score of a program that passes")
+        check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
         for name in ("memory_megabytes", "file_megabytes"):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 < value <= _MAX_MEGABYTES:
-                raise ConfigurationError(
-                    f"{name} must be a whole number above 0 and at most {_MAX_MEGABYTES}, not {value}"
-                )
+            check_number(name, getattr(self, name), low=1, high=_MAX_MEGABYTES, whole=True)
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the score; None when there are no tests, or they are no Python, or no process can be started.
@@ -160,8 +157,10 @@ def _sandbox() -> str:
 
 
 def _program(answer: str) -> str:
-    blocks = [found[2] for found in _FENCE.finditer(answer) if found[1].lower() in ("", "py", "python", "python3")]
-    return blocks[-1] if blocks else answer
+    blocks = [(found[1].lower(), textwrap.dedent(found[2])) for found in _FENCE.finditer(answer)]
+    of_python = [code for language, code in blocks if language in _PYTHON]
+    of_no_language = [code for language, code in blocks if not language]  # perhaps what the program prints
+    return (of_python or of_no_language or [answer])[-1]
 
 
 def _tests(ground_truth: JSON) -> list[_Test]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._numbers import read_number, reference_number
 from aws_rft_sdk.rewards._regions import runs_away
 from aws_rft_sdk.rewards.combine import WeightedSum
@@ -32,6 +33,8 @@ class Format(TextReward):
     """A regular expression for the whole answer, spaces around it apart; a dot matches line breaks too."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str):
+            raise ConfigurationError(f"pattern must be a text, not {self.pattern!r:.80}")
         try:
             re.compile(self.pattern, re.DOTALL)
         except re.error as error:
@@ -72,7 +75,8 @@ class Tags(TextReward):
     names: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        names = self.names
+        names = check_names("names", self.names)
+        object.__setattr__(self, "names", names)
         if not names or len(set(names)) < len(names) or not all(re.fullmatch(r"[\w-]+", name) for name in names):
             raise ConfigurationError(f"tags need different names made of letters, not {names!r}")
 

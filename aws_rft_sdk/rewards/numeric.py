@@ -29,7 +29,8 @@ class ExactNumber(TextReward):
 
     The answer stands after the last of `####`, `\boxed{`, "answer is", "answer:" and `A:` at the beginning of a line,
     or is the whole text. Commas, currency, units, percent signs, signs, decimals, fractions, `1 1/2`, `(5)` for -5,
-    "1.2 million" and a trailing full stop are understood. A percent sign is a unit here: 25% is 25, not 0.25.
+    "1.2 million" and a trailing full stop are understood. A percent sign is a unit here: 25% is 25, not 0.25. A formula
+    (`\sqrt{72}`, `x+72`) is no number, and cannot be judged as a ground truth.
     A runaway continuation (the policy goes on with a new "Question:") is ignored. Digits other than 0 to 9 are no
     digits.
 

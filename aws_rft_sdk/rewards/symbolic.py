@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import numbers
 import re
 from dataclasses import dataclass
+from decimal import Decimal
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
+from aws_rft_sdk.rewards._checks import check_number, check_seconds
 from aws_rft_sdk.rewards._numbers import answer_region, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
+_DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(")
 _FORMULA = re.compile(r"[\\^_{}()\[\]=<>]")
+_WORD = re.compile(r"(?<!\\)\b(?:no|(?!and\b)[A-Za-z]{3,})\b")
+_EDGES = " \t\r\n*`.,;"
 _MAX_SECONDS = 3_600
 
 
@@ -21,8 +27,9 @@ _MAX_SECONDS = 3_600
 class MathVerify(TextReward):
     """1.0 when the answer is mathematically equal to the ground truth, else 0.0, by math-verify.
 
-    Good for symbolic mathematics: fractions, roots, intervals, sets, expressions. Too lenient for figures with percent
-    signs and not made for yes and no: use `ExactNumber` or `FinQA` there.
+    Good for symbolic mathematics: fractions, roots, intervals, sets, expressions, with or without delimiters (`$x^2$`,
+    `x^2`) as long as there are no words among them. Too lenient for figures with percent signs and not made for yes and
+    no: use `ExactNumber` or `FinQA` there.
 
     math-verify runs in processes of its own, up to 4, which are started on use, serve all threads of this process, and
     end with it. An expression that takes too long ends its process: small texts (towers of powers, sums of many
@@ -44,32 +51,34 @@ class MathVerify(TextReward):
     """Limit of processor time, for the answer and for the ground truth."""
 
     def __post_init__(self) -> None:
-        if type(self.max_characters) is not int or self.max_characters < 1:
-            raise ConfigurationError(f"max_characters must be a whole number above 0, not {self.max_characters!r}")
-        if not 0 < self.timeout_seconds <= _MAX_SECONDS:
-            raise ConfigurationError(
-                f"timeout_seconds must be above 0 and at most {_MAX_SECONDS}, not {self.timeout_seconds}"
-            )
+        check_number("max_characters", self.max_characters, low=1, whole=True)
+        check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0; None when the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
-        if reference is None or isinstance(reference, bool) or not isinstance(reference, str | int | float):
+        if isinstance(reference, bool) or not isinstance(reference, str | Decimal | numbers.Real):
             return None
         _check_installed()
         answer = _expression(answer_text, self.max_characters)
         try:
-            equal = _math_worker.is_equal(_gold(str(reference)), answer, self.timeout_seconds)
+            equal = _math_worker.is_equal(_gold(reference), _delimited(answer), self.timeout_seconds)
         except _math_worker.WorkerStartError as error:
             raise ConfigurationError("no process with math-verify could be started") from error
         return None if equal is None else float(equal)
 
 
-def _gold(reference: str) -> str:
-    """Return a ground truth as math-verify reads it: formulas need delimiters, which datasets leave out."""
+def _gold(reference: str | Decimal | numbers.Real) -> str:
+    """Return a ground truth as math-verify reads it, a number without an exponent."""
+    if not isinstance(reference, str):
+        return str(reference) if isinstance(reference, numbers.Rational) else format(Decimal(str(reference)), "f")
     text = _expression(reference, None)
-    is_bare = "$" not in text and "\\boxed" not in text and "\\[" not in text and "\\(" not in text
-    return f"${text}$" if is_bare and _FORMULA.search(text) else text
+    return f"${text}$" if not _DELIMITER.search(text) and _FORMULA.search(text) else _delimited(text)
+
+
+def _delimited(text: str) -> str:
+    """Return a formula with the delimiters that datasets and policies leave out, without which `2x + 3` reads as 2."""
+    return text if _DELIMITER.search(text) or _WORD.search(text) else f"${text.strip(_EDGES)}$"
 
 
 def _expression(text: str, limit: int | None) -> str:

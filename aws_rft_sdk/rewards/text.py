@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._hedges import (
     DOUBT_BEFORE,
     GAP,
@@ -26,7 +27,7 @@ _LATEX_TEXT = re.compile(r"\\(?:text(?:bf|rm)?|mathrm|mathbf)\s?\{")
 _BOXED_REST = re.compile(r"([^{}]*)\}[\s}$.*\])\\]*")
 """What follows the marker `\\boxed{`: the answer, the closing braces, and nothing else."""
 _LISTED_TEXT = list_pattern(r"\w")
-_EDGES = " \t\n*_`'\".,;:!"
+_EDGES = " \t\n*_`'\".,;:!\u2018\u2019\u201c\u201d\u00ab\u00bb"
 
 
 def _plain(text: str) -> str:
@@ -98,6 +99,8 @@ class MultipleChoice(TextReward):
     """The letters that may be named."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.choices, str):
+            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
         if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
             raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
 
@@ -127,7 +130,7 @@ class MultipleChoice(TextReward):
             return None
         rest = _RULED_OUT.sub(" ", line[found.end() :])
         # "A man walks" is a sentence that begins with an article.
-        if re.match(r" [a-z]", rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
+        if _NOUN_FOLLOWS.match(rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
             return None
         for other in re.finditer(rf"(?<![\w'])[{letters}](?![\w'])(?P<goes_on>{WORD_FOLLOWS})?", rest):
             if other[0][0].upper() != found[1].upper() and _is_one_more(rest[: other.start()], other):
@@ -138,6 +141,7 @@ class MultipleChoice(TextReward):
 _RULED_OUT = re.compile(
     r"(?<=[.:;(])\s*[A-J](?:(?:,|,? and|,? or) [A-J])* (?:is|are)(?: both| all)? (?:wrong|incorrect|false|not\b|too\b)",
 )
+_NOUN_FOLLOWS = re.compile(r" (?!(?:is|because|since|as|for|which)\b)[a-z]")
 _ONLY_LETTER = re.compile(r"\W*[A-Za-z]\W*")
 _LISTED_LETTER = list_pattern(r"\b[A-Z]")
 _ONLY_GAP = re.compile(GAP, re.IGNORECASE)
@@ -167,9 +171,7 @@ class KeywordCoverage(TextReward):
     """What to look for; empty to take the ground truth, which is then a text or a list of them."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.keywords, str):
-            raise ConfigurationError("keywords must be a list of texts, not one text")
-        object.__setattr__(self, "keywords", tuple(self.keywords))
+        object.__setattr__(self, "keywords", check_names("keywords", self.keywords))
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the share; None when there are no keywords."""

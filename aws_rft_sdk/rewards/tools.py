@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards._checks import check_number
+from aws_rft_sdk.rewards._checks import check_names, check_number
 from aws_rft_sdk.rewards.rollout import Component, RewardResult, Rollout, message_text
 
 _CALL_AS_TEXT = re.compile(
@@ -83,10 +83,9 @@ class ToolUse:
     """How many calls a good rollout may need."""
 
     def __post_init__(self) -> None:
-        if any(isinstance(names, str) for names in (self.required, self.allowed)):
-            raise ConfigurationError("required and allowed are lists of names, not one name")
-        object.__setattr__(self, "required", tuple(self.required))
-        object.__setattr__(self, "allowed", None if self.allowed is None else tuple(self.allowed))
+        object.__setattr__(self, "required", check_names("required", self.required))
+        if self.allowed is not None:
+            object.__setattr__(self, "allowed", check_names("allowed", self.allowed))
         check_number("max_calls", self.max_calls, low=1, whole=True)
         if self.max_calls < len(set(self.required)):
             raise ConfigurationError(f"max_calls {self.max_calls} does not suffice for the required tools")

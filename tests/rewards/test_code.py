@@ -1,4 +1,6 @@
 import concurrent.futures
+import ctypes
+import sys
 
 import pytest
 
@@ -15,6 +17,10 @@ TEST = "assert double(2) == 4"
         pytest.param("def double(x): return 2 * x", 1.0, id="right"),
         pytest.param("Try:\n```python\ndef double(x): return 2 * x\n```\nDone.", 1.0, id="fenced"),
         pytest.param("```\nx\n```\n```python\ndef double(x): return 2 * x\n```", 1.0, id="last-block"),
+        pytest.param("```python\ndef double(x): return 2 * x", 1.0, id="fence-that-a-stop-sequence-left-open"),
+        pytest.param("1. So:\n   ```python\n   def double(x):\n     return 2 * x\n   ```", 1.0, id="indented-fence"),
+        pytest.param("```python\ndef double(x): return 2 * x\n```\nOutput:\n```\n4\n```", 1.0, id="output-after-it"),
+        pytest.param("```json\n{}\n```", 0.0, id="fence-of-another-language"),
         pytest.param("def double(x): return 3 * x", 0.1, id="wrong"),
         pytest.param("def double(x) return 3", 0.0, id="does-not-compile"),
         pytest.param("", 0.0, id="silent"),
@@ -41,6 +47,49 @@ TEST = "assert double(2) == 4"
 )
 def test_code_tests_when_run_then_the_score(answer, score):
     assert reward.score(answer, TEST) == score
+
+
+# What no audit event tells, or tells only half of. OUT is the path of a file outside.
+ESCAPES = {
+    "another-folder-to-begin-in": "folder = os.open('.', 0)\nos.makedirs('a/b/c/d/e/f')\nos.chdir('a/b/c/d/e/f')\n"
+    "up = '../' * os.getcwd().count('/')\nos.open(up[:-18] + OUT[1:], os.O_WRONLY | os.O_TRUNC, dir_fd=folder)",
+    "link-to-another-folder": "folder = os.open('.', 0)\nos.makedirs('a/b/c/d/e/f')\nos.chdir('a/b/c/d/e/f')\n"
+    "os.symlink('../' * 6, 'up', dir_fd=folder)\nassert os.open('up', 0, dir_fd=folder)",
+    "folder-of-python": "import sys\nfolder = os.open(sys.prefix, 0)\nassert os.open('pyvenv.cfg', 0, dir_fd=folder)",
+    "pipe": "os.mkfifo(OUT + '.pipe')",
+    "node": "os.mknod(OUT + '.node')",
+    "times": "os.utime(OUT, (0, 0))",
+    "attribute": "os.setxattr(OUT, 'user.x', b'x')",
+    "signal": "import signal\nsignal.pidfd_send_signal(os.pidfd_open(os.getppid()), 9)",
+    "limits": "import resource\nresource.prlimit(os.getppid(), resource.RLIMIT_NOFILE, (0, 0))",
+    "priority": "os.setpriority(os.PRIO_PROCESS, os.getppid(), 19)",
+}
+
+
+def score_outside(program, outside):
+    outside.write_text("kept")
+    times = outside.stat().st_mtime_ns
+    score = reward.score(f"import os\nOUT = {str(outside)!r}\n{program}\ndef double(x): return 4", TEST)
+    assert (outside.read_text(), outside.stat().st_mtime_ns) == ("kept", times)
+    assert list(outside.parent.iterdir()) == [outside]
+    return score
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="functions of Linux")
+@pytest.mark.parametrize("program", ESCAPES.values(), ids=ESCAPES)
+def test_code_tests_when_a_program_reaches_outside_then_it_is_refused_and_judged(program, tmp_path):
+    assert score_outside(program, tmp_path / "outside") == 0.1
+
+
+def has_landlock():
+    return sys.platform == "linux" and ctypes.CDLL(None).syscall(444, None, 0, 1) > 0
+
+
+@pytest.mark.skipif(not has_landlock(), reason="the kernel has no Landlock, or none for us")
+@pytest.mark.parametrize("statement", ["attach '{}.db' as x; create table x.t(a)", "vacuum into '{}.db'"])
+def test_code_tests_when_a_library_writes_outside_then_the_kernel_refuses(statement, tmp_path):
+    program = "import sqlite3\nsqlite3.connect(':memory:').executescript('create table t(a);' + {!r})"
+    assert score_outside(program.format(statement.format(tmp_path / "outside")), tmp_path / "outside") == 0.1
 
 
 @pytest.mark.parametrize("gold", [None, "", [], "def (", 5, [5], {"tests": None}], ids=repr)

@@ -123,6 +123,30 @@ def test_code_tests_when_a_class_of_the_tests_library_is_changed_then_it_is_rest
     assert reward.score("def double(x): return 2 * x", test) == 1.0
 
 
+# Each makes math.isclose say yes, by code of its own that runs when, or after, it has been put back.
+PATCH = "def patch():\n  import math\n  math.isclose = lambda *a: True\n"
+PATCH += "class Last:\n  def __call__(self, *a): return True\n  def __del__(self): patch()\n"
+PATCH += (
+    "class Key(str):\n  def __hash__(self): return hash(self.like)\n  def __eq__(self, other): patch(); return False\n"
+)
+PATCHES = {
+    "when-it-is-finalized": "import math\nmath.isclose = Last()",
+    "when-a-finder-is-finalized": "import sys\nLast.find_spec = lambda *a: None\nsys.meta_path.insert(0, Last())",
+    "when-a-method-is-finalized": "import unittest\nunittest.TestCase.assertEqual = Last()",
+    "when-modules-are-compared": "import sys\nm = sys.modules.pop('math')\nKey.like = 'math'\n"
+    "sys.modules[Key('a')] = 1\nsys.modules['math'] = m",
+    "when-names-are-compared": "Key.like = 'double'\nglobals()[Key('a')] = 1",
+    "when-it-is-called": "def double(x): patch(); return 0",
+    "when-its-result-is-finalized": "class Last(float):\n  def __del__(self): patch()\ndef double(x): return Last()",
+}
+
+
+@pytest.mark.parametrize("program", PATCHES.values(), ids=PATCHES)
+def test_code_tests_when_a_program_patches_a_library_late_then_it_passes_no_test(program):
+    tests = [f"import math, unittest\nassert math.isclose(double({n}), {2 * n})" for n in (1, 2, 3)]
+    assert CodeTests(partial=True, timeout_seconds=5).score(f"{PATCH}{WRONG}{program}\n", tests) == 0.1
+
+
 RIGHT = "\ndef double(x): return 2 * x\n"
 HONEST = {
     "plain": "",

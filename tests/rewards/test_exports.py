@@ -1,9 +1,11 @@
 import doctest
 import importlib
 import inspect
+import multiprocessing
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -75,6 +77,13 @@ def test_reward_when_pickled_then_it_gives_the_same(reward):
     assert rewards.evaluate(copy, ROLLOUT) == rewards.evaluate(reward, ROLLOUT) == first
     if isinstance(reward, TextReward):
         assert reward.score(ROLLOUT.answer, ROLLOUT.ground_truth) == first.reward
+
+
+def test_rewards_when_sent_to_a_process_that_was_started_anew_then_they_give_the_same():
+    there = [reward for reward in OBJECTS if not isinstance(reward, rewards.MathVerify)]
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        results = list(pool.map(rewards.evaluate, there, [ROLLOUT] * len(there)))
+    assert results == [rewards.evaluate(reward, ROLLOUT) for reward in there]
 
 
 def test_package_when_imported_then_nothing_heavy_is():

@@ -19,6 +19,7 @@ HEDGED_NUMBERS = [
     pytest.param("72 / maybe 73", id="slash-maybe"),
     pytest.param("72, or maybe 73", id="or-maybe"),
     pytest.param("72 and also 73", id="and-also"),
+    pytest.param("72 as well as 73", id="as-well-as"),
     pytest.param("either 72 or 73", id="either"),
     pytest.param("72 (or 73)", id="remark"),
     pytest.param("72 (73)", id="number-as-remark"),
@@ -59,6 +60,23 @@ def test_number_when_in_hours_and_minutes_then_the_hours_are_not_the_answer():
 def test_number_when_two_markers_are_a_list_then_neither_counts(answer):
     """One after the other is another matter: the last one counts (`#### 10 then #### 20`)."""
     assert gsm8k.score(answer, 72) == gsm8k.score(answer, 73) == 0.0
+
+
+SOLUTIONS_ON_ONE_LINE = [
+    "A: There are 15 trees. Then there were 21 trees. So there must have been 21 - 15 = 6. The answer is 6.",
+    "A: Leah had 32. Her sister had 9. 32 + 9 - 35 = 6. The answer is 6.",
+    "A: He had 20, then 14, and the answer is 6.",
+    r"A: It takes 20 - 14 = 6. \boxed{6}",
+    "#### The answer is 6",
+    "<answer>The answer is 6</answer>",
+]
+
+
+@pytest.mark.parametrize("answer", SOLUTIONS_ON_ONE_LINE)
+def test_number_when_the_solution_stands_before_its_answer_on_one_line_then_right(answer):
+    """The form of the usual chain-of-thought exemplars: "A: ... The answer is 6.", where A: is a marker as well."""
+    assert gsm8k.score(answer, 6) == finqa.score(answer, 6) == 1.0
+    assert gsm8k.score(answer, 15) == gsm8k.score(answer, 20) == 0.0
 
 
 @pytest.mark.parametrize("text", ["12, 60, 72", "12 or 72", "it is 12 and 72", "3 hours 72 minutes", "12 60 72"])
@@ -162,6 +180,13 @@ def test_choice_when_explained_then_right(answer):
     assert MultipleChoice().score(f"Answer: {answer}", "B") == 1.0
 
 
+@pytest.mark.parametrize(
+    "text", ["The answer is {} because it fits", "{} is correct", "{} is the answer", "Answer: {} since it fits"]
+)
+def test_choice_when_it_is_an_article_elsewhere_then_it_counts_like_any_other(text):
+    assert [MultipleChoice().score(text.format(letter), letter) for letter in "ABI"] == [1.0, 1.0, 1.0]
+
+
 @pytest.mark.parametrize("text", ["B. A and C are correct", "B and C are wrong", "B or C are wrong"])
 def test_choice_when_another_is_not_ruled_out_then_wrong(text):
     assert MultipleChoice().score(f"Answer: {text}", "B") == 0.0
@@ -192,6 +217,19 @@ def test_number_when_written_in_a_common_form_then_read_as_meant(text, value):
 def test_exact_match_when_boxed_or_tagged_then_right(text):
     assert ExactMatch().score(text, "Paris") == 1.0
     assert ExactMatch().score(text, "Rome") == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "A: It is the capital of France. The answer is Paris.",
+        "#### The answer is Paris",
+        "<answer>The answer is Paris</answer>",
+        "**Answer**: Paris",
+    ],
+)
+def test_exact_match_when_words_stand_between_two_markers_then_they_are_no_candidate(answer):
+    assert ExactMatch().score(answer, "Paris") == 1.0
 
 
 def test_exact_match_when_a_box_is_followed_by_another_candidate_then_wrong():

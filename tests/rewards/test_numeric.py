@@ -1,5 +1,6 @@
 """ExactNumber and FinQA, with the published functions' results beside ours: each row says why it is as it is."""
 
+import itertools
 import math
 from decimal import Decimal
 from fractions import Fraction
@@ -35,10 +36,20 @@ def test_gsm8k_when_the_published_rule_was_observed_then_matched_or_fixed(answer
     assert (published == ours) == reason.startswith("matched")
 
 
+# Formulas with one number in them, which is not what they are worth.
+NO_NUMBERS = [r"\sqrt{72}", r"\sqrt[72]{x}", r"72\pi", r"72\sqrt{2}", r"\frac{72}{x}", r"\frac{\pi}{72}", r"\pm 72"]
+NO_NUMBERS += ["x+72", "72_8", r"\log 72", r"\binom{72}{x}", "\u221a72", "\u00b172"]
+
+
 @pytest.mark.parametrize("gold", [None, "", " ", {}, {"text": ""}, [], True, math.nan, math.inf, "no number", "####"])
 def test_gsm8k_when_there_is_no_gold_then_it_cannot_be_judged(gold):
     """The published handler gives 1.0 for `#### ,` when the reference is missing."""
     assert gsm8k.score("#### ,", gold) is None
+    assert gsm8k.score("#### 72", gold) is None
+
+
+@pytest.mark.parametrize("gold", NO_NUMBERS)
+def test_exact_number_when_the_gold_is_a_formula_then_it_cannot_be_judged(gold):
     assert gsm8k.score("#### 72", gold) is None
 
 
@@ -63,6 +74,14 @@ def test_gsm8k_when_gold_has_any_of_its_shapes_then_it_is_understood(gold):
     """Gold 0 counted as missing, and an integer never equalled the extracted string, in the published handlers."""
     assert gsm8k.score("#### 72", gold) == 1.0
     assert gsm8k.score("#### 73", gold) == 0.0
+
+
+def test_exact_number_when_gold_is_a_number_of_numpy_then_it_is_one():
+    """What a row of a data frame or of a parquet file holds."""
+    numpy = pytest.importorskip("numpy")
+    assert gsm8k.score("#### 72", numpy.int64(72)) == gsm8k.score("#### 0.1", numpy.float32(0.1)) == 1.0
+    assert finqa.score("ANSWER: 9.0e18", numpy.int64(9 * 10**18)) == 1.0
+    assert gsm8k.score("#### 1", numpy.float64("nan")) is gsm8k.score("#### 1", numpy.bool_(True)) is None
 
 
 def test_gsm8k_when_gold_is_zero_then_zero_is_right():
@@ -110,6 +129,18 @@ RIGHT = [
     pytest.param("#### 72\nQ: and now?\nA: 99", 72, id="runaway-q"),
     pytest.param("#### 72<|im_end|><|im_start|>user\n#### 99", 72, id="runaway-template"),
     pytest.param("Question: 1 + 1?\nThe answer is 2", 2, id="question-before-answer"),
+    pytest.param("**Final Answer**: 72", 72, id="colon-after-emphasis"),
+    pytest.param("The answer is \\(72\\) (48 + 24).", 72, id="formula-and-remark"),
+    pytest.param("**Answer** : **$72**", 72, id="emphasis-on-both"),
+    pytest.param("#### (12.5%)", -12.5, id="accounting-percent"),
+    pytest.param("#### $(1,234)", -1234, id="accounting-after-currency"),
+    pytest.param("#### ($1.2 million)", -1_200_000, id="accounting-scale-word"),
+    pytest.param("#### \N{VULGAR FRACTION ONE HALF}", "1/2", id="fraction-as-one-character"),
+    pytest.param("#### -2\N{VULGAR FRACTION THREE QUARTERS}", "-2.75", id="mixed-fraction-as-one-character"),
+    pytest.param("#### 5 x 10^2", 500, id="power-of-ten"),
+    pytest.param("\\boxed{1.5 \\times 10^{-3}}", "0.0015", id="power-of-ten-in-latex"),
+    pytest.param("\\boxed{\\left(\\frac{1}{2}\\right)}", 0.5, id="fraction-in-parentheses"),
+    pytest.param("\\boxed{\\sqrt{144} = 12}", 12, id="root-with-its-value"),
 ]
 
 
@@ -146,6 +177,12 @@ WRONG = [
     pytest.param("#### nan", 72, id="nan"),
     pytest.param("#### 1e999999", 72, id="exponent-without-end"),
     pytest.param("#### 71\n\nQuestion: and now?\n#### 72", 72, id="right-in-the-runaway"),
+    pytest.param("#### (12.5%)", 12.5, id="accounting-percent"),
+    pytest.param("#### $(1,234)", 1234, id="accounting-after-currency"),
+    pytest.param("#### 72_000", 72, id="underscore-in-digits"),
+    pytest.param("#### sqrt(72)", 72, id="root-in-words"),
+    pytest.param("\\boxed{x^{72}}", 72, id="exponent-of-a-letter"),
+    *(pytest.param(f"\\boxed{{{formula}}}", 72, id=formula) for formula in NO_NUMBERS),
 ]
 
 
@@ -174,6 +211,47 @@ def test_exact_number_when_any_number_is_written_in_our_ways_then_right(value, d
     for text in (f"#### {shown}", f"The answer is ${shown}.", f"\\boxed{{{shown}}}", f"A: {shown} apples"):
         assert gsm8k.score(text, number) == 1.0
         assert gsm8k.score(text, number + Fraction(1, 10**9)) == 0.0
+
+
+BEGINNINGS = [
+    "#### ",
+    "So the final answer is: ",
+    "A: ",
+    "**Answer:** ",
+    "### Answer\n\n",
+    "Step 2: 7 * 2 = 14\n\nThe answer is ",
+]
+ENDINGS = [
+    "",
+    ".",
+    "!",
+    " apples.",
+    " dollars per week",
+    ", because 4 + 5 is 9",
+    " (4 + 5)",
+    "\n\nQuestion: 4?\n#### 5",
+]
+ENDINGS += ["<|im_end|>", "</s>", " since there are 7 days in 2 weeks."]
+FORMS = [
+    "{s}{n}",
+    "{s}${n}",
+    "{s}{n}.00",
+    "{s}{n}%",
+    "**{s}{n}**",
+    "${s}{n}$",
+    "{s}\\${n}",
+    "\\text{{{s}{n}}}",
+    "x = {s}{n}",
+]
+FORMS += ["{s}\N{EURO SIGN}{n}", "{s}{n} \N{EURO SIGN}", "{s}{n}/1", "\\({s}{n}\\)", "\\boxed{{{s}{n}}}"]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS)
+def test_exact_number_when_beginning_form_and_ending_are_combined_then_right_and_no_other_number(beginning):
+    for value, ending, form in itertools.product((12, -1234), ENDINGS, FORMS):
+        answer = beginning + form.format(s="-" if value < 0 else "", n=f"{abs(value):,}") + ending
+        assert gsm8k.score(answer, value) == 1.0, answer
+        assert not any(gsm8k.score(answer, other) for other in (-value, 4, 5, 9, 7, 2, 14)), answer
 
 
 @given(st.text(max_size=300), st.sampled_from(["", "#### ", "\\boxed{", "answer is ", "ANSWER: "]))
@@ -242,6 +320,7 @@ FINQA_EXTRACTION = [
     pytest.param("$1234567", 123, 1_234_567, id="long-amount"),
     pytest.param("1e5", 5, 100_000, id="exponent"),
     pytest.param("$1.2m", 1_200_000, 1_200_000, id="scale-letter"),
+    pytest.param("$1.2 bn", 1.2e9, 1.2e9, id="scale-letters-apart"),
     pytest.param("ANSWER: [25%]", 25, "25%", id="brackets"),
 ]
 

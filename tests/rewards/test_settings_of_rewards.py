@@ -8,6 +8,7 @@ import pytest
 from aws_rft_sdk.errors import ConfigurationError, RewardError
 from aws_rft_sdk.rewards import (
     Clip,
+    CodeTests,
     Discounted,
     DominantOutcome,
     ExactNumber,
@@ -15,9 +16,13 @@ from aws_rft_sdk.rewards import (
     Format,
     Gate,
     JsonSchema,
+    KeywordCoverage,
     Length,
+    MathVerify,
+    MultipleChoice,
     Repetition,
     Rollout,
+    Tags,
     ToolUse,
     TurnCredit,
     WeightedSum,
@@ -38,6 +43,12 @@ FIELDS = [
     pytest.param(lambda value: Length(5, value), "hard", (-1, 5), id="Length-hard"),
     pytest.param(lambda value: Repetition(value), "n", (0, 1.5), id="Repetition"),
     pytest.param(lambda value: ToolUse(max_calls=value), "max_calls", (0, 1.5), id="ToolUse"),
+    pytest.param(lambda value: CodeTests(timeout_seconds=value), "timeout_seconds", (0, -1), id="CodeTests-time"),
+    pytest.param(lambda value: CodeTests(compiles=value), "compiles", (-0.1, 1, 1.1), id="CodeTests-compiles"),
+    pytest.param(lambda value: CodeTests(memory_megabytes=value), "memory_megabytes", (0, 1.5), id="CodeTests-memory"),
+    pytest.param(lambda value: CodeTests(file_megabytes=value), "file_megabytes", (0, 1.5), id="CodeTests-file"),
+    pytest.param(lambda value: MathVerify(timeout_seconds=value), "timeout_seconds", (0, -1), id="MathVerify-time"),
+    pytest.param(lambda value: MathVerify(value), "max_characters", (0, 1.5), id="MathVerify-characters"),
     pytest.param(lambda value: JsonSchema({}, parses=value), "parses", (-0.1, 1.1), id="JsonSchema"),
     pytest.param(lambda value: Gate(gsm8k, gsm8k, threshold=value), "threshold", (), id="Gate-threshold"),
     pytest.param(lambda value: Gate(gsm8k, gsm8k, otherwise=value), "otherwise", (), id="Gate-otherwise"),
@@ -58,6 +69,20 @@ def test_reward_when_a_field_is_no_number_it_can_be_then_the_message_names_it(ma
     for value in (*NO_NUMBERS, *more):
         with pytest.raises(ConfigurationError, match=name):
             make(value)
+
+
+@pytest.mark.parametrize("value", [5, None, True, "a", [1], b"a"], ids=repr)
+def test_reward_when_a_field_is_no_list_of_texts_then_the_message_names_it(value):
+    fields = [(Tags, "names"), (KeywordCoverage, "keywords"), (lambda names: ToolUse(required=names), "required")]
+    if value is not None:
+        fields.append((lambda names: ToolUse(allowed=names), "allowed"))
+    for make, name in fields:
+        with pytest.raises(ConfigurationError, match=name):
+            make(value)
+    if not isinstance(value, str):
+        for make, name in ((Format, "pattern"), (MultipleChoice, "choices")):
+            with pytest.raises(ConfigurationError, match=name):
+                make(value)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, "1", True])

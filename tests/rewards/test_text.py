@@ -9,6 +9,7 @@ from aws_rft_sdk.rewards import ExactMatch, KeywordCoverage, Length, MultipleCho
     [
         ("Paris", "Paris", 1.0),
         (" paris. ", "Paris", 1.0),
+        ("\u201cParis.\u201d", "Paris", 1.0),
         ("The answer is **Paris**.", ["Paris", "City of Paris"], 1.0),
         ("#### city  of\tParis", ["Paris", "City of Paris"], 1.0),
         ("not Paris", "Paris", 0.0),
