@@ -13,11 +13,11 @@ from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.runtime import PolicyError
 from aws_rft_sdk.runtime.policies import Call
-from aws_rft_sdk.workers._queue import Queue
+from aws_rft_sdk.workers._queue import Message, Queue
 from aws_rft_sdk.workers.nova_forge import GenerateResponse, NovaForgeQueues, NovaForgeWorker, Task, TaskTable, cell_of
 from aws_rft_sdk.workers.nova_forge.runtimes import Runtimes
 from aws_rft_sdk.workers.nova_forge.tasks import Step
-from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy
+from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy, ResponseIntake
 
 from .doing import Agent, eventually
 from .trainer import Trainer, digest_of
@@ -125,6 +125,20 @@ def test_turn_when_answered_with_tokens_then_they_are_recorded(trainer, make_wor
             "rewards": {"aggregate_score": 1.0},
         }
     ]
+
+
+def test_request_when_it_was_answered_before_then_deleted_with_a_warning(aws, queues, trainer, make_worker, caplog):
+    agent = Agent()
+    make_worker(agent.handler)
+    trainer.ask("a_0")
+    eventually(lambda: trainer.scores and aws.count(queues.rollout_requests) == 0)
+
+    trainer.ask("a_0")
+
+    eventually(lambda: aws.count(queues.rollout_requests) == 0)
+    assert "sample_id=<a_0> | it was answered before" in caplog.text
+    assert agent.runs == ["a_0"]
+    assert len(trainer.responses) == 1
 
 
 def test_turn_when_never_answered_then_it_fails_and_is_not_asked_for_again(trainer, make_worker):
@@ -370,7 +384,7 @@ def test_response_when_nobody_noted_its_turn_then_it_stays_for_whoever_does(
         return sum(message["Body"] == json.dumps(foreign) for item in receives for message in item.get("Messages", ()))
 
     aws.send(queues.generate_responses, foreign)
-    eventually(lambda: seen() >= 6)
+    eventually(lambda: seen() >= 2)
     assert aws.count(queues.generate_responses) == 1
     other = make_tasks()
     other.begin_step("b_0_0", "x")
@@ -379,6 +393,22 @@ def test_response_when_nobody_noted_its_turn_then_it_stays_for_whoever_does(
     assert json.loads(other.answer_of("b_0_0")) == foreign
     agent.gate.set()
     eventually(lambda: trainer.scores)
+
+
+def test_response_when_it_is_left_in_the_queue_then_shown_less_and_less_often(aws, queues, make_tasks):
+    policy = QueuePolicy(Queue(aws.sqs, queues.generate_requests), make_tasks(), turn_seconds=1)
+    hidden = []
+    aws.sqs.meta.events.register(
+        "provide-client-params.sqs.ChangeMessageVisibilityBatch",
+        lambda params, **_: hidden.extend(entry["VisibilityTimeout"] for entry in params["Entries"]),
+    )
+    answers = ResponseIntake(Queue(aws.sqs, queues.generate_responses), policy, wait_seconds=0, visibility_seconds=30)
+
+    for receives in (1, 2, 3, 100, 5000):
+        answers._take(Message("id", "handle", ANSWER, receives))
+    policy.close()
+
+    assert hidden == [0, 0, 3, 100, 600]
 
 
 def test_runtimes_when_one_has_served_its_share_then_it_ends_with_its_last_rollout(aws, queues, make_tasks):

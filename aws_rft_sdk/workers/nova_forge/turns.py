@@ -36,8 +36,9 @@ _LOOK_SECONDS = 1.0
 """How often somebody who waits looks whether another container has received the answer."""
 _KEPT_PAUSE_SECONDS = 0.1
 """Before more is received after responses that are for others, so that those get them."""
-_ORPHAN_RECEIVES, _ORPHAN_SECONDS = 30, 5
-"""After so many receives a response that nobody may have is hidden for a while."""
+_ORPHAN_RECEIVES, _ORPHAN_SECONDS = 3, 600
+"""From so many receives on, a response that nobody takes is hidden for a second each, and so long at most: those of an
+earlier training must not hold up the others."""
 # Clients repeat a call that is answered 5xx, 429 or 409, and a turn that was asked for must not be asked for again.
 _NO_ANSWER_STATUS = 424
 _NOT_ASKED_STATUS = 503
@@ -244,4 +245,5 @@ class ResponseIntake:
             self._queue.delete([message.handle])
             return
         self._kept = True
-        self._queue.hide({message.handle: 0 if message.receives < _ORPHAN_RECEIVES else _ORPHAN_SECONDS})
+        seconds = 0 if message.receives < _ORPHAN_RECEIVES else min(message.receives, _ORPHAN_SECONDS)
+        self._queue.hide({message.handle: seconds})

@@ -253,6 +253,7 @@ class NovaForgeWorker(QueueWorker):
         elif claim.state == "taken":
             self._keeper.decide(message.id, Release(claim.lease_seconds + 1))
         elif claim.state == "sent":
+            logger.warning("sample_id=<%s> | it was answered before; the request is deleted", task.sample_id)
             self._keeper.decide(message.id, Delete())
         else:
             # Whoever decided it ended before it was sent, or before that was noted.
