@@ -34,11 +34,9 @@ logger = logging.getLogger(__name__)
 _THREADS = 32
 _LOOK_SECONDS = 1.0
 """How often somebody who waits looks whether another container has received the answer."""
-_KEPT_PAUSE_SECONDS = 0.1
-"""Before more is received after responses that are for others, so that those get them."""
-_ORPHAN_RECEIVES, _ORPHAN_SECONDS = 3, 600
-"""From so many receives on, a response that nobody takes is hidden for a second each, and so long at most: those of an
-earlier training must not hold up the others."""
+_TOLD_RECEIVES = 3
+_KEPT_SECONDS = 600
+"""For how long a response that the table does not take is hidden at most."""
 # Clients repeat a call that is answered 5xx, 429 or 409, and a turn that was asked for must not be asked for again.
 _NO_ANSWER_STATUS = 424
 _NOT_ASKED_STATUS = 503
@@ -174,7 +172,7 @@ class QueuePolicy:
         try:
             # For whoever waits for it elsewhere, or takes the rollout over. One that came before is known there.
             stored = self._tasks.answer_step(response.step_id, body)
-        except QUEUE_ERRORS as error:
+        except Exception as error:  # whatever it is: who waits for it here shall have it
             logger.warning("step_id=<%s>, error=<%s> | the answer is not stored", response.step_id, error_code(error))
         return self._hand_out(response) or stored
 
@@ -205,7 +203,8 @@ class QueuePolicy:
 class ResponseIntake:
     """Receives generate responses: ours are handed out, those of others put into the table.
 
-    One that the table does not take - too large, or of a turn that nobody noted there - is shown again at once.
+    One that the table does not take - of a turn that nobody noted there, or too large - is hidden for longer each time:
+    responses of an earlier training must not hold up those of this one.
 
     Args:
         queue: The queue, which several containers may share.
@@ -217,8 +216,6 @@ class ResponseIntake:
     def __init__(self, queue: Queue, policy: QueuePolicy, *, wait_seconds: int, visibility_seconds: float) -> None:
         self._queue = queue
         self._policy = policy
-        self._kept = False
-        self._never = threading.Event()
         self.intake = Intake(
             queue,
             room=self._room,
@@ -228,9 +225,6 @@ class ResponseIntake:
         )
 
     def _room(self) -> int:
-        if self._kept:
-            self._kept = False
-            self._never.wait(_KEPT_PAUSE_SECONDS)
         # Who waits for nothing would only keep the responses from those who do.
         return BATCH if self._policy.is_busy else 0
 
@@ -244,6 +238,7 @@ class ResponseIntake:
         if self._policy.deliver(response, message.body):
             self._queue.delete([message.handle])
             return
-        self._kept = True
-        seconds = 0 if message.receives < _ORPHAN_RECEIVES else min(message.receives, _ORPHAN_SECONDS)
+        seconds = min(4 ** min(message.receives, 5), _KEPT_SECONDS)
+        if message.receives == _TOLD_RECEIVES:
+            logger.warning("step_id=<%s> | nobody takes this generate response; it is kept", response.step_id)
         self._queue.hide({message.handle: seconds})
