@@ -200,8 +200,8 @@ def _until_signalled(grace_seconds: float) -> Iterator[threading.Event]:
     before = {number: signal.getsignal(number) for number in watched}
 
     def end(number: int, frame: FrameType | None) -> None:
-        until.set()
         end_at(time.monotonic() + grace_seconds + _EXIT_SECONDS)
+        until.set()
         for watched_number, handler in before.items():
             signal.signal(watched_number, handler)
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.workers._queue import BATCH, QUEUE_ERRORS, Message, Queue, error_code, is_missing
+from aws_rft_sdk.workers._queue import BATCH, QUEUE_ERRORS, Message, Queue, error_code
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,8 @@ class Intake:
         take: Is given each message; must not raise, and not block for long.
         wait_seconds: For the first message of a call, 0 to 20.
         visibility_seconds: For how long received messages are hidden.
-        prepare: Called before the first message, again and again until it no longer raises an error of the queue.
+        prepare: Called before the first message, again and again until it raises nothing. A ConfigurationError ends
+            the intake.
         backoff: Waits while the queue gives trouble.
     """
 
@@ -89,13 +90,13 @@ class Intake:
                     self._may_have_room.clear()
                     continue
                 messages = self._queue.receive(min(room, BATCH), self._wait_seconds, self._visibility_seconds)
+            except ConfigurationError as error:
+                self.error = error
+                logger.error("error=<%s> | nothing more is received", error)
+                return
             except Exception as error:
                 if not isinstance(error, QUEUE_ERRORS):  # a client may raise what is not botocore's
                     logger.exception("queue=<%s> | an error that nobody expected", self._queue.url)
-                if is_missing(error):
-                    self.error = ConfigurationError(f"there is no queue {self._queue.url}")
-                    logger.error("queue=<%s> | there is no such queue", self._queue.url)
-                    return
                 attempts += 1
                 delay = self._backoff.delay(attempts)
                 logger.warning(

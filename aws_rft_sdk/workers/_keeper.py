@@ -15,6 +15,8 @@ logger = logging.getLogger(__name__)
 
 BURIED_SECONDS = 900.0
 """For how long a message is hidden that cannot be used, when there is no dead-letter queue for it."""
+UNBURIED_SECONDS = 60.0
+"""For how long, when the dead-letter queue did not take it."""
 _BEATS = 3
 """How often a message is hidden again within the time for which it is hidden."""
 
@@ -115,6 +117,7 @@ class Keeper:
                 if held.fate is None:  # not `or`: a Delete is an empty tuple, and so is not true
                     held.fate = Release(0)
             self._stopping = True
+            self._retry_at = 0.0  # there may be no time to wait for
             self._changed.notify_all()
         self._thread.join(timeout)
 
@@ -185,9 +188,9 @@ class Keeper:
                 if item.message.handle in done:
                     del self._held[item.message.id]
             self._changed.notify_all()
-        return not later and not any(isinstance(item.fate, Bury) for item in decided)
+        return not later
 
-    def _bury(self, message: Message, reason: str) -> Fate:
+    def _bury(self, message: Message, reason: str) -> Delete | Release:
         if self._dead_letters is None:
             logger.error(
                 "message_id=<%s>, receives=<%d>, reason=<%s> | the message cannot be used, and there is no dead-letter "
@@ -202,7 +205,15 @@ class Keeper:
         try:
             self._dead_letters.send(message.body, message.id, attributes)
         except QUEUE_ERRORS as error:
-            logger.warning("message_id=<%s>, error=<%s> | not in the dead-letter queue", message.id, error_code(error))
-            return Bury(reason)
+            # Not tried here until it works: it may be too large for that queue, and others wait to be deleted.
+            logger.error(
+                "message_id=<%s>, reason=<%s>, error=<%s> | the dead-letter queue did not take the message, which is "
+                "shown again in %.0f s",
+                message.id,
+                reason,
+                error_code(error),
+                UNBURIED_SECONDS,
+            )
+            return Release(UNBURIED_SECONDS)
         logger.error("message_id=<%s>, reason=<%s> | now in the dead-letter queue", message.id, reason)
         return Delete()

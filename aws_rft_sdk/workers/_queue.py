@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import botocore.exceptions
 
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.workers.lambda_forwarder import fifo_fields
 
 logger = logging.getLogger(__name__)
@@ -47,7 +49,8 @@ class Queue:
         client: A boto3 or botocore SQS client.
         url: The queue's URL.
 
-    Every method raises `QUEUE_ERRORS`. Concurrency: safe from several threads, as clients are.
+    Every method raises `QUEUE_ERRORS`; `check`, `redrives` and `receive` raise ConfigurationError when there is no such
+    queue. Concurrency: safe from several threads, as clients are.
     """
 
     def __init__(self, client: Any, url: str) -> None:
@@ -57,19 +60,41 @@ class Queue:
     def __repr__(self) -> str:
         return f"<Queue {self.url!r}>"
 
+    def check(self) -> None:
+        """Look whether there is such a queue, as far as we may know."""
+        self._attributes()
+
     def redrives(self) -> bool:
         """Whether the queue itself moves messages elsewhere that were received too often, as far as we may know."""
-        try:
-            answer = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
-        except botocore.exceptions.ClientError as error:
-            if not error_code(error).startswith("AccessDenied"):
-                raise
+        attributes = self._attributes()
+        if attributes is None:
             logger.warning(
                 "queue=<%s> | its redrive policy cannot be read and counts as none: allow sqs:GetQueueAttributes",
                 self.url,
             )
             return False
-        return bool(answer.get("Attributes", {}).get("RedrivePolicy"))
+        return bool(attributes.get("RedrivePolicy"))
+
+    def _attributes(self) -> Mapping[str, Any] | None:
+        """Return the attributes we ask for, None when we may not know them."""
+        try:
+            with self._existing():
+                answer = self._client.get_queue_attributes(QueueUrl=self.url, AttributeNames=["RedrivePolicy"])
+        except botocore.exceptions.ClientError as error:
+            if not error_code(error).startswith("AccessDenied"):
+                raise
+            return None
+        attributes: Mapping[str, Any] = answer.get("Attributes", {})
+        return attributes
+
+    @contextmanager
+    def _existing(self) -> Iterator[None]:
+        try:
+            yield
+        except botocore.exceptions.ClientError as error:
+            if error_code(error) not in _NO_SUCH_QUEUE:
+                raise
+            raise ConfigurationError(f"there is no queue {self.url}") from error
 
     def receive(self, count: int, wait_seconds: int, visibility_seconds: float) -> list[Message]:
         """Wait for messages, and hide them from others.
@@ -79,13 +104,14 @@ class Queue:
             wait_seconds: For the first one, 0 to 20.
             visibility_seconds: For how long they are hidden.
         """
-        answer = self._client.receive_message(
-            QueueUrl=self.url,
-            MaxNumberOfMessages=min(count, BATCH),
-            WaitTimeSeconds=wait_seconds,
-            VisibilityTimeout=round(visibility_seconds),
-            MessageSystemAttributeNames=["ApproximateReceiveCount"],
-        )
+        with self._existing():
+            answer = self._client.receive_message(
+                QueueUrl=self.url,
+                MaxNumberOfMessages=min(count, BATCH),
+                WaitTimeSeconds=wait_seconds,
+                VisibilityTimeout=round(visibility_seconds),
+                MessageSystemAttributeNames=["ApproximateReceiveCount"],
+            )
         return [
             Message(
                 item["MessageId"],
@@ -149,8 +175,3 @@ def chunks(handles: Iterable[str]) -> Iterator[list[str]]:
     items = list(handles)
     for start in range(0, len(items), BATCH):
         yield items[start : start + BATCH]
-
-
-def is_missing(error: BaseException) -> bool:
-    """Whether an error says that there is no such queue."""
-    return error_code(error) in _NO_SUCH_QUEUE

@@ -93,13 +93,13 @@ class SqsWorker(QueueWorker):
         self._pool = handler
         client = client or aws_client("sqs", queue_url=queue_url)
         self._queue = Queue(client, queue_url)
-        dead_letters = None if dead_letter_queue_url is None else Queue(client, dead_letter_queue_url)
+        self._dead_letters = None if dead_letter_queue_url is None else Queue(client, dead_letter_queue_url)
         self._max_receives = max_receives
         self._retry = retry
         self._redrives = False
         self._unbegun = _Unbegun()
         self._stopping = threading.Event()
-        self._keeper = Keeper(self._queue, visibility_seconds=visibility_seconds, dead_letters=dead_letters)
+        self._keeper = Keeper(self._queue, visibility_seconds=visibility_seconds, dead_letters=self._dead_letters)
         self._intake = Intake(
             self._queue,
             room=lambda: self._pool.free,
@@ -150,6 +150,8 @@ class SqsWorker(QueueWorker):
 
     def _look_at_queue(self) -> None:
         self._redrives = self._queue.redrives()
+        if self._dead_letters is not None:
+            self._dead_letters.check()
 
     def _take(self, message: Message) -> None:
         if not self._keeper.hold(message):

@@ -1,4 +1,7 @@
+import asyncio
 import json
+import random
+import string
 import threading
 import uuid
 from collections import Counter
@@ -9,11 +12,12 @@ from botocore.exceptions import ReadTimeoutError
 from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.runtime import PolicyError
-from aws_rft_sdk.workers._queue import Queue
+from aws_rft_sdk.runtime.policies import Call
+from aws_rft_sdk.workers._queue import Message, Queue
 from aws_rft_sdk.workers.nova_forge import GenerateResponse, NovaForgeQueues, NovaForgeWorker, Task, TaskTable, cell_of
 from aws_rft_sdk.workers.nova_forge.runtimes import Runtimes
 from aws_rft_sdk.workers.nova_forge.tasks import Step
-from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy
+from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy, ResponseIntake
 
 from .doing import Agent, eventually
 from .trainer import Trainer, digest_of
@@ -62,6 +66,9 @@ def make_worker(aws, queues, make_tasks):
         worker.stop(grace_seconds=5)
 
 
+ANSWER = json.dumps({"sample_id": "a_0", "step_id": "a_0_0", "data": {"choices": [{"message": {"content": "four"}}]}})
+
+
 def conversations(*workers):
     """Turns of all rollouts: what was answered, and what should have been."""
     turns = [turn for worker in workers for item in worker.runtime.trajectories() for turn in item.turns]
@@ -102,7 +109,36 @@ def test_turn_when_answered_with_tokens_then_they_are_recorded(trainer, make_wor
     [trajectory] = worker.runtime.trajectories()
     assert trajectory.turns[0].token_ids == (1, 2, 3)
     assert trajectory.turns[0].logprobs == (-0.5, -1.0, -1.5)
-    assert trainer.requests[0]["messages"] == [{"role": "user", "content": "2 + 2?"}]
+    assert trainer.requests == [
+        {
+            "version": "v0",
+            "sample_id": "a_0",
+            "step_id": "a_0_0",
+            "messages": [{"role": "user", "content": "2 + 2?"}],
+        }
+    ]
+    assert trainer.responses == [
+        {
+            "version": "v0",
+            "sample_id": "a_0",
+            "stop_reason": "end_of_conversation",
+            "rewards": {"aggregate_score": 1.0},
+        }
+    ]
+
+
+def test_request_when_it_was_answered_before_then_deleted_with_a_warning(aws, queues, trainer, make_worker, caplog):
+    agent = Agent()
+    make_worker(agent.handler)
+    trainer.ask("a_0")
+    eventually(lambda: trainer.scores and aws.count(queues.rollout_requests) == 0)
+
+    trainer.ask("a_0")
+
+    eventually(lambda: aws.count(queues.rollout_requests) == 0)
+    assert "sample_id=<a_0> | it was answered before" in caplog.text
+    assert agent.runs == ["a_0"]
+    assert len(trainer.responses) == 1
 
 
 def test_turn_when_never_answered_then_it_fails_and_is_not_asked_for_again(trainer, make_worker):
@@ -202,13 +238,17 @@ def test_steps_when_asked_for_again_then_known_and_never_mixed_up(make_tasks):
 
     assert first.begin_step("a_0_0", "x").state == "new"
     assert second.begin_step("a_0_0", "x").state == "asked"
-    first.answer_step("a_0_0", '{"four": 4}')
+    assert not first.answer_step("a_0_1", "{}")  # nobody noted it
+    assert first.answer_step("a_0_0", '{"four": 4}')
+    assert second.answer_step("a_0_0", '{"five": 5}')  # there is one already
     assert second.begin_step("a_0_0", "x") == ("answered", '{"four": 4}')
     assert second.begin_step("a_0_0", "y").state == "other"
-    assert second.is_needless("a_0", "a_0_0")
+    assert second.answer_of("a_0_0") == '{"four": 4}'
     first.forget_step("a_0_0")
     assert second.begin_step("a_0_0", "y").state == "new"
-    assert not second.is_needless("a_0", "a_0_0")
+    assert second.answer_of("a_0_0") is None
+    noise = "".join(random.choices(string.printable, k=600_000))
+    assert not second.answer_step("a_0_0", noise)  # no item holds it
 
 
 def test_step_when_the_answer_to_its_note_is_lost_and_the_put_repeated_then_it_is_still_new(aws, make_tasks):
@@ -247,21 +287,38 @@ def test_turn_when_no_answer_to_its_note_came_then_asked_for_once_when_it_is_rep
 
 
 def test_turn_when_its_stored_answer_is_delivered_again_meanwhile_then_it_is_answered_once():
-    body = json.dumps({"sample_id": "a_0", "step_id": "a_0_0", "data": {"choices": [{"message": {"content": "four"}}]}})
 
     class Tasks:
         def begin_step(self, step_id, digest):
-            assert policy.deliver(GenerateResponse.parse(body), body)
-            return Step("answered", body)
+            assert policy.deliver(GenerateResponse.parse(ANSWER), ANSWER)
+            return Step("answered", ANSWER)
 
         def answer_step(self, step_id, response):
-            assert response == body
+            assert response == ANSWER
+            return True
 
     policy = QueuePolicy(None, Tasks(), turn_seconds=1)
     step_id, future = policy._ask("a_0", 0, {"messages": []})
     policy.close()
 
-    assert (step_id, future.result(0)) == ("a_0_0", GenerateResponse.parse(body))
+    assert (step_id, future.result(0)) == ("a_0_0", GenerateResponse.parse(ANSWER))
+
+
+def test_answer_when_the_table_fails_then_who_waits_for_it_has_it_nevertheless():
+    class Tasks:
+        def begin_step(self, step_id, digest):
+            return Step("asked")
+
+        def answer_step(self, step_id, response):
+            raise RuntimeError("on purpose")
+
+    policy = QueuePolicy(None, Tasks(), turn_seconds=1)
+    _, future = policy._ask("a_0", 0, {"messages": []})
+
+    assert policy.deliver(GenerateResponse.parse(ANSWER), ANSWER)
+    policy.close()
+
+    assert future.result(0) == GenerateResponse.parse(ANSWER)
 
 
 def test_tasks_when_claimed_then_one_owner_at_a_time_and_one_decision(make_tasks):
@@ -279,6 +336,7 @@ def test_tasks_when_claimed_then_one_owner_at_a_time_and_one_decision(make_tasks
     assert not first.renew("s")
     assert not first.decide("s", "first")
     assert second.decide("s", "second")
+    assert second.renew("s")  # until it is sent
     assert not second.decide("s", "another")
     assert first.claim("s").state == "taken"  # its owner may be sending it just now
     now[0] += 11
@@ -286,6 +344,7 @@ def test_tasks_when_claimed_then_one_owner_at_a_time_and_one_decision(make_tasks
     assert second.claim("s").state == "taken"
     first.confirm("s")
     assert second.claim("s").state == "sent"
+    assert not first.renew("s")
     assert second.claim("t").state == "ours"
     second.release("t")
     now[0] += 1
@@ -308,7 +367,24 @@ def test_response_when_decided_and_never_sent_then_the_next_container_sends_it(t
     assert agent.runs == []
 
 
-def test_responses_when_of_another_container_then_they_stay_until_nobody_needs_them(
+def test_response_when_another_container_receives_it_then_it_gets_to_the_one_that_waits(aws, queues, make_tasks):
+    requests = Queue(aws.sqs, queues.generate_requests)
+    waiting, other = (QueuePolicy(requests, make_tasks(), turn_seconds=30) for _ in range(2))
+    waiting.expect("t", "a_0")
+    call = Call(request={"messages": []}, body=b"", stream=False, trajectory_id="t", turn=0)
+
+    async def ask():
+        answer = asyncio.ensure_future(waiting.answer(call))
+        await asyncio.to_thread(eventually, lambda: aws.count(queues.generate_requests))
+        assert await asyncio.to_thread(other.deliver, GenerateResponse.parse(ANSWER), ANSWER)
+        return await answer
+
+    assert asyncio.run(ask())["choices"][0]["message"]["content"] == "four"
+    waiting.close()
+    other.close()
+
+
+def test_response_when_nobody_noted_its_turn_then_it_stays_for_whoever_does(
     aws, queues, trainer, make_tasks, make_worker
 ):
     foreign = {"version": "v0", "sample_id": "b_0", "step_id": "b_0_0", "data": {"choices": [{"message": {}}]}}
@@ -325,15 +401,32 @@ def test_responses_when_of_another_container_then_they_stay_until_nobody_needs_t
         return sum(message["Body"] == json.dumps(foreign) for item in receives for message in item.get("Messages", ()))
 
     aws.send(queues.generate_responses, foreign)
-    eventually(lambda: seen() >= 6)
+    eventually(seen)
     assert aws.count(queues.generate_responses) == 1
     other = make_tasks()
     other.begin_step("b_0_0", "x")
-    other.answer_step("b_0_0", "{}")
 
     eventually(lambda: aws.count(queues.generate_responses) == 0)
+    assert json.loads(other.answer_of("b_0_0")) == foreign
     agent.gate.set()
     eventually(lambda: trainer.scores)
+
+
+def test_response_when_it_is_left_in_the_queue_then_shown_less_and_less_often(aws, queues, make_tasks, caplog):
+    policy = QueuePolicy(Queue(aws.sqs, queues.generate_requests), make_tasks(), turn_seconds=1)
+    hidden = []
+    aws.sqs.meta.events.register(
+        "provide-client-params.sqs.ChangeMessageVisibilityBatch",
+        lambda params, **_: hidden.extend(entry["VisibilityTimeout"] for entry in params["Entries"]),
+    )
+    answers = ResponseIntake(Queue(aws.sqs, queues.generate_responses), policy, wait_seconds=0, visibility_seconds=30)
+
+    for receives in (1, 2, 3, 5000):
+        answers._take(Message("id", "handle", ANSWER, receives))
+    policy.close()
+
+    assert hidden == [4, 16, 64, 600]
+    assert caplog.text.count("nobody takes this generate response") == 1
 
 
 def test_runtimes_when_one_has_served_its_share_then_it_ends_with_its_last_rollout(aws, queues, make_tasks):
@@ -366,7 +459,7 @@ RESPONSE = {"sample_id": "1_2", "step_id": "1_2_0", "data": {"choices": [CHOICE]
 
 def test_messages_when_well_formed_then_read():
     assert Task.parse(json.dumps(REQUEST)) == Task("1_2", {"prompt": "q"}, 9, 0.0, 1.0)
-    assert Task.parse(json.dumps({"sample_id": "1", "data": "q"})) == Task("1", "q")
+    assert Task.parse(json.dumps({"sample_id": "w\u00f3z 1_0", "data": "q"})) == Task("w\u00f3z 1_0", "q")
     read = GenerateResponse.parse(json.dumps(RESPONSE)).completion["choices"][0]
     assert (read["token_ids"], read["finish_reason"]) == ([7], "length")
 
@@ -376,12 +469,14 @@ def test_messages_when_well_formed_then_read():
     [
         ({"sample_id": ""}, "sample_id"),
         ({"sample_id": "a\n"}, "sample_id"),
+        ({"sample_id": "a" * 257}, "sample_id"),
         ({"data": None}, "data"),
         ({"max_length": 0}, "max_length"),
         ({"max_length": True}, "max_length"),
         ({"rewards": {"range": [1, 0]}}, "rewards.range"),
         ({"rewards": {"range": [0]}}, "rewards.range"),
         ({"rewards": {"range": [0, "1"]}}, "rewards.range"),
+        ({"rewards": {"range": [0, 10**400]}}, "rewards.range"),
     ],
 )
 def test_rollout_request_when_malformed_then_the_field_is_named(change, field):
@@ -418,7 +513,27 @@ def test_worker_when_an_outbox_is_set_then_configuration_error(aws, queues, make
         NovaForgeWorker(queues, Agent().handler, make_tasks(), client=aws.sqs)
 
 
-def test_worker_when_a_queue_is_missing_then_it_says_so(aws, queues, make_tasks):
-    wrong = queues._replace(rollout_requests=queues.rollout_requests + "x")
-    with pytest.raises(ConfigurationError, match="there is no queue"):
-        NovaForgeWorker(wrong, Agent().handler, make_tasks(), client=aws.sqs).run(threading.Event(), grace_seconds=1)
+@pytest.mark.parametrize("name", [*NovaForgeQueues._fields, "dead"])
+def test_worker_when_a_queue_is_missing_then_it_says_so(aws, queues, make_tasks, name):
+    agent, missing = Agent(), f"{queues.generate_requests}x"
+    options = {"dead_letter_queue_url": missing} if name == "dead" else {}
+    queues = queues if options else queues._replace(**{name: missing})
+    aws.send(queues.rollout_requests, REQUEST) if name != "rollout_requests" else None
+    worker = NovaForgeWorker(queues, agent.handler, make_tasks(), client=aws.sqs, wait_seconds=0, **options)
+    with pytest.raises(ConfigurationError, match=f"there is no queue {missing}"):
+        worker.run(threading.Event(), grace_seconds=1)
+    assert agent.runs == []
+
+
+def test_worker_when_the_table_is_missing_or_has_another_key_then_it_says_so(aws, queues, make_tasks):
+    other = make_tasks().name + "-other"
+    aws.dynamodb.create_table(
+        TableName=other,
+        KeySchema=[{"AttributeName": "id", "KeyType": "HASH"}],
+        AttributeDefinitions=[{"AttributeName": "id", "AttributeType": "S"}],
+        BillingMode="PAY_PER_REQUEST",
+    )
+    for name in (other, "nowhere"):
+        tasks = TaskTable(name, aws.dynamodb)
+        with pytest.raises(ConfigurationError, match=f"there is no table {name}"):
+            NovaForgeWorker(queues, Agent().handler, tasks, client=aws.sqs).run(threading.Event(), grace_seconds=1)

@@ -11,6 +11,8 @@ from aws_rft_sdk import Outbox, RolloutFeedbackClient
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError
 from aws_rft_sdk.redrive import stop_in_background
+from aws_rft_sdk.workers._keeper import Delete, Keeper
+from aws_rft_sdk.workers._queue import Queue
 from aws_rft_sdk.workers.pool import RolloutPool
 from aws_rft_sdk.workers.sqs import SqsWorker
 
@@ -117,6 +119,26 @@ def test_poison_when_it_comes_then_it_goes_to_the_dead_letters_or_stays(
         assert sorted(buried) == sorted(body if isinstance(body, str) else json.dumps(body) for body in poison)
     assert agent.runs.count(never["metadata"]["rolloutId"]) == 2
     assert rewards(runtime)[0] is None
+
+
+def test_poison_when_the_dead_letter_queue_refuses_it_then_it_goes_back_and_hinders_nothing(
+    aws, make_queue, make_worker, runtime, caplog
+):
+    url, dead, agent = make_queue(), make_queue("dead", MaximumMessageSize="1024"), Agent()
+    hidden = []
+    aws.sqs.meta.events.register(
+        "provide-client-params.sqs.ChangeMessageVisibilityBatch",
+        lambda params, **_: hidden.extend(entry["VisibilityTimeout"] for entry in params["Entries"]),
+    )
+    aws.send(url, "x" * 2000, "no json", runtime.new_rollout("good"))
+
+    worker = make_worker(url, agent.handler, dead_letter_queue_url=dead)
+
+    eventually(lambda: aws.count(url) == 1 and aws.count(dead) == 1)
+    assert worker.stop(5)
+    assert caplog.text.count("did not take the message") == 1
+    assert hidden == [60]
+    assert rewards(runtime) == [(1.0,)]
 
 
 def test_poison_when_workers_die_of_it_then_it_is_buried_unrun(aws, make_queue, make_worker, runtime):
@@ -258,6 +280,30 @@ def test_delete_when_the_worker_stops_before_it_worked_then_the_message_is_not_s
     assert rewards(runtime) == [(1.0,)]
 
 
+def test_delete_when_its_next_attempt_is_far_away_then_the_end_does_not_wait_for_that(aws, make_queue):
+    url, attempts = make_queue(), []
+
+    def refuse_the_first(request, **_):
+        attempts.append(request)
+        if len(attempts) == 1:
+            raise ConnectionResetError("on purpose")
+
+    aws.sqs.meta.events.register("before-send.sqs.DeleteMessageBatch", refuse_the_first)
+    queue = Queue(aws.sqs, url)
+    keeper = Keeper(queue, visibility_seconds=600, backoff=Backoff(base_seconds=600, cap_seconds=600))
+    aws.send(url, "x")
+    [message] = queue.receive(1, 0, 600)
+    keeper.start()
+    keeper.hold(message)
+    keeper.decide(message.id, Delete())
+    eventually(lambda: keeper._retry_at)
+
+    keeper.stop(30)
+
+    assert keeper.wait(0)
+    assert aws.count(url) == 0
+
+
 def test_message_when_a_killed_worker_had_reported_it_then_deleted(aws, make_queue, make_worker, runtime):
     url, first, second = make_queue(), Agent(), Agent()
     payload = runtime.new_rollout("q")
@@ -297,10 +343,13 @@ def test_reward_when_it_cannot_be_delivered_then_the_message_goes_only_if_an_out
         assert service.feedback[-1] == ("/UpdateReward", [1.0])
 
 
-def test_worker_when_the_queue_is_missing_then_it_says_so(aws, make_queue):
-    url = make_queue() + "-not"
-    with pytest.raises(ConfigurationError, match="there is no queue"):
-        SqsWorker(url, Agent().handler, client=aws.sqs).run(threading.Event(), grace_seconds=1)
+@pytest.mark.parametrize("which", ["rollouts", "dead"])
+def test_worker_when_a_queue_is_missing_then_it_says_so(aws, make_queue, which):
+    url = make_queue()
+    given = (f"{url}-not", None) if which == "rollouts" else (url, f"{url}-not")
+    worker = SqsWorker(given[0], Agent().handler, client=aws.sqs, dead_letter_queue_url=given[1])
+    with pytest.raises(ConfigurationError, match=f"there is no queue {url}-not"):
+        worker.run(threading.Event(), grace_seconds=1)
 
 
 @pytest.mark.parametrize("options", [{"visibility_seconds": 0}, {"wait_seconds": 21}, {"max_receives": 0}])

@@ -7,13 +7,12 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
 from aws_rft_sdk.errors import DatasetError, PayloadError
-from aws_rft_sdk.wire import check_trajectory_id
+from aws_rft_sdk.wire import ID_MAX_LENGTH
 
 VERSION = "v0"
 ENDED = "end_of_conversation"
@@ -44,7 +43,10 @@ class Task:
         """
         message = _object(body)
         sample_id = _text(message, "sample_id")
-        check_trajectory_id(sample_id, "sample_id")
+        if len(sample_id) > ID_MAX_LENGTH or not sample_id.isprintable():
+            raise PayloadError(
+                f"sample_id must be printable, with at most {ID_MAX_LENGTH} characters", field="sample_id"
+            )
         if "data" not in message or message["data"] is None:
             raise PayloadError("data is missing", field="data")
         length = message.get("max_length")
@@ -119,7 +121,6 @@ def rollout_response(sample_id: str, score: float | None) -> dict[str, JSON]:
     """Return the message that ends a rollout; `score` is None for one that failed and has no floor."""
     return {
         "version": VERSION,
-        "timestamp": datetime.now(timezone.utc).isoformat(),
         "sample_id": sample_id,
         "stop_reason": FAILED if score is None else ENDED,
         "rewards": {"aggregate_score": score},
@@ -163,4 +164,9 @@ def _text(message: Mapping[str, Any], name: str) -> str:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer that no float can hold
+        return False

@@ -96,6 +96,19 @@ class TaskTable:
                 raise
         self._client.get_waiter("table_exists").wait(TableName=self.name)
 
+    def check(self) -> None:
+        """Look whether there is such a table.
+
+        Raises:
+            ConfigurationError: There is none, or it has another key.
+        """
+        try:
+            self._get("check")
+        except botocore.exceptions.ClientError as error:
+            if error_code(error) not in ("ResourceNotFoundException", "ValidationException"):
+                raise
+            raise ConfigurationError(f"there is no table {self.name} with the string key {KEY}") from error
+
     # --- rollouts ----------------------------------------------------------------------------------------------------
 
     def claim(self, sample_id: str) -> Claim:
@@ -121,10 +134,10 @@ class TaskTable:
         return Claim("taken", lease_seconds=max(0.0, float(item.get("lease_until", {}).get("N", 0)) - now))
 
     def renew(self, sample_id: str) -> bool:
-        """Keep a rollout for another lease; False when it is not ours any more."""
-        until = {":until": _number(self._clock() + self.lease_seconds)}
+        """Keep a rollout for another lease, until its response is sent; False when it is not ours any more."""
+        values = {":until": _number(self._clock() + self.lease_seconds), ":sent": {"S": "sent"}}
         update = "SET lease_until = :until, expires_at = :expires"
-        return self._update(f"task#{sample_id}", update, _OURS, until) is not None
+        return self._update(f"task#{sample_id}", update, "#owner = :me AND #state <> :sent", values) is not None
 
     def release(self, sample_id: str) -> None:
         """Let someone else take a rollout at once."""
@@ -190,29 +203,29 @@ class TaskTable:
             return Step("other")
         if known.get("noted_by", {}).get("S") == call:
             return Step("new")
-        packed = known.get("response", {}).get("B")
-        return Step("asked") if packed is None else Step("answered", zlib.decompress(packed).decode())
+        answer = _answer(known)
+        return Step("asked") if answer is None else Step("answered", answer)
 
     def forget_step(self, step_id: str) -> None:
         """Take back that a turn is asked for: it certainly was not."""
         self._client.delete_item(TableName=self.name, Key={KEY: {"S": f"step#{step_id}"}})
 
-    def answer_step(self, step_id: str, response: str) -> None:
-        """Store the answer of a turn, unless it is too large for an item."""
+    def answer_step(self, step_id: str, response: str) -> bool:
+        """Store the first answer of a turn; False when it is too large for an item, or nobody noted the turn."""
         packed = zlib.compress(response.encode())
-        if len(packed) <= _MAX_BYTES:
-            self._update(
-                f"step#{step_id}",
-                "SET #response = :response",
-                "attribute_exists(task_id)",
-                {":response": {"B": packed}},
-            )
+        if len(packed) > _MAX_BYTES:
+            return False
+        stored = self._update(
+            f"step#{step_id}",
+            "SET #response = :response",
+            "attribute_exists(task_id) AND attribute_not_exists(#response)",
+            {":response": {"B": packed}},
+        )
+        return stored is not None or self.answer_of(step_id) is not None
 
-    def is_needless(self, sample_id: str, step_id: str) -> bool:
-        """Whether nobody can need an answer of this turn any more: there is one, or the rollout is decided."""
-        if "response" in self._get(f"step#{step_id}"):
-            return True
-        return self._get(f"task#{sample_id}").get("state", {}).get("S") in ("decided", "sent")
+    def answer_of(self, step_id: str) -> str | None:
+        """Return the stored answer of a turn, None while there is none."""
+        return _answer(self._get(f"step#{step_id}"))
 
     # --- items -------------------------------------------------------------------------------------------------------
 
@@ -251,6 +264,11 @@ class TaskTable:
 
 _REFUSED = "ConditionalCheckFailedException"
 _OURS = "#state = :running AND #owner = :me"
+
+
+def _answer(step: dict[str, Any]) -> str | None:
+    packed = step.get("response", {}).get("B")
+    return None if packed is None else zlib.decompress(packed).decode()
 
 
 def _number(value: float) -> dict[str, str]:

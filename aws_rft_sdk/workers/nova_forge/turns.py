@@ -2,16 +2,19 @@
 
 A turn is asked for once. Its number is part of its step id, and another conversation of the same rollout - of a
 container that was killed - never gets an answer that belongs to the first one: what was asked is compared.
+
+Containers may share one queue of responses, and each receives those of all. Whoever receives one puts it into the
+table, and who waits for it looks there.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any
@@ -29,13 +32,11 @@ from aws_rft_sdk.workers.nova_forge.tasks import TaskTable
 logger = logging.getLogger(__name__)
 
 _THREADS = 32
-_REMEMBERED = 10_000
-_FOREIGN_RECEIVES = 5
-"""Every so many receives it is asked whether anybody needs a response."""
-_FOREIGN_PAUSE_SECONDS = 0.1
-"""Before more is received after responses of others, so that those get them."""
-_ORPHAN_RECEIVES, _ORPHAN_SECONDS = 30, 5
-"""After so many receives a response is hidden for a while: its container may be gone, and has to be replaced first."""
+_LOOK_SECONDS = 1.0
+"""How often somebody who waits looks whether another container has received the answer."""
+_TOLD_RECEIVES = 3
+_KEPT_SECONDS = 600
+"""For how long a response that the table does not take is hidden at most."""
 # Clients repeat a call that is answered 5xx, 429 or 409, and a turn that was asked for must not be asked for again.
 _NO_ANSWER_STATUS = 424
 _NOT_ASKED_STATUS = 503
@@ -60,7 +61,6 @@ class QueuePolicy:
         self._lock = threading.Lock()
         self._samples: dict[str, str] = {}
         self._waiting: dict[str, Future[GenerateResponse]] = {}
-        self._over: OrderedDict[str, None] = OrderedDict()
 
     def expect(self, trajectory_id: str, sample_id: str) -> None:
         """Say which rollout a trajectory belongs to, before its handler runs."""
@@ -91,6 +91,7 @@ class QueuePolicy:
             raise PolicyError("the call belongs to no rollout in progress: is the model wrapped?")
         loop = asyncio.get_running_loop()
         step_id, future = await loop.run_in_executor(self._threads, self._ask, sample_id, call.turn, call.request)
+        looking = asyncio.ensure_future(self._look(step_id))
         try:
             response = await asyncio.wait_for(asyncio.wrap_future(future), self._turn_seconds)
         except (TimeoutError, asyncio.TimeoutError) as error:
@@ -99,9 +100,9 @@ class QueuePolicy:
                 _NO_ANSWER_STATUS,
             ) from error
         finally:
+            looking.cancel()
             with self._lock:
                 self._waiting.pop(step_id, None)
-                self._note_over(step_id)
         try:
             return read_answer(response.completion, call.request)
         except AnswerError as error:
@@ -137,16 +138,12 @@ class QueuePolicy:
                 if step_id in self._waiting:
                     continue  # another turn of the same rollout, at the same time
                 self._waiting[step_id] = future
-                self._over.pop(step_id, None)
             try:
                 step = self._tasks.begin_step(step_id, digest)
                 if step.state == "new":
                     self._send(sample_id, step_id, chat)
                 elif step.response is not None:
-                    stored = GenerateResponse.parse(step.response)
-                    with self._lock:
-                        if not future.done():  # its message, delivered again, may have been quicker
-                            future.set_result(stored)
+                    self._hand_out(GenerateResponse.parse(step.response))
             except BaseException:
                 with self._lock:
                     self._waiting.pop(step_id, None)
@@ -167,51 +164,58 @@ class QueuePolicy:
             self._tasks.forget_step(step_id)
             raise
 
-    # --- answers, in the intake's thread -----------------------------------------------------------------------------
+    # --- answers -----------------------------------------------------------------------------------------------------
 
     def deliver(self, response: GenerateResponse, body: str) -> bool:
-        """Hand out an answer; False when it is nobody's here. One that came before, or too late, is not handed out."""
+        """Take an answer in; False when someone else may want its message. In the intake's thread."""
+        stored = False
+        try:
+            # For whoever waits for it elsewhere, or takes the rollout over. One that came before is known there.
+            stored = self._tasks.answer_step(response.step_id, body)
+        except Exception as error:  # whatever it is: who waits for it here shall have it
+            logger.warning("step_id=<%s>, error=<%s> | the answer is not stored", response.step_id, error_code(error))
+        return self._hand_out(response) or stored
+
+    async def _look(self, step_id: str) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            await asyncio.get_running_loop().run_in_executor(self._threads, self._look_once, step_id)
+
+    def _look_once(self, step_id: str) -> None:
+        try:
+            body = self._tasks.answer_of(step_id)
+            if body is not None:
+                self._hand_out(GenerateResponse.parse(body))
+        except Exception as error:  # whatever it is: the next look may do better
+            logger.warning("step_id=<%s>, error=<%s> | not looked up", step_id, error_code(error))
+
+    def _hand_out(self, response: GenerateResponse) -> bool:
+        """Give an answer to who waits for it here; False when nobody does."""
         with self._lock:
             future = self._waiting.get(response.step_id)
-            if future is None or future.done():
-                return future is not None or response.step_id in self._over
-        try:
-            self._tasks.answer_step(response.step_id, body)
-        except QUEUE_ERRORS as error:
-            # Whoever takes the rollout over would miss it; this one does not.
-            logger.warning("step_id=<%s>, error=<%s> | the answer is not stored", response.step_id, error_code(error))
-        with self._lock:
-            try:
+            if future is None:
+                return False
+            with contextlib.suppress(InvalidStateError):  # it has one, or the time for it was up just now
                 future.set_result(response)
-            except InvalidStateError:  # the time for it was up just now
-                logger.warning("step_id=<%s> | the answer came too late", response.step_id)
         return True
-
-    def _note_over(self, step_id: str) -> None:
-        self._over[step_id] = None
-        while len(self._over) > _REMEMBERED:
-            self._over.popitem(last=False)
 
 
 class ResponseIntake:
-    """Receives generate responses: ours are handed out, those of others are shown to them again at once.
+    """Receives generate responses: ours are handed out, those of others put into the table.
+
+    One that the table does not take - of a turn that nobody noted there, or too large - is hidden for longer each time:
+    responses of an earlier training must not hold up those of this one.
 
     Args:
         queue: The queue, which several containers may share.
         policy: Who waits for responses.
-        tasks: Tells whether anybody does.
         wait_seconds: For the first message of a call, 0 to 20.
         visibility_seconds: For how long a response is hidden while it is looked at.
     """
 
-    def __init__(
-        self, queue: Queue, policy: QueuePolicy, tasks: TaskTable, *, wait_seconds: int, visibility_seconds: float
-    ) -> None:
+    def __init__(self, queue: Queue, policy: QueuePolicy, *, wait_seconds: int, visibility_seconds: float) -> None:
         self._queue = queue
         self._policy = policy
-        self._tasks = tasks
-        self._had_foreign = False
-        self._never = threading.Event()
         self.intake = Intake(
             queue,
             room=self._room,
@@ -221,9 +225,6 @@ class ResponseIntake:
         )
 
     def _room(self) -> int:
-        if self._had_foreign:
-            self._had_foreign = False
-            self._never.wait(_FOREIGN_PAUSE_SECONDS)
         # Who waits for nothing would only keep the responses from those who do.
         return BATCH if self._policy.is_busy else 0
 
@@ -234,20 +235,10 @@ class ResponseIntake:
             logger.error("message_id=<%s>, error=<%s> | no generate response; deleted", message.id, error)
             self._queue.delete([message.handle])
             return
-        if self._policy.deliver(response, message.body) or self._is_needless(message, response):
+        if self._policy.deliver(response, message.body):
             self._queue.delete([message.handle])
             return
-        self._had_foreign = True
-        self._queue.hide({message.handle: 0 if message.receives < _ORPHAN_RECEIVES else _ORPHAN_SECONDS})
-
-    def _is_needless(self, message: Message, response: GenerateResponse) -> bool:
-        if message.receives % _FOREIGN_RECEIVES:
-            return False
-        try:
-            needless = self._tasks.is_needless(response.sample_id, response.step_id)
-        except QUEUE_ERRORS as error:
-            logger.warning("step_id=<%s>, error=<%s> | kept", response.step_id, error_code(error))
-            return False
-        if needless:
-            logger.info("step_id=<%s> | nobody needs this response any more", response.step_id)
-        return needless
+        seconds = min(4 ** min(message.receives, 5), _KEPT_SECONDS)
+        if message.receives == _TOLD_RECEIVES:
+            logger.warning("step_id=<%s> | nobody takes this generate response; it is kept", response.step_id)
+        self._queue.hide({message.handle: seconds})

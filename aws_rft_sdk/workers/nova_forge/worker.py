@@ -142,10 +142,12 @@ class NovaForgeWorker(QueueWorker):
         )
         self._redrives = False
         dead_letters = None if dead_letter_queue_url is None else Queue(client, dead_letter_queue_url)
+        generate = Queue(client, queues.generate_requests), Queue(client, queues.generate_responses)
+        self._others = [queue for queue in (self._responses, *generate, dead_letters) if queue is not None]
         self._keeper = Keeper(self._requests, visibility_seconds=visibility_seconds, dead_letters=dead_letters)
-        self._policy = QueuePolicy(Queue(client, queues.generate_requests), tasks, turn_seconds=turn_seconds)
+        self._policy = QueuePolicy(generate[0], tasks, turn_seconds=turn_seconds)
         waits: Any = {"wait_seconds": wait_seconds, "visibility_seconds": visibility_seconds}
-        self._answers = ResponseIntake(Queue(client, queues.generate_responses), self._policy, tasks, **waits)
+        self._answers = ResponseIntake(generate[1], self._policy, **waits)
         self._intake = Intake(
             self._requests, room=lambda: self._pool.free, take=self._take, prepare=self._look_at_queue, **waits
         )
@@ -206,6 +208,10 @@ class NovaForgeWorker(QueueWorker):
     # --- requests, in the intake's thread ----------------------------------------------------------------------------
 
     def _look_at_queue(self) -> None:
+        # A rollout that cannot ask for its turns would be answered with the floor, and the training go on with that.
+        self._tasks.check()
+        for queue in self._others:
+            queue.check()
         self._redrives = self._requests.redrives()
 
     def _take(self, message: Message) -> None:
@@ -247,6 +253,7 @@ class NovaForgeWorker(QueueWorker):
         elif claim.state == "taken":
             self._keeper.decide(message.id, Release(claim.lease_seconds + 1))
         elif claim.state == "sent":
+            logger.warning("sample_id=<%s> | it was answered before; the request is deleted", task.sample_id)
             self._keeper.decide(message.id, Delete())
         else:
             # Whoever decided it ended before it was sent, or before that was noted.
