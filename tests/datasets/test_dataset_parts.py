@@ -99,6 +99,52 @@ class TestConvert:
         datasets.convert(path, path, to="qa", key=key)
         assert back(path) == gsm8k(3)
 
+    def test_open_prompts_may_be_encrypted_afterwards(self, tmp_path):
+        path, key = write(tmp_path / "d.jsonl", gsm8k(3)), datasets.new_key()
+
+        datasets.convert(path, path, to="mtrl")
+        datasets.convert(path, path, to="mtrl", key=key)
+
+        assert "####" not in path.read_text()
+        assert datasets.unpack(back(path)[0]["prompt"], key=key).ground_truth == gsm8k(1)[0]["answer"]
+
+    @pytest.mark.parametrize("name", ["ground_truth", "reference_answer", "answer"])
+    @pytest.mark.parametrize("prompt", ["What?", '{"question": "What?"}', '{"prompt": "What?", "level": 1}'])
+    def test_columns_beside_a_prompt_are_carried(self, tmp_path, prompt, name):
+        source = write(tmp_path / "in.jsonl", [{"prompt": prompt, name: "4", "id": "a", "level": 1}])
+
+        datasets.convert(source, tmp_path / "out.jsonl", to="nova")
+        datasets.convert(source, tmp_path / "packed.jsonl", to="mtrl")
+
+        assert back(tmp_path / "out.jsonl") == [
+            {
+                "id": "a",
+                "messages": [{"role": "user", "content": "What?"}],
+                "reference_answer": "4",
+                "level": 1,
+            }
+        ]
+        packed = datasets.unpack(back(tmp_path / "packed.jsonl")[0]["prompt"])
+        assert (packed.question, packed.ground_truth, packed.hidden["id"]) == ("What?", "4", "a")
+
+    def test_field_called_as_an_argument_is_a_field(self, tmp_path):
+        rows = [{"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", "key": "k"}]
+
+        datasets.convert(write(tmp_path / "in.jsonl", rows), tmp_path / "mid.jsonl", to="mtrl")
+        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock")
+
+        assert back(tmp_path / "out.jsonl") == rows
+
+    @pytest.mark.parametrize(
+        ("name", "to"),
+        [("question", "mtrl"), ("visible", "mtrl"), ("sealed", "mtrl"), ("question", "qa"), ("answer", "qa")],
+    )
+    def test_field_that_would_take_the_place_of_another_is_refused(self, tmp_path, name, to):
+        row = {"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", name: "k"}
+
+        with pytest.raises(DatasetError, match=f"line 1 .* a field '{name}' has no place"):
+            datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl", to=to)
+
     @pytest.mark.parametrize(
         ("row", "shape"),
         [
