@@ -147,7 +147,7 @@ def _role(message: dict[str, Any], place: str, target: Target, note: Note) -> st
 def _content(message: dict[str, Any], role: str, place: str, note: Note) -> None:
     place = f"{place}.content"
     content = message.get("content")
-    if content is None and role == "assistant" and message.get("tool_calls"):
+    if content in (None, "") and role == "assistant" and message.get("tool_calls"):
         return
     if "content" not in message:
         note("content-missing", place, "the message has no content")

@@ -1,6 +1,7 @@
 """Rules of the targets that tests of damage do not reach, and what a check does besides."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -65,6 +66,7 @@ METADATA = [
     pytest.param({"answer": 5}, ("metadata-value", LINE, "metadata.answer"), id="answer-is-a-number"),
     pytest.param({"task": ["a"]}, ("metadata-value", LINE, "metadata.task"), id="task-is-a-list"),
     pytest.param({"info": "six turns"}, ("metadata-value", LINE, "metadata.info"), id="info-is-plain-text"),
+    pytest.param({"info": '{"a": NaN}'}, ("metadata-value", LINE, "metadata.info"), id="info-is-not-finite"),
     pytest.param({"info": [1]}, ("metadata-value", LINE, "metadata.info"), id="info-is-a-list"),
     pytest.param({"prompt": 5}, ("prompt-type", LINE, "metadata.prompt"), id="prompt-is-a-number"),
     pytest.param({"prompt": " "}, ("prompt-empty", LINE, "metadata.prompt"), id="prompt-is-blank"),
@@ -414,6 +416,15 @@ def test_call_of_a_tool_that_the_row_has_not_is_found(tmp_path):
     assert found(check(tmp_path, rows, "bedrock")) == {("tool-call-unknown", LINE, field)}
 
 
+@pytest.mark.parametrize("content", [None, "", "I call."])
+def test_assistant_that_calls_a_tool_need_not_say_anything(tmp_path, content):
+    rows = make_rows(120)
+    rows[LINE - 1]["messages"] = with_call()
+    rows[LINE - 1]["messages"][1]["content"] = content
+
+    assert check(tmp_path, rows, "bedrock").problems == ()
+
+
 GOOD_PARAMETERS = [
     pytest.param({"properties": {}}, id="none"),
     pytest.param({"properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}, id="two-types"),
@@ -577,6 +588,16 @@ def test_file_that_breaks_off_is_a_problem(tmp_path, name, text, line):
     (tmp_path / name).write_text(text)
 
     assert ("file-broken", line, "") in found(datasets.check(tmp_path / name, "mtrl"))
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv"])
+def test_pipe_is_refused_rather_than_read_without_its_beginning(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+
+    with pytest.raises(DatasetError, match="a pipe can be read only once"):
+        datasets.check(tmp_path / name, "mtrl")
+    with pytest.raises(DatasetError, match="a pipe can be read only once"):
+        next(datasets.read_rows(tmp_path / name))
 
 
 def test_other_formats_than_jsonl_are_refused_and_checked_all_the_same(tmp_path):

@@ -237,6 +237,8 @@ class TestPrepare:
             pytest.param("#### -5\n", "-5", id="negative"),
             pytest.param("#### 1\n#### 2.5", "2.5", id="last"),
             pytest.param("####7", "7", id="no-blank"),
+            pytest.param("#### 7 #### -8", "-8", id="last-of-a-line"),
+            pytest.param("#### 7\nThat is all.", None, id="text-behind"),
             pytest.param("72", None, id="no-mark"),
             pytest.param("#### ,", None, id="no-digit"),
             pytest.param("####", None, id="nothing"),
