@@ -118,21 +118,23 @@ def convert(
     return write_rows(target, convert_rows(rows, Shape(to), shape=None if shape is None else Shape(shape), key=key))
 
 
-_STRUCTURED = frozenset({"messages", "tools", "metadata", "reference_answer"})
+_STRUCTURED: dict[str, type] = {"messages": list, "tools": list, "metadata": dict, "reference_answer": dict}
+"""What fields hold, if it is no text."""
 
 
 def untabled(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a csv or parquet row with the structure that its cells hold as JSON text, in the fields known for it."""
-    return {name: _structure(value) if name in _STRUCTURED else value for name, value in row.items()}
+    return {name: _structure(value, _STRUCTURED[name]) if name in _STRUCTURED else value for name, value in row.items()}
 
 
-def _structure(value: Any) -> Any:
+def _structure(value: Any, kind: type) -> Any:
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:
-        return json.loads(value)
+        inner = json.loads(value)
     except (ValueError, RecursionError):
         return value
+    return inner if isinstance(inner, kind) else value
 
 
 _ANSWERS = ("ground_truth", "reference_answer", "answer")
@@ -183,10 +185,18 @@ def _make_mtrl(item: _Item, number: int, key: bytes | str | None) -> dict[str, J
     answer = item.answer if item.answer is not None else item.extras.get("ground_truth")
     if answer is not None and item.extras.get("ground_truth") not in (None, answer):
         extras["reference_answer"], answer = answer, item.extras["ground_truth"]
-    if answer is None and not extras and isinstance(item.question, str):
+    if answer is None and not extras and isinstance(item.question, str) and _is_plain(item.question):
         return {"prompt": item.question}
     fields = {"question": item.question, **extras, **({} if answer is None else {"ground_truth": answer})}
     return {"prompt": pack_fields(fields, visible, key)}
+
+
+def _is_plain(question: str) -> bool:
+    """Return whether a prompt of this text alone reads as the question."""
+    try:
+        return unpack_any(question).question is None
+    except DatasetError:
+        return not question.lstrip().startswith("{")
 
 
 def _make_bedrock(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 from damage import make_rows
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import datasets
@@ -38,7 +38,46 @@ def gsm8k(count):
     ]
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+LIKE_CELLS = st.sampled_from(
+    ['{"question": "a"}', '{"a": 1}', "{x} is a set", ' {"prompt": "b", "sealed": "c"}', "[1]"]
+)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": TEXT}), min_size=2)
+ANSWER = st.one_of(TEXT, st.dictionaries(TEXT, TEXT | st.integers(0, 9), min_size=1, max_size=2))
+OTHERS = st.dictionaries(st.sampled_from(["level", "key", "prompt", "tools", "metadata"]), TEXT)
+
+
 class TestConvert:
+    @SAME_FOLDER
+    @given(question=TEXT | LIKE_CELLS | MESSAGES, answer=st.none() | ANSWER, others=OTHERS, to=st.sampled_from(SHAPES))
+    def test_nothing_is_lost_on_a_way_there_and_back(self, tmp_path, question, answer, others, to):
+        asked = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        row = {"messages": asked, **({} if answer is None else {"reference_answer": answer})}
+        if to == "nova-multiturn":
+            assume(not isinstance(answer, dict))  # it becomes text there
+            row["info"] = others  # where other fields go
+        elif to == "qa":
+            assume(isinstance(question, str))
+            row |= others
+        else:
+            row |= others
+        row["id"] = "a"
+        source = write(tmp_path / "in.jsonl", [row])
+
+        datasets.convert(source, tmp_path / "mid.jsonl", to=to)
+        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock", shape=to)
+
+        assert back(tmp_path / "out.jsonl") == [row]
+
+    @pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+    def test_reference_in_brackets_stays_text_in_a_table(self, tmp_path, name):
+        rows = [{"messages": [{"role": "user", "content": "Which?"}], "reference_answer": "[1, 2]"}]
+
+        datasets.convert(write(tmp_path / "in.jsonl", rows), tmp_path / name)
+        datasets.convert(tmp_path / name, tmp_path / "out.jsonl")
+
+        assert back(tmp_path / "out.jsonl") == rows
+
     @pytest.mark.parametrize("to", TARGETS)
     @pytest.mark.parametrize("shape", SHAPES)
     def test_converted_rows_pass_the_check_of_their_target(self, tmp_path, shape, to):
