@@ -104,9 +104,9 @@ def _places(answer: str, text: str) -> Iterator[int]:
     end = 0
     while (start := text.find(answer, end)) >= 0:  # a pattern that holds the answer would be slow to make
         end = start + len(answer)
+        if not start or text[start - 1].isalnum() or text[end : end + 1].isalnum():
+            continue
         before = text[max(0, start - _REACH) : start].rstrip(_BETWEEN)
         last = before[-1:]
-        if not last or last in ".!?" or (last.isalnum() and not before.lower().endswith(_LAST_WORDS)):
-            continue
-        if not text[start - 1].isalnum():
+        if last and last not in ".!?" and (not last.isalnum() or before.lower().endswith(_LAST_WORDS)):
             yield start
