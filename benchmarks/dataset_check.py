@@ -3,10 +3,11 @@
     python benchmarks/dataset_check.py [--rows N] [--rounds N] [--json FILE]
 
 The files are made here, one for each target, rows like those of a real training file: 500 to 700 bytes, a question, a
-worked solution, a final answer. Both take turns, each time the other one first; the figure is the median of the rounds'
-ratios of CPU time, since others may use the machine too. The floor is a loop over the lines of the file opened as text,
-which is faster than over its bytes; what a prompt of mtrl holds as JSON in text stays text there, and is parsed by the
-check. Exit 1 when the check for any target manages less than a third of the floor's rows per second.
+worked solution, a final answer, which stands in one question of ten by chance, as GSM8K's do. Both take turns, each
+time the other one first; the figure is the median of the rounds' ratios of CPU time, since others may use the machine
+too. The floor is a loop over the lines of the file opened as text, which is faster than over its bytes; what a prompt
+of mtrl holds as JSON in text stays text there, and is parsed by the check. Exit 1 when the check for any target manages
+less than a third of the floor's rows per second.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ def rows(count: int, seed: int = 0) -> Iterator[tuple[str, str, str]]:
         name, thing = order.choice(_NAMES), order.choice(_THINGS)
         each, boxes, lost = order.randint(3, 90), order.randint(3, 90), order.randint(1, 8)
         total = each * boxes
+        day = lost if number % 10 else total - lost
         yield (
-            f"In shop {number}, {name} packs {each} {thing} into each of {boxes} boxes. On the way to the market "
-            f"{lost} of the {thing} fall out, and nobody picks them up. How many {thing} arrive at the market? "
+            f"In shop {number}, on day {day}, {name} packs {each} {thing} into each of {boxes} boxes. On the way to "
+            f"the market {lost} of the {thing} fall out, and nobody picks them up. How many {thing} arrive there? "
             'Think about it step by step and give the number that arrives after "####".',
             f"{name} packs {each}*{boxes} = <<{each}*{boxes}={total}>>{total} {thing} in all.\nOf these {lost} are "
             f"lost, so that {total}-{lost} = <<{total}-{lost}={total - lost}>>{total - lost} {thing} arrive.\n"

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from aws_rft_sdk.datasets._leaks import Seen
 from aws_rft_sdk.datasets._text import hint, is_blank, is_object_text, show
 from aws_rft_sdk.datasets._tools import Note
 from aws_rft_sdk.datasets.rules import Target
@@ -38,18 +39,16 @@ def plain_text(messages: Any) -> str | None:
             return None
         if role != "user" and (texts or role != "system") and (not texts or role != "assistant"):
             return None
+        if len(messages) > 1:
+            text = f"{role}: {text}"
         texts.append(text)
-    return None if role != "user" else texts[0] if len(texts) == 1 else _join(messages)
+    return None if role != "user" else "\n".join(texts)
 
 
 def _only_text(parts: list[Any]) -> Any:
     """Return the text of the one good part that there is, None otherwise."""
     part = parts[0] if len(parts) == 1 else None
     return part.get("text") if type(part) is dict and len(part) == 2 and part.get("type") == "text" else None
-
-
-def _join(messages: list[Any]) -> str:
-    return "\n".join(f"{message['role']}: {content_text(message['content'])}" for message in messages)
 
 
 def visible_text(messages: Any) -> str:
@@ -76,6 +75,23 @@ def content_text(content: Any) -> str:
     if isinstance(content, list):
         return "".join(part["text"] for part in content if isinstance(part, dict) and isinstance(part.get("text"), str))
     return ""
+
+
+def seen_in(messages: Any, field: str) -> list[Seen]:
+    """Return what a model sees of text or messages, one by one; what is before the last question may be of others."""
+    if not isinstance(messages, list):
+        return [Seen(field, content_text(messages))]
+    roles = [str(message.get("role")).lower() if isinstance(message, dict) else "" for message in messages]
+    last = max((index for index, role in enumerate(roles) if role == "user"), default=0)
+    return [
+        Seen(
+            f"{field}[{index}].content",
+            visible_text([message]) + (_calls(message) if isinstance(message, dict) else ""),
+            asks=index >= last,
+            answers=index < last and roles[index] not in ("user", *_SYSTEM),
+        )
+        for index, message in enumerate(messages)
+    ]
 
 
 def check_messages(messages: Any, field: str, target: Target, note: Note) -> None:
@@ -131,7 +147,7 @@ def _role(message: dict[str, Any], place: str, target: Target, note: Note) -> st
 def _content(message: dict[str, Any], role: str, place: str, note: Note) -> None:
     place = f"{place}.content"
     content = message.get("content")
-    if content is None and role == "assistant" and message.get("tool_calls"):
+    if content in (None, "") and role == "assistant" and message.get("tool_calls"):
         return
     if "content" not in message:
         note("content-missing", place, "the message has no content")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from aws_rft_sdk.datasets._chat import calls_of, check_messages, plain_text, visible_text
-from aws_rft_sdk.datasets._leaks import answers_in, leak_of
+from aws_rft_sdk.datasets._chat import calls_of, check_messages, plain_text, seen_in, visible_text
+from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
 from aws_rft_sdk.datasets._text import hint, holds_nothing, is_blank, is_object_text, nearest, show
 from aws_rft_sdk.datasets._tools import check_tools
 from aws_rft_sdk.datasets.report import Findings, Kinds, Repeats
@@ -51,7 +52,7 @@ class Rows:
     def __init__(self, findings: Findings, max_tokens: int) -> None:
         self.findings = findings
         self.max_tokens = max_tokens
-        self.longest_tokens = 0
+        self.longest_tokens = self.short = 0
         self.prompts, self.ids = Repeats(), Repeats()
         self.kinds = Kinds()
         self.misspelt: set[str] = set()
@@ -75,20 +76,22 @@ class Rows:
         return "", ""
 
     def _see(self, line: int, field: str, text: str) -> None:
-        """Note a prompt that is longer than all before."""
+        """Note a prompt that may be too long, or longer than all before: one of more tokens than `short`."""
         tokens = estimate_tokens(text)
         if tokens > self.max_tokens:
             problem = f"about {tokens:,} tokens, and {self.max_tokens:,} fit"
             self.findings.add("sequence-length", line, field, problem)
         self.longest_tokens = max(self.longest_tokens, tokens)
+        self.short = min(self.longest_tokens, self.max_tokens)
 
-    def _leaks(self, line: int, field: str, answer: Any, visible: str) -> None:
-        if answer is None or (type(answer) is str and not is_in(answer, visible)):
-            return  # as it is nearly always
+    def _leaks(self, line: int, answer: Any, visible: str, seen: Callable[[], list[Seen]]) -> bool:
+        """Note an answer that is given away; return whether it is. What is seen is taken apart when need be only."""
         for text in answers_in(answer):
-            if leak := leak_of(text, visible):
-                self.findings.add(leak[0], line, field, leak[1])
-                return
+            if may_leak(text, visible) and (leak := leak_of(text, seen())):
+                rule, place, problem = leak
+                self.findings.add(rule, line, place, problem)
+                return True
+        return False
 
     def _id(self, line: int, value: Any) -> None:
         if not isinstance(value, str) or is_blank(value):
@@ -126,6 +129,11 @@ def _instead(key: str | None) -> str:
     return f", but {key!r}" if key else ""
 
 
+def _is_new(truth: str, reference: Any, text: str) -> bool:
+    """Return whether a ground truth stands in a text, and is not the end of the reference, which was looked for."""
+    return truth in text and not (type(reference) is str and reference.rpartition("####")[2].strip() == truth)
+
+
 class _Shape(NamedTuple):
     """What is known of rows by their keys alone."""
 
@@ -146,6 +154,8 @@ class ChatRows(Rows):
         self._target = target
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
         self._shapes: dict[tuple[str, ...], _Shape] = {}
+        self._good_tools: Any = None
+        self._names: set[str] = set()
         self._add_hash, self._add_line = self.prompts.hashes.append, self.prompts.lines.append
 
     def row(self, line: int, row: dict[str, Any], json_text: str) -> bool:
@@ -165,18 +175,18 @@ class ChatRows(Rows):
         if text:
             self._add_hash(hash(text))
             self._add_line(line)
-            if len(text) > self.longest_tokens:
+            if len(text) > 4 * self.short or (len(text) > self.short and not text.isascii()):
                 self._see(line, "messages", text)
-        reference = row.get("reference_answer")
+        reference, leaks = row.get("reference_answer"), False
         if type(reference) is not str:
             if "reference_answer" in row:
-                self._reference(line, reference, text, messages)
+                leaks = self._reference(line, reference, text, messages)
                 known += len(reference) if type(reference) is dict else 0
         elif is_in(reference, text) or (not "!" <= reference < "\x7f" and is_blank(reference)):
-            self._reference(line, reference, text, messages)
+            leaks = self._reference(line, reference, text, messages)
         truth = row.get("ground_truth")
-        if truth is not None and (type(truth) is not str or truth in text) and truth != reference:
-            self._leaks(line, "messages", truth, text)
+        if truth is not None and not leaks and (type(truth) is not str or _is_new(truth, reference, text)):
+            self._leaks(line, truth, text, partial(seen_in, messages, "messages"))
         if shape.has_id:
             self._id(line, row["id"])
         if shape.has_tools:
@@ -207,29 +217,31 @@ class ChatRows(Rows):
         return visible_text(messages)
 
     def _tools(self, line: int, tools: Any, messages: Any) -> None:
-        names = check_tools(tools, lambda rule, field, problem: self.findings.add(rule, line, field, problem))
+        if tools != self._good_tools:  # most rows of a dataset have the same ones
+            problems: list[tuple[str, str, str]] = []
+            self._names = check_tools(tools, lambda *problem: problems.append(problem))
+            for rule, field, problem in problems:
+                self.findings.add(rule, line, field, problem)
+            self._good_tools = None if problems else tools
         for place, name in calls_of(messages):
-            if name not in names:
-                self.findings.add("tool-call-unknown", line, place, f"{show(name)} is no tool{hint(name, names)}")
+            if name not in self._names:
+                problem = f"{show(name)} is no tool{hint(name, self._names)}"
+                self.findings.add("tool-call-unknown", line, place, problem)
 
-    def _reference(self, line: int, reference: Any, text: str, messages: Any) -> None:
+    def _reference(self, line: int, reference: Any, text: str, messages: Any) -> bool:
+        """Note what is wrong with a reference; return whether the model sees it."""
         if not isinstance(reference, str | dict):
             problem = f"{show(reference)} is neither text nor an object"
             self.findings.add("reference-type", line, "reference_answer", problem)
         elif holds_nothing(reference.rpartition("####")[2] if isinstance(reference, str) else reference):
             self.findings.add("reference-empty", line, "reference_answer", f"there is no answer in {show(reference)}")
-        elif isinstance(reference, str):
-            self._leaks(line, self._field(messages, reference), reference, text)
         else:
-            for answer in reference.values():
-                self._leaks(line, "messages", answer, text)
-
-    def _field(self, messages: Any, reference: str) -> str:
-        """Name the message that holds the answer."""
-        for index, message in enumerate(messages if isinstance(messages, list) else ()):
-            if any(leak_of(text, visible_text([message])) for text in answers_in(reference)):
-                return f"messages[{index}].content"
-        return "messages"
+            for answer in (reference,) if isinstance(reference, str) else reference.values():
+                if (type(answer) is not str or is_in(answer, text)) and self._leaks(
+                    line, answer, text, partial(seen_in, messages, "messages")
+                ):
+                    return True
+        return False
 
     def finish(self) -> None:
         super().finish()
@@ -294,9 +306,11 @@ class MultiturnRows(Rows):
             text = prompt
         if text:
             self.prompts.add(text, line)
-            if len(text) > self.longest_tokens:
+            if len(text) > 4 * self.short or (len(text) > self.short and not text.isascii()):
                 self._see(line, "metadata.prompt", text)
-            self._leaks(line, "metadata.prompt", metadata.get("answer"), text)
+            answer = metadata.get("answer")
+            if type(answer) is str and is_in(answer, text):
+                self._leaks(line, answer, text, partial(seen_in, prompt, "metadata.prompt"))
 
     def finish(self) -> None:
         super().finish()

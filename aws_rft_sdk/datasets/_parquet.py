@@ -10,6 +10,8 @@ from typing import Any
 from aws_rft_sdk.errors import DatasetError
 
 _READ_ROWS = 1024
+_READ_BYTES = 1 << 20
+"""Of a column at a time, if nothing is read ahead; otherwise a row group is read whole, and a file may be one of it."""
 
 
 def _pyarrow(path: Path) -> ModuleType:
@@ -39,8 +41,10 @@ def read_parquet(
     """
     pyarrow = _pyarrow(path)
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
+        with pyarrow.parquet.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
             names = file.schema_arrow.names
+            if repeated := [name for name in names if names.count(name) > 1]:
+                raise DatasetError(f"{path}: {len(repeated)} columns are called {repeated[0]!r}")
             columns = None if choose is None else list(choose(names))
             size, total = path.stat().st_size, max(1, file.metadata.num_rows)
             number = 0

@@ -6,11 +6,13 @@ import json
 import math
 import re
 from collections.abc import Callable
+from functools import partial
 from json.scanner import make_scanner
 from typing import Any, NamedTuple, NoReturn
 
-from aws_rft_sdk.datasets._chat import visible_text
+from aws_rft_sdk.datasets._chat import seen_in, visible_text
 from aws_rft_sdk.datasets._checkers import Rows, keys_in, may_repeat
+from aws_rft_sdk.datasets._leaks import Seen
 from aws_rft_sdk.datasets._text import hint, is_blank, show
 from aws_rft_sdk.datasets.report import Findings
 
@@ -85,8 +87,8 @@ class PromptRows(Rows):
         else:
             visible, known = self._visible(line, cell, value), len(row) + len(value)
         if len(row) > 1:
-            self._gives_away(line, row, self._answer_columns(line, row), visible)
-        if len(visible) > self.longest_tokens:
+            self._gives_away(line, row, self._answer_columns(line, row), visible, value)
+        if len(visible) > 4 * self.short or (len(visible) > self.short and not visible.isascii()):
             self._see(line, column, visible)
         marks = json_text.count('":')
         if marks == known:
@@ -189,22 +191,42 @@ class PromptRows(Rows):
                 self.findings.add("prompt-visible", line, self._column, problem)
             if first in _SEEN_KEYS and _asks_nothing(text):
                 self.findings.add("prompt-empty", line, self._column, f"there is no question in {show(cell)}")
-            text = "\n".join([_text(value[name]) for name in shown]) if shown or problems else cell
-        self._gives_away(line, value, answers, text)
+            text = "\n".join([_named(name, value[name]) for name in shown]) if shown or problems else cell
+        self._gives_away(line, value, answers, text, value)
         return text
 
-    def _gives_away(self, line: int, fields: dict[str, Any], names: tuple[str, ...], visible: str) -> None:
-        absent = None
+    def _gives_away(
+        self, line: int, fields: dict[str, Any], names: tuple[str, ...], visible: str, cell: dict[str, Any] | None
+    ) -> None:
+        """Note an answer among `fields` that the model sees in a cell; the cell is None when it is all visible."""
+        before, there = None, False  # the end of the answer before, which is often the same, and whether it is visible
         for name in names:
             answer = fields[name]
             if type(answer) is str:
                 end = answer.rpartition("####")[2].strip()
-                if end == absent or end not in visible:  # as it is nearly always
-                    absent = end
-                    continue
+                if end == before:
+                    if not there or answer not in visible:
+                        continue
+                else:
+                    before, there = end, end in visible
+                    if not there:  # as it is nearly always
+                        continue
             elif name == "reward_spec" and type(answer) is dict:
                 answer = answer.get("ground_truth", answer)
-            self._leaks(line, self._column, answer, visible)
+            if self._leaks(line, answer, visible, partial(self._seen, visible, cell)):
+                return
+
+    def _seen(self, visible: str, cell: dict[str, Any] | None) -> list[Seen]:
+        shown = self._plans[tuple(cell)].shown if cell else ()
+        if cell is None or not shown:
+            return [Seen(self._column, visible)]
+        parts: list[Seen] = []
+        for name in shown:
+            if isinstance(cell[name], list):
+                parts += [part._replace(place=self._column) for part in seen_in(cell[name], self._column)]
+            else:
+                parts.append(Seen(self._column, _named(name, cell[name])))
+        return parts
 
     def _plan(self, keys: tuple[str, ...], value: dict[str, Any]) -> _Plan:
         visible = value.get("visible")
@@ -259,3 +281,8 @@ def _asks_nothing(question: Any) -> bool:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else visible_text(value) if isinstance(value, list) else json.dumps(value)
+
+
+def _named(name: str, value: Any) -> str:
+    """Return what a model sees of a field: by its name one may announce an answer, the question's says nothing."""
+    return _text(value) if name in _SEEN_KEYS else f"{name}: {_text(value)}"

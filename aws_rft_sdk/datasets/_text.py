@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 _SHOWN = 60
 _NEAR, _LIKELY = 0.85, 0.75
@@ -45,9 +45,13 @@ def is_object_text(value: Any) -> bool:
     if not isinstance(value, str):
         return False
     try:
-        return isinstance(json.loads(value), dict)
+        return isinstance(json.loads(value, parse_constant=_refuse), dict)
     except (ValueError, RecursionError):
         return False
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = _NEAR) -> str | None:

@@ -26,7 +26,8 @@ def check_tools(tools: Any, note: Note) -> set[str]:
     for index, tool in enumerate(tools):
         place = f"tools[{index}]"
         if not isinstance(tool, dict) or tool.get("type") != "function":
-            note("tool-type", f"{place}.type", f"{show(tool)} is no tool of type function")
+            kind = f"{place}.type" if isinstance(tool, dict) else place
+            note("tool-type", kind, f"{show(tool)} is no tool of type function")
             continue
         function = tool.get("function")
         if not isinstance(function, dict):

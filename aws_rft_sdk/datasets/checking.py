@@ -161,7 +161,7 @@ def _unreadable(error: Exception, line: int, text: str) -> tuple[str, int, str, 
     elif isinstance(error, StopIteration):
         problem = f"Expecting value at character {error.value + 1}"
     elif isinstance(error, json.JSONDecodeError):
-        problem = f"{error.msg} at character {error.pos + 1}"
+        problem = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
     if line == 1 and text[0] == "[":
         problem += "; a file that is one array ends in .json"
     return rule, line, "", problem

@@ -84,7 +84,13 @@ def read_rows(
 
 
 def byte_order_mark(path: Path) -> str:
-    """Return which encoding the first bytes of a file tell of: utf-8, utf-16, or, empty, none."""
+    """Return which encoding the first bytes of a file tell of: utf-8, utf-16, or, empty, none.
+
+    Raises:
+        DatasetError: It is a pipe, whose first bytes would be lost to the next reader.
+    """
+    if path.is_fifo():
+        raise DatasetError(f"{path}: a pipe can be read only once; write it to a file first")
     with path.open("rb") as file:
         first = file.read(3)
     return "utf-8" if first == codecs.BOM_UTF8 else "utf-16" if first[:2] in _UTF16 else ""

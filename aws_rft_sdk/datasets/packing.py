@@ -75,7 +75,12 @@ def pack(
     named: dict[str, JSON] = {"question": question, **fields}
     if ground_truth is not None:
         named["ground_truth"] = ground_truth
-    if reserved := [name for name in _RESERVED if name in fields]:
+    return pack_fields(named, [visible] if isinstance(visible, str) else list(visible), key)
+
+
+def pack_fields(named: Mapping[str, JSON], visible: Sequence[str], key: bytes | str | None) -> str:
+    """Write a prompt cell of fields of any name, the question among them, as `pack` does."""
+    if reserved := [name for name in _RESERVED if name in named]:
         raise ConfigurationError(f"a packed field cannot be called {reserved[0]!r}")
     if "ground_truth" in visible:
         raise ConfigurationError("the ground truth is not for the model to see")
@@ -88,13 +93,18 @@ def pack(
         cell.update(hidden)
     cell["visible"] = list(shown)
     if key is not None:
-        cell["sealed"] = seal(_dump(hidden), _dump(shown, sort=True), key)
+        cell["sealed"] = seal(_dump(hidden), _context(json.loads(_dump(shown))), key)
     return _dump(cell)
 
 
-def _dump(value: JSON, *, sort: bool = False) -> str:
+def _context(shown: Mapping[str, JSON]) -> str:
+    """Return what a sealed part is bound to: the visible fields, as they are read."""
+    return json.dumps(shown, sort_keys=True)
+
+
+def _dump(value: JSON) -> str:
     try:
-        return json.dumps(value, ensure_ascii=sort, allow_nan=False, sort_keys=sort)
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise DatasetError(f"a packed value is not JSON ({error})") from error
 
@@ -110,9 +120,22 @@ def unpack(cell: str, *, key: bytes | str | None = None) -> Packed:
         key: The key that it was packed with; None when it was packed without.
 
     Raises:
-        DatasetError: The cell is no JSON object, it is encrypted and no key is given, or the key is another one.
+        DatasetError: The cell is no JSON object, it is encrypted and no key is given or the other way round, the key is
+            another one, or the cell was changed.
         ConfigurationError: The key is malformed, or cryptography is not installed.
     """
+    packed, sealed = _unpack(cell, key)
+    if key is not None and not sealed:
+        raise DatasetError("a key was given, and the prompt is not encrypted; a changed prompt?")
+    return packed
+
+
+def unpack_any(cell: str, *, key: bytes | str | None = None) -> Packed:
+    """Read a prompt cell as `unpack` does, with a key for those cells alone that are encrypted."""
+    return _unpack(cell, key)[0]
+
+
+def _unpack(cell: str, key: bytes | str | None) -> tuple[Packed, bool]:
     try:
         fields = json.loads(cell)
     except (TypeError, ValueError, RecursionError) as error:
@@ -129,5 +152,7 @@ def unpack(cell: str, *, key: bytes | str | None = None) -> Packed:
     if sealed is not None:
         if key is None:
             raise DatasetError("the hidden part of the prompt is encrypted, and no key was given")
-        hidden.update(json.loads(unseal(str(sealed), _dump(shown, sort=True), key)))
-    return Packed(FrozenDict(shown), FrozenDict(hidden))
+        if hidden:
+            raise DatasetError(f"a changed prompt: it is encrypted, and {next(iter(hidden))!r} stands in the open")
+        hidden = json.loads(unseal(str(sealed), _context(shown), key))
+    return Packed(FrozenDict(shown), FrozenDict(hidden)), sealed is not None

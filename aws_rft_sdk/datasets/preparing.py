@@ -18,7 +18,6 @@ VALIDATION_SHARE = 0.1
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _STOPS = re.compile(r"\.{2,}")
-_FINAL = re.compile(r"####\s*([^\n]+?)\s*\Z")
 
 
 class Shot(NamedTuple):
@@ -56,8 +55,9 @@ SHOTS = (
 
 def final_answer(solution: str) -> str | None:
     """Return the number after the last `####` of a GSM8K solution, without commas; None when there is none."""
-    found = _FINAL.search(solution)
-    return found[1].replace(",", "").strip() if found and any(map(str.isdigit, found[1])) else None
+    _, mark, end = solution.rpartition("####")
+    number = end.replace(",", "").strip()
+    return number if mark and "\n" not in number and any(map(str.isdigit, number)) else None
 
 
 def clean_solution(solution: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.datasets.files import TABLES, Progress, format_of, read_rows, write_rows
-from aws_rft_sdk.datasets.packing import pack, unpack
+from aws_rft_sdk.datasets.packing import pack_fields, unpack_any
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import DatasetError
 
@@ -118,34 +118,42 @@ def convert(
     return write_rows(target, convert_rows(rows, Shape(to), shape=None if shape is None else Shape(shape), key=key))
 
 
-_STRUCTURED = frozenset({"messages", "tools", "metadata", "reference_answer"})
+_STRUCTURED: dict[str, type] = {"messages": list, "tools": list, "metadata": dict, "reference_answer": dict}
+"""What fields hold, if it is no text."""
 
 
 def untabled(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a csv or parquet row with the structure that its cells hold as JSON text, in the fields known for it."""
-    return {name: _structure(value) if name in _STRUCTURED else value for name, value in row.items()}
+    return {name: _structure(value, _STRUCTURED[name]) if name in _STRUCTURED else value for name, value in row.items()}
 
 
-def _structure(value: Any) -> Any:
+def _structure(value: Any, kind: type) -> Any:
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:
-        return json.loads(value)
+        inner = json.loads(value)
     except (ValueError, RecursionError):
         return value
+    return inner if isinstance(inner, kind) else value
+
+
+_ANSWERS = ("ground_truth", "reference_answer", "answer")
+"""Columns beside a prompt that hold what it is compared with, the first there is."""
 
 
 def _parse_mtrl(row: Mapping[str, Any], key: bytes | str | None) -> _Item:
-    cell = row[prompt_column(list(row))]
+    column = prompt_column(list(row))
+    cell = row[column]
     if not isinstance(cell, str):
         raise DatasetError(f"a prompt is text, not {type(cell).__name__}")
-    if not cell.lstrip().startswith("{"):
-        return _Item(cell, row.get("ground_truth", row.get("answer")))
-    packed = unpack(cell, key=key)
-    if packed.question is None:
-        return _Item(cell)
-    extras = {**thaw(packed.visible), **thaw(packed.hidden)}
-    answer = thaw(packed.ground_truth)
+    columns = {name: value for name, value in row.items() if name != column}
+    name = next((name for name in _ANSWERS if columns.get(name) is not None), "")
+    answer = columns.pop(name, None)
+    packed = unpack_any(cell, key=key) if cell.lstrip().startswith("{") else None
+    if packed is None or packed.question is None:
+        return _Item(cell, answer, columns)
+    extras = {**columns, **thaw(packed.visible), **thaw(packed.hidden)}
+    answer = answer if packed.ground_truth is None else thaw(packed.ground_truth)
     for name in ("question", "ground_truth") if "question" in extras else ("prompt", "input_seq", "ground_truth"):
         extras.pop(name, None)
     return _Item(thaw(packed.question), answer, extras, [name for name in packed.visible if name in extras])
@@ -171,17 +179,28 @@ def _parse_qa(row: Mapping[str, Any], key: bytes | str | None) -> _Item:
 
 
 def _make_mtrl(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
-    extras = {name: value for name, value in item.extras.items() if name not in ("visible", "sealed", "ground_truth")}
+    extras = {name: value for name, value in item.extras.items() if name != "ground_truth"}
+    _refuse(extras, "question", "visible", "sealed")
     visible = ["question", *(name for name in item.visible if name in extras)]
     answer = item.answer if item.answer is not None else item.extras.get("ground_truth")
     if answer is not None and item.extras.get("ground_truth") not in (None, answer):
         extras["reference_answer"], answer = answer, item.extras["ground_truth"]
-    if answer is None and not extras and isinstance(item.question, str):
+    if answer is None and not extras and isinstance(item.question, str) and _is_plain(item.question):
         return {"prompt": item.question}
-    return {"prompt": pack(question=item.question, ground_truth=answer, visible=visible, key=key, **extras)}
+    fields = {"question": item.question, **extras, **({} if answer is None else {"ground_truth": answer})}
+    return {"prompt": pack_fields(fields, visible, key)}
+
+
+def _is_plain(question: str) -> bool:
+    """Return whether a prompt of this text alone reads as the question."""
+    try:
+        return unpack_any(question).question is None
+    except DatasetError:
+        return not question.lstrip().startswith("{")
 
 
 def _make_bedrock(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
+    _refuse(item.extras, "messages")
     row: dict[str, JSON] = {"messages": _messages(item.question)}
     extras = dict(item.extras)
     answer = item.answer
@@ -217,7 +236,15 @@ def _make_multiturn(item: _Item, number: int, key: bytes | str | None) -> dict[s
 def _make_qa(item: _Item, number: int, key: bytes | str | None) -> dict[str, JSON]:
     if not isinstance(item.question, str):
         raise DatasetError("a question of several messages does not fit question and answer")
+    _refuse(item.extras, "question", "answer")
     return {"question": item.question, "answer": item.answer, **item.extras}
+
+
+def _refuse(extras: Mapping[str, JSON], *names: str) -> None:
+    """Refuse fields that what a row is made of would take the place of."""
+    for name in names:
+        if name in extras:
+            raise DatasetError(f"a field {name!r} has no place beside the row's own; rename it or leave it out")
 
 
 def _messages(question: JSON) -> JSON:

@@ -246,6 +246,12 @@ DAMAGE = [
         "messages[1].tool_calls[0].function.arguments",
         id="arguments-not-text",
     ),
+    call(
+        with_call(function={"name": "add", "arguments": '{"a": NaN}'}),
+        "tool-arguments",
+        "messages[1].tool_calls[0].function.arguments",
+        id="arguments-not-finite",
+    ),
     call(with_call(id="c2"), "tool-call-unmatched", "messages[2].tool_call_id", id="answer-to-no-call"),
     call(
         [{"role": "user", "content": "What?"}, {"role": "tool", "content": "5"}],
@@ -275,6 +281,7 @@ DAMAGE = [
     tools({"a": 1}, "tools-type", "tools", id="tools-are-an-object"),
     tools([], "tools-empty", "tools", id="no-tools"),
     tools([{"name": "add"}], "tool-type", "tools[0].type", id="tool-without-type"),
+    tools([tool(), None], "tool-type", "tools[1]", id="tool-is-null"),
     tools([{"type": "function"}], "tool-type", "tools[0].function", id="tool-without-function"),
     tools([tool(name="add it")], "tool-name", "tools[0].function.name", id="blank-in-name"),
     tools([tool(), tool()], "tool-name-repeated", "tools[1].function.name", id="name-twice"),

@@ -1,6 +1,7 @@
 """Rules of the targets that tests of damage do not reach, and what a check does besides."""
 
 import json
+import os
 import sys
 
 import pytest
@@ -65,6 +66,7 @@ METADATA = [
     pytest.param({"answer": 5}, ("metadata-value", LINE, "metadata.answer"), id="answer-is-a-number"),
     pytest.param({"task": ["a"]}, ("metadata-value", LINE, "metadata.task"), id="task-is-a-list"),
     pytest.param({"info": "six turns"}, ("metadata-value", LINE, "metadata.info"), id="info-is-plain-text"),
+    pytest.param({"info": '{"a": NaN}'}, ("metadata-value", LINE, "metadata.info"), id="info-is-not-finite"),
     pytest.param({"info": [1]}, ("metadata-value", LINE, "metadata.info"), id="info-is-a-list"),
     pytest.param({"prompt": 5}, ("prompt-type", LINE, "metadata.prompt"), id="prompt-is-a-number"),
     pytest.param({"prompt": " "}, ("prompt-empty", LINE, "metadata.prompt"), id="prompt-is-blank"),
@@ -414,6 +416,15 @@ def test_call_of_a_tool_that_the_row_has_not_is_found(tmp_path):
     assert found(check(tmp_path, rows, "bedrock")) == {("tool-call-unknown", LINE, field)}
 
 
+@pytest.mark.parametrize("content", [None, "", "I call."])
+def test_assistant_that_calls_a_tool_need_not_say_anything(tmp_path, content):
+    rows = make_rows(120)
+    rows[LINE - 1]["messages"] = with_call()
+    rows[LINE - 1]["messages"][1]["content"] = content
+
+    assert check(tmp_path, rows, "bedrock").problems == ()
+
+
 GOOD_PARAMETERS = [
     pytest.param({"properties": {}}, id="none"),
     pytest.param({"properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}, id="two-types"),
@@ -453,6 +464,19 @@ LEAKS = [
     pytest.param("The answer is: **20**.", "20", "answer-leak", id="bold"),
     pytest.param('{"reference": 1, "expected_output": "20"}', "20", "answer-leak", id="json"),
     pytest.param("Pick: a) the long way round the old harbour, b)", LONG, None, id="part"),
+    pytest.param("{'reference_answer': 20}", "20", "answer-leak", id="name-of-a-field"),
+    pytest.param("The answer to this problem is 20.", "20", "answer-leak", id="words-between"),
+    pytest.param("The answer should be 20", "20", "answer-leak", id="should-be"),
+    pytest.param("(The answer is A)", "A", "answer-leak", id="letter"),
+    pytest.param("The answer is yes, I think.", "yes", "answer-leak", id="yes"),
+    pytest.param("The answer is -20.", "20", None, id="other-sign"),
+    pytest.param("Is it? Answer yes or no.", "yes", None, id="yes-or-no"),
+    pytest.param("Is it? Answer: 'yes'/'no'", "yes", None, id="quoted-choice"),
+    pytest.param("Label: good, bad or neither", "good", None, id="first-of-three"),
+    pytest.param("Pick the answer: A) one B) two", "A", None, id="listed"),
+    pytest.param("Give your answer (A, B, C or D).", "A", None, id="letters"),
+    pytest.param('End with the answer after "####". 20 men dig.', "20", None, id="mark-spoken-of"),
+    pytest.param("Write the answer. 20 men dig towards a target 20 km away.", "20", None, id="word-alone"),
     pytest.param(
         f"Pick: a) {LONG}", LONG,
         "answer-in-prompt", id="choice",
@@ -470,6 +494,69 @@ def test_answer_leaks_when_it_is_announced_and_not_when_it_stands_there_by_chanc
     problems = found(check(tmp_path, rows, "bedrock"))
 
     assert problems == ({(rule, LINE, "messages[0].content")} if rule else set())
+
+
+SYSTEM = [
+    pytest.param("The answer is 20.", "answer-leak", id="told"),
+    pytest.param("Question: 8 and 12?\nAnswer: 20", None, id="solved-example"),
+    pytest.param("20 years of teaching are behind you.", None, id="by-chance"),
+]
+
+
+@pytest.mark.parametrize("target", ["bedrock", "nova-multiturn", "mtrl"])
+@pytest.mark.parametrize(("system", "rule"), SYSTEM)
+def test_answer_leaks_in_a_message_before_the_question_too(tmp_path, target, system, rule):
+    def messages(number):
+        return [{"role": "system", "content": system}, {"role": "user", "content": f"What are 10 and 10, {number}?"}]
+
+    make, field = {
+        "bedrock": (lambda n: {"messages": messages(n), "reference_answer": "20"}, "messages[0].content"),
+        "nova-multiturn": (
+            lambda n: {"id": str(n), "metadata": {"prompt": messages(n), "answer": "20"}},
+            "metadata.prompt[0].content",
+        ),
+        "mtrl": (lambda n: {"prompt": datasets.pack(question=messages(n), ground_truth="20")}, "prompt"),
+    }[target]
+
+    problems = found(check(tmp_path, [make(n) for n in range(120)], target, batch_size=12))
+
+    assert problems == {(rule, line, field) for line in range(1, 121) if rule}
+
+
+def test_answer_to_a_question_before_is_no_leak(tmp_path):
+    rows = make_rows(120)
+    rows[LINE - 1]["messages"][:0] = [{"role": "user", "content": "Five?"}, {"role": "assistant", "content": "#### 5"}]
+    rows[LINE - 1] |= {"reference_answer": "#### 5", "ground_truth": "5"}
+
+    assert check(tmp_path, rows, "bedrock").problems == ()
+
+
+@pytest.mark.parametrize("reference", ["#### 20", {"final": "20", "unit": "m"}, {"final": 20}])
+def test_leak_is_reported_once_with_the_message_that_tells(tmp_path, reference):
+    rows = [{**row, "reference_answer": reference, "ground_truth": "20"} for row in make_rows(120)]
+    rows[LINE - 1]["messages"].insert(0, {"role": "system", "content": "Answer: 20"})
+
+    assert check(tmp_path, rows, "bedrock").counts == {"answer-leak": 1}
+    assert found(check(tmp_path, rows, "bedrock")) == {("answer-leak", LINE, "messages[0].content")}
+
+
+def test_visible_field_that_tells_the_answer_by_its_name_is_a_leak(tmp_path):
+    def cell(number, **more):
+        names = ["question", "level", *more]
+        return datasets.pack(question=f"What? {number}", ground_truth="5", level="5", visible=names, **more)
+
+    good = check(tmp_path, [{"prompt": cell(n)} for n in range(1300)], "mtrl")
+    bad = check(tmp_path, [{"prompt": cell(n, solution="5")} for n in range(1300)], "mtrl")
+
+    assert (good.problems, bad.counts) == ((), {"answer-leak": 1300})
+
+
+def test_prompt_that_is_too_long_is_found_after_a_longer_one(tmp_path):
+    rows = make_rows(120)
+    for line, length in ((3, 12_000), (LINE, 9_000)):
+        rows[line - 1]["messages"][0]["content"] = "長" * length
+
+    assert found(check(tmp_path, rows, "bedrock")) == {("sequence-length", line, "messages") for line in (3, LINE)}
 
 
 def test_all_problems_are_reported_at_once_counted_and_kept_up_to_a_bound(tmp_path):
@@ -501,6 +588,16 @@ def test_file_that_breaks_off_is_a_problem(tmp_path, name, text, line):
     (tmp_path / name).write_text(text)
 
     assert ("file-broken", line, "") in found(datasets.check(tmp_path / name, "mtrl"))
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv"])
+def test_pipe_is_refused_rather_than_read_without_its_beginning(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+
+    with pytest.raises(DatasetError, match="a pipe can be read only once"):
+        datasets.check(tmp_path / name, "mtrl")
+    with pytest.raises(DatasetError, match="a pipe can be read only once"):
+        next(datasets.read_rows(tmp_path / name))
 
 
 def test_other_formats_than_jsonl_are_refused_and_checked_all_the_same(tmp_path):

@@ -2,6 +2,8 @@ import csv
 import io
 import json
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -170,6 +172,26 @@ def test_memory_when_a_large_file_is_read_then_it_stays_small(tmp_path, name):
         tracemalloc.stop()
 
     assert peak < 8_000_000 < (tmp_path / name).stat().st_size
+
+
+def test_memory_when_a_parquet_file_is_one_row_group_then_it_stays_small(tmp_path):
+    texts = [f"{n}" + "x" * 1000 for n in range(20_000)]
+    pyarrow.parquet.write_table(
+        pyarrow.table({"prompt": texts}), tmp_path / "d.parquet", use_dictionary=False, compression="none"
+    )
+    before = pyarrow.total_allocated_bytes()
+
+    peak = max(pyarrow.total_allocated_bytes() for _ in read_rows(tmp_path / "d.parquet"))
+
+    assert peak - before < 8_000_000 < (tmp_path / "d.parquet").stat().st_size
+
+
+def test_parquet_when_two_columns_have_one_name_then_none_is_lost(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["prompt", "prompt"])
+    pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
+
+    with pytest.raises(DatasetError, match="2 columns are called 'prompt'"):
+        back(tmp_path / "d.parquet")
 
 
 @pytest.mark.parametrize(

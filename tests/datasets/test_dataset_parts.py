@@ -4,7 +4,7 @@ import json
 
 import pytest
 from damage import make_rows
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import datasets
@@ -38,7 +38,46 @@ def gsm8k(count):
     ]
 
 
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), min_size=1)
+LIKE_CELLS = st.sampled_from(
+    ['{"question": "a"}', '{"a": 1}', "{x} is a set", ' {"prompt": "b", "sealed": "c"}', "[1]"]
+)
+MESSAGES = st.lists(st.fixed_dictionaries({"role": st.sampled_from(["system", "user"]), "content": TEXT}), min_size=2)
+ANSWER = st.one_of(TEXT, st.dictionaries(TEXT, TEXT | st.integers(0, 9), min_size=1, max_size=2))
+OTHERS = st.dictionaries(st.sampled_from(["level", "key", "prompt", "tools", "metadata"]), TEXT)
+
+
 class TestConvert:
+    @SAME_FOLDER
+    @given(question=TEXT | LIKE_CELLS | MESSAGES, answer=st.none() | ANSWER, others=OTHERS, to=st.sampled_from(SHAPES))
+    def test_nothing_is_lost_on_a_way_there_and_back(self, tmp_path, question, answer, others, to):
+        asked = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        row = {"messages": asked, **({} if answer is None else {"reference_answer": answer})}
+        if to == "nova-multiturn":
+            assume(not isinstance(answer, dict))  # it becomes text there
+            row["info"] = others  # where other fields go
+        elif to == "qa":
+            assume(isinstance(question, str))
+            row |= others
+        else:
+            row |= others
+        row["id"] = "a"
+        source = write(tmp_path / "in.jsonl", [row])
+
+        datasets.convert(source, tmp_path / "mid.jsonl", to=to)
+        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock", shape=to)
+
+        assert back(tmp_path / "out.jsonl") == [row]
+
+    @pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+    def test_reference_in_brackets_stays_text_in_a_table(self, tmp_path, name):
+        rows = [{"messages": [{"role": "user", "content": "Which?"}], "reference_answer": "[1, 2]"}]
+
+        datasets.convert(write(tmp_path / "in.jsonl", rows), tmp_path / name)
+        datasets.convert(tmp_path / name, tmp_path / "out.jsonl")
+
+        assert back(tmp_path / "out.jsonl") == rows
+
     @pytest.mark.parametrize("to", TARGETS)
     @pytest.mark.parametrize("shape", SHAPES)
     def test_converted_rows_pass_the_check_of_their_target(self, tmp_path, shape, to):
@@ -98,6 +137,52 @@ class TestConvert:
         assert "####" not in path.read_text()
         datasets.convert(path, path, to="qa", key=key)
         assert back(path) == gsm8k(3)
+
+    def test_open_prompts_may_be_encrypted_afterwards(self, tmp_path):
+        path, key = write(tmp_path / "d.jsonl", gsm8k(3)), datasets.new_key()
+
+        datasets.convert(path, path, to="mtrl")
+        datasets.convert(path, path, to="mtrl", key=key)
+
+        assert "####" not in path.read_text()
+        assert datasets.unpack(back(path)[0]["prompt"], key=key).ground_truth == gsm8k(1)[0]["answer"]
+
+    @pytest.mark.parametrize("name", ["ground_truth", "reference_answer", "answer"])
+    @pytest.mark.parametrize("prompt", ["What?", '{"question": "What?"}', '{"prompt": "What?", "level": 1}'])
+    def test_columns_beside_a_prompt_are_carried(self, tmp_path, prompt, name):
+        source = write(tmp_path / "in.jsonl", [{"prompt": prompt, name: "4", "id": "a", "level": 1}])
+
+        datasets.convert(source, tmp_path / "out.jsonl", to="nova")
+        datasets.convert(source, tmp_path / "packed.jsonl", to="mtrl")
+
+        assert back(tmp_path / "out.jsonl") == [
+            {
+                "id": "a",
+                "messages": [{"role": "user", "content": "What?"}],
+                "reference_answer": "4",
+                "level": 1,
+            }
+        ]
+        packed = datasets.unpack(back(tmp_path / "packed.jsonl")[0]["prompt"])
+        assert (packed.question, packed.ground_truth, packed.hidden["id"]) == ("What?", "4", "a")
+
+    def test_field_called_as_an_argument_is_a_field(self, tmp_path):
+        rows = [{"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", "key": "k"}]
+
+        datasets.convert(write(tmp_path / "in.jsonl", rows), tmp_path / "mid.jsonl", to="mtrl")
+        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock")
+
+        assert back(tmp_path / "out.jsonl") == rows
+
+    @pytest.mark.parametrize(
+        ("name", "to"),
+        [("question", "mtrl"), ("visible", "mtrl"), ("sealed", "mtrl"), ("question", "qa"), ("answer", "qa")],
+    )
+    def test_field_that_would_take_the_place_of_another_is_refused(self, tmp_path, name, to):
+        row = {"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", name: "k"}
+
+        with pytest.raises(DatasetError, match=f"line 1 .* a field '{name}' has no place"):
+            datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl", to=to)
 
     @pytest.mark.parametrize(
         ("row", "shape"),
@@ -191,6 +276,8 @@ class TestPrepare:
             pytest.param("#### -5\n", "-5", id="negative"),
             pytest.param("#### 1\n#### 2.5", "2.5", id="last"),
             pytest.param("####7", "7", id="no-blank"),
+            pytest.param("#### 7 #### -8", "-8", id="last-of-a-line"),
+            pytest.param("#### 7\nThat is all.", None, id="text-behind"),
             pytest.param("72", None, id="no-mark"),
             pytest.param("#### ,", None, id="no-digit"),
             pytest.param("####", None, id="nothing"),

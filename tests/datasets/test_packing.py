@@ -72,6 +72,9 @@ SEALED = pack(question="What?", ground_truth="secret", key=KEY)
         pytest.param(SEALED, None, "no key was given", id="no-key"),
         pytest.param(_changed(SEALED, question="Which?"), KEY, "a changed prompt", id="question-changed"),
         pytest.param(_changed(SEALED, sealed="AAAA"), KEY, "a changed prompt", id="sealed-cut"),
+        pytest.param(_changed(SEALED, ground_truth="mine"), KEY, "a changed prompt", id="truth-in-the-open"),
+        pytest.param(_changed(SEALED, sealed=None, ground_truth="mine"), KEY, "a changed prompt", id="seal-removed"),
+        pytest.param(pack(question="What?", ground_truth="4"), KEY, "not encrypted", id="never-sealed"),
         pytest.param(_changed(SEALED, sealed="?"), KEY, "a changed prompt", id="sealed-no-base64"),
         pytest.param("What?", None, "not JSON", id="text"),
         pytest.param("[1]", None, "JSON list", id="array"),
@@ -101,6 +104,18 @@ def test_pack_when_misused_then_it_says_so(arguments, says):
 def test_pack_when_a_value_is_not_json_then_it_says_so():
     with pytest.raises(DatasetError, match="not JSON"):
         pack(question="What?", ground_truth=float("nan"))
+
+
+def test_cell_when_visible_names_come_in_any_form_then_they_are_names():
+    cells = {pack(question="What?", hint="h", visible=names) for names in ("hint", ["hint"], iter(["hint"]))}
+
+    assert cells == {'{"question": "What?", "hint": "h", "visible": ["question", "hint"]}'}
+
+
+def test_cell_when_keys_are_numbers_then_it_opens_all_the_same():
+    cell = pack(question="What?", ground_truth="4", steps={2: "b", 10: "c", "x": "d"}, visible=["steps"], key=KEY)
+
+    assert unpack(cell, key=KEY).visible["steps"] == {"2": "b", "10": "c", "x": "d"}
 
 
 def test_cell_of_another_maker_shows_its_prompt_alone():

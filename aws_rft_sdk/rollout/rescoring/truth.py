@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, FrozenDict
-from aws_rft_sdk.datasets import read_rows, unpack
+from aws_rft_sdk.datasets import read_rows
+from aws_rft_sdk.datasets.packing import unpack_any
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.rollout.records import RolloutRecord
@@ -111,7 +112,7 @@ def _fields(prompt: JSON, key: bytes | str | None, *, lenient: bool = False) -> 
     except (ValueError, RecursionError):
         return {}, None
     try:
-        packed = unpack(cell, key=key)
+        packed = unpack_any(cell, key=key)
     except DatasetError:
         if lenient:
             return {}, None
