@@ -201,7 +201,8 @@ def _until_signalled(grace_seconds: float) -> Iterator[threading.Event]:
 
     def end(number: int, frame: FrameType | None) -> None:
         end_at(time.monotonic() + grace_seconds + _EXIT_SECONDS)
-        until.set()
+        # In a thread: this one may hold the event's lock where the signal has interrupted it.
+        threading.Thread(target=until.set, name="rft-until", daemon=True).start()
         for watched_number, handler in before.items():
             signal.signal(watched_number, handler)
 

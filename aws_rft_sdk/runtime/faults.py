@@ -88,9 +88,15 @@ class Faults:
     Args:
         faults: Of those that strike a call, the first counts.
         seed: Equal seeds make equal trouble.
+
+    Raises:
+        ConfigurationError: One is no `Fault`, a list of them for example.
     """
 
     def __init__(self, *faults: Fault, seed: int = 0) -> None:
+        for fault in faults:
+            if not isinstance(fault, Fault):
+                raise ConfigurationError(f"faults are given one by one, each a Fault, not {fault!r:.80}")
         self._faults = faults
         self._seed = seed
         self._attempts: Counter[tuple[str, str]] = Counter()

@@ -79,6 +79,11 @@ def test_faults_when_the_order_of_calls_differs_then_the_same_ones_strike():
     assert [Faults(Fault("reset", "complete", attempts=(2,))).draw("complete", [], body)] == [None]
 
 
+def test_faults_when_given_as_a_list_then_refused_before_any_call():
+    with pytest.raises(ConfigurationError, match="one by one"):
+        Faults([Fault("reset")])
+
+
 def test_faults_when_in_a_file_then_read_and_mistakes_are_named(tmp_path):
     pytest.importorskip("tomllib")
     file = tmp_path / "faults.toml"
