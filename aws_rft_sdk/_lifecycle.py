@@ -170,7 +170,8 @@ class Rollout:
                 self._end("repeated")
             return
         if not self._claim():
-            return  # a shutdown has given it up
+            self._ended.wait()  # it was given up: whoever asks what became of it shall know
+            return
         try:
             rewards = self._judge(result)
             if rewards is not None:
@@ -197,7 +198,7 @@ class Rollout:
             return True
         try:
             self._tolerate(functools.partial(self._report_failure, error))
-        except Exception as reporting:
+        except BaseException as reporting:
             logger.error(
                 "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
                 self._context.trajectory_id,
@@ -206,6 +207,8 @@ class Rollout:
             )
             _attach(error, reporting)
             self._end("unreported", error)
+            if not isinstance(reporting, Exception):
+                raise
         else:
             self._end("failed", error)
         return True

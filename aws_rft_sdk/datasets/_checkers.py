@@ -144,6 +144,9 @@ class _Shape(NamedTuple):
     """Notes the line of a row of this shape."""
 
 
+_NONE_YET = object()
+
+
 class ChatRows(Rows):
     """Rows of `messages` and `reference_answer`, for Bedrock and for Nova with a reward Lambda."""
 
@@ -154,7 +157,7 @@ class ChatRows(Rows):
         self._target = target
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
         self._shapes: dict[tuple[str, ...], _Shape] = {}
-        self._good_tools: Any = None
+        self._good_tools: Any = _NONE_YET
         self._names: set[str] = set()
         self._add_hash, self._add_line = self.prompts.hashes.append, self.prompts.lines.append
 
@@ -222,7 +225,7 @@ class ChatRows(Rows):
             self._names = check_tools(tools, lambda *problem: problems.append(problem))
             for rule, field, problem in problems:
                 self.findings.add(rule, line, field, problem)
-            self._good_tools = None if problems else tools
+            self._good_tools = _NONE_YET if problems else tools
         for place, name in calls_of(messages):
             if name not in self._names:
                 problem = f"{show(name)} is no tool{hint(name, self._names)}"

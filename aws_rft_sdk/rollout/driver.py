@@ -180,7 +180,8 @@ class _Crew:
         """Cancel all that run, and wait until they are over."""
         for task in [task for task in self._running if self._may_cancel(task)]:
             task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
+        if self._running:
+            await asyncio.wait(self._running)
 
     def _may_cancel(self, task: asyncio.Task[RolloutRecord]) -> bool:
         # What is over is not given up: what the runtime has of it is what became of it.

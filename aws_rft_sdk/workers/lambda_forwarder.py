@@ -245,8 +245,10 @@ def _send(url: SplitResult, body: bytes, headers: dict[str, str], seconds: float
 
     Each call makes a connection of its own: what Lambda has frozen between two calls may be dead.
     """
-    connect = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = connect(str(url.hostname), url.port, timeout=min(CONNECT_SECONDS, seconds))
+    secure = url.scheme == "https"
+    connect = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    # With a port, or the end of an IPv6 address would be taken for one.
+    connection = connect(str(url.hostname), url.port or (443 if secure else 80), timeout=min(CONNECT_SECONDS, seconds))
     with contextlib.closing(connection):
         connection.connect()
         connection.sock.settimeout(seconds)

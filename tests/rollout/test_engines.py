@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from rollout.worlds import PROMPTS, policy, worker
 
-from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, load_callable, read_records, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
@@ -342,6 +342,55 @@ def test_http_when_the_answer_is_lost_then_the_reward_is_waited_for_in_the_runti
 
     (record,) = asyncio.run(main())
     assert (record.status, record.reward, record.attempts) == (RolloutStatus.COMPLETED, 0.1, 1)
+
+
+@pytest.mark.parametrize(("quiet_seconds", "status"), [(60.0, "completed"), (0.0, "unreported")])
+def test_http_when_the_answer_is_lost_in_the_middle_then_it_is_waited_for_unless_nothing_happens(
+    world, quiet_seconds, status
+):
+    """A proxy ends long calls. Without a turn nobody knows that a rollout runs, and it is waited for less long."""
+    infer = load_callable(f"{world}/engine_handlers.py:infer")
+    turned, looked, looks = threading.Event(), threading.Event(), []
+
+    @rft_handler
+    def handler(payload):
+        infer(payload)
+        turned.set()
+        looked.wait(30)
+        return 0.7
+
+    async def main():
+        with LocalRuntime(policy) as runtime, worker(handler, hangs_up=True) as (url, _):
+            access = access_in(runtime, InferenceParams())
+
+            async def observe(trajectory_id):
+                await asyncio.to_thread(turned.wait, 30)
+                looks.append(await access.observe(trajectory_id))
+                if len(looks) == 3:
+                    looked.set()
+                return looks[-1]
+
+            engine = HttpEngine(url, observe)
+            engine.after_error_seconds, engine.quiet_seconds = 0.0, quiet_seconds
+            try:
+                return [r async for r in run_rollouts(engine, ["a"], access.start)]
+            finally:
+                looked.set()
+
+    (record,) = asyncio.run(main())
+    assert (record.status.value, record.turns) == (status, 1)
+
+
+def test_http_when_a_header_cannot_be_sent_then_the_error_does_not_quote_it(world):
+    async def main():
+        with LocalRuntime(policy) as runtime, worker(load_callable(f"{world}/engine_handlers.py:plain")) as (url, calls):
+            access = access_in(runtime, InferenceParams())
+            engine = HttpEngine(url, access.observe, headers={"Authorization": "Bearer secret\n"})
+            return [r async for r in run_rollouts(engine, ["a"], access.start)], calls
+
+    (record,), calls = asyncio.run(main())
+    assert (record.status, calls) == (RolloutStatus.UNREPORTED, [])
+    assert record.error.endswith("does not answer (LocalProtocolError)")
 
 
 @pytest.mark.parametrize("engine", ["local", "process", "http", "http-invocations"])

@@ -16,7 +16,7 @@ from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.engines.ray import RayEngine
 from aws_rft_sdk.rollout.loading import absolute_reference
-from aws_rft_sdk.settings import WORKER_KEY_VARIABLE, environment
+from aws_rft_sdk.settings import worker_key
 
 ENGINES = ("auto", "local", "process", "ray", "http", "agentcore")
 SERVICE_STARTS_PER_SECOND = 5.0
@@ -110,7 +110,7 @@ class EngineChoice:
         """
         deadline = self.deadline_seconds
         if self.name == "http":
-            key = environment(WORKER_KEY_VARIABLE)
+            key = worker_key()
             headers = {"Authorization": f"Bearer {key}"} if key else {}
             return HttpEngine(self.handler, access.observe, deadline_seconds=deadline, headers=headers)
         if self.name == "agentcore":

@@ -29,6 +29,9 @@ _CONNECT_SECONDS = 10.0
 _BUSY = (429, 503)
 _PAUSE_SECONDS = 1.0
 """After a refusal that does not say for how long."""
+_LONGEST_PAUSE_SECONDS = 60.0
+"""Whatever a worker asks for: all rollouts wait for it."""
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.LocalProtocolError)
 _SHOWN = 300
 
 
@@ -97,16 +100,16 @@ class HttpEngine(RemoteEngine):
             try:
                 answer = await self._client.post(self._url, content=body, headers=headers)
             except httpx.HTTPError as error:
-                unreachable = AgentUnreachableError(
-                    f"{self._url} does not answer ({str(error) or type(error).__name__})"
-                )
-                if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
-                    raise unreachable from error
+                # What cannot be sent is quoted by the library, and may be the key.
+                text = "" if isinstance(error, httpx.LocalProtocolError) else str(error)
+                unreachable = AgentUnreachableError(f"{self._url} does not answer ({text or type(error).__name__})")
+                if isinstance(error, _NOT_SENT):
+                    raise unreachable from (error if text else None)
                 return Answer(error=describe_error(unreachable), lost=True)
             if answer.status_code not in _BUSY:
                 return _read(answer)
             asked = parse_retry_after(answer.headers.get("Retry-After"))
-            until = time.monotonic() + (_PAUSE_SECONDS if asked is None else asked)
+            until = time.monotonic() + (_PAUSE_SECONDS if asked is None else min(asked, _LONGEST_PAUSE_SECONDS))
             self._not_before = max(self._not_before, until)
 
 

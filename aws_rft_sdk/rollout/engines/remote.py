@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -19,8 +20,6 @@ from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
 _FIRST_LOOK_SECONDS = 0.05
 _LONGEST_LOOK_SECONDS = 2.0
 _LONGEST_ERROR = 2000
-_AFTER_ERROR_SECONDS = 5.0
-"""For a reward that is on its way when the agent answers with an error, or its answer is lost."""
 
 
 class Answer(NamedTuple):
@@ -63,6 +62,12 @@ class RemoteEngine(Engine):
         deadline_seconds: For each rollout; None for no deadline.
     """
 
+    after_error_seconds = 5.0
+    """For a reward that is on its way when the agent answers with an error, or its answer is lost."""
+    quiet_seconds = 60.0
+    """For the next turn, or the reward, when the answer is lost and the rollout has begun: a proxy that ends a long call
+    does not end the rollout."""
+
     def __init__(self, observe: Observe | None, *, deadline_seconds: float | None = DEADLINE_SECONDS) -> None:
         self._observe = observe
         self._deadline_seconds = deadline_seconds
@@ -93,9 +98,7 @@ class RemoteEngine(Engine):
         return replace(outcome, seconds=time.perf_counter() - began)
 
     async def _judge(self, answer: Answer, trajectory_id: str, observe: Observe, left: float | None) -> Outcome:
-        if answer.error is not None:
-            left = min(_AFTER_ERROR_SECONDS, _AFTER_ERROR_SECONDS if left is None else left)
-        seen = await _wait(observe, trajectory_id, left)
+        seen = await _wait(observe, trajectory_id, left, None if answer.error is None else self._patience(answer.lost))
         if seen is None or not seen.is_over:
             explanation = answer.error or self._late()
             return Outcome(RolloutStatus.UNREPORTED, turns=seen.turns if seen else 0, error=explanation)
@@ -109,6 +112,9 @@ class RemoteEngine(Engine):
             metrics=metrics_of(answer.result),
             error=error,
         )
+
+    def _patience(self, lost: bool) -> Callable[[int], float]:
+        return lambda turns: self.quiet_seconds if lost and turns else self.after_error_seconds
 
     def _judge_answer(self, answer: Answer) -> Outcome:
         try:
@@ -129,9 +135,19 @@ class RemoteEngine(Engine):
         return describe_error(RolloutTimeoutError(f"the rollout was not over after {seconds:g} s, its deadline"))
 
 
-async def _wait(observe: Observe, trajectory_id: str, seconds: float | None) -> Observation | None:
-    """Look at a rollout less and less often until it is over, or `seconds` have passed."""
-    end = None if seconds is None else time.monotonic() + seconds
+async def _wait(
+    observe: Observe, trajectory_id: str, seconds: float | None, patience: Callable[[int], float] | None
+) -> Observation | None:
+    """Look at a rollout less and less often until it is over, `seconds` have passed, or nothing is new for too long.
+
+    Args:
+        observe: Looks at it in the runtime.
+        trajectory_id: Which it is.
+        seconds: For all of it; None for no limit.
+        patience: How many seconds may pass without another turn, by the number of turns so far; None for any.
+    """
+    end = math.inf if seconds is None else time.monotonic() + seconds
+    turns, news_at = 0, time.monotonic()
     pause = _FIRST_LOOK_SECONDS
     seen: Observation | None = None
     while True:
@@ -139,7 +155,10 @@ async def _wait(observe: Observe, trajectory_id: str, seconds: float | None) -> 
             seen = await observe(trajectory_id)
         except AgentUnreachableError:
             seen = None  # the runtime may be back before the deadline
-        left = pause if end is None else end - time.monotonic()
+        now = time.monotonic()
+        if seen is not None and seen.turns != turns:
+            turns, news_at = seen.turns, now
+        left = (end if patience is None else min(end, news_at + patience(turns))) - now
         if (seen is not None and seen.is_over) or left <= 0:
             return seen
         await asyncio.sleep(min(pause, left))
