@@ -114,7 +114,7 @@ def _drain_and_end(grace_seconds: float, drained: threading.Event) -> None:
     drain(grace_seconds)
     drained.set()
     _wake_main_thread()
-    threading.Thread(target=_end_at, args=(end,), name="rft-shutdown-end", daemon=True).start()
+    end_at(max(end, time.monotonic() + 1.0), 128 + signal.SIGTERM)
 
 
 def _wake_main_thread() -> None:
@@ -126,10 +126,15 @@ def _wake_main_thread() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _end_at(end: float) -> None:
-    time.sleep(max(1.0, end - time.monotonic()))
+def end_at(end: float, status: int) -> None:
+    """See to it that the process has ended by `end` on the monotonic clock, whatever hangs in it. Returns at once."""
+    threading.Thread(target=_end_at, args=(end, status), name="rft-end", daemon=True).start()
+
+
+def _end_at(end: float, status: int) -> None:
+    time.sleep(max(0.0, end - time.monotonic()))
     logger.error("the process did not end within its grace period and is ended now")
-    os._exit(128 + signal.SIGTERM)
+    os._exit(status)
 
 
 def _go_on(

@@ -30,20 +30,21 @@ _COMMANDS = {
 
 
 _END_SECONDS = 5.0
-"""For the interpreter to end, which waits for threads of pools that handlers have left behind."""
+"""For the interpreter to end, which waits for threads that handlers have left behind."""
 
 
 class _LazyGroup(click.Group):
     """Loads a command's module only when that command is asked for, so that `--help` is instant."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run a command. Without arguments it is the whole program, which then ends whatever handlers left behind."""
+        """Run a command. Without arguments it is the whole program, and ends even if a handler hangs in a thread."""
         if args or kwargs:
             return super().__call__(*args, **kwargs)
         try:
             return super().__call__()
         except SystemExit as end:
-            threading.Thread(target=_end, args=(end.code,), name="rft-end", daemon=True).start()
+            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+                threading.Thread(target=_end, args=(end.code,), name="rft-end", daemon=True).start()
             raise
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -62,6 +63,7 @@ class _LazyGroup(click.Group):
 
 def _end(status: object) -> None:
     time.sleep(_END_SECONDS)
+    click.echo("a handler hangs in a thread, which is left behind", err=True)
     try:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -23,7 +23,8 @@ POLICY_HELP = (
 )
 
 
-def _finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+def finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
+    """Refuse nan and inf: the callback of an option."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is no finite number", ctx, option)
     return value
@@ -32,7 +33,7 @@ def _finite(ctx: click.Context, option: click.Parameter, value: float | None) ->
 success_threshold_option = click.option(
     "--success-threshold",
     type=float,
-    callback=_finite,
+    callback=finite,
     help=f"Lowest reward that counts as a success.  [default: the run's, {SUCCESS_THRESHOLD:g} for a new run]",
 )
 

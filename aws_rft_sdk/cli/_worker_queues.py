@@ -17,12 +17,13 @@ from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.rewards.packaging import HANDLER
 from aws_rft_sdk.settings import WORKER_KEY_VARIABLE, WORKER_QUEUE_VARIABLE, WORKER_URL_VARIABLE
+from aws_rft_sdk.shutdown import end_at
 from aws_rft_sdk.workers import nova_forge as forge
 from aws_rft_sdk.workers import sqs as queues
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers.packaging import build_forwarder
 from aws_rft_sdk.workers.pool import MAX_ROLLOUTS
-from aws_rft_sdk.workers.serving import end_at, flush, flush_seconds
+from aws_rft_sdk.workers.serving import flush, flush_seconds
 
 _SECONDS = click.FloatRange(0, min_open=True)
 _EXIT_SECONDS = 2.0
@@ -200,7 +201,7 @@ def _until_signalled(grace_seconds: float) -> Iterator[threading.Event]:
     before = {number: signal.getsignal(number) for number in watched}
 
     def end(number: int, frame: FrameType | None) -> None:
-        end_at(time.monotonic() + grace_seconds + _EXIT_SECONDS)
+        end_at(time.monotonic() + grace_seconds + _EXIT_SECONDS, 0)
         # In a thread: this one may hold the event's lock where the signal has interrupted it.
         threading.Thread(target=until.set, name="rft-until", daemon=True).start()
         for watched_number, handler in before.items():

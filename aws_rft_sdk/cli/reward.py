@@ -14,7 +14,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk.cli._options import finite, load_function, usage_errors
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.cases import read_cases
@@ -24,6 +24,15 @@ from aws_rft_sdk.rewards.workbench import BenchReport, bench
 
 _MAX_PAYLOAD_BYTES = 6 * 10**6
 _SHOWN = 20
+
+_floor_option = click.option(
+    "--floor",
+    default=0.0,
+    show_default=True,
+    type=float,
+    callback=finite,
+    help="Score of a row that cannot be judged.",
+)
 
 
 @click.group("reward")
@@ -72,7 +81,7 @@ def test(
 @command.command("invoke")
 @click.argument("reward")
 @click.argument("events", type=click.Path(exists=True, dir_okay=False))
-@click.option("--floor", default=0.0, show_default=True, type=float, help="Score of a row that cannot be judged.")
+@_floor_option
 @click.option("--handler", "is_handler", is_flag=True, help="REWARD is a Lambda handler already.")
 @click.pass_context
 @usage_errors
@@ -103,7 +112,7 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
 @command.command("package")
 @click.argument("reward")
 @click.option("--out", default="reward.zip", show_default=True, type=click.Path(dir_okay=False), help="The zip.")
-@click.option("--floor", default=0.0, show_default=True, type=float, help="Score of a row that cannot be judged.")
+@_floor_option
 @click.pass_context
 @usage_errors
 def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:

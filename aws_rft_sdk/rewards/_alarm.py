@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
+
+_AT_ONCE = 1e-6
 
 
 class OutOfTimeError(BaseException):
@@ -27,13 +30,17 @@ def ended_after(seconds: float | None) -> Iterator[None]:
     if seconds is None or not in_main_thread or not hasattr(signal, "setitimer"):
         yield
         return
-    before = signal.signal(signal.SIGALRM, _strike)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before, began = signal.signal(signal.SIGALRM, _strike), time.monotonic()
+    others, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:
+            signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
+            if others:  # somebody else's alarm, such as that of a test runner, goes on
+                signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - began), _AT_ONCE))
 
 
 def _strike(*signal_and_frame: object) -> NoReturn:

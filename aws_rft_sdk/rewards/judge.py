@@ -127,17 +127,17 @@ class Judge:
             self._model()
 
     def _begin(self) -> None:
-        self._process = os.getpid()
         self._lock = threading.Lock()
         self._asked: JudgeModel | None = None
         self._cost = JudgeCost()
+        self._process = os.getpid()  # last: other threads go by it
 
     def _begin_anew_after_a_fork(self) -> None:
         # Two processes on one connection would get each other's verdicts.
         if self._process != os.getpid():
-            self._begin()
             with contextlib.suppress(TypeError):  # of a client with an HTTP client of its own nothing more is known
                 self._source = picklable(self._source)
+            self._begin()
 
     def __getstate__(self) -> dict[str, Any]:
         own = ("_process", "_lock", "_asked", "_cost")

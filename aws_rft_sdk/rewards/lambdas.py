@@ -50,20 +50,26 @@ class RewardLambda:
 
         Raises:
             PayloadError: The event has no rows at all, so that there is nothing to answer row by row.
-            ConfigurationError, ImportError: The reward needs what is not there, whatever the row: a package, a valid
-                schema.
+            ConfigurationError: No row could be judged because the reward lacks what it needs, a package for example:
+                the floor for all of them would hide that.
         """
-        return [self._score(row, position, context) for position, row in enumerate(rows_of(event))]
+        lacking: list[ConfigurationError] = []
+        results = [self._score(row, position, context, lacking) for position, row in enumerate(rows_of(event))]
+        if lacking and len(lacking) == len(results):
+            raise lacking[0]
+        return results
 
-    def _score(self, row: JSON, position: int, context: Any) -> dict[str, JSON]:
+    def _score(self, row: JSON, position: int, context: Any, lacking: list[ConfigurationError]) -> dict[str, JSON]:
         identity = _id_of(row, position)
         try:
             with ended_after(_share_of_time(context)):
                 result = evaluate(self.reward, rollout_of(row))
-        except (KeyboardInterrupt, ConfigurationError, ImportError):
-            raise  # a package that is missing is no property of a row: all of them would quietly get the floor
-        except BaseException:  # a panic of an extension or a cancellation is no Exception
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a panic of an extension or a cancellation is no Exception
             # One bad row must not cost the batch its rewards; it is logged and counted instead.
+            if isinstance(error, ConfigurationError):
+                lacking.append(error)
             logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
             result = RewardResult(None)
         unscored = result.reward is None

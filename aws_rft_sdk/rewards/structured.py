@@ -98,8 +98,11 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
 
 @functools.lru_cache(maxsize=64)
 def _validator(schema: str) -> Callable[[Any], bool]:
-    jsonschema = importlib.import_module("jsonschema")
-    referencing = importlib.import_module("referencing")
+    try:
+        jsonschema = importlib.import_module("jsonschema")
+        referencing = importlib.import_module("referencing")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError("JsonSchema needs jsonschema: pip install jsonschema") from error
 
     plain = json.loads(schema)
     kind = jsonschema.validators.validator_for(plain, default=jsonschema.Draft202012Validator)

@@ -47,13 +47,14 @@ def absolute_reference(reference: str) -> str:
     return f"{Path(location).resolve()}{separator}{name}" if location.endswith(".py") else reference
 
 
-def module_of(reference: str) -> str:
-    """Return the name of the module that a reference names, once its function is loaded."""
+def module_of(reference: str) -> str | None:
+    """Return the name of the module that a reference names; None for a file that is not loaded."""
     location = reference.rpartition(":")[0]
     if not location.endswith(".py"):
         return location
     file = str(Path(location).resolve())
-    return next(name for name, module in list(sys.modules.items()) if getattr(module, "__file__", None) == file)
+    loaded = list(sys.modules.items())
+    return next((name for name, module in loaded if getattr(module, "__file__", None) == file), None)
 
 
 def _load_file(path: Path) -> ModuleType:

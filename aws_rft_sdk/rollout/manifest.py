@@ -12,8 +12,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
+from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout._appending import write_atomically
+from aws_rft_sdk.rollout.loading import module_of
 from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 
 MANIFEST_FILE = "run.json"
@@ -28,8 +30,7 @@ class Manifest:
     handler: str
     """As it was named on the command line."""
     sources: Mapping[str, str]
-    """SHA-256 of each file of the handler's folder or package that it imported, by its path from there; and of the
-    policy's."""
+    """SHA-256 of each file that the handler is made of, see `handler_sources`; and of the policy's."""
     dataset: str
     """Path of the dataset."""
     dataset_sha256: str
@@ -129,35 +130,43 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def loaded_sources(*module_names: str) -> dict[str, str]:
-    """Return the SHA-256 of the files of modules, and of what is imported at the moment from their folders and below.
+def handler_sources(reference: str, handler: Handler) -> dict[str, str]:
+    """Return the SHA-256 of the files that a handler is made of, as far as they are imported at the moment.
+
+    These are the file that the reference names, the one that defines the function, and what is imported from their
+    folders and below. The folder of a module in a package is that of the outermost package; what is installed in an
+    environment below a folder does not count.
 
     Args:
-        module_names: Modules that are imported. The folder of one in a package is that of the outermost package. What
-            is installed in an environment below a folder does not count.
+        reference: How the handler was named.
+        handler: The function, which another module may have made, or decorated.
+
+    Returns:
+        By their paths from the folder of the named file; those that are not in it, by their whole paths.
     """
     names = {getattr(module, "__file__", None) or "" for module in list(sys.modules.values())}
-    sources: dict[str, str] = {}
-    for module_name in module_names:
-        module = sys.modules.get(module_name)
-        file = getattr(module, "__file__", None)
-        if file is None:
+    modules = (module_of(reference), getattr(handler, "__module__", None))
+    paths: list[Path] = []
+    home: Path | None = None
+    for module in [sys.modules[name] for name in modules if name in sys.modules]:
+        if (file := getattr(module, "__file__", None)) is None:
             continue
-        above = (getattr(module, "__package__", None) or "").count(".")
-        beginning = str(Path(file).parents[above])
-        folder = Path(beginning).resolve()
+        beginning = Path(file).parents[(getattr(module, "__package__", None) or "").count(".")]
+        folder = beginning.resolve()
+        home = home or folder
         # By the text of the paths first: to resolve those of all modules takes half a second.
-        beside = {name for name in names if name.startswith((str(folder), beginning))}
+        beside = {name for name in names if name.startswith((str(folder), str(beginning)))}
         if folder.name in _ENVIRONMENT_FOLDERS or folder == Path(sysconfig.get_path("stdlib")).resolve():
             beside = {file}
-        files = {
-            path for path in map(Path.resolve, map(Path, beside)) if path.is_file() and path.is_relative_to(folder)
-        }
-        sources |= {
-            path.relative_to(folder).as_posix(): file_sha256(path)
-            for path in sorted(files)
-            if path.is_relative_to(folder)
-            and path.is_file()
-            and not any(part in _ENVIRONMENT_FOLDERS for part in path.relative_to(folder).parts)
-        }
-    return sources
+        paths += [path for path in map(Path.resolve, map(Path, beside)) if _is_below(path, folder)]
+    return {_short(path, home): file_sha256(path) for path in sorted(set(paths))}
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    if not path.is_relative_to(folder) or not path.is_file():
+        return False
+    return not any(part in _ENVIRONMENT_FOLDERS for part in path.relative_to(folder).parts)
+
+
+def _short(path: Path, home: Path | None) -> str:
+    return path.relative_to(home).as_posix() if home is not None and path.is_relative_to(home) else path.as_posix()

@@ -18,8 +18,7 @@ from aws_rft_sdk.rollout.driver import Progress, run_rollouts
 from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
-from aws_rft_sdk.rollout.loading import module_of
-from aws_rft_sdk.rollout.manifest import Manifest, file_sha256, loaded_sources
+from aws_rft_sdk.rollout.manifest import Manifest, file_sha256, handler_sources
 from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_retry_budget
@@ -94,9 +93,7 @@ class RunOptions:
             "top-p": sampling.top_p,
             "max-tokens": sampling.max_tokens,
         }
-        sources = {}
-        if fn is not None:  # which another module may have made, or decorated
-            sources = loaded_sources(module_of(choice.handler), getattr(fn, "__module__", None) or "")
+        sources = {} if fn is None else handler_sources(choice.handler, fn)
         for part in (self.policy or "").split(":")[1:]:
             if Path(part).is_file():
                 sources[part] = file_sha256(part)

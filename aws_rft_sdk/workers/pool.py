@@ -230,6 +230,7 @@ class RolloutPool:
             PayloadError: It is malformed, or no rollout, or has no prompt.
             AtCapacityError: All slots are taken; says after how many seconds it is worth another try.
             ShuttingDownError: It begins no more rollouts.
+            OutboxError: It was not started yet, and its outbox cannot be written.
         """
         request = read_rollout(payload)
         key = (request.job_arn, request.trajectory_id)
@@ -343,26 +344,30 @@ class RolloutPool:
         """Report what is past its deadline while a handler blocks the loop, which else keeps the deadlines."""
         while not over.wait(BEAT_SECONDS):
             if loop.stalled_seconds:
-                now = time.monotonic()
-                with self._changed:
-                    late = {
-                        key: entry
-                        for key, entry in self._running.items()
-                        if entry.context is None and now - entry.began > self.deadline_seconds
-                    }
-                why = f"the rollout was not over after {self.deadline_seconds:g} s, and a handler blocks the event loop"
-                self._report(late, now + _REPORT_SECONDS, why)
+                try:
+                    self._report_late(time.monotonic())
+                except Exception:
+                    # Whatever it is: nobody else keeps the deadlines now.
+                    logger.exception("what is past its deadline could not be reported; it is tried again")
+
+    def _report_late(self, now: float) -> None:
+        with self._changed:
+            late = {
+                key: entry
+                for key, entry in self._running.items()
+                if entry.context is None and now - entry.began > self.deadline_seconds
+            }
+        why = f"the rollout was not over after {self.deadline_seconds:g} s, and a handler blocks the event loop"
+        self._report(late, now + _REPORT_SECONDS, why)
 
     def _report(self, late: dict[_Key, _Entry], end: float, *why: str) -> None:
         """Report rollouts as errors from threads of its own: a handler may block the loop for good."""
-        rollouts = []
-        for rollout in _lifecycle.running():
-            entry = late.get((rollout.context.job_arn, rollout.context.trajectory_id))
-            if entry is not None:
-                entry.context = rollout.context
-                rollouts.append(rollout)
+        keys = {rollout: (rollout.context.job_arn, rollout.context.trajectory_id) for rollout in _lifecycle.running()}
+        rollouts = [rollout for rollout, key in keys.items() if key in late]
         if rollouts:
             give_up(rollouts, end, *why)
+        for rollout in rollouts:
+            late[keys[rollout]].context = rollout.context
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from starlette.applications import Starlette
 from aws_rft_sdk import redrive
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
 from aws_rft_sdk.outbox import Outbox, shared_outbox
-from aws_rft_sdk.shutdown import GRACE_SECONDS
+from aws_rft_sdk.shutdown import GRACE_SECONDS, end_at
 from aws_rft_sdk.workers._bodies import READ_SECONDS
 from aws_rft_sdk.workers.pool import RolloutPool
 
@@ -159,7 +159,7 @@ class _Server(uvicorn.Server):
             flush(end)
         except Exception:
             logger.exception("the drain failed")
-        end_at(end + _CLOSE_SECONDS)
+        end_at(end + _CLOSE_SECONDS, 0)
         self.should_exit = True
 
 
@@ -190,17 +190,6 @@ def _deliver_all(outbox: Outbox) -> None:
         logger.error("outbox=<%s>, error=<%s> | could not be flushed", outbox.path, error)
     else:
         logger.info("delivered=<%d>, pending=<%d>, refused=<%d> | outbox flushed", *done)
-
-
-def end_at(end: float) -> None:
-    """See to it that the process has ended by `end` on the monotonic clock, whatever hangs in it. Returns at once."""
-    threading.Thread(target=_end_at, args=(end,), name="rft-end", daemon=True).start()
-
-
-def _end_at(end: float) -> None:
-    time.sleep(max(0.0, end - time.monotonic()))
-    logger.error("the process did not end within its grace period and is ended now")
-    os._exit(0)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -416,6 +416,19 @@ def test_call_of_a_tool_that_the_row_has_not_is_found(tmp_path):
     assert found(check(tmp_path, rows, "bedrock")) == {("tool-call-unknown", LINE, field)}
 
 
+@pytest.mark.parametrize("before", [{}, [tool(name="")], [tool()]], ids=["first", "after-bad-ones", "after-good-ones"])
+def test_tools_that_are_null_are_found_whatever_row_came_before(tmp_path, before):
+    rows = [{**row, "tools": [tool()]} for row in make_rows(120)]
+    rows[0]["tools"], rows[1]["tools"] = before or None, None
+    rows[1]["messages"] = with_call()
+
+    problems = found(check(tmp_path, rows, "bedrock"))
+
+    assert ("tools-type", 2, "tools") in problems
+    assert ("tool-call-unknown", 2, "messages[1].tool_calls[0].function.name") in problems
+    assert (("tools-type", 1, "tools") in problems) is not bool(before)
+
+
 @pytest.mark.parametrize("content", [None, "", "I call."])
 def test_assistant_that_calls_a_tool_need_not_say_anything(tmp_path, content):
     rows = make_rows(120)

@@ -159,7 +159,7 @@ def test_package_command_when_the_function_could_not_be_imported_then_refused_he
         more.write("from aws_rft_sdk.rewards import reward_lambda\nhandler = reward_lambda(reward)\n")
     result = aws_rft("package", f"{file}:handler", "--out", tmp_path / "r.zip")
     assert (result.exit_code, "Lambda handler already" in result.output) == (2, True)
-    assert aws_rft("package", f"{file}:reward", "--floor", "nan", "--out", tmp_path / "r.zip").exit_code == 1
+    assert aws_rft("package", f"{file}:reward", "--floor", "nan", "--out", tmp_path / "r.zip").exit_code == 2
     assert not (tmp_path / "r.zip").exists()
 
 

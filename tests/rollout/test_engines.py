@@ -383,7 +383,10 @@ def test_http_when_the_answer_is_lost_in_the_middle_then_it_is_waited_for_unless
 
 def test_http_when_a_header_cannot_be_sent_then_the_error_does_not_quote_it(world):
     async def main():
-        with LocalRuntime(policy) as runtime, worker(load_callable(f"{world}/engine_handlers.py:plain")) as (url, calls):
+        with (
+            LocalRuntime(policy) as runtime,
+            worker(load_callable(f"{world}/engine_handlers.py:plain")) as (url, calls),
+        ):
             access = access_in(runtime, InferenceParams())
             engine = HttpEngine(url, access.observe, headers={"Authorization": "Bearer secret\n"})
             return [r async for r in run_rollouts(engine, ["a"], access.start)], calls

@@ -16,6 +16,8 @@ from aws_rft_sdk.outbox import Outbox
 from aws_rft_sdk.shutdown import Drained, drain, drain_on_sigterm
 from aws_rft_sdk.types import TrajectoryStatus
 
+JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j"
+
 
 @pytest.fixture
 def runtime():
@@ -218,7 +220,7 @@ def test_drain_when_a_reward_is_being_delivered_then_it_is_not_replaced_by_the_f
 
     delivering, client = threading.Event(), Slow()
     handler = rft_handler(require_turns=False, client=lambda request: client)(lambda payload: 1.0)
-    metadata = {"jobArn": "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j", "rolloutId": "t"}
+    metadata = {"jobArn": JOB_ARN, "rolloutId": "t"}
     rollout, results = in_thread(handler, {"prompt": "p", "metadata": metadata})
     assert delivering.wait(30)
     draining, drained = in_thread(drain, 1.0)
@@ -228,3 +230,44 @@ def test_drain_when_a_reward_is_being_delivered_then_it_is_not_replaced_by_the_f
 
     assert drained == [Drained(finished=0, given_up=1)]
     assert (results, client.rewards) == ([1.0], (1.0,))
+
+
+def test_handler_when_it_returns_while_it_is_reported_as_an_error_then_it_waits_for_that_report():
+    """Or whoever looks at its context next would take it for done, although nothing is reported yet."""
+    reporting, answered, go_on = threading.Event(), threading.Event(), threading.Event()
+    outcomes, contexts = [], []
+
+    class Slow:
+        rewards = None
+
+        def report_complete(self, rewards):
+            raise AssertionError("it was given up")
+
+        update_reward = report_complete
+
+        def report_error(self, error, reward=None):
+            reporting.set()
+            assert answered.wait(60)
+
+    @rft_handler(require_turns=False, client=lambda request: Slow())
+    def handler(payload):
+        contexts.append(RFTContext.current())
+        assert go_on.wait(60)
+        return 1.0
+
+    def rollout():
+        handler({"prompt": "p", "metadata": {"jobArn": JOB_ARN, "rolloutId": "t"}})
+        outcomes.append(contexts[0].outcome)
+
+    running, _ = in_thread(rollout)
+    while not contexts:
+        running.join(0.01)
+    draining, _ = in_thread(drain, 0.1)
+    assert reporting.wait(30)
+    go_on.set()
+    running.join(0.3)  # it would be over by now
+    answered.set()
+    running.join()
+    draining.join()
+
+    assert outcomes == ["failed"]

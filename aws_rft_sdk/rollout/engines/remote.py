@@ -65,8 +65,8 @@ class RemoteEngine(Engine):
     after_error_seconds = 5.0
     """For a reward that is on its way when the agent answers with an error, or its answer is lost."""
     quiet_seconds = 60.0
-    """For the next turn, or the reward, when the answer is lost and the rollout has begun: a proxy that ends a long call
-    does not end the rollout."""
+    """For the next turn, or the reward, when the answer is lost and the rollout has begun: a proxy that ends a long
+    call does not end the rollout."""
 
     def __init__(self, observe: Observe | None, *, deadline_seconds: float | None = DEADLINE_SECONDS) -> None:
         self._observe = observe

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.manifest import loaded_sources, read_manifest
+from aws_rft_sdk.rollout.manifest import handler_sources, read_manifest
 from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord, read_records
 
 
@@ -72,9 +72,10 @@ def changed_sources(folder: str | Path, handler: Handler) -> tuple[str, ...]:
     """Return the handler's source files that are not as they were when the rollouts ran, sorted.
 
     Returns:
-        Paths from the folder of the handler's file; empty also where nobody wrote down what they were.
+        Paths as in the run's `sources`; empty also where nobody wrote down what they were.
     """
     manifest = read_manifest(folder)
-    then = {} if manifest is None else manifest.sources
-    now = loaded_sources(getattr(handler, "__module__", None) or "")
+    if manifest is None:
+        return ()
+    then, now = manifest.sources, handler_sources(manifest.handler, handler)
     return tuple(sorted(name for name in now if name in then and now[name] != then[name]))
