@@ -17,7 +17,8 @@ REGION_CHARACTERS = 1_000
 
 MARKER = re.compile(
     r"^[ \t#*_]{0,9}(?:final )?answer[ \t*_]{0,9}$|####+|\\boxed\s?\{|<answer>|^[ \t*_]{0,9}A[ \t*_]{0,9}:"
-    r"|\b(?:answer|(?:correct|right|best) (?:choice|option))[\s*_]{0,9}(?:[:=]|is\b(?! (?:correct|right|wrong)\b))",
+    r"|\b(?:answer(?: to (?:the|this|that) (?:question|problem))?|(?:correct|right|best) (?:choice|option))[\s*_]{0,9}"
+    r"(?:[:=]|(?:is|(?:should|must|will|would) be)\b(?! (?:correct|right|wrong)\b))",
     re.IGNORECASE | re.MULTILINE,
 )
 _END_TAG = "</answer>"

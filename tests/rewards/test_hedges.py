@@ -68,6 +68,8 @@ SOLUTIONS_ON_ONE_LINE = [
     "A: He had 20, then 14, and the answer is 6.",
     r"A: It takes 20 - 14 = 6. \boxed{6}",
     "#### The answer is 6",
+    "The answer to the question is **6**.",
+    "So there are 9 - 3 left, and the answer should be 6.",
     "<answer>The answer is 6</answer>",
 ]
 
