@@ -29,16 +29,20 @@ def check_number(
     wanted = "a whole number" if whole else "a finite number"
     if low is not None:
         wanted += f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
-    is_number = isinstance(value, numbers.Integral if whole else numbers.Real)
-    is_number = is_number and not isinstance(value, bool) and is_finite(value)
-    if not (is_number and (low is None or value >= low) and (high is None or value <= high)):
+    fits = isinstance(value, numbers.Integral if whole else numbers.Real) and is_number(value, numbers.Real)
+    if not (fits and (low is None or value >= low) and (high is None or value <= high)):
         raise ConfigurationError(f"{name} must be {wanted}, not {value!r:.80}")
 
 
-def is_finite(number: Any) -> bool:
-    """Say whether a number is finite as a float: an int may be too long for one."""
+def is_number(value: Any, kind: Any = int | float) -> bool:
+    """Say whether a value is a number that a float can hold, which an int may be too long for; true and false are none.
+
+    Args:
+        value: Anything.
+        kind: The classes that count; those that JSON is read into and written from, if not said otherwise.
+    """
     try:
-        return math.isfinite(number)
+        return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
     except OverflowError:
         return False
 

@@ -10,7 +10,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.rewards._alarm import ended_after
-from aws_rft_sdk.rewards._checks import check_reward, is_finite
+from aws_rft_sdk.rewards._checks import check_reward, is_number
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
@@ -198,7 +198,7 @@ def check_reply(event: JSON, reply: object) -> list[str]:
 
 def _result_problems(result: Mapping[str, Any]) -> list[str]:
     problems = []
-    if not _is_number(result.get("aggregate_reward_score")):
+    if not is_number(result.get("aggregate_reward_score")):
         problems.append(
             f"aggregate_reward_score must be a finite number, not {result.get('aggregate_reward_score')!r:.40}"
         )
@@ -208,14 +208,10 @@ def _result_problems(result: Mapping[str, Any]) -> list[str]:
     for metric in metrics or []:
         if not isinstance(metric, Mapping):
             problems.append("a metric must be an object")
-        elif not isinstance(metric.get("name"), str) or not _is_number(metric.get("value")):
+        elif not isinstance(metric.get("name"), str) or not is_number(metric.get("value")):
             problems.append(f"a metric needs a name and a finite number as value: {dict(metric)!r:.80}")
         elif metric.get("type") not in _TYPES:
             problems.append(
                 f"the type of metric {metric['name']!r} must be Reward or Metric, not {metric.get('type')!r}"
             )
     return problems
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and is_finite(value)

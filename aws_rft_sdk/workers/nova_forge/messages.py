@@ -12,6 +12,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
 from aws_rft_sdk.errors import DatasetError, PayloadError
+from aws_rft_sdk.rewards._checks import is_number
 from aws_rft_sdk.wire import ID_MAX_LENGTH
 
 VERSION = "v0"
@@ -61,7 +62,7 @@ def _range(rewards: object) -> tuple[float, float]:
     limits = rewards.get("range") if isinstance(rewards, Mapping) else None
     if limits is None:
         return -math.inf, math.inf
-    if not isinstance(limits, list) or len(limits) != 2 or not all(_is_number(limit) for limit in limits):
+    if not isinstance(limits, list) or len(limits) != 2 or not all(is_number(limit) for limit in limits):
         raise PayloadError(f"rewards.range must be two numbers, not {limits!r:.80}", field="rewards.range")
     if not limits[0] <= limits[1]:
         raise PayloadError(f"rewards.range is empty: {limits!r:.80}", field="rewards.range")
@@ -161,12 +162,3 @@ def _text(message: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str) or not value:
         raise PayloadError(f"{name} must be a string that is not empty", field=name)
     return value
-
-
-def _is_number(value: object) -> bool:
-    if not isinstance(value, int | float) or isinstance(value, bool):
-        return False
-    try:
-        return math.isfinite(value)
-    except OverflowError:  # an integer that no float can hold
-        return False
