@@ -79,15 +79,18 @@ class Spread:
         idle = self._idle.setdefault(origin, deque())
         idle.append((transport, now))
         self._idle_count += 1
+        old: list[Any] = []
         while self._idle_count > self._max_idle or idle[0][1] < now - _IDLE_SECONDS:
             # The one at hand at the latest: others of this origin are older.
-            oldest, _ = idle.popleft()
+            old.append(idle.popleft()[0])
             self._idle_count -= 1
-            self._all.discard(oldest)
-            await oldest.aclose()
             if not idle:
                 del self._idle[origin]
                 break
+        # Only now: while one is closed, other requests come and go.
+        for one in old:
+            self._all.discard(one)
+            await one.aclose()
 
     async def aclose(self) -> None:
         """Close all connections."""

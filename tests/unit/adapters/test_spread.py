@@ -119,3 +119,31 @@ def test_transports_when_unused_for_a_while_then_they_close(monkeypatch: pytest.
 
     asyncio.run(main())
     assert [item.closed for item in made] == [True, True, False]
+
+
+def test_transports_when_several_close_at_once_then_none_of_the_answers_fails() -> None:
+    """While one is being closed, another answer of the same origin may end, or a request may take what is idle."""
+    made: list[FakeTransport] = []
+
+    async def main() -> None:
+        gate = asyncio.Event()
+
+        class Slow(FakeTransport):
+            async def aclose(self) -> None:
+                await gate.wait()
+                await super().aclose()
+
+        def make() -> FakeTransport:
+            made.append(Slow())
+            return made[-1]
+
+        transport = spread_class(http)(make, http, 10, 0)
+        answers = [await transport.handle_async_request(request()) for _ in range(3)]
+        closing = [asyncio.ensure_future(answer.aclose()) for answer in answers]
+        await asyncio.sleep(0)  # all of them wait for the gate
+        gate.set()
+        await asyncio.gather(*closing)
+        assert (transport._idle, transport._idle_count, transport._all) == ({}, 0, set())
+
+    asyncio.run(main())
+    assert [transport.closed for transport in made] == [True] * 3
