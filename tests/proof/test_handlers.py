@@ -76,7 +76,7 @@ def test_right_handler_of_any_kind_is_proved(handler):
     proof = prove_handler(handler, trial=FEW)
 
     assert proof.causes == ()
-    assert proof.is_passed
+    assert proof.is_passed, proof.causes
     assert proof.verdict.unproven == ()
     assert len(proof.outcomes) == 16
     assert sum(outcome.error is not None for outcome in proof.outcomes) == 2  # those whose answer was lost
@@ -90,7 +90,7 @@ def test_example_agent_is_proved_with_its_own_prompts(rollouts):
     proof = prove_handler(f"{EXAMPLE / 'agent.py'}:handler", prompts, Trial(rollouts=rollouts, outside=6))
 
     assert proof.causes == ()
-    assert proof.is_passed
+    assert proof.is_passed, proof.causes
     assert proof.outside_calls == 6
     assert proof.verdict.unproven == ()
     assert not any("marker" in note for note in proof.notes)
@@ -336,7 +336,7 @@ def hides_prompt(handler_turn: Any) -> Any:
 def test_marker_that_does_not_arrive_is_said_and_other_evidence_decides():
     proof = prove_handler(hides_prompt(lambda payload: ask(wrapped(payload), "the same for all")), trial=FEW)
 
-    assert proof.is_passed
+    assert proof.is_passed, proof.causes
     assert proof.verdict.unproven
     assert "no marker arrived" in proof.notes[0]
 
@@ -384,7 +384,7 @@ def test_marker_finds_the_string_of_a_json_prompt_that_reaches_the_model(prompt)
 
     proof = prove_handler(handler, [prompt], FEW)
 
-    assert proof.is_passed
+    assert proof.is_passed, proof.causes
     assert proof.verdict.unproven == ()
     assert proof.notes[:1] != ()
 

@@ -25,7 +25,7 @@ def test_mixture_at_96_rollouts_is_clean_and_holds_every_scenario():
     verdict, by_kind = proof.verdict, Counter(outcome.run.kind for outcome in proof.outcomes)
     assert (verdict.wrong, verdict.untracked, verdict.stray, verdict.duplicates) == ((), (), (), ())
     assert (verdict.unproven, verdict.reused_spans, verdict.shared, proof.causes) == ((), (), (), ())
-    assert proof.is_passed
+    assert proof.is_passed, proof.causes
     assert set(by_kind) == set(SCENARIOS)
     assert sum(by_kind.values()) == 96 + by_kind["nested"]
     assert all(outcome.is_reported for outcome in proof.outcomes)
@@ -43,7 +43,7 @@ def test_mixture_at_96_rollouts_is_clean_and_holds_every_scenario():
 def test_mixture_at_1000_rollouts_is_clean():
     proof = prove_mixture(rollouts=1000, threads=32, kinds=["plain", "nested", "throttled (429)", "cancelled"])
 
-    assert proof.is_passed
+    assert proof.is_passed, proof.causes
     assert len(proof.outcomes) == 1250
     assert proof.verdict.turns >= 1500
 
