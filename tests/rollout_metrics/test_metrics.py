@@ -250,3 +250,10 @@ def test_metrics_are_values():
     with pytest.raises(dataclasses.FrozenInstanceError):
         found.rollouts = 3
     assert found == measure(table([1, 0]))
+
+
+@pytest.mark.parametrize("reward", [1.7e308, -1e101])
+def test_reward_that_is_too_large_for_a_spread_is_named(reward):
+    with pytest.raises(ConfigurationError, match=r"a reward of prompt 1 is .*; metrics take rewards up to 1e\+100"):
+        measure(table([0.0, 1.0], [reward, 1.0]))
+    assert measure(table([0.0, 1e99])).reward.std == pytest.approx(5e98)

@@ -126,7 +126,8 @@ def compare(
         seed: Of the bootstrap.
 
     Raises:
-        ConfigurationError: The runs have no prompt in common, one is empty, or the confidence is not between 0 and 1.
+        ConfigurationError: The runs have no prompt in common, one is empty, or the confidence is not between 0 and 1,
+            or a reward is too large.
     """
     if not 0 < confidence < 1:
         raise ConfigurationError(f"confidence is {confidence:g}; it must be between 0 and 1")

@@ -8,11 +8,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.metrics.passk import pass_at_k, pass_power_k
 from aws_rft_sdk.rollout.records import RolloutRecord
 
 EQUAL_WITHIN = 1e-9
 """Rewards of a group that differ by less are equal: a trainer adds more than this before it divides by their spread."""
+
+
+_GREATEST = 1e100
+"""Of rewards: the squares of greater ones, which a spread needs, may be beyond floats."""
 
 
 def reward_of(record: RolloutRecord) -> float | None:
@@ -55,7 +60,11 @@ class Group:
 
 
 def group_rollouts(records: Iterable[RolloutRecord], success_threshold: float) -> list[Group]:
-    """Return the groups in the order of the dataset. A rollout counts once; say which record counts beforehand."""
+    """Return the groups in the order of the dataset. A rollout counts once; say which record counts beforehand.
+
+    Raises:
+        ConfigurationError: A reward is too large for figures to be computed.
+    """
     by_prompt: dict[int, list[RolloutRecord]] = defaultdict(list)
     for record in records:
         by_prompt[record.prompt_index].append(record)
@@ -63,6 +72,11 @@ def group_rollouts(records: Iterable[RolloutRecord], success_threshold: float) -
     for prompt_index, members in sorted(by_prompt.items()):
         members.sort(key=lambda record: record.sample_index)
         rewards = tuple(reward for reward in map(reward_of, members) if reward is not None)
+        if rewards and max(map(abs, rewards)) > _GREATEST:
+            greatest = max(rewards, key=abs)
+            raise ConfigurationError(
+                f"a reward of prompt {prompt_index} is {greatest:g}; metrics take rewards up to {_GREATEST:g}"
+            )
         successes = sum(reward >= success_threshold for reward in rewards)
         groups.append(Group(prompt_index, len(members), rewards, successes))
     return groups

@@ -200,7 +200,7 @@ def measure(
         seed: Of the bootstrap. The same records and seed give the same intervals.
 
     Raises:
-        ConfigurationError: A k is below 1, or the confidence is not between 0 and 1.
+        ConfigurationError: A k is below 1, the confidence is not between 0 and 1, or a reward is too large.
     """
     if any(k < 1 for k in ks or ()):
         raise ConfigurationError(f"k is {min(ks or ())}; it must be at least 1")
