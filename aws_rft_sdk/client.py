@@ -14,6 +14,7 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 
 from aws_rft_sdk import telemetry, wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._session import shared_session
 from aws_rft_sdk.context import RFTContext, contexts_of
 from aws_rft_sdk.credentials import Bearer, Credentials, CredentialSource, SigV4, shared_credentials
@@ -96,8 +97,7 @@ class RolloutFeedbackClient:
     ) -> None:
         if max_attempts < 1:
             raise ConfigurationError(f"max_attempts is {max_attempts}; at least 1 request must be sent")
-        if not timeout > 0:
-            raise ConfigurationError(f"timeout is {timeout}; it must be above 0 seconds")
+        check_seconds("timeout", timeout)
         if auth not in ("sigv4", "bearer"):
             raise ConfigurationError(f"auth is {auth!r}; it must be 'sigv4' or 'bearer'")
         self.metadata = _metadata_of(metadata_or_request)

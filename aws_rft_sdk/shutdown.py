@@ -17,6 +17,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from aws_rft_sdk import _lifecycle
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
 
 logger = logging.getLogger(__name__)
@@ -52,8 +53,7 @@ def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
     Returns:
         What became of the rollouts. New ones are still refused.
     """
-    if not grace_seconds > 0:
-        raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+    check_seconds("grace_seconds", grace_seconds)
     end = time.monotonic() + grace_seconds
     _lifecycle.stop_beginning()
     begun = len(_lifecycle.running())
@@ -92,8 +92,7 @@ def drain_on_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
     """
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("drain_on_sigterm() sets a signal handler, so it must be called in the main thread")
-    if not grace_seconds > 0:
-        raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+    check_seconds("grace_seconds", grace_seconds)
     before = signal.getsignal(signal.SIGTERM)
     begun = threading.Event()
     drained = threading.Event()

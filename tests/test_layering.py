@@ -19,6 +19,7 @@ LEVELS = {
     "errors": 0,
     "_frozen": 0,
     "_backoff": 0,
+    "_checks": 1,
     "wire": 1,
     "types": 2,
     "settings": 3,

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Union
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, RewardError
-from aws_rft_sdk.rewards._checks import check_number, check_reward
+from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.rollout import Component, Reward, RewardResult, Rollout, evaluate
 
 Part = Union[Reward, "tuple[Reward, float]"]

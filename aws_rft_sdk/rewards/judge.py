@@ -13,9 +13,9 @@ from dataclasses import fields, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON, freeze, thaw
 from aws_rft_sdk.errors import ConfigurationError, RewardError
-from aws_rft_sdk.rewards._checks import check_number
 from aws_rft_sdk.rewards.judge_cache import VerdictCache
 from aws_rft_sdk.rewards.judge_failures import CallFailedError, Failure
 from aws_rft_sdk.rewards.judge_models import (
@@ -109,9 +109,7 @@ class Judge:
         if shows not in get_args(Shows):
             raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {shows!r}")
         check_number("max_attempts", max_attempts, low=1, whole=True)
-        check_number("timeout", timeout)
-        if not timeout > 0:
-            raise ConfigurationError(f"timeout must be above 0 seconds, not {timeout}")
+        check_seconds("timeout", timeout)
         self.rubric = rubric
         self._source = model
         self._model_id = model_id

@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from decimal import Decimal
 
+from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
-from aws_rft_sdk.rewards._checks import check_number, check_seconds
 from aws_rft_sdk.rewards._numbers import answer_region, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 

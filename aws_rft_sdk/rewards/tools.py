@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards._checks import check_names, check_number
+from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards.rollout import Component, RewardResult, Rollout, message_text
 
 _CALL_AS_TEXT = re.compile(

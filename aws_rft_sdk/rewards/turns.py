@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from aws_rft_sdk.rewards._checks import check_number, check_reward
+from aws_rft_sdk._checks import check_number
+from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Reward, RewardResult, Rollout, evaluate
 
 

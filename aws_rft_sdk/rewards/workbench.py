@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._alarm import OutOfTimeError, ended_after
-from aws_rft_sdk.rewards._checks import check_number, check_reward
+from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.adversaries import attacks, find_leak
 from aws_rft_sdk.rewards.cases import Case
 from aws_rft_sdk.rewards.rollout import Reward, RewardResult, Rollout, evaluate

@@ -28,6 +28,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._running import Ended, Handler
 from aws_rft_sdk.errors import (
     AtCapacityError,
@@ -93,10 +94,9 @@ def create_app(
     """
     if invocations not in ("sync", "async"):
         raise ConfigurationError(f"invocations is {invocations!r}; it must be 'sync' or 'async'")
-    limits = {"grace_seconds": grace_seconds, "max_payload_bytes": max_payload_bytes, "read_seconds": read_seconds}
-    for name, value in limits.items():
-        if not value > 0:
-            raise ConfigurationError(f"{name} is {value}; it must be above 0")
+    check_seconds("grace_seconds", grace_seconds)
+    check_seconds("read_seconds", read_seconds)
+    check_number("max_payload_bytes", max_payload_bytes, low=1, whole=True)
     if api_key is not None:
         check_key(api_key, "api_key")
     pool = RolloutPool(handler, max_rollouts=max_rollouts, deadline_seconds=deadline_seconds)

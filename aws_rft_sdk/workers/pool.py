@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import threading
 import time
 import traceback
@@ -16,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from aws_rft_sdk import _lifecycle, redrive
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._running import Ended, Handler, chain_of, run_handler
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
@@ -105,8 +105,7 @@ class RolloutPool:
             raise ConfigurationError(f"the handler is a {type(handler).__name__}, not a function")
         if max_rollouts < 1:
             raise ConfigurationError(f"max_rollouts is {max_rollouts}; it must be at least 1")
-        if not 0 < deadline_seconds < math.inf:
-            raise ConfigurationError(f"deadline_seconds is {deadline_seconds}; it must be above 0, and finite")
+        check_seconds("deadline_seconds", deadline_seconds)
         self.handler = handler
         self.max_rollouts = max_rollouts
         self.deadline_seconds = deadline_seconds
@@ -169,8 +168,7 @@ class RolloutPool:
         Returns:
             What became of the rollouts. New ones are still refused.
         """
-        if not grace_seconds > 0:
-            raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+        check_seconds("grace_seconds", grace_seconds)
         return self._finish(grace_seconds - min(grace_seconds * REPORT_SHARE, _REPORT_SECONDS), grace_seconds)
 
     def __enter__(self) -> RolloutPool:

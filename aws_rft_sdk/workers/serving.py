@@ -18,6 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from aws_rft_sdk import redrive
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
 from aws_rft_sdk.outbox import Outbox, shared_outbox
 from aws_rft_sdk.shutdown import GRACE_SECONDS, end_at
@@ -63,8 +64,7 @@ def serve(
             thread.
         OutboxError: The outbox cannot be written.
     """
-    if not grace_seconds > 0:
-        raise ConfigurationError(f"grace_seconds is {grace_seconds}; it must be above 0")
+    check_seconds("grace_seconds", grace_seconds)
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("serve() handles signals, so it must be called in the main thread")
     listener = _listen(host, port)

@@ -372,7 +372,13 @@ def test_app_when_its_lifespan_runs_again_then_it_serves_again(runtime):
 
 
 @pytest.mark.parametrize(
-    "options", [{"invocations": "later"}, {"grace_seconds": 0}, {"max_payload_bytes": 0}, {"read_seconds": -1.0}]
+    "options",
+    [
+        *({"grace_seconds": value} for value in (0, float("inf"), "5")),
+        *({"deadline_seconds": value} for value in (float("nan"), -1, True)),
+        *({"invocations": "later"}, {"max_payload_bytes": 0}, {"read_seconds": -1.0}),
+    ],
+    ids=str,
 )
 def test_app_when_an_argument_makes_no_sense_then_it_is_refused(options):
     with pytest.raises(ConfigurationError, match=next(iter(options))):

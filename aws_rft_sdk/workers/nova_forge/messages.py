@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
 from aws_rft_sdk.errors import DatasetError, PayloadError
-from aws_rft_sdk.rewards._checks import is_number
 from aws_rft_sdk.wire import ID_MAX_LENGTH
 
 VERSION = "v0"

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import botocore.exceptions
 
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.workers._queue import error_code
 
@@ -72,8 +73,7 @@ class TaskTable:
         keep_seconds: float = KEEP_SECONDS,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if not lease_seconds > 0:
-            raise ConfigurationError(f"lease_seconds is {lease_seconds}; it must be above 0")
+        check_seconds("lease_seconds", lease_seconds)
         self.name = name
         self.lease_seconds = lease_seconds
         self.owner = uuid.uuid4().hex
