@@ -29,11 +29,16 @@ async def _leave(loop: asyncio.AbstractEventLoop) -> None:
     rest: set[asyncio.Future[Any]] = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
     for task in rest:
         task.cancel()
-    rest.add(asyncio.ensure_future(loop.shutdown_asyncgens()))
-    _, left = await asyncio.wait(rest, timeout=_LEAVE_SECONDS)
+    left = await _unfinished(rest)
+    # After the tasks, as asyncio does: with the generators the connections are closed that tasks may still use.
+    left |= await _unfinished({asyncio.ensure_future(loop.shutdown_asyncgens())})
     if left:
         # Kept to the end of the process, by a frame that is never left: collected, they would print tracebacks.
         threading.Thread(target=_keep, args=(left,), name="rft-left", daemon=True).start()
+
+
+async def _unfinished(work: set[asyncio.Future[Any]]) -> set[asyncio.Future[Any]]:
+    return (await asyncio.wait(work, timeout=_LEAVE_SECONDS))[1] if work else set()
 
 
 def _keep(left: set[asyncio.Future[Any]]) -> None:
