@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import time
@@ -15,7 +16,6 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from aws_rft_sdk import telemetry, wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._checks import check_seconds
-from aws_rft_sdk._session import shared_session
 from aws_rft_sdk.context import RFTContext, contexts_of
 from aws_rft_sdk.credentials import Bearer, Credentials, CredentialSource, SigV4, shared_credentials
 from aws_rft_sdk.errors import (
@@ -31,8 +31,10 @@ from aws_rft_sdk.errors import (
     TrajectoryConflictError,
     TrajectoryNotFoundError,
 )
-from aws_rft_sdk.ledger import Entry
-from aws_rft_sdk.outbox import Outbox, shared_outbox
+from aws_rft_sdk.feedback.ledger import Entry
+from aws_rft_sdk.feedback.off_the_loop import off_the_loop
+from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
+from aws_rft_sdk.feedback.session import shared_session
 from aws_rft_sdk.settings import Endpoint, resolve_endpoint
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest, parse_rewards
 from aws_rft_sdk.wire import Api, FeedbackRequest
@@ -71,7 +73,7 @@ class RolloutFeedbackClient:
             there are no AWS credentials, so that no account is needed to develop.
         trusted_endpoints: Hosts that a payload may name besides the service's own and loopback.
         outbox: A file, or an `Outbox`, in which every decision is committed before it is sent; None for the file that
-            `RFT_OUTBOX` names, if it does. What cannot be delivered stays there, see `aws_rft_sdk.redrive`.
+            `RFT_OUTBOX` names, if it does. What cannot be delivered stays there, see `aws_rft_sdk.feedback.redrive`.
         backoff: Waits between attempts.
 
     Raises:
@@ -365,6 +367,38 @@ class RolloutFeedbackClient:
         if self.endpoint.is_loopback and self._credentials is None and source.keys() is None:
             return None
         return (SigV4 if self._auth == "sigv4" else Bearer)(source, self.endpoint.region)
+
+
+class AsyncRolloutFeedbackClient:
+    """`RolloutFeedbackClient` with coroutine methods of the same names. The event loop is never blocked.
+
+    A call runs in a thread and is not abandoned half-way: when its task is cancelled, it ends first. Arguments, errors
+    and what is safe to repeat are those of `RolloutFeedbackClient`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._client = RolloutFeedbackClient(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<Async{repr(self._client)[1:]}"
+
+    @functools.wraps(RolloutFeedbackClient.complete_trajectory)
+    async def complete_trajectory(self, status: Literal["ready", "failed"] = "ready") -> None:  # noqa: D102 - wrapped
+        await off_the_loop(self._client.complete_trajectory, status)
+
+    complete_rollout = complete_trajectory
+
+    @functools.wraps(RolloutFeedbackClient.update_reward)
+    async def update_reward(self, reward_or_list: Rewards) -> None:  # noqa: D102 - wrapped
+        await off_the_loop(self._client.update_reward, reward_or_list)
+
+    @functools.wraps(RolloutFeedbackClient.report_complete)
+    async def report_complete(self, reward_or_list: Rewards) -> None:  # noqa: D102 - wrapped
+        await off_the_loop(self._client.report_complete, reward_or_list)
+
+    @functools.wraps(RolloutFeedbackClient.report_error)
+    async def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:  # noqa: D102 - wrapped
+        await off_the_loop(self._client.report_error, error, reward)
 
 
 def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:

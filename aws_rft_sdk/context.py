@@ -10,7 +10,6 @@ import asyncio
 import contextvars
 import functools
 import inspect
-import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from enum import Enum
 from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 from aws_rft_sdk import telemetry, wire
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import PayloadError, RewardError
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
@@ -321,15 +321,12 @@ def contexts_of(metadata: RolloutMetadata) -> list[RFTContext]:
         return list(_active.get((metadata.job_arn, metadata.trajectory_id), ()))
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # The rollouts of the parent go on there; here nobody would release its lock.
     global _active_lock
     _active_lock = threading.Lock()
     _active.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def _request_of(request: RolloutRequest | Mapping[str, Any]) -> RolloutRequest:

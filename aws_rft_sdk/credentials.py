@@ -7,7 +7,6 @@ every signature and never kept for a client's life.
 from __future__ import annotations
 
 import base64
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +22,7 @@ import botocore.session
 from requests import PreparedRequest
 from requests.auth import AuthBase
 
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import CredentialsError
 from aws_rft_sdk.wire import SIGNING_NAME
 
@@ -250,12 +250,9 @@ class Bearer(AuthBase):
         return request
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # A lock that another thread held while forking would stay locked for ever in the child.
     global _shared_lock
     _shared_lock = threading.Lock()
     _shared.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -16,11 +16,11 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, cast, overload
 
-from aws_rft_sdk import redrive
-from aws_rft_sdk._lifecycle import FeedbackClient, OnError, Options, Rollout
-from aws_rft_sdk._threads import off_the_loop
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.feedback import redrive
+from aws_rft_sdk.feedback.off_the_loop import off_the_loop
+from aws_rft_sdk.feedback.outbox import Outbox
+from aws_rft_sdk.lifecycle.one_rollout import FeedbackClient, OnError, Options, Rollout
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def rft_handler(
             (the platform delivered it twice) is not run again: its `RolloutResult` comes back.
 
     Raises (when the decorated function is called with a rollout):
-        ShuttingDownError: This process begins no more rollouts, see `aws_rft_sdk.shutdown`. The function did not run.
+        ShuttingDownError: This process begins no more rollouts, see `lifecycle.shutdown`. The function did not run.
         PayloadError: The rollout metadata is malformed. The function did not run.
         ConfigurationError: The feedback client cannot be built. The function did not run.
         RewardError: The result carries no reward, or something that is no reward. Nothing was sent.

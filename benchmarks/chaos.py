@@ -30,8 +30,8 @@ import requests
 
 from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler
 from aws_rft_sdk.client import Backoff, RolloutFeedbackClient
-from aws_rft_sdk.outbox import Outbox
-from aws_rft_sdk.redrive import drain
+from aws_rft_sdk.feedback.outbox import Outbox
+from aws_rft_sdk.feedback.redrive import deliver_pending
 from aws_rft_sdk.runtime import Fault, Faults
 
 THREADS = 32
@@ -166,7 +166,7 @@ def measure(rollouts: int, faulty: float, seed: int, longest_life: float) -> dic
             outbox = Outbox(folder / "outbox.db")
             left_for_drain = outbox.ledger().pending
             for _ in range(100):
-                if drain(outbox).postponed == 0:
+                if deliver_pending(outbox).postponed == 0:
                     break
             seconds = time.perf_counter() - began
             delivered = {item.trajectory_id: item.rewards for item in runtime.trajectories()}

@@ -1,4 +1,4 @@
-"""The table of the design: imports go to a lower level only. Here it stands as it is built, core first."""
+"""The tiers of docs/architecture.md: a module imports from its own tier and lower ones, and rooms form no circle."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,43 +15,18 @@ import aws_rft_sdk
 
 ROOT = Path(aws_rft_sdk.__file__).parent
 
-# A room may import rooms of a lower level, and within itself.
-LEVELS = {
-    "errors": 0,
-    "_frozen": 0,
-    "_backoff": 0,
-    "_checks": 1,
-    "wire": 1,
-    "types": 2,
-    "settings": 3,
-    "_session": 0,
-    "_threads": 3,
-    "telemetry": 3,
-    "credentials": 4,
-    "datasets": 4,
-    "ledger": 4,
-    "outbox": 5,
-    "context": 4,
-    "adapters": 5,
-    "client": 6,
-    "jobs": 5,
-    "runtime": 5,
-    "async_client": 7,
-    "redrive": 7,
-    "_lifecycle": 8,
-    "handler": 9,
-    "shutdown": 9,
-    "rewards": 3,
-    "_running": 10,
-    "rollout": 11,
-    "workers": 11,
-    "proof": 12,
-    "training": 12,
-    "pytest_plugin": 12,
-    "cli": 13,
+# A room imports rooms of lower tiers, and rooms of its own tier as long as they form no circle.
+TIERS = {
+    "values": ("errors", "types", "wire", "datasets", "_backoff", "_checks", "_fork", "_frozen"),
+    "surroundings": ("settings", "credentials", "telemetry", "context"),
+    "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
+    "life": ("handler", "lifecycle"),
+    "rims": ("rollout", "workers", "proof"),
+    "door": ("pytest_plugin", "cli"),
 }
+TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
-RUNTIME_MAY_IMPORT = {"errors", "types", "wire", "credentials", "_frozen", "settings"}
+RUNTIME_MAY_IMPORT = {"errors", "types", "wire", "credentials", "_fork", "_frozen", "settings"}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 
@@ -78,13 +54,20 @@ def rooms_imported(path: Path) -> set[str]:
 
 
 @each_file
-def test_imports_when_of_our_own_then_they_go_to_a_lower_level(path: Path) -> None:
+def test_imports_when_of_our_own_then_they_go_to_no_higher_tier(path: Path) -> None:
     room = room_of(path)
-    assert room in LEVELS, f"{room} has no level; add it to the table here and to the design"
-    upwards = {other for other in rooms_imported(path) - {room, "__version__"} if LEVELS.get(other, 99) >= LEVELS[room]}
+    assert room in TIER_OF, f"{room} has no tier; add it to the table here and to docs/architecture.md"
+    higher = {other for other in rooms_imported(path) - {"__version__"} if TIER_OF.get(other, 99) > TIER_OF[room]}
     # The top level re-exports by name; a module at the rim may use the public names.
-    upwards -= {name for name in upwards if name in aws_rft_sdk.__all__ and LEVELS[room] >= 8}
-    assert not upwards
+    higher -= {name for name in higher if name in aws_rft_sdk.__all__ and TIER_OF[room] >= TIER_OF["rollout"]}
+    assert not higher
+
+
+def test_imports_when_between_rooms_then_they_form_no_circle() -> None:
+    imports: dict[str, set[str]] = {}
+    for path in FILES:
+        imports.setdefault(room_of(path), set()).update(rooms_imported(path) & TIER_OF.keys() - {room_of(path)})
+    list(TopologicalSorter(imports).static_order())  # raises CycleError, which shows the circle
 
 
 @each_file

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import os
 import threading
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypedDict
 
 import openai
 
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Sampling, TurnClient, check_sampling, stand_before
 from aws_rft_sdk.adapters._loop_pool import _ssl_context
 
@@ -92,11 +92,8 @@ def _options() -> dict[str, Any]:
     return {"verify": _ssl_context(), "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=()))}
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # Connections that parent and child both write to would mix their requests.
     global _pool, _lock
     _pool, _lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

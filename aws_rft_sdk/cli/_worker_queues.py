@@ -15,15 +15,15 @@ import click
 
 from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
+from aws_rft_sdk.lifecycle.shutdown import end_at
 from aws_rft_sdk.rewards.packaging import HANDLER
 from aws_rft_sdk.settings import WORKER_KEY_VARIABLE, WORKER_QUEUE_VARIABLE, WORKER_URL_VARIABLE
-from aws_rft_sdk.shutdown import end_at
 from aws_rft_sdk.workers import nova_forge as forge
 from aws_rft_sdk.workers import sqs as queues
 from aws_rft_sdk.workers._aws import aws_client
+from aws_rft_sdk.workers.command import flush, flush_seconds
 from aws_rft_sdk.workers.packaging import build_forwarder
 from aws_rft_sdk.workers.pool import MAX_ROLLOUTS
-from aws_rft_sdk.workers.serving import flush, flush_seconds
 
 _SECONDS = click.FloatRange(0, min_open=True)
 _EXIT_SECONDS = 2.0

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.ledger import Entry, Outcome
-from aws_rft_sdk.outbox import Outbox, shared_outbox
-from aws_rft_sdk.redrive import drain
+from aws_rft_sdk.feedback.ledger import Entry, Outcome
+from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
+from aws_rft_sdk.feedback.redrive import deliver_pending
 from aws_rft_sdk.settings import OUTBOX_VARIABLE
 
 
@@ -54,7 +54,7 @@ def drain_command(ctx: click.Context, path: str | None) -> None:
 
     Exit status: 0 when nothing is left, 1 when something is, or was refused for good.
     """
-    result = drain(_existing(path))
+    result = deliver_pending(_existing(path))
     refused = f", {result.refused} refused for good" if result.refused else ""
     click.echo(f"{result.delivered} delivered, {result.postponed} still pending{refused}")
     ctx.exit(1 if result.postponed or result.refused else 0)

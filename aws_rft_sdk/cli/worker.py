@@ -10,9 +10,9 @@ from aws_rft_sdk.cli._options import load_function, usage_errors
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.cli._worker_queues import lambda_package, nova_forge, sqs
 from aws_rft_sdk.settings import worker_key
+from aws_rft_sdk.workers.command import ANY_HOST, PORT, serve
 from aws_rft_sdk.workers.http import MAX_PAYLOAD_BYTES, create_app
 from aws_rft_sdk.workers.pool import MAX_ROLLOUTS
-from aws_rft_sdk.workers.serving import ANY_HOST, PORT, serve
 
 
 @click.group("worker")

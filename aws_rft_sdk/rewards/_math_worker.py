@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+from aws_rft_sdk._fork import in_forked_child
+
 if TYPE_CHECKING:
     import subprocess
 
@@ -199,6 +201,7 @@ def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
     return _pool.is_equal(gold, answer, seconds)
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     global _pool
     _pool.forget()
@@ -206,8 +209,6 @@ def _forget_after_fork() -> None:
 
 
 atexit.register(lambda: _pool.close())
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
 
 
 def serve() -> None:

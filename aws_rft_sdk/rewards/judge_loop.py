@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextvars
-import os
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
+
+from aws_rft_sdk._fork import in_forked_child
 
 T = TypeVar("T")
 
@@ -82,6 +83,7 @@ def _judges_loop() -> asyncio.AbstractEventLoop:
         return _running.loop
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     global _running, _running_lock
     if _running is not None:
@@ -92,6 +94,3 @@ def _forget_after_fork() -> None:
 
 _left_behind: list[_LoopThread | None] = []
 """Loops of a parent process, kept so that nothing closes what they share with it."""
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

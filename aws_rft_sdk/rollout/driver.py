@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aws_rft_sdk._frozen import FrozenDict
-from aws_rft_sdk._running import Handler, trajectory_id_of
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, Outcome
 from aws_rft_sdk.rollout.engines.base import describe_error

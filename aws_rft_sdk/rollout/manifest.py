@@ -12,8 +12,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
-from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout._appending import write_atomically
 from aws_rft_sdk.rollout.loading import module_of
 from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk._running import Handler
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
 from aws_rft_sdk.rollout.driver import Progress, run_rollouts
 from aws_rft_sdk.rollout.engines import Engine

@@ -12,7 +12,7 @@ import requests
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.access import Access, Observation
 from aws_rft_sdk.runtime import LocalRuntime
-from aws_rft_sdk.runtime.rollouts import LOCAL_ROLLOUTS_PATH
+from aws_rft_sdk.runtime.rollout_starter import LOCAL_ROLLOUTS_PATH
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
 _TIMEOUT_SECONDS = 30.0

@@ -23,7 +23,7 @@ from aws_rft_sdk.runtime.auth import Verifier
 from aws_rft_sdk.runtime.decode import Headers, read_completion, read_reward
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
 from aws_rft_sdk.runtime.inference import RESPONSES_PATH, AnsweredError, Inference
-from aws_rft_sdk.runtime.ledger import Ledger
+from aws_rft_sdk.runtime.trajectories import Trajectories
 from aws_rft_sdk.wire import (
     CHAT_COMPLETIONS_PATH,
     COMPLETE_PATHS,
@@ -111,8 +111,8 @@ async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
 class Feedback:
     """Serves the calls that seal and reward trajectories."""
 
-    def __init__(self, ledger: Ledger, *, strict: bool) -> None:
-        self._ledger = ledger
+    def __init__(self, trajectories: Trajectories, *, strict: bool) -> None:
+        self._trajectories = trajectories
         self._strict = strict
 
     async def complete(self, path: str, headers: Headers, body: bytes, send: Send) -> None:
@@ -123,9 +123,9 @@ class Feedback:
         """
         alpha = path == COMPLETE_PATHS[Api.ALPHA]
         call = read_completion(headers, body, alpha=alpha, strict=self._strict)
-        entry = self._ledger.find(call.trajectory_id, call.job_arn)
+        entry = self._trajectories.find(call.trajectory_id, call.job_arn)
         state = machine.complete(entry.state, call.trajectory_id, call.outcome, call.token)
-        await self._ledger.change(entry, state)
+        await self._trajectories.change(entry, state)
         await answers.send_body(send, b"{}")
 
     async def reward(self, path: str, headers: Headers, body: bytes, send: Send) -> None:
@@ -135,14 +135,14 @@ class Feedback:
             Refusal: The call is to be answered with an error.
         """
         call = read_reward(headers, body, strict=self._strict)
-        entry = self._ledger.find(call.trajectory_id, call.job_arn)
+        entry = self._trajectories.find(call.trajectory_id, call.job_arn)
         state = machine.reward(entry.state, call.trajectory_id, call.rewards, call.token, strict=self._strict)
-        await self._ledger.change(entry, state)
+        await self._trajectories.change(entry, state)
         await answers.send_body(send, b"{}")
 
 
 def make_app(
-    ledger: Ledger,
+    trajectories: Trajectories,
     inference: Inference,
     verifier: Verifier,
     local_routes: Sequence[Route],
@@ -151,7 +151,7 @@ def make_app(
     faults: Faults | None = None,
 ) -> ASGIApp:
     """Return the application: the contract's calls, and what only a local runtime serves."""
-    feedback = Feedback(ledger, strict=strict)
+    feedback = Feedback(trajectories, strict=strict)
     endpoints = [
         ("inference", INFERENCE_PATHS, inference.serve),
         ("complete", COMPLETE_PATHS.values(), feedback.complete),

@@ -21,9 +21,9 @@ from aws_rft_sdk.runtime import answers, chat, responses_api
 from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal, encode
 from aws_rft_sdk.runtime.decode import Headers, Tracking, read_chat_request, read_stream_flag, read_tracking
-from aws_rft_sdk.runtime.ledger import Entry, InFlight, Ledger
 from aws_rft_sdk.runtime.policies import Call, Passthrough, Policy, PolicyError
 from aws_rft_sdk.runtime.records import TurnRow
+from aws_rft_sdk.runtime.trajectories import Entry, InFlight, Trajectories
 from aws_rft_sdk.wire import SAMPLE_STREAM_PATH
 
 logger = logging.getLogger(__name__)
@@ -82,17 +82,17 @@ class Inference:
     """Serves inference calls.
 
     Args:
-        ledger: The trajectories.
+        trajectories: The trajectories.
         policy: Who answers; may be replaced at any time, None for nobody.
         strict: Whether calls outside of known trajectories are refused.
     """
 
-    def __init__(self, ledger: Ledger, policy: Policy | None, *, strict: bool) -> None:
+    def __init__(self, trajectories: Trajectories, policy: Policy | None, *, strict: bool) -> None:
         self._policies = [] if policy is None else [policy]
         self._policy = policy
         self.untracked_calls = 0
         """How many calls did not say which trajectory they belong to."""
-        self._ledger = ledger
+        self._trajectories = trajectories
         self._strict = strict
 
     @property
@@ -162,10 +162,10 @@ class Inference:
                     "is the model wrapped, and is a rollout in progress where it is called?",
                 )
             return None
-        if self._strict or self._ledger.get(tracking.trajectory_id) is not None:
-            return self._ledger.find(tracking.trajectory_id, tracking.job_arn)
+        if self._strict or self._trajectories.get(tracking.trajectory_id) is not None:
+            return self._trajectories.find(tracking.trajectory_id, tracking.job_arn)
         policy, trajectory_id = self._policy, tracking.trajectory_id
-        return await self._ledger.open_here(
+        return await self._trajectories.open_here(
             trajectory_id, tracking.job_arn, announce=lambda: policy.begin(trajectory_id, None) if policy else None
         )
 
@@ -175,9 +175,9 @@ class Inference:
         if isinstance(known, InFlight):
             if not self._is_repetition(known.request, inquiry):
                 return False
-            turn = self._ledger.turn(entry, await asyncio.shield(known.index))
+            turn = self._trajectories.turn(entry, await asyncio.shield(known.index))
         else:
-            turn = self._ledger.turn(entry, known)
+            turn = self._trajectories.turn(entry, known)
             if not self._is_repetition(turn.request, inquiry):
                 return False
         if turn.wire_response is not None and inquiry.stream and inquiry.responses_request is None:
@@ -222,7 +222,7 @@ class Inference:
                 wire_request=inquiry.wire_body,
                 wire_response=wire_response,
             )
-            indexes.append(await self._ledger.add_turn(entry, turn))
+            indexes.append(await self._trajectories.add_turn(entry, turn))
 
         finish = await self._sample(entry, inquiry, send, record)
         return indexes[0], finish

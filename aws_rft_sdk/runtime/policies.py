@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runtime._workers import Workers
+from aws_rft_sdk.runtime._threads import Workers
 from aws_rft_sdk.runtime.chat import AnswerError, read_answer
 
 _WORKERS = 256

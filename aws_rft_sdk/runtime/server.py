@@ -22,12 +22,12 @@ from aws_rft_sdk.runtime.app import make_app
 from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier
 from aws_rft_sdk.runtime.export import write_recordings
 from aws_rft_sdk.runtime.faults import Faults
+from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen
 from aws_rft_sdk.runtime.inference import Inference
-from aws_rft_sdk.runtime.ledger import Ledger
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
-from aws_rft_sdk.runtime.rollouts import RolloutStarter
-from aws_rft_sdk.runtime.serving import HOST, ServerThread, listen
+from aws_rft_sdk.runtime.rollout_starter import RolloutStarter
 from aws_rft_sdk.runtime.state import Problem, find_problems
+from aws_rft_sdk.runtime.trajectories import Trajectories
 from aws_rft_sdk.types import InferenceParams, Trajectory, TrajectoryStatus
 
 DEFAULT_REGION = "us-west-2"
@@ -95,7 +95,7 @@ class LocalRuntime:
         self._clock = clock
         self._phase = _NEVER
         self._lock = threading.Lock()
-        self._ledger: Ledger | None = None
+        self._trajectories: Trajectories | None = None
         self._inference: Inference | None = None
         self._starter: RolloutStarter | None = None
         self._server: ServerThread | None = None
@@ -122,29 +122,29 @@ class LocalRuntime:
                 )
             listener = listen(self._port)
             try:
-                ledger = Ledger(self._db, self._clock)
+                trajectories = Trajectories(self._db, self._clock)
             except BaseException:
                 listener.close()
                 raise
             try:
-                self._serve(listener, ledger)
+                self._serve(listener, trajectories)
             except BaseException:
                 listener.close()
-                ledger.close()
+                trajectories.close()
                 raise
             self._phase = _RUNNING
         return self
 
-    def _serve(self, listener: socket.socket, ledger: Ledger) -> None:
-        for entry in ledger.entries():
+    def _serve(self, listener: socket.socket, trajectories: Trajectories) -> None:
+        for entry in trajectories.entries():
             if self._policy is not None and self._server is None:
                 self._policy.begin(entry.trajectory_id, json.loads(entry.prompt))
-        inference = Inference(ledger, self._policy, strict=self._strict)
+        inference = Inference(trajectories, self._policy, strict=self._strict)
         verifier = Verifier(self._auth, self._region, self._keys, self._clock)
         self._port = listener.getsockname()[1]
-        starter = RolloutStarter(ledger, lambda: inference.policy, f"http://{HOST}:{self._port}", self._region)
+        starter = RolloutStarter(trajectories, lambda: inference.policy, f"http://{HOST}:{self._port}", self._region)
         config = uvicorn.Config(
-            make_app(ledger, inference, verifier, starter.routes(), strict=self._strict, faults=self._faults),
+            make_app(trajectories, inference, verifier, starter.routes(), strict=self._strict, faults=self._faults),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -155,11 +155,11 @@ class LocalRuntime:
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=DRAIN_SECONDS,
         )
-        server = ServerThread(config, listener, ledger.attach, inference.aclose)
+        server = ServerThread(config, listener, trajectories.attach, inference.aclose)
         server.start()
         # A runtime that nobody stopped must not keep its thread and port for the rest of the process.
-        weakref.finalize(self, _abandon, server, ledger)
-        self._ledger, self._inference, self._starter, self._server = ledger, inference, starter, server
+        weakref.finalize(self, _abandon, server, trajectories)
+        self._trajectories, self._inference, self._starter, self._server = trajectories, inference, starter, server
 
     def stop(self) -> None:
         """Stop to accept calls, wait up to 5 s for those in progress, and release port and database.
@@ -167,13 +167,13 @@ class LocalRuntime:
         What was recorded can still be read. Doing it twice, or before the start, is fine.
         """
         with self._lock:
-            if self._phase is not _RUNNING or self._server is None or self._ledger is None:
+            if self._phase is not _RUNNING or self._server is None or self._trajectories is None:
                 return
             self._phase = _STOPPED
             try:
                 self._server.stop()
             finally:
-                self._ledger.close()
+                self._trajectories.close()
                 self._stopped.set()
 
     def restart(self) -> None:
@@ -186,16 +186,16 @@ class LocalRuntime:
             RuntimeError: It is not running.
         """
         with self._lock:
-            if self._phase is not _RUNNING or self._server is None or self._ledger is None:
+            if self._phase is not _RUNNING or self._server is None or self._trajectories is None:
                 raise RuntimeError(f"this runtime cannot be restarted: it is {self._phase}")
             self._server.stop()
             listener = listen(self._port)
             try:
-                self._serve(listener, self._ledger)
+                self._serve(listener, self._trajectories)
             except BaseException:
                 listener.close()
                 self._phase = _STOPPED
-                self._ledger.close()
+                self._trajectories.close()
                 raise
 
     def __enter__(self) -> LocalRuntime:
@@ -311,11 +311,11 @@ class LocalRuntime:
         Raises:
             TrajectoryNotFoundError: There is none with this id.
         """
-        ledger = self._running()
-        entry = ledger.get(trajectory_id)
+        trajectories = self._running()
+        entry = trajectories.get(trajectory_id)
         if entry is None:
             raise TrajectoryNotFoundError(f"trajectory {trajectory_id!r} does not exist in this runtime", status=404)
-        return ledger.trajectory(entry)
+        return trajectories.trajectory(entry)
 
     def observe(self, trajectory_id: str) -> dict[str, JSON] | None:
         """Return what became of a rollout so far, None of one that is not known: cheap, for those who wait for it.
@@ -378,10 +378,10 @@ class LocalRuntime:
         """
         return write_recordings(self.trajectories(), path)
 
-    def _running(self) -> Ledger:
-        if self._ledger is None:
+    def _running(self) -> Trajectories:
+        if self._trajectories is None:
             raise RuntimeError("this runtime was not started; use it in a with statement, or call start()")
-        return self._ledger
+        return self._trajectories
 
 
 def _key_reader(credentials: Keys | Credentials | CredentialSource | None) -> Callable[[], Keys | None]:
@@ -395,6 +395,6 @@ def _key_reader(credentials: Keys | Credentials | CredentialSource | None) -> Ca
     return Credentials(credentials).keys
 
 
-def _abandon(server: ServerThread, ledger: Ledger) -> None:
+def _abandon(server: ServerThread, trajectories: Trajectories) -> None:
     server.stop()
-    ledger.close()
+    trajectories.close()

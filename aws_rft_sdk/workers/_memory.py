@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import OrderedDict, deque
 from collections.abc import Hashable
 
-from aws_rft_sdk._running import Ended
 from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.types import RolloutRequest, RolloutResult
 
 WHOLE = 100

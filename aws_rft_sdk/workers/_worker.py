@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from aws_rft_sdk.errors import ShuttingDownError
-from aws_rft_sdk.shutdown import GRACE_SECONDS
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers.pool import RolloutPool
 

@@ -14,9 +14,9 @@ import inspect
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar, cast
 
-from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.shutdown import drain
+from aws_rft_sdk.lifecycle.calling import Handler
+from aws_rft_sdk.lifecycle.shutdown import drain
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool
 

@@ -29,7 +29,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from aws_rft_sdk._checks import check_number, check_seconds
-from aws_rft_sdk._running import Ended, Handler
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
@@ -38,8 +37,9 @@ from aws_rft_sdk.errors import (
     RolloutTimeoutError,
     ShuttingDownError,
 )
+from aws_rft_sdk.lifecycle.calling import Ended, Handler
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.settings import check_key
-from aws_rft_sdk.shutdown import GRACE_SECONDS
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._bodies import READ_SECONDS, Refused, read_json, to_json
 from aws_rft_sdk.workers._calls import Items, call

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from aws_rft_sdk._running import Ended
 from aws_rft_sdk.errors import RolloutTimeoutError
+from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.wire import FAILED
 
 _REPORTED = ("completed", "deferred", "failed", "repeated")

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from aws_rft_sdk import _lifecycle, redrive
 from aws_rft_sdk._checks import check_seconds
-from aws_rft_sdk._running import Ended, Handler, chain_of, run_handler
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
@@ -24,8 +22,11 @@ from aws_rft_sdk.errors import (
     RolloutTimeoutError,
     ShuttingDownError,
 )
-from aws_rft_sdk.outbox import shared_outbox
-from aws_rft_sdk.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
+from aws_rft_sdk.feedback import redrive
+from aws_rft_sdk.feedback.outbox import shared_outbox
+from aws_rft_sdk.lifecycle import one_rollout
+from aws_rft_sdk.lifecycle.calling import Ended, Handler, chain_of, run_handler
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
 from aws_rft_sdk.workers._memory import Memory
 from aws_rft_sdk.workers._payloads import read_rollout
@@ -360,7 +361,7 @@ class RolloutPool:
 
     def _report(self, late: dict[_Key, _Entry], end: float, *why: str) -> None:
         """Report rollouts as errors from threads of its own: a handler may block the loop for good."""
-        keys = {rollout: (rollout.context.job_arn, rollout.context.trajectory_id) for rollout in _lifecycle.running()}
+        keys = {rollout: (rollout.context.job_arn, rollout.context.trajectory_id) for rollout in one_rollout.running()}
         rollouts = [rollout for rollout, key in keys.items() if key in late]
         if rollouts:
             give_up(rollouts, end, *why)

@@ -17,9 +17,9 @@ from concurrent.futures import Future
 from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._running import Ended, Handler, chain_of
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, ShuttingDownError, TrajectoryConflictError
-from aws_rft_sdk.shutdown import GRACE_SECONDS
+from aws_rft_sdk.lifecycle.calling import Ended, Handler, chain_of
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers._keeper import BURIED_SECONDS, Bury, Delete, Fate, Keeper, Release

@@ -130,7 +130,7 @@ def _serve_echo() -> None:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from aws_rft_sdk.runtime.serving import listen
+    from aws_rft_sdk.runtime.http_server import listen
 
     async def echo(request: Request) -> Response:
         return Response(await request.body(), media_type="application/json")

@@ -16,7 +16,7 @@ import botocore.session
 import requests
 
 from aws_rft_sdk import RolloutFeedbackClient
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.feedback.outbox import Outbox
 from benchmarks.speed._measure import Effort, Group, Spread, interleave, ratio
 from benchmarks.speed._servers import serving
 from benchmarks.speed.turns import JOB_ARN, payload

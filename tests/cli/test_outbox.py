@@ -5,7 +5,7 @@ from click.testing import CliRunner
 
 from aws_rft_sdk import LocalRuntime, RolloutFeedbackClient
 from aws_rft_sdk.cli import main
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.feedback.outbox import Outbox
 
 
 @pytest.fixture

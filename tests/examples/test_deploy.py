@@ -19,13 +19,13 @@ from click.testing import CliRunner
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.cli.worker import command as worker_command
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.runtime import CallablePolicy
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, WORKER_KEY_VARIABLE
-from aws_rft_sdk.shutdown import GRACE_SECONDS
 from aws_rft_sdk.types import TrajectoryStatus
+from aws_rft_sdk.workers.command import PORT
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS
-from aws_rft_sdk.workers.serving import PORT
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "examples" / "deploy"

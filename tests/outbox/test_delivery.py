@@ -9,8 +9,7 @@ import pytest
 import requests
 
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
-from aws_rft_sdk.async_client import AsyncRolloutFeedbackClient
-from aws_rft_sdk.client import Backoff
+from aws_rft_sdk.client import AsyncRolloutFeedbackClient, Backoff
 from aws_rft_sdk.errors import (
     DecisionConflictError,
     OutboxError,
@@ -18,9 +17,9 @@ from aws_rft_sdk.errors import (
     TrajectoryConflictError,
     TrajectoryNotFoundError,
 )
-from aws_rft_sdk.ledger import Outcome
-from aws_rft_sdk.outbox import Outbox
-from aws_rft_sdk.redrive import Drained, Redriver, drain, stop_in_background
+from aws_rft_sdk.feedback.ledger import Outcome
+from aws_rft_sdk.feedback.outbox import Outbox
+from aws_rft_sdk.feedback.redrive import Delivered, Redriver, deliver_pending, stop_in_background
 from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.types import TrajectoryStatus
 
@@ -109,9 +108,9 @@ def test_handler_when_the_service_is_down_then_the_reward_stays_and_is_delivered
         assert (entry.outcome, entry.rewards, entry.attempts) == (Outcome.PENDING, (1.0,), 1)
         assert "ServiceFaultError" in entry.last_error
 
-        results = [drain(outbox) for _ in range(5)]
+        results = [deliver_pending(outbox) for _ in range(5)]
 
-        assert results[-1] == Drained(0, 0)
+        assert results[-1] == Delivered(0, 0)
         assert sum(result.delivered for result in results) == 1
         assert status_of(runtime, payload) == (REWARDED, (1.0,))
     assert outbox.ledger() == (1, 1, 0, 0, 0)
@@ -275,7 +274,7 @@ def test_drain_when_some_cannot_be_delivered_then_the_others_are(runtime, outbox
     good = client_of(payload, None)
     outbox.decide(good.metadata, good.endpoint, "sigv4", "ready", (0.5,))
 
-    assert drain(outbox) == Drained(delivered=1, postponed=1)
+    assert deliver_pending(outbox) == Delivered(delivered=1, postponed=1)
     assert status_of(runtime, payload) == (REWARDED, (0.5,))
 
 
@@ -308,7 +307,7 @@ def test_drain_when_someone_else_decided_then_it_is_refused_and_not_taken_for_do
         client_of(payload, outbox).report_complete(1.0)
 
     assert outbox.ledger() == (1, 0, 1, 0, 0)
-    assert drain(outbox) == Drained(0, 0)
+    assert deliver_pending(outbox) == Delivered(0, 0)
     assert status_of(runtime, payload) == (REWARDED, (0.0,))
     assert "TrajectoryConflictError" in outbox.entries()[0].last_error
 
@@ -319,7 +318,7 @@ def test_drain_when_the_trajectory_is_gone_then_it_is_given_up_loudly(runtime, o
     client = client_of(payload, None)
     outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", (1.0,))
 
-    assert drain(outbox) == Drained(delivered=0, postponed=0, refused=1)
+    assert deliver_pending(outbox) == Delivered(delivered=0, postponed=0, refused=1)
     assert "refuses the feedback for good" in caplog.text
     assert outbox.ledger().failed == 1
     with pytest.raises(TrajectoryNotFoundError):  # whoever reports it again hears it again
@@ -333,7 +332,7 @@ def test_drain_when_the_process_was_killed_after_sending_then_already_done_count
     # Both calls took effect under other tokens, as those of a process of another version would, and nobody noted it.
     RolloutFeedbackClient(payload, api="alpha").report_complete(1.0)
 
-    assert drain(outbox) == Drained(delivered=1, postponed=0)
+    assert deliver_pending(outbox) == Delivered(delivered=1, postponed=0)
     assert outbox.ledger() == (1, 1, 0, 0, 0)
 
 
@@ -357,7 +356,7 @@ def test_redeliver_when_the_file_names_another_host_then_credentials_stay_here(r
     elsewhere = client.endpoint._replace(url="https://evil.example")
     outbox.decide(client.metadata, elsewhere, "bearer", "ready", (1.0,))
 
-    assert drain(outbox).postponed == 1
+    assert deliver_pending(outbox).postponed == 1
     assert "UntrustedEndpointError" in outbox.entries()[0].last_error
 
 

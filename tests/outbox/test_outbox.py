@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
-from aws_rft_sdk.ledger import Outcome
-from aws_rft_sdk.outbox import LEASE_SECONDS, Outbox
+from aws_rft_sdk.feedback.ledger import Outcome
+from aws_rft_sdk.feedback.outbox import LEASE_SECONDS, Outbox
 from aws_rft_sdk.settings import Endpoint
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import Api

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.decode import read_completion, read_reward
 from aws_rft_sdk.runtime.inference import RESPONSES_PATH, Inference, Inquiry
-from aws_rft_sdk.runtime.ledger import Ledger
 from aws_rft_sdk.runtime.policies import make_policy
+from aws_rft_sdk.runtime.trajectories import Trajectories
 
 HEADERS = [(b"x-rft-job-arn", b"job"), (b"x-trajectory-id", b"t"), (b"x-span-id", b"s")]
 BODY = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
@@ -23,7 +23,7 @@ def _play(policy, script):
     """Run `script(inference, call)` against a runtime without a server; `call` returns the body that was answered."""
 
     async def run():
-        ledger = Ledger(":memory:")
+        ledger = Trajectories(":memory:")
         ledger.attach(asyncio.get_running_loop())
         inference = Inference(ledger, make_policy(policy), strict=False)
 

@@ -177,7 +177,7 @@ class Upstream:
 def upstream():
     import uvicorn
 
-    from aws_rft_sdk.runtime.serving import ServerThread, listen
+    from aws_rft_sdk.runtime.http_server import ServerThread, listen
 
     server = Upstream()
 

@@ -10,10 +10,11 @@ import threading
 
 import pytest
 
-from aws_rft_sdk import LocalRuntime, RFTContext, _lifecycle, rft_handler
+from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError, ShuttingDownError
-from aws_rft_sdk.outbox import Outbox
-from aws_rft_sdk.shutdown import Drained, drain, drain_on_sigterm
+from aws_rft_sdk.feedback.outbox import Outbox
+from aws_rft_sdk.lifecycle import one_rollout
+from aws_rft_sdk.lifecycle.shutdown import Drained, drain, drain_on_sigterm
 from aws_rft_sdk.types import TrajectoryStatus
 
 JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j"
@@ -28,7 +29,7 @@ def runtime():
 @pytest.fixture(autouse=True)
 def open_again():
     yield
-    _lifecycle.begin_again()
+    one_rollout.begin_again()
 
 
 @rft_handler(require_turns=False)
@@ -87,7 +88,7 @@ def test_drain_when_a_rollout_finishes_in_time_then_its_reward_counts(runtime):
     rollout, results = in_thread(held(release, begun), runtime.new_rollout("p"))
     assert begun.wait(30)
     draining, drained = in_thread(drain, 60)
-    while not _lifecycle._stopping.is_set():
+    while not one_rollout._stopping.is_set():
         pass
     release.set()
     draining.join()
@@ -112,7 +113,7 @@ def test_drain_when_a_rollout_does_not_finish_then_the_floor_is_reported_and_its
 
     assert results == [1.0]
     assert runtime.trajectories()[0].rewards == (-1.0,)
-    assert _lifecycle.running() == []
+    assert one_rollout.running() == []
 
 
 def test_drain_on_sigterm_when_used_wrongly_then_configuration_error():
@@ -127,7 +128,7 @@ def test_drain_on_sigterm_when_used_wrongly_then_configuration_error():
 WORKER = """
 import json, sys, threading
 from aws_rft_sdk import RFTContext, rft_handler
-from aws_rft_sdk.shutdown import drain_on_sigterm
+from aws_rft_sdk.lifecycle.shutdown import drain_on_sigterm
 
 ends = json.loads(sys.stdin.readline())
 begun = threading.Barrier(len(ends) + 1)
@@ -142,8 +143,8 @@ def handler(payload):
 
 class Stopping:
     def wait(self, timeout):
-        from aws_rft_sdk import _lifecycle
-        assert _lifecycle._stopping.wait(timeout)
+        from aws_rft_sdk.lifecycle import one_rollout
+        assert one_rollout._stopping.wait(timeout)
 
 stopping = Stopping()
 payloads = [json.loads(line) for line in sys.stdin.read().splitlines()]
@@ -189,14 +190,14 @@ def test_rollout_when_it_has_ended_then_it_is_no_longer_among_the_running(runtim
 
     @rft_handler(require_turns=False)
     def handler(payload):
-        seen.append(len(_lifecycle.running()))
+        seen.append(len(one_rollout.running()))
         RFTContext.get_headers()
         return 1.0
 
     handler(runtime.new_rollout("p"))
 
     assert seen == [1]
-    assert _lifecycle.running() == []
+    assert one_rollout.running() == []
 
 
 def test_drain_when_a_reward_is_being_delivered_then_it_is_not_replaced_by_the_floor():

@@ -75,7 +75,7 @@ with LocalRuntime(policy, faults=Watching(Fault("status", route="reward", status
         except Exception:
             pass
     import tempfile
-    from aws_rft_sdk.outbox import shared_outbox
+    from aws_rft_sdk.feedback.outbox import shared_outbox
     pending = RolloutFeedbackClient(runtime.new_rollout("pending"))
     outbox = shared_outbox(tempfile.mkdtemp() + "/outbox.db")
     outbox.decide(pending.metadata, pending.endpoint, "sigv4", "ready", (1.0,))

@@ -14,11 +14,12 @@ import responses
 from fakes import JOB_ARN, ga_payload
 from requests.exceptions import ConnectTimeout, ReadTimeout
 
-from aws_rft_sdk import _session, errors
+from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import Keys
+from aws_rft_sdk.feedback import session
 
 from .client_wire import LOCAL, PATHS, bodies, broken, make, refused, script
 
@@ -253,15 +254,15 @@ def test_call_when_409_at_once_then_conflict_and_the_next_call_starts_clean(wire
 
 
 def test_clients_when_made_in_many_threads_then_they_share_one_session() -> None:
-    _session._forget_after_fork()
+    session._forget_after_fork()
     barrier = threading.Barrier(8)
 
-    def session(_: int) -> int:
+    def shared(_: int) -> int:
         barrier.wait(10)
-        return id(_session.shared_session())
+        return id(session.shared_session())
 
     with ThreadPoolExecutor(8) as pool:
-        assert len(set(pool.map(session, range(8)))) == 1
+        assert len(set(pool.map(shared, range(8)))) == 1
 
 
 def test_cookies_when_the_service_sets_one_then_it_does_not_travel_to_the_next_rollout(

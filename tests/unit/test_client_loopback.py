@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from fakes import Answer, Service, error, ga_payload, refused_endpoint
 
-from aws_rft_sdk import _session, errors
+from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
+from aws_rft_sdk.feedback import session
 
 
 def make(endpoint: str, trajectory_id: str = "t", **kwargs: Any) -> RolloutFeedbackClient:
@@ -82,7 +83,7 @@ def test_call_when_a_netrc_file_names_the_host_then_it_is_not_read(
 
 
 def test_clients_when_used_one_after_another_then_one_connection_serves_them(service: Service) -> None:
-    _session._forget_after_fork()
+    session._forget_after_fork()
     for i in range(20):
         make(service.endpoint, f"t{i}").report_complete(1.0)
     assert len(service.requests) == 40

@@ -15,11 +15,11 @@ import responses
 from fakes import JOB_ARN, Answer, Service, error, ga_payload
 
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutRequest, RolloutResult, rft_handler
-from aws_rft_sdk._threads import off_the_loop
 from aws_rft_sdk.client import Backoff
 from aws_rft_sdk.context import active
 from aws_rft_sdk.credentials import Credentials
 from aws_rft_sdk.errors import PayloadError, RewardError, StatusError
+from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 
 NOW = Backoff(base_seconds=0.0)
 HOST = "https://job-runtime.sagemaker.us-west-2.api.aws"

@@ -7,8 +7,8 @@ import pytest
 from fakes import ga_payload
 
 from aws_rft_sdk import LocalRuntime, rft_handler
-from aws_rft_sdk._running import run_handler, runs_in_loop, trajectory_id_of
 from aws_rft_sdk.errors import PayloadError, RolloutTimeoutError
+from aws_rft_sdk.lifecycle.calling import run_handler, runs_in_loop, trajectory_id_of
 from aws_rft_sdk.types import TrajectoryStatus
 
 DEADLINE = 0.2

@@ -8,9 +8,10 @@ import pytest
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk import LocalRuntime, _lifecycle, rft_handler, wrap_model
+from aws_rft_sdk import LocalRuntime, rft_handler, wrap_model
 from aws_rft_sdk.adapters.openai import runtime_client_args
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.lifecycle import one_rollout
 from aws_rft_sdk.types import TrajectoryStatus
 from aws_rft_sdk.workers.agentcore import drained, in_background
 
@@ -222,8 +223,8 @@ def test_app_when_it_ends_then_its_rollouts_are_drained(runtime, gate):
             worker.post("/invocations", runtime.new_rollout("p"))
             gate.wait_for(1)
             # The drain lets it finish.
-            threading.Thread(target=lambda: _lifecycle._stopping.wait(WAIT) and gate.open.set()).start()
+            threading.Thread(target=lambda: one_rollout._stopping.wait(WAIT) and gate.open.set()).start()
     finally:
-        _lifecycle.begin_again()
+        one_rollout.begin_again()
 
     assert [trajectory.rewards for trajectory in runtime.trajectories()] == [(1.0,)]

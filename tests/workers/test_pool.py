@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fakes import ga_payload
 
-from aws_rft_sdk import LocalRuntime, redrive, rft_handler
+from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
@@ -19,9 +19,10 @@ from aws_rft_sdk.errors import (
     RolloutTimeoutError,
     ShuttingDownError,
 )
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.feedback import redrive
+from aws_rft_sdk.feedback.outbox import Outbox
+from aws_rft_sdk.lifecycle.shutdown import Drained
 from aws_rft_sdk.runtime import Fault, Faults
-from aws_rft_sdk.shutdown import Drained
 from aws_rft_sdk.types import RolloutResult
 from aws_rft_sdk.workers import RolloutPool, is_settled
 from aws_rft_sdk.workers._memory import WHOLE

@@ -19,11 +19,11 @@ import uvicorn
 
 from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.types import TrajectoryStatus
+from aws_rft_sdk.workers.command import _Server, serve
 from aws_rft_sdk.workers.http import create_app
-from aws_rft_sdk.workers.serving import _Server, serve
 
 from .web import WAIT, Gate, until
 

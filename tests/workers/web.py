@@ -11,7 +11,7 @@ from typing import Any
 import requests
 import uvicorn
 
-from aws_rft_sdk.runtime.serving import ServerThread, listen
+from aws_rft_sdk.runtime.http_server import ServerThread, listen
 from aws_rft_sdk.workers.http import create_app
 
 WAIT = 60

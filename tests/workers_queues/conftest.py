@@ -12,7 +12,7 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
-from aws_rft_sdk import _lifecycle
+from aws_rft_sdk.lifecycle import one_rollout
 from aws_rft_sdk.runtime import LocalRuntime
 from tests.workers_queues.doing import REGION, Aws
 
@@ -66,4 +66,4 @@ def runtime() -> Iterator[LocalRuntime]:
 @pytest.fixture(autouse=True)
 def _rollouts_may_begin() -> Iterator[Any]:
     yield
-    _lifecycle.begin_again()
+    one_rollout.begin_again()

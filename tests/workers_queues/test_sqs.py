@@ -10,7 +10,7 @@ from fakes import error
 from aws_rft_sdk import Outbox, RolloutFeedbackClient
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError
-from aws_rft_sdk.redrive import stop_in_background
+from aws_rft_sdk.feedback.redrive import stop_in_background
 from aws_rft_sdk.workers._keeper import Delete, Keeper
 from aws_rft_sdk.workers._queue import Queue
 from aws_rft_sdk.workers.pool import RolloutPool

@@ -13,8 +13,8 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, Inc
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk._threads import in_daemon_thread
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
+from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, describe_error
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, read_answer

@@ -10,8 +10,8 @@ from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
-from aws_rft_sdk._running import Ended
 from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.rollout.records import RolloutStatus
 from aws_rft_sdk.types import RolloutResult
 

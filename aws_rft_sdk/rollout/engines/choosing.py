@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
 from aws_rft_sdk.rollout.engines.agentcore import RUNTIME_ARN, AgentCoreEngine
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from aws_rft_sdk._running import Handler, run_handler
+from aws_rft_sdk.lifecycle.calling import Handler, run_handler
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, outcome_of
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import thaw
-from aws_rft_sdk._running import Ended, Handler, run_handler
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
+from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.rollout.engines.base import describe_error
 from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.rollout.manifest import Manifest, read_manifest

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from aws_rft_sdk._running import Handler
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.manifest import handler_sources, read_manifest
 from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord, read_records
 

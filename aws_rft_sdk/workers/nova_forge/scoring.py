@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from aws_rft_sdk._running import Ended
 from aws_rft_sdk.errors import RewardError
+from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.types import RolloutResult
 from aws_rft_sdk.wire import FAILED
 from aws_rft_sdk.workers.nova_forge.messages import Task

@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk._running import Ended, Handler
 from aws_rft_sdk.errors import ConfigurationError, PayloadError, RewardError, RFTError, ShuttingDownError
+from aws_rft_sdk.lifecycle.calling import Ended, Handler
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, environment
-from aws_rft_sdk.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers._keeper import Bury, Delete, Fate, Keeper, Release

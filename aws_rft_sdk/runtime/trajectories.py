@@ -62,7 +62,7 @@ class Entry:
         return TrajectoryRow(self.number, self.trajectory_id, self.job_arn, self.prompt, self.created_at, self.state)
 
 
-class Ledger:
+class Trajectories:
     """All trajectories of one database.
 
     Args:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.cookiejar
-import os
 import threading
 
 import requests
 import requests.adapters
+
+from aws_rft_sdk._fork import in_forked_child
 
 _POOL_SIZE = 128
 
@@ -35,11 +36,8 @@ def _new_session() -> requests.Session:
     return session
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # Parent and child must not talk over one connection.
     global _session, _session_lock
     _session, _session_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.errors import OutboxError, RFTError
-from aws_rft_sdk.ledger import Entry
-from aws_rft_sdk.outbox import Outbox, shared_outbox
+from aws_rft_sdk.feedback.ledger import Entry
+from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
 from aws_rft_sdk.settings import PAYLOAD, check_trusted
 from aws_rft_sdk.types import RolloutMetadata
 
@@ -29,7 +30,7 @@ _ATTEMPTS = 2  # an entry that is not delivered comes back later, so one call ne
 Deliver = Callable[[Outbox, Entry], None]
 
 
-class Drained(NamedTuple):
+class Delivered(NamedTuple):
     """What one pass over an outbox did."""
 
     delivered: int
@@ -65,7 +66,7 @@ def deliver(outbox: Outbox, entry: Entry) -> None:
     client.redeliver(entry)
 
 
-def drain(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver) -> Drained:
+def deliver_pending(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver) -> Delivered:
     """Try to deliver every pending trajectory once.
 
     Args:
@@ -97,7 +98,7 @@ def drain(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver)
             )
         else:
             delivered += 1
-    return Drained(delivered, len(tried) - delivered - refused, refused)
+    return Delivered(delivered, len(tried) - delivered - refused, refused)
 
 
 class Redriver:
@@ -138,7 +139,7 @@ class Redriver:
                 if time.monotonic() - pruned_at >= PRUNE_SECONDS:
                     self._outbox.prune()
                     pruned_at = time.monotonic()
-                drain(self._outbox, due_only=True, deliver=self._deliver)
+                deliver_pending(self._outbox, due_only=True, deliver=self._deliver)
                 pause = self._poll_seconds
             except OutboxError as error:
                 # A handler that needs the outbox says so itself; here it is enough not to fill the log.
@@ -178,12 +179,9 @@ def stop_in_background(outbox: Outbox) -> None:
         redriver.stop()
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # Threads do not survive a fork, and nobody would release the lock.
     global _lock
     _lock = threading.Lock()
     _redrivers.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)

@@ -16,9 +16,9 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
 from typing import NamedTuple
 
-from aws_rft_sdk import _lifecycle
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
+from aws_rft_sdk.lifecycle import one_rollout
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +55,19 @@ def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
     """
     check_seconds("grace_seconds", grace_seconds)
     end = time.monotonic() + grace_seconds
-    _lifecycle.stop_beginning()
-    begun = len(_lifecycle.running())
+    one_rollout.stop_beginning()
+    begun = len(one_rollout.running())
     deadline = end - grace_seconds * REPORT_SHARE
-    while _lifecycle.running() and time.monotonic() < deadline:
+    while one_rollout.running() and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    late = _lifecycle.running()
+    late = one_rollout.running()
     if late:
         logger.warning("rollouts=<%d> | did not finish before the shutdown and are reported as errors", len(late))
         give_up(late, end)
     return Drained(finished=begun - len(late), given_up=len(late))
 
 
-def give_up(rollouts: list[_lifecycle.Rollout], end: float, why: str = _SHUT_DOWN) -> None:
+def give_up(rollouts: list[one_rollout.Rollout], end: float, why: str = _SHUT_DOWN) -> None:
     """Report rollouts as errors, all at once. Blocks, at most until `end` on the monotonic clock."""
     error = RolloutTimeoutError(why)
     threads = ThreadPoolExecutor(min(32, len(rollouts)), thread_name_prefix="rft-shutdown")

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk import telemetry
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
-from aws_rft_sdk.ledger import Entry, Ledger, Outcome
+from aws_rft_sdk.feedback.ledger import Entry, Ledger, Outcome
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import READY, Api
@@ -378,15 +379,13 @@ def shared_outbox(outbox: Outbox | str | os.PathLike[str] | None) -> Outbox | No
         return _shared[path]
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # Another thread may have held a lock while this one forked, and it will never let go.
     global _shared_lock
     _shared_lock = threading.Lock()
     _shared.clear()
 
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
 
 _LEDGER_ORDER = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
 

@@ -15,8 +15,8 @@ from starlette.routing import Route
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import PayloadError
 from aws_rft_sdk.runtime import answers
-from aws_rft_sdk.runtime.ledger import Ledger
 from aws_rft_sdk.runtime.policies import Policy
+from aws_rft_sdk.runtime.trajectories import Trajectories
 from aws_rft_sdk.types import InferenceParams, RolloutRequest, TrajectoryStatus
 
 LOCAL_ROLLOUTS_PATH = "/local/rollouts"
@@ -27,14 +27,16 @@ class RolloutStarter:
     """Starts rollouts in one runtime.
 
     Args:
-        ledger: Where trajectories are created.
+        trajectories: Where trajectories are created.
         policy: Returns who answers inference at the moment; it is told about each new trajectory.
         endpoint: Base URL that payloads name.
         region: AWS region that payloads name.
     """
 
-    def __init__(self, ledger: Ledger, policy: Callable[[], Policy | None], endpoint: str, region: str) -> None:
-        self._ledger = ledger
+    def __init__(
+        self, trajectories: Trajectories, policy: Callable[[], Policy | None], endpoint: str, region: str
+    ) -> None:
+        self._trajectories = trajectories
         self._policy = policy
         self._endpoint = endpoint
         self._region = region
@@ -64,7 +66,7 @@ class RolloutStarter:
         except (TypeError, ValueError) as error:
             raise PayloadError(f"prompt cannot be written as JSON: {error}", field="prompt") from error
         policy = self._policy()
-        self._ledger.open(
+        self._trajectories.open(
             trajectory_id,
             metadata["jobArn"],
             prompt,
@@ -79,13 +81,13 @@ class RolloutStarter:
             `status`, `rewards` and the number of `turns`; once it is over also the `usage` of each turn as its policy
             gave it, and `seconds` from its creation to the end of its last turn.
         """
-        entry = self._ledger.get(trajectory_id)
+        entry = self._trajectories.get(trajectory_id)
         if entry is None:
             return None
         state = entry.state
         known: dict[str, JSON] = {"status": state.status.value, "rewards": state.rewards, "turns": state.turns}
         if state.status in (TrajectoryStatus.REWARD_RECEIVED, TrajectoryStatus.FAILED):
-            known["usage"], ended_at = self._ledger.usage(entry)
+            known["usage"], ended_at = self._trajectories.usage(entry)
             known["seconds"] = max(0.0, ended_at - entry.created_at)
         return known
 
@@ -98,7 +100,7 @@ class RolloutStarter:
         ]
 
     async def _describe(self, request: Request) -> Response:
-        about = {"runtime": "local", "trajectories": len(self._ledger), "jobArn": self.default_job_arn}
+        about = {"runtime": "local", "trajectories": len(self._trajectories), "jobArn": self.default_job_arn}
         return Response(json.dumps(about), media_type="application/json")
 
     async def _observe_for_another_process(self, request: Request) -> Response:

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
-from aws_rft_sdk import _lifecycle
-from aws_rft_sdk._threads import in_daemon_thread, off_the_loop
 from aws_rft_sdk.context import RFTContext, collecting
 from aws_rft_sdk.errors import RolloutTimeoutError
+from aws_rft_sdk.feedback.off_the_loop import off_the_loop
+from aws_rft_sdk.lifecycle import one_rollout
+from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.types import RolloutRequest, RolloutResult
 
 Handler = Callable[[dict[str, Any]], Any]
@@ -125,7 +126,7 @@ async def _time_out(
 
 async def _end_early(work: asyncio.Future[_Outcome], contexts: list[RFTContext], error: BaseException) -> bool:
     """Report the rollouts of `contexts` as `error`, then end their work. Returns whether any was given up."""
-    rollouts = [rollout for rollout in _lifecycle.running() if rollout.context in contexts]
+    rollouts = [rollout for rollout in one_rollout.running() if rollout.context in contexts]
     given_up = [await off_the_loop(rollout.give_up, error) for rollout in rollouts]
     if any(given_up) or not rollouts:
         work.cancel()

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import uvicorn
 from starlette.applications import Starlette
 
-from aws_rft_sdk import redrive
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
-from aws_rft_sdk.outbox import Outbox, shared_outbox
-from aws_rft_sdk.shutdown import GRACE_SECONDS, end_at
+from aws_rft_sdk.feedback import redrive
+from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
+from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, end_at
 from aws_rft_sdk.workers._bodies import READ_SECONDS
 from aws_rft_sdk.workers.pool import RolloutPool
 
@@ -185,7 +185,7 @@ def flush(end: float) -> None:
 def _deliver_all(outbox: Outbox) -> None:
     redrive.stop_in_background(outbox)
     try:
-        done = redrive.drain(outbox)
+        done = redrive.deliver_pending(outbox)
     except OutboxError as error:
         logger.error("outbox=<%s>, error=<%s> | could not be flushed", outbox.path, error)
     else:

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol, cast
 
-from aws_rft_sdk import redrive, telemetry
+from aws_rft_sdk import telemetry
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext, active
 from aws_rft_sdk.errors import (
@@ -25,8 +26,9 @@ from aws_rft_sdk.errors import (
     ServiceError,
     ShuttingDownError,
 )
-from aws_rft_sdk.ledger import Outcome
-from aws_rft_sdk.outbox import Outbox
+from aws_rft_sdk.feedback import redrive
+from aws_rft_sdk.feedback.ledger import Outcome
+from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
 from aws_rft_sdk.wire import FAILED
 
@@ -76,6 +78,7 @@ class Options:
         self.require_turns = require_turns
 
     def client_for(self, request: RolloutRequest) -> FeedbackClient:
+        """Return the feedback client of one rollout."""
         client = self.client
         if client is None:
             return RolloutFeedbackClient(request, outbox=self.outbox)
@@ -333,12 +336,9 @@ def running() -> list[Rollout]:
         return list(_running)
 
 
+@in_forked_child
 def _forget_after_fork() -> None:
     # The rollouts of the parent are not the child's, and nobody here would release the lock.
     global _running_lock
     _running_lock = threading.Lock()
     _running.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_after_fork)
