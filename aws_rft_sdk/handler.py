@@ -20,7 +20,8 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox
-from aws_rft_sdk.lifecycle.one_rollout import FeedbackClient, OnError, Options, Rollout
+from aws_rft_sdk.lifecycle.one_rollout import Rollout
+from aws_rft_sdk.lifecycle.options import FeedbackClient, OnError, Options
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, carries_reward, parse_reward
 
 logger = logging.getLogger(__name__)
