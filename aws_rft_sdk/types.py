@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import numbers
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import Enum
-from typing import Any, Literal
+from typing import Literal
 
 from aws_rft_sdk import wire
+from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze, thaw
 from aws_rft_sdk.errors import PayloadError, RewardError
 
@@ -37,29 +39,15 @@ class RolloutMetadata:
     """Fields of the payload's metadata that this package does not know, frozen."""
 
     def __post_init__(self) -> None:
-        _check_metadata(self, {name: name for name in wire.METADATA_FIELDS})
-
-    @classmethod
-    def _parse(cls, source: Mapping[str, Any], path: str) -> RolloutMetadata:
-        known = wire.read_fields(source, wire.METADATA_FIELDS, path)
-        metadata = object.__new__(cls)
-        for name in wire.METADATA_FIELDS:
-            object.__setattr__(metadata, name, known.values.get(name))
-        object.__setattr__(metadata, "extra", known.extra)
-        _check_metadata(metadata, known.paths)
-        return metadata
-
-
-def _check_metadata(metadata: RolloutMetadata, paths: Mapping[str, str]) -> None:
-    wire.check_job_arn(metadata.job_arn, paths["job_arn"])
-    wire.check_trajectory_id(metadata.trajectory_id, paths["trajectory_id"])
-    for name in ("endpoint", "region"):
-        value = getattr(metadata, name)
-        if value == "":
-            object.__setattr__(metadata, name, None)
-        elif value is not None and not (isinstance(value, str) and value.isprintable()):
-            raise PayloadError(f"{paths[name]} must be a printable string, not {value!r}", field=paths[name])
-    object.__setattr__(metadata, "extra", freeze(metadata.extra))
+        wire.check_job_arn(self.job_arn, "job_arn")
+        wire.check_trajectory_id(self.trajectory_id, "trajectory_id")
+        for name in ("endpoint", "region"):
+            value = getattr(self, name)
+            if value == "":
+                object.__setattr__(self, name, None)
+            elif value is not None and not (isinstance(value, str) and value.isprintable()):
+                raise PayloadError(f"{name} must be a printable string, not {value!r}", field=name)
+        object.__setattr__(self, "extra", freeze(self.extra))
 
 
 @dataclass(frozen=True)
@@ -80,46 +68,25 @@ class InferenceParams:
     """Fields of the payload's inference parameters that this package does not know, frozen."""
 
     def __post_init__(self) -> None:
-        _check_inference_params(self, {name: name for name in wire.SAMPLING_FIELDS})
+        self._check_range("temperature", math.inf, "a finite number of at least 0")
+        self._check_range("top_p", 1.0, "a number from 0 to 1")
+        limit = self.max_tokens
+        if limit is not None:
+            if not is_number(limit) or limit < 1 or limit % 1 != 0:
+                raise PayloadError(
+                    f"max_tokens must be a whole number of at least 1, not {_shown(limit)}", field="max_tokens"
+                )
+            object.__setattr__(self, "max_tokens", int(limit))
+        object.__setattr__(self, "extra", freeze(self.extra))
 
-    @classmethod
-    def _parse(cls, source: object, path: str) -> InferenceParams:
-        if source is None:
-            return cls()
-        if not isinstance(source, Mapping):
-            raise PayloadError(f"{path} must be an object, not {type(source).__name__}", field=path)
-        known = wire.read_fields(source, wire.SAMPLING_FIELDS, path)
-        params = object.__new__(cls)
-        for name in wire.SAMPLING_FIELDS:
-            object.__setattr__(params, name, known.values.get(name))
-        object.__setattr__(params, "extra", known.extra)
-        _check_inference_params(params, known.paths)
-        return params
+    def _check_range(self, name: str, high: float, wanted: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not (is_number(value) and 0 <= value <= high):
+            raise PayloadError(f"{name} must be {wanted}, not {_shown(value)}", field=name)
 
     def sampling(self) -> dict[str, float]:
         """Return the parameters that the job asks for, by their Python names. Empty when it asks for none."""
         return {name: value for name in wire.SAMPLING_FIELDS if (value := getattr(self, name)) is not None}
-
-
-def _check_inference_params(params: InferenceParams, paths: Mapping[str, str]) -> None:
-    for name, high in (("temperature", math.inf), ("top_p", 1.0)):
-        value: object = getattr(params, name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= high:
-            raise PayloadError(
-                f"{paths[name]} must be a number {'from 0 to 1' if high == 1 else 'of at least 0'}, not {value!r}",
-                field=paths[name],
-            )
-        if value == math.inf:
-            raise PayloadError(f"{paths[name]} must be finite", field=paths[name])
-    limit: object = params.max_tokens
-    if limit is not None:
-        if isinstance(limit, bool) or not isinstance(limit, int | float) or limit < 1 or limit % 1 != 0:
-            path = paths["max_tokens"]
-            raise PayloadError(f"{path} must be a whole number of at least 1, not {_shown(limit)}", field=path)
-        object.__setattr__(params, "max_tokens", int(limit))
-    object.__setattr__(params, "extra", freeze(params.extra))
 
 
 def _shown(value: object) -> str:
@@ -162,7 +129,7 @@ class RolloutRequest:
         PascalCase ones, `instance` for `prompt`, and any of them as a JSON string under `body`.
 
         Args:
-            payload: What the agent was called with, of any type.
+            payload: What the agent was called with, of any type. A request comes back as it is.
 
         Returns:
             The request, or None for ordinary traffic: no `metadata` object with a known job or trajectory key.
@@ -170,28 +137,27 @@ class RolloutRequest:
         Raises:
             PayloadError: It is a rollout and malformed; `.field` is the path of the culprit as the payload spells it.
         """
+        if isinstance(payload, cls):
+            return payload
         # Ordinary traffic pays for no more than this line.
         if type(payload) is dict and "metadata" not in payload and "body" not in payload and "Metadata" not in payload:
             return None
-        source = wire.find_rollout(payload)
-        if source is None:
-            return None
         try:
-            return cls._read(source)
+            fields = wire.read_payload(payload)
+            return None if fields is None else cls._of(fields)
         except RecursionError:
             raise PayloadError("the payload nests too deeply to be read", field="") from None
 
     @classmethod
-    def _read(cls, source: Mapping[str, Any]) -> RolloutRequest:
-        known = wire.read_fields(source, wire.REQUEST_FIELDS)
-        return cls(
-            prompt=known.values.get("prompt"),
-            metadata=RolloutMetadata._parse(known.values["metadata"], known.paths["metadata"]),
-            inference_params=InferenceParams._parse(
-                known.values.get("inference_params"), known.paths["inference_params"]
-            ),
-            extra=known.extra,
-        )
+    def _of(cls, fields: wire.Payload) -> RolloutRequest:
+        try:
+            metadata = RolloutMetadata(**fields.metadata)
+            params = InferenceParams(**(fields.inference_params or {}))
+        except PayloadError as error:
+            # The constructors name fields as Python does. The sender is told how the payload spells them.
+            path = fields.paths[error.field]
+            raise PayloadError(str(error).replace(error.field, path, 1), field=path) from None
+        return cls(fields.prompt, metadata, params, fields.extra)
 
     def to_payload(self, spelling: Literal["ga", "alpha"] = "ga") -> dict[str, JSON]:
         """Return the payload of this request; `parse` of it gives this request again.
@@ -202,19 +168,10 @@ class RolloutRequest:
         Returns:
             A new object of plain dicts and lists. Values that are None are left out.
         """
-        api = wire.Api(spelling)
-        payload = _spelled(self, ("prompt",), api)
-        payload[wire.spell("metadata", api)] = _spelled(self.metadata, wire.METADATA_FIELDS, api)
-        if params := _spelled(self.inference_params, wire.SAMPLING_FIELDS, api):
-            payload[wire.spell("inference_params", api)] = params
-        return payload
-
-
-def _spelled(
-    value: RolloutRequest | RolloutMetadata | InferenceParams, names: Sequence[str], api: wire.Api
-) -> dict[str, JSON]:
-    known = {wire.spell(name, api): thaw(item) for name in names if (item := getattr(value, name)) is not None}
-    return {**thaw(value.extra), **known}
+        payload = wire.write_payload(
+            wire.Api(spelling), self.prompt, vars(self.metadata), vars(self.inference_params), self.extra
+        )
+        return thaw(payload)  # type: ignore[no-any-return] # an object in, an object out
 
 
 def parse_reward(value: object) -> float:
@@ -264,34 +221,43 @@ def parse_rewards(value: object) -> tuple[float, ...]:
     return tuple(rewards)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class RolloutResult:
     """What a handler returns when a dict is too loose.
 
+    Args:
+        reward: Score of the whole trajectory, a finite number. None if there is no score, which is not zero.
+        rewards: One score for each turn, in turn order. If given, the service gets these in place of `reward`.
+        metrics: Figures for your own records. The service has no field for them.
+        turns_rewards: The former name of `rewards`. It is accepted with a `DeprecationWarning`.
+
     Raises:
-        RewardError: A reward is not a finite number.
+        RewardError: A reward is not a finite number, or `rewards` is empty.
     """
 
-    reward: float | None = None
-    """Score of the whole trajectory; None when there is none (which is not zero)."""
-    turns_rewards: tuple[float, ...] | None = None
-    """One score for each inference call in order. When given, these are what the service gets."""
-    metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
-    """Figures for your own records, frozen; the service has no field for them."""
+    reward: float | None
+    """Score of the whole trajectory. None if there is none."""
+    rewards: tuple[float, ...] | None
+    """What the service gets: one score for each turn, or `reward` alone. None if the result has no score."""
+    metrics: Mapping[str, JSON]
+    """Figures for your own records, frozen."""
 
-    def __post_init__(self) -> None:
-        if self.reward is not None:
-            object.__setattr__(self, "reward", parse_reward(self.reward))
-        if self.turns_rewards is not None:
-            object.__setattr__(self, "turns_rewards", parse_rewards(self.turns_rewards))
-        object.__setattr__(self, "metrics", freeze(self.metrics))
-
-    @property
-    def rewards(self) -> tuple[float, ...] | None:
-        """What is sent to the service: one number, or one for each turn; None when the result has no reward."""
-        if self.turns_rewards is not None:
-            return self.turns_rewards
-        return None if self.reward is None else (self.reward,)
+    def __init__(
+        self,
+        reward: float | None = None,
+        rewards: Sequence[float] | None = None,
+        metrics: Mapping[str, JSON] = NO_FIELDS,
+        *,
+        turns_rewards: Sequence[float] | None = None,
+    ) -> None:
+        if turns_rewards is not None:
+            warnings.warn("RolloutResult(turns_rewards=...) is now rewards=...", DeprecationWarning, stacklevel=2)
+            rewards = turns_rewards if rewards is None else rewards
+        number = None if reward is None else parse_reward(reward)
+        whole = None if number is None else (number,)
+        object.__setattr__(self, "reward", number)
+        object.__setattr__(self, "rewards", whole if rewards is None else parse_rewards(rewards))
+        object.__setattr__(self, "metrics", freeze(metrics))
 
     @classmethod
     def of(cls, value: object) -> RolloutResult | None:
@@ -312,16 +278,11 @@ class RolloutResult:
         if isinstance(value, RolloutResult):
             return value
         if not isinstance(value, Mapping):
-            return cls(reward=parse_reward(value))
-        reward, turns_rewards = value.get("reward"), value.get("rewards")
-        if turns_rewards is None and _is_list(reward):
-            reward, turns_rewards = None, reward
-        metrics = value.get("metrics")
-        return cls(
-            reward=None if reward is None else parse_reward(reward),
-            turns_rewards=None if turns_rewards is None else parse_rewards(turns_rewards),
-            metrics=metrics if isinstance(metrics, Mapping) else NO_FIELDS,
-        )
+            return cls(parse_reward(value))
+        reward, rewards, metrics = (value.get(name) for name in ("reward", "rewards", "metrics"))
+        if rewards is None and _is_list(reward):
+            reward, rewards = None, reward
+        return cls(reward, rewards, metrics if isinstance(metrics, Mapping) else NO_FIELDS)
 
 
 def carries_reward(value: object) -> bool:

@@ -205,91 +205,132 @@ _ALIASES = {
     "max_tokens": ("maxTokens", "max_tokens", "MaxTokens"),
 }
 _ALPHA_SPELLING = {**{name: name for name in _ALIASES}, "prompt": "instance"}
+_GA_SPELLING = {name: aliases[0] for name, aliases in _ALIASES.items()}
 
-REQUEST_FIELDS = ("prompt", "metadata", "inference_params")
-METADATA_FIELDS = ("job_arn", "trajectory_id", "endpoint", "region")
+_REQUEST_FIELDS = ("prompt", "metadata", "inference_params")
+_METADATA_FIELDS = ("job_arn", "trajectory_id", "endpoint", "region")
 SAMPLING_FIELDS = ("temperature", "top_p", "max_tokens")
 _ROLLOUT_KEYS = frozenset(_ALIASES["job_arn"] + _ALIASES["trajectory_id"])
 
 
-def spellings(field: str) -> tuple[str, ...]:
-    """Return every spelling of a field under its Python name, the GA one first."""
-    return _ALIASES[field]
+class Payload(NamedTuple):
+    """A rollout's payload, read: plain values by Python name, as the constructors in `types` take them."""
 
-
-def spell(field: str, spelling: Api) -> str:
-    """Return how a generation spells the field with the Python name `field`."""
-    return _ALPHA_SPELLING[field] if spelling is Api.ALPHA else _ALIASES[field][0]
-
-
-class Fields(NamedTuple):
-    """An object of the payload, read: values by Python name, the path of each as spelled, and all other keys."""
-
-    values: dict[str, Any]
-    paths: dict[str, str]
+    source: Mapping[str, Any]
+    """The object that holds the metadata: the payload itself, or what its `body` wraps."""
+    prompt: Any
+    metadata: dict[str, Any]
+    """Arguments of `RolloutMetadata`; fields that the payload lacks are None."""
+    inference_params: dict[str, Any] | None
+    """Arguments of `InferenceParams`; None if the payload has none."""
     extra: dict[str, Any]
+    """Top-level fields of no known name."""
+    paths: dict[str, str]
+    """The path of each field as the payload spells it, for messages."""
 
 
-def read_fields(source: Mapping[str, Any], names: Sequence[str], path: str = "") -> Fields:
-    """Sort the keys of `source` into known fields under their Python names and the rest.
+def read_payload(payload: object) -> Payload | None:
+    """Read a payload in any known spelling.
 
-    Args:
-        source: An object of the payload.
-        names: Python names of the fields it may hold.
-        path: Path of the object in the payload, for messages; "" for the payload itself.
+    Returns:
+        Its fields, or None for ordinary traffic: no `metadata` object with a known job or trajectory key.
 
     Raises:
-        PayloadError: Two spellings of one field are present and disagree.
+        PayloadError: Two spellings of one field are present and disagree, or the inference parameters are no object.
     """
-    prefix = f"{path}." if path else ""
-    values: dict[str, Any] = {}
+    source = _find_rollout(payload)
+    if source is None:
+        return None
     paths: dict[str, str] = {}
-    known: set[str] = set()
+    request = _read_fields(source, _REQUEST_FIELDS, "", paths)
+    metadata = _read_fields(request["metadata"], _METADATA_FIELDS, paths["metadata"] + ".", paths)
+    params = request["inference_params"]
+    if params is not None:
+        if not isinstance(params, Mapping):
+            path = paths["inference_params"]
+            raise PayloadError(f"{path} must be an object, not {type(params).__name__}", field=path)
+        params = _read_fields(params, SAMPLING_FIELDS, paths["inference_params"] + ".", paths)
+    return Payload(source, request["prompt"], metadata, params, request["extra"], paths)
+
+
+def _read_fields(source: Mapping[str, Any], names: Sequence[str], prefix: str, paths: dict[str, str]) -> dict[str, Any]:
+    """Return the known fields of an object by Python name, all others under "extra". Notes their paths in `paths`."""
+    values: dict[str, Any] = dict.fromkeys(names)
+    extra = dict(source)
     for name in names:
         paths[name] = prefix + _ALIASES[name][0]
         for alias in _ALIASES[name]:
             if alias not in source:
                 continue
-            known.add(alias)
-            # Objects that were dumped by a model may hold all spellings, those unused as null.
-            if values.get(name) is None:
-                values[name], paths[name] = source[alias], prefix + alias
-            elif source[alias] is not None and values[name] != source[alias]:
+            value = extra.pop(alias)
+            # A model that knows several spellings dumps all of them, the unused ones as null.
+            if values[name] is None:
+                values[name], paths[name] = value, prefix + alias
+            elif value is not None and values[name] != value:
                 raise PayloadError(
                     f"{prefix}{alias} contradicts {paths[name]}: they are two spellings of one field; send one of them",
                     field=prefix + alias,
                 )
-    return Fields(values, paths, {key: value for key, value in source.items() if key not in known})
+    values["extra"] = extra
+    return values
 
 
-def find_rollout(payload: object) -> Mapping[str, Any] | None:
-    """Return the object that holds the rollout metadata: the payload or what its `body` string wraps, else None.
-
-    None means ordinary traffic: no `metadata` object with any of the known job or trajectory keys.
-    """
+def _find_rollout(payload: object) -> Mapping[str, Any] | None:
+    """Return the object that holds the rollout metadata: the payload, or what its `body` wraps, else None."""
     if not isinstance(payload, Mapping):
         return None
-    if has_rollout_metadata(payload):
+    if _has_rollout_metadata(payload):
         return payload
     body = payload.get("body")
-    if body is None:
-        return None
     if isinstance(body, str):
         # API-gateway style. A body that is not ours may hold anything, so what cannot be read is not an error.
         try:
             body = json.loads(base64.b64decode(body) if payload.get("isBase64Encoded") is True else body)
         except (ValueError, RecursionError):
             return None
-    return body if isinstance(body, Mapping) and has_rollout_metadata(body) else None
+    return body if isinstance(body, Mapping) and _has_rollout_metadata(body) else None
 
 
-def has_rollout_metadata(payload: Mapping[str, Any]) -> bool:
-    """Whether `payload` itself has a `metadata` object with any of the known job or trajectory keys."""
+def _has_rollout_metadata(payload: Mapping[str, Any]) -> bool:
     for alias in _ALIASES["metadata"]:
         metadata = payload.get(alias)
         if isinstance(metadata, Mapping) and not _ROLLOUT_KEYS.isdisjoint(metadata):
             return True
     return False
+
+
+def write_payload(
+    api: Api,
+    prompt: JSON,
+    metadata: Mapping[str, JSON],
+    inference_params: Mapping[str, JSON],
+    extra: Mapping[str, JSON],
+) -> dict[str, JSON]:
+    """Write a payload as a generation spells it; `read_payload` reads it back.
+
+    Args:
+        api: The generation.
+        prompt: The prompt.
+        metadata: Fields by Python name, those of no known name under "extra".
+        inference_params: Likewise. The payload has none if there are no fields.
+        extra: Top-level fields of no known name.
+
+    Returns:
+        A new object. Values that are None are left out.
+    """
+    payload = {
+        "prompt": prompt,
+        "metadata": _write_fields(api, metadata),
+        "inference_params": _write_fields(api, inference_params) or None,
+        "extra": extra,
+    }
+    return _write_fields(api, payload)
+
+
+def _write_fields(api: Api, values: Mapping[str, Any]) -> dict[str, JSON]:
+    spelling = _ALPHA_SPELLING if api is Api.ALPHA else _GA_SPELLING
+    known = {spelling[name]: value for name, value in values.items() if name != "extra" and value is not None}
+    return {**values["extra"], **known}
 
 
 def check_job_arn(value: object, path: str) -> str:

@@ -106,7 +106,7 @@ class Rollout:
                 return
             rewards = entry.rewards or ()
             self.repeated = RolloutResult(
-                reward=rewards[0] if len(rewards) == 1 else None, turns_rewards=rewards if len(rewards) > 1 else None
+                reward=rewards[0] if len(rewards) == 1 else None, rewards=rewards if len(rewards) > 1 else None
             )
             if entry.outcome is Outcome.PENDING:
                 self._tolerate(functools.partial(cast(RolloutFeedbackClient, self._client).redeliver, entry))

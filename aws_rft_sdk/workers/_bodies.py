@@ -112,7 +112,11 @@ def to_json(value: object) -> bytes:
 
 def _plain(value: object) -> object:
     if isinstance(value, RolloutResult):
-        fields = {"reward": value.reward, "rewards": value.turns_rewards, "metrics": value.metrics or None}
+        fields = {
+            "reward": value.reward,
+            "rewards": None if value.rewards == (value.reward,) else value.rewards,
+            "metrics": value.metrics or None,
+        }
         return {name: item for name, item in fields.items() if item is not None}
     if isinstance(value, Mapping):
         return dict(value)

@@ -16,9 +16,9 @@ def read_rollout(payload: object) -> RolloutRequest:
     request = RolloutRequest.parse(payload)
     if request is None:
         raise PayloadError("metadata is missing or names no job and no trajectory: no rollout", field="metadata")
-    problem = _problem_of(request.prompt)
-    if problem:
-        path = wire.read_fields(wire.find_rollout(payload) or {}, wire.REQUEST_FIELDS).paths["prompt"]
+    if problem := _problem_of(request.prompt):
+        fields = wire.read_payload(payload)
+        path = "prompt" if fields is None else fields.paths["prompt"]
         raise PayloadError(f"{path} {problem}", field=path)
     return request
 

@@ -15,7 +15,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 from urllib.parse import SplitResult, urlsplit
 
 from aws_rft_sdk import wire
@@ -197,12 +197,11 @@ def read_event(event: JSON) -> tuple[RolloutRequest, Mapping[str, JSON]]:
         PayloadError: It is no rollout, or the prompt is empty, or a field is missing or malformed.
     """
     request = read_rollout(event)
-    payload = wire.find_rollout(event) or {}
-    fields = wire.read_fields(payload, wire.REQUEST_FIELDS)
-    if not isinstance(fields.values.get("inference_params"), Mapping):
+    fields = cast(wire.Payload, wire.read_payload(event))  # whatever is no rollout was refused above
+    if fields.inference_params is None:
         path = fields.paths["inference_params"]
         raise PayloadError(f"{path} is missing; it must be an object", field=path)
-    return request, payload
+    return request, fields.source
 
 
 def _encoded(payload: Mapping[str, JSON]) -> str:

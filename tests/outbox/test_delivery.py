@@ -136,7 +136,7 @@ def test_handler_when_delivered_twice_then_it_runs_once_and_the_decision_comes_b
     again = handler(payload)
 
     assert handler.runs == 1
-    assert again == RolloutResult(turns_rewards=(0.25, 0.75))
+    assert again == RolloutResult(rewards=(0.25, 0.75))
     assert status_of(runtime, payload) == (REWARDED, (0.25, 0.75))
 
 

@@ -71,7 +71,7 @@ def test_handler_when_it_returns_a_reward_then_it_is_reported_once_and_the_resul
         pytest.param(np.float32(0.5), [0.5], id="numpy"),
         pytest.param(Decimal("0.5"), [0.5], id="decimal"),
         pytest.param(RolloutResult(reward=1.0), [1.0], id="result"),
-        pytest.param(RolloutResult(turns_rewards=(0.0, 1.0)), [0.0, 1.0], id="result-turns"),
+        pytest.param(RolloutResult(rewards=(0.0, 1.0)), [0.0, 1.0], id="result-turns"),
     ],
 )
 @pytest.mark.parametrize("kind", KINDS[:5], ids=lambda kind: kind.__name__)

@@ -246,9 +246,13 @@ def test_metadata_when_made_by_hand_then_it_is_checked_too() -> None:
         dataclasses.replace(WANTED.metadata, trajectory_id="")
 
 
+def test_parse_when_it_is_a_request_already_then_it_comes_back_as_it_is() -> None:
+    assert RolloutRequest.parse(WANTED) is WANTED
+
+
 # --- the round trip --------------------------------------------------------------------------------------------------
 
-KNOWN = {alias for name in wire._ALIASES for alias in wire.spellings(name)}
+KNOWN = {alias for name in wire._ALIASES for alias in wire._ALIASES[name]}
 json_values = st.recursive(
     st.none()
     | st.booleans()

@@ -126,7 +126,7 @@ def test_parse_rewards_when_it_is_a_list_then_floats_in_turn_order(value: object
     assert all(type(reward) is float for reward in parse_rewards(value))
     for key in ("reward", "rewards"):
         result = RolloutResult.of({key: value})
-        assert result == RolloutResult(turns_rewards=expected)
+        assert result == RolloutResult(rewards=expected)
         assert result.rewards == expected
 
 
@@ -170,12 +170,12 @@ def test_rollout_result_when_made_with_no_number_then_reward_error(reward: Any) 
     with pytest.raises(RewardError):
         RolloutResult(reward=reward)
     with pytest.raises(RewardError):
-        RolloutResult(turns_rewards=(reward,))
+        RolloutResult(rewards=(reward,))
 
 
 def test_rollout_result_when_made_then_it_is_frozen_hashable_and_picklable() -> None:
     metrics = {"steps": [1]}
-    result = RolloutResult(reward=np.float32(1), turns_rewards=[1], metrics=metrics)  # type: ignore[arg-type] # lists too
+    result = RolloutResult(reward=np.float32(1), rewards=[1], metrics=metrics)  # type: ignore[arg-type] # lists too
     metrics["steps"].append(2)
     assert result.metrics == {"steps": [1]}
     assert hash(result) == hash(pickle.loads(pickle.dumps(result)))
@@ -209,3 +209,15 @@ def test_turn_message_when_the_answer_holds_none_then_none(response: Any) -> Non
 
 def test_trajectory_messages_when_there_are_no_turns_then_empty() -> None:
     assert Trajectory("t", "arn", TrajectoryStatus.PENDING).messages == []
+
+
+def test_result_when_it_has_one_score_then_that_is_what_the_service_gets() -> None:
+    assert RolloutResult(0.5).rewards == (0.5,)
+    assert RolloutResult(0.5, rewards=[0, 1]).rewards == (0.0, 1.0)
+    assert RolloutResult().rewards is None
+
+
+def test_result_when_it_uses_the_former_name_then_it_is_told_and_taken() -> None:
+    with pytest.warns(DeprecationWarning, match="rewards="):
+        result = RolloutResult(turns_rewards=[0.25, 0.75])
+    assert result == RolloutResult(rewards=[0.25, 0.75])

@@ -202,7 +202,7 @@ def test_invocation_when_the_handler_hangs_then_the_deadline_ends_it(runtime, ga
     ("result", "shown"),
     [
         pytest.param(RolloutResult(reward=0.5, metrics={"a": 1}), {"reward": 0.5, "metrics": {"a": 1}}, id="result"),
-        pytest.param(RolloutResult(turns_rewards=(0.5,)), {"rewards": [0.5]}, id="per turn"),
+        pytest.param(RolloutResult(rewards=(0.5,)), {"rewards": [0.5]}, id="per turn"),
         pytest.param(0.5, 0.5, id="number"),
         pytest.param({"reward": 1, "extra": {1, 2}}, None, id="object"),
         pytest.param({"reward": 1, "nan": math.nan}, None, id="nan"),
