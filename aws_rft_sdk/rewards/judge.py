@@ -75,7 +75,7 @@ class Judge:
             tool calls and results.
         cache: File to keep verdicts in, None for none. They are found again under the digest of everything that was
             sent, the model's id and its parameters, but not its address.
-        timeout: Seconds for one attempt as a whole.
+        timeout_seconds: Seconds for one attempt as a whole.
         max_attempts: Attempts for one verdict, at least 1. Repeated are timeouts, lost connections, 429, 5xx, replies
             that are no completion, and verdicts that break the schema.
         backoff: How long to wait in between. `Retry-After` counts, up to its cap.
@@ -98,7 +98,7 @@ class Judge:
         params: Mapping[str, JSON] | None = None,
         shows: Shows = "answer",
         cache: str | os.PathLike[str] | VerdictCache | None = None,
-        timeout: float = 60.0,
+        timeout_seconds: float = 60.0,
         max_attempts: int = 4,
         backoff: Backoff = Backoff(),
         sleep: Callable[[float], None] = time.sleep,
@@ -109,14 +109,14 @@ class Judge:
         if shows not in get_args(Shows):
             raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {shows!r}")
         check_number("max_attempts", max_attempts, low=1, whole=True)
-        check_seconds("timeout", timeout)
+        check_seconds("timeout_seconds", timeout_seconds)
         self.rubric = rubric
         self._source = model
         self._model_id = model_id
         self._params = freeze(params or {})
         self._shows = shows
         self._cache = VerdictCache(cache) if cache is not None and not isinstance(cache, VerdictCache) else cache
-        self._timeout = timeout
+        self._timeout_seconds = timeout_seconds
         self._max_attempts = max_attempts
         self._backoff = backoff
         self._sleep = sleep
@@ -327,7 +327,7 @@ class Judge:
 
     def _attempt(self, model: JudgeModel, question: Question, *, retry: bool) -> dict[str, JSON]:
         self._count(calls=1, retries=int(retry))
-        reply = model.ask(question, self._timeout)
+        reply = model.ask(question, self._timeout_seconds)
         self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
         if reply.refusal:
             raise CallFailedError(Failure.REFUSED, reply.refusal)

@@ -20,7 +20,7 @@ def unbound(fn: Callable[[], T]) -> T:
     return contextvars.Context().run(fn)
 
 
-def run_in_thread(fn: Callable[[], T], timeout: float) -> T:
+def run_in_thread(fn: Callable[[], T], timeout_seconds: float) -> T:
     """Call a blocking function in a thread of its own and wait for it.
 
     A function that is not done in time goes on by itself: nothing can end it. Its own timeouts have to.
@@ -38,14 +38,14 @@ def run_in_thread(fn: Callable[[], T], timeout: float) -> T:
             future.set_exception(error)
 
     threading.Thread(target=run, name="rft-judge-call", daemon=True).start()
-    return future.result(timeout)
+    return future.result(timeout_seconds)
 
 
-def run_in_judges_loop(make: Callable[[], Coroutine[Any, Any, T]], timeout: float) -> T:
+def run_in_judges_loop(make: Callable[[], Coroutine[Any, Any, T]], timeout_seconds: float) -> T:
     """Run a coroutine in the judges' loop and wait for it, whether or not a loop runs in this thread."""
 
     async def within() -> T:
-        return await asyncio.wait_for(make(), timeout)
+        return await asyncio.wait_for(make(), timeout_seconds)
 
     future = unbound(lambda: asyncio.run_coroutine_threadsafe(within(), _judges_loop()))
     try:

@@ -47,12 +47,12 @@ class JudgeModel(Protocol):
     identity: str
     """What, beside the question, decides about the verdict: the model and its parameters."""
 
-    def ask(self, question: Question, timeout: float) -> Reply:
+    def ask(self, question: Question, timeout_seconds: float) -> Reply:
         """Make one call, without retries.
 
         Args:
             question: What to send.
-            timeout: Seconds for the call.
+            timeout_seconds: Seconds for the call.
 
         Raises:
             CallFailedError: It failed; nothing else is raised.
@@ -165,7 +165,7 @@ class _OpenAIJudge:
         self._params = dict(params)
         self.identity = _identity(model_id, self._params)
 
-    def ask(self, question: Question, timeout: float) -> Reply:
+    def ask(self, question: Question, timeout_seconds: float) -> Reply:
         call = functools.partial(
             self._client.chat.completions.create,
             **self._params,
@@ -175,11 +175,11 @@ class _OpenAIJudge:
                 "type": "json_schema",
                 "json_schema": {"name": VERDICT, "strict": True, "schema": question.schema},
             },
-            timeout=timeout,
+            timeout=timeout_seconds,
         )
         handled = sys.exc_info()[1]
         try:
-            return _reply_of((run_in_judges_loop if self._is_async else run_in_thread)(call, timeout))
+            return _reply_of((run_in_judges_loop if self._is_async else run_in_thread)(call, timeout_seconds))
         except Exception as error:
             raise call_failed(error, handled) from error
 
@@ -224,10 +224,10 @@ class _StrandsJudge:
         config = model.get_config()
         self.identity = _identity(model_id, dict(config) if isinstance(config, Mapping) else {})
 
-    def ask(self, question: Question, timeout: float) -> Reply:
+    def ask(self, question: Question, timeout_seconds: float) -> Reply:
         handled = sys.exc_info()[1]
         try:
-            return run_in_judges_loop(functools.partial(self._ask, question), timeout)
+            return run_in_judges_loop(functools.partial(self._ask, question), timeout_seconds)
         except Exception as error:
             raise call_failed(error, handled) from error
 

@@ -63,9 +63,9 @@ class Intake:
         self._stopping.set()
         self._may_have_room.set()
 
-    def join(self, timeout: float) -> bool:
+    def join(self, timeout_seconds: float) -> bool:
         """Wait for the end; False if that takes longer."""
-        self._thread.join(max(0.0, timeout))
+        self._thread.join(max(0.0, timeout_seconds))
         return not self._thread.is_alive()
 
     @property

@@ -105,13 +105,13 @@ class Keeper:
                 held.fate = fate
                 self._changed.notify_all()
 
-    def wait(self, timeout: float) -> bool:
+    def wait(self, timeout_seconds: float) -> bool:
         """Wait until nothing is in our hands any more; False if that takes longer."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._held, timeout)
+            return self._changed.wait_for(lambda: not self._held, timeout_seconds)
 
-    def stop(self, timeout: float) -> None:
-        """Carry out what is decided, within `timeout` seconds, and show all other messages again."""
+    def stop(self, timeout_seconds: float) -> None:
+        """Carry out what is decided, within `timeout_seconds`, and show all other messages again."""
         with self._changed:
             for held in self._held.values():
                 if held.fate is None:  # not `or`: a Delete is an empty tuple, and so is not true
@@ -119,7 +119,7 @@ class Keeper:
             self._stopping = True
             self._retry_at = 0.0  # there may be no time to wait for
             self._changed.notify_all()
-        self._thread.join(timeout)
+        self._thread.join(timeout_seconds)
 
     # --- in the thread -----------------------------------------------------------------------------------------------
 

@@ -88,7 +88,7 @@ def test_judge_when_it_fails_then_neither_warning_nor_detail_holds_what_the_serv
 def test_judge_when_answer_is_late_then_timeout(service: Service, kind: str) -> None:
     gate = service.gate()
     service.policy = lambda request: Answer(gate=gate)
-    judge = make_judge(service, kind, timeout=0.2, max_attempts=2)
+    judge = make_judge(service, kind, timeout_seconds=0.2, max_attempts=2)
 
     result = judge(ROLLOUT)
 

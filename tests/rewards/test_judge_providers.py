@@ -101,7 +101,7 @@ def test_judge_when_the_answer_only_trickles_in_then_timeout(service: Service, k
 
     headers = {"Content-Type": "application/json"}
     service.policy = lambda request: Answer(headers=headers, chunks=trickle())
-    assert make_judge(service, kind, timeout=0.5, max_attempts=1)(ROLLOUT).failure is Failure.TIMEOUT
+    assert make_judge(service, kind, timeout_seconds=0.5, max_attempts=1)(ROLLOUT).failure is Failure.TIMEOUT
 
 
 FORK = """
