@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,18 @@ def test_imports_when_of_our_own_then_they_go_to_no_higher_tier(path: Path) -> N
     # The top level re-exports by name; a module at the rim may use the public names.
     higher -= {name for name in higher if name in aws_rft_sdk.__all__ and TIER_OF[room] >= TIER_OF["rollout"]}
     assert not higher
+
+
+def test_tiers_when_read_in_the_docs_then_they_are_these() -> None:
+    rows = re.findall(
+        r"^\| (\w*) \| `(\w+)/?` \|", (ROOT.parent / "docs" / "architecture.md").read_text(), re.MULTILINE
+    )
+    documented: dict[str, set[str]] = {}
+    tier = ""
+    for named, room in rows:
+        tier = named or tier
+        documented.setdefault(tier, set()).add(room)
+    assert documented == {tier: {room for room in rooms if not room.startswith("_")} for tier, rooms in TIERS.items()}
 
 
 def test_imports_when_between_rooms_then_they_form_no_circle() -> None:
