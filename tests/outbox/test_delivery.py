@@ -7,9 +7,11 @@ import threading
 
 import pytest
 import requests
+from fakes import ONCE, TWICE
 
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
-from aws_rft_sdk.client import AsyncRolloutFeedbackClient, Backoff
+from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk.client import AsyncRolloutFeedbackClient
 from aws_rft_sdk.errors import (
     DecisionConflictError,
     OutboxError,
@@ -41,7 +43,7 @@ def runtime():
 
 
 def client_of(payload, outbox, **options):
-    return RolloutFeedbackClient(payload, outbox=outbox, backoff=NOW, **options)
+    return RolloutFeedbackClient(payload, outbox=outbox, **{"backoff": NOW, **options})
 
 
 def infer(payload):
@@ -57,7 +59,7 @@ def infer(payload):
 def handler_for(outbox, result=1.0, **options):
     """Return a handler that counts its runs, tracks one turn for each reward, and returns or raises `result`."""
 
-    @rft_handler(client=lambda request: client_of(request, outbox, max_attempts=2), **options)
+    @rft_handler(client=lambda request: client_of(request, outbox, backoff=TWICE), **options)
     def handler(payload):
         handler.runs += 1
         for _ in result if isinstance(result, list) else [result]:
@@ -123,7 +125,7 @@ def test_client_when_the_service_is_down_then_the_caller_hears_it_and_the_outbox
         ) as runtime,
         pytest.raises(ServiceFaultError),
     ):
-        client_of(runtime.new_rollout("p"), outbox, max_attempts=1).report_complete(0.5)
+        client_of(runtime.new_rollout("p"), outbox, backoff=ONCE).report_complete(0.5)
 
     assert [entry.rewards for entry in outbox.entries()] == [(0.5,)]
 
@@ -251,7 +253,7 @@ def test_redriver_when_something_is_due_then_it_is_delivered_in_the_background(o
     ) as runtime:
         payload = runtime.new_rollout("p")
         with pytest.raises(ServiceFaultError):
-            client_of(payload, outbox, max_attempts=1).report_complete(1.0)
+            client_of(payload, outbox, backoff=ONCE).report_complete(1.0)
         now[0] += 3600.0
 
         def deliver(box, entry):
