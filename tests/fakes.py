@@ -285,6 +285,7 @@ class AtMost(Backoff):
         return 0.0 if attempt < self.attempts else 1e6
 
 
+AT_ONCE = Backoff(base_seconds=0, cap_seconds=0)
 ONCE = AtMost(attempts=1)
 TWICE = AtMost(attempts=2)
 
