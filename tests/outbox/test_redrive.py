@@ -5,6 +5,7 @@ import threading
 
 import botocore.exceptions
 import pytest
+from fakes import leave_pending
 from services import REWARD, TokenlessService, Trouble
 
 from aws_rft_sdk import RolloutFeedbackClient, credentials
@@ -39,10 +40,8 @@ def outbox(tmp_path, clock):
 
 
 def leave(outbox, payload, **options):
-    """Leave a decision in the outbox, as a process does that is killed before it sends anything."""
     client = RolloutFeedbackClient(payload, **options)
-    name = client.metadata.trajectory_id
-    outbox.update(client.metadata, client.endpoint, "sigv4", lambda before: before.decide(name, "ready", (1.0,)))
+    leave_pending(outbox, client)
     return client.metadata
 
 
