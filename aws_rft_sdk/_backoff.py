@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
 import time
 from collections.abc import Callable
@@ -56,8 +55,10 @@ def parse_retry_after(value: str | None, now: Callable[[], float] = time.time) -
     try:
         seconds = float(value)
     except ValueError:
+        from email.utils import parsedate_to_datetime  # rarely needed, and slow to import
+
         try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
+            seconds = parsedate_to_datetime(value).timestamp() - now()
         except (ValueError, OverflowError):  # OverflowError: a year that no clock reaches
             return None
     return min(max(seconds, 0.0), _LONGEST_SECONDS) if seconds == seconds else None  # NaN is no time
