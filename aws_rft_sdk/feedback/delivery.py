@@ -108,8 +108,8 @@ def deliver(holder: Holder, sender: Sender, metadata: RolloutMetadata, decide: S
     Raises:
         RFTError: A call was not delivered, or `decide` raised. What was decided stands, and calling again is safe.
     """
-    deadline = sender.deadline()
     known, begun = holder.update(decide or _unchanged, Decision.begin, durable=decide is not None)
+    deadline = sender.deadline()
     while known.outstanding is not None:
         known, begun = _make(holder, sender, metadata, known, begun, deadline)
 
