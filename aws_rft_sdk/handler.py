@@ -7,6 +7,7 @@ agent runs), bind the context, run the function, validate the reward, report, re
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import inspect
 import logging
@@ -224,10 +225,15 @@ async def _drive_awaitable(rollout: Rollout, start: Callable[[], Awaitable[Any]]
 
 
 async def _received_off_the_loop(rollout: Rollout) -> None:
-    if rollout.has_outbox:
-        await off_the_loop(rollout.received)
-    else:
+    if not rollout.has_outbox:
         rollout.received()
+        return
+    try:
+        await off_the_loop(rollout.received)
+    except asyncio.CancelledError as error:
+        # It has arrived all the same, and nobody else would report it. If it has not, `failed` does nothing.
+        await off_the_loop(rollout.failed, error)
+        raise
 
 
 def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:

@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk.client import RolloutFeedbackClient
+from aws_rft_sdk.feedback.outbox import Outbox
+
 JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/my-job"
 
 
@@ -271,6 +275,38 @@ def refused_endpoint() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused, and nobody else gets the port
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@dataclass(frozen=True)
+class AtMost(Backoff):
+    """Sends a call so many times without a pause; the pause after that is longer than any call may take."""
+
+    attempts: int = 1
+
+    def delay(self, attempt: int, retry_after_seconds: float | None = None, uniform: Any = None) -> float:
+        return 0.0 if attempt < self.attempts else 1e6
+
+
+AT_ONCE = Backoff(base_seconds=0, cap_seconds=0)
+ONCE = AtMost(attempts=1)
+TWICE = AtMost(attempts=2)
+
+
+def leave_pending(
+    outbox: Outbox, client: RolloutFeedbackClient, rewards: tuple[float, ...] = (1.0,), *, failures: int = 0
+) -> None:
+    """Leave a decision in an outbox, as a process does that is killed before it sends anything.
+
+    Args:
+        outbox: The outbox.
+        client: Names the trajectory and its endpoint.
+        rewards: The decision.
+        failures: Deliveries that have failed before.
+    """
+    about = (client.metadata, client.endpoint, "sigv4")
+    outbox.update(*about, lambda before: before.decide(client.metadata.trajectory_id, "ready", rewards))
+    for _ in range(failures):
+        outbox.update(*about, error="on purpose")
 
 
 class FakeClock:

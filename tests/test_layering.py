@@ -18,7 +18,7 @@ ROOT = Path(aws_rft_sdk.__file__).parent
 
 # A room imports rooms of lower tiers, and rooms of its own tier as long as they form no circle.
 TIERS = {
-    "values": ("errors", "types", "wire", "datasets", "_backoff", "_checks", "_fork", "_frozen"),
+    "values": ("errors", "types", "wire", "datasets", "_backoff", "_checks", "_decision", "_fork", "_frozen"),
     "surroundings": ("settings", "credentials", "telemetry", "context"),
     "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
     "life": ("handler", "lifecycle"),
@@ -126,8 +126,8 @@ def test_package_when_imported_then_nothing_heavy_is() -> None:
     [
         ("RolloutRequest", HEAVY),
         ("RFTContext", HEAVY),
-        ("RolloutFeedbackClient", ("strands", "openai", "boto3", "starlette")),
-        ("rft_handler", ("strands", "openai", "boto3", "starlette")),
+        ("RolloutFeedbackClient", ("strands", "openai", "boto3", "botocore", "requests", "urllib3", "starlette")),
+        ("rft_handler", ("strands", "openai", "boto3", "botocore", "requests", "urllib3", "starlette")),
         ("wrap_model", ("starlette", "uvicorn", "litellm")),
     ],
 )

@@ -15,13 +15,13 @@ from aws_rft_sdk.types import RolloutRequest
 class FeedbackClient(Protocol):
     """What the lifecycle needs of a client. `RolloutFeedbackClient` is one."""
 
-    def report_complete(self, reward_or_list: Rewards) -> None:
+    def report_complete(self, reward: Rewards) -> None:
         """Seal the trajectory and deliver its reward."""
 
-    def update_reward(self, reward_or_list: Rewards) -> None:
+    def update_reward(self, reward: Rewards) -> None:
         """Deliver the reward of a trajectory that is sealed already."""
 
-    def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:
+    def report_error(self, error: BaseException | str, reward: Rewards | None = None) -> None:
         """Seal the trajectory and deliver the floor reward, or seal it as failed when `reward` is None."""
 
 
