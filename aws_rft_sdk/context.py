@@ -190,9 +190,9 @@ class RFTContext:
         """Like `headers`, for adapters that also report the end with `end_turn`."""
         if self.outcome in ("completed", "failed"):
             late = (
-                f"trajectory {self.trajectory_id} takes no more turns: its handler has ended and its reward is "
-                "reported. Wait for threads, tasks and pools that call the model before the handler returns, or "
-                "decorate it with reward='deferred'"
+                f"trajectory {self.trajectory_id} takes no more turns: its handler has ended and was reported. "
+                "Wait for threads, tasks and pools that call the model before the handler returns, or decorate the "
+                "handler with reward='deferred'"
             )
             logger.error("%s", late)  # work that is left in a pool often has nobody who looks at its error
             raise NoActiveRolloutError(late)
@@ -229,7 +229,7 @@ class RFTContext:
 
     @staticmethod
     @contextmanager
-    def bind(rollout: Source | RFTContext) -> Iterator[RFTContext]:
+    def bind(request: Source | RFTContext) -> Iterator[RFTContext]:
         """Make a rollout the current one for the body of a `with`, then restore what was current before.
 
         For workers that do not use `rft_handler`; it reports nothing. If a rollout of the same job and trajectory is in
@@ -239,12 +239,12 @@ class RFTContext:
         consumer of the items.
 
         Args:
-            rollout: A request, a payload in any spelling, the metadata of one, or a context to take up again.
+            request: A request, a payload in any spelling, the metadata of one, or a context to take up again.
 
         Raises:
             PayloadError: A payload without rollout metadata, or a malformed one.
         """
-        with active(rollout if isinstance(rollout, RFTContext) else request_of(rollout)) as context:
+        with active(request if isinstance(request, RFTContext) else request_of(request)) as context:
             token = _current.set(context)
             try:
                 yield context

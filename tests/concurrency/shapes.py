@@ -7,6 +7,7 @@ one and the same agent is run by functions in threads and by coroutines in an ev
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.util
 import json
 import re
@@ -236,6 +237,13 @@ def background_tools(model: Model, marker: str, folder: Path) -> Flow:
     return [result]
 
 
+def subagent_tool(model: Model, marker: str, folder: Path) -> Flow:
+    """Strands' own tool that makes an agent like its caller, which may not use it again: 4 turns."""
+    vended: Any = importlib.import_module("strands.vended_tools.subagent")
+    result = yield agent_of(model, tools=[vended.make_subagent(max_depth=1)]), f"{marker}?"
+    return [result]
+
+
 SHAPES: dict[Shape, tuple[int, ...]] = {
     graph: (4,),
     swarm: (5,),
@@ -247,10 +255,11 @@ SHAPES: dict[Shape, tuple[int, ...]] = {
     session_manager: (2,),
     hooks: (2,),
     background_tools: (3, 4),
+    subagent_tool: (4,),
 }
 """How many turns each makes."""
 
-NEEDS = {background_tools: "strands.background_tasks"}
+NEEDS = {background_tools: "strands.background_tasks", subagent_tool: "strands.vended_tools.subagent"}
 
 
 def parameters() -> list[Any]:

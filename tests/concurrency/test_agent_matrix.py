@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,49 +21,25 @@ from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler, wrap_model
 from aws_rft_sdk._frozen import thaw
 from aws_rft_sdk.adapters.runtime_model import runtime_model
 from aws_rft_sdk.context import _active as in_progress
+from tests.concurrency.everyone import Everyone
 from tests.concurrency.shapes import MARKER, SHAPES, Shape, parameters, policy
 
 ROLLOUTS = int(os.environ.get("MATRIX_ROLLOUTS", "24"))
+WINDOW = 100_000  # tokens; some of Strands' parts warn of models that do not say
 
 
 def wrapped(runtime: LocalRuntime) -> Model:
     client_args = {"api_key": "k", "base_url": f"{runtime.endpoint}/v1"}
-    return wrap_model(OpenAIModel(model_id="default", client_args=client_args))
+    return wrap_model(OpenAIModel(model_id="default", client_args=client_args, context_window_limit=WINDOW))
 
 
 def routed(runtime: LocalRuntime) -> Model:
     nowhere = {"api_key": "k", "base_url": "http://127.0.0.1:1/v1"}
-    return runtime_model(OpenAIModel(model_id="production", client_args=nowhere))
+    return runtime_model(OpenAIModel(model_id="production", client_args=nowhere), context_window_limit=WINDOW)
 
 
 def reward_of(marker: object) -> float:
     return float(str(marker)[-4:])
-
-
-class Everyone:
-    """Lets nobody pass before all are there, in threads and in the event loop."""
-
-    def __init__(self, count: int) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._missing = count
-        self._lock = threading.Lock()
-        self._in_threads, self._in_loop = threading.Event(), asyncio.Event()
-
-    def wait(self) -> None:
-        self._arrive()
-        assert self._in_threads.wait(100)
-
-    async def wait_in_loop(self) -> None:
-        self._arrive()
-        await self._in_loop.wait()
-
-    def _arrive(self) -> None:
-        with self._lock:
-            self._missing -= 1
-            last = self._missing == 0
-        if last:
-            self._in_threads.set()
-            self._loop.call_soon_threadsafe(self._in_loop.set)
 
 
 class Rollouts:
