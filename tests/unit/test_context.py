@@ -362,6 +362,22 @@ def test_headers_when_a_span_is_recording_then_its_id_is_used_once(tracer: trace
     assert context.turns.begun == 3
 
 
+def test_headers_when_threads_share_a_recording_span_then_one_turn_gets_its_id(tracer: trace.Tracer) -> None:
+    barrier = threading.Barrier(8)
+
+    def begin() -> None:
+        barrier.wait(10)
+        context.headers()
+
+    with RFTContext.bind(ga_payload()) as context, ThreadPoolExecutor(8) as pool:
+        for turns in range(8, 400, 8):
+            with tracer.start_as_current_span("parallel tools") as span:
+                for future in [pool.submit(RFTContext.carry(begin)) for _ in range(8)]:
+                    future.result()
+            assert context.span_ids.count(trace.format_span_id(span.get_span_context().span_id)) == 1
+            assert context.turns.begun == turns
+
+
 def test_headers_when_a_span_does_not_record_then_its_id_is_not_used() -> None:
     remote = trace.NonRecordingSpan(trace.SpanContext(1, 2, is_remote=True))
     with RFTContext.bind(ga_payload()) as context, trace.use_span(remote):
@@ -541,9 +557,7 @@ def test_carry_when_it_gives_a_generator_then_its_body_runs_within_the_rollout(w
 
 
 @pytest.mark.parametrize("work", [async_numbers, lambda: async_numbers()])
-def test_carry_when_it_gives_an_async_generator_then_its_body_runs_within_the_rollout(
-    work: Any, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_carry_when_it_gives_an_async_generator_then_its_body_runs_within_the_rollout(work: Any) -> None:
     with RFTContext.bind(ga_payload("t")):
         carried = RFTContext.carry(work)
 
@@ -558,12 +572,29 @@ def test_carry_when_it_gives_an_async_generator_then_its_body_runs_within_the_ro
         left = carried()
         await anext(left)
         await left.aclose()
-        abandoned.append(carried())  # the event loop closes it when it ends
-        await anext(abandoned[0])
+
+    asyncio.run(main())
+
+
+def test_carry_when_its_async_generator_is_left_to_the_event_loop_then_that_closes_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ended: list[str] = []
+
+    async def work() -> AsyncGenerator[int, None]:
+        try:
+            yield 1
+            yield 2
+        finally:
+            ended.append("closed")
+
+    async def main() -> None:
+        abandoned.append(RFTContext.carry(work)())
+        assert await anext(abandoned[0]) == 1
 
     abandoned: list[Any] = []
     asyncio.run(main())
-    assert not caplog.records
+    assert (ended, caplog.messages) == (["closed"], [])
 
 
 def test_carry_when_the_caller_is_cancelled_then_the_work_is_too() -> None:
