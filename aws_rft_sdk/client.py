@@ -12,9 +12,9 @@ from aws_rft_sdk import wire
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._decision import Completion, Decision
-from aws_rft_sdk.context import RFTContext, share_holder
+from aws_rft_sdk.context import RFTContext, request_of, share_holder
 from aws_rft_sdk.credentials import Credentials, CredentialSource
-from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.feedback.delivery import Holder, Memory, OnDisk, deliver
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
@@ -250,14 +250,9 @@ class AsyncRolloutFeedbackClient:
 
 
 def _metadata_of(source: RolloutMetadata | RolloutRequest | RFTContext | Mapping[str, Any]) -> RolloutMetadata:
-    if isinstance(source, RolloutMetadata):
-        return source
-    if isinstance(source, RolloutRequest | RFTContext):
+    if isinstance(source, RFTContext):
         return source.metadata
-    request = RolloutRequest.parse(source) or RolloutRequest.parse({"metadata": source})
-    if request is None:
-        raise PayloadError("metadata is missing: there is neither a job ARN nor a trajectory id", field="metadata")
-    return request.metadata
+    return request_of(source).metadata
 
 
 def _split_session(

@@ -6,7 +6,7 @@
     │   └── UntrustedEndpointError        the payload names an endpoint that must not receive credentials
     ├── PayloadError (ValueError)         what reached us cannot be parsed; .field is the path of the culprit
     ├── DatasetError (ValueError)         a file of prompts cannot be read; .line says where
-    ├── NoActiveRolloutError (RuntimeError)  a rollout context is needed and none is bound
+    ├── NoActiveRolloutError (RuntimeError)  a rollout in progress is needed and there is none
     ├── ServiceError                      talking to the job runtime failed
     │   ├── TransportError                no usable answer; the outcome is unknown
     │   │   ├── ServiceTimeoutError (TimeoutError)
@@ -93,7 +93,7 @@ class DatasetError(RFTError, ValueError):
 
 
 class NoActiveRolloutError(RFTError, RuntimeError):
-    """A rollout context is needed and none is bound in this thread or task: an error of the program."""
+    """A rollout is needed, and none is bound in this thread or task, or the one that is has been reported."""
 
 
 class ServiceError(RFTError):

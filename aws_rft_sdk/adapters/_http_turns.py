@@ -21,7 +21,7 @@ import openai
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk.adapters._loop_pool import loop_pool
 from aws_rft_sdk.context import RFTContext, TurnState
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError
 from aws_rft_sdk.wire import SPAN_HEADER
 
 Sampling = Literal["request", "model"]
@@ -164,7 +164,8 @@ class HttpTurn:
         """Begin a turn for a request, None if it is none: outside a rollout, no inference, or tracked by its sender.
 
         Raises:
-            openai.APIConnectionError: The OpenAI client repeats a call on its own account, which may sample it twice.
+            openai.APIConnectionError: The OpenAI client repeats a call on its own account, which may sample it twice;
+                or the rollout is reported and takes no more turns.
         """
         context = RFTContext.current()
         if context is None or request.method != "POST" or not request.url.path.endswith(INFERENCE_PATHS):
@@ -178,7 +179,11 @@ class HttpTurn:
             )
         if sampling == "request":
             request = with_sampling(request, context.inference_params.sampling())
-        return cls(context, request)
+        try:
+            return cls(context, request)
+        except NoActiveRolloutError as error:
+            # An OpenAI client passes its own errors on. It answers all others with retries, and drops their message.
+            raise openai.APIConnectionError(message=str(error), request=request) from error
 
     def pause_after_error(self, error: Exception) -> float:
         """Return the seconds until the request is sent again, or raise the error that ends the turn."""

@@ -72,7 +72,7 @@ class Rollout:
         with RFTContext.bind(self.context), telemetry.current(self._span):
             yield
 
-    def active(self) -> AbstractContextManager[None]:
+    def active(self) -> AbstractContextManager[RFTContext]:
         """Let clients in any thread find this rollout, also while it is not the current one."""
         return active(self.context)
 
@@ -179,7 +179,7 @@ class Rollout:
                 "a number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
             )
         if self._options.require_turns:
-            if not self.context.has_tracked_turns:
+            if not self.context.turns.tracked:
                 telemetry.count_untracked()
                 raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(self.context.trajectory_id))
             self.context.check_turn_rewards(outcome.rewards)
@@ -215,7 +215,7 @@ class Rollout:
         return True
 
     def _note_untracked(self) -> None:
-        if self._options.require_turns and not self.context.has_tracked_turns:
+        if self._options.require_turns and not self.context.turns.tracked:
             telemetry.count_untracked()
             logger.error("%s", _NO_TRACKED_TURNS.format(self.context.trajectory_id))
 
