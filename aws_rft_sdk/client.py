@@ -31,11 +31,12 @@ from aws_rft_sdk.errors import (
     TrajectoryConflictError,
     TrajectoryNotFoundError,
 )
+from aws_rft_sdk.feedback.defaults import client_defaults
 from aws_rft_sdk.feedback.ledger import Entry
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
 from aws_rft_sdk.feedback.session import shared_session
-from aws_rft_sdk.settings import Endpoint, resolve_endpoint
+from aws_rft_sdk.settings import Auth, Endpoint, resolve_auth, resolve_endpoint
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest, parse_rewards
 from aws_rft_sdk.wire import Api, FeedbackRequest
 
@@ -43,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 Rewards = float | Sequence[float]
 """One number for the whole trajectory, or one for each turn in turn order."""
-Auth = Literal["sigv4", "bearer"]
 
 _REFUSALS = (InvalidRequestError, TrajectoryNotFoundError, TrajectoryConflictError)
 """Answers that no repetition changes."""
@@ -92,7 +92,7 @@ class RolloutFeedbackClient:
         session: requests.Session | CredentialSource | None = None,
         timeout: float = 30.0,
         max_attempts: int = 5,
-        auth: Auth = "sigv4",
+        auth: Auth | None = None,
         trusted_endpoints: Iterable[str] = (),
         outbox: Outbox | str | os.PathLike[str] | None = None,
         backoff: Backoff = Backoff(),
@@ -100,17 +100,16 @@ class RolloutFeedbackClient:
         if max_attempts < 1:
             raise ConfigurationError(f"max_attempts is {max_attempts}; at least 1 request must be sent")
         check_seconds("timeout", timeout)
-        if auth not in ("sigv4", "bearer"):
-            raise ConfigurationError(f"auth is {auth!r}; it must be 'sigv4' or 'bearer'")
         self.metadata = _metadata_of(metadata_or_request)
         self.endpoint: Endpoint = resolve_endpoint(
             self.metadata, endpoint=endpoint, region=region, api=api, trusted_endpoints=trusted_endpoints
         )
         self._http, self._credentials = _split_session(session)
-        self.outbox = shared_outbox(outbox)
+        defaults = client_defaults()
+        self.outbox = shared_outbox(defaults.outbox if outbox is None else outbox)
         self._timeout = timeout
         self._max_attempts = max_attempts
-        self._auth = auth
+        self._auth = resolve_auth(defaults.auth if auth is None else auth)
         self._backoff = backoff
 
     def __repr__(self) -> str:
@@ -377,28 +376,28 @@ class AsyncRolloutFeedbackClient:
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._client = RolloutFeedbackClient(*args, **kwargs)
+        self.blocking = RolloutFeedbackClient(*args, **kwargs)
 
     def __repr__(self) -> str:
-        return f"<Async{repr(self._client)[1:]}"
+        return f"<Async{repr(self.blocking)[1:]}"
 
     @functools.wraps(RolloutFeedbackClient.complete_trajectory)
     async def complete_trajectory(self, status: Literal["ready", "failed"] = "ready") -> None:  # noqa: D102 - wrapped
-        await off_the_loop(self._client.complete_trajectory, status)
+        await off_the_loop(self.blocking.complete_trajectory, status)
 
     complete_rollout = complete_trajectory
 
     @functools.wraps(RolloutFeedbackClient.update_reward)
     async def update_reward(self, reward_or_list: Rewards) -> None:  # noqa: D102 - wrapped
-        await off_the_loop(self._client.update_reward, reward_or_list)
+        await off_the_loop(self.blocking.update_reward, reward_or_list)
 
     @functools.wraps(RolloutFeedbackClient.report_complete)
     async def report_complete(self, reward_or_list: Rewards) -> None:  # noqa: D102 - wrapped
-        await off_the_loop(self._client.report_complete, reward_or_list)
+        await off_the_loop(self.blocking.report_complete, reward_or_list)
 
     @functools.wraps(RolloutFeedbackClient.report_error)
     async def report_error(self, error: BaseException, reward: Rewards | None = None) -> None:  # noqa: D102 - wrapped
-        await off_the_loop(self._client.report_error, error, reward)
+        await off_the_loop(self.blocking.report_error, error, reward)
 
 
 def _unsigned(request: requests.PreparedRequest) -> requests.PreparedRequest:

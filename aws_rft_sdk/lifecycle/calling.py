@@ -18,6 +18,7 @@ from aws_rft_sdk.context import RFTContext, collecting
 from aws_rft_sdk.errors import RolloutTimeoutError
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.lifecycle import one_rollout
+from aws_rft_sdk.lifecycle.kinds import runs_in_loop
 from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.types import RolloutRequest, RolloutResult
 
@@ -90,11 +91,6 @@ def trajectory_id_of(payload: object) -> str | None:
     """
     request = RolloutRequest.parse(payload)
     return None if request is None else request.trajectory_id
-
-
-def runs_in_loop(handler: Handler) -> bool:
-    """Whether a handler is a coroutine function or an async generator function, as opposed to one for a thread."""
-    return _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler)
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
@@ -170,7 +166,3 @@ def _call_plain(handler: Handler, payload: dict[str, Any]) -> _Outcome:
 
 def _last(items: list[Any]) -> object:
     return next((item for item in reversed(items) if isinstance(item, Mapping | RolloutResult)), None)
-
-
-def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
-    return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - its kind, not whether it has one

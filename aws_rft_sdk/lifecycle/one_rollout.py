@@ -27,7 +27,7 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.ledger import Outcome
 from aws_rft_sdk.feedback.outbox import Outbox
-from aws_rft_sdk.lifecycle.options import Options
+from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
 from aws_rft_sdk.wire import FAILED
 
@@ -44,9 +44,9 @@ _NO_TRACKED_TURNS = (
 class Rollout:
     """One run of a handler: what is decided, in which order, and what is reported."""
 
-    def __init__(self, options: Options, request: RolloutRequest) -> None:
+    def __init__(self, options: Options, request: RolloutRequest, client: FeedbackClient) -> None:
         self._options = options
-        self._client = options.client_for(request)
+        self._client = client
         self._claimed = False  # by the first of `finished` and `failed`, which a shutdown may call meanwhile
         self._ended = threading.Event()
         self._outbox: Outbox | None = getattr(self._client, "outbox", None)
@@ -110,16 +110,14 @@ class Rollout:
             )
             if entry.outcome is Outcome.PENDING:
                 self._tolerate(functools.partial(cast(RolloutFeedbackClient, self._client).redeliver, entry))
+            with self.active():  # never bound, and yet whoever collects contexts is to learn of it
+                self._end("repeated")
         except BaseException as error:
             self._end("unreported", error)
             raise
 
     def finished(self, result: object) -> None:
         """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
-        if self.repeated is not None:
-            with self.active():  # never bound, and yet whoever collects contexts is to learn of it
-                self._end("repeated")
-            return
         if not self._claim():
             self._ended.wait()  # it was given up: whoever asks what became of it shall know
             return
@@ -237,6 +235,7 @@ class Rollout:
     def _end(self, outcome: str, error: BaseException | None = None) -> None:
         with _running_lock:
             _running.discard(self)
+            self._claimed = True
         context = self._context
         context.outcome = outcome
         telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
@@ -264,7 +263,8 @@ def _attach(error: BaseException, reporting: BaseException) -> None:
 
 _running: weakref.WeakSet[Rollout] = weakref.WeakSet()  # one that never ran, and is forgotten, is not running
 _stopping = threading.Event()
-_running_lock = threading.Lock()  # between the last look at the running ones and the first refusal none may slip in
+# Reentrant, since the garbage collector reports a rollout that nobody awaits, whatever its thread was about to do.
+_running_lock = threading.RLock()  # between the last look at the running ones and the first refusal none may slip in
 
 
 def stop_beginning() -> None:
@@ -288,5 +288,5 @@ def running() -> list[Rollout]:
 def _forget_after_fork() -> None:
     # The rollouts of the parent are not the child's, and nobody here would release the lock.
     global _running_lock
-    _running_lock = threading.Lock()
+    _running_lock = threading.RLock()
     _running.clear()
