@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+_LONGEST_SECONDS = 86_400.0
+
 
 @dataclass(frozen=True)
 class Backoff:
@@ -21,17 +23,20 @@ class Backoff:
     cap_seconds: float = 20.0
 
     def delay(
-        self, attempt: int, retry_after: float | None = None, uniform: Callable[[float, float], float] = random.uniform
+        self,
+        attempt: int,
+        retry_after_seconds: float | None = None,
+        uniform: Callable[[float, float], float] = random.uniform,
     ) -> float:
         """Return the seconds to wait after attempt number `attempt` (from 1) failed.
 
         Args:
             attempt: Attempts made so far.
-            retry_after: Seconds that the service asked for, None when it did not ask.
+            retry_after_seconds: Seconds that the service asked for, None when it did not ask.
             uniform: Draws a float between its two arguments.
         """
-        if retry_after is not None:
-            return min(max(retry_after, 0.0), self.cap_seconds)
+        if retry_after_seconds is not None:
+            return min(max(retry_after_seconds, 0.0), self.cap_seconds)
         full: float = min(self.cap_seconds, self.base_seconds * 2.0 ** min(attempt - 1, 32))
         return uniform(full / 2, full)
 
@@ -44,7 +49,7 @@ def parse_retry_after(value: str | None, now: Callable[[], float] = time.time) -
         now: Seconds since the epoch.
 
     Returns:
-        Seconds from now, at least 0; None when there is no header or it cannot be read.
+        Seconds from now, from 0 to 86,400. Returns None when there is no header or it cannot be read.
     """
     if value is None:
         return None
@@ -53,6 +58,6 @@ def parse_retry_after(value: str | None, now: Callable[[], float] = time.time) -
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
-        except ValueError:
+        except (ValueError, OverflowError):  # OverflowError: a year that no clock reaches
             return None
-    return max(seconds, 0.0) if seconds == seconds else None  # NaN is no time
+    return min(max(seconds, 0.0), _LONGEST_SECONDS) if seconds == seconds else None  # NaN is no time

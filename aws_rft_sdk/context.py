@@ -15,9 +15,10 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar, cast
 
 from aws_rft_sdk import telemetry, wire
+from aws_rft_sdk._decision import CallState, Completion, Decision, Rewards
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import PayloadError, RewardError
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
@@ -74,6 +75,17 @@ class TurnHeaders(NamedTuple):
     """What the call must carry, for both generations of the contract."""
 
 
+class Holder(Protocol):
+    """Holds the decision about a trajectory. `feedback.delivery` has the classes."""
+
+    durable: bool
+    """Whether it outlives the process."""
+
+    @property
+    def seen(self) -> Decision:
+        """The decision as this process knows it."""
+
+
 class RFTContext:
     """One rollout in progress.
 
@@ -81,17 +93,11 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "decided", "outcome", "request", "rewards")
+    __slots__ = ("_lock", "_own_span_id", "_turns", "holder", "outcome", "request")
 
     request: RolloutRequest
-    completion: str | None
-    """Status under which a feedback client has sealed the trajectory, "ready" or "failed"; None while it is open."""
-    rewards: tuple[float, ...] | None
-    """What a feedback client has delivered: one number, or one for each turn; None while there is no reward."""
-
-    decided: tuple[float, ...] | None
-    """Rewards that a feedback client was told to deliver, delivered or not; None while there are none."""
-
+    holder: Holder | None
+    """Set by the first feedback client that acts on the trajectory, and used by all of them."""
     outcome: str | None
     """How its handler ended: "completed", "deferred", "failed" (and reported), "unreported"; None before that."""
 
@@ -103,8 +109,7 @@ class RFTContext:
             own_span_id: OpenTelemetry's id of the span of the rollout as a whole, which is no turn's; None without one.
         """
         self.request = request
-        self.completion = None
-        self.decided = self.rewards = None
+        self.holder = None
         self.outcome = None
         self._own_span_id = own_span_id
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
@@ -132,6 +137,23 @@ class RFTContext:
     def inference_params(self) -> InferenceParams:
         """Sampling parameters that the job asks for."""
         return self.request.inference_params
+
+    @property
+    def decision(self) -> Decision:
+        """What feedback clients were told about the trajectory, and how far its delivery is."""
+        return Decision() if self.holder is None else self.holder.seen
+
+    @property
+    def completion(self) -> Completion | None:
+        """Status under which a feedback client has sealed the trajectory; None while it is open."""
+        decision = self.decision
+        return decision.completion if decision.seal is CallState.CONFIRMED else None
+
+    @property
+    def rewards(self) -> Rewards | None:
+        """What a feedback client has delivered: one number, or one for each turn; None while there is no reward."""
+        decision = self.decision
+        return decision.rewards if decision.reward is CallState.CONFIRMED else None
 
     @property
     def turns(self) -> TurnCount:
@@ -305,7 +327,10 @@ def active(context: RFTContext) -> Iterator[None]:
     if collected is not None and context not in collected:
         collected.append(context)
     with _active_lock:
-        _active.setdefault(key, []).append(context)
+        others = _active.setdefault(key, [])
+        if context.holder is None:
+            context.holder = next((other.holder for other in others), None)
+        others.append(context)
     try:
         yield
     finally:
@@ -315,10 +340,19 @@ def active(context: RFTContext) -> Iterator[None]:
                 del _active[key]
 
 
-def contexts_of(metadata: RolloutMetadata) -> list[RFTContext]:
-    """Return the contexts in progress for a trajectory: one, or several when it was delivered more than once."""
+def share_holder(metadata: RolloutMetadata, own: Holder) -> Holder:
+    """Return what holds the decision about a trajectory, for a client that has `own` for it.
+
+    During a rollout it is the same one for all clients, however often the trajectory was delivered to this process. One
+    that outlives the process goes first.
+    """
     with _active_lock:
-        return list(_active.get((metadata.job_arn, metadata.trajectory_id), ()))
+        contexts = _active.get((metadata.job_arn, metadata.trajectory_id), [])
+        known = [*(context.holder for context in contexts if context.holder is not None), own]
+        held = next((holder for holder in known if holder.durable), known[0])
+        for context in contexts:
+            context.holder = held
+    return held
 
 
 @in_forked_child

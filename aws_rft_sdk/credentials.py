@@ -7,30 +7,28 @@ every signature and never kept for a client's life.
 from __future__ import annotations
 
 import base64
+import hashlib
+import hmac
+import importlib
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
-from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
-
-import botocore.auth
-import botocore.awsrequest
-import botocore.credentials
-import botocore.exceptions
-import botocore.session
-from requests import PreparedRequest
-from requests.auth import AuthBase
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import quote, urlsplit
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import CredentialsError
 from aws_rft_sdk.wire import SIGNING_NAME
 
+if TYPE_CHECKING:
+    from requests import PreparedRequest
+
 TOKEN_PREFIX = "sagemaker-api-key-"  # noqa: S105 - the prefix of every token, no secret
 TOKEN_LIFETIME_SECONDS = 43_200
 """Longest validity that the service accepts; a token also ends with the credentials it was made from."""
 TOKEN_CACHE_SECONDS = 300.0
-_TOKEN_URL = "https://sagemaker.amazonaws.com/"  # noqa: S105 - no secret; signed, never called
+_TOKEN_HOST = "sagemaker.amazonaws.com"  # noqa: S105 - no secret; signed, never called
 _NETWORK_PROVIDERS = ("container-role", "iam-role")
 
 
@@ -96,7 +94,7 @@ class Credentials:
                     self._session = _new_session(self._network)
                 credentials = self._session.get_credentials()
             frozen = credentials.get_frozen_credentials() if credentials is not None else None
-        except botocore.exceptions.BotoCoreError as error:
+        except Exception as error:  # of botocore, of a provider's network call, of a session of the user's own
             raise CredentialsError(f"AWS credentials could not be loaded: {type(error).__name__}") from error
         if frozen is None or not frozen.access_key:
             return None, None
@@ -154,12 +152,21 @@ class Credentials:
 
 
 def _new_session(network: bool) -> CredentialSource:
-    session: CredentialSource = botocore.session.Session()
+    session: CredentialSource = _botocore_session().Session()
     if not network:
         resolver = session.get_component("credential_provider")  # type: ignore[attr-defined] # botocore's session
         for name in _NETWORK_PROVIDERS:
             resolver.remove(name)
     return session
+
+
+def _botocore_session() -> Any:
+    return importlib.import_module("botocore.session")
+
+
+def warm_up() -> None:
+    """Load what the first credentials need. Reads none."""
+    _botocore_session()
 
 
 _shared: dict[bool, Credentials] = {}
@@ -178,37 +185,90 @@ def shared_credentials(*, network: bool = True) -> Credentials:
         return _shared[network]
 
 
+# --- signatures ------------------------------------------------------------------------------------------------------
+# The steps of AWS Signature Version 4, pure and without a log: botocore's own write the session token to its log.
+
+_ALGORITHM = "AWS4-HMAC-SHA256"
+_SIGNATURE_HEADERS = ("authorization", "x-amz-date", "x-amz-security-token")
+_CHANGED_ON_THE_WAY = ("expect", "transfer-encoding", "user-agent", "x-amzn-trace-id")
+
+
 def sign(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keys: Keys, region: str) -> dict[str, str]:
     """Sign a request with SigV4 for the service name `sagemaker`.
 
     Returns:
         `headers` and those that carry the signature, as a new dict. Nothing that was passed in is changed.
     """
-    request = botocore.awsrequest.AWSRequest(method=method, url=url, headers=dict(headers), data=body)
-    botocore.auth.SigV4Auth(_botocore_credentials(keys), SIGNING_NAME, region).add_auth(request)
-    return dict(request.headers.items())
+    stamp = _now()
+    signed = {name: value for name, value in headers.items() if name.lower() not in _SIGNATURE_HEADERS}
+    signed["X-Amz-Date"] = stamp
+    if keys.token:
+        signed["X-Amz-Security-Token"] = keys.token
+    parts = urlsplit(url)
+    values = {name.lower(): " ".join(value.split()) for name, value in signed.items()}
+    values.setdefault("host", _host(url))
+    names = sorted(name for name in values if name not in _CHANGED_ON_THE_WAY)
+    pairs = sorted(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
+    query = "&".join(f"{name}={value}" for name, value in pairs)
+    canonical = [
+        method.upper(),
+        quote(parts.path or "/", safe="/~"),
+        query,
+        *(f"{name}:{values[name]}" for name in names),
+    ]
+    canonical += ["", ";".join(names), hashlib.sha256(body).hexdigest()]
+    signature = _signature(canonical, stamp, keys, region)
+    signed["Authorization"] = (
+        f"{_ALGORITHM} Credential={keys.access_key}/{_scope(stamp, region)}, SignedHeaders={';'.join(names)}, "
+        f"Signature={signature}"
+    )
+    return signed
 
 
 def mint_token(keys: Keys, region: str, lifetime_seconds: int = TOKEN_LIFETIME_SECONDS) -> str:
     """Make a bearer token. Nothing is sent; the token holds the session token, so treat it as a credential."""
-    request = botocore.awsrequest.AWSRequest(
-        method="POST",
-        url=_TOKEN_URL,
-        params={"Action": "CallWithBearerToken"},
-        headers={"host": urlsplit(_TOKEN_URL).netloc},
-    )
-    botocore.auth.SigV4QueryAuth(_botocore_credentials(keys), SIGNING_NAME, region, expires=lifetime_seconds).add_auth(
-        request
-    )
-    presigned = f"{request.url.removeprefix('https://')}&Version=1"
-    return TOKEN_PREFIX + base64.b64encode(presigned.encode()).decode()
+    stamp = _now()
+    fields = {
+        "Action": "CallWithBearerToken",
+        "X-Amz-Algorithm": _ALGORITHM,
+        "X-Amz-Credential": f"{keys.access_key}/{_scope(stamp, region)}",
+        "X-Amz-Date": stamp,
+        "X-Amz-Expires": str(lifetime_seconds),
+        "X-Amz-SignedHeaders": "host",
+        **({"X-Amz-Security-Token": keys.token} if keys.token else {}),
+    }
+    query = [f"{name}={quote(value, safe='')}" for name, value in fields.items()]
+    canonical = ["POST", "/", "&".join(sorted(query)), f"host:{_TOKEN_HOST}", "", "host", hashlib.sha256().hexdigest()]
+    query += [f"X-Amz-Signature={_signature(canonical, stamp, keys, region)}", "Version=1"]
+    return TOKEN_PREFIX + base64.b64encode(f"{_TOKEN_HOST}/?{'&'.join(query)}".encode()).decode()
 
 
-def _botocore_credentials(keys: Keys) -> botocore.credentials.Credentials:
-    return botocore.credentials.Credentials(keys.access_key, keys.secret_key, keys.token)
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
 
 
-class SigV4(AuthBase):
+def _host(url: str) -> str:
+    """Return the `Host` header that an HTTP client sends for a URL."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    host = f"[{host}]" if ":" in host else host
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return host if parts.port in (None, default) else f"{host}:{parts.port}"
+
+
+def _scope(stamp: str, region: str) -> str:
+    return f"{stamp[:8]}/{region}/{SIGNING_NAME}/aws4_request"
+
+
+def _signature(canonical: list[str], stamp: str, keys: Keys, region: str) -> str:
+    digest = hashlib.sha256("\n".join(canonical).encode()).hexdigest()
+    key = f"AWS4{keys.secret_key}".encode()
+    for part in _scope(stamp, region).split("/"):
+        key = hmac.digest(key, part.encode(), "sha256")
+    return hmac.digest(key, "\n".join([_ALGORITHM, stamp, _scope(stamp, region), digest]).encode(), "sha256").hex()
+
+
+class SigV4:
     """Signs a request of `requests` with credentials read at that moment."""
 
     def __init__(self, credentials: Credentials, region: str) -> None:
@@ -237,7 +297,7 @@ def is_signed(header: str) -> bool:
     return header.lower() == "content-type" or header.lower().startswith("x-")
 
 
-class Bearer(AuthBase):
+class Bearer:
     """Authenticates a request of `requests` with a bearer token."""
 
     def __init__(self, credentials: Credentials, region: str) -> None:

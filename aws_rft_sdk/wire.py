@@ -154,12 +154,17 @@ def error_message(body: bytes) -> str:
         parsed = None
     if isinstance(parsed, Mapping):
         text = str(parsed.get("Message") or parsed.get("message") or text)
-    return _printable(_redacted(text), MESSAGE_MAX_LENGTH)
+    return loggable(text, MESSAGE_MAX_LENGTH)
 
 
 def header_text(value: str | None) -> str | None:
     """Return a header of an answer, made safe to log: printable and at most 128 characters; None without one."""
-    return _printable(_redacted(value), 128) or None if value is not None else None
+    return loggable(value, 128) or None if value is not None else None
+
+
+def loggable(text: str, limit: int) -> str:
+    """Return a text that is safe to log: printable, at most `limit` characters, without what looks like a secret."""
+    return _printable(_redacted(text), limit)
 
 
 # What a service, or a proxy before it, may quote of our request.

@@ -29,7 +29,7 @@ from typing import Any
 import requests
 
 from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler
-from aws_rft_sdk.client import Backoff, RolloutFeedbackClient
+from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import deliver_pending
 from aws_rft_sdk.runtime import Fault, Faults

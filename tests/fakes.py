@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from aws_rft_sdk._backoff import Backoff
+
 JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/my-job"
 
 
@@ -271,6 +273,21 @@ def refused_endpoint() -> Iterator[str]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused, and nobody else gets the port
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
+
+
+@dataclass(frozen=True)
+class AtMost(Backoff):
+    """Sends a call so many times without a pause; the pause after that is longer than any call may take."""
+
+    attempts: int = 1
+
+    def delay(self, attempt: int, retry_after_seconds: float | None = None, uniform: Any = None) -> float:
+        return 0.0 if attempt < self.attempts else 1e6
+
+
+AT_ONCE = Backoff(base_seconds=0, cap_seconds=0)
+ONCE = AtMost(attempts=1)
+TWICE = AtMost(attempts=2)
 
 
 class FakeClock:

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from aws_rft_sdk._decision import Outcome
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.feedback.ledger import Entry, Outcome
+from aws_rft_sdk.feedback.ledger import Entry
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
 from aws_rft_sdk.feedback.redrive import deliver_pending
 from aws_rft_sdk.settings import OUTBOX_VARIABLE
@@ -37,12 +38,14 @@ def status(ctx: click.Context, path: str | None, as_json: bool) -> None:
     outbox = _existing(path)
     entries = outbox.entries()
     ledger = outbox.ledger()
-    shown = [entry for entry in entries if entry.refused or entry.outcome in (Outcome.PENDING, Outcome.OPEN)]
+    shown = [
+        entry for entry in entries if entry.decision.is_refused or entry.outcome in (Outcome.PENDING, Outcome.OPEN)
+    ]
     if as_json:
         click.echo(json.dumps({**ledger._asdict(), "entries": [_fields(entry) for entry in shown]}, indent=2))
     else:
         _print(ledger._asdict(), shown)
-    ctx.exit(1 if ledger.pending or any(entry.refused for entry in entries) else 0)
+    ctx.exit(1 if ledger.pending or any(entry.decision.is_refused for entry in entries) else 0)
 
 
 @command.command("drain")
@@ -75,6 +78,8 @@ def _fields(entry: Entry) -> dict[str, object]:
         "job_arn": entry.metadata.job_arn,
         "outcome": entry.outcome.value,
         "rewards": entry.rewards,
+        "seal": entry.decision.seal.value,
+        "reward": entry.decision.reward.value,
         "failed_deliveries": entry.attempts,
         "age_seconds": round(time.time() - entry.received_at, 1),
         "last_error": entry.last_error,

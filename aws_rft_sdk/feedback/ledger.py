@@ -1,27 +1,13 @@
-"""What an outbox knows: trajectories that were received, and what has become of them. Values only."""
+"""What an outbox knows about the trajectories that were received. Values only."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import Enum
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aws_rft_sdk.settings import Endpoint
+from aws_rft_sdk._decision import Completion, Decision, Outcome, Rewards
+from aws_rft_sdk.settings import Auth, Endpoint
 from aws_rft_sdk.types import RolloutMetadata
-from aws_rft_sdk.wire import FAILED
-
-
-class Outcome(str, Enum):
-    """What has become of a trajectory that was received. Each is in exactly one of these states."""
-
-    OPEN = "open"
-    """Not decided yet: its handler runs, was killed, or left the reward to someone else."""
-    PENDING = "pending"
-    """Decided, and the runtime has not confirmed it."""
-    REWARDED = "rewarded"
-    """The runtime has confirmed the reward."""
-    FAILED = "failed"
-    """It ended without a reward: as decided, or since the runtime refuses the feedback for good (`last_error`)."""
 
 
 @dataclass(frozen=True)
@@ -30,37 +16,32 @@ class Entry:
 
     metadata: RolloutMetadata
     endpoint: Endpoint
-    auth: str
-    """How calls about it are authenticated: "sigv4" or "bearer"."""
-    completion: str | None = None
-    """Decided status, "ready" or "failed"; None while there is none."""
-    rewards: tuple[float, ...] | None = None
-    """Decided rewards: one number, or one for each turn; None while there are none."""
-    completion_delivered: bool = False
-    maybe_sent: bool = False
-    """Whether something of the decision may have reached the runtime without being confirmed."""
-    refused: bool = False
-    """Whether the runtime refuses the feedback for good."""
+    auth: Auth
+    """How calls about it are authenticated."""
+    decision: Decision = field(default_factory=Decision)
+    """What was decided, and how far its two calls are."""
     attempts: int = 0
     """Deliveries that failed."""
     last_error: str | None = None
     received_at: float = 0.0
     """Seconds since the epoch."""
-    next_attempt_at: float = 0.0
-    """Seconds since the epoch before which nobody delivers it by himself."""
-    ended_at: float | None = None
-    """Seconds since the epoch when the runtime had confirmed everything; None before."""
+    next_attempt_at: float | None = None
+    """Seconds since the epoch before which nobody delivers it unasked. None when no call is outstanding."""
 
     @property
     def outcome(self) -> Outcome:
         """What has become of it."""
-        if self.ended_at is not None:
-            return Outcome.FAILED if self.refused or self.rewards is None else Outcome.REWARDED
-        if self.completion is None or (
-            self.completion != FAILED and self.rewards is None and self.completion_delivered
-        ):
-            return Outcome.OPEN
-        return Outcome.PENDING
+        return self.decision.outcome
+
+    @property
+    def completion(self) -> Completion | None:
+        """How it was decided to be sealed, None if it was not."""
+        return self.decision.completion
+
+    @property
+    def rewards(self) -> Rewards | None:
+        """The rewards that were decided, None while there are none."""
+        return self.decision.rewards
 
 
 class Ledger(NamedTuple):

@@ -1,72 +1,43 @@
 """Feedback on disk before it is on the wire: a ledger of every trajectory received, in one SQLite file.
 
-A trajectory is *received* when its handler begins. Its *decision* - how it is completed, and its rewards - is on disk
-before the first byte is sent, and is made once: the same decision again is a repetition, another one is an error. What
-is decided and not yet delivered is pending, and whoever opens the file next may deliver it. Several threads and
-processes may share a file.
+A trajectory is *received* when its handler begins. Its *decision* - how it is sealed, and its rewards - is on disk
+before the first byte is sent, and is made once: the same decision again is a repetition, another one is an error. Each
+call is noted before it is sent and after it was answered. So whoever opens the file next knows what is left to do.
+Several threads and processes may share a file.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk import telemetry
+from aws_rft_sdk._decision import CallState, Decision, Outcome
 from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
-from aws_rft_sdk.feedback.ledger import Entry, Ledger, Outcome
-from aws_rft_sdk.settings import OUTBOX_VARIABLE, Endpoint, environment
+from aws_rft_sdk.errors import ConfigurationError, OutboxError
+from aws_rft_sdk.feedback.ledger import Entry, Ledger
+from aws_rft_sdk.feedback.schema import INSERT, SCHEMA, SCHEMA_VERSION, SELECT, UPDATE, migrate
+from aws_rft_sdk.settings import OUTBOX_VARIABLE, Auth, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
-from aws_rft_sdk.wire import READY, Api
+from aws_rft_sdk.wire import Api
 
-SCHEMA_VERSION = 2
 BUSY_TIMEOUT_SECONDS = 30.0
 RETENTION_SECONDS = 7 * 86_400.0
 """How long ended trajectories are kept: longer than any job, so that a late second delivery is recognised."""
 RETRY_BASE_SECONDS, RETRY_CAP_SECONDS = 1.0, 300.0
 LEASE_SECONDS = 30.0
-"""How long a trajectory belongs to the one who decided or claimed it. Two deliverers do no harm, only waste."""
+"""How long a trajectory belongs to the one who decided, claimed or sent it. Two deliverers only waste calls."""
 
-COMPLETION = "completion"
-"""Value of the column `delivered` once the runtime has confirmed the completion."""
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS feedback (
-    job_arn TEXT NOT NULL,
-    trajectory_id TEXT NOT NULL,
-    url TEXT NOT NULL,
-    api TEXT NOT NULL,
-    region TEXT NOT NULL,
-    source TEXT NOT NULL,
-    auth TEXT NOT NULL,
-    completion TEXT,
-    rewards TEXT,
-    delivered TEXT NOT NULL DEFAULT '',
-    maybe_sent INTEGER NOT NULL DEFAULT 0,
-    refused INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    last_error TEXT,
-    received_at REAL NOT NULL,
-    next_attempt_at REAL NOT NULL DEFAULT 0,
-    ended_at REAL,
-    PRIMARY KEY (job_arn, trajectory_id)
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS pending ON feedback (next_attempt_at) WHERE completion IS NOT NULL AND ended_at IS NULL;
-"""
-_SELECT = (
-    "SELECT job_arn, trajectory_id, url, api, region, source, auth, completion, rewards, delivered, maybe_sent,"
-    " refused, attempts, last_error, received_at, next_attempt_at, ended_at FROM feedback"
-)
+Step = Callable[[Decision], Decision]
+"""A change of a decision. Pure, so that it can be made within a transaction."""
 
 
 class Outbox:
@@ -96,172 +67,138 @@ class Outbox:
     def __repr__(self) -> str:
         return f"<Outbox {str(self.path)!r}>"
 
-    def receive(self, metadata: RolloutMetadata, endpoint: Endpoint, auth: str) -> Entry:
+    def receive(self, metadata: RolloutMetadata, endpoint: Endpoint, auth: Auth) -> Entry:
         """Enter a trajectory, unless it is there already, and return its entry.
 
         Raises:
             OutboxError: The file cannot be written. The rollout must not begin.
         """
         with self._transaction() as connection:
-            self._insert(connection, metadata, endpoint, auth)
-            return self._select(connection, metadata)
+            return self._insert(connection, metadata, endpoint, auth)
 
-    def decide(
+    def update(
         self,
         metadata: RolloutMetadata,
         endpoint: Endpoint,
-        auth: str,
-        completion: str | None,
-        rewards: tuple[float, ...] | None = None,
-    ) -> Entry:
-        """Commit a decision to disk, before any of it is sent.
+        auth: Auth,
+        *steps: Step,
+        durable: bool = False,
+        error: str | None = None,
+    ) -> list[Decision]:
+        """Change the decision about a trajectory in one transaction. The trajectory is entered if it is unknown.
 
-        Rewards that are absent so far may be added later: a trajectory may be completed first and rewarded afterwards.
-        Safe to repeat. For 30 seconds nobody else delivers it.
-
-        Args:
-            metadata: The trajectory; entered if it was not received.
-            endpoint: Where the runtime stands.
-            auth: "sigv4" or "bearer".
-            completion: "ready" or "failed"; None if someone else completes the trajectory and only the reward is ours.
-            rewards: One number, or one for each turn; None for none (yet).
-
-        Returns:
-            The entry with the decision in it, and with `maybe_sent` as it was before; what of it is delivered already
-            need not be sent again.
-
-        Raises:
-            DecisionConflictError: It was decided before, in another way.
-            OutboxError: The file cannot be written. Nothing may be sent.
-        """
-        with self._transaction(durable=True) as connection:
-            self._insert(connection, metadata, endpoint, auth)
-            entry = self._select(connection, metadata)
-            ours = completion is not None
-            completion = completion or entry.completion or READY
-            if entry.completion not in (None, completion) or (
-                rewards is not None and entry.rewards not in (None, rewards)
-            ):
-                raise DecisionConflictError(
-                    f"trajectory {metadata.trajectory_id} was decided before: "
-                    f"{_describe(entry.completion, entry.rewards)} stands; "
-                    f"{_describe(completion, rewards)} came now and is not sent"
-                )
-            decided = rewards if rewards is not None else entry.rewards
-            connection.execute(
-                "UPDATE feedback SET completion = ?, rewards = ?, delivered = ?, maybe_sent = 1, next_attempt_at = ?"
-                " WHERE job_arn = ? AND trajectory_id = ?",
-                (
-                    completion,
-                    None if decided is None else json.dumps(decided),
-                    "" if ours and not entry.completion_delivered else COMPLETION,
-                    self._clock() + LEASE_SECONDS,
-                    *_key(metadata),
-                ),
-            )
-            # From now on it counts as sent until someone knows better, since this process may be killed at any moment.
-            return replace(self._select(connection, metadata), maybe_sent=entry.maybe_sent)
-
-    def confirm(self, metadata: RolloutMetadata, *, ended: bool) -> None:
-        """Note that the runtime has confirmed the completion, and with `ended` all that will ever be said.
-
-        Raises:
-            OutboxError: The file cannot be written. The call will be repeated some day, which does no harm.
-        """
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE feedback SET delivered = ?, maybe_sent = 0, refused = 0, last_error = NULL, ended_at = ?"
-                " WHERE job_arn = ? AND trajectory_id = ?",
-                (COMPLETION, self._clock() if ended else None, *_key(metadata)),
-            )
-
-    def postpone(self, metadata: RolloutMetadata, error: str, *, maybe_sent: bool) -> None:
-        """Note that a delivery failed, and when it is worth another attempt: after 1, 2, 4, ... at most 300 seconds.
+        As long as a call is outstanding, nobody else delivers the trajectory unasked for 30 s. After a failed delivery
+        that time is 1 s, then 2, 4, ... up to 300 s.
 
         Args:
             metadata: The trajectory.
-            error: What went wrong.
-            maybe_sent: Whether anything of the decision may have taken effect all the same, now or before.
+            endpoint: Where its runtime stands. Counts for a trajectory that is unknown.
+            auth: How calls about it are authenticated. Counts for a trajectory that is unknown.
+            steps: The changes, made in this order.
+            durable: Whether the change has to survive a power failure. Every change survives the process.
+            error: What went wrong, if a delivery has failed.
+
+        Returns:
+            The decision after each step.
+
+        Raises:
+            OutboxError: The file cannot be written, so nothing has changed.
+            Exception: What a step raises; nothing has changed.
         """
-        with self._transaction() as connection:
-            attempts = self._select(connection, metadata).attempts + 1
-            delay = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2.0 ** min(attempts - 1, 32))
-            connection.execute(
-                "UPDATE feedback SET attempts = ?, last_error = ?, maybe_sent = ?, next_attempt_at = ?"
-                " WHERE job_arn = ? AND trajectory_id = ?",
-                (attempts, error, maybe_sent, self._clock() + delay, *_key(metadata)),
-            )
+        with self._transaction(durable=durable) as connection:
+            entry = self._insert(connection, metadata, endpoint, auth)
+            decisions = [entry.decision]
+            for step in steps:
+                decisions.append(step(decisions[-1]))
+            attempts, seconds = entry.attempts, LEASE_SECONDS
+            if error is not None:
+                attempts += 1
+                seconds = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2.0 ** min(attempts - 1, 32))
+            self._write(connection, metadata, decisions[-1], attempts, error or entry.last_error, seconds)
+        return decisions[1:]
 
-    def refuse(self, metadata: RolloutMetadata, error: str) -> None:
-        """Note that the runtime refuses the feedback for good: the trajectory has ended, without a reward."""
-        with self._transaction() as connection:
-            connection.execute(
-                "UPDATE feedback SET attempts = attempts + 1, last_error = ?, refused = 1, ended_at = ?"
-                " WHERE job_arn = ? AND trajectory_id = ?",
-                (error, self._clock(), *_key(metadata)),
-            )
-
-    def claim(self, *, due_only: bool = True, exclude: Container[RolloutMetadata] = ()) -> Entry | None:
-        """Return a pending trajectory, and keep it from others for 30 seconds; None when there is none.
+    def claim(self, due_before: float | None = None) -> Entry | None:
+        """Return a pending trajectory whose next attempt is due, and keep it from others for 30 s.
 
         Args:
-            due_only: Whether those count only whose next attempt is due.
-            exclude: Trajectories that are passed over.
+            due_before: Seconds since the epoch; None for now. A claimed trajectory is due 30 s later. So with a fixed
+                time here, repeated calls give out each trajectory once.
+
+        Returns:
+            The trajectory that is due for the longest time. Returns None if none is due.
         """
         with self._transaction() as connection:
             now = self._clock()
-            rows = connection.execute(
-                f"{_SELECT} WHERE completion IS NOT NULL AND ended_at IS NULL AND next_attempt_at <= ?"
-                " ORDER BY next_attempt_at",
-                (now if due_only else math.inf,),
-            ).fetchall()
-            for entry in map(_entry, rows):
-                if entry.outcome is Outcome.PENDING and entry.metadata not in exclude:
-                    connection.execute(
-                        "UPDATE feedback SET next_attempt_at = ?, maybe_sent = 1"
-                        " WHERE job_arn = ? AND trajectory_id = ?",
-                        (now + LEASE_SECONDS, *_key(entry.metadata)),
-                    )
-                    return entry
-        return None
+            row = connection.execute(
+                f"{SELECT} WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1",
+                (now if due_before is None else due_before,),
+            ).fetchone()
+            if row is None:
+                return None
+            entry = _entry(row)
+            connection.execute(
+                "UPDATE feedback SET next_attempt_at = ? WHERE job_arn = ? AND trajectory_id = ?",
+                (now + LEASE_SECONDS, *_key(entry.metadata)),
+            )
+            return entry
+
+    def now(self) -> float:
+        """Return the seconds since the epoch on the clock of this outbox."""
+        return self._clock()
+
+    def make_all_due(self) -> float:
+        """Make every pending trajectory due now, and return that moment in seconds since the epoch."""
+        now = self._clock()
+        with self._transaction() as connection:
+            connection.execute("UPDATE feedback SET next_attempt_at = ? WHERE next_attempt_at > ?", (now, now))
+        return now
+
+    def count_due(self) -> int:
+        """Return how many pending trajectories are due now."""
+        with self._transaction(kind="DEFERRED") as connection:
+            query = "SELECT count(*) FROM feedback WHERE next_attempt_at <= ?"
+            return int(connection.execute(query, (self._clock(),)).fetchone()[0])
+
+    def count_pending(self) -> int:
+        """Return how many trajectories are decided and not delivered; 0 if the file cannot be read."""
+        try:
+            with self._transaction(kind="DEFERRED") as connection:
+                query = "SELECT count(*) FROM feedback WHERE next_attempt_at IS NOT NULL"
+                return int(connection.execute(query).fetchone()[0])
+        except OutboxError:
+            return 0
 
     def entries(self) -> list[Entry]:
         """Return all trajectories in the order in which they were received."""
         with self._transaction(kind="DEFERRED") as connection:
-            return [_entry(row) for row in connection.execute(f"{_SELECT} ORDER BY received_at, trajectory_id")]
+            return [_entry(row) for row in connection.execute(f"{SELECT} ORDER BY received_at, trajectory_id")]
 
     def find(self, metadata: RolloutMetadata) -> Entry | None:
         """Return the entry of a trajectory, None if it was never received."""
-        with self._transaction() as connection:
-            row = connection.execute(f"{_SELECT} WHERE job_arn = ? AND trajectory_id = ?", _key(metadata)).fetchone()
-        return None if row is None else _entry(row)
+        with self._transaction(kind="DEFERRED") as connection:
+            return self._select(connection, metadata)
 
     def ledger(self) -> Ledger:
         """Count all trajectories by what has become of them."""
-        outcomes = [entry.outcome for entry in self.entries()]
-        return Ledger(len(outcomes), *(outcomes.count(outcome) for outcome in _LEDGER_ORDER))
-
-    def count_pending(self) -> int:
-        """Return how many trajectories are decided and not confirmed; 0 if the file cannot be read."""
-        try:
-            return sum(entry.outcome is Outcome.PENDING for entry in self._unconfirmed())
-        except OutboxError:
-            return 0
-
-    def _unconfirmed(self) -> list[Entry]:
+        counts = dict.fromkeys(Outcome, 0)
         with self._transaction(kind="DEFERRED") as connection:
-            rows = connection.execute(f"{_SELECT} WHERE completion IS NOT NULL AND ended_at IS NULL")
-            return [_entry(row) for row in rows]
+            for count, *fields in connection.execute(
+                "SELECT count(*), completion, min(rewards), seal, reward FROM feedback"
+                " GROUP BY completion, rewards IS NULL, seal, reward"
+            ):
+                counts[_decision(*fields).outcome] += count
+        order = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
+        return Ledger(sum(counts.values()), *(counts[outcome] for outcome in order))
 
     def prune(self, older_than_seconds: float = RETENTION_SECONDS) -> int:
-        """Delete what ended, or was received and never decided, longer ago than that; return how much it was.
+        """Delete the trajectories that did not change for so long, and return their number.
 
         What is decided and not delivered is kept, however old.
         """
         before = self._clock() - older_than_seconds
         with self._transaction() as connection:
             return connection.execute(
-                "DELETE FROM feedback WHERE ended_at < ? OR (completion IS NULL AND received_at < ?)", (before, before)
+                "DELETE FROM feedback WHERE next_attempt_at IS NULL AND changed_at < ?", (before,)
             ).rowcount
 
     def close(self) -> None:
@@ -271,18 +208,35 @@ class Outbox:
                 self._connection.close()
             self._connection = None
 
-    def _insert(self, connection: sqlite3.Connection, metadata: RolloutMetadata, endpoint: Endpoint, auth: str) -> None:
-        connection.execute(
-            "INSERT INTO feedback (job_arn, trajectory_id, url, api, region, source, auth, received_at)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (*_key(metadata), *endpoint[:2], endpoint.region, endpoint.source, auth, self._clock()),
-        )
+    def _insert(
+        self, connection: sqlite3.Connection, metadata: RolloutMetadata, endpoint: Endpoint, auth: Auth
+    ) -> Entry:
+        entry = self._select(connection, metadata)
+        if entry is None:
+            now = self._clock()
+            entry = Entry(metadata, endpoint, auth, received_at=now)
+            connection.execute(INSERT, _row(entry, changed_at=now))
+        return entry
 
     @staticmethod
-    def _select(connection: sqlite3.Connection, metadata: RolloutMetadata) -> Entry:
-        return _entry(
-            connection.execute(f"{_SELECT} WHERE job_arn = ? AND trajectory_id = ?", _key(metadata)).fetchone()
-        )
+    def _select(connection: sqlite3.Connection, metadata: RolloutMetadata) -> Entry | None:
+        row = connection.execute(f"{SELECT} WHERE job_arn = ? AND trajectory_id = ?", _key(metadata)).fetchone()
+        return None if row is None else _entry(row)
+
+    def _write(
+        self,
+        connection: sqlite3.Connection,
+        metadata: RolloutMetadata,
+        decision: Decision,
+        attempts: int,
+        last_error: str | None,
+        seconds: float,
+    ) -> None:
+        now = self._clock()
+        pending = decision.outstanding is not None
+        error = last_error if pending or decision.is_refused else None  # what was delivered after all has none
+        due_at = now + seconds if pending else None
+        connection.execute(UPDATE, (*_columns(decision), attempts, error, now, due_at, *_key(metadata)))
 
     @contextmanager
     def _transaction(self, *, durable: bool = False, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
@@ -318,18 +272,37 @@ class Outbox:
         )
         try:
             _use_wal(connection)
-            version = connection.execute("PRAGMA user_version").fetchone()[0]
-            if version not in (0, SCHEMA_VERSION):
-                raise OutboxError(
-                    f"the outbox {self.path} has schema {version}, known is {SCHEMA_VERSION}; name another file"
-                )
-            if version == 0:
-                connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            if _version(connection) != SCHEMA_VERSION:
+                self._make_schema(connection)
         except BaseException:
             connection.close()
             raise
         self._connection, self._process = connection, os.getpid()
         return connection
+
+    def _make_schema(self, connection: sqlite3.Connection) -> None:
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            version = _version(connection)  # another process may have been faster
+            if version == 2:
+                migrate(connection)
+            elif version == 0:
+                for statement in SCHEMA:
+                    connection.execute(statement)
+            elif version != SCHEMA_VERSION:
+                raise OutboxError(
+                    f"the outbox {self.path} has schema {version}, known is {SCHEMA_VERSION}; name another file"
+                )
+            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _create_for_us_alone(path: Path) -> None:
@@ -387,32 +360,36 @@ def _forget_after_fork() -> None:
     _shared.clear()
 
 
-_LEDGER_ORDER = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
-
-
 def _key(metadata: RolloutMetadata) -> tuple[str, str]:
     return metadata.job_arn, metadata.trajectory_id
 
 
+def _columns(decision: Decision) -> tuple[Any, ...]:
+    rewards = None if decision.rewards is None else json.dumps(decision.rewards)
+    return decision.completion, rewards, decision.seal.value, decision.reward.value, decision.sends
+
+
+def _decision(completion: Any, rewards: str | None, seal: str, reward: str, sends: int = 0) -> Decision:
+    parsed = None if rewards is None else tuple(json.loads(rewards))
+    return Decision(completion, parsed, CallState(seal), CallState(reward), sends)
+
+
+def _row(entry: Entry, changed_at: float) -> tuple[Any, ...]:
+    endpoint, progress = entry.endpoint, (entry.attempts, entry.last_error, entry.received_at, changed_at)
+    where = (endpoint.url, endpoint.api.value, endpoint.region, endpoint.source)
+    return (*_key(entry.metadata), *where, entry.auth, *_columns(entry.decision), *progress, entry.next_attempt_at)
+
+
 def _entry(row: Sequence[Any]) -> Entry:
-    job_arn, trajectory_id, url, api, region, source, auth, completion, rewards, delivered, *rest = row
-    maybe_sent, refused, attempts, last_error, received_at, next_attempt_at, ended_at = rest
+    job_arn, trajectory_id, url, api, region, source, auth, *decision = row[:12]
+    attempts, last_error, received_at, _, next_attempt_at = row[12:]
     return Entry(
         metadata=RolloutMetadata(job_arn=job_arn, trajectory_id=trajectory_id),
         endpoint=Endpoint(url, Api(api), region, source),
         auth=auth,
-        completion=completion,
-        rewards=None if rewards is None else tuple(json.loads(rewards)),
-        completion_delivered=delivered == COMPLETION,
-        maybe_sent=bool(maybe_sent),
-        refused=bool(refused),
+        decision=_decision(*decision),
         attempts=attempts,
         last_error=last_error,
         received_at=received_at,
         next_attempt_at=next_attempt_at,
-        ended_at=ended_at,
     )
-
-
-def _describe(completion: str | None, rewards: tuple[float, ...] | None) -> str:
-    return f"{completion or 'open'} with {'no reward' if rewards is None else f'rewards {list(rewards)}'}"

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.errors import OutboxError, RFTError
+from aws_rft_sdk.feedback.delivery import OnDisk
+from aws_rft_sdk.feedback.delivery import deliver as deliver_outstanding
 from aws_rft_sdk.feedback.ledger import Entry
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
-from aws_rft_sdk.settings import PAYLOAD, check_trusted
-from aws_rft_sdk.types import RolloutMetadata
+from aws_rft_sdk.feedback.sending import TIMEOUT_SECONDS, Sender
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,8 @@ POLL_SECONDS = 2.0
 """How often the background looks for pending trajectories whose next attempt is due."""
 PRUNE_SECONDS = 3600.0
 MAX_PAUSE_SECONDS = 300.0
-_ATTEMPTS = 2  # an entry that is not delivered comes back later, so one call need not be stubborn
+THREADS = 16
+"""Trajectories delivered at once."""
 
 Deliver = Callable[[Outbox, Entry], None]
 
@@ -42,63 +44,106 @@ class Delivered(NamedTuple):
 
 
 def deliver(outbox: Outbox, entry: Entry) -> None:
-    """Deliver one entry with the credentials of this process.
+    """Deliver one entry with the credentials of this process. Each call is sent once; it comes back later.
+
+    The endpoint was trusted when the trajectory was decided, so it is not checked again.
 
     Raises:
         RFTError: It could not be delivered; the entry is postponed. Safe to repeat.
     """
-    try:
-        if entry.endpoint.source == PAYLOAD:
-            # It was trusted when the trajectory was received; but who can write the file could have written another.
-            check_trusted(entry.endpoint.url)
-        client = RolloutFeedbackClient(
-            entry.metadata,
-            endpoint=entry.endpoint.url,
-            region=entry.endpoint.region,
-            api=entry.endpoint.api,
-            auth="bearer" if entry.auth == "bearer" else "sigv4",
-            max_attempts=_ATTEMPTS,
-            outbox=outbox,
-        )
-    except RFTError as error:
-        outbox.postpone(entry.metadata, f"{type(error).__name__}: {error}", maybe_sent=entry.maybe_sent)
-        raise
-    client.redeliver(entry)
+    sender = Sender(entry.endpoint, entry.auth, entry.metadata.trajectory_id, max_seconds=TIMEOUT_SECONDS, backoff=None)
+    deliver_outstanding(OnDisk(outbox, entry.metadata, entry.endpoint, entry.auth), sender, entry.metadata)
 
 
-def deliver_pending(outbox: Outbox, *, due_only: bool = False, deliver: Deliver = deliver) -> Delivered:
-    """Try to deliver every pending trajectory once.
+def deliver_pending(
+    outbox: Outbox,
+    *,
+    due_only: bool = False,
+    deliver: Deliver = deliver,
+    threads: int = THREADS,
+    stopping: threading.Event | None = None,
+) -> Delivered:
+    """Try to deliver every pending trajectory once, several at once. Blocks.
 
     Args:
         outbox: The outbox; others may use it meanwhile.
         due_only: Whether trajectories are left alone whose next attempt is not due, or that someone else is delivering.
-        deliver: Delivers one entry.
+        deliver: Delivers one entry. What it raises stops no other entry.
+        threads: Trajectories delivered at once.
+        stopping: Ends the pass early, after the trajectories in hand, once it is set.
 
     Raises:
         OutboxError: The file cannot be used.
     """
-    tried: set[RolloutMetadata] = set()
-    delivered = refused = 0
-    while (entry := outbox.claim(due_only=due_only, exclude=tried)) is not None:
-        tried.add(entry.metadata)
+    check_number("threads", threads, low=1, whole=True)
+    one_pass = _Pass(outbox, outbox.now() if due_only else outbox.make_all_due(), deliver, stopping)
+    helpers = [
+        threading.Thread(target=one_pass.run, name="rft-deliver", daemon=True)
+        for _ in range(min(threads, outbox.count_due()) - 1)
+    ]
+    for helper in helpers:
+        helper.start()
+    one_pass.run()
+    for helper in helpers:
+        helper.join()
+    if one_pass.error is not None:
+        raise one_pass.error
+    return Delivered(**one_pass.counts)
+
+
+class _Pass:
+    """One pass over the trajectories of an outbox that are due. Several threads may run it."""
+
+    def __init__(self, outbox: Outbox, due_before: float, deliver: Deliver, stopping: threading.Event | None) -> None:
+        self.counts = {"delivered": 0, "postponed": 0, "refused": 0}
+        self.error: OutboxError | None = None
+        self._outbox = outbox
+        self._due_before = due_before
+        self._deliver = deliver
+        self._stopping = stopping or threading.Event()
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
         try:
-            deliver(outbox, entry)
+            while not self._stopping.is_set() and self.error is None:
+                entry = self._outbox.claim(self._due_before)
+                if entry is None:
+                    return
+                kind = self._try(entry)
+                with self._lock:
+                    self.counts[kind] += 1
+        except OutboxError as error:
+            self.error = error
+
+    def _try(self, entry: Entry) -> str:
+        try:
+            self._deliver(self._outbox, entry)
+            return "delivered"
         except OutboxError:
             raise
         except RFTError as error:
-            after = outbox.find(entry.metadata)
-            given_up = after is not None and after.refused
-            refused += given_up
+            failure: Exception = error
+        except Exception as error:  # of the entry, or a mistake of ours: it is postponed, and the others go on
+            failure = error
+        return self._note(entry, failure)
+
+    def _note(self, entry: Entry, error: Exception) -> str:
+        text = f"{type(error).__name__}: {error}"
+        after = self._outbox.find(entry.metadata) or entry
+        if after.attempts == entry.attempts:  # nobody has noted the failure yet
+            self._outbox.update(entry.metadata, entry.endpoint, entry.auth, error=text)
+        refused = after.decision.is_refused
+        # A failure that repeats itself is logged once.
+        if refused or text != entry.last_error:
             logger.log(
-                logging.ERROR if given_up else logging.WARNING,
+                logging.ERROR if refused or not isinstance(error, RFTError) else logging.WARNING,
                 "trajectory_id=<%s>, error=<%s> | %s",
                 entry.metadata.trajectory_id,
-                error,
-                "the runtime refuses the feedback for good" if given_up else "feedback stays in the outbox",
+                text,
+                "the runtime refuses the feedback for good" if refused else "feedback stays in the outbox",
+                exc_info=None if isinstance(error, RFTError) else error,
             )
-        else:
-            delivered += 1
-    return Delivered(delivered, len(tried) - delivered - refused, refused)
+        return "refused" if refused else "postponed"
 
 
 class Redriver:
@@ -123,7 +168,7 @@ class Redriver:
         return self
 
     def stop(self) -> None:
-        """End after the trajectory in hand. What is pending stays in the outbox."""
+        """End after the trajectories in hand. What is pending stays in the outbox."""
         self._stopping.set()
         self._thread.join()
 
@@ -139,9 +184,9 @@ class Redriver:
                 if time.monotonic() - pruned_at >= PRUNE_SECONDS:
                     self._outbox.prune()
                     pruned_at = time.monotonic()
-                deliver_pending(self._outbox, due_only=True, deliver=self._deliver)
+                deliver_pending(self._outbox, due_only=True, deliver=self._deliver, stopping=self._stopping)
                 pause = self._poll_seconds
-            except OutboxError as error:
+            except Exception as error:
                 # A handler that needs the outbox says so itself; here it is enough not to fill the log.
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
                 logger.warning("outbox=<%s>, error=<%s> | tried again in %.0f s", self._outbox.path, error, pause)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 from aws_rft_sdk import telemetry
+from aws_rft_sdk._decision import Decision, Outcome
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext, active
@@ -25,7 +27,6 @@ from aws_rft_sdk.errors import (
     ShuttingDownError,
 )
 from aws_rft_sdk.feedback import redrive
-from aws_rft_sdk.feedback.ledger import Outcome
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
@@ -47,33 +48,33 @@ class Rollout:
     def __init__(self, options: Options, request: RolloutRequest, client: FeedbackClient) -> None:
         self._options = options
         self._client = client
-        self._claimed = False  # by the first of `finished` and `failed`, which a shutdown may call meanwhile
+        self._process = os.getpid()
+        self._claimed = False  # by the first of `finished` and `give_up`, which a shutdown may call meanwhile
         self._ended = threading.Event()
-        self._outbox: Outbox | None = getattr(self._client, "outbox", None)
         self._span = telemetry.start_rollout(request)
-        self._context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
+        self.context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
+        """The rollout in progress."""
         self.repeated: RolloutResult | None = None
         """What was decided when the trajectory was delivered before; None when the function is to run."""
 
     @property
-    def context(self) -> RFTContext:
-        """The rollout in progress."""
-        return self._context
+    def has_outbox(self) -> bool:
+        """Whether `received` writes to an outbox."""
+        return self._outbox is not None
 
     @property
-    def has_outbox(self) -> bool:
-        """Whether `received` does anything."""
-        return self._outbox is not None
+    def _outbox(self) -> Outbox | None:
+        return self._client.outbox if isinstance(self._client, RolloutFeedbackClient) else None
 
     @contextmanager
     def bound(self) -> Iterator[None]:
         """Make this the current rollout, for context and telemetry."""
-        with RFTContext.bind(self._context), telemetry.current(self._span):
+        with RFTContext.bind(self.context), telemetry.current(self._span):
             yield
 
     def active(self) -> AbstractContextManager[None]:
         """Let clients in any thread find this rollout, also while it is not the current one."""
-        return active(self._context)
+        return active(self.context)
 
     def received(self) -> None:
         """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs.
@@ -82,53 +83,52 @@ class Rollout:
             ShuttingDownError: This process begins no more rollouts.
             OutboxError: The outbox cannot be written.
         """
-        with _running_lock:
-            refused = _stopping.is_set()
-            if not refused:
-                _running.add(self)
-        if refused:
-            error = ShuttingDownError(
-                f"this process is shutting down; deliver trajectory {self._context.trajectory_id} to another one"
-            )
-            self._end("refused", error)
-            raise error
-        if self._outbox is None:
-            return
         try:
-            entry = cast(RolloutFeedbackClient, self._client).receive()
-            redrive.start_in_background(self._outbox)
-            if entry is None or entry.completion is None:
-                return
-            if entry.rewards is None and entry.completion != FAILED:
-                # Sealed, and then the process was killed before there was a reward. There is no way to more turns, but
-                # whatever the function returns or raises still gives the trajectory a reward.
-                self._context.completion = entry.completion
-                return
-            rewards = entry.rewards or ()
-            self.repeated = RolloutResult(
-                reward=rewards[0] if len(rewards) == 1 else None, turns_rewards=rewards if len(rewards) > 1 else None
-            )
-            if entry.outcome is Outcome.PENDING:
-                self._tolerate(functools.partial(cast(RolloutFeedbackClient, self._client).redeliver, entry))
-            with self.active():  # never bound, and yet whoever collects contexts is to learn of it
-                self._end("repeated")
+            self._begin()
+            if self._outbox is not None:
+                self._look_up(cast(RolloutFeedbackClient, self._client), self._outbox)
         except BaseException as error:
-            self._end("unreported", error)
+            self._claim()
+            self._end("refused" if isinstance(error, ShuttingDownError) else "unreported", error)
             raise
+
+    def _begin(self) -> None:
+        with _running_lock:
+            if not _stopping.is_set():
+                _running.add(self)
+                return
+        raise ShuttingDownError(
+            f"this process is shutting down; deliver trajectory {self.context.trajectory_id} to another one"
+        )
+
+    def _look_up(self, client: RolloutFeedbackClient, outbox: Outbox) -> None:
+        decision = client.receive()
+        self.context.holder = client.holder
+        redrive.start_in_background(outbox)
+        # Sealed, and then the process was killed before there was a reward: there is no way to more turns, but whatever
+        # the function returns or raises still gives the trajectory a reward. So it runs again.
+        if decision.rewards is None and decision.completion != FAILED:
+            return
+        self.repeated = result_of(decision)
+        if decision.outcome is Outcome.PENDING:
+            self._tolerate(client.deliver_outstanding)
 
     def finished(self, result: object) -> None:
         """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
-        if not self._claim():
-            self._ended.wait()  # it was given up: whoever asks what became of it shall know
+        if not self._may_report():
             return
-        try:
-            rewards = self._judge(result)
-            if rewards is not None:
-                self._tolerate(functools.partial(self._deliver, rewards))
-        except BaseException as error:
-            self._end("unreported", error)
-            raise
-        self._end("completed" if rewards is not None or self._context.rewards is not None else "deferred")
+        with self.active():  # a repeated one was never bound, and yet whoever collects contexts is to learn of it
+            if self.repeated is not None:
+                self._end("repeated")
+                return
+            try:
+                rewards = self._judge(result)
+                if rewards is not None:
+                    self._tolerate(functools.partial(self._deliver, rewards))
+            except BaseException as error:
+                self._end("unreported", error)
+                raise
+            self._end("completed" if rewards or self.context.decision.rewards else "deferred")
 
     def failed(self, error: BaseException) -> None:
         """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`.
@@ -139,82 +139,107 @@ class Rollout:
 
     def give_up(self, error: BaseException) -> bool:
         """Like `failed`; returns False when the function had ended by itself, after what it reports is delivered."""
-        if not self._claim():
-            self._ended.wait()
+        if not self._may_report():
             return False
-        if isinstance(error, RewardError):
-            self._end("unreported", error)
-            return True
-        try:
-            self._tolerate(functools.partial(self._report_failure, error))
-        except BaseException as reporting:
-            logger.error(
-                "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
-                self._context.trajectory_id,
-                type(error).__name__,
-                reporting,
-            )
-            _attach(error, reporting)
-            self._end("unreported", error)
-            if not isinstance(reporting, Exception):
-                raise
-        else:
-            self._end("failed", error)
+        with self.active():
+            if self.repeated is not None:
+                self._end("repeated")
+                return True
+            if isinstance(error, RewardError):
+                self._end("unreported", error)
+                return True
+            try:
+                self._tolerate(functools.partial(self._report_failure, error))
+            except BaseException as reporting:
+                logger.error(
+                    "trajectory_id=<%s>, error=<%s>, reporting_error=<%s> | the failure could not be reported",
+                    self.context.trajectory_id,
+                    type(error).__name__,
+                    reporting,
+                )
+                _attach(error, reporting)
+                self._end("unreported", error)
+                if not isinstance(reporting, Exception):
+                    raise
+            else:
+                self._end("failed", error)
         return True
 
     def _judge(self, result: object) -> tuple[float, ...] | None:
         """Return the rewards to deliver, None when there is nothing left to deliver."""
         outcome = RolloutResult.of(result)
-        context = self._context
-        if context.rewards is not None or context.completion == FAILED:
+        if self._has_decided():
             self._note_untracked()
-            return None  # the handler has reported by itself
+            return None
         if outcome is None or outcome.rewards is None:
             if self._options.deferred:
                 return None
             raise RewardError(
-                f"the handler returned no reward for trajectory {context.trajectory_id}: return {{'reward': x}}, a "
-                "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
+                f"the handler returned no reward for trajectory {self.context.trajectory_id}: return {{'reward': x}}, "
+                "a number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
             )
         if self._options.require_turns:
-            if not context.has_tracked_turns:
+            if not self.context.has_tracked_turns:
                 telemetry.count_untracked()
-                raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(context.trajectory_id))
-            context.check_turn_rewards(outcome.rewards)
+                raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(self.context.trajectory_id))
+            self.context.check_turn_rewards(outcome.rewards)
         return outcome.rewards
 
     def _report_failure(self, error: BaseException) -> None:
-        context, on_error = self._context, self._options.on_error
-        if context.rewards is not None or context.completion == FAILED:
-            return  # the handler has reported by itself
-        self._note_untracked()
-        if context.decided is not None:
-            # The handler told a client what the reward is, and it did not get through. Nothing else may be said.
-            self._deliver(context.decided)
+        if self._has_decided():
+            self._note_untracked()
             return
+        self._note_untracked()
+        on_error = self._options.on_error
         reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
         if callable(on_error):
             reward = on_error(error)
-        if reward is not None:
-            reward = parse_rewards(reward)
-        if context.completion is None:
+        if self.context.completion is None:
             self._client.report_error(error, reward)
         elif reward is not None:
-            self._client.update_reward(reward)
+            self._client.update_reward(parse_rewards(reward))
+
+    def _has_decided(self) -> bool:
+        """Whether the function has reported by itself. What of that did not get through is sent now.
+
+        Nothing else may be said then. What the runtime refused was not taken, so it does not count.
+        """
+        decision = self.context.decision
+        if decision.is_refused or (decision.rewards is None and decision.completion != FAILED):
+            return False
+        if decision.outcome is Outcome.PENDING:
+            if isinstance(self._client, RolloutFeedbackClient):
+                self._tolerate(self._client.deliver_outstanding)
+            elif decision.rewards is not None:
+                self._deliver(decision.rewards)
+        return True
 
     def _note_untracked(self) -> None:
-        if self._options.require_turns and not self._context.has_tracked_turns:
+        if self._options.require_turns and not self.context.has_tracked_turns:
             telemetry.count_untracked()
-            logger.error("%s", _NO_TRACKED_TURNS.format(self._context.trajectory_id))
+            logger.error("%s", _NO_TRACKED_TURNS.format(self.context.trajectory_id))
+
+    def _may_report(self) -> bool:
+        """Whether the caller is the one who decides and reports: the first to ask is, in the process that began it."""
+        if os.getpid() != self._process:
+            logger.warning(
+                "trajectory_id=<%s>, process=<%d> | forked from the handler's process, so its outcome is not reported",
+                self.context.trajectory_id,
+                os.getpid(),
+            )
+            return False
+        if self._claim():
+            return True
+        self._ended.wait()  # whoever asks what became of it shall know
+        return False
 
     def _claim(self) -> bool:
-        """Whether the caller is the one who decides and reports: the first to ask is."""
         with _running_lock:
             claimed, self._claimed = self._claimed, True
         return not claimed
 
     def _deliver(self, rewards: tuple[float, ...]) -> None:
-        if self._context.completion is None:
+        if self.context.completion is None:
             self._client.report_complete(rewards)
         else:
             self._client.update_reward(rewards)
@@ -228,18 +253,24 @@ class Rollout:
                 raise
             logger.warning(
                 "trajectory_id=<%s>, error=<%s> | not delivered yet, the feedback stays in the outbox",
-                self._context.trajectory_id,
+                self.context.trajectory_id,
                 error,
             )
 
     def _end(self, outcome: str, error: BaseException | None = None) -> None:
         with _running_lock:
             _running.discard(self)
-            self._claimed = True
-        context = self._context
+        context = self.context
         context.outcome = outcome
         telemetry.end_rollout(self._span, outcome, turns=context.turns, rewards=context.rewards, error=error)
         self._ended.set()
+
+
+def result_of(decision: Decision) -> RolloutResult:
+    """Return what a handler returns for a trajectory that was decided before."""
+    rewards = decision.rewards or ()
+    result = RolloutResult.of({"reward": rewards[0]} if len(rewards) == 1 else {"rewards": rewards or None})
+    return cast(RolloutResult, result)
 
 
 def _attach(error: BaseException, reporting: BaseException) -> None:

@@ -31,7 +31,7 @@ class FeedbackClient(Protocol):
     def update_reward(self, reward: Rewards, /) -> Awaitable[None] | None:
         """Deliver the reward of a trajectory that is sealed already."""
 
-    def report_error(self, error: BaseException, reward: Rewards | None = None, /) -> Awaitable[None] | None:
+    def report_error(self, error: BaseException | str, reward: Rewards | None = None, /) -> Awaitable[None] | None:
         """Seal the trajectory and deliver the floor reward, or seal it as failed if `reward` is None."""
 
 

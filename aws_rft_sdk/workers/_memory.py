@@ -7,7 +7,8 @@ from collections.abc import Hashable
 
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.types import RolloutRequest, RolloutResult
+from aws_rft_sdk.lifecycle.one_rollout import result_of
+from aws_rft_sdk.types import RolloutRequest
 
 WHOLE = 100
 """How many outcomes are remembered with prompt and result."""
@@ -52,8 +53,5 @@ def _summary_of(ended: Ended) -> Ended:
     if before is None:
         return ended
     context = RFTContext(RolloutRequest(None, before.metadata))
-    context.completion, context.outcome = before.completion, before.outcome
-    context.rewards, context.decided = before.rewards, before.decided
-    rewards = before.rewards or before.decided or ()
-    result = RolloutResult.of({"reward": rewards[0]} if len(rewards) == 1 else {"rewards": rewards or None})
-    return ended._replace(result=result if ended.error is None else None, context=context)
+    context.holder, context.outcome = before.holder, before.outcome
+    return ended._replace(result=result_of(before.decision) if ended.error is None else None, context=context)

@@ -29,6 +29,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from aws_rft_sdk._checks import check_number, check_seconds
+from aws_rft_sdk._decision import Decision
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
@@ -269,7 +270,8 @@ def _outcome(trajectory_id: str, ended: Ended) -> Response:
         return _refusal(_unavailable(ended.error))
     if not is_settled(ended):
         return JSONResponse(error, 500)
-    rewards = ended.context.rewards or ended.context.decided if ended.context is not None else None
+    decision = ended.context.decision if ended.context is not None else Decision()
+    rewards = None if decision.is_refused else decision.rewards
     return JSONResponse({"rewards": rewards, **error})
 
 

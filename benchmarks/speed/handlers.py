@@ -15,10 +15,10 @@ from benchmarks.speed.turns import payload
 class _Silent:
     """A feedback client that reports nothing."""
 
-    def report_complete(self, reward_or_list: object) -> None:
+    def report_complete(self, reward: object) -> None:
         pass
 
-    def update_reward(self, reward_or_list: object) -> None:
+    def update_reward(self, reward: object) -> None:
         pass
 
     def report_error(self, error: BaseException, reward: object = None) -> None:

@@ -7,10 +7,10 @@ tests that need a policy or the runtime's records are skipped there. Set `RFT_AP
 import botocore.session
 import openai
 import pytest
+from fakes import TWICE
 
 from aws_rft_sdk import RFTContext, RolloutFeedbackClient
 from aws_rft_sdk.adapters.openai import runtime_client_args
-from aws_rft_sdk.client import Backoff
 from aws_rft_sdk.errors import (
     AccessDeniedError,
     InvalidRequestError,
@@ -30,7 +30,7 @@ def credentials_of_the_user(request, monkeypatch, aws_environment):
 
 
 def client_of(payload, **options):
-    return RolloutFeedbackClient(payload, backoff=Backoff(base_seconds=0.0), max_attempts=2, **options)
+    return RolloutFeedbackClient(payload, backoff=TWICE, **options)
 
 
 def unknown(payload):

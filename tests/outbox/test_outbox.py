@@ -2,18 +2,20 @@ import multiprocessing
 import os
 import sqlite3
 import threading
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aws_rft_sdk._decision import CallState, Outcome
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
-from aws_rft_sdk.feedback.ledger import Outcome
 from aws_rft_sdk.feedback.outbox import LEASE_SECONDS, Outbox
 from aws_rft_sdk.settings import Endpoint
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import Api
 
+UNSENT, MAYBE_SENT, CONFIRMED, REFUSED = CallState
 JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/outbox"
 ENDPOINT = Endpoint("http://127.0.0.1:1", Api.GA, "us-west-2", "test")
 
@@ -44,8 +46,23 @@ def metadata(trajectory_id="t1"):
     return RolloutMetadata(JOB_ARN, trajectory_id)
 
 
+def change(outbox, *steps, trajectory_id="t1", **options):
+    return outbox.update(metadata(trajectory_id), ENDPOINT, "sigv4", *steps, **options)[-1:]
+
+
 def decide(outbox, completion="ready", rewards=(1.0,), trajectory_id="t1"):
-    return outbox.decide(metadata(trajectory_id), ENDPOINT, "sigv4", completion, rewards)
+    (decision,) = change(
+        outbox,
+        lambda before: before.decide(trajectory_id, completion, rewards),
+        trajectory_id=trajectory_id,
+        durable=True,
+    )
+    return decision
+
+
+def end(outbox, trajectory_id="t1", **states):
+    """Note how far the calls are."""
+    change(outbox, lambda before: replace(before, **states), trajectory_id=trajectory_id)
 
 
 def test_receive_when_repeated_then_the_first_entry_stands(outbox, clock):
@@ -109,13 +126,13 @@ def test_outcome_follows_what_was_decided_and_confirmed(outbox):
     outbox.receive(metadata("open"), ENDPOINT, "sigv4")
     decide(outbox, trajectory_id="pending")
     decide(outbox, trajectory_id="half")
-    outbox.confirm(metadata("half"), ended=False)
+    end(outbox, "half", seal=CONFIRMED)
     decide(outbox, trajectory_id="rewarded")
-    outbox.confirm(metadata("rewarded"), ended=True)
+    end(outbox, "rewarded", seal=CONFIRMED, reward=CONFIRMED)
     decide(outbox, "failed", None, trajectory_id="failed")
-    outbox.confirm(metadata("failed"), ended=True)
+    end(outbox, "failed", seal=CONFIRMED)
     decide(outbox, rewards=None, trajectory_id="sealed")
-    outbox.confirm(metadata("sealed"), ended=False)
+    end(outbox, "sealed", seal=CONFIRMED)
 
     assert {entry.metadata.trajectory_id: entry.outcome.value for entry in outbox.entries()} == {
         "open": "open",
@@ -144,17 +161,20 @@ def test_claim_when_all_are_wanted_then_each_is_given_out_once(outbox):
         decide(outbox, trajectory_id=name)
     outbox.receive(metadata("open"), ENDPOINT, "sigv4")
     seen = set()
-    while (entry := outbox.claim(due_only=False, exclude=seen)) is not None:
+    due_before = outbox.make_all_due()
+    while (entry := outbox.claim(due_before)) is not None:
+        assert entry.metadata not in seen
         seen.add(entry.metadata)
 
     assert seen == {metadata("a"), metadata("b")}
+    assert (outbox.count_due(), outbox.count_pending()) == (0, 2)
 
 
 def test_postpone_when_deliveries_fail_then_waits_double_up_to_the_cap(outbox, clock):
     decide(outbox)
     waits = []
     for attempt in range(12):
-        outbox.postpone(metadata(), f"error {attempt}", maybe_sent=False)
+        change(outbox, error=f"error {attempt}")
         waits.append(outbox.find(metadata()).next_attempt_at - clock.now)
 
     assert waits[:4] == [1.0, 2.0, 4.0, 8.0]
@@ -164,7 +184,7 @@ def test_postpone_when_deliveries_fail_then_waits_double_up_to_the_cap(outbox, c
 
 def test_prune_when_old_then_only_ended_trajectories_go(outbox, clock):
     decide(outbox, trajectory_id="ended")
-    outbox.confirm(metadata("ended"), ended=True)
+    end(outbox, "ended", seal=CONFIRMED, reward=CONFIRMED)
     decide(outbox, trajectory_id="pending")
     clock.now += 100
 
@@ -234,7 +254,7 @@ def _decide_in_process(path, name, start):
     outbox = Outbox(path)
     start.wait()
     for number in range(25):
-        outbox.decide(metadata(f"{name}-{number}"), ENDPOINT, "sigv4", "ready", (float(number),))
+        decide(outbox, rewards=(float(number),), trajectory_id=f"{name}-{number}")
     outbox.close()
 
 

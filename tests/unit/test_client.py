@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import requests
 import responses
-from fakes import JOB_ARN, ga_payload
+from fakes import JOB_ARN, ONCE, TWICE, AtMost, ga_payload
 from requests.exceptions import ConnectTimeout, ReadTimeout
 
 from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk._decision import Outcome
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import Keys
-from aws_rft_sdk.feedback import session
+from aws_rft_sdk.feedback import _requests
 
 from .client_wire import LOCAL, PATHS, bodies, broken, make, refused, script
 
@@ -149,7 +150,7 @@ def test_call_when_it_fails_then_the_error_of_the_tree_says_all(
         outcome = (outcome, {"x-amzn-RequestId": "req-7", "x-amzn-ErrorType": "SomeException", "Retry-After": "0"})
     script(wire, "/update-reward", outcome)
     with pytest.raises(errors.ServiceError) as caught:
-        make(max_attempts=2).update_reward(1.0)
+        make(backoff=TWICE).update_reward(1.0)
     error = caught.value
     assert type(error) is cls
     assert "t-1" in str(error)
@@ -170,12 +171,12 @@ def test_call_when_the_text_of_an_error_says_something_else_then_the_status_deci
 
 
 @pytest.mark.parametrize("attempts", [1, 2, 5])
-def test_call_when_it_keeps_failing_then_max_attempts_requests_are_sent(
+def test_call_when_it_keeps_failing_and_a_pause_is_longer_than_its_patience_then_it_is_raised(
     wire: responses.RequestsMock, attempts: int
 ) -> None:
     script(wire, "/update-reward", 500)
     with pytest.raises(errors.ServiceFaultError) as caught:
-        make(max_attempts=attempts).update_reward(1.0)
+        make(backoff=AtMost(attempts=attempts)).update_reward(1.0)
     assert len(wire.calls) == caught.value.attempts == attempts
 
 
@@ -242,24 +243,73 @@ def test_call_when_409_follows_an_attempt_without_effect_then_conflict(
         make().complete_trajectory()
 
 
-def test_call_when_409_at_once_then_conflict_and_the_next_call_starts_clean(wire: responses.RequestsMock) -> None:
+def test_call_when_409_at_once_then_conflict_and_the_next_client_starts_clean(wire: responses.RequestsMock) -> None:
     script(wire, "/complete-rollout", 500, 200, 409)
-    client = make()
-    client.complete_trajectory()
+    make().complete_trajectory()
     with pytest.raises(errors.TrajectoryConflictError):
-        client.complete_trajectory()  # the ambiguity of the call before does not excuse this one
+        make().complete_trajectory()  # the ambiguity of the call before does not excuse this one
+
+
+def test_call_when_it_is_confirmed_then_it_is_not_sent_again(wire: responses.RequestsMock) -> None:
+    script(wire, "/complete-rollout", 200, 409)
+    script(wire, "/update-reward", 429, 200, 409)
+    client = make(backoff=ONCE)
+    with pytest.raises(errors.ThrottledError):
+        client.report_complete(1.0)
+    client.report_complete(1.0)
+    client.report_complete(1.0)
+    assert [call.request.path_url for call in wire.calls] == ["/complete-rollout", "/update-reward", "/update-reward"]
+
+
+def test_update_reward_when_the_seal_has_not_come_through_then_it_goes_first(wire: responses.RequestsMock) -> None:
+    script(wire, "/complete-rollout", 503, 200)
+    script(wire, "/update-reward", 200)
+    client = make(backoff=ONCE)
+    with pytest.raises(errors.ServiceFaultError):
+        client.complete_trajectory()
+    client.update_reward(1.0)
+    assert [call.request.path_url for call in wire.calls] == ["/complete-rollout"] * 2 + ["/update-reward"]
+
+
+def test_report_when_someone_else_sealed_it_as_failed_then_the_first_409_of_the_reward_is_a_conflict(
+    wire: responses.RequestsMock,
+) -> None:
+    script(wire, "/complete-rollout", 503, 409)
+    script(wire, "/update-reward", 409)
+    client = make()
+    with pytest.raises(errors.TrajectoryConflictError):
+        client.report_complete(1.0)
+    assert client.holder.seen.outcome is Outcome.FAILED
+
+
+def test_call_when_it_was_refused_then_it_may_be_tried_again(wire: responses.RequestsMock) -> None:
+    script(wire, "/update-reward", 409, 200)
+    client = make()
+    with pytest.raises(errors.TrajectoryConflictError):
+        client.update_reward(1.0)  # nobody has sealed it yet
+    client.update_reward(0.5)
+    assert client.holder.seen.outcome is Outcome.REWARDED
+
+
+def test_client_when_another_decision_comes_then_it_is_not_sent(wire: responses.RequestsMock) -> None:
+    script(wire, "/update-reward", 200)
+    client = make()
+    client.update_reward(1.0)
+    with pytest.raises(errors.DecisionConflictError, match="t-1"):
+        client.update_reward(0.5)
+    assert len(wire.calls) == 1
 
 
 # --- what is shared --------------------------------------------------------------------------------------------------
 
 
 def test_clients_when_made_in_many_threads_then_they_share_one_session() -> None:
-    session._forget_after_fork()
+    _requests._forget_after_fork()
     barrier = threading.Barrier(8)
 
     def shared(_: int) -> int:
         barrier.wait(10)
-        return id(session.shared_session())
+        return id(_requests.shared_session())
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(shared, range(8)))) == 1

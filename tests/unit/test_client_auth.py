@@ -80,9 +80,10 @@ def test_session_when_it_is_a_requests_session_then_it_sends(wire: responses.Req
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
-        ({"max_attempts": 0}, "max_attempts"),
-        ({"timeout": 0}, "timeout"),
-        ({"timeout": float("nan")}, "timeout"),
+        ({"max_seconds": 0}, "max_seconds"),
+        ({"max_seconds": float("inf")}, "max_seconds"),
+        ({"timeout_seconds": 0}, "timeout_seconds"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds"),
         ({"auth": "basic"}, "auth"),
         ({"session": object()}, "session"),
         ({"api": "beta"}, "api="),

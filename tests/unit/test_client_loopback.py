@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from fakes import Answer, Service, error, ga_payload, refused_endpoint
+from fakes import ONCE, Answer, AtMost, Service, error, ga_payload, refused_endpoint
 
 from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
-from aws_rft_sdk.feedback import session
+from aws_rft_sdk.feedback import _requests
 
 
 def make(endpoint: str, trajectory_id: str = "t", **kwargs: Any) -> RolloutFeedbackClient:
@@ -36,19 +36,19 @@ def test_call_when_the_answer_breaks_off_then_it_is_sent_again(service: Service)
 def test_call_when_the_answer_is_late_then_service_timeout_error(service: Service) -> None:
     service.script(Answer(gate=service.gate()))
     with pytest.raises(errors.ServiceTimeoutError, match=r"within 0\.05 s") as caught:
-        make(service.endpoint, timeout=0.05, max_attempts=1).update_reward(1.0)
+        make(service.endpoint, timeout_seconds=0.05, backoff=ONCE).update_reward(1.0)
     assert isinstance(caught.value, TimeoutError)
     assert caught.value.retry_safe is None
 
 
 def test_call_when_a_late_answer_is_followed_by_409_then_it_is_done(service: Service) -> None:
     service.script(Answer(gate=service.gate()), error(409))
-    make(service.endpoint, timeout=0.05).update_reward(1.0)
+    make(service.endpoint, timeout_seconds=0.05).update_reward(1.0)
 
 
 def test_call_when_nobody_listens_then_service_connection_error_after_all_attempts() -> None:
     with refused_endpoint() as endpoint, pytest.raises(errors.ServiceConnectionError) as caught:
-        make(endpoint, max_attempts=3).update_reward(1.0)
+        make(endpoint, backoff=AtMost(attempts=3)).update_reward(1.0)
     assert isinstance(caught.value, ConnectionError)
     assert caught.value.attempts == 3
 
@@ -67,7 +67,7 @@ def test_call_when_a_proxy_is_set_then_loopback_does_not_use_it(
     with refused_endpoint() as proxy:
         monkeypatch.setenv("HTTP_PROXY", proxy)
         monkeypatch.setenv("http_proxy", proxy)
-        make(service.endpoint, max_attempts=1).update_reward(1.0)
+        make(service.endpoint, backoff=ONCE).update_reward(1.0)
     assert service.feedback == [("/UpdateReward", [1.0])]
 
 
@@ -83,7 +83,7 @@ def test_call_when_a_netrc_file_names_the_host_then_it_is_not_read(
 
 
 def test_clients_when_used_one_after_another_then_one_connection_serves_them(service: Service) -> None:
-    session._forget_after_fork()
+    _requests._forget_after_fork()
     for i in range(20):
         make(service.endpoint, f"t{i}").report_complete(1.0)
     assert len(service.requests) == 40

@@ -18,8 +18,9 @@ from strands import Agent
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import wire
-from aws_rft_sdk.context import RFTContext, TurnCount, TurnState, contexts_of
+from aws_rft_sdk.context import RFTContext, TurnCount, TurnState, share_holder
 from aws_rft_sdk.errors import PayloadError, RewardError
+from aws_rft_sdk.feedback.delivery import Memory
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest
 
 
@@ -76,13 +77,17 @@ def test_bind_when_nested_then_the_outer_one_is_restored_not_cleared() -> None:
     assert current_id() is None
 
 
-def test_contexts_of_when_one_trajectory_is_bound_twice_then_both_until_they_end() -> None:
+def test_share_holder_when_one_trajectory_is_bound_several_times_then_all_share_one_until_they_end() -> None:
     metadata = RolloutMetadata(JOB_ARN, "t")
+    mine, late, outside = Memory(), Memory(), Memory()
     with RFTContext.bind(ga_payload("t")) as first:
-        with RFTContext.bind(ga_payload("t")) as second, RFTContext.bind(ga_payload("other")):
-            assert contexts_of(metadata) == [first, second]
-        assert contexts_of(metadata) == [first]
-    assert contexts_of(metadata) == []
+        with RFTContext.bind(ga_payload("t")) as second, RFTContext.bind(ga_payload("other")) as other:
+            assert share_holder(metadata, mine) is mine
+            assert share_holder(metadata, late) is mine
+            assert (first.holder, second.holder, other.holder) == (mine, mine, None)
+        with RFTContext.bind(RolloutRequest.parse(ga_payload("t")) or {}) as third:
+            assert third.holder is mine
+    assert share_holder(metadata, outside) is outside
 
 
 # --- headers and turns -----------------------------------------------------------------------------------------------

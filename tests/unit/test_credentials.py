@@ -14,7 +14,7 @@ import botocore.exceptions
 import pytest
 import requests
 from botocore.credentials import ReadOnlyCredentials
-from fakes import FakeClock, ga_payload
+from fakes import ONCE, FakeClock, ga_payload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -255,7 +255,7 @@ def test_secrets_when_planted_then_no_repr_error_or_log_holds_them(
     credentials = Credentials(source)
     bearer = credentials.bearer_token("us-west-2")
     client = RolloutFeedbackClient(
-        ga_payload(), endpoint="http://127.0.0.1:1", session=source, max_attempts=1, auth="bearer"
+        ga_payload(), endpoint="http://127.0.0.1:1", session=source, backoff=ONCE, auth="bearer"
     )
     shown = [
         repr(x) for x in (credentials, credentials.keys(), client, SigV4(credentials, "r"), Bearer(credentials, "r"))

@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Answer, Recorded, Service, error
+from fakes import ONCE, Answer, Recorded, Service, error
 
 from aws_rft_sdk import AsyncRolloutFeedbackClient, Outbox, RFTContext, RolloutFeedbackClient, rft_handler
-from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import ServiceFaultError, TrajectoryNotFoundError
 from aws_rft_sdk.feedback.redrive import stop_in_background
 
@@ -132,7 +131,7 @@ def test_cancellation_when_the_handler_runs_then_the_floor_is_reported_and_it_go
 def test_cancellation_when_reporting_fails_too_then_it_stands_in_the_context(service: Service) -> None:
     service.policy = lambda request: error(500)
 
-    @rft_handler(client=lambda request: RolloutFeedbackClient(request, max_attempts=1, backoff=Backoff(0, 0)))
+    @rft_handler(client=lambda request: RolloutFeedbackClient(request, backoff=ONCE))
     async def handler(payload: Any) -> None:
         raise asyncio.CancelledError
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import Service, error
+from fakes import TWICE, Service, error
 
 from aws_rft_sdk import RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
-from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import (
     NoTrackedTurnsError,
     RewardError,
@@ -29,7 +28,7 @@ DONE = [("/CompleteTrajectory", None), ("/UpdateReward", [1.0])]
 
 
 def impatient(request: Any) -> RolloutFeedbackClient:
-    return RolloutFeedbackClient(request, backoff=Backoff(0, 0), max_attempts=2)
+    return RolloutFeedbackClient(request, backoff=TWICE)
 
 
 def turn_then(result: Any) -> Callable[[Any], Any]:

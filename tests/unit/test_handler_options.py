@@ -6,10 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from fakes import JOB_ARN, Service
+from fakes import JOB_ARN, TWICE, Service
 
 from aws_rft_sdk import RFTContext, RolloutFeedbackClient, rft_handler
-from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import (
     ConfigurationError,
     PayloadError,
@@ -28,7 +27,7 @@ DONE = [("/CompleteTrajectory", None), ("/UpdateReward", [1.0])]
 
 
 def impatient(request: Any) -> RolloutFeedbackClient:
-    return RolloutFeedbackClient(request, backoff=Backoff(0, 0), max_attempts=2)
+    return RolloutFeedbackClient(request, backoff=TWICE)
 
 
 def turn_then(result: Any) -> Callable[[Any], Any]:

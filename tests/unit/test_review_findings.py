@@ -12,10 +12,10 @@ import botocore.credentials
 import botocore.session
 import pytest
 import responses
-from fakes import JOB_ARN, Answer, Service, error, ga_payload
+from fakes import JOB_ARN, ONCE, Answer, Service, error, ga_payload
 
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutRequest, RolloutResult, rft_handler
-from aws_rft_sdk.client import Backoff
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.context import active
 from aws_rft_sdk.credentials import Credentials
 from aws_rft_sdk.errors import PayloadError, RewardError, StatusError
@@ -85,7 +85,7 @@ def test_handler_when_its_own_report_did_not_get_through_then_no_floor_takes_its
 
     @rft_handler(require_turns=False, client=lambda request: RolloutFeedbackClient(request, backoff=NOW))
     def handler(payload: Any) -> None:
-        RolloutFeedbackClient(payload, max_attempts=1).report_complete(1.0)
+        RolloutFeedbackClient(payload, backoff=ONCE).report_complete(1.0)
 
     with pytest.raises(StatusError):
         handler(service.payload())

@@ -31,10 +31,10 @@ AWS_RFT = [sys.executable, "-c", "from aws_rft_sdk.cli import main; main()"]
 HANDLER = """
 import requests
 from aws_rft_sdk import RFTContext, rft_handler
-from aws_rft_sdk.client import Backoff, RolloutFeedbackClient
+from aws_rft_sdk.client import RolloutFeedbackClient
 
 def client(request):
-    return RolloutFeedbackClient(request, backoff=Backoff(base_seconds=0.01), max_attempts=2)
+    return RolloutFeedbackClient(request, backoff=TWICE)
 
 @rft_handler(client=client)
 def handler(payload):

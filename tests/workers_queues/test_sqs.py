@@ -5,7 +5,7 @@ import threading
 
 import pytest
 from botocore.exceptions import EndpointConnectionError
-from fakes import error
+from fakes import ONCE, error
 
 from aws_rft_sdk import Outbox, RolloutFeedbackClient
 from aws_rft_sdk._backoff import Backoff
@@ -324,7 +324,7 @@ def test_reward_when_it_cannot_be_delivered_then_the_message_goes_only_if_an_out
     answer = service.policy
     service.policy = lambda request: answer(request) if "chat" in request.path else error(503)
     outbox = Outbox(tmp_path / "outbox.db") if kept else None
-    client = functools.partial(RolloutFeedbackClient, max_attempts=1, outbox=outbox)
+    client = functools.partial(RolloutFeedbackClient, backoff=ONCE, outbox=outbox)
     url, agent = make_queue(), Agent(client=client)
     aws.send(url, service.payload())
 
