@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import email.utils
 import random
 import time
 from collections.abc import Callable
@@ -57,6 +56,8 @@ def parse_retry_after(value: str | None, now: Callable[[], float] = time.time) -
         seconds = float(value)
     except ValueError:
         try:
+            import email.utils  # here, since few services send a date
+
             seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
         except (ValueError, OverflowError):  # OverflowError: a year that no clock reaches
             return None

@@ -6,7 +6,6 @@ runs a synchronous agent call (a copied context), nests, and is restored by toke
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import inspect
@@ -285,6 +284,8 @@ class RFTContext:
 
             @functools.wraps(fn)
             async def carried_coroutine(*args: Any, **kwargs: Any) -> Any:
+                import asyncio
+
                 # A task takes a copy of the context it is made in, so it is made inside the snapshot.
                 return await snapshot.copy().run(asyncio.ensure_future, fn(*args, **kwargs))
 
