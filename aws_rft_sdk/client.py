@@ -93,7 +93,7 @@ class RolloutFeedbackClient:
         self.endpoint: Endpoint = resolve_endpoint(
             self.metadata, endpoint=endpoint, region=region, api=api, trusted_endpoints=trusted_endpoints
         )
-        defaults = client_defaults()
+        defaults = client_defaults.get()
         self.outbox = shared_outbox(defaults.outbox if outbox is None else outbox)
         http, credentials = _split_session(session)
         self._sender = Sender(

@@ -152,14 +152,9 @@ def end_rollout(
     if error is not None:
         attributes["error.type"] = type(error).__qualname__
         span.set_status(telemetry.trace.StatusCode.ERROR, type(error).__qualname__)
-    span.set_attributes(
-        {
-            **attributes,
-            "rft.turns": turns.begun,
-            "rft.turns.failed": turns.failed,
-            "rft.turns.unsure": turns.unsure,
-        }
-    )
+    if span.is_recording():
+        counts = {"rft.turns": turns.begun, "rft.turns.failed": turns.failed, "rft.turns.unsure": turns.unsure}
+        span.set_attributes({**attributes, **counts})
     if rewards is not None:
         span.set_attribute("rft.reward", sum(rewards))
         telemetry.rewards.record(sum(rewards))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from aws_rft_sdk.client import AsyncRolloutFeedbackClient, Rewards, RolloutFeedbackClient
 from aws_rft_sdk.errors import ConfigurationError, RFTError
-from aws_rft_sdk.feedback.defaults import Defaults, for_clients
+from aws_rft_sdk.feedback.defaults import Defaults, client_defaults
 from aws_rft_sdk.feedback.outbox import shared_outbox
 from aws_rft_sdk.lifecycle.threads import wait_in
 from aws_rft_sdk.settings import resolve_auth
@@ -93,9 +93,9 @@ class Options:
 
     @contextmanager
     def _making(self, request: RolloutRequest) -> Iterator[None]:
+        token = client_defaults.set(self._defaults)
         try:
-            with for_clients(self._defaults):
-                yield
+            yield
         except RFTError:
             raise
         except Exception as error:
@@ -103,6 +103,8 @@ class Options:
             raise ConfigurationError(
                 f"client= raised {type(error).__name__} for trajectory {request.trajectory_id}"
             ) from error
+        finally:
+            client_defaults.reset(token)
 
     def _checked(
         self, client: object, request: RolloutRequest, loop: asyncio.AbstractEventLoop | None
