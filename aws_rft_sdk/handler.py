@@ -231,31 +231,23 @@ def _drive_call(rollout: Rollout, call: Callable[[], Any]) -> Any:
         except BaseException as error:
             rollout.failed(error)
             raise
-        driver = _driver_of(rollout, result)
-        if driver is None:
+        # A plain function may hand out the work of another: `def handler(payload): return agent.stream_async(...)`.
+        if inspect.isawaitable(result):
+            driver: Any = _drive_awaitable(rollout, lambda: result)
+        elif inspect.isgenerator(result):
+            driver = _drive_generator(rollout, result)
+        elif inspect.isasyncgen(result):
+
+            async def begun(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout:
+                return rollout
+
+            driver = _async_generator_function(lambda: result, begun)()
+        else:
             rollout.finished(result)
             return result
-    # Nothing runs in a driver that is dropped before its first step, and yet the rollout has begun.
+    # The rollout has begun. A driver that is dropped before its first step would never report it.
     weakref.finalize(driver, rollout.failed, GeneratorExit("what the handler returned was not used"))
     return driver
-
-
-def _driver_of(rollout: Rollout, result: Any) -> Any:
-    """Return what drives the work that a plain function has handed out, as in `return agent.stream_async(...)`.
-
-    None if `result` is no such work.
-    """
-    if inspect.isawaitable(result):
-        return _drive_awaitable(rollout, lambda: result)
-    if inspect.isgenerator(result):
-        return _drive_generator(rollout, result)
-    if inspect.isasyncgen(result):
-
-        async def begun(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout:
-            return rollout
-
-        return _async_generator_function(lambda: result, begun)()
-    return None
 
 
 async def _drive_awaitable(rollout: Rollout, call: Callable[[], Awaitable[Any]]) -> Any:
@@ -307,46 +299,27 @@ def _async_generator_function(fn: Callable[..., Any], begin: BeginInLoop) -> Cal
         if rollout is not None and rollout.repeated is not None:
             yield rollout.repeated
             return
-        relay = _AsyncRelay(rollout, fn(*args, **kwargs))
+        items = fn(*args, **kwargs)
+        step: Callable[[], Awaitable[Any]] = items.__anext__
+        last: object = None
         with rollout.active() if rollout is not None else nullcontext():
-            while await relay.advance():
+            while True:  # async generators have no `yield from`, so production traffic goes this way too
+                with rollout.bound() if rollout is not None else nullcontext():
+                    try:
+                        item = await step()
+                    except StopAsyncIteration:
+                        if rollout is not None:
+                            await off_the_loop(rollout.finished, last)
+                        return
+                    except BaseException as error:
+                        if rollout is not None:
+                            await off_the_loop(_report_of(rollout, error, last))
+                        raise
+                if rollout is not None and carries_reward(item):
+                    last = item
                 try:
-                    relay.step = functools.partial(relay.items.asend, (yield relay.item))
+                    step = functools.partial(items.asend, (yield item))
                 except BaseException as error:  # thrown in by the consumer, or GeneratorExit when it is done
-                    relay.step = functools.partial(relay.items.athrow, error)
+                    step = functools.partial(items.athrow, error)
 
     return async_generator_function
-
-
-class _AsyncRelay:
-    """An async generator run step by step, within a rollout or outside one. Async generators have no `yield from`."""
-
-    item: Any = None
-
-    def __init__(self, rollout: Rollout | None, items: AsyncGenerator[Any, Any]) -> None:
-        self.items = items
-        self.step: Callable[[], Awaitable[Any]] = items.__anext__
-        self._rollout = rollout
-        self._last: object = None
-
-    async def advance(self) -> bool:
-        """Run to the next item; False at the end, once the reward is delivered."""
-        rollout = self._rollout
-        if rollout is None:
-            try:
-                self.item = await self.step()
-            except StopAsyncIteration:
-                return False
-            return True
-        with rollout.bound():
-            try:
-                self.item = await self.step()
-            except StopAsyncIteration:
-                await off_the_loop(rollout.finished, self._last)
-                return False
-            except BaseException as error:
-                await off_the_loop(_report_of(rollout, error, self._last))
-                raise
-        if carries_reward(self.item):
-            self._last = self.item
-        return True

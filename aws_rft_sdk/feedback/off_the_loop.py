@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import functools
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
@@ -22,17 +21,15 @@ _THREADS = 64
 """Feedback calls of asynchronous code that may be under way at once in one process."""
 
 _executor: ThreadPoolExecutor | None = None
-_lock = threading.Lock()
 
 
 def _shared_executor() -> ThreadPoolExecutor:
     global _executor
-    with _lock:
-        if _executor is None:
-            from concurrent.futures import ThreadPoolExecutor
+    if _executor is None:
+        from concurrent.futures import ThreadPoolExecutor
 
-            _executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="rft-feedback")
-        return _executor
+        _executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="rft-feedback")
+    return _executor
 
 
 async def off_the_loop(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -75,6 +72,5 @@ async def _shielded(over: asyncio.Event) -> None:
 
 @in_forked_child
 def _forget_after_fork() -> None:
-    global _executor, _lock
+    global _executor
     _executor = None  # threads do not survive a fork
-    _lock = threading.Lock()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import contextvars
 import threading
 from collections.abc import Awaitable, Callable
@@ -76,17 +75,8 @@ def _background_loop() -> asyncio.AbstractEventLoop:
             import asyncio
 
             _background = asyncio.new_event_loop()
-            thread = threading.Thread(target=_background.run_forever, name="rft-feedback-loop", daemon=True)
-            thread.start()
-            atexit.register(_end, _background, thread)
+            threading.Thread(target=_background.run_forever, name="rft-feedback-loop", daemon=True).start()
         return _background
-
-
-def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    if loop is _background:  # not that of the process that this one was forked from
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()
 
 
 @in_forked_child
