@@ -1,16 +1,20 @@
-"""Kills workers at random moments while feedback calls fail, and counts what was lost, doubled or changed.
+"""Kills workers between any two writes while feedback calls fail, and counts what was lost, doubled or changed.
 
-    python benchmarks/chaos.py [--rollouts 10000] [--faulty 0.3] [--seed 0]
+    python benchmarks/chaos.py [--rollouts 10000] [--faulty 0.3] [--kills 0.005] [--seed 0]
 
-This process is the platform and the runtime: it delivers payloads to a worker process, delivers again what was not
-acknowledged, and kills the worker with SIGKILL again and again. The worker runs an `rft_handler` over an outbox. The
-handler's reward is different in every run, so a trajectory that is run again must not change its reward.
+This process is the platform and the runtime: it delivers payloads to a worker process, and delivers again what was not
+acknowledged. The worker runs an `rft_handler` over an outbox. It kills itself with SIGKILL right before or right after
+it writes to its outbox, each of the four writes of a rollout in turn, and the platform kills it at random moments as
+well. The handler's reward is different in every run, so a trajectory that is run again must not change its reward.
+
+The runtime forgets client tokens: a call that took effect and comes again is a conflict.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import queue
@@ -21,14 +25,17 @@ import sys
 import tempfile
 import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler
+from aws_rft_sdk import LocalRuntime, RFTContext, rft_handler, wire
+from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk._decision import Decision
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import deliver_pending
@@ -49,19 +56,67 @@ def faults(share: float, seed: int) -> Faults:
     return Faults(*kinds, seed=seed)
 
 
+def forget_tokens() -> None:
+    """Send calls without client tokens: to the runtime that is what a service is that ignores them."""
+    encode = wire._feedback_request
+
+    def encode_without(*args: Any) -> wire.FeedbackRequest:
+        request = encode(*args)
+        body = {name: value for name, value in json.loads(request.body).items() if name != "ClientToken"}
+        return request._replace(body=json.dumps(body).encode())
+
+    wire._feedback_request = encode_without
+
+
 # --- the worker process ----------------------------------------------------------------------------------------------
 
 
-def work(outbox: Path, computed: Path) -> None:
+def place_kills(share: float, seed: int, log: Path) -> None:
+    """Let this process kill itself before or after `share` of all writes to an outbox, whichever write comes."""
+    draw = random.Random(f"{seed} {os.getpid()}")
+
+    def killing(name: str, write: Callable[..., Any]) -> Callable[..., Any]:
+        def written(*args: Any, **kwargs: Any) -> Any:
+            before, after = draw.random() < share / 2, draw.random() < share / 2
+            if before:
+                _kill_self(log, f"before {name}")
+            result = write(*args, **kwargs)
+            if after:
+                _kill_self(log, f"after {name} {_kind(result)}".strip())
+            return result
+
+        return written
+
+    for name in ("receive", "update"):
+        setattr(Outbox, name, killing(name, getattr(Outbox, name)))
+
+
+def _kind(result: object) -> str:
+    """Name a write by how far the two calls are after it."""
+    decision = result[-1] if isinstance(result, list) and result else None
+    return f"seal {decision.seal.value}, reward {decision.reward.value}" if isinstance(decision, Decision) else ""
+
+
+def _kill_self(log: Path, place: str) -> None:
+    with log.open("a") as file:
+        file.write(place + "\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def work(folder: Path, kills: float, seed: int) -> None:
     """Run payloads from stdin, one a line, and acknowledge each on stdout."""
     lock = threading.Lock()
-    log = computed.open("a")
+    log = (folder / "computed.jsonl").open("a")
     session = requests.Session()
     adapter = requests.adapters.HTTPAdapter(pool_maxsize=THREADS)
     session.mount("http://", adapter)
+    place_kills(kills, seed, folder / "kills.txt")
+    forget_tokens()
 
     def client(request: Any) -> RolloutFeedbackClient:
-        return RolloutFeedbackClient(request, outbox=outbox, backoff=Backoff(base_seconds=0.01), max_attempts=3)
+        return RolloutFeedbackClient(
+            request, outbox=folder / "outbox.db", backoff=Backoff(base_seconds=0.01), max_seconds=5.0
+        )
 
     @rft_handler(client=client)
     def handler(payload: dict[str, Any]) -> float:
@@ -98,12 +153,15 @@ def work(outbox: Path, computed: Path) -> None:
 class Platform:
     """Delivers payloads until each is acknowledged, to workers that it kills."""
 
-    def __init__(self, payloads: list[dict[str, Any]], folder: Path, rng: random.Random, longest_life: float) -> None:
+    def __init__(
+        self, payloads: list[dict[str, Any]], folder: Path, rng: random.Random, longest_life: float, options: list[str]
+    ) -> None:
         self.waiting = {payload["metadata"]["rolloutId"]: payload for payload in payloads}
         self.kills = 0
         self._folder = folder
         self._random = rng
         self._longest_life = longest_life
+        self._options = options
 
     def run(self) -> None:
         """Start workers and kill them until nothing is left to deliver."""
@@ -111,18 +169,18 @@ class Platform:
             self._run_worker(lifetime_seconds=self._random.uniform(0.2, self._longest_life))
 
     def _run_worker(self, lifetime_seconds: float) -> None:
-        command = [sys.executable, __file__, "--worker", str(self._folder)]
+        command = [sys.executable, __file__, "--worker", str(self._folder), *self._options]
         worker = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, args=(worker, lines), daemon=True).start()
         threading.Thread(target=self._write, args=(worker, list(self.waiting.values())), daemon=True).start()
-        deadline, begun = math.inf, False
+        deadline, begun, killed = math.inf, False, False
         while True:
             remaining = deadline - time.monotonic()
             if remaining <= 0 and worker.poll() is None:
                 worker.send_signal(signal.SIGKILL)
                 self.kills += 1
-                deadline = math.inf
+                deadline, killed = math.inf, True
             try:
                 line = lines.get(timeout=min(max(remaining, 0.0), 60.0))
             except queue.Empty:
@@ -133,7 +191,10 @@ class Platform:
             if not begun:
                 begun, deadline = True, time.monotonic() + lifetime_seconds
             self.waiting.pop(line.strip(), None)
-        worker.wait()
+        status = worker.wait()
+        if status not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"the worker ended with status {status}")
+        self.kills += status != 0 and not killed
 
     @staticmethod
     def _read(worker: subprocess.Popen[str], lines: queue.SimpleQueue[str | None]) -> None:
@@ -153,7 +214,7 @@ class Platform:
             pass
 
 
-def measure(rollouts: int, faulty: float, seed: int, longest_life: float) -> dict[str, Any]:
+def measure(rollouts: int, faulty: float, kills: float, seed: int, longest_life: float) -> dict[str, Any]:
     """Run everything and count."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -161,7 +222,8 @@ def measure(rollouts: int, faulty: float, seed: int, longest_life: float) -> dic
         with LocalRuntime(policy=_answer, faults=trouble) as runtime:
             payloads = [runtime.new_rollout(f"rollout {number}") for number in range(rollouts)]
             began = time.perf_counter()
-            platform = Platform(payloads, folder, random.Random(seed), longest_life)
+            options = ["--kills", str(kills), "--seed", str(seed)]
+            platform = Platform(payloads, folder, random.Random(seed), longest_life, options)
             platform.run()
             outbox = Outbox(folder / "outbox.db")
             left_for_drain = outbox.ledger().pending
@@ -175,12 +237,15 @@ def measure(rollouts: int, faulty: float, seed: int, longest_life: float) -> dic
         for line in (folder / "computed.jsonl").read_text().splitlines():
             trajectory_id, reward = _parse(line)
             computed[trajectory_id].add(reward)
+        kill_log = folder / "kills.txt"
+        killed = kill_log.read_text() if kill_log.exists() else ""
         decided = {entry.metadata.trajectory_id: entry.rewards for entry in outbox.entries()}
         ledger = outbox.ledger()
         outbox.close()
     return {
         "rollouts": rollouts,
         "kills": platform.kills,
+        "killed": dict(Counter(killed.splitlines()).most_common()),
         "faults_injected": sum(trouble.injected.values()),
         "run_more_than_once": sum(count > 1 for count in runs.values()),
         "left_for_drain": left_for_drain,
@@ -192,6 +257,7 @@ def measure(rollouts: int, faulty: float, seed: int, longest_life: float) -> dic
         ),
         "ledger": ledger._asdict(),
         "ledger_balances": ledger.balances and ledger.rewarded == rollouts,
+        "ledger_equals_runtime": decided == delivered,
         "seconds": round(seconds, 1),
     }
 
@@ -210,9 +276,11 @@ def _parse(line: str) -> tuple[str, float]:
 
 def main() -> None:
     """Print the counts; exit 1 unless nothing was lost, doubled or changed and the ledger balances."""
+    logging.getLogger("aws_rft_sdk").addHandler(logging.NullHandler())  # trouble is what this is about
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rollouts", type=int, default=10_000)
     parser.add_argument("--faulty", type=float, default=0.3, help="share of feedback calls that fail")
+    parser.add_argument("--kills", type=float, default=0.005, help="share of writes to the outbox that a kill is at")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--longest-life", type=float, default=3.0, help="seconds after which a worker is killed at last"
@@ -220,12 +288,14 @@ def main() -> None:
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
-        work(arguments.worker / "outbox.db", arguments.worker / "computed.jsonl")
+        work(arguments.worker, arguments.kills, arguments.seed)
         return
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
-    result = measure(arguments.rollouts, arguments.faulty, arguments.seed, arguments.longest_life)
+    forget_tokens()
+    result = measure(arguments.rollouts, arguments.faulty, arguments.kills, arguments.seed, arguments.longest_life)
     print(json.dumps(result, indent=2))
-    sys.exit(any(result[name] for name in ("lost", "doubled", "changed")) or not result["ledger_balances"])
+    wrong = any(result[name] for name in ("lost", "doubled", "changed"))
+    sys.exit(wrong or not (result["ledger_balances"] and result["ledger_equals_runtime"]))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk.client import RolloutFeedbackClient
+from aws_rft_sdk.feedback.outbox import Outbox
 
 JOB_ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/my-job"
 
@@ -288,6 +290,23 @@ class AtMost(Backoff):
 AT_ONCE = Backoff(base_seconds=0, cap_seconds=0)
 ONCE = AtMost(attempts=1)
 TWICE = AtMost(attempts=2)
+
+
+def leave_pending(
+    outbox: Outbox, client: RolloutFeedbackClient, rewards: tuple[float, ...] = (1.0,), *, failures: int = 0
+) -> None:
+    """Leave a decision in an outbox, as a process does that is killed before it sends anything.
+
+    Args:
+        outbox: The outbox.
+        client: Names the trajectory and its endpoint.
+        rewards: The decision.
+        failures: Deliveries that have failed before.
+    """
+    about = (client.metadata, client.endpoint, "sigv4")
+    outbox.update(*about, lambda before: before.decide(client.metadata.trajectory_id, "ready", rewards))
+    for _ in range(failures):
+        outbox.update(*about, error="on purpose")
 
 
 class FakeClock:

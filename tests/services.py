@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from fakes import JOB_ARN
 
@@ -113,7 +114,7 @@ class TokenlessService:
             self.trajectories[trajectory_id].state = state
 
     def handle(self, path: str, body: dict[str, Any]) -> tuple[Trouble, int]:
-        generation, kind = _CALLS[path]
+        generation, kind = _CALLS[urlsplit(path).path]  # a whole URL, when it stands in for a proxy
         trajectory_id = body["TrajectoryId"]
         with self._lock:
             self.calls.append((trajectory_id, kind))

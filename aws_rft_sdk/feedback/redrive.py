@@ -189,7 +189,13 @@ class Redriver:
             except Exception as error:
                 # A handler that needs the outbox says so itself; here it is enough not to fill the log.
                 pause = min(2 * pause, MAX_PAUSE_SECONDS)
-                logger.warning("outbox=<%s>, error=<%s> | tried again in %.0f s", self._outbox.path, error, pause)
+                logger.warning(
+                    "outbox=<%s>, error=<%s: %s> | tried again in %.0f s",
+                    self._outbox.path,
+                    type(error).__name__,
+                    error,
+                    pause,
+                )
             if self._stopping.wait(pause):
                 return
 

@@ -2,6 +2,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from fakes import leave_pending
 
 from aws_rft_sdk import LocalRuntime, RolloutFeedbackClient
 from aws_rft_sdk.cli import main
@@ -26,9 +27,7 @@ def run(*arguments):
 
 
 def pend(outbox, payload, rewards=(0.5,)):
-    """Decide, as a process does that is killed before it sends anything."""
-    client = RolloutFeedbackClient(payload)
-    outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", rewards)
+    leave_pending(outbox, RolloutFeedbackClient(payload), rewards)
 
 
 def test_status_when_something_is_pending_then_the_sums_balance_and_exit_status_is_one(runtime, outbox):
@@ -82,7 +81,8 @@ def test_outbox_when_it_does_not_exist_then_usage_error_and_none_is_made(tmp_pat
 
 def test_status_when_an_error_looks_like_markup_then_it_is_shown_as_it_is(runtime, outbox):
     pend(outbox, runtime.new_rollout("a"))
-    outbox.postpone(outbox.entries()[0].metadata, "[/red] not [bold]markup", maybe_sent=False)
+    (entry,) = outbox.entries()
+    outbox.update(entry.metadata, entry.endpoint, entry.auth, error="[/red] not [bold]markup")
 
     result = run("status", outbox.path)
 

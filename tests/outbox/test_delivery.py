@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 import requests
-from fakes import ONCE, TWICE, refused_endpoint
+from fakes import ONCE, TWICE, leave_pending, refused_endpoint
 
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
 from aws_rft_sdk._backoff import Backoff
@@ -47,16 +47,6 @@ def runtime():
 
 def client_of(payload, outbox, **options):
     return RolloutFeedbackClient(payload, outbox=outbox, **{"backoff": NOW, **options})
-
-
-def decide(outbox, client, rewards=(1.0,), completion="ready"):
-    """Leave a decision in the outbox, as a process does that is killed before it sends anything."""
-    outbox.update(
-        client.metadata,
-        client.endpoint,
-        "sigv4",
-        lambda before: before.decide(client.metadata.trajectory_id, completion, rewards),
-    )
 
 
 def infer(payload):
@@ -284,10 +274,10 @@ def test_redriver_when_something_is_due_then_it_is_delivered_in_the_background(o
 def test_drain_when_some_cannot_be_delivered_then_the_others_are(runtime, outbox):
     with LocalRuntime() as gone:
         lost = gone.new_rollout("lost")
-        decide(outbox, client_of(lost, None))
+        leave_pending(outbox, client_of(lost, None))
     payload = runtime.new_rollout("p")
     good = client_of(payload, None)
-    decide(outbox, good, (0.5,))
+    leave_pending(outbox, good, (0.5,))
 
     assert deliver_pending(outbox) == Delivered(delivered=1, postponed=1)
     assert status_of(runtime, payload) == (REWARDED, (0.5,))
@@ -331,7 +321,7 @@ def test_drain_when_the_trajectory_is_gone_then_it_is_given_up_loudly(runtime, o
     payload = runtime.new_rollout("p")
     payload["metadata"]["rolloutId"] = "deleted"
     client = client_of(payload, None)
-    decide(outbox, client)
+    leave_pending(outbox, client)
 
     assert deliver_pending(outbox) == Delivered(delivered=0, postponed=0, refused=1)
     assert "refuses the feedback for good" in caplog.text
@@ -343,7 +333,7 @@ def test_drain_when_the_trajectory_is_gone_then_it_is_given_up_loudly(runtime, o
 def test_drain_when_the_process_was_killed_after_sending_then_already_done_counts_as_done(runtime, outbox, caplog):
     payload = runtime.new_rollout("p")
     client = client_of(payload, None, api="ga")
-    decide(outbox, client)
+    leave_pending(outbox, client)
     for _ in range(2):  # both calls are on their way, and nobody noted their answers
         outbox.update(client.metadata, client.endpoint, "sigv4", Decision.begin, lambda before: before)
         outbox.update(client.metadata, client.endpoint, "sigv4", lambda before: replace(before, reward=before.seal))
@@ -396,7 +386,7 @@ def test_decorating_when_an_earlier_process_left_something_then_it_is_delivered_
     client = client_of(payload, None)
     now = [1_000.0]
     outbox._clock = lambda: now[0]
-    decide(outbox, client)
+    leave_pending(outbox, client)
     now[0] += 3600.0
 
     rft_handler(outbox=outbox)(lambda payload: None)

@@ -75,10 +75,11 @@ with LocalRuntime(policy, faults=Watching(Fault("status", route="reward", status
         except Exception:
             pass
     import tempfile
+    from fakes import leave_pending
     from aws_rft_sdk.feedback.outbox import shared_outbox
     pending = RolloutFeedbackClient(runtime.new_rollout("pending"))
     outbox = shared_outbox(tempfile.mkdtemp() + "/outbox.db")
-    outbox.decide(pending.metadata, pending.endpoint, "sigv4", "ready", (1.0,))
+    leave_pending(outbox, pending)
     turns = [[turn.span_id for turn in t.turns] for t in runtime.trajectories()]
 
 spans = [

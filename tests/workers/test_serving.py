@@ -31,10 +31,11 @@ AWS_RFT = [sys.executable, "-c", "from aws_rft_sdk.cli import main; main()"]
 HANDLER = """
 import requests
 from aws_rft_sdk import RFTContext, rft_handler
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
 
 def client(request):
-    return RolloutFeedbackClient(request, backoff=TWICE)
+    return RolloutFeedbackClient(request, backoff=Backoff(base_seconds=0.01), max_seconds=2.0)
 
 @rft_handler(client=client)
 def handler(payload):

@@ -11,6 +11,7 @@ from collections import Counter
 
 import pytest
 from click.testing import CliRunner
+from fakes import leave_pending
 
 from aws_rft_sdk import RolloutFeedbackClient
 from aws_rft_sdk.cli import main
@@ -113,9 +114,7 @@ def test_sqs_worker_when_terminated_then_it_finishes_first(aws, make_queue, star
 def test_sqs_worker_when_it_ends_then_the_outbox_is_flushed(aws, make_queue, start, tmp_path):
     with LocalRuntime(auth="none") as runtime:
         client = RolloutFeedbackClient(runtime.new_rollout("q"), outbox=tmp_path / "outbox.db")
-        client.outbox.decide(client.metadata, client.endpoint, "sigv4", "ready", (0.25,))
-        for _ in range(12):  # its next attempt is not due for minutes
-            client.outbox.postpone(client.metadata, "on purpose", maybe_sent=False)
+        leave_pending(client.outbox, client, (0.25,), failures=12)  # its next attempt is not due for minutes
         worker = start("sqs", make_queue(), "HANDLER", "--outbox", str(tmp_path / "outbox.db"))
         eventually(lambda: "receiving rollouts" in (tmp_path / "0.log").read_text())
         assert rewards(runtime) == [None]
