@@ -79,6 +79,8 @@ class Rollout:
     def received(self) -> None:
         """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs.
 
+        If the trajectory was decided before, this ends the rollout. Then `repeated` is what the handler returns.
+
         Raises:
             ShuttingDownError: This process begins no more rollouts.
             OutboxError: The outbox cannot be written.
@@ -112,6 +114,7 @@ class Rollout:
         self.repeated = result_of(decision)
         if decision.outcome is Outcome.PENDING:
             self._tolerate(client.deliver_outstanding)
+        self.finished(None)
 
     def finished(self, result: object) -> None:
         """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""

@@ -13,9 +13,11 @@ import pytest
 from fakes import Service
 
 from aws_rft_sdk import AsyncRolloutFeedbackClient, RFTContext, RolloutFeedbackClient, rft_handler
+from aws_rft_sdk.context import collecting
 from aws_rft_sdk.errors import ConfigurationError, PayloadError, RewardError
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
 from aws_rft_sdk.feedback.redrive import stop_in_background
+from aws_rft_sdk.lifecycle.one_rollout import running
 
 from .handler_kinds import KINDS, async_generator, call, coroutine, generator, returns_coroutine, sync
 
@@ -460,3 +462,15 @@ rft_handler(client=Client, require_turns=False)(lambda payload: 1.0)(payload)
     done = subprocess.run([sys.executable, "-X", "dev", "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout.strip()) == (0, "rewarded (1.0,)"), done.stderr
     assert "loop" not in done.stderr
+
+
+@every_kind
+def test_outbox_when_the_trajectory_was_decided_before_then_whoever_collects_rollouts_learns_of_it(
+    kind: Any, path: Any, service: Service
+) -> None:
+    handler = kind(rewarded, outbox=path)
+    call(handler, service.payload())
+    with collecting() as contexts:
+        call(handler, service.payload())
+    assert [context.outcome for context in contexts] == ["repeated"]
+    assert running() == []
