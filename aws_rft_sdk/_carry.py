@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
 import functools
 import inspect
@@ -42,8 +41,11 @@ def _kept_within(context: contextvars.Context, result: object) -> object:
         return _steps(context, result)
     if inspect.isasyncgen(result):
         return _async_steps(context, result)
-    if inspect.isawaitable(result) and not isinstance(result, asyncio.Future):  # tasks have a context of their own
-        return _awaiting(context, result)
+    if inspect.isawaitable(result):
+        import asyncio  # here, since functions that return no awaitable do without it
+
+        # A task has a context of its own.
+        return result if asyncio.isfuture(result) else _awaiting(context, result)
     return result
 
 

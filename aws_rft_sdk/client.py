@@ -15,6 +15,7 @@ from aws_rft_sdk._decision import Completion, Decision
 from aws_rft_sdk.context import RFTContext, request_of, share_holder
 from aws_rft_sdk.credentials import Credentials, CredentialSource
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.feedback.defaults import client_defaults
 from aws_rft_sdk.feedback.delivery import Holder, Memory, OnDisk, deliver
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
@@ -92,11 +93,12 @@ class RolloutFeedbackClient:
         self.endpoint: Endpoint = resolve_endpoint(
             self.metadata, endpoint=endpoint, region=region, api=api, trusted_endpoints=trusted_endpoints
         )
-        self.outbox = shared_outbox(outbox)
+        defaults = client_defaults.get()
+        self.outbox = shared_outbox(defaults.outbox if outbox is None else outbox)
         http, credentials = _split_session(session)
         self._sender = Sender(
             self.endpoint,
-            resolve_auth(auth),
+            resolve_auth(defaults.auth if auth is None else auth),
             self.metadata.trajectory_id,
             credentials=credentials,
             session=http,

@@ -370,10 +370,6 @@ def request_of(source: Source) -> RolloutRequest:
     Raises:
         PayloadError: There is neither a job ARN nor a trajectory id, or one of the fields is malformed.
     """
-    if isinstance(source, RolloutRequest):
-        return source
-    if isinstance(source, RolloutMetadata):
-        return RolloutRequest(None, source)
     request = RolloutRequest.parse(source) or RolloutRequest.parse({"metadata": source})
     if request is None:
         raise PayloadError("metadata is missing: there is neither a job ARN nor a trajectory id", field="metadata")

@@ -1,4 +1,4 @@
-"""OpenTelemetry spans and metrics, through the API alone: where no SDK is configured all of this does nothing.
+"""OpenTelemetry spans and metrics, through the API alone: if no SDK is configured, all of this does nothing.
 
 One trace for each rollout: `rft.rollout`, below it the spans of the agent (Strands makes its own) and `rft.feedback`.
 Names follow OpenTelemetry's conventions where there are any: `error.type`, `gen_ai.*`, `server.address`, `url.full`.
@@ -6,50 +6,87 @@ Names follow OpenTelemetry's conventions where there are any: `error.type`, `gen
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, MutableMapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
-from opentelemetry import metrics, propagate, trace
-from opentelemetry.trace import Span, SpanKind, StatusCode
-
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.types import RolloutRequest
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Observation
+    from opentelemetry.trace import Span
 
 _NAME = "aws_rft_sdk"
 
 
-_tracer = trace.get_tracer(_NAME)
-_meter = metrics.get_meter(_NAME)
-
-_rollouts = _meter.create_counter("rft.rollouts", unit="{rollout}", description="Rollouts that ended, by outcome")
-_rewards = _meter.create_histogram("rft.reward", unit="1", description="Rewards delivered, summed over the turns")
-_feedback_seconds = _meter.create_histogram(
-    "rft.feedback.duration", unit="s", description="Feedback calls with all their attempts, by operation and outcome"
-)
-_retries = _meter.create_counter("rft.feedback.retries", unit="{request}", description="Feedback requests sent again")
-_untracked = _meter.create_counter(
-    "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
-)
 _outboxes: dict[str, Callable[[], Callable[[], int] | None]] = {}
 
 
-def _observe_outboxes(options: metrics.CallbackOptions) -> Iterator[metrics.Observation]:
-    for path, reference in list(_outboxes.items()):
-        count_pending = reference()
-        if count_pending is not None:
-            yield metrics.Observation(count_pending(), {"rft.outbox": path})
+class _OpenTelemetry:
+    """The API and our instruments, imported when they are first used: importing the API takes tens of milliseconds."""
+
+    def __init__(self) -> None:
+        from opentelemetry import metrics, propagate, trace
+
+        self.trace, self.inject, self._observation = trace, propagate.inject, metrics.Observation
+        self.tracer = trace.get_tracer(_NAME)
+        meter = metrics.get_meter(_NAME)
+        self.rollouts = meter.create_counter(
+            "rft.rollouts", unit="{rollout}", description="Rollouts that ended, by outcome"
+        )
+        self.rewards = meter.create_histogram(
+            "rft.reward", unit="1", description="Rewards delivered, summed over the turns"
+        )
+        self.feedback_seconds = meter.create_histogram(
+            "rft.feedback.duration",
+            unit="s",
+            description="Feedback calls with all their attempts, by operation and outcome",
+        )
+        self.retries = meter.create_counter(
+            "rft.feedback.retries", unit="{request}", description="Feedback requests sent again"
+        )
+        self.untracked = meter.create_counter(
+            "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
+        )
+        meter.create_observable_gauge(
+            "rft.outbox.pending",
+            [self._observe_outboxes],
+            unit="{trajectory}",
+            description="Trajectories decided and not confirmed, by outbox",
+        )
+
+    def _observe_outboxes(self, options: CallbackOptions) -> Iterator[Observation]:
+        for path, reference in list(_outboxes.items()):
+            count_pending = reference()
+            if count_pending is not None:
+                yield self._observation(count_pending(), {"rft.outbox": path})
 
 
-_meter.create_observable_gauge(
-    "rft.outbox.pending",
-    [_observe_outboxes],
-    unit="{trajectory}",
-    description="Trajectories decided and not confirmed, by outbox",
-)
+_loaded: _OpenTelemetry | None = None
+_lock = threading.Lock()  # an SDK warns of instruments that are made twice
+
+
+def load() -> _OpenTelemetry:
+    """Return OpenTelemetry's API and our instruments. The first call imports the API."""
+    global _loaded
+    if _loaded is None:
+        with _lock:
+            if _loaded is None:
+                _loaded = _OpenTelemetry()
+    return _loaded
+
+
+@in_forked_child
+def _forget_after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
 
 
 def start_rollout(request: RolloutRequest) -> Span:
     """Begin the span of a rollout. Whoever begins it ends it with `end_rollout`."""
-    return _tracer.start_span(
+    return load().tracer.start_span(
         "rft.rollout",
         attributes={
             "gen_ai.operation.name": "invoke_agent",
@@ -62,17 +99,22 @@ def start_rollout(request: RolloutRequest) -> Span:
 
 def span_id(span: Span) -> str | None:
     """Return the id of a span as 16 hexadecimal digits, None unless it is recording."""
-    return trace.format_span_id(span.get_span_context().span_id) if span.is_recording() else None
+    return load().trace.format_span_id(span.get_span_context().span_id) if span.is_recording() else None
 
 
 def recording_span_id() -> str | None:
     """Return the id of the current span, None unless it is recording."""
-    return span_id(trace.get_current_span())
+    return span_id(load().trace.get_current_span())
 
 
-def current(span: Span) -> AbstractContextManager[Span]:
+def current(span: Span) -> AbstractContextManager[object]:
     """Return a context manager that makes `span` the current one without ending it."""
-    return trace.use_span(span, end_on_exit=False, record_exception=False, set_status_on_exception=False)
+    if not span.get_span_context().is_valid:
+        return nullcontext()  # there is no SDK, so there is nothing that a span below could belong to
+    using: AbstractContextManager[object] = load().trace.use_span(
+        span, end_on_exit=False, record_exception=False, set_status_on_exception=False
+    )
+    return using
 
 
 def end_rollout(
@@ -90,29 +132,32 @@ def end_rollout(
         outcome: "completed", "failed", "deferred", "repeated", "refused" or "unreported".
         turns: Inference calls that began, that were answered, that failed, and of the failed ones that may have been
             sampled.
-        rewards: What was delivered, None for nothing.
-        error: What the handler or the report of it raised, None for nothing.
+        rewards: What was delivered, None if nothing was.
+        error: What the handler or its report raised, None if neither raised.
     """
+    telemetry = load()
     attributes: dict[str, str] = {"rft.outcome": outcome}
     if error is not None:
         attributes["error.type"] = type(error).__qualname__
-        span.set_status(StatusCode.ERROR, type(error).__qualname__)
-    span.set_attributes(attributes)
-    begun, _, failed, unsure = turns
-    span.set_attributes({"rft.turns": begun, "rft.turns.failed": failed, "rft.turns.unsure": unsure})
+        span.set_status(telemetry.trace.StatusCode.ERROR, type(error).__qualname__)
+    if span.is_recording():
+        begun, _, failed, unsure = turns
+        counts = {"rft.turns": begun, "rft.turns.failed": failed, "rft.turns.unsure": unsure}
+        span.set_attributes({**attributes, **counts})
     if rewards is not None:
         span.set_attribute("rft.reward", sum(rewards))
-        _rewards.record(sum(rewards))
-    _rollouts.add(1, attributes)
+        telemetry.rewards.record(sum(rewards))
+    telemetry.rollouts.add(1, attributes)
     span.end()
 
 
 @contextmanager
 def feedback(operation: str, trajectory_id: str, endpoint: str) -> Iterator[Span]:
     """Trace one logical feedback call, "complete" or "reward"."""
-    with _tracer.start_as_current_span(
+    telemetry = load()
+    with telemetry.tracer.start_as_current_span(
         "rft.feedback",
-        kind=SpanKind.CLIENT,
+        kind=telemetry.trace.SpanKind.CLIENT,
         attributes={"rft.feedback.operation": operation, "rft.trajectory_id": trajectory_id, "url.full": endpoint},
         record_exception=False,
     ) as span:
@@ -131,9 +176,9 @@ def end_feedback(span: Span, operation: str, outcome: str, *, attempts: int, sec
     """
     span.set_attributes({"rft.feedback.attempts": attempts, "rft.feedback.outcome": outcome})
     attributes = {"rft.feedback.operation": operation, "rft.feedback.outcome": outcome}
-    _feedback_seconds.record(seconds, attributes)
+    load().feedback_seconds.record(seconds, attributes)
     if attempts > 1:
-        _retries.add(attempts - 1, {"rft.feedback.operation": operation})
+        load().retries.add(attempts - 1, {"rft.feedback.operation": operation})
 
 
 def observe_outbox(path: str, reference: Callable[[], Callable[[], int] | None]) -> None:
@@ -143,14 +188,15 @@ def observe_outbox(path: str, reference: Callable[[], Callable[[], int] | None])
         path: Names the outbox.
         reference: A weak reference to what counts the trajectories that are decided and not confirmed.
     """
+    load()
     _outboxes[path] = reference
 
 
 def count_untracked() -> None:
-    """Count a rollout of which no inference call was tracked."""
-    _untracked.add(1)
+    """Count a rollout without one tracked inference call."""
+    load().untracked.add(1)
 
 
 def inject(headers: MutableMapping[str, str]) -> None:
     """Add the W3C `traceparent` of the current span, so that the service's traces join ours. Nothing without one."""
-    propagate.inject(headers)
+    load().inject(headers)

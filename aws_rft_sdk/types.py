@@ -129,7 +129,8 @@ class RolloutRequest:
         PascalCase ones, `instance` for `prompt`, and any of them as a JSON string under `body`.
 
         Args:
-            payload: What the agent was called with, of any type. A request comes back as it is.
+            payload: What the agent was called with, of any type. A request comes back as it is, and `RolloutMetadata`
+                becomes a request without a prompt.
 
         Returns:
             The request, or None for ordinary traffic: no `metadata` object with a known job or trajectory key.
@@ -137,8 +138,10 @@ class RolloutRequest:
         Raises:
             PayloadError: It is a rollout and malformed; `.field` is the path of the culprit as the payload spells it.
         """
-        if isinstance(payload, cls):
+        if isinstance(payload, RolloutRequest):
             return payload
+        if isinstance(payload, RolloutMetadata):
+            return cls(prompt=None, metadata=payload)
         # Ordinary traffic pays for no more than this line.
         if type(payload) is dict and "metadata" not in payload and "body" not in payload and "Metadata" not in payload:
             return None

@@ -1,7 +1,7 @@
 """Runs a handler of any kind once, within a deadline, and tells what became of the rollout.
 
-Drivers and workers share it. Coroutines run in the caller's event loop, all else in a thread of its own: a pool would
-let functions that hang starve the others, and would keep the process from ending.
+Drivers and workers share it. Coroutines run in the caller's event loop. Each other function runs in a thread of its
+own: in a pool, functions that hang would starve the others and keep the process from ending.
 """
 
 from __future__ import annotations
@@ -14,17 +14,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
+from aws_rft_sdk import telemetry
 from aws_rft_sdk.context import RFTContext, collecting
 from aws_rft_sdk.errors import RolloutTimeoutError
+from aws_rft_sdk.feedback import sending
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.lifecycle import one_rollout
+from aws_rft_sdk.lifecycle.kinds import runs_in_loop
 from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.types import RolloutRequest, RolloutResult
 
 Handler = Callable[[dict[str, Any]], Any]
 
 _CANCEL_SECONDS = 5.0
-"""For a coroutine to end after it was cancelled. Past it, the coroutine is left to itself."""
+"""For a coroutine to end after it was cancelled. After that we stop waiting for it."""
 
 
 def _is_over() -> bool:
@@ -35,11 +38,11 @@ class Ended(NamedTuple):
     """What became of one run of a handler."""
 
     result: object
-    """What it returned; of a generator, the last item that can carry a reward. None when it raised."""
+    """What it returned; for a generator, the last item that can carry a reward. None if it raised."""
     error: BaseException | None
-    """What it raised, or `RolloutTimeoutError`; None when it returned."""
+    """What it raised, or `RolloutTimeoutError`; None if it returned."""
     context: RFTContext | None
-    """The rollout: its turns, and what was reported. None for production traffic, and when the handler bound none."""
+    """The rollout: its turns, and what was reported. None for production traffic, and if the handler bound none."""
     seconds: float
     """From the call until the feedback was delivered."""
     lingers: Callable[[], bool] = _is_over
@@ -49,10 +52,11 @@ class Ended(NamedTuple):
 async def run_handler(
     handler: Handler, payload: Mapping[str, Any], *, deadline_seconds: float | None = None, trajectory_id: str | None
 ) -> Ended:
-    """Run a handler with a payload. What it raises is part of the answer.
+    """Run a handler with a payload. What the handler raises is part of the answer.
 
-    At the deadline the rollout is reported as `on_error` of its handler says, for a `RolloutTimeoutError`. A coroutine
-    is cancelled; a thread cannot be, so it may go on, and what it returns is ignored.
+    At the deadline the rollout is reported with a `RolloutTimeoutError`, as `on_error` of its handler says. A coroutine
+    is cancelled. A thread cannot be cancelled, so it may keep running, and what it returns is ignored. What the first
+    feedback call needs is imported before the deadline starts.
 
     Args:
         handler: A function of any kind. It gets a copy of the payload.
@@ -63,6 +67,8 @@ async def run_handler(
     Raises:
         CancelledError: The caller was cancelled; the rollout is reported as an error.
     """
+    if trajectory_id is not None and not _warm.is_set():
+        await off_the_loop(_warm_up)
     began = time.perf_counter()
     lingers: Callable[[], bool] = _is_over
     threads: list[threading.Thread] = []
@@ -92,11 +98,6 @@ def trajectory_id_of(payload: object) -> str | None:
     return None if request is None else request.trajectory_id
 
 
-def runs_in_loop(handler: Handler) -> bool:
-    """Whether a handler is a coroutine function or an async generator function, as opposed to one for a thread."""
-    return _is(inspect.iscoroutinefunction, handler) or _is(inspect.isasyncgenfunction, handler)
-
-
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error, what caused it and what it was raised in the course of, each once."""
     waiting, seen = [error], set[int]()
@@ -106,6 +107,15 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
             seen.add(id(item))
             yield item
             waiting += [item.__cause__, item.__context__]
+
+
+_warm = threading.Event()
+
+
+def _warm_up() -> None:
+    telemetry.load()
+    sending.warm_up()
+    _warm.set()
 
 
 class _Outcome(NamedTuple):
@@ -120,7 +130,7 @@ async def _time_out(
 ) -> _Outcome:
     error = RolloutTimeoutError(f"the rollout was not over after {deadline_seconds:g} s, its deadline")
     in_time = not await _end_early(work, contexts, error)
-    # It may have been delivering its reward at the deadline: then that is what became of it.
+    # If it was delivering its reward at the deadline, that reward counts.
     return work.result() if in_time and work.done() else _Outcome(error=error)
 
 
@@ -170,7 +180,3 @@ def _call_plain(handler: Handler, payload: dict[str, Any]) -> _Outcome:
 
 def _last(items: list[Any]) -> object:
     return next((item for item in reversed(items) if isinstance(item, Mapping | RolloutResult)), None)
-
-
-def _is(kind: Callable[[Any], bool], handler: Handler) -> bool:
-    return kind(handler) or kind(getattr(handler, "__call__", None))  # noqa: B004 - its kind, not whether it has one

@@ -28,7 +28,7 @@ from aws_rft_sdk.errors import (
 )
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox
-from aws_rft_sdk.lifecycle.options import Options
+from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
 from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
 from aws_rft_sdk.wire import FAILED
 
@@ -45,9 +45,9 @@ _NO_TRACKED_TURNS = (
 class Rollout:
     """One run of a handler: what is decided, in which order, and what is reported."""
 
-    def __init__(self, options: Options, request: RolloutRequest) -> None:
+    def __init__(self, options: Options, request: RolloutRequest, client: FeedbackClient) -> None:
         self._options = options
-        self._client = options.client_for(request)
+        self._client = client
         self._process = os.getpid()
         self._claimed = False  # by the first of `finished` and `give_up`, which a shutdown may call meanwhile
         self._ended = threading.Event()
@@ -78,6 +78,8 @@ class Rollout:
 
     def received(self) -> None:
         """Enter the trajectory in the outbox, if there is one. Blocks; comes before the function runs.
+
+        If the trajectory was decided before, this ends the rollout. Then `repeated` is what the handler returns.
 
         Raises:
             ShuttingDownError: This process begins no more rollouts.
@@ -112,6 +114,7 @@ class Rollout:
         self.repeated = result_of(decision)
         if decision.outcome is Outcome.PENDING:
             self._tolerate(client.deliver_outstanding)
+        self.finished(None)
 
     def finished(self, result: object) -> None:
         """Validate and report what the function returned. Blocks until it is delivered, or safe in the outbox."""
@@ -294,7 +297,8 @@ def _attach(error: BaseException, reporting: BaseException) -> None:
 
 _running: weakref.WeakSet[Rollout] = weakref.WeakSet()  # one that never ran, and is forgotten, is not running
 _stopping = threading.Event()
-_running_lock = threading.Lock()  # between the last look at the running ones and the first refusal none may slip in
+# Reentrant, since the garbage collector reports a rollout that nobody awaits, whatever its thread was about to do.
+_running_lock = threading.RLock()  # between the last look at the running ones and the first refusal none may slip in
 
 
 def stop_beginning() -> None:
@@ -318,5 +322,5 @@ def running() -> list[Rollout]:
 def _forget_after_fork() -> None:
     # The rollouts of the parent are not the child's, and nobody here would release the lock.
     global _running_lock
-    _running_lock = threading.Lock()
+    _running_lock = threading.RLock()
     _running.clear()

@@ -2,62 +2,168 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from typing import Literal, Protocol
+import copy
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
-from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
-from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.feedback.outbox import Outbox
-from aws_rft_sdk.types import RolloutRequest
+from aws_rft_sdk.client import AsyncRolloutFeedbackClient, Rewards, RolloutFeedbackClient
+from aws_rft_sdk.errors import ConfigurationError, RFTError
+from aws_rft_sdk.feedback.defaults import Defaults, client_defaults
+from aws_rft_sdk.feedback.outbox import shared_outbox
+from aws_rft_sdk.lifecycle.threads import wait_in
+from aws_rft_sdk.settings import resolve_auth
+from aws_rft_sdk.types import RolloutRequest, parse_reward
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 class FeedbackClient(Protocol):
-    """What the lifecycle needs of a client. `RolloutFeedbackClient` is one."""
+    """What the lifecycle calls of a feedback client. Each method may be a coroutine function."""
 
-    def report_complete(self, reward: Rewards) -> None:
+    def report_complete(self, reward: Rewards, /) -> Awaitable[None] | None:
         """Seal the trajectory and deliver its reward."""
 
-    def update_reward(self, reward: Rewards) -> None:
+    def update_reward(self, reward: Rewards, /) -> Awaitable[None] | None:
         """Deliver the reward of a trajectory that is sealed already."""
 
-    def report_error(self, error: BaseException | str, reward: Rewards | None = None) -> None:
-        """Seal the trajectory and deliver the floor reward, or seal it as failed when `reward` is None."""
+    def report_error(self, error: BaseException | str, reward: Rewards | None = None, /) -> Awaitable[None] | None:
+        """Seal the trajectory and deliver the floor reward, or seal it as failed if `reward` is None."""
 
 
+_METHODS = ("report_complete", "update_reward", "report_error")
+ClientFactory = Callable[[RolloutRequest], FeedbackClient | Awaitable[FeedbackClient]]
 OnError = Literal["floor", "failed"] | Callable[[BaseException], Rewards | None]
 
 
 class Options:
-    """Options of one decorated function, and how a rollout of it begins."""
+    """Options of one decorated function.
+
+    Raises:
+        ConfigurationError: One of them is wrong.
+        RewardError: The floor reward is not a finite number.
+    """
 
     def __init__(
         self,
         on_error: OnError,
         floor_reward: float,
-        deferred: bool,
-        client: FeedbackClient | Callable[[RolloutRequest], FeedbackClient] | None,
+        reward: Literal["result", "deferred"],
+        client: ClientFactory | None,
         require_turns: bool,
-        outbox: Outbox | str | os.PathLike[str] | None,
+        defaults: Defaults,
     ) -> None:
-        self.outbox = outbox
+        if on_error not in ("floor", "failed") and not callable(on_error):
+            raise ConfigurationError(f"on_error is {on_error!r:.80}; it must be 'floor', 'failed' or a function")
+        if reward not in ("result", "deferred"):
+            raise ConfigurationError(f"reward is {reward!r:.80}; it must be 'result' or 'deferred'")
+        if defaults.auth is not None:
+            resolve_auth(defaults.auth)
+        if client is not None:
+            _check_factory(client)
         self.on_error = on_error
-        self.floor_reward = floor_reward
-        self.deferred = deferred
-        self.client = client
+        self.floor_reward = parse_reward(floor_reward)
+        self.deferred = reward == "deferred"
         self.require_turns = require_turns
+        self._make_client: ClientFactory = client or RolloutFeedbackClient
+        self._defaults = defaults
 
     def client_for(self, request: RolloutRequest) -> FeedbackClient:
-        """Return the feedback client of one rollout."""
-        client = self.client
-        if client is None:
-            return RolloutFeedbackClient(request, outbox=self.outbox)
-        if isinstance(client, type) or not hasattr(client, "report_complete"):
-            return client(request)
+        """Return the feedback client of one rollout. All its methods block.
+
+        Raises:
+            RFTError: The client cannot be made.
+        """
+        with self._making(request):
+            made = self._make_client(request)
+            return self._checked(wait_in(None, made) if inspect.isawaitable(made) else made, request, None)
+
+    async def client_in_loop(self, request: RolloutRequest) -> FeedbackClient:
+        """Like `client_for`, and coroutines of the client run in the running loop. Call its methods in a thread."""
+        import asyncio
+
+        with self._making(request):
+            made = self._make_client(request)
+            made = await made if inspect.isawaitable(made) else made
+            return self._checked(made, request, asyncio.get_running_loop())
+
+    @contextmanager
+    def _making(self, request: RolloutRequest) -> Iterator[None]:
+        token = client_defaults.set(self._defaults)
+        try:
+            yield
+        except RFTError:
+            raise
+        except Exception as error:
+            # The text of the error is left out, since it may hold a secret.
+            raise ConfigurationError(
+                f"client= raised {type(error).__name__} for trajectory {request.trajectory_id}"
+            ) from error
+        finally:
+            client_defaults.reset(token)
+
+    def _checked(
+        self, client: object, request: RolloutRequest, loop: asyncio.AbstractEventLoop | None
+    ) -> FeedbackClient:
+        kind = "None" if client is None else f"a {type(client).__name__}"
+        if isinstance(client, type) or not all(callable(getattr(client, name, None)) for name in _METHODS):
+            raise ConfigurationError(
+                f"client= returned {kind}, which is not a feedback client: it lacks the methods {', '.join(_METHODS)}. "
+                "For example client=lambda request: RolloutFeedbackClient(request)"
+            )
         metadata = getattr(client, "metadata", None)
         if metadata is not None and metadata.trajectory_id != request.trajectory_id:
             raise ConfigurationError(
-                f"client= is bound to trajectory {metadata.trajectory_id!r}, the payload is of "
-                f"{request.trajectory_id!r}; pass a function that makes a client: client=RolloutFeedbackClient"
+                f"client= returned a client of trajectory {metadata.trajectory_id!r} for {request.trajectory_id!r}. "
+                "Make a client for each request: client=lambda request: RolloutFeedbackClient(request)"
             )
-        return client  # type: ignore[return-value] # it has the method that makes it a client
+        blocking = _blocking(client, loop)
+        wanted = None if self._defaults.outbox is None else shared_outbox(self._defaults.outbox)
+        used = blocking.outbox if isinstance(blocking, RolloutFeedbackClient) else None
+        if wanted is not None and (used is None or used.path != wanted.path):
+            raise ConfigurationError(
+                f"client= returned {kind} {'without an' if used is None else 'with another'} outbox, and outbox= is "
+                "given. Return a RolloutFeedbackClient, which takes the outbox of its handler, or drop outbox="
+            )
+        return blocking
+
+
+def _blocking(client: object, loop: asyncio.AbstractEventLoop | None) -> FeedbackClient:
+    """Return a client whose methods block: what those of `client` await runs in the loop of another thread."""
+    if isinstance(client, RolloutFeedbackClient):
+        if any(inspect.iscoroutinefunction(getattr(client, name)) for name in _METHODS):
+            # The methods that it inherits would call its coroutine functions and not await them.
+            raise ConfigurationError(
+                f"{type(client).__name__} has coroutine methods; derive it from AsyncRolloutFeedbackClient"
+            )
+        return client
+    # A copy, since the methods of `client` may call those of the client it holds.
+    result: Any = copy.copy(client.blocking) if isinstance(client, AsyncRolloutFeedbackClient) else SimpleNamespace()
+    for name in _METHODS:
+        setattr(result, name, functools.partial(_call, loop, getattr(client, name)))
+    return cast(FeedbackClient, result)
+
+
+def _call(loop: asyncio.AbstractEventLoop | None, method: Callable[..., Any], *args: object) -> Any:
+    result = method(*args)
+    return wait_in(loop, result) if inspect.isawaitable(result) else result
+
+
+def _check_factory(client: object) -> None:
+    if not callable(client) or (not isinstance(client, type) and hasattr(client, "report_complete")):
+        raise ConfigurationError(
+            f"client= is a {type(client).__name__}; it must be a function that makes the client of a request. "
+            "Type client=RolloutFeedbackClient, or client=lambda request: my_client"
+        )
+    try:
+        inspect.signature(client).bind(None)
+    except TypeError as error:
+        raise ConfigurationError(
+            f"client= must take one argument, the RolloutRequest ({error}). Type client=lambda request: my_client"
+        ) from None
+    except ValueError:
+        pass  # a builtin without a signature

@@ -1,20 +1,20 @@
-"""Ends a process that runs rollouts in good order: when a platform reclaims its container, or at any other time.
+"""Ends a process that runs rollouts in good order, for example when a platform reclaims its container.
 
-New rollouts are refused, those in progress get a deadline, and what has not finished by then is reported as an error,
-so that nobody waits for it in vain. What cannot be delivered stays in the outbox.
+New rollouts are refused, and those in progress get a deadline. A rollout that does not finish in time is reported as an
+error, so that nobody waits for it in vain. Feedback that cannot be delivered stays in the outbox.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from types import FrameType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 GRACE_SECONDS = 25.0
 """Default for the whole shutdown: less than the 30 seconds after which most platforms kill."""
 REPORT_SHARE = 0.2
-"""Share of the grace period that is kept for reporting what did not finish."""
+"""Share of the grace period that is kept for reporting the rollouts that did not finish."""
 _POLL_SECONDS = 0.05
 _SHUT_DOWN = "the process was shut down before the rollout had finished"
 
@@ -36,22 +36,25 @@ class Drained(NamedTuple):
     finished: int
     """Ended by themselves."""
     given_up: int
-    """Still in progress at the deadline: reported as errors, or delivered if they had just finished; or, if that took
-    too long, neither."""
+    """Still in progress at the deadline. They are reported as errors, or delivered if they had just finished. If that
+    took too long, they are neither."""
 
 
 def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
     """Refuse new rollouts, wait for those in progress, and report those that do not finish in time. Blocks.
 
-    A rollout that is given up is reported as `on_error` of its handler says, for a `RolloutTimeoutError`; its function
-    may still be running, and what it returns is ignored. Not for the event loop that runs the handlers: call it in a
-    thread there. Safe to repeat.
+    A rollout that is given up is reported with a `RolloutTimeoutError`, as `on_error` of its handler says. Its function
+    may still be running, and what it returns is ignored. Call this in a thread if an event loop runs your handlers,
+    since the loop must go on meanwhile. Safe to repeat.
 
     Args:
-        grace_seconds: For all of it. A fifth is kept for reporting.
+        grace_seconds: Seconds for all of it. A fifth is kept for reporting.
 
     Returns:
         What became of the rollouts. New ones are still refused.
+
+    Raises:
+        ConfigurationError: The grace period is not a positive number.
     """
     check_seconds("grace_seconds", grace_seconds)
     end = time.monotonic() + grace_seconds
@@ -72,30 +75,30 @@ def give_up(rollouts: list[one_rollout.Rollout], end: float, why: str = _SHUT_DO
     error = RolloutTimeoutError(why)
     threads = ThreadPoolExecutor(min(32, len(rollouts)), thread_name_prefix="rft-shutdown")
     reports = [threads.submit(rollout.failed, error) for rollout in rollouts]
-    # Not for longer than the grace period: with an outbox, what is decided by then is delivered by the next process.
+    # With an outbox, the next process delivers what is decided by then.
     wait(reports, timeout=max(0.0, end - time.monotonic()))
     threads.shutdown(wait=False, cancel_futures=True)
 
 
 def drain_on_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
-    """From now on, `drain` at SIGTERM, then go on as the process would have without this: usually, end.
+    """From now on, `drain` at SIGTERM, then do what the process would have done without this: usually, end.
 
-    The process has ended when the grace period is over, whatever hangs. Call it in the main thread, after whatever else
-    handles the signal was installed: a server that installs a handler later takes this one's place, and then its own
-    hook for shutting down is where `drain` belongs.
+    The process has ended when the grace period is over, whatever hangs. Call it in the main thread, after everything
+    else that handles the signal. A server that installs its own handler later (uvicorn, gunicorn) replaces this one.
+    Call `drain` in the shutdown hook of such a server instead. A replaced handler is named in the log when the process
+    ends.
 
     Args:
-        grace_seconds: From the signal to the end of the process. Stay below what the platform allows.
+        grace_seconds: Seconds from the signal to the end of the process. Stay below what the platform allows.
 
     Raises:
-        ConfigurationError: Not in the main thread, or the grace period is no positive number.
+        ConfigurationError: Not in the main thread, or the grace period is not a positive number.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("drain_on_sigterm() sets a signal handler, so it must be called in the main thread")
     check_seconds("grace_seconds", grace_seconds)
-    before = signal.getsignal(signal.SIGTERM)
-    begun = threading.Event()
-    drained = threading.Event()
+    before: Any = signal.getsignal(signal.SIGTERM)
+    begun, drained = threading.Event(), threading.Event()
 
     def handle(number: int, frame: FrameType | None) -> None:
         if drained.is_set():
@@ -105,7 +108,16 @@ def drain_on_sigterm(grace_seconds: float = GRACE_SECONDS) -> None:
             # In a thread: a signal handler interrupts the main thread, which may be in the middle of a rollout.
             threading.Thread(target=_drain_and_end, args=(grace_seconds, drained), name="rft-shutdown").start()
 
+    def note_replaced() -> None:
+        if not begun.is_set() and (now := signal.getsignal(signal.SIGTERM)) is not handle:
+            logger.warning(
+                "handler=<%s> | replaced that of drain_on_sigterm(), so SIGTERM would not have drained the rollouts. "
+                "Call aws_rft_sdk.lifecycle.shutdown.drain() in the shutdown hook of the server",
+                getattr(now, "__qualname__", now),
+            )
+
     signal.signal(signal.SIGTERM, handle)
+    atexit.register(note_replaced)
 
 
 def _drain_and_end(grace_seconds: float, drained: threading.Event) -> None:
@@ -136,9 +148,7 @@ def _end_at(end: float, status: int) -> None:
     os._exit(status)
 
 
-def _go_on(
-    before: Callable[[int, FrameType | None], object] | int | None, number: int, frame: FrameType | None
-) -> None:
+def _go_on(before: Any, number: int, frame: FrameType | None) -> None:
     if callable(before):
         before(number, frame)
     elif before != signal.SIG_IGN:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 from aws_rft_sdk.errors import HandlerError, RolloutTimeoutError
-from aws_rft_sdk.lifecycle.calling import runs_in_loop
+from aws_rft_sdk.lifecycle.kinds import runs_in_loop
 from aws_rft_sdk.workers.pool import RolloutPool
 
 

@@ -185,6 +185,25 @@ def test_process_when_sigterm_comes_then_rollouts_finish_or_are_reported_and_it_
     outbox.close()
 
 
+REPLACED = """
+import logging, signal
+from aws_rft_sdk.lifecycle.shutdown import drain_on_sigterm
+logging.basicConfig()
+def of_the_server(number, frame): pass
+drain_on_sigterm()
+{}
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals")
+@pytest.mark.parametrize("server", ["signal.signal(signal.SIGTERM, of_the_server)", "pass"])
+def test_drain_on_sigterm_when_a_server_replaces_its_handler_then_the_log_says_what_to_call(server):
+    code = REPLACED.format(server)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert ("of_the_server" in done.stderr) == ("signal" in server)
+    assert ("shutdown.drain()" in done.stderr) == ("signal" in server)
+
+
 def test_rollout_when_it_has_ended_then_it_is_no_longer_among_the_running(runtime):
     seen = []
 

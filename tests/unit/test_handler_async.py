@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes import ONCE, Answer, Recorded, Service, error
 
-from aws_rft_sdk import RFTContext, RolloutFeedbackClient, rft_handler
+from aws_rft_sdk import AsyncRolloutFeedbackClient, Outbox, RFTContext, RolloutFeedbackClient, rft_handler
 from aws_rft_sdk.errors import ServiceFaultError, TrajectoryNotFoundError
+from aws_rft_sdk.feedback.redrive import stop_in_background
 
 DONE = [("/CompleteTrajectory", None), ("/UpdateReward", [1.0])]
 FLOOR = [("/CompleteTrajectory", None), ("/UpdateReward", [0.0])]
@@ -200,3 +204,99 @@ def test_feedback_when_it_runs_in_its_thread_then_the_rollout_is_current_there(s
     ((context, thread),) = seen
     assert context is not None
     assert thread is not threading.main_thread()
+
+
+class AsyncSubclass(AsyncRolloutFeedbackClient):
+    """Not the class itself, so its coroutines run in the loop of the handler."""
+
+
+class CancelledAt:
+    """A coroutine whose task is cancelled at its n-th suspension, whatever it waits for there."""
+
+    def __init__(self, work: Any, suspension: int) -> None:
+        self._work = work
+        self._suspension = suspension
+        self.suspensions = 0
+
+    def __await__(self) -> Any:
+        steps = self._work.__await__()
+        step = functools.partial(steps.send, None)
+        while True:
+            try:
+                waiting = step()
+            except StopIteration as stop:
+                return stop.value
+            self.suspensions += 1
+            if self.suspensions == self._suspension:
+                task = asyncio.current_task()
+                assert task is not None
+                task.cancel()
+            try:
+                step = functools.partial(steps.send, (yield waiting))
+            except BaseException as error:
+                step = functools.partial(steps.throw, error)
+
+
+async def pausing(payload: Any) -> Any:
+    RFTContext.get_headers()
+    await asyncio.sleep(0)
+    return {"reward": 1.0}
+
+
+async def pausing_stream(payload: Any) -> Any:
+    RFTContext.get_headers()
+    yield "first"
+    await asyncio.sleep(0)
+    yield {"reward": 1.0}
+
+
+async def pausing_and_raising(payload: Any) -> Any:
+    await asyncio.sleep(0)
+    raise KeyError("mine")
+
+
+@pytest.mark.parametrize("with_outbox", [False, True], ids=["direct", "outbox"])
+@pytest.mark.parametrize("client", [None, AsyncSubclass], ids=["client", "async-client"])
+@pytest.mark.parametrize("fn", [pausing, pausing_stream, pausing_and_raising], ids=lambda fn: fn.__name__)
+def test_task_when_it_is_cancelled_at_any_point_then_there_is_exactly_one_report(
+    fn: Any, client: Any, with_outbox: bool, service: Service, tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path / "outbox.db") if with_outbox else None
+    reached = True
+    suspension = 0
+    while reached:
+        suspension += 1
+        service.reset()
+        payload = service.payload(f"t{suspension}")
+        work = CancelledAt(run(fn, payload, client=client, outbox=outbox), suspension)
+
+        async def main(work: CancelledAt = work) -> None:
+            await work
+
+        with contextlib.suppress(asyncio.CancelledError, KeyError):
+            asyncio.run(main())
+        assert service.feedback in (DONE, FLOOR), suspension
+        reached = work.suspensions >= suspension
+    assert suspension > 2 + with_outbox
+    assert service.feedback == (FLOOR if fn is pausing_and_raising else DONE)
+    if outbox is not None:
+        assert outbox.ledger()[:2] == (suspension, suspension)
+        stop_in_background(outbox)
+        outbox.close()
+
+
+def test_task_when_it_is_cancelled_while_a_second_delivery_arrives_then_the_first_decision_stands(
+    service: Service, tmp_path: Path
+) -> None:
+    outbox = Outbox(tmp_path / "outbox.db")
+    asyncio.run(run(pausing, service.payload(), outbox=outbox))
+
+    async def main() -> None:
+        await CancelledAt(run(pausing, service.payload(), outbox=outbox), 1)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert service.feedback == DONE
+    assert outbox.ledger()[:2] == (1, 1)
+    stop_in_background(outbox)
+    outbox.close()

@@ -132,9 +132,8 @@ def test_client_option_when_it_is_the_client_class_then_it_makes_the_client(serv
 
 
 def test_client_option_when_it_is_bound_to_another_trajectory_then_configuration_error(service: Service) -> None:
-    handler = rft_handler(client=RolloutFeedbackClient(service.payload("t-1")), require_turns=False)(
-        lambda payload: 1.0
-    )
+    client = RolloutFeedbackClient(service.payload("t-1"))
+    handler = rft_handler(client=lambda request: client, require_turns=False)(lambda payload: 1.0)
     handler(service.payload("t-1"))
     assert service.feedback == DONE
     with pytest.raises(ConfigurationError, match="t-1"):
