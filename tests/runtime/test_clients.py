@@ -98,7 +98,7 @@ def test_boto3_when_refused_then_its_own_error_classes_are_raised(signed_runtime
         aws.update_reward(**_ids(payload), Rewards=[1.0, 2.0])
     with pytest.raises(ClientError) as caught:
         aws.sample(**_ids(payload), Body=BODY)
-    assert caught.value.response["Error"]["Code"] == "ConflictException"
+    assert caught.value.response["Error"]["Code"] == "ValidationException"
     assert caught.value.response["ResponseMetadata"]["RequestId"]
     stranger = _aws(signed_runtime, secret="not-the-secret")
     with pytest.raises(stranger.exceptions.AccessDeniedException, match="signature does not match"):

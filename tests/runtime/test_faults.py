@@ -18,7 +18,7 @@ CONNECTION_ERRORS = (requests.ConnectionError, requests.exceptions.ChunkedEncodi
     ("fault", "first", "took_effect"),
     [
         pytest.param(Fault("status", status=503), 503, False, id="status"),
-        pytest.param(Fault("status", status=429, retry_after=3), 429, False, id="throttled"),
+        pytest.param(Fault("status", status=429, retry_after_seconds=3), 429, False, id="throttled"),
         pytest.param(Fault("status", after=True), 500, True, id="status-after"),
         pytest.param(Fault("reset"), None, False, id="reset"),
         pytest.param(Fault("reset", after=True), None, True, id="answer-lost"),
@@ -31,7 +31,7 @@ CONNECTION_ERRORS = (requests.ConnectionError, requests.exceptions.ChunkedEncodi
 def test_fault_when_it_strikes_the_first_attempt_then_seen_and_the_retry_works(
     open_wire, caplog, fault, first, took_effect
 ):
-    once = Fault(fault.kind, "*", 1.0, (1,), fault.after, fault.status, fault.retry_after, fault.seconds)
+    once = Fault(fault.kind, "*", 1.0, (1,), fault.after, fault.status, fault.retry_after_seconds, fault.seconds)
     with LocalRuntime(echo, auth="none", faults=Faults(once)) as runtime:
         wire, payload = open_wire(runtime), runtime.new_rollout("p")
 
@@ -93,7 +93,7 @@ def test_faults_when_in_a_file_then_read_and_mistakes_are_named(tmp_path):
         ("[[fault]]\nkind = 'explode'", "kind"),
         ("[[fault]]\nkind = 'reset'\nroute = 'x'", "route"),
         ("[[fault]]\nkind = 'reset'\nprobability = 2", "probability"),
-        ("[[fault]]\nkind = 'reset'\nprobability = 'x'", "wrong type"),
+        ("[[fault]]\nkind = 'reset'\nprobability = 'x'", "probability must be"),
         ("[[fault]]\nkind = 'reset'\nwhat = 1", "what"),
         ("[[fault]]\nroute = 'reward'", "needs a kind"),
         ("what = 1", "what"),

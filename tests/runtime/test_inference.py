@@ -37,7 +37,7 @@ def _play(policy, script):
             return b"".join(answered)
 
         try:
-            return await script(call), ledger.trajectories()
+            return await script(call), ledger.trajectories(ledger.entries())
         finally:
             await inference.aclose()
             ledger.close()

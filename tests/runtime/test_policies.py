@@ -259,7 +259,13 @@ def test_upstream_when_it_cannot_be_reached_or_talks_nonsense_then_an_error_says
     runtime.policy = UpstreamPolicy("http://127.0.0.1:1/v1")
     assert wire.chat(payload).status_code == 503
     runtime.policy = UpstreamPolicy(upstream.url)
-    for answer in (Response(b"hello"), Response(b"{}"), Response(b"", 302), Response(b"null")):
+    for answer in (
+        Response(b"hello"),
+        Response(b"{}"),
+        Response(b"", 302),
+        Response(b"null"),
+        Response(b'{"choices": []}'),
+    ):
         upstream.answer = lambda answer=answer: answer
         assert wire.chat(payload).status_code == 500
     with pytest.raises(ConfigurationError):
