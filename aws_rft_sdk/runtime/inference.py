@@ -255,7 +255,7 @@ class Inference:
                 raise _policy_refusal(error) from error
             finally:
                 await answer.close()
-            completion, response = _read_passed(answer, received)
+            completion, response = _read_passed(answer, received, inquiry)
         else:
             completion = answer
             response = _encode_completion(answer, "policy's answer")
@@ -292,7 +292,7 @@ def _policy_refusal(error: PolicyError) -> Refusal:
     return Refusal(error.status, str(error), retry_after=None if seconds is None else f"{seconds:g}")
 
 
-def _read_passed(answer: Passthrough, body: bytes) -> tuple[Mapping[str, Any], bytes]:
+def _read_passed(answer: Passthrough, body: bytes, inquiry: Inquiry) -> tuple[Mapping[str, Any], bytes]:
     """Return the completion that an upstream server answered with, and its JSON."""
     if answer.status >= 400:
         raise Refusal(
@@ -304,8 +304,9 @@ def _read_passed(answer: Passthrough, body: bytes) -> tuple[Mapping[str, Any], b
     value: object = None
     try:
         if answer.status == 200 and answer.content_type.startswith("text/event-stream"):
-            value = chat.parse_stream(body)
-            body = _encode_completion(value, "upstream server's answer") if value is not None else body
+            if (parsed := chat.parse_stream(body)) is not None:
+                value = chat.read_answer(parsed, inquiry.request)
+                body = _encode_completion(value, "upstream server's answer")
         elif answer.status == 200:
             value = json.loads(body)
     except chat.StreamError as error:

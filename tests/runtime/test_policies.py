@@ -9,9 +9,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import CallablePolicy, LocalRuntime, PolicyError, ReplayPolicy, UpstreamPolicy
@@ -149,48 +147,6 @@ CHUNKS = encode_stream(
     read_answer({"choices": [{"message": {"content": "hi [DONE] data: x"}}], "usage": {"total_tokens": 9}}, {}),
     include_usage=True,
 )
-
-
-class Upstream:
-    """An OpenAI-compatible server of the test's own, served by the same machinery."""
-
-    def __init__(self):
-        self.requests = []
-        self.answer = None
-        self.app = Starlette(routes=[Route("/v1/chat/completions", self._answer, methods=["POST"])])
-
-    async def _answer(self, request):
-        self.requests.append((dict(request.headers), await request.json()))
-        return self.answer()
-
-    def streams(self, *pieces):
-        async def generate():
-            for piece in pieces:
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
-
-        self.answer = lambda: StreamingResponse(generate(), media_type="text/event-stream")
-
-
-@pytest.fixture
-def upstream():
-    import uvicorn
-
-    from aws_rft_sdk.runtime.http_server import ServerThread, listen
-
-    server = Upstream()
-
-    async def nothing():
-        pass
-
-    listener = listen(0)
-    config = uvicorn.Config(server.app, log_config=None, lifespan="off", ws="none")
-    thread = ServerThread(config, listener, lambda loop: None, nothing)
-    thread.start()
-    server.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    yield server
-    thread.stop()
 
 
 def test_upstream_when_it_answers_then_byte_for_byte(upstream, runtime, wire):
