@@ -96,8 +96,7 @@ class ServerThread(uvicorn.Server):
         """End like a killed process: nothing more is answered or takes effect. Call it in the server's event loop."""
         for server in self.servers:
             server.close()
-        for connection in list(self.server_state.connections):
-            abort(connection.transport)
+        self._abort(lambda transport: True)
         for task in self.server_state.tasks - {asyncio.current_task()}:
             task.cancel()
         self.should_exit = self.force_exit = True
@@ -121,13 +120,18 @@ class ServerThread(uvicorn.Server):
         try:
             await self.serve(sockets=[self._listener])
         finally:
-            # uvicorn has cancelled the calls that took too long. They answer that now.
+            # uvicorn has cancelled the calls that took too long, and they answer that now. It leaves a connection open
+            # whose peer does not read.
+            self._abort(lambda transport: transport.get_write_buffer_size() > 0)
             if tasks := set(self.server_state.tasks):
                 await asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS)
-            # It leaves a connection open whose peer does not read.
-            for connection in list(self.server_state.connections):
-                abort(connection.transport)
+            self._abort(lambda transport: True)
             await self._close()
+
+    def _abort(self, wanted: Callable[[asyncio.Transport], bool]) -> None:
+        for connection in list(self.server_state.connections):
+            if wanted(connection.transport):
+                abort(connection.transport)
 
     # The following methods replace methods of uvicorn.
 

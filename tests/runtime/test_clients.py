@@ -172,6 +172,58 @@ def test_openai_responses_when_called_then_answered_in_both_forms(token_runtime)
     ]
 
 
+LOGPROBS = [
+    {"token": "4", "logprob": -0.5, "bytes": [52], "top_logprobs": [{"token": "5", "logprob": -2.0, "bytes": None}]},
+    {"token": "ü", "logprob": -1.0},
+]
+
+
+def speaks_of_its_tokens(request):
+    """Answer with log probabilities, if asked for them as chat completions ask."""
+    choice = {"message": {"content": "4ü"}}
+    if request.get("logprobs"):
+        choice["logprobs"] = {"content": LOGPROBS}
+    return {"choices": [choice]}
+
+
+@pytest.mark.parametrize("include", [True, False], ids=["included", "not-included"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_openai_responses_when_log_probabilities_are_asked_for_then_given_for_each_token(include, stream):
+    with (
+        LocalRuntime(speaks_of_its_tokens, auth="none") as runtime,
+        openai.OpenAI(base_url=f"{runtime.endpoint}/v1", api_key="local", max_retries=0) as client,
+    ):
+        payload = runtime.new_rollout("p")
+        asks = {"include": ["message.output_text.logprobs"]} if include else {}
+        request = {"model": "m", "input": "x", "top_logprobs": 1, "extra_headers": tracking(payload), **asks}
+        if stream:
+            with client.responses.stream(**request) as events:
+                deltas = [event for event in events if event.type == "response.output_text.delta"]
+                answer = events.get_final_response()
+            assert [token.logprob for event in deltas for token in event.logprobs] == [-0.5, -1.0]
+        else:
+            answer = client.responses.create(**request)
+        tokens = answer.output[0].content[0].logprobs
+        assert [(token.token, token.logprob, token.bytes) for token in tokens] == [
+            ("4", -0.5, [52]),
+            ("ü", -1.0, [195, 188]),
+        ]
+        assert [[(top.token, top.logprob, top.bytes) for top in token.top_logprobs] for token in tokens] == [
+            [("5", -2.0, [53])],
+            [],
+        ]
+        assert answer.top_logprobs == 1
+        (turn,) = runtime.trajectory(payload["metadata"]["rolloutId"]).turns
+        assert (turn.request["logprobs"], turn.request["top_logprobs"]) == (True, 1)
+        assert turn.logprobs == (-0.5, -1.0)
+
+        silent = client.responses.create(model="m", input="y", extra_headers=tracking(payload))
+        assert silent.output[0].content[0].logprobs == []
+        with pytest.raises(openai.BadRequestError, match="background is not supported"):
+            client.responses.create(**request, background=True)
+        assert client.responses.create(**request, background=False).output_text == "4ü"
+
+
 @pytest.mark.parametrize("kind", ["chat", "responses"])
 def test_strands_agent_when_it_calls_a_tool_then_both_turns_are_recorded(token_runtime, kind):
     from strands import Agent, tool
