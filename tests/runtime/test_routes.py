@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -140,6 +141,12 @@ def test_feedback_when_the_arn_is_in_the_header_only_then_accepted(runtime, wire
     assert wire.post("/UpdateReward", {**body, "Rewards": [1]}, {"X-Rft-Job-Arn": arn}).status_code == 200
 
 
+def test_feedback_when_it_has_unknown_fields_then_accepted(runtime, wire):
+    payload = runtime.new_rollout("p")
+    assert wire.complete(payload, Reason="done").status_code == 200
+    assert wire.reward(payload, Comment=None).status_code == 200
+
+
 def test_feedback_when_status_is_unknown_or_not_of_the_generation_then_400(runtime, wire):
     payload = runtime.new_rollout("p")
     assert wire.complete(payload, Status="READY").status_code == 400
@@ -271,6 +278,29 @@ def test_turn_when_sealed_while_sampling_then_refused_and_not_recorded(runtime, 
     runtime.policy = seal_first
     assert wire.chat(payload, span="s").status_code == 400
     assert runtime.trajectory(payload["metadata"]["rolloutId"]).turns == ()
+
+
+def test_turn_when_the_agent_hangs_up_then_recorded_all_the_same(runtime, wire):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(request):
+        begun.set()
+        assert go_on.wait(30)
+        return "nobody reads this"
+
+    runtime.policy = wait
+    payload = runtime.new_rollout("p")
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
+    lines = [f"{name}: {value}" for name, value in tracking(payload, "s").items()]
+    head = "\r\n".join(["POST /sample HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines, "", ""])
+    with socket.create_connection(("127.0.0.1", int(runtime.endpoint.rsplit(":", 1)[1])), timeout=30) as agent:
+        agent.sendall(head.encode() + body)
+        assert begun.wait(30)
+    go_on.set()
+    # The same call again waits for the first one.
+    assert wire.post("/sample", body, tracking(payload, "s")).status_code == 200
+    (turn,) = runtime.trajectory(payload["metadata"]["rolloutId"]).turns
+    assert turn.message["content"] == "nobody reads this"
 
 
 def test_policy_when_it_raises_then_500_with_its_text_and_no_turn(runtime, wire, caplog):
