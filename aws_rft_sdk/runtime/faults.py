@@ -201,7 +201,7 @@ async def strike(fault: Fault, handle: Callable[[Send], Awaitable[None]], send: 
     if fault.kind == "skew":
         raise Refusal(403, "Signature expired or not yet valid: its date is more than 5 minutes from the runtime's")
     if fault.kind in ("cut", "drip"):
-        await handle(_Cut(send) if fault.kind == "cut" else _Drip(send, fault.seconds))
+        await handle(_cut(send) if fault.kind == "cut" else _drip(send, fault.seconds))
         return
     answer = list[Message]()
     if fault.after:
@@ -231,37 +231,32 @@ def _keep_in(messages: list[Message]) -> Send:
     return keep
 
 
-class _Drip:
-    """Sends a body one byte at a time."""
-
-    def __init__(self, send: Send, seconds: float) -> None:
-        self._send = send
-        self._seconds = seconds
-
-    async def __call__(self, message: Message) -> None:
+def _drip(send: Send, seconds: float) -> Send:
+    async def drip(message: Message) -> None:
         body = message.get("body", b"")
         for position in range(len(body) - 1):
-            await self._send({**message, "body": body[position : position + 1], "more_body": True})
-            await asyncio.sleep(self._seconds)
-        await self._send({**message, "body": body[-1:]} if body else message)
+            await send({**message, "body": body[position : position + 1], "more_body": True})
+            await asyncio.sleep(seconds)
+        await send({**message, "body": body[-1:]} if body else message)
+
+    return drip
 
 
-class _Cut:
-    """Sends the first half of an answer's first piece, then breaks the connection."""
+def _cut(send: Send) -> Send:
+    gone = False
 
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._is_cut = False
-
-    async def __call__(self, message: Message) -> None:
+    async def cut(message: Message) -> None:
+        nonlocal gone
         body = message.get("body", b"")
-        if message["type"] == "http.response.start":
-            await self._send(message)
-        elif body and not self._is_cut:
-            self._is_cut = True
-            await self._send({**message, "body": body[: len(body) // 2], "more_body": True})
-            await asyncio.sleep(0.01)  # what was written has to leave before the reset throws it away
-            await reset(self._send)
+        if body and not gone:
+            gone = True
+            await send({**message, "body": body[: len(body) // 2], "more_body": True})
+            await asyncio.sleep(0.01)  # the bytes have to leave before the reset throws them away
+            await reset(send)
+        elif not gone:
+            await send(message)
+
+    return cut
 
 
 async def reset(send: Send) -> None:

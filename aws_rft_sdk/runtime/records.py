@@ -6,6 +6,7 @@ import json
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
@@ -264,11 +265,8 @@ class TrajectoryReader:
         Raises:
             DatasetError: This part of the file is damaged.
         """
-        with self._lock:
-            try:
-                return select_trajectory(self._connection, "trajectory_id", trajectory_id)
-            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-                raise DatasetError(f"{self._path}: trajectory {trajectory_id} cannot be read ({error})") from error
+        with self._reading(f"trajectory {trajectory_id}") as connection:
+            return select_trajectory(connection, "trajectory_id", trajectory_id)
 
     def __iter__(self) -> Iterator[Trajectory]:
         """Yield the trajectories in the order of their creation.
@@ -276,30 +274,27 @@ class TrajectoryReader:
         Raises:
             DatasetError: The file is damaged. Everything before the damage was yielded.
         """
-        number = -1
-        while True:
+        with self._reading("the list of trajectories") as connection:
+            numbers = [number for (number,) in connection.execute("SELECT number FROM trajectories ORDER BY number")]
+        for number in numbers:
             # A statement for each trajectory: a longer one would stay open between two of them and block checkpoints.
-            with self._lock:
-                try:
-                    (found,) = self._connection.execute(
-                        "SELECT min(number) FROM trajectories WHERE number > ?", (number,)
-                    ).fetchone()
-                    if found is None:
-                        return
-                    number = int(found)
-                    trajectory = select_trajectory(self._connection, "number", number)
-                except (sqlite3.DatabaseError, ValueError, TypeError) as error:
-                    raise DatasetError(f"{self._path}: damaged at trajectory {number} ({error})") from error
+            with self._reading(f"trajectory {number}") as connection:
+                trajectory = select_trajectory(connection, "number", number)
             if trajectory is not None:
                 yield trajectory
 
     def __len__(self) -> int:
         """Return the number of trajectories."""
+        with self._reading("the list of trajectories") as connection:
+            return int(connection.execute("SELECT count(*) FROM trajectories").fetchone()[0])
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                return int(self._connection.execute("SELECT count(*) FROM trajectories").fetchone()[0])
-            except sqlite3.DatabaseError as error:
-                raise DatasetError(f"{self._path}: damaged ({error})") from error
+                yield self._connection
+            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+                raise DatasetError(f"{self._path}: {what} cannot be read, the file is damaged ({error})") from error
 
     def __bool__(self) -> bool:
         """Return True, also for a file without trajectories."""

@@ -6,11 +6,13 @@ flight share the cost of one `fsync`.
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
@@ -19,7 +21,8 @@ from aws_rft_sdk.runtime import records
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow
 
 Row = TrajectoryRow | TurnRow
-Done = Callable[["BaseException | None"], None]
+Waiter = asyncio.Future[None] | Future[None]
+"""Waits for a row to become durable, in an event loop or in a thread."""
 
 MEMORY = ":memory:"
 # Rows of one INSERT. Each statement releases the interpreter's lock and has to win it back from the busy event loop, so
@@ -39,8 +42,7 @@ class Store:
 
     Args:
         path: Path of the file, created if missing. ":memory:" for a database that ends with this object.
-        after_commit: Called in the writing thread after all `done` of a transaction. So it can wake an event loop once
-            for all of them.
+        after_commit: Called in the writing thread after each transaction, with the waiters of its rows and its error.
 
     Raises:
         ConfigurationError: The file cannot be opened, is no database of the runtime, is of a newer version, or another
@@ -49,7 +51,7 @@ class Store:
     Concurrency: `submit` and `reading` are safe from any thread.
     """
 
-    def __init__(self, path: str | Path, *, after_commit: Callable[[], None]) -> None:
+    def __init__(self, path: str | Path, *, after_commit: Callable[[list[Waiter], BaseException | None], None]) -> None:
         self._path = str(path)
         self._after_commit = after_commit
         self._lock = threading.Lock()  # one reader at a time; in memory it also keeps a reader out of a transaction
@@ -66,19 +68,19 @@ class Store:
             self._reader = self._writer
             # Reading stays possible after close() for as long as this object lives.
             weakref.finalize(self, self._writer.close)
-        self._queue: queue.SimpleQueue[tuple[Row, Done] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Row, Waiter] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="aws-rft-runtime-store", daemon=True)
         self._thread.start()
 
-    def submit(self, row: Row, done: Done) -> None:
-        """Store a row. The writing thread calls `done(None)` once the row is durable, or `done(error)` if it failed.
+    def submit(self, row: Row, waiter: Waiter) -> None:
+        """Store a row. `after_commit` gets the waiter once the row is durable, or could not be stored.
 
         Rows become durable in the order of submission. After a failed write every later one fails with the same error,
         because memory and disk no longer agree.
         """
-        self._queue.put((row, done))
+        self._queue.put((row, waiter))
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
@@ -124,9 +126,7 @@ class Store:
                     self._commit([row for row, _ in writes])
                 except Exception as caught:
                     self._failure = error = caught
-            for _, done in writes:
-                done(error)
-            self._after_commit()
+            self._after_commit([waiter for _, waiter in writes], error)
 
     def _commit(self, rows: Sequence[Row]) -> None:
         with self._lock if self._in_memory else nullcontext():

@@ -7,12 +7,11 @@ leaves only after the change that it confirms is on disk.
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
@@ -21,7 +20,7 @@ from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key, turn_key
 from aws_rft_sdk.runtime.state import State
-from aws_rft_sdk.runtime.store import Row, Store
+from aws_rft_sdk.runtime.store import Row, Store, Waiter
 from aws_rft_sdk.types import Trajectory
 from aws_rft_sdk.wire import JOB_ARN_PATTERN
 
@@ -83,8 +82,7 @@ class Trajectories:
         self._clock = clock
         self._lock = threading.Lock()  # trajectories are numbered in the order in which they are stored
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._settled: deque[tuple[asyncio.Future[None], BaseException | None]] = deque()
-        self._store = Store(path, after_commit=self._wake)
+        self._store = Store(path, after_commit=self._committed)
         with self._store.reading() as connection:
             rows, spans = records.select_rows(connection), records.select_spans(connection)
         self._entries = {row.trajectory_id: Entry(row) for row in rows}
@@ -147,31 +145,19 @@ class Trajectories:
         Raises:
             sqlite3.Error: The database cannot be written.
         """
-        event, outcome = threading.Event(), list[BaseException | None]()
-
-        def done(error: BaseException | None) -> None:
-            outcome.append(error)
-            event.set()
-
-        self._add(trajectory_id, job_arn, prompt, announce, done)
-        event.wait()
-        if outcome[0] is not None:
-            raise outcome[0]
+        waiter: Future[None] = Future()
+        self._add(trajectory_id, job_arn, prompt, announce, waiter)
+        waiter.result()
 
     async def open_here(self, trajectory_id: str, job_arn: str, *, announce: Callable[[], None]) -> Entry:
         """Create a trajectory for the first inference call that names it. Call it in the server's event loop."""
-        future, done = self._waiter()
-        entry = self._add(trajectory_id, job_arn, None, announce, done)
-        await self._durable(future)
+        waiter = asyncio.get_running_loop().create_future()
+        entry = self._add(trajectory_id, job_arn, None, announce, waiter)
+        await self._durable(waiter)
         return entry
 
     def _add(
-        self,
-        trajectory_id: str,
-        job_arn: str,
-        prompt: JSON,
-        announce: Callable[[], None],
-        done: Callable[[BaseException | None], None],
+        self, trajectory_id: str, job_arn: str, prompt: JSON, announce: Callable[[], None], waiter: Waiter
     ) -> Entry:
         text = json.dumps(prompt)
         with self._lock:
@@ -180,7 +166,7 @@ class Trajectories:
             self._next_number += 1
             self._entries[trajectory_id] = entry
             self._jobs.add(job_arn)
-            self._store.submit(entry.row(), done)
+            self._store.submit(entry.row(), waiter)
         return entry
 
     async def add_turn(self, entry: Entry, turn: TurnRow) -> int:
@@ -205,43 +191,25 @@ class Trajectories:
         await self._write(entry.row())
 
     async def _write(self, row: Row) -> None:
-        future, done = self._waiter()
-        self._store.submit(row, done)
-        await self._durable(future)
+        waiter = asyncio.get_running_loop().create_future()
+        self._store.submit(row, waiter)
+        await self._durable(waiter)
 
-    def _waiter(self) -> tuple[asyncio.Future[None], Callable[[BaseException | None], None]]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return future, functools.partial(self._settle, future)
-
-    async def _durable(self, future: asyncio.Future[None]) -> None:
+    async def _durable(self, waiter: asyncio.Future[None]) -> None:
         try:
-            await future
+            await waiter
         except Exception as error:
             raise Refusal(500, f"The runtime's database cannot be written: {type(error).__name__}: {error}") from error
 
-    # In the writer's thread:
-
-    def _settle(self, future: asyncio.Future[None], error: BaseException | None) -> None:
-        self._settled.append((future, error))
-
-    def _wake(self) -> None:
-        if self._loop is not None and self._settled:
+    def _committed(self, waiters: list[Waiter], error: BaseException | None) -> None:
+        """Release those who wait for a transaction. Runs in the writing thread, and wakes the event loop once."""
+        calls = [waiter for waiter in waiters if isinstance(waiter, asyncio.Future)]
+        _release([waiter for waiter in waiters if isinstance(waiter, Future)], error)
+        if self._loop is not None and calls:
             try:
-                self._loop.call_soon_threadsafe(self._release)
-            except RuntimeError:  # the loop is closed, so no call waits any more
-                self._settled.clear()
-
-    # In the event loop again:
-
-    def _release(self) -> None:
-        while self._settled:
-            future, error = self._settled.popleft()
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+                self._loop.call_soon_threadsafe(_release, calls, error)
+            except RuntimeError:
+                pass  # the loop is closed, so no call waits any more
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -264,6 +232,16 @@ class Trajectories:
     def close(self) -> None:
         """Release the file. Reading stays possible."""
         self._store.close()
+
+
+def _release(waiters: Sequence[Waiter], error: BaseException | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue  # cancelled in the meantime
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
 
 
 def _account(job_arn: str) -> str | None:
