@@ -129,7 +129,7 @@ class Inference:
         inquiry = Inquiry.read(path, headers, body, strict=self._strict)
         entry = await self._find(inquiry.tracking)
         if entry is None:
-            finish = await self._sample(None, inquiry, send)
+            finish = await self._sample(None, inquiry, send, _forget)
             await finish()
             return
         span_id = inquiry.tracking.span_id
@@ -137,31 +137,40 @@ class Inference:
         if known is not None and await self._repeat(entry, known, inquiry, send):
             return
         machine.check_open(entry.state, entry.trajectory_id)
+        flight = InFlight(inquiry.body)
         entry.begun += 1
+        if span_id is not None:
+            entry.spans[span_id] = flight
         try:
-            if span_id is None:
-                _, finish = await self._sample_turn(entry, inquiry, send)
-            else:
-                finish = await self._sample_span(entry, span_id, inquiry, send)
-        except BaseException:
-            entry.begun -= 1
-            raise
-        await finish()
-
-    async def _sample_span(self, entry: Entry, span_id: str, inquiry: Inquiry, send: Send) -> Finish:
-        flight = entry.spans[span_id] = InFlight(inquiry.body)
-        try:
-            index, finish = await self._sample_turn(entry, inquiry, send)
+            finish = await self._sample(entry, inquiry, send, functools.partial(self._record, entry, inquiry, flight))
         except BaseException as error:
+            entry.begun -= 1
             # When not strict, another request may have taken over the span id in the meantime.
-            if entry.spans.get(span_id) is flight:
+            if span_id is not None and entry.spans.get(span_id) is flight:
                 del entry.spans[span_id]
             flight.fail(error.__cause__ if isinstance(error, AnsweredError) and error.__cause__ else error)
             raise
-        if entry.spans.get(span_id) is flight:
+        await finish()
+
+    async def _record(
+        self, entry: Entry, inquiry: Inquiry, flight: InFlight, response: bytes, wire_response: bytes | None
+    ) -> None:
+        span_id = inquiry.tracking.span_id
+        turn = TurnRow(
+            key=0,
+            span_id=span_id,
+            path=inquiry.path,
+            started_at_seconds=flight.started_at,
+            duration_seconds=time.perf_counter() - flight.started,
+            request=inquiry.body,
+            response=response,
+            wire_request=inquiry.wire_body,
+            wire_response=wire_response,
+        )
+        index = await self._trajectories.add_turn(entry, turn)
+        if span_id is not None and entry.spans.get(span_id) is flight:
             entry.spans[span_id] = index
         flight.finish(index)
-        return finish
 
     async def _find(self, tracking: Tracking) -> Entry | None:
         if tracking.job_arn is None or tracking.trajectory_id is None:
@@ -220,28 +229,7 @@ class Inference:
 
     # --- new turns ---------------------------------------------------------------------------------------------------
 
-    async def _sample_turn(self, entry: Entry, inquiry: Inquiry, send: Send) -> tuple[int, Finish]:
-        started_at, started = time.time(), time.perf_counter()
-        indexes: list[int] = []
-
-        async def record(response: bytes, wire_response: bytes | None) -> None:
-            turn = TurnRow(
-                key=0,
-                span_id=inquiry.tracking.span_id,
-                path=inquiry.path,
-                started_at_seconds=started_at,
-                duration_seconds=time.perf_counter() - started,
-                request=inquiry.body,
-                response=response,
-                wire_request=inquiry.wire_body,
-                wire_response=wire_response,
-            )
-            indexes.append(await self._trajectories.add_turn(entry, turn))
-
-        finish = await self._sample(entry, inquiry, send, record)
-        return indexes[0], finish
-
-    async def _sample(self, entry: Entry | None, inquiry: Inquiry, send: Send, record: Record | None = None) -> Finish:
+    async def _sample(self, entry: Entry | None, inquiry: Inquiry, send: Send, record: Record) -> Finish:
         """Ask the policy and have the turn recorded. Returns the function that sends the rest of the answer."""
         answer = await self._ask(entry, inquiry)
         completion: Mapping[str, JSON]
@@ -261,8 +249,7 @@ class Inference:
             response = _encode_completion(answer, "policy's answer")
         # Encoded before it is recorded, so that no turn is recorded whose answer cannot be sent.
         body, content_type = _encode_answer(inquiry, completion, response)
-        if record is not None:
-            await record(response, None)
+        await record(response, None)
         return functools.partial(answers.send_body, send, body, content_type=content_type)
 
     async def _ask(self, entry: Entry | None, inquiry: Inquiry) -> Mapping[str, JSON] | Passthrough:
@@ -285,6 +272,10 @@ class Inference:
         except Exception as error:
             logger.exception("trajectory=<%s> | the policy raised", call.trajectory_id)
             raise Refusal(500, f"The policy raised {type(error).__name__}: {error}") from error
+
+
+async def _forget(response: bytes, wire_response: bytes | None) -> None:
+    """Record nothing: the call is untracked."""
 
 
 def _policy_refusal(error: PolicyError) -> Refusal:
@@ -324,7 +315,7 @@ def _has_message(choice: object) -> bool:
     return isinstance(choice, Mapping) and isinstance(choice.get("message"), Mapping)
 
 
-async def _pass_stream(answer: Passthrough, send: Send, record: Record | None) -> Finish:
+async def _pass_stream(answer: Passthrough, send: Send, record: Record) -> Finish:
     """Pass a stream on as it arrives, but keep its end back until the turn is recorded."""
     await answers.start_stream(send, answer.content_type.encode("latin-1", "replace"))
     received = bytearray()
@@ -340,8 +331,7 @@ async def _pass_stream(answer: Passthrough, send: Send, record: Record | None) -
         completion = chat.parse_stream(stream)
         if completion is None:
             raise chat.StreamError("it streamed no chat completion")
-        if record is not None:
-            await record(_encode_completion(completion, "upstream server's answer"), stream)
+        await record(_encode_completion(completion, "upstream server's answer"), stream)
     except Exception as error:
         refusal = _stream_refusal(error)
         event = b"data: " + answers.error_body(refusal.message, refusal.code) + b"\n\n"

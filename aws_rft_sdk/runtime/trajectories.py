@@ -28,10 +28,11 @@ from aws_rft_sdk.wire import JOB_ARN_PATTERN
 class InFlight:
     """A turn that is being sampled. Repetitions under the same span id wait for it."""
 
-    __slots__ = ("index", "request")
+    __slots__ = ("index", "request", "started", "started_at")
 
     def __init__(self, request: bytes) -> None:
         self.request = request
+        self.started_at, self.started = time.time(), time.perf_counter()
         self.index: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def finish(self, index: int) -> None:
