@@ -60,7 +60,7 @@ class _Endpoint:
         try:
             body = await _read_body(headers, receive)
             if body is None:
-                return  # the caller is gone
+                return  # the caller has hung up
             raw_path = scope.get("raw_path") or scope["path"].encode()
             self._verifier.verify(scope["method"], raw_path, scope["query_string"], headers, body)
             fault = None if self._faults is None else self._faults.draw(self._route, headers, body)

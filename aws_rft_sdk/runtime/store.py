@@ -153,7 +153,7 @@ class Store:
 
 def _open_to_write(path: str) -> sqlite3.Connection:
     try:
-        # No thread check: it is opened in one thread, used in the writer's, and closed in a third.
+        # No thread check: one thread opens it, the writing thread uses it, and a third thread closes it.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise ConfigurationError(f"db={path} cannot be opened: {error}") from error
