@@ -179,7 +179,7 @@ def end_to_send(received: bytearray, sent: int) -> int:
         received: The stream so far.
         sent: How many of its bytes were sent.
     """
-    end = max(received.rfind(b"\n"), received.rfind(b"\r")) + 1
+    end = max(received.rfind(b"\n", sent), received.rfind(b"\r", sent), sent - 1) + 1
     mark = _CLOSING_MARK.search(received, sent, end)
     return end if mark is None else mark.start()
 

@@ -89,6 +89,17 @@ def test_boto3_when_refused_then_its_own_error_classes_are_raised(signed_runtime
     unknown = {**_ids(payload), "TrajectoryId": "unknown"}
     with pytest.raises(aws.exceptions.ResourceNotFoundException, match="does not exist"):
         aws.sample(**unknown, Body=BODY)
+    other_job = {**_ids(payload), "JobArn": _ids(payload)["JobArn"] + "-other"}
+    foreign = {**_ids(payload), "JobArn": "arn:aws:sagemaker:us-west-2:999999999999:job/AgentRFT/local"}
+    for sample in (aws.sample, aws.sample_with_response_stream):
+        with pytest.raises(aws.exceptions.ValidationException, match="Could not find job"):
+            sample(**other_job, Body=BODY)
+        with pytest.raises(aws.exceptions.AccessDeniedException, match="999999999999"):
+            sample(**foreign, Body=BODY)
+    with pytest.raises(aws.exceptions.ResourceNotFoundException, match="Could not find job"):
+        aws.complete_rollout(**other_job)
+    with pytest.raises(aws.exceptions.AccessDeniedException, match="999999999999"):
+        aws.update_reward(**foreign, Rewards=[1.0])
     with pytest.raises(aws.exceptions.ConflictException, match="complete it first"):
         aws.update_reward(**_ids(payload), Rewards=[1.0])
     aws.complete_rollout(**_ids(payload))
@@ -139,6 +150,19 @@ def _read(result, stream):
     pieces = [chunk.choices[0].delta.content or "" for chunk in result if chunk.choices]
     assert len(pieces) > 3
     return "".join(pieces), result[-1].usage.total_tokens
+
+
+def test_openai_when_the_trajectory_is_sealed_then_a_bad_request_in_both_apis(token_runtime, open_wire):
+    payload = token_runtime.new_rollout("p")
+    token = mint_token(KEYS, "us-west-2")
+    wire = open_wire(token_runtime)
+    assert wire.post("/complete-rollout", _ids(payload), {"Authorization": f"Bearer {token}"}).status_code == 200
+    with openai.OpenAI(base_url=f"{token_runtime.endpoint}/v1", api_key=token, max_retries=0) as client:
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="not in valid status"):
+                client.chat.completions.create(**_chat(payload, stream))
+            with pytest.raises(openai.BadRequestError, match="not in valid status"):
+                client.responses.create(model="m", input="x", stream=stream, extra_headers=tracking(payload))
 
 
 def test_openai_when_refused_then_the_text_is_in_its_error(token_runtime):
