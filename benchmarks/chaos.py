@@ -48,7 +48,7 @@ def faults(share: float, seed: int) -> Faults:
     """Return faults that hit `share` of all feedback calls: before and after they took effect."""
     kinds = [
         Fault("status", route="feedback", status=503, probability=share / 5),
-        Fault("status", route="feedback", status=429, retry_after=0.0, probability=share / 5),
+        Fault("status", route="feedback", status=429, retry_after_seconds=0.0, probability=share / 5),
         Fault("status", route="feedback", status=500, after=True, probability=share / 5),
         Fault("reset", route="feedback", probability=share / 5),
         Fault("reset", route="feedback", after=True, probability=share / 5),

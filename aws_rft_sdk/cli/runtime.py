@@ -31,11 +31,19 @@ job runtime at {endpoint} (Ctrl-C stops it)
     "--faults", type=click.Path(exists=True, dir_okay=False), help="TOML file with trouble to make on purpose."
 )
 @click.option("--strict/--lenient", default=True, show_default=True, help="Refuse what the service might not accept.")
+@click.option(
+    "--client-tokens/--no-client-tokens",
+    default=True,
+    show_default=True,
+    help="Let a repeated feedback call with the same client token succeed.",
+)
 @usage_errors
-def command(port: int, db: str, policy: str | None, auth: str, faults: str | None, strict: bool) -> None:
+def command(
+    port: int, db: str, policy: str | None, auth: str, faults: str | None, strict: bool, client_tokens: bool
+) -> None:
     """Serve a local stand-in for the job runtime on 127.0.0.1.
 
-    It answers inference from a policy, records every turn under its trajectory and takes completion and reward.
+    It answers inference from a policy, records every turn under its trajectory, and takes completion and reward.
     """
     answering = parse_policy(policy) if policy else None
     runtime = LocalRuntime(
@@ -45,5 +53,6 @@ def command(port: int, db: str, policy: str | None, auth: str, faults: str | Non
         strict=strict,
         port=port,
         faults=Faults.from_toml(faults) if faults else None,
+        client_tokens=client_tokens,
     )
     runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))

@@ -1,10 +1,9 @@
 """A stand-in for the job runtime on this machine: serves the policy, records turns, takes rewards."""
 
-from aws_rft_sdk.runtime.export import write_recordings
 from aws_rft_sdk.runtime.faults import Fault, Faults
-from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError, ReplayPolicy
-from aws_rft_sdk.runtime.reading import TrajectoryReader
-from aws_rft_sdk.runtime.records import read_trajectories
+from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError
+from aws_rft_sdk.runtime.recordings import ReplayPolicy, write_recordings
+from aws_rft_sdk.runtime.records import TrajectoryReader, read_trajectories
 from aws_rft_sdk.runtime.server import LocalRuntime
 from aws_rft_sdk.runtime.state import Problem
 from aws_rft_sdk.runtime.upstream import UpstreamPolicy

@@ -15,7 +15,7 @@ from aws_rft_sdk.wire import ERROR_CODES, ERROR_TYPE_HEADER, MESSAGE_MAX_LENGTH,
 JSON_TYPE = b"application/json"
 EVENT_STREAM_TYPE = b"text/event-stream; charset=utf-8"
 
-# Drawn once: an id of its own for each request would cost a system call per answer.
+# Drawn once per process. Drawing each request id would cost a system call per answer.
 _PROCESS_ID = str(uuid.uuid4())[:23]
 _encoder = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 _numbers = itertools.count(1)
@@ -24,14 +24,14 @@ _ERROR_TYPE = ERROR_TYPE_HEADER.encode()
 
 
 class Refusal(Exception):
-    """The request is answered with an error status.
+    """The runtime answers the request with an error status.
 
     Attributes:
         status: HTTP status of the answer.
-        message: What is wrong, and with which field; never a secret. Cut to 1,024 characters on the wire.
-        code: The error type; that of the status unless given.
-        retry_after: Value of the `Retry-After` header, None for no such header.
-        body: The body to answer with and its content type, None for one made from the message.
+        message: What is wrong, and with which field. Never holds a secret. Cut to 1,024 characters on the wire.
+        code: The error type. By default the type of the status.
+        retry_after: Value of the `Retry-After` header. None for no such header.
+        body: Body of the answer and its content type. None for a body made from the message.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Refusal(Exception):
 
 
 def error_code(status: int) -> str:
-    """Return the error type that goes with a status, the nearest one for statuses outside the contract's table."""
+    """Return the error type of a status. A status outside of the contract's table gets the type of 400 or 500."""
     return ERROR_CODES.get(status) or ERROR_CODES[500 if status >= 500 else 400]
 
 
@@ -60,14 +60,14 @@ def encode(value: JSON) -> bytes:
     """Return `value` as compact JSON.
 
     Raises:
-        ValueError: It holds NaN or an infinity, which JSON cannot express.
-        TypeError: It holds something that is no JSON value.
+        ValueError: `value` holds NaN or an infinity, which JSON cannot express.
+        TypeError: `value` holds something that is no JSON value.
     """
     return _encoder.encode(value).encode("utf-8", "replace")
 
 
 def error_body(message: str, code: str) -> bytes:
-    """Return an error body: `Message` as the service spells it, and `error` as OpenAI's clients read it."""
+    """Return an error body with `Message` for the service's clients and `error` for OpenAI's clients."""
     text = message[:MESSAGE_MAX_LENGTH]
     return encode({"Message": text, "error": {"message": text, "type": code, "code": code, "param": None}})
 
@@ -124,5 +124,5 @@ def new_request_id() -> bytes:
 
 
 def new_id() -> str:
-    """Return an id that no other request or answer has, of this process or another."""
+    """Return an id that no other request or answer has, in any process."""
     return f"{_PROCESS_ID}-{next(_numbers):012x}"

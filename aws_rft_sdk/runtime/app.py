@@ -7,7 +7,6 @@ import functools
 import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -37,48 +36,45 @@ from aws_rft_sdk.wire import (
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 100_000_000
-"""Largest body accepted, that of the service that hands rollouts to agents."""
+"""Largest body that is accepted: that of AgentCore, the service that sends rollouts to agents."""
 INFERENCE_PATHS = (SAMPLE_PATH, SAMPLE_STREAM_PATH, CHAT_COMPLETIONS_PATH, RESPONSES_PATH)
 PING_PATH = "/ping"
 
 Handler = Callable[[str, Headers, bytes, Send], Awaitable[None]]
 
 
-class _Gate(Protocol):
-    """What stands before every call."""
-
-    def verify(self, method: str, raw_path: bytes, query: bytes, headers: Headers, body: bytes) -> None: ...
-
-
 class _Endpoint:
-    """Reads a whole call, has it verified and handled, and turns whatever goes wrong into an answer."""
+    """Reads a whole call, has it verified and handled, and answers every failure."""
 
-    def __init__(self, gate: _Gate, route: str, handler: Handler, faults: Faults | None) -> None:
-        self._gate = gate
+    def __init__(
+        self, verifier: Verifier, route: str, handler: Handler, faults: Faults | None, die: Callable[[], None]
+    ) -> None:
+        self._verifier = verifier
         self._route = route
         self._handler = handler
         self._faults = faults
+        self._die = die
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
         try:
             body = await _read_body(headers, receive)
             if body is None:
-                return  # the caller is gone
+                return  # the caller has hung up
             raw_path = scope.get("raw_path") or scope["path"].encode()
-            self._gate.verify(scope["method"], raw_path, scope["query_string"], headers, body)
+            self._verifier.verify(scope["method"], raw_path, scope["query_string"], headers, body)
             fault = None if self._faults is None else self._faults.draw(self._route, headers, body)
             if fault is None:
                 await self._handler(scope["path"], headers, body, send)
             else:
                 handle = functools.partial(self._handler, scope["path"], headers, body)
-                await strike(fault, handle, send)
+                await strike(fault, handle, send, self._die)
         except Refusal as refusal:
             await answers.send_refusal(send, refusal)
         except (AnsweredError, ConnectionGoneError):
             pass
         except asyncio.CancelledError:
-            # The server is being stopped and has waited long enough.
+            # The server stops, and its grace period is over.
             logger.warning("path=<%s> | the call was still in progress when the runtime stopped", scope["path"])
             await _say_if_possible(send, Refusal(500, "The runtime was stopped before the call was answered"))
         except Exception as error:
@@ -109,22 +105,30 @@ async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
 
 
 class Feedback:
-    """Serves the calls that seal and reward trajectories."""
+    """Serves the calls that seal and reward trajectories.
 
-    def __init__(self, trajectories: Trajectories, *, strict: bool) -> None:
+    Args:
+        trajectories: The trajectories.
+        strict: See `LocalRuntime`.
+        client_tokens: Whether a repeated call is recognised by its client token.
+    """
+
+    def __init__(self, trajectories: Trajectories, *, strict: bool, client_tokens: bool) -> None:
         self._trajectories = trajectories
         self._strict = strict
+        self._client_tokens = client_tokens
 
     async def complete(self, path: str, headers: Headers, body: bytes, send: Send) -> None:
         """Answer `/CompleteTrajectory` or `/complete-rollout`.
 
         Raises:
-            Refusal: The call is to be answered with an error.
+            Refusal: The call failed. The caller of this method answers it with the error.
         """
         alpha = path == COMPLETE_PATHS[Api.ALPHA]
         call = read_completion(headers, body, alpha=alpha, strict=self._strict)
-        entry = self._trajectories.find(call.trajectory_id, call.job_arn)
-        state = machine.complete(entry.state, call.trajectory_id, call.outcome, call.token)
+        entry = self._trajectories.find(call.trajectory_id, call.job_arn, strict=self._strict)
+        token = call.token if self._client_tokens else None
+        state = machine.complete(entry.state, call.trajectory_id, call.outcome, token)
         await self._trajectories.change(entry, state)
         await answers.send_body(send, b"{}")
 
@@ -132,32 +136,33 @@ class Feedback:
         """Answer `/UpdateReward` or `/update-reward`.
 
         Raises:
-            Refusal: The call is to be answered with an error.
+            Refusal: The call failed. The caller of this method answers it with the error.
         """
         call = read_reward(headers, body, strict=self._strict)
-        entry = self._trajectories.find(call.trajectory_id, call.job_arn)
-        state = machine.reward(entry.state, call.trajectory_id, call.rewards, call.token, strict=self._strict)
+        entry = self._trajectories.find(call.trajectory_id, call.job_arn, strict=self._strict)
+        token = call.token if self._client_tokens else None
+        state = machine.reward(entry.state, call.trajectory_id, call.rewards, token, strict=self._strict)
         await self._trajectories.change(entry, state)
         await answers.send_body(send, b"{}")
 
 
 def make_app(
-    trajectories: Trajectories,
+    feedback: Feedback,
     inference: Inference,
     verifier: Verifier,
     local_routes: Sequence[Route],
-    *,
-    strict: bool,
-    faults: Faults | None = None,
+    faults: Faults | None,
+    die: Callable[[], None],
 ) -> ASGIApp:
-    """Return the application: the contract's calls, and what only a local runtime serves."""
-    feedback = Feedback(trajectories, strict=strict)
+    """Return the application: the contract's calls, and the routes that only a local runtime has."""
     endpoints = [
         ("inference", INFERENCE_PATHS, inference.serve),
         ("complete", COMPLETE_PATHS.values(), feedback.complete),
         ("reward", REWARD_PATHS.values(), feedback.reward),
     ]
-    calls = {path: _Endpoint(verifier, name, handler, faults) for name, paths, handler in endpoints for path in paths}
+    calls = {
+        path: _Endpoint(verifier, name, handler, faults, die) for name, paths, handler in endpoints for path in paths
+    }
     other = Starlette(
         routes=[*local_routes, Route(PING_PATH, _ping, methods=["GET"])],
         exception_handlers={HTTPException: functools.partial(_no_route, tuple(calls))},
@@ -165,7 +170,7 @@ def make_app(
     other.router.redirect_slashes = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        # Calls take the short way: the layers of a framework would cost as much as everything else here.
+        # Calls of the contract skip the framework. Its layers would cost as much as all the rest.
         call = calls.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (call or other)(scope, receive, send)
 
@@ -180,7 +185,7 @@ async def _no_route(paths: tuple[str, ...], request: Request, error: Exception) 
     status = error.status_code if isinstance(error, HTTPException) else 500
     if request.url.path in paths:
         status = 405
-    # Not the type of a trajectory that is not found: a wrong URL is a mistake of another kind.
+    # Not ResourceNotFoundException: that is the type of an unknown trajectory, and this is a wrong URL.
     code = "UnknownOperationException"
     text = f"There is no {request.method} {request.url.path}; the runtime serves POST {', '.join(paths)}"
     headers = {ERROR_TYPE_HEADER: code}

@@ -1,7 +1,7 @@
-"""Verifies SigV4 signatures and bearer tokens, from what arrived on the wire.
+"""Verifies SigV4 signatures and bearer tokens of the requests that arrive.
 
-Written from the specification of Signature Version 4, apart from the code that signs, so that the two check each other.
-The steps have the names that the specification gives them.
+Written from the specification of Signature Version 4. It shares no step with the code that signs, so the two check each
+other. The steps have the names that the specification gives them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 
 
 class Scope(NamedTuple):
-    """What a signature says about itself, outside of the signature."""
+    """The credential scope of a signature."""
 
     access_key: str
     date: str
@@ -49,12 +49,12 @@ class Verifier:
     """Decides whether a request may pass.
 
     Args:
-        mode: "any" verifies what is presented and lets unsigned requests pass; "sigv4" and "bearer" demand that form;
-            "none" looks at nothing.
+        mode: "any" verifies every signature and token that arrives, and accepts requests without one. "sigv4" and
+            "bearer" demand that form. "none" verifies nothing.
         region: The region that signatures must be made for.
-        keys: Gives the credentials that signatures must be made with, None when there are none. Asked for each signed
-            request, so that rotated ones are picked up at once.
-        clock: Seconds since the epoch.
+        keys: Returns the credentials that signatures must be made with, or None if there are none. Called for each
+            signed request, so rotated credentials count at once.
+        clock: Returns seconds since the epoch.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Verifier:
         self._region = region
         self._read_keys = keys
         self._clock = clock
-        # Bearer tokens that were found good: the keys they were checked with, and when they end.
+        # For each valid bearer token: the keys that verified it, and its end in seconds since the epoch.
         self._tokens: dict[str, tuple[Keys, float]] = {}
 
     def verify(
@@ -78,13 +78,13 @@ class Verifier:
 
         Args:
             method: HTTP method.
-            raw_path: Path as it stood in the request line, percent-encoded.
-            query: Query string as it stood there, without the question mark.
+            raw_path: Path of the request line, percent-encoded.
+            query: Query string of the request line, without the question mark.
             headers: All headers with lower-case names, in order.
             body: The whole body.
 
         Raises:
-            Refusal: 403; the message says what is wrong and holds neither a secret nor the signature that was expected.
+            Refusal: 403. The message says what is wrong. It holds neither a secret nor the expected signature.
         """
         if self._mode == "none":
             return
@@ -162,7 +162,7 @@ class Verifier:
         if begins - now > MAX_SKEW_SECONDS:
             raise Refusal(403, "The bearer token is not valid yet; check the clock of the machine that made it")
         keys = self._matching_keys(scope, fields.get("X-Amz-Security-Token"))
-        # The version is appended after signing; the signature cannot sign itself.
+        # The version is appended after signing, and a signature cannot sign itself.
         signed = "&".join(f"{n}={v}" for n, v in pairs if n not in ("X-Amz-Signature", "Version"))
         if fields.get("X-Amz-Algorithm") != _ALGORITHM or fields.get("X-Amz-SignedHeaders") != "host":
             raise Refusal(403, "The bearer token is signed in a way that the service does not accept")
@@ -219,7 +219,7 @@ def parse_scope(credential: str) -> Scope:
     """Read `<access key>/<date>/<region>/<service>/aws4_request`.
 
     Raises:
-        Refusal: 403, it is something else.
+        Refusal: 403 if it has another form.
     """
     parts = credential.split("/")
     if len(parts) != 5 or parts[4] != _TERMINATOR or not all(parts):
@@ -234,9 +234,9 @@ def canonical_request(
 
     Args:
         method: HTTP method.
-        raw_path: Percent-encoded path. It is encoded once more, as for every service but S3.
+        raw_path: Percent-encoded path. It is encoded once more, as for every service except S3.
         query: Percent-encoded query string.
-        signed_headers: Lower-case names and collected values of the signed headers, in the order signed.
+        signed_headers: Lower-case names and joined values of the signed headers, in the order signed.
         payload_hash: Hexadecimal SHA-256 of the body.
     """
     headers = "".join(f"{name}:{' '.join(value.split())}\n" for name, value in signed_headers)

@@ -1,7 +1,6 @@
 """Reads the calls that arrive: headers and bodies in the spellings of both generations.
 
-Written apart from the code that makes such calls, so that a mistake on one side cannot hide behind the same mistake on
-the other.
+It shares only constants with `wire`, which makes such calls. So the same mistake cannot hide on both sides.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SPAN_HEADERS = {SPAN_HEADER.lower().encode(): SPAN_HEADER}
 
 
 class Tracking(NamedTuple):
-    """Which trajectory an inference call says that it belongs to. None where it does not say."""
+    """The trajectory that an inference call names. None stands for a header that is missing."""
 
     job_arn: str | None
     trajectory_id: str | None
@@ -40,7 +39,7 @@ class Tracking(NamedTuple):
 
     @property
     def missing(self) -> list[str]:
-        """What is missing to tell the trajectory, as the headers of both generations."""
+        """The headers that are missing, in the spellings of both generations."""
         names = []
         if self.job_arn is None:
             names.append(f"{ALPHA_JOB_ARN_HEADER} (or {GA_JOB_ARN_HEADER})")
@@ -68,10 +67,11 @@ class Reward(NamedTuple):
 
 
 def read_tracking(headers: Headers, *, strict: bool) -> Tracking:
-    """Return what the headers of an inference call say.
+    """Return the trajectory that the headers of an inference call name.
 
     Raises:
-        Refusal: 400; two headers contradict each other, or a value is malformed (a job ARN only when strict).
+        Refusal: 400 if two headers contradict each other or a value is malformed. A job ARN is checked only when
+            strict.
     """
     job_arn = _header(headers, _JOB_HEADERS)
     if job_arn is not None:
@@ -80,10 +80,10 @@ def read_tracking(headers: Headers, *, strict: bool) -> Tracking:
 
 
 def read_completion(headers: Headers, body: bytes, *, alpha: bool, strict: bool) -> Completion:
-    """Return what a call to `/CompleteTrajectory` or `/complete-rollout` says.
+    """Read a call to `/CompleteTrajectory` (alpha) or `/complete-rollout`.
 
     Raises:
-        Refusal: 400, the message names the field.
+        Refusal: 400. The message names the field.
     """
     fields = read_object(body)
     status = fields.get("Status", READY)
@@ -95,10 +95,10 @@ def read_completion(headers: Headers, body: bytes, *, alpha: bool, strict: bool)
 
 
 def read_reward(headers: Headers, body: bytes, *, strict: bool) -> Reward:
-    """Return what a call to `/UpdateReward` or `/update-reward` says.
+    """Read a call to `/UpdateReward` or `/update-reward`.
 
     Raises:
-        Refusal: 400, the message names the field.
+        Refusal: 400. The message names the field.
     """
     fields = read_object(body, parse_constant=float)  # so that the message can name the reward
     ids = _read_ids(headers, fields, strict)
@@ -113,10 +113,10 @@ def read_reward(headers: Headers, body: bytes, *, strict: bool) -> Reward:
 
 
 def read_chat_request(body: bytes) -> dict[str, JSON]:
-    """Return a chat request.
+    """Read a chat request.
 
     Raises:
-        Refusal: 400, it is not an object with a list of messages; the message names the field.
+        Refusal: 400 if it is no object with a list of messages. The message names the field.
     """
     request = read_object(body)
     messages = request.get("messages")
@@ -132,7 +132,7 @@ def read_stream_flag(request: dict[str, Any]) -> bool:
     """Return whether a request asks for an event stream.
 
     Raises:
-        Refusal: 400, `stream` is neither a boolean nor null.
+        Refusal: 400 if `stream` is neither a boolean nor null.
     """
     stream = request.get("stream")
     if stream is not None and not isinstance(stream, bool):
@@ -141,19 +141,19 @@ def read_stream_flag(request: dict[str, Any]) -> bool:
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    # Python reads NaN and Infinity, and could not write them back as JSON.
+    # Python reads NaN and Infinity although JSON has neither.
     raise ValueError(f"{name} is no JSON value")
 
 
 def read_object(body: bytes, parse_constant: Callable[[str], float] = _refuse_constant) -> dict[str, JSON]:
-    """Return a body that must be a JSON object.
+    """Read a body that must be a JSON object.
 
     Args:
-        body: As it arrived.
-        parse_constant: What becomes of NaN and Infinity, which are no JSON; refused by default.
+        body: The body as it arrived.
+        parse_constant: Reads NaN and Infinity, which are no JSON. Refuses them by default.
 
     Raises:
-        Refusal: 400, it is something else.
+        Refusal: 400 if the body is something else.
     """
     try:
         value = json.loads(body, parse_constant=parse_constant)

@@ -11,42 +11,43 @@ from collections.abc import Awaitable, Callable
 import uvicorn
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.runtime.faults import abort
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
 START_TIMEOUT_SECONDS = 30.0
+_LAST_WORDS_SECONDS = 1.0
 
 
 def listen(port: int) -> socket.socket:
-    """Return a socket that listens on a port of this machine, 0 for any that is free.
+    """Return a socket that listens on a port of this machine. Port 0 takes any free port.
 
     Raises:
-        ConfigurationError: The port is in use, or not ours to use.
+        ConfigurationError: The port is in use, or this process may not use it.
     """
-    # The protocol is named because asyncio looks at it before it turns off Nagle's algorithm, which would delay each
-    # answer by 40 ms.
+    # asyncio turns off Nagle's algorithm only where the protocol is named. Nagle would delay each answer by 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
-        listener.listen(2048)  # also tells on systems where binding alone does not
+        listener.listen(2048)  # some systems report a taken port only here
     except OSError as error:
         listener.close()
         raise ConfigurationError(
-            f"port {port} of {HOST} cannot be listened on: {error.strerror}; choose another, or 0 for any that is free"
+            f"port {port} of {HOST} cannot be used: {error.strerror}. Choose another port, or 0 for any free port"
         ) from error
     return listener
 
 
 class ServerThread(uvicorn.Server):
-    """uvicorn in a thread, told to stop by an event instead of by polling. Signals are none of its business.
+    """uvicorn in a thread. An event stops it, so it need not poll. It leaves signals alone.
 
     Args:
-        config: What to serve.
-        listener: The socket that listens; closed at the end.
+        config: The application and its settings.
+        listener: The socket that listens. Closed at the end.
         attach: Called with the server's event loop before the first call.
-        close: Awaited in that loop after the last one.
+        close: Awaited in that loop after the last call.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class ServerThread(uvicorn.Server):
         """Return once calls are accepted.
 
         Raises:
-            ConfigurationError: That did not come about; nothing is left running.
+            ConfigurationError: The server did not start. Nothing keeps running.
         """
         self._thread.start()
         if not self._ready.wait(START_TIMEOUT_SECONDS):
@@ -81,15 +82,26 @@ class ServerThread(uvicorn.Server):
             raise ConfigurationError(f"the runtime could not start: {self._error}") from self._error
 
     def stop(self) -> None:
-        """Return once the thread has ended. Doing it twice is fine."""
+        """Return once the thread has ended and every connection is closed. Repeating is safe."""
         self.should_exit = True
         if self._loop is not None and self._ended is not None:
             try:
                 self._loop.call_soon_threadsafe(self._ended.set)
             except RuntimeError:
-                pass  # the loop has ended by itself
+                pass  # the loop has ended already
         if self._thread is not threading.current_thread():
             self._thread.join()
+
+    def die(self) -> None:
+        """End like a killed process: nothing more is answered or takes effect. Call it in the server's event loop."""
+        for server in self.servers:
+            server.close()
+        self._abort(lambda transport: True)
+        for task in self.server_state.tasks - {asyncio.current_task()}:
+            task.cancel()
+        self.should_exit = self.force_exit = True
+        if self._ended is not None:
+            self._ended.set()
 
     def _run(self) -> None:
         try:
@@ -108,12 +120,23 @@ class ServerThread(uvicorn.Server):
         try:
             await self.serve(sockets=[self._listener])
         finally:
+            # uvicorn has cancelled the calls that took too long, and they answer that now. It leaves a connection open
+            # whose peer does not read.
+            self._abort(lambda transport: transport.get_write_buffer_size() > 0)
+            if tasks := set(self.server_state.tasks):
+                await asyncio.wait(tasks, timeout=_LAST_WORDS_SECONDS)
+            self._abort(lambda transport: True)
             await self._close()
 
-    # What follows replaces methods of uvicorn's:
+    def _abort(self, wanted: Callable[[asyncio.Transport], bool]) -> None:
+        for connection in list(self.server_state.connections):
+            if wanted(connection.transport):
+                abort(connection.transport)
+
+    # The following methods replace methods of uvicorn.
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to accept calls, and say so."""
+        """Accept calls, and release `start`."""
         await super().startup(sockets=sockets)
         self._ready.set()
 

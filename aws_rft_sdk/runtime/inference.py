@@ -1,18 +1,19 @@
-"""Inference calls: tell the trajectory, ask the policy, record the turn, answer - in this order.
+"""Inference calls: find the trajectory, ask the policy, record the turn, answer - in this order.
 
-A turn is durable before the last byte of its answer leaves. A call with a span id that was answered before is answered
-from the record; one whose span id is still being answered waits for that answer. What the policy gives after the
-trajectory was sealed is refused and not recorded.
+A turn is durable before the last byte of its answer leaves. A call that repeats an answered call, under the same span
+id, is answered from the record. A call that repeats a call in progress waits for its answer. If the trajectory is
+sealed while the policy answers, the answer is refused and not recorded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from starlette.types import Send
 
@@ -30,14 +31,16 @@ logger = logging.getLogger(__name__)
 
 RESPONSES_PATH = "/v1/responses"
 
-_DONE_MARK = b"data: [DONE]"
 _NOT_COMPARED = ("stream", "stream_options")
 
+Record = Callable[[bytes, "bytes | None"], Awaitable[None]]
+"""Stores a turn: the completion as JSON, and the stream as it arrived from an upstream server."""
 Finish = Callable[[], Awaitable[None]]
+"""Sends the rest of an answer."""
 
 
 class AnsweredError(Exception):
-    """The call failed after its answer had begun; the failure was told in the stream."""
+    """The call failed after its answer had begun. The stream already says so."""
 
 
 class Inquiry(NamedTuple):
@@ -51,16 +54,16 @@ class Inquiry(NamedTuple):
     """The chat request as JSON."""
     stream: bool
     responses_request: dict[str, JSON] | None
-    """What was asked in the form of the Responses API; None for a chat request."""
+    """The request in the form of the Responses API. None if it came as a chat request."""
     wire_body: bytes | None
-    """The body as it arrived, if it was not the chat request."""
+    """The body as it arrived. None if it came as a chat request."""
 
     @classmethod
     def read(cls, path: str, headers: Headers, body: bytes, *, strict: bool) -> Inquiry:
         """Decode a call.
 
         Raises:
-            Refusal: 400, the message names the field.
+            Refusal: 400. The message names the field.
         """
         tracking = read_tracking(headers, strict=strict)
         if path == RESPONSES_PATH:
@@ -72,8 +75,13 @@ class Inquiry(NamedTuple):
         return cls(path, tracking, request, body, stream, None, None)
 
     @property
+    def streams_chat(self) -> bool:
+        """Whether the caller wants a stream of chat chunks."""
+        return self.stream and self.responses_request is None
+
+    @property
     def include_usage(self) -> bool:
-        """Whether the stream is to end with the token counts."""
+        """Whether the caller wants the token counts at the end of the stream."""
         options = self.request.get("stream_options")
         return isinstance(options, Mapping) and options.get("include_usage") is True
 
@@ -83,25 +91,25 @@ class Inference:
 
     Args:
         trajectories: The trajectories.
-        policy: Who answers; may be replaced at any time, None for nobody.
-        strict: Whether calls outside of known trajectories are refused.
+        policy: Answers the calls. None if no policy does.
+        strict: Whether to refuse calls outside of known trajectories.
     """
 
     def __init__(self, trajectories: Trajectories, policy: Policy | None, *, strict: bool) -> None:
         self._policies = [] if policy is None else [policy]
         self._policy = policy
         self.untracked_calls = 0
-        """How many calls did not say which trajectory they belong to."""
+        """Number of calls that named no trajectory."""
         self._trajectories = trajectories
         self._strict = strict
 
     @property
     def policy(self) -> Policy | None:
-        """Who answers at the moment."""
+        """The policy that answers at the moment."""
         return self._policy
 
     def set_policy(self, policy: Policy | None) -> None:
-        """Replace who answers; calls in progress keep the one that they were handed to."""
+        """Replace the policy. Calls in progress keep theirs."""
         if policy is not None and policy not in self._policies:
             self._policies.append(policy)
         self._policy = policy
@@ -115,13 +123,13 @@ class Inference:
         """Answer one call.
 
         Raises:
-            Refusal: The call is to be answered with an error.
-            AnsweredError: It failed and is answered already.
+            Refusal: The call failed. The caller of this method answers it with the error.
+            AnsweredError: The call failed, and its stream already says so.
         """
         inquiry = Inquiry.read(path, headers, body, strict=self._strict)
         entry = await self._find(inquiry.tracking)
         if entry is None:
-            finish = await self._sample(None, inquiry, send)
+            finish = await self._sample(None, inquiry, send, _forget)
             await finish()
             return
         span_id = inquiry.tracking.span_id
@@ -129,28 +137,40 @@ class Inference:
         if known is not None and await self._repeat(entry, known, inquiry, send):
             return
         machine.check_open(entry.state, entry.trajectory_id)
+        flight = InFlight(inquiry.body)
         entry.begun += 1
+        if span_id is not None:
+            entry.spans[span_id] = flight
         try:
-            if span_id is None:
-                _, finish = await self._sample_turn(entry, inquiry, send)
-            else:
-                finish = await self._sample_span(entry, span_id, inquiry, send)
-        except BaseException:
+            finish = await self._sample(entry, inquiry, send, functools.partial(self._record, entry, inquiry, flight))
+        except BaseException as error:
             entry.begun -= 1
+            # When not strict, another request may have taken over the span id in the meantime.
+            if span_id is not None and entry.spans.get(span_id) is flight:
+                del entry.spans[span_id]
+            flight.fail(error.__cause__ if isinstance(error, AnsweredError) and error.__cause__ else error)
             raise
         await finish()
 
-    async def _sample_span(self, entry: Entry, span_id: str, inquiry: Inquiry, send: Send) -> Finish:
-        flight = entry.spans[span_id] = InFlight(inquiry.body)
-        try:
-            index, finish = await self._sample_turn(entry, inquiry, send)
-        except BaseException as error:
-            del entry.spans[span_id]
-            flight.fail(error.__cause__ if isinstance(error, AnsweredError) and error.__cause__ else error)
-            raise
-        entry.spans[span_id] = index
+    async def _record(
+        self, entry: Entry, inquiry: Inquiry, flight: InFlight, response: bytes, wire_response: bytes | None
+    ) -> None:
+        span_id = inquiry.tracking.span_id
+        turn = TurnRow(
+            key=0,
+            span_id=span_id,
+            path=inquiry.path,
+            started_at_seconds=flight.started_at,
+            duration_seconds=time.perf_counter() - flight.started,
+            request=inquiry.body,
+            response=response,
+            wire_request=inquiry.wire_body,
+            wire_response=wire_response,
+        )
+        index = await self._trajectories.add_turn(entry, turn)
+        if span_id is not None and entry.spans.get(span_id) is flight:
+            entry.spans[span_id] = index
         flight.finish(index)
-        return finish
 
     async def _find(self, tracking: Tracking) -> Entry | None:
         if tracking.job_arn is None or tracking.trajectory_id is None:
@@ -158,12 +178,14 @@ class Inference:
             if self._strict:
                 raise Refusal(
                     400,
-                    f"The call is not tracked: it has no header {' and none '.join(tracking.missing)}; "
-                    "is the model wrapped, and is a rollout in progress where it is called?",
+                    f"The call is not tracked: it has no header {' and none '.join(tracking.missing)}. "
+                    "Wrap the model with wrap_model or runtime_model, and call it within a rollout.",
                 )
             return None
         if self._strict or self._trajectories.get(tracking.trajectory_id) is not None:
-            return self._trajectories.find(tracking.trajectory_id, tracking.job_arn)
+            return self._trajectories.find(
+                tracking.trajectory_id, tracking.job_arn, strict=self._strict, unknown_job=400
+            )
         policy, trajectory_id = self._policy, tracking.trajectory_id
         return await self._trajectories.open_here(
             trajectory_id, tracking.job_arn, announce=lambda: policy.begin(trajectory_id, None) if policy else None
@@ -180,10 +202,11 @@ class Inference:
             turn = self._trajectories.turn(entry, known)
             if not self._is_repetition(turn.request, inquiry):
                 return False
-        if turn.wire_response is not None and inquiry.stream and inquiry.responses_request is None:
-            await answers.send_body(send, turn.wire_response, content_type=answers.EVENT_STREAM_TYPE)
+        if turn.wire_response is not None and inquiry.streams_chat:
+            body, content_type = turn.wire_response, answers.EVENT_STREAM_TYPE
         else:
-            await _send_completion(send, inquiry, json.loads(turn.response), turn.response)
+            body, content_type = _encode_answer(inquiry, json.loads(turn.response), turn.response)
+        await answers.send_body(send, body, content_type=content_type)
         return True
 
     def _is_repetition(self, request: bytes, inquiry: Inquiry) -> bool:
@@ -206,64 +229,39 @@ class Inference:
 
     # --- new turns ---------------------------------------------------------------------------------------------------
 
-    async def _sample_turn(self, entry: Entry, inquiry: Inquiry, send: Send) -> tuple[int, Finish]:
-        started_at, started = time.time(), time.perf_counter()
-        indexes: list[int] = []
-
-        async def record(response: bytes, wire_response: bytes | None) -> None:
-            turn = TurnRow(
-                key=0,
-                span_id=inquiry.tracking.span_id,
-                path=inquiry.path,
-                started_at_seconds=started_at,
-                duration_seconds=time.perf_counter() - started,
-                request=inquiry.body,
-                response=response,
-                wire_request=inquiry.wire_body,
-                wire_response=wire_response,
-            )
-            indexes.append(await self._trajectories.add_turn(entry, turn))
-
-        finish = await self._sample(entry, inquiry, send, record)
-        return indexes[0], finish
-
-    async def _sample(
-        self,
-        entry: Entry | None,
-        inquiry: Inquiry,
-        send: Send,
-        record: Callable[[bytes, bytes | None], Awaitable[None]] | None = None,
-    ) -> Finish:
-        """Ask the policy, have the turn recorded, and return what sends the rest of the answer."""
+    async def _sample(self, entry: Entry | None, inquiry: Inquiry, send: Send, record: Record) -> Finish:
+        """Ask the policy and have the turn recorded. Returns the function that sends the rest of the answer."""
         answer = await self._ask(entry, inquiry)
+        completion: Mapping[str, JSON]
         if isinstance(answer, Passthrough):
+            is_stream = answer.content_type.startswith("text/event-stream")
             try:
-                if answer.status == 200 and inquiry.stream and answer.content_type.startswith("text/event-stream"):
+                if answer.status == 200 and is_stream and inquiry.streams_chat:
                     return await _pass_stream(answer, send, record)
-                body = b"".join([piece async for piece in answer.pieces])
+                received = b"".join([piece async for piece in answer.pieces])
             except PolicyError as error:
                 raise _policy_refusal(error) from error
             finally:
                 await answer.close()
-            completion, response = _read_passed(answer, body)
+            completion, response = _read_passed(answer, received, inquiry)
         else:
             completion = answer
-            try:
-                response = encode(answer)
-            except (TypeError, ValueError) as error:
-                raise Refusal(500, f"The policy's answer cannot be written as JSON: {error}") from error
-        if record is not None:
-            await record(response, None)
-        return lambda: _send_completion(send, inquiry, completion, response)
+            response = _encode_completion(answer, "policy's answer")
+        # Encoded before it is recorded, so that no turn is recorded whose answer cannot be sent.
+        body, content_type = _encode_answer(inquiry, completion, response)
+        await record(response, None)
+        return functools.partial(answers.send_body, send, body, content_type=content_type)
 
     async def _ask(self, entry: Entry | None, inquiry: Inquiry) -> Mapping[str, JSON] | Passthrough:
         policy = self._policy
         if policy is None:
-            raise Refusal(400, "This runtime has no policy, so nobody answers inference; start it with policy=")
+            raise Refusal(
+                400, "This runtime has no policy that could answer. Start it with policy=, or set runtime.policy"
+            )
         call = Call(
             request=inquiry.request,
             body=inquiry.body,
-            stream=inquiry.stream and inquiry.responses_request is None,
+            stream=inquiry.streams_chat,
             trajectory_id=entry.trajectory_id if entry is not None else None,
             turn=entry.begun - 1 if entry is not None else 0,
         )
@@ -276,12 +274,17 @@ class Inference:
             raise Refusal(500, f"The policy raised {type(error).__name__}: {error}") from error
 
 
+async def _forget(response: bytes, wire_response: bytes | None) -> None:
+    """Record nothing: the call is untracked."""
+
+
 def _policy_refusal(error: PolicyError) -> Refusal:
     seconds = error.retry_after_seconds
     return Refusal(error.status, str(error), retry_after=None if seconds is None else f"{seconds:g}")
 
 
-def _read_passed(answer: Passthrough, body: bytes) -> tuple[Mapping[str, Any], bytes]:
+def _read_passed(answer: Passthrough, body: bytes, inquiry: Inquiry) -> tuple[Mapping[str, Any], bytes]:
+    """Return the completion that an upstream server answered with, and its JSON."""
     if answer.status >= 400:
         raise Refusal(
             answer.status,
@@ -289,69 +292,92 @@ def _read_passed(answer: Passthrough, body: bytes) -> tuple[Mapping[str, Any], b
             retry_after=answer.retry_after,
             body=(body, answer.content_type),
         )
-    completion: object = None
-    if answer.status == 200 and answer.content_type.startswith("text/event-stream"):
-        completion = chat.parse_stream(body)
-        body = encode(completion)
-    elif answer.status == 200:
-        try:
-            completion = json.loads(body)
-        except ValueError:
-            pass
-    if not isinstance(completion, Mapping) or not isinstance(completion.get("choices"), list):
-        raise Refusal(500, f"the upstream server answered {answer.status} with something that is no chat completion")
-    return completion, body
+    value: object = None
+    try:
+        if answer.status == 200 and answer.content_type.startswith("text/event-stream"):
+            if (parsed := chat.parse_stream(body)) is not None:
+                value = chat.read_answer(parsed, inquiry.request)
+                body = _encode_completion(value, "upstream server's answer")
+        elif answer.status == 200:
+            value = json.loads(body)
+    except chat.StreamError as error:
+        raise _stream_refusal(error) from error
+    except (ValueError, RecursionError):
+        pass  # no JSON, which is said below
+    choices = value.get("choices") if isinstance(value, Mapping) else None
+    if not (isinstance(choices, list) and choices and all(_has_message(choice) for choice in choices)):
+        text = body[:300].decode("utf-8", "replace")
+        raise Refusal(500, f"the upstream server answered {answer.status} with no chat completion: {text!r}")
+    return cast("Mapping[str, Any]", value), body
 
 
-async def _pass_stream(
-    answer: Passthrough, send: Send, record: Callable[[bytes, bytes | None], Awaitable[None]] | None
-) -> Finish:
-    """Hand a stream on as it comes, but keep its end back until the turn is recorded."""
+def _has_message(choice: object) -> bool:
+    return isinstance(choice, Mapping) and isinstance(choice.get("message"), Mapping)
+
+
+async def _pass_stream(answer: Passthrough, send: Send, record: Record) -> Finish:
+    """Pass a stream on as it arrives, but keep its end back until the turn is recorded."""
     await answers.start_stream(send, answer.content_type.encode("latin-1", "replace"))
     received = bytearray()
     sent = 0
     try:
         async for piece in answer.pieces:
             received += piece
-            end = _end_to_send(received, sent)
+            end = chat.end_to_send(received, sent)
             if end > sent:
                 await answers.send_piece(send, bytes(received[sent:end]))
                 sent = end
         stream = bytes(received)
         completion = chat.parse_stream(stream)
         if completion is None:
-            raise Refusal(500, "the upstream server streamed no chat completion")
-        if record is not None:
-            await record(encode(completion), stream)
-    except (Refusal, PolicyError) as error:
-        refusal = _policy_refusal(error) if isinstance(error, PolicyError) else error
+            raise chat.StreamError("it streamed no chat completion")
+        await record(_encode_completion(completion, "upstream server's answer"), stream)
+    except Exception as error:
+        refusal = _stream_refusal(error)
         event = b"data: " + answers.error_body(refusal.message, refusal.code) + b"\n\n"
         await answers.send_piece(send, event, last=True)
         raise AnsweredError from refusal
-    return lambda: answers.send_piece(send, stream[sent:], last=True)
+    return functools.partial(answers.send_piece, send, stream[sent:], last=True)
 
 
-def _end_to_send(received: bytearray, sent: int) -> int:
-    """Return up to where the stream may be sent: before the closing mark, or before what may become one."""
-    mark = received.find(_DONE_MARK, sent)
-    if mark >= 0:
-        return mark
-    for length in range(min(len(_DONE_MARK) - 1, len(received) - sent), 0, -1):
-        if received.endswith(_DONE_MARK[:length]):
-            return len(received) - length
-    return len(received)
+def _stream_refusal(error: Exception) -> Refusal:
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, PolicyError):
+        return _policy_refusal(error)
+    if isinstance(error, chat.StreamError):
+        return Refusal(500, f"the upstream server failed: {error}")
+    logger.error("the local runtime cannot read the upstream server's stream", exc_info=error)
+    return Refusal(500, f"The local runtime failed: {type(error).__name__}: {error}")
 
 
-async def _send_completion(send: Send, inquiry: Inquiry, completion: Mapping[str, Any], response: bytes) -> None:
-    if inquiry.responses_request is not None:
-        answer = responses_api.from_chat(completion, inquiry.responses_request)
+def _encode_completion(completion: Mapping[str, JSON], what: str) -> bytes:
+    try:
+        return encode(completion)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise Refusal(500, f"The {what} cannot be written as JSON: {error}") from error
+
+
+def _encode_answer(inquiry: Inquiry, completion: Mapping[str, Any], response: bytes) -> tuple[bytes, bytes]:
+    """Return body and content type of the answer, in the form that the caller asked for.
+
+    Args:
+        inquiry: The call.
+        completion: The chat completion.
+        response: The same as JSON.
+
+    Raises:
+        Refusal: 500 if the completion cannot be brought into that form.
+    """
+    if not inquiry.stream and inquiry.responses_request is None:
+        return response, answers.JSON_TYPE
+    try:
+        whole = chat.read_answer(completion, inquiry.request)
+        if inquiry.responses_request is None:
+            return chat.encode_stream(whole, include_usage=inquiry.include_usage), answers.EVENT_STREAM_TYPE
+        answer = responses_api.from_chat(whole, inquiry.responses_request)
         if inquiry.stream:
-            body, content_type = responses_api.encode_stream(answer), answers.EVENT_STREAM_TYPE
-        else:
-            body, content_type = encode(answer), answers.JSON_TYPE
-    elif inquiry.stream:
-        body = chat.encode_stream(completion, include_usage=inquiry.include_usage)
-        content_type = answers.EVENT_STREAM_TYPE
-    else:
-        body, content_type = response, answers.JSON_TYPE
-    await answers.send_body(send, body, content_type=content_type)
+            return responses_api.encode_stream(answer), answers.EVENT_STREAM_TYPE
+        return encode(answer), answers.JSON_TYPE
+    except ValueError as error:
+        raise Refusal(500, f"The policy's answer cannot be used: {error}") from error

@@ -1,15 +1,18 @@
-"""Rows of the runtime's database, as values: what is written down of trajectories and turns, and how it is read."""
+"""The rows of the runtime's database: their tables, their values, and how they are read."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON, freeze
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.runtime.chat import read_logprobs, read_token_ids
 from aws_rft_sdk.runtime.state import State
 from aws_rft_sdk.types import Trajectory, TrajectoryStatus, Turn
@@ -17,7 +20,7 @@ from aws_rft_sdk.types import Trajectory, TrajectoryStatus, Turn
 APPLICATION_ID = 0x52465452
 """Marks a SQLite file as a database of the local runtime."""
 SCHEMA_VERSION = 1
-# A turn's key is its trajectory's number and its own, so that one b-tree both finds and orders the turns.
+# A turn's key holds the number of its trajectory and its own index. So one b-tree both finds and orders the turns.
 _TURNS_PER_TRAJECTORY = 1 << 24
 
 SCHEMA = f"""
@@ -50,14 +53,14 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 
 class TrajectoryRow(NamedTuple):
-    """A trajectory as it is written down: written anew, as a whole, with each change of its state."""
+    """A trajectory as it is stored. Each change of its state stores the whole row again."""
 
     number: int
     """Position in the order of creation, from 0."""
     trajectory_id: str
     job_arn: str
     prompt: str
-    """JSON text; "null" when the runtime first heard of the trajectory from an inference call."""
+    """JSON text. "null" if an inference call created the trajectory."""
     created_at_seconds: float
     state: State
 
@@ -80,13 +83,13 @@ class TrajectoryRow(NamedTuple):
 
 
 class TurnRow(NamedTuple):
-    """A turn as it is written down: once, never changed."""
+    """A turn as it is stored. It never changes."""
 
     key: int
     """See `turn_key`."""
     span_id: str | None
     path: str
-    """Path of the URL that the call came in on."""
+    """Path of the call's URL."""
     started_at_seconds: float
     duration_seconds: float
     request: bytes
@@ -94,9 +97,9 @@ class TurnRow(NamedTuple):
     response: bytes
     """The chat completion, as JSON."""
     wire_request: bytes | None = None
-    """The request's body as it arrived, where it was not the chat request itself; else None."""
+    """The body as it arrived. None if it was the chat request itself."""
     wire_response: bytes | None = None
-    """The bytes that a server behind the runtime streamed; None for answers that were made here."""
+    """The bytes that an upstream server streamed. None for any other answer."""
 
 
 def turn_key(number: int, index: int) -> int:
@@ -109,16 +112,87 @@ def split_turn_key(key: int) -> tuple[int, int]:
     return divmod(key, _TURNS_PER_TRAJECTORY)
 
 
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def select_rows(connection: sqlite3.Connection) -> list[TrajectoryRow]:
+    """Return all trajectories in the order of their creation."""
+    counts: dict[int, int] = dict(
+        connection.execute("SELECT key / ?, count(*) FROM turns GROUP BY 1", (_TURNS_PER_TRAJECTORY,))
+    )
+    rows = connection.execute("SELECT * FROM trajectories ORDER BY number")
+    return [TrajectoryRow.read(columns, counts.get(columns[0], 0)) for columns in rows]
+
+
+def select_spans(connection: sqlite3.Connection) -> list[tuple[int, str]]:
+    """Return the key and the span id of each turn that has a span id."""
+    return connection.execute("SELECT key, span_id FROM turns WHERE span_id IS NOT NULL").fetchall()
+
+
+def select_turns(connection: sqlite3.Connection, number: int) -> list[TurnRow]:
+    """Return the turns of one trajectory in order."""
+    bounds = (turn_key(number, 0), turn_key(number + 1, 0))
+    rows = connection.execute("SELECT * FROM turns WHERE key >= ? AND key < ? ORDER BY key", bounds)
+    return [TurnRow(*row) for row in rows]
+
+
+def select_turn(connection: sqlite3.Connection, key: int) -> TurnRow:
+    """Return one turn, which must exist."""
+    return TurnRow(*connection.execute("SELECT * FROM turns WHERE key = ?", (key,)).fetchone())
+
+
+def select_trajectory(connection: sqlite3.Connection, column: str, value: str | int) -> Trajectory | None:
+    """Return the trajectory whose `column` has this value, or None. The column is "number" or "trajectory_id"."""
+    # The name of the column is ours; the value is a parameter.
+    statement = f"SELECT * FROM trajectories WHERE {column} = ?"  # noqa: S608
+    # The row is read before the turns. So a sealed trajectory shows all of its turns.
+    columns = connection.execute(statement, (value,)).fetchone()
+    if columns is None:
+        return None
+    turns = select_turns(connection, columns[0])
+    row = TrajectoryRow.read(columns, len(turns))
+    return Trajectory(
+        trajectory_id=row.trajectory_id,
+        job_arn=row.job_arn,
+        status=row.state.status,
+        prompt=freeze(json.loads(row.prompt)),
+        turns=tuple(_make_turn(turn) for turn in turns),
+        rewards=row.state.rewards,
+        created_at=row.created_at_seconds,
+    )
+
+
+def _make_turn(row: TurnRow) -> Turn:
+    response = json.loads(row.response)
+    token_ids, logprobs = read_token_ids(response), read_logprobs(response)
+    if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
+        logprobs = None  # they do not match; the response keeps both
+    return Turn(
+        index=split_turn_key(row.key)[1],
+        span_id=row.span_id,
+        request=freeze(json.loads(row.request)),
+        response=freeze(response),
+        started_at=row.started_at_seconds,
+        seconds=row.duration_seconds,
+        usage=freeze(response.get("usage")) if isinstance(response, dict) else None,
+        token_ids=token_ids,
+        logprobs=logprobs,
+    )
+
+
+# --- database files --------------------------------------------------------------------------------------------------
+
+
 def check_schema(connection: sqlite3.Connection, path: str, *, create: bool = False) -> None:
-    """Make sure that a database is one of the local runtime's, and of a version that this package knows.
+    """Check that a database belongs to the local runtime, and that this package knows its version.
 
     Args:
         connection: The open database.
         path: Its path, for messages.
-        create: Whether an empty database is given the tables.
+        create: Whether to make the tables in an empty database.
 
     Raises:
-        ConfigurationError: It is something else, or of a newer version, or empty and not to be created.
+        ConfigurationError: The check failed.
     """
     try:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -138,85 +212,13 @@ def check_schema(connection: sqlite3.Connection, path: str, *, create: bool = Fa
         )
 
 
-def select_rows(connection: sqlite3.Connection) -> Iterator[TrajectoryRow]:
-    """Yield all trajectories in the order of their creation."""
-    counts: dict[int, int] = dict(
-        connection.execute("SELECT key / ?, count(*) FROM turns GROUP BY 1", (_TURNS_PER_TRAJECTORY,))
-    )
-    for columns in connection.execute("SELECT * FROM trajectories ORDER BY number"):
-        yield TrajectoryRow.read(columns, counts.get(columns[0], 0))
-
-
-def select_spans(connection: sqlite3.Connection) -> Iterator[tuple[int, str]]:
-    """Yield the key and the span id of each turn that has one."""
-    yield from connection.execute("SELECT key, span_id FROM turns WHERE span_id IS NOT NULL")
-
-
-def select_turns(connection: sqlite3.Connection, number: int) -> list[TurnRow]:
-    """Return the turns of one trajectory in order."""
-    bounds = (turn_key(number, 0), turn_key(number + 1, 0))
-    rows = connection.execute("SELECT * FROM turns WHERE key >= ? AND key < ? ORDER BY key", bounds)
-    return [TurnRow(*row) for row in rows]
-
-
-def select_turn(connection: sqlite3.Connection, key: int) -> TurnRow:
-    """Return one turn, which must exist."""
-    return TurnRow(*connection.execute("SELECT * FROM turns WHERE key = ?", (key,)).fetchone())
-
-
-def select_usage(connection: sqlite3.Connection, number: int) -> tuple[list[JSON], float]:
-    """Return the token counts of each turn of a trajectory, None for one without, and when the last one ended."""
-    usage: list[JSON] = []
-    ended_at = 0.0
-    bounds = (turn_key(number, 0), turn_key(number + 1, 0))
-    query = "SELECT response, started_at_seconds + duration_seconds FROM turns WHERE key >= ? AND key < ? ORDER BY key"
-    for response, ended in connection.execute(query, bounds):
-        completion = json.loads(response)
-        usage.append(completion.get("usage") if isinstance(completion, dict) else None)
-        ended_at = max(ended_at, ended)
-    return usage, ended_at
-
-
-def make_trajectory(row: TrajectoryRow, turns: Sequence[TurnRow]) -> Trajectory:
-    """Return the public value of what is written down."""
-    return Trajectory(
-        trajectory_id=row.trajectory_id,
-        job_arn=row.job_arn,
-        status=row.state.status,
-        prompt=freeze(json.loads(row.prompt)),
-        turns=tuple(_make_turn(turn) for turn in turns),
-        rewards=row.state.rewards,
-        created_at=row.created_at_seconds,
-    )
-
-
-def _make_turn(row: TurnRow) -> Turn:
-    response = json.loads(row.response)
-    token_ids, logprobs = read_token_ids(response), read_logprobs(response)
-    if token_ids is not None and logprobs is not None and len(token_ids) != len(logprobs):
-        logprobs = None  # they do not belong together; both remain in the response
-    return Turn(
-        index=split_turn_key(row.key)[1],
-        span_id=row.span_id,
-        request=freeze(json.loads(row.request)),
-        response=freeze(response),
-        started_at=row.started_at_seconds,
-        seconds=row.duration_seconds,
-        usage=freeze(response.get("usage")) if isinstance(response, dict) else None,
-        token_ids=token_ids,
-        logprobs=logprobs,
-    )
-
-
-def select_trajectories(connection: sqlite3.Connection, first: int = 0) -> Iterator[Trajectory]:
-    """Yield the trajectories from number `first` on, in the order of their creation."""
-    for columns in connection.execute("SELECT * FROM trajectories WHERE number >= ? ORDER BY number", (first,)):
-        turns = select_turns(connection, columns[0])
-        yield make_trajectory(TrajectoryRow.read(columns, len(turns)), turns)
-
-
-def open_to_read(path: str | Path) -> sqlite3.Connection:
+def open_to_read(path: str | Path, *, immutable: bool = False) -> sqlite3.Connection:
     """Open a database file of the runtime for reading, also while a runtime writes to it.
+
+    Args:
+        path: The file.
+        immutable: Whether nobody writes to the file. Then SQLite makes no files beside it, and can read it from a
+            read-only disk.
 
     Raises:
         ConfigurationError: There is no such file, or it is no database of the local runtime.
@@ -224,8 +226,9 @@ def open_to_read(path: str | Path) -> sqlite3.Connection:
     file = Path(path)
     if not file.is_file():
         raise ConfigurationError(f"there is no database file {file}")
-    # No thread check: the runtime reads for several threads, one at a time.
-    connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True, check_same_thread=False)
+    # No thread check: its users read from several threads, one at a time.
+    uri = f"{file.resolve().as_uri()}?mode=ro{'&immutable=1' * immutable}"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
     try:
         check_schema(connection, str(file))
     except BaseException:
@@ -234,17 +237,91 @@ def open_to_read(path: str | Path) -> sqlite3.Connection:
     return connection
 
 
-def read_trajectories(path: str | Path) -> list[Trajectory]:
-    """Return every trajectory in a database file of the runtime, in the order of their creation.
+class TrajectoryReader:
+    """The trajectories of a database file of the runtime, one in memory at a time. Use it as a context manager.
 
-    Works with and without a runtime that has the file open; then it sees what was durable when the reading began.
+    Works with and without a runtime that has the file open. If a runtime has it open, each read sees what is durable at
+    that moment.
+
+    Args:
+        path: The file. The reader does not write to it, and makes no file beside it. If a runtime has the file open or
+            was killed, SQLite may update its index `-shm`.
 
     Raises:
         ConfigurationError: There is no such file, or it is no database of the local runtime.
+
+    Concurrency: safe from any thread. Threads read one after the other.
     """
-    connection = open_to_read(path)
-    try:
-        connection.execute("BEGIN")
-        return list(select_trajectories(connection))
-    finally:
-        connection.close()
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = Path(path)
+        self._lock = threading.Lock()
+        log = self._path.with_name(f"{self._path.name}-wal")
+        self._connection = open_to_read(path, immutable=not (log.is_file() and log.stat().st_size))
+
+    def find(self, trajectory_id: str) -> Trajectory | None:
+        """Return a trajectory with the turns recorded so far, or None if there is none with this id.
+
+        Raises:
+            DatasetError: This part of the file is damaged.
+        """
+        with self._reading(f"trajectory {trajectory_id}") as connection:
+            return select_trajectory(connection, "trajectory_id", trajectory_id)
+
+    def __iter__(self) -> Iterator[Trajectory]:
+        """Yield the trajectories in the order of their creation.
+
+        Raises:
+            DatasetError: The file is damaged. Everything before the damage was yielded.
+        """
+        with self._reading("the list of trajectories") as connection:
+            numbers = [number for (number,) in connection.execute("SELECT number FROM trajectories ORDER BY number")]
+        for number in numbers:
+            # A statement for each trajectory: a longer one would stay open between two of them and block checkpoints.
+            with self._reading(f"trajectory {number}") as connection:
+                trajectory = select_trajectory(connection, "number", number)
+            if trajectory is not None:
+                yield trajectory
+
+    def __len__(self) -> int:
+        """Return the number of trajectories."""
+        with self._reading("the list of trajectories") as connection:
+            return int(connection.execute("SELECT count(*) FROM trajectories").fetchone()[0])
+
+    @contextmanager
+    def _reading(self, what: str) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except (sqlite3.DatabaseError, ValueError, TypeError) as error:
+                raise DatasetError(f"{self._path}: {what} cannot be read, the file is damaged ({error})") from error
+
+    def __bool__(self) -> bool:
+        """Return True, also for a file without trajectories."""
+        return True
+
+    def close(self) -> None:
+        """Release the file. Repeating is safe."""
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> TrajectoryReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def read_trajectories(path: str | Path) -> list[Trajectory]:
+    """Return every trajectory in a database file of the runtime, in the order of their creation.
+
+    Works with and without a runtime that has the file open.
+
+    Raises:
+        ConfigurationError: There is no such file, or it is no database of the local runtime.
+        DatasetError: The file is damaged.
+    """
+    with TrajectoryReader(path) as reader:
+        return list(iter(reader))

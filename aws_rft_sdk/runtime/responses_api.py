@@ -1,8 +1,8 @@
 """OpenAI's Responses API in front of a policy that speaks chat completions: requests in, answers and events out.
 
-What has no counterpart in chat completions is refused with a 400 that names it, never dropped: hosted tools, stored
-conversations, and input items other than messages, function calls and their outputs (reasoning items are the exception:
-chat requests do not carry a model's earlier reasoning).
+A request that has no counterpart in chat completions gets a 400 that names the field: hosted tools, stored
+conversations, background answers, and input items other than messages, function calls and their outputs. Reasoning
+items are the one exception. They are left out, because chat requests do not carry a model's earlier reasoning.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from aws_rft_sdk.runtime.answers import Refusal, encode
 from aws_rft_sdk.runtime.decode import read_object
 
 _SAME_NAME = ("model", "temperature", "top_p", "parallel_tool_calls", "top_logprobs", "user", "seed", "stop")
+_STORED = ("previous_response_id", "conversation", "prompt")
+_LOGPROBS = "message.output_text.logprobs"
 _TEXT_BLOCKS = ("input_text", "output_text", "text")
 
 
@@ -23,29 +25,42 @@ def read_request(body: bytes) -> dict[str, JSON]:
     """Return a request to `/v1/responses`.
 
     Raises:
-        Refusal: 400, it is no object, has no input, or builds upon a stored conversation.
+        Refusal: 400 if it is no object, has no input, needs something stored, or has a field of a wrong type.
     """
     request = read_object(body)
     if not isinstance(request.get("input"), str | list) or not request["input"]:
         raise Refusal(400, "input must be text or a non-empty list")
-    if request.get("previous_response_id") is not None or request.get("conversation") is not None:
-        raise Refusal(400, "previous_response_id and conversation are not supported: send the whole input each time")
-    for name, kind, text in (("tools", list, "a list"), ("reasoning", dict, "an object"), ("text", dict, "an object")):
+    for name in _STORED:
+        if request.get(name) is not None:
+            raise Refusal(400, f"{name} is not supported: the runtime stores nothing. Send the whole input each time")
+    if request.get("background") not in (None, False):
+        raise Refusal(400, "background is not supported: the runtime answers each call at once. Leave background out")
+    types = (("tools", list, "a list"), ("include", list, "a list"), ("reasoning", dict, "an object"))
+    for name, kind, text in (*types, ("text", dict, "an object")):
         if request.get(name) is not None and not isinstance(request[name], kind):
             raise Refusal(400, f"{name} must be {text}")
+    top = request.get("top_logprobs")
+    if top is not None and (type(top) is not int or not 0 <= top <= 20):
+        raise Refusal(400, f"top_logprobs must be a whole number from 0 to 20, not {top!r:.80}")
     return request
+
+
+def _wants_logprobs(request: Mapping[str, Any]) -> bool:
+    return _LOGPROBS in (request.get("include") or ()) or request.get("top_logprobs") is not None
 
 
 def to_chat(request: Mapping[str, Any]) -> dict[str, JSON]:
     """Return the chat request that means the same.
 
     Raises:
-        Refusal: 400, something in it has no counterpart; the message names it.
+        Refusal: 400 if a field has no counterpart. The message names the field.
     """
     translated: dict[str, JSON] = {name: request[name] for name in _SAME_NAME if request.get(name) is not None}
     translated["messages"] = _messages(request)
     if request.get("max_output_tokens") is not None:
         translated["max_tokens"] = request["max_output_tokens"]
+    if _wants_logprobs(request):
+        translated["logprobs"] = True
     effort = (request.get("reasoning") or {}).get("effort")
     if effort is not None:
         translated["reasoning_effort"] = effort
@@ -128,11 +143,11 @@ def _tool(tool: object, where: str) -> JSON:
 
 
 def from_chat(completion: Mapping[str, Any], request: Mapping[str, Any]) -> dict[str, JSON]:
-    """Return the answer in the form of the Responses API that a chat completion amounts to.
+    """Return a chat completion as an answer of the Responses API.
 
     Args:
-        completion: A chat completion; its first choice counts.
-        request: What was asked, for the fields that an answer repeats.
+        completion: A chat completion, as `chat.read_answer` returns it. Only its first choice is used.
+        request: The request, for the fields that an answer repeats.
     """
     choice = completion["choices"][0]
     cut = {"length": "max_output_tokens", "content_filter": "content_filter"}.get(choice.get("finish_reason") or "")
@@ -146,11 +161,12 @@ def from_chat(completion: Mapping[str, Any], request: Mapping[str, Any]) -> dict
         "instructions": request.get("instructions"),
         "metadata": request.get("metadata") or {},
         "model": completion.get("model") or request.get("model"),
-        "output": list(_output(choice.get("message") or {})),
+        "output": list(_output(choice["message"], _logprobs(choice) if _wants_logprobs(request) else [])),
         "parallel_tool_calls": request.get("parallel_tool_calls", True),
         "temperature": request.get("temperature"),
         "tool_choice": request.get("tool_choice") or "auto",
         "tools": request.get("tools") or [],
+        "top_logprobs": request.get("top_logprobs"),
         "top_p": request.get("top_p"),
     }
     usage = completion.get("usage")
@@ -171,13 +187,37 @@ def _usage(usage: Mapping[str, Any]) -> dict[str, JSON]:
     }
 
 
-def _output(message: Mapping[str, Any]) -> Iterator[JSON]:
+def _logprobs(choice: Mapping[str, Any]) -> list[JSON]:
+    """Return the log probability of each token in the form of the Responses API, where no field is null."""
+    logprobs = choice.get("logprobs")
+    tokens = _objects(logprobs.get("content")) if isinstance(logprobs, Mapping) else []
+    return [
+        {**_token(token), "top_logprobs": [_token(top) for top in _objects(token.get("top_logprobs"))]}
+        for token in tokens
+    ]
+
+
+def _objects(value: object) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list) else []
+
+
+def _token(token: Mapping[str, Any]) -> dict[str, JSON]:
+    text = str(token.get("token") or "")
+    raw = token.get("bytes")
+    return {
+        "token": text,
+        "logprob": token.get("logprob"),
+        "bytes": list(text.encode("utf-8", "replace")) if raw is None else raw,
+    }
+
+
+def _output(message: Mapping[str, Any], logprobs: list[JSON]) -> Iterator[JSON]:
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if isinstance(reasoning, str) and reasoning:
         content = [{"type": "reasoning_text", "text": reasoning}]
         yield {"id": _new_id("rs"), "type": "reasoning", "summary": [], "content": content, "status": "completed"}
     if message.get("content"):
-        text = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": []}
+        text = {"type": "output_text", "text": message["content"], "annotations": [], "logprobs": logprobs}
         yield {
             "id": _new_id("msg"),
             "type": "message",
@@ -237,7 +277,7 @@ def _item_events(item: Mapping[str, Any], place: dict[str, JSON]) -> Iterator[di
         yield {"type": "response.reasoning_text.delta", **place, "delta": text}
         yield {"type": "response.reasoning_text.done", **place, "text": text}
         return
-    yield {"type": "response.content_part.added", **place, "part": {**part, "text": ""}}
-    yield {"type": "response.output_text.delta", **place, "delta": text, "logprobs": []}
-    yield {"type": "response.output_text.done", **place, "text": text, "logprobs": []}
+    yield {"type": "response.content_part.added", **place, "part": {**part, "text": "", "logprobs": []}}
+    yield {"type": "response.output_text.delta", **place, "delta": text, "logprobs": part["logprobs"]}
+    yield {"type": "response.output_text.done", **place, "text": text, "logprobs": part["logprobs"]}
     yield {"type": "response.content_part.done", **place, "part": part}

@@ -1,4 +1,4 @@
-"""Starts rollouts as the service does: creates a trajectory, and the payload that its agent receives."""
+"""Starts rollouts as the service does: creates the trajectory, and the payload that its agent receives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aws_rft_sdk.runtime.trajectories import Trajectories
 from aws_rft_sdk.types import InferenceParams, RolloutRequest, TrajectoryStatus
 
 LOCAL_ROLLOUTS_PATH = "/local/rollouts"
-"""Not of the contract: `POST` starts a rollout, `GET` tells that this is a local runtime, or about one rollout."""
+"""No part of the contract. `POST` starts a rollout. `GET` describes the runtime, or one rollout."""
 
 
 class RolloutStarter:
@@ -28,32 +28,33 @@ class RolloutStarter:
 
     Args:
         trajectories: Where trajectories are created.
-        policy: Returns who answers inference at the moment; it is told about each new trajectory.
+        policy: Returns the current policy, which is told about each new trajectory.
         endpoint: Base URL that payloads name.
         region: AWS region that payloads name.
+        default_job_arn: Job of the rollouts that name none.
     """
 
     def __init__(
-        self, trajectories: Trajectories, policy: Callable[[], Policy | None], endpoint: str, region: str
+        self,
+        trajectories: Trajectories,
+        policy: Callable[[], Policy | None],
+        endpoint: str,
+        region: str,
+        default_job_arn: str,
     ) -> None:
         self._trajectories = trajectories
         self._policy = policy
         self._endpoint = endpoint
         self._region = region
-        self.default_job_arn = f"arn:aws:sagemaker:{region}:000000000000:job/AgentRFT/local"
-        """The job that rollouts belong to unless they name one."""
+        self._default_job_arn = default_job_arn
 
     def start(
         self, prompt: JSON, job_arn: str | None, inference_params: InferenceParams | Mapping[str, Any] | None
     ) -> dict[str, JSON]:
-        """Create a trajectory and return the payload in GA spelling. Not for the server's event loop.
-
-        Raises:
-            PayloadError: The ARN, a parameter or the prompt is not what a payload may hold.
-        """
+        """See `LocalRuntime.new_rollout`. Blocks, so never call it in the server's event loop."""
         trajectory_id = str(uuid.uuid4())
         metadata = {
-            "jobArn": job_arn or self.default_job_arn,
+            "jobArn": job_arn or self._default_job_arn,
             "rolloutId": trajectory_id,
             "endpoint": self._endpoint,
             "region": self._region,
@@ -75,42 +76,39 @@ class RolloutStarter:
         return payload
 
     def observe(self, trajectory_id: str) -> dict[str, JSON] | None:
-        """Return what is known of a rollout, as JSON; None of one that is not known.
-
-        Returns:
-            `status`, `rewards` and the number of `turns`; once it is over also the `usage` of each turn as its policy
-            gave it, and `seconds` from its creation to the end of its last turn.
-        """
+        """See `LocalRuntime.observe`."""
         entry = self._trajectories.get(trajectory_id)
         if entry is None:
             return None
         state = entry.state
         known: dict[str, JSON] = {"status": state.status.value, "rewards": state.rewards, "turns": state.turns}
         if state.status in (TrajectoryStatus.REWARD_RECEIVED, TrajectoryStatus.FAILED):
-            known["usage"], ended_at = self._trajectories.usage(entry)
-            known["seconds"] = max(0.0, ended_at - entry.created_at)
+            turns = self._trajectories.turns(entry)
+            ends = [turn.started_at_seconds + turn.duration_seconds for turn in turns]
+            known["usage"] = [_usage(turn.response) for turn in turns]
+            known["seconds"] = max(0.0, max(ends, default=0.0) - entry.created_at)
         return known
 
     def routes(self) -> list[Route]:
-        """Return the routes by which another process starts rollouts here, and sees what became of them."""
+        """Return the routes through which another process starts rollouts here and observes them."""
         return [
             Route(LOCAL_ROLLOUTS_PATH, self._describe, methods=["GET"]),
-            Route(LOCAL_ROLLOUTS_PATH + "/{trajectory_id}", self._observe_for_another_process, methods=["GET"]),
-            Route(LOCAL_ROLLOUTS_PATH, self._start_for_another_process, methods=["POST"]),
+            Route(LOCAL_ROLLOUTS_PATH + "/{trajectory_id}", self._observe_remotely, methods=["GET"]),
+            Route(LOCAL_ROLLOUTS_PATH, self._start_remotely, methods=["POST"]),
         ]
 
     async def _describe(self, request: Request) -> Response:
-        about = {"runtime": "local", "trajectories": len(self._trajectories), "jobArn": self.default_job_arn}
+        about = {"runtime": "local", "trajectories": len(self._trajectories), "jobArn": self._default_job_arn}
         return Response(json.dumps(about), media_type="application/json")
 
-    async def _observe_for_another_process(self, request: Request) -> Response:
+    async def _observe_remotely(self, request: Request) -> Response:
         known = self.observe(request.path_params["trajectory_id"])
         if known is None:
             body = answers.error_body("The rollout is not known to this runtime", answers.error_code(404))
             return Response(body, 404, media_type="application/json")
         return Response(json.dumps(known), media_type="application/json")
 
-    async def _start_for_another_process(self, request: Request) -> Response:
+    async def _start_remotely(self, request: Request) -> Response:
         try:
             fields = json.loads(await request.body())
             if not isinstance(fields, Mapping) or fields.get("prompt") is None:
@@ -121,6 +119,11 @@ class RolloutStarter:
             body = answers.error_body(f"The rollout cannot be started: {error}", answers.error_code(400))
             return Response(body, 400, media_type="application/json")
         return Response(json.dumps(payload), media_type="application/json")
+
+
+def _usage(response: bytes) -> JSON:
+    completion = json.loads(response)
+    return completion.get("usage") if isinstance(completion, dict) else None
 
 
 def _read_params(payload: dict[str, JSON], given: InferenceParams | Mapping[str, Any] | None) -> dict[str, JSON]:

@@ -1,7 +1,8 @@
-"""The life of a local runtime: start, serve in a thread of its own, stop."""
+"""The local runtime: its life, and what its users see of it."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -15,16 +16,17 @@ from typing import Any
 
 import uvicorn
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.credentials import Credentials, CredentialSource, Keys, shared_credentials
 from aws_rft_sdk.errors import ConfigurationError, TrajectoryNotFoundError
-from aws_rft_sdk.runtime.app import make_app
+from aws_rft_sdk.runtime.app import Feedback, make_app
 from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier
-from aws_rft_sdk.runtime.export import write_recordings
 from aws_rft_sdk.runtime.faults import Faults
 from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen
 from aws_rft_sdk.runtime.inference import Inference
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
+from aws_rft_sdk.runtime.recordings import write_recordings
 from aws_rft_sdk.runtime.rollout_starter import RolloutStarter
 from aws_rft_sdk.runtime.state import Problem, find_problems
 from aws_rft_sdk.runtime.trajectories import Trajectories
@@ -41,30 +43,33 @@ class LocalRuntime:
     """A stand-in for the job runtime on this machine: serves inference, records turns, takes rewards.
 
     Use it as a context manager, or call `start` and `stop`. It listens on 127.0.0.1 only, and serves both generations
-    of the contract.
+    of the contract. `docs/runtime.md` lists how it answers where the contract says nothing.
 
     Args:
-        policy: Who answers inference: a policy object, or a function as for `CallablePolicy`. None for nobody: then
-            inference is answered 400, and the rest works.
-        db: Path of the database file, created if missing and continued if not; ":memory:" for one that ends with this
-            object. One runtime at a time can have a file open.
-        auth: "any" verifies what is presented and lets unsigned calls pass, "sigv4" and "bearer" demand that form,
-            "none" looks at nothing.
-        strict: Whether what the service may refuse, or later fails the job over, is refused: inference without the
-            headers of a known trajectory, rewards of a length that is neither 1 nor the number of turns, a reward for
-            a failed trajectory, a span id used for two requests. When not strict, trajectories are created by the
-            first inference call that names them, and untracked calls are answered, counted and not recorded.
-        port: Port to listen on, 0 for any that is free.
-        credentials: What signatures are verified with: `Keys`, `Credentials`, or a botocore or boto3 session. None for
-            the process's own, without asking a metadata service.
+        policy: Answers inference: a policy object, or a function as for `CallablePolicy`. None for no policy. Then
+            inference is answered 400, and everything else works.
+        db: Path of the database file. A missing file is created, an existing one is continued. ":memory:" for a
+            database that ends with this object. One runtime at a time can have a file open.
+        auth: "any" verifies every signature and token that arrives, and accepts calls without one. "sigv4" and "bearer"
+            demand that form. "none" verifies nothing.
+        strict: Whether to refuse what the service refuses, or later fails the job over: inference without the headers
+            of a known trajectory, calls for a job of another account, rewards whose number is neither 1 nor the number
+            of turns, a reward for a failed trajectory, a span id used for two requests. When not strict, the first
+            inference call that names a trajectory creates it. Untracked calls are answered and counted, but not
+            recorded.
+        port: Port to listen on. 0 for any free port.
+        credentials: Signatures are verified with these: `Keys`, `Credentials`, or a botocore or boto3 session. None for
+            the credentials of this process. No metadata service is asked for them.
         region: The region that signatures must be made for, and that payloads name. None for us-west-2.
-        faults: Trouble to make on purpose, None for none.
-        clock: Seconds since the epoch, for the age of signatures and the time of creation of trajectories.
+        faults: Trouble to make on purpose. None for no trouble.
+        client_tokens: Whether a repeated feedback call with the same client token succeeds. The alpha generation
+            documents no such thing: pass False to test against a service that answers the repetition with a 409.
+        clock: Returns seconds since the epoch. Used for the age of signatures and the creation time of trajectories.
 
     Raises:
-        ConfigurationError: An argument has a value that it cannot have.
+        ConfigurationError: An argument has a value that it cannot have. The text names the argument.
 
-    Concurrency: all methods are safe from any thread, except inside an async policy, which runs in the server's loop.
+    Concurrency: all methods are safe from any thread, except in an async policy, which runs in the server's event loop.
     """
 
     def __init__(
@@ -78,12 +83,14 @@ class LocalRuntime:
         credentials: Keys | Credentials | CredentialSource | None = None,
         region: str | None = None,
         faults: Faults | None = None,
+        client_tokens: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if auth not in MODES:
             raise ConfigurationError(f"auth must be one of {', '.join(MODES)}, not {auth!r}")
-        if not 0 <= port <= 65535:
-            raise ConfigurationError(f"port must be from 0 to 65535, not {port}")
+        check_number("port", port, low=0, high=65535, whole=True)
+        if faults is not None and not isinstance(faults, Faults):
+            raise ConfigurationError(f'faults must be a Faults, for example Faults(Fault("reset")), not {faults!r:.80}')
         self._policy = make_policy(policy)
         self._db = db
         self._auth = auth
@@ -92,6 +99,7 @@ class LocalRuntime:
         self._keys = _key_reader(credentials)
         self._region = region or DEFAULT_REGION
         self._faults = faults
+        self._client_tokens = client_tokens
         self._clock = clock
         self._phase = _NEVER
         self._lock = threading.Lock()
@@ -105,46 +113,49 @@ class LocalRuntime:
     # --- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> LocalRuntime:
-        """Open the database and begin to serve; returns this runtime once calls are accepted.
+        """Open the database and begin to serve. Returns this runtime once calls are accepted.
 
         Raises:
-            ConfigurationError: The port is in use; the database cannot be used; credentials are needed and missing.
-                Nothing stays open, and the start may be tried again.
-            RuntimeError: It was started before.
+            ConfigurationError: The port is in use, the database cannot be used, or credentials are missing. Nothing
+                stays open, and the start may be tried again.
+            RuntimeError: The runtime was started before.
         """
         with self._lock:
             if self._phase is not _NEVER:
-                raise RuntimeError(f"this runtime cannot be started: it is {self._phase}; make another one")
+                raise RuntimeError(f"this runtime cannot be started: it is {self._phase}. Make another one")
             if self._auth in ("sigv4", "bearer") and self._keys() is None:
                 raise ConfigurationError(
-                    f"auth={self._auth!r} needs credentials to verify with, and there are none; pass credentials=, set "
+                    f"auth={self._auth!r} needs credentials to verify with, and there are none. Pass credentials=, set "
                     'AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use auth="any"'
                 )
-            listener = listen(self._port)
-            try:
-                trajectories = Trajectories(self._db, self._clock)
-            except BaseException:
-                listener.close()
-                raise
-            try:
+            with contextlib.ExitStack() as undo:
+                listener = undo.enter_context(contextlib.closing(listen(self._port)))
+                trajectories = Trajectories(self._db, self._clock, jobs=[self.default_job_arn])
+                undo.callback(trajectories.close)
+                if self._policy is not None:
+                    for entry in trajectories.entries():
+                        self._policy.begin(entry.trajectory_id, json.loads(entry.prompt))
                 self._serve(listener, trajectories)
-            except BaseException:
-                listener.close()
-                trajectories.close()
-                raise
+                undo.pop_all()
             self._phase = _RUNNING
         return self
 
     def _serve(self, listener: socket.socket, trajectories: Trajectories) -> None:
-        for entry in trajectories.entries():
-            if self._policy is not None and self._server is None:
-                self._policy.begin(entry.trajectory_id, json.loads(entry.prompt))
         inference = Inference(trajectories, self._policy, strict=self._strict)
-        verifier = Verifier(self._auth, self._region, self._keys, self._clock)
-        self._port = listener.getsockname()[1]
-        starter = RolloutStarter(trajectories, lambda: inference.policy, f"http://{HOST}:{self._port}", self._region)
+        port = listener.getsockname()[1]
+        starter = RolloutStarter(
+            trajectories, lambda: inference.policy, f"http://{HOST}:{port}", self._region, self.default_job_arn
+        )
+        app = make_app(
+            Feedback(trajectories, strict=self._strict, client_tokens=self._client_tokens),
+            inference,
+            Verifier(self._auth, self._region, self._keys, self._clock),
+            starter.routes(),
+            self._faults,
+            die=lambda: server.die(),
+        )
         config = uvicorn.Config(
-            make_app(trajectories, inference, verifier, starter.routes(), strict=self._strict, faults=self._faults),
+            app,
             log_config=None,
             access_log=False,
             server_header=False,
@@ -159,12 +170,13 @@ class LocalRuntime:
         server.start()
         # A runtime that nobody stopped must not keep its thread and port for the rest of the process.
         weakref.finalize(self, _abandon, server, trajectories)
+        self._port = port
         self._trajectories, self._inference, self._starter, self._server = trajectories, inference, starter, server
 
     def stop(self) -> None:
-        """Stop to accept calls, wait up to 5 s for those in progress, and release port and database.
+        """Stop accepting calls, wait up to 5 s for the calls in progress, and release port, connections and database.
 
-        What was recorded can still be read. Doing it twice, or before the start, is fine.
+        The records can still be read. Safe to repeat, and to call before the start.
         """
         with self._lock:
             if self._phase is not _RUNNING or self._server is None or self._trajectories is None:
@@ -177,26 +189,25 @@ class LocalRuntime:
                 self._stopped.set()
 
     def restart(self) -> None:
-        """Stop and serve again on the same port, with everything that was recorded: what a service does on an update.
+        """Stop, and serve again on the same port with all records, as a service does on an update.
 
-        Calls in progress have 5 s to end. Connections are closed, so clients that keep some meet broken ones.
+        Calls in progress have 5 s to end. All connections are closed, so clients that keep some find them broken. Also
+        brings back a runtime that died of a fault.
 
         Raises:
-            ConfigurationError: The port was taken meanwhile. The runtime is stopped then.
-            RuntimeError: It is not running.
+            ConfigurationError: The port was taken in the meantime. The runtime is stopped then.
+            RuntimeError: The runtime is not running.
         """
         with self._lock:
             if self._phase is not _RUNNING or self._server is None or self._trajectories is None:
                 raise RuntimeError(f"this runtime cannot be restarted: it is {self._phase}")
             self._server.stop()
-            listener = listen(self._port)
-            try:
+            with contextlib.ExitStack() as undo:
+                undo.callback(self._trajectories.close)
+                undo.callback(setattr, self, "_phase", _STOPPED)
+                listener = undo.enter_context(contextlib.closing(listen(self._port)))
                 self._serve(listener, self._trajectories)
-            except BaseException:
-                listener.close()
-                self._phase = _STOPPED
-                self._trajectories.close()
-                raise
+                undo.pop_all()
 
     def __enter__(self) -> LocalRuntime:
         return self.start()
@@ -207,13 +218,13 @@ class LocalRuntime:
         self.stop()
 
     def serve_forever(self, announce: Callable[[], None] | None = None) -> None:
-        """Serve until SIGINT or SIGTERM arrives, or another thread calls `stop`; then stop.
+        """Serve until SIGINT or SIGTERM arrives or another thread calls `stop`, then stop.
 
-        Starts the runtime if that was not done. Signals are watched only when called in the main thread, and their
-        handlers are restored afterwards, so that a second signal during the stop ends the process as usual.
+        Starts the runtime if it was not started. Signals are handled only in the main thread. Their handlers are
+        restored afterwards, so a second signal during the stop ends the process as usual.
 
         Args:
-            announce: Called once calls are accepted and signals are watched; None for nothing.
+            announce: Called once calls are accepted and signals are handled.
         """
         wanted = self._stopped
 
@@ -229,7 +240,7 @@ class LocalRuntime:
                 self.start()
             if announce is not None:
                 announce()
-            # In slices, because on some systems a wait without end does not let signals through.
+            # In slices of 1 s, because on some systems an endless wait holds signals back.
             while not wanted.wait(1.0):
                 pass
         finally:
@@ -244,7 +255,7 @@ class LocalRuntime:
         """Base URL of the runtime, without a trailing slash.
 
         Raises:
-            RuntimeError: It was not started.
+            RuntimeError: The runtime was not started.
         """
         self._running()
         return f"http://{HOST}:{self._port}"
@@ -256,21 +267,12 @@ class LocalRuntime:
 
     @property
     def default_job_arn(self) -> str:
-        """The job that rollouts belong to unless they name one.
-
-        Raises:
-            RuntimeError: It was not started.
-        """
-        if self._starter is None:
-            raise RuntimeError("this runtime was not started; use it in a with statement, or call start()")
-        return self._starter.default_job_arn
+        """Job of the rollouts that name none. Its account is one of the runtime's own."""
+        return f"arn:aws:sagemaker:{self._region}:000000000000:job/AgentRFT/local"
 
     @property
     def policy(self) -> Policy | None:
-        """Who answers inference. May be replaced at any time, also by a plain function.
-
-        Calls in progress keep the one that they were handed to.
-        """
+        """Answers inference. May be replaced at any time, also by a plain function. Calls in progress keep theirs."""
         return self._policy
 
     @policy.setter
@@ -286,11 +288,11 @@ class LocalRuntime:
         job_arn: str | None = None,
         inference_params: InferenceParams | Mapping[str, Any] | None = None,
     ) -> dict[str, JSON]:
-        """Create a trajectory, as the service does when it starts a rollout, and return what its agent receives.
+        """Create a trajectory, as the service does when it starts a rollout, and return the payload for its agent.
 
         Args:
-            prompt: The prompt cell: usually a string.
-            job_arn: The job. None for a local one.
+            prompt: The prompt cell, usually a string.
+            job_arn: The job. None for `default_job_arn`.
             inference_params: Sampling parameters in any spelling. None to leave them to the agent.
 
         Returns:
@@ -305,82 +307,78 @@ class LocalRuntime:
             raise RuntimeError("this runtime is stopped")
         return self._starter.start(prompt, job_arn, inference_params)
 
+    def observe(self, trajectory_id: str) -> dict[str, JSON] | None:
+        """Return the state of a rollout, or None if there is no such rollout. Cheap enough to poll.
+
+        Returns:
+            `status`, `rewards` and the number of `turns`. Once the rollout is over also the `usage` of each turn, and
+            the `seconds` from its creation to the end of its last turn.
+        """
+        self._running()
+        return None if self._starter is None else self._starter.observe(trajectory_id)
+
     def trajectory(self, trajectory_id: str) -> Trajectory:
-        """Return one trajectory with the turns recorded so far.
+        """Return one trajectory with the turns recorded so far, also if it is older than the last `reset`.
 
         Raises:
             TrajectoryNotFoundError: There is none with this id.
         """
         trajectories = self._running()
         entry = trajectories.get(trajectory_id)
-        if entry is None:
+        found = trajectories.trajectories([entry]) if entry is not None else []
+        if not found:
             raise TrajectoryNotFoundError(f"trajectory {trajectory_id!r} does not exist in this runtime", status=404)
-        return trajectories.trajectory(entry)
-
-    def observe(self, trajectory_id: str) -> dict[str, JSON] | None:
-        """Return what became of a rollout so far, None of one that is not known: cheap, for those who wait for it.
-
-        Returns:
-            `status`, `rewards` and the number of `turns`; once it is over also the `usage` of each turn, and `seconds`
-            from its creation to the end of its last turn.
-        """
-        self._running()
-        return None if self._starter is None else self._starter.observe(trajectory_id)
+        return found[0]
 
     def trajectories(
-        self, status: TrajectoryStatus | str | None = None, job_arn: str | None = None, *, since: int | None = None
+        self, status: TrajectoryStatus | str | None = None, job_arn: str | None = None
     ) -> list[Trajectory]:
-        """Return the trajectories in the order of their creation.
+        """Return the trajectories created since the last `reset`, in the order of their creation.
 
         Args:
-            status: Only those in this state; None for all.
-            job_arn: Only those of this job; None for all.
-            since: Only those created after this `mark`; None for those created after the last `reset`.
+            status: Only those in this state. None for all.
+            job_arn: Only those of this job. None for all.
         """
         wanted = None if status is None else TrajectoryStatus(status)
-        found = self._running().trajectories(self._first if since is None else since)
+        trajectories = self._running()
         return [
             trajectory
-            for trajectory in found
+            for trajectory in trajectories.trajectories(trajectories.entries(self._first))
             if wanted in (None, trajectory.status) and job_arn in (None, trajectory.job_arn)
         ]
 
-    def mark(self) -> int:
-        """Return a mark of this moment for `trajectories(since=...)`."""
-        return len(self._running())
-
-    def reset(self) -> None:
-        """Begin a new view: what happened before no longer shows in `trajectories`, `problems`, `untracked_calls`.
-
-        Nothing is deleted: `trajectory` still finds the older ones, and their agents are still served.
-        """
-        self._first = self.mark()
-        if self._inference is not None:
-            self._inference.untracked_calls = 0
-
     @property
     def untracked_calls(self) -> int:
-        """How many inference calls since the start, or the last `reset`, did not say which trajectory is theirs."""
+        """Number of inference calls since the last `reset` that named no trajectory."""
         return self._inference.untracked_calls if self._inference is not None else 0
 
     def problems(self) -> list[Problem]:
-        """Return what would make the service fail the job, or wastes a rollout, among the trajectories in view.
+        """Return what would make the service fail the job, or wastes a rollout, among the trajectories since `reset`.
 
-        Meant for the moment when all rollouts are over: a rollout in progress shows as "open".
+        Call it when all rollouts are over: a rollout in progress shows as "open".
         """
         entries = self._running().entries(self._first)
         return [problem for entry in entries for problem in find_problems(entry.state, entry.trajectory_id)]
 
     def export(self, path: str | Path) -> int:
-        """Write the trajectories in view as recordings for `ReplayPolicy`, and return how many were written.
+        """Write the trajectories since the last `reset` as recordings for `ReplayPolicy`. Returns their number.
 
-        Those without turns are left out. The file is replaced as a whole or not at all.
+        Trajectories without turns are left out. The file is replaced as a whole or not at all.
         """
         return write_recordings(self.trajectories(), path)
 
+    def reset(self) -> None:
+        """Let `trajectories`, `problems`, `untracked_calls` and `export` start from nothing, as in a new test.
+
+        Nothing is deleted: `trajectory` still finds older trajectories, and their agents are still served.
+        """
+        self._first = len(self._running())
+        if self._inference is not None:
+            self._inference.untracked_calls = 0
+
     def _running(self) -> Trajectories:
         if self._trajectories is None:
-            raise RuntimeError("this runtime was not started; use it in a with statement, or call start()")
+            raise RuntimeError("this runtime was not started. Use it in a with statement, or call start()")
         return self._trajectories
 
 

@@ -1,20 +1,10 @@
-"""The state machine of a trajectory. Pure: values in, values out; no clock, no storage, no I/O.
+"""The state machine of a trajectory. Pure functions: no clock, no storage, no I/O.
 
     PENDING --complete(ready)--> READY ---reward--> REWARD_RECEIVED
        |
        +----complete(failed)--> FAILED --reward--> REWARD_RECEIVED (only when not strict)
 
-What the contract leaves open is decided here, once:
-
-- A repeated call with the client token and the decision of the call that succeeded is answered 200 and changes nothing,
-  in whatever state the trajectory is by then. Without a token, or with another one, a second transition is a 409.
-- The same client token with another decision is a 400, not a 409: clients may take a 409 after a lost answer for
-  "already done", and here something else was done.
-- A reward for a FAILED trajectory is a 409 when strict: a failed trajectory is not used for training, so a reward for
-  it is a mistake of the sender.
-- Rewards are one number, or one for each recorded turn; another length is a 400 when strict.
-- Sealing a trajectory without turns is accepted: the service finds out only later, and then fails the job.
-  `problems` says so.
+The table "What the contract leaves open" in `docs/runtime.md` says what is decided here, and why.
 """
 
 from __future__ import annotations
@@ -30,29 +20,29 @@ PENDING = TrajectoryStatus.PENDING
 
 
 class State(NamedTuple):
-    """What decides how a trajectory answers its next call."""
+    """Everything that decides how a trajectory answers its next call."""
 
     status: TrajectoryStatus = PENDING
     turns: int = 0
     """Number of turns recorded."""
     completed_as: str | None = None
-    """ "ready" or "failed", None while open."""
+    """ "ready" or "failed"; None while the trajectory is open."""
     completion_token: str | None = None
-    """Client token of the call that sealed it, None when it is open or that call carried none."""
+    """Client token of the call that sealed the trajectory. None if it is open, or if the call carried no token."""
     rewards: tuple[float, ...] | None = None
     reward_token: str | None = None
-    """Client token of the call that rewarded it."""
+    """Client token of the call that rewarded the trajectory."""
 
 
 def check_open(state: State, trajectory_id: str) -> None:
     """Refuse an inference call on a sealed trajectory.
 
     Raises:
-        Refusal: 409, the trajectory is not PENDING.
+        Refusal: 400 if the trajectory is not PENDING. The service model lists no conflict (409) for sampling.
     """
     if state.status is not PENDING:
         raise Refusal(
-            409,
+            400,
             f"Trajectory {trajectory_id} is not in valid status for sampling: it is {state.status.value}, "
             "and only a PENDING trajectory takes turns",
         )
@@ -62,7 +52,7 @@ def add_turn(state: State, trajectory_id: str) -> State:
     """Return the state after one more turn.
 
     Raises:
-        Refusal: 409, the trajectory was sealed in the meantime.
+        Refusal: 400 if the trajectory was sealed while the policy answered.
     """
     check_open(state, trajectory_id)
     return state._replace(turns=state.turns + 1)
@@ -75,13 +65,14 @@ def complete(state: State, trajectory_id: str, outcome: str, token: str | None) 
         state: The state before.
         trajectory_id: For messages.
         outcome: "ready" or "failed".
-        token: Client token of the call, None when it carried none.
+        token: Client token of the call. None if the call carried no token.
 
     Returns:
-        The new state, or `state` itself when the call repeats the one that sealed it.
+        The new state. `state` itself if this call repeats the call that sealed the trajectory.
 
     Raises:
-        Refusal: 400 for an unknown outcome or a token used for another decision; 409 when it is sealed already.
+        Refusal: 400 if the outcome is unknown, or if the token was used for another decision. 409 if the trajectory is
+            sealed already.
     """
     if outcome not in COMPLETION_STATUSES:
         raise Refusal(400, f"Status must be one of {', '.join(COMPLETION_STATUSES)}, not {outcome!r:.80}")
@@ -103,16 +94,16 @@ def reward(
     Args:
         state: The state before.
         trajectory_id: For messages.
-        rewards: One number, or one for each recorded turn in order.
-        token: Client token of the call, None when it carried none.
-        strict: See the module's text.
+        rewards: One finite number, or one for each recorded turn in order.
+        token: Client token of the call. None if the call carried no token.
+        strict: Whether to refuse a reward for a failed trajectory, and a number of rewards that fits nothing.
 
     Returns:
-        The new state, or `state` itself when the call repeats the one that rewarded it.
+        The new state. `state` itself if this call repeats the call that rewarded the trajectory.
 
     Raises:
-        Refusal: 400 for rewards that are empty, not finite, of a wrong number, or a token used for other rewards;
-            409 when the trajectory is open, failed, or has its reward.
+        Refusal: 400 if the number of rewards is wrong, or if the token was used for other rewards. 409 if the
+            trajectory is open or failed, or has its reward already.
     """
     if not rewards or not all(math.isfinite(item) for item in rewards):
         raise Refusal(400, "Rewards must be a non-empty list of finite numbers")
@@ -151,16 +142,16 @@ def _token_reused(trajectory_id: str, what: str) -> Refusal:
 
 
 class Problem(NamedTuple):
-    """Something about a trajectory that would make the service fail the job, or waste the rollout."""
+    """A fault of a trajectory over which the service would fail the job or waste the rollout."""
 
     kind: ProblemKind
     trajectory_id: str
     message: str
-    """What is wrong and what usually causes it."""
+    """What is wrong, and what usually causes it."""
 
 
 def find_problems(state: State, trajectory_id: str) -> list[Problem]:
-    """Return what is wrong with a trajectory whose rollout is over; empty when nothing is."""
+    """Return the problems of a trajectory whose rollout is over. The list is empty if there are none."""
     problems = []
     if state.status is PENDING:
         what = f"trajectory {trajectory_id} was left open after {state.turns} turns: complete_trajectory never came"

@@ -1,31 +1,32 @@
-"""The runtime's memory on disk: SQLite in WAL mode, one writing thread, many writes per transaction.
+"""The runtime's database: SQLite in WAL mode, one thread that writes, many writes per transaction.
 
-Whoever submits a write is told when it is durable. While the writer waits for the disk, further writes queue up and go
-into the next transaction together, so that the cost of an `fsync` is shared by all calls in flight.
+While that thread waits for the disk, further writes queue up. The next transaction takes all of them, so the calls in
+flight share the cost of one `fsync`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
-from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import records
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow
-from aws_rft_sdk.types import Trajectory
 
 Row = TrajectoryRow | TurnRow
-Done = Callable[["BaseException | None"], None]
+Waiter = asyncio.Future[None] | Future[None]
+"""Waits for a row to become durable, in an event loop or in a thread."""
 
 MEMORY = ":memory:"
-# Rows of one INSERT. One statement for many rows, because each statement gives up the interpreter's lock and has to
-# win it back from the busy event loop. Bounded by SQLite's historic limit of 999 parameters.
+# Rows of one INSERT. Each statement releases the interpreter's lock and has to win it back from the busy event loop, so
+# few statements are faster. Older SQLite takes at most 999 parameters.
 _ROWS_PER_STATEMENT = 64
 
 _TRAJECTORY_COLUMNS = 10
@@ -40,21 +41,20 @@ class Store:
     """The database of one runtime.
 
     Args:
-        path: Path of the file, created if missing; ":memory:" for one that ends with this object.
-        after_commit: Called in the writer's thread after all `done` of a transaction were, so that an event loop has to
-            be woken up only once for all of them. None for nothing.
+        path: Path of the file, created if missing. ":memory:" for a database that ends with this object.
+        after_commit: Called in the writing thread after each transaction, with the waiters of its rows and its error.
 
     Raises:
         ConfigurationError: The file cannot be opened, is no database of the runtime, is of a newer version, or another
             runtime has it open.
 
-    Concurrency: `submit` and the reading methods are safe from any thread.
+    Concurrency: `submit` and `reading` are safe from any thread.
     """
 
-    def __init__(self, path: str | Path, *, after_commit: Callable[[], None] | None = None) -> None:
+    def __init__(self, path: str | Path, *, after_commit: Callable[[list[Waiter], BaseException | None], None]) -> None:
         self._path = str(path)
         self._after_commit = after_commit
-        self._lock = threading.Lock()  # one reader at a time; in memory it also keeps readers from a half-done write
+        self._lock = threading.Lock()  # one reader at a time; in memory it also keeps a reader out of a transaction
         self._in_memory = self._path == MEMORY
         self._guard = None if self._in_memory else _lock_file(self._path)
         try:
@@ -66,50 +66,25 @@ class Store:
         self._reader: sqlite3.Connection | None = None
         if self._in_memory:
             self._reader = self._writer
-            # Reading stays possible after close(), as long as this object lives.
+            # Reading stays possible after close() for as long as this object lives.
             weakref.finalize(self, self._writer.close)
-        self._queue: queue.SimpleQueue[tuple[Row, Done] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[tuple[Row, Waiter] | None] = queue.SimpleQueue()
         self._failure: BaseException | None = None
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="aws-rft-runtime-store", daemon=True)
         self._thread.start()
 
-    def submit(self, row: Row, done: Done) -> None:
-        """Write a row down. The writer's thread calls `done(None)` once it is durable, `done(error)` if it failed.
+    def submit(self, row: Row, waiter: Waiter) -> None:
+        """Store a row. `after_commit` gets the waiter once the row is durable, or could not be stored.
 
-        Rows become durable in the order of submission. After a failed write every later one fails with its error:
-        what the runtime remembers and what is written down would not agree any more.
+        Rows become durable in the order of submission. After a failed write every later one fails with the same error,
+        because memory and disk no longer agree.
         """
-        self._queue.put((row, done))
-
-    def rows(self) -> tuple[list[TrajectoryRow], list[tuple[int, str]]]:
-        """Return all trajectories in order of creation, and key and span id of each turn that has one."""
-        with self._reading() as reader:
-            return list(records.select_rows(reader)), list(records.select_spans(reader))
-
-    def turn(self, key: int) -> TurnRow:
-        """Return one durable turn."""
-        with self._reading() as reader:
-            return records.select_turn(reader, key)
-
-    def trajectory(self, row: TrajectoryRow) -> Trajectory:
-        """Return the public value of a trajectory whose row is known, with its durable turns."""
-        with self._reading() as reader:
-            turns = records.select_turns(reader, row.number)
-        return records.make_trajectory(row, turns)
-
-    def usage(self, number: int) -> tuple[list[JSON], float]:
-        """Return the token counts of each turn of a trajectory, None for one without, and when the last one ended."""
-        with self._reading() as reader:
-            return records.select_usage(reader, number)
-
-    def trajectories(self, first: int = 0) -> list[Trajectory]:
-        """Return the durable trajectories from number `first` on, in the order of their creation."""
-        with self._reading() as reader:
-            return list(records.select_trajectories(reader, first))
+        self._queue.put((row, waiter))
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Give a connection to the durable rows. One thread has it at a time."""
         with self._lock:
             if self._closed and not self._in_memory:
                 with closing(records.open_to_read(self._path)) as reader:
@@ -120,7 +95,7 @@ class Store:
             yield self._reader
 
     def close(self) -> None:
-        """Write down what was submitted, and release the file. Reading stays possible. Doing it twice is fine."""
+        """Store all submitted rows and release the file. Reading stays possible. Repeating is safe."""
         if self._closed:
             return
         self._closed = True
@@ -151,10 +126,7 @@ class Store:
                     self._commit([row for row, _ in writes])
                 except Exception as caught:
                     self._failure = error = caught
-            for _, done in writes:
-                done(error)
-            if self._after_commit is not None:
-                self._after_commit()
+            self._after_commit([waiter for _, waiter in writes], error)
 
     def _commit(self, rows: Sequence[Row]) -> None:
         with self._lock if self._in_memory else nullcontext():
@@ -175,12 +147,13 @@ class Store:
             some = rows[start : start + _ROWS_PER_STATEMENT]
             values = [value for row in some for value in row]
             # The table's name and the question marks are ours; every value is a parameter.
-            self._writer.execute(f"INSERT INTO {table} VALUES {','.join([one] * len(some))}{suffix}", values)  # noqa: S608
+            statement = f"INSERT INTO {table} VALUES {','.join([one] * len(some))}{suffix}"  # noqa: S608
+            self._writer.execute(statement, values)
 
 
 def _open_to_write(path: str) -> sqlite3.Connection:
     try:
-        # No thread check: it is opened in one thread, used in the writer's, and closed in a third.
+        # No thread check: one thread opens it, the writing thread uses it, and a third thread closes it.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     except sqlite3.Error as error:
         raise ConfigurationError(f"db={path} cannot be opened: {error}") from error
@@ -196,8 +169,10 @@ def _open_to_write(path: str) -> sqlite3.Connection:
 
 
 def _lock_file(path: str) -> sqlite3.Connection:
-    """Hold a lock beside the database for as long as the connection is open; the system frees it if we are killed."""
-    # SQLite's own locks on an empty file beside it: they work on every system, and leave the database readable.
+    """Hold a lock on a file beside the database while the connection is open. A kill frees the lock.
+
+    SQLite's own locks work on every system. On a file of their own they leave the database readable.
+    """
     guard = None
     try:
         guard = sqlite3.connect(f"{path}.lock", timeout=0, isolation_level=None, check_same_thread=False)

@@ -1,48 +1,50 @@
-"""The trajectories of one runtime: their states in memory, and every change of them on disk.
+"""The trajectories of one runtime: their states in memory, and every change of a state on disk.
 
-States are kept in memory and changed only in the server's event loop, so that no lock stands between two calls; new
-trajectories may also be opened from other threads. An answer leaves only after what it says is durable.
+Only the server's event loop changes a state, so calls need no lock. Other threads may open new trajectories. An answer
+leaves only after the change that it confirms is on disk.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import json
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.runtime import records
 from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key, turn_key
 from aws_rft_sdk.runtime.state import State
-from aws_rft_sdk.runtime.store import Row, Store
+from aws_rft_sdk.runtime.store import Row, Store, Waiter
 from aws_rft_sdk.types import Trajectory
+from aws_rft_sdk.wire import JOB_ARN_PATTERN
 
 
 class InFlight:
-    """A turn that is being sampled: repetitions under the same span id wait for it."""
+    """A turn that is being sampled. Repetitions under the same span id wait for it."""
 
-    __slots__ = ("index", "request")
+    __slots__ = ("index", "request", "started", "started_at")
 
     def __init__(self, request: bytes) -> None:
         self.request = request
+        self.started_at, self.started = time.time(), time.perf_counter()
         self.index: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
     def finish(self, index: int) -> None:
-        """Let those who wait answer from the record of this turn."""
+        """Let the waiting calls answer from the record of this turn."""
         self.index.set_result(index)
 
     def fail(self, error: BaseException) -> None:
-        """Let those who wait fail as well."""
+        """Let the waiting calls fail as well."""
         if not isinstance(error, Refusal):
             error = Refusal(500, f"The first call with this span id ended without an answer: {type(error).__name__}")
         self.index.set_exception(error)
-        self.index.exception()  # nobody has to be waiting
+        self.index.exception()  # asyncio would complain about an exception that no call waits for
 
 
 class Entry:
@@ -53,39 +55,44 @@ class Entry:
     def __init__(self, row: TrajectoryRow) -> None:
         self.number, self.trajectory_id, self.job_arn, self.prompt, self.created_at, self.state = row
         self.begun = self.state.turns
-        """Turns recorded and turns in flight."""
+        """Number of turns recorded or in flight."""
         self.spans: dict[str, int | InFlight] = {}
         """Index of the recorded turn of each span id, or the turn in flight."""
 
     def row(self) -> TrajectoryRow:
-        """Return what is written down of it."""
+        """Return the row that is stored."""
         return TrajectoryRow(self.number, self.trajectory_id, self.job_arn, self.prompt, self.created_at, self.state)
 
 
 class Trajectories:
     """All trajectories of one database.
 
+    A job is known if it is among `jobs` or has a trajectory here. An account is the runtime's own if a known job
+    belongs to it.
+
     Args:
         path: See `Store`.
-        clock: Seconds since the epoch.
+        clock: Returns seconds since the epoch.
+        jobs: ARNs of jobs that exist before they have a trajectory.
 
     Raises:
         ConfigurationError: See `Store`.
     """
 
-    def __init__(self, path: str | Path, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, path: str | Path, clock: Callable[[], float] = time.time, jobs: Iterable[str] = ()) -> None:
         self._clock = clock
-        self._lock = threading.Lock()  # trajectories are numbered in the order in which they are written down
+        self._lock = threading.Lock()  # trajectories are numbered in the order in which they are stored
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._settled: deque[tuple[asyncio.Future[None], BaseException | None]] = deque()
-        self._store = Store(path, after_commit=self._wake)
-        rows, spans = self._store.rows()
+        self._store = Store(path, after_commit=self._committed)
+        with self._store.reading() as connection:
+            rows, spans = records.select_rows(connection), records.select_spans(connection)
         self._entries = {row.trajectory_id: Entry(row) for row in rows}
         by_number = {entry.number: entry for entry in self._entries.values()}
         for key, span_id in spans:
             number, index = split_turn_key(key)
             by_number[number].spans[span_id] = index
         self._next_number = max(by_number, default=-1) + 1
+        self._jobs = {*jobs, *(entry.job_arn for entry in self._entries.values())}
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the event loop that the calls are served in."""
@@ -94,20 +101,32 @@ class Trajectories:
     def __len__(self) -> int:
         return self._next_number
 
-    def entries(self, first: int = 0) -> Iterator[Entry]:
+    def entries(self, first: int = 0) -> list[Entry]:
         """Return the trajectories from number `first` on, in the order of their creation."""
-        return iter([entry for entry in list(self._entries.values()) if entry.number >= first])
+        return [entry for entry in list(self._entries.values()) if entry.number >= first]
 
     def get(self, trajectory_id: str) -> Entry | None:
-        """Return the trajectory with this id, None if there is none."""
+        """Return the trajectory with this id, or None if there is none."""
         return self._entries.get(trajectory_id)
 
-    def find(self, trajectory_id: str, job_arn: str) -> Entry:
+    def find(self, trajectory_id: str, job_arn: str, *, strict: bool, unknown_job: int = 404) -> Entry:
         """Return the trajectory with this id of this job.
 
+        Args:
+            trajectory_id: Its id.
+            job_arn: Its job.
+            strict: Whether the job's account and the job are checked first, as the service does.
+            unknown_job: Status of the answer if the job is unknown.
+
         Raises:
-            Refusal: 404, there is none.
+            Refusal: 403 if the job belongs to another account. `unknown_job` if the job is unknown. 404 if the job has
+                no such trajectory.
         """
+        if strict and job_arn not in self._jobs:
+            own = {_account(known) for known in list(self._jobs)}  # other threads add jobs
+            if (account := _account(job_arn)) not in own:
+                raise Refusal(403, f"Access to job {job_arn} is denied: this runtime has no job of account {account}")
+            raise Refusal(unknown_job, f"Could not find job {job_arn} in this runtime")
         entry = self._entries.get(trajectory_id)
         if entry is None or entry.job_arn != job_arn:
             raise Refusal(404, f"Trajectory {trajectory_id} of job {job_arn} does not exist in this runtime")
@@ -116,42 +135,30 @@ class Trajectories:
     # --- changes -----------------------------------------------------------------------------------------------------
 
     def open(self, trajectory_id: str, job_arn: str, prompt: JSON, *, announce: Callable[[], None]) -> None:
-        """Create a trajectory and wait until it is durable. Not for the server's event loop.
+        """Create a trajectory and wait until it is durable. Blocks, so never call it in the server's event loop.
 
         Args:
             trajectory_id: Its id, which must be new.
             job_arn: Its job.
-            prompt: What its agent is given.
-            announce: Called while no other trajectory can be created in between.
+            prompt: The prompt that its agent receives.
+            announce: Called under the lock, so that announcements come in the order of creation.
 
         Raises:
-            sqlite3.Error: It could not be written.
+            sqlite3.Error: The database cannot be written.
         """
-        event, outcome = threading.Event(), list[BaseException | None]()
-
-        def done(error: BaseException | None) -> None:
-            outcome.append(error)
-            event.set()
-
-        self._add(trajectory_id, job_arn, prompt, announce, done)
-        event.wait()
-        if outcome[0] is not None:
-            raise outcome[0]
+        waiter: Future[None] = Future()
+        self._add(trajectory_id, job_arn, prompt, announce, waiter)
+        waiter.result()
 
     async def open_here(self, trajectory_id: str, job_arn: str, *, announce: Callable[[], None]) -> Entry:
-        """Create a trajectory that an inference call speaks of, in the server's event loop."""
-        future, done = self._waiter()
-        entry = self._add(trajectory_id, job_arn, None, announce, done)
-        await self._durable(future)
+        """Create a trajectory for the first inference call that names it. Call it in the server's event loop."""
+        waiter = asyncio.get_running_loop().create_future()
+        entry = self._add(trajectory_id, job_arn, None, announce, waiter)
+        await self._durable(waiter)
         return entry
 
     def _add(
-        self,
-        trajectory_id: str,
-        job_arn: str,
-        prompt: JSON,
-        announce: Callable[[], None],
-        done: Callable[[BaseException | None], None],
+        self, trajectory_id: str, job_arn: str, prompt: JSON, announce: Callable[[], None], waiter: Waiter
     ) -> Entry:
         text = json.dumps(prompt)
         with self._lock:
@@ -159,14 +166,15 @@ class Trajectories:
             announce()
             self._next_number += 1
             self._entries[trajectory_id] = entry
-            self._store.submit(entry.row(), done)
+            self._jobs.add(job_arn)
+            self._store.submit(entry.row(), waiter)
         return entry
 
     async def add_turn(self, entry: Entry, turn: TurnRow) -> int:
-        """Record a turn and return its index once it is durable; the key of `turn` is filled in here.
+        """Record a turn and return its index once the turn is durable. Fills in the key of `turn`.
 
         Raises:
-            Refusal: 409, the trajectory was sealed in the meantime; 500, the database cannot be written.
+            Refusal: 400 if the trajectory was sealed in the meantime. 500 if the database cannot be written.
         """
         index = entry.state.turns
         entry.state = machine.add_turn(entry.state, entry.trajectory_id)
@@ -174,72 +182,69 @@ class Trajectories:
         return index
 
     async def change(self, entry: Entry, state: State) -> None:
-        """Give a trajectory its new state and return once it is durable.
+        """Give a trajectory its new state and return once the state is durable.
 
         Raises:
-            Refusal: 500, the database cannot be written.
+            Refusal: 500 if the database cannot be written.
         """
-        # Written also when nothing changes: the first call with this token may still be waiting for the disk.
+        # An unchanged state is stored too: the first call with this token may still be waiting for the disk.
         entry.state = state
         await self._write(entry.row())
 
     async def _write(self, row: Row) -> None:
-        future, done = self._waiter()
-        self._store.submit(row, done)
-        await self._durable(future)
+        waiter = asyncio.get_running_loop().create_future()
+        self._store.submit(row, waiter)
+        await self._durable(waiter)
 
-    def _waiter(self) -> tuple[asyncio.Future[None], Callable[[BaseException | None], None]]:
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        return future, functools.partial(self._settle, future)
-
-    async def _durable(self, future: asyncio.Future[None]) -> None:
+    async def _durable(self, waiter: asyncio.Future[None]) -> None:
         try:
-            await future
+            await waiter
         except Exception as error:
             raise Refusal(500, f"The runtime's database cannot be written: {type(error).__name__}: {error}") from error
 
-    # In the writer's thread:
-
-    def _settle(self, future: asyncio.Future[None], error: BaseException | None) -> None:
-        self._settled.append((future, error))
-
-    def _wake(self) -> None:
-        if self._loop is not None and self._settled:
+    def _committed(self, waiters: list[Waiter], error: BaseException | None) -> None:
+        """Release those who wait for a transaction. Runs in the writing thread, and wakes the event loop once."""
+        calls = [waiter for waiter in waiters if isinstance(waiter, asyncio.Future)]
+        _release([waiter for waiter in waiters if isinstance(waiter, Future)], error)
+        if self._loop is not None and calls:
             try:
-                self._loop.call_soon_threadsafe(self._release)
-            except RuntimeError:  # the loop is closed: nobody waits any more
-                self._settled.clear()
-
-    # In the event loop again:
-
-    def _release(self) -> None:
-        while self._settled:
-            future, error = self._settled.popleft()
-            if future.done():
-                continue
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
+                self._loop.call_soon_threadsafe(_release, calls, error)
+            except RuntimeError:
+                pass  # the loop is closed, so no call waits any more
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def turn(self, entry: Entry, index: int) -> TurnRow:
         """Return a durable turn."""
-        return self._store.turn(turn_key(entry.number, index))
+        with self._store.reading() as connection:
+            return records.select_turn(connection, turn_key(entry.number, index))
 
-    def trajectory(self, entry: Entry) -> Trajectory:
-        """Return the public value of a trajectory."""
-        return self._store.trajectory(entry.row())
+    def turns(self, entry: Entry) -> list[TurnRow]:
+        """Return the durable turns of a trajectory in order."""
+        with self._store.reading() as connection:
+            return records.select_turns(connection, entry.number)
 
-    def usage(self, entry: Entry) -> tuple[list[JSON], float]:
-        """Return the token counts of each turn as its policy gave them, and when the last turn ended; 0 of none."""
-        return self._store.usage(entry.number)
-
-    def trajectories(self, first: int = 0) -> list[Trajectory]:
-        """Return the trajectories from number `first` on, in the order of their creation."""
-        return self._store.trajectories(first)
+    def trajectories(self, entries: Iterable[Entry]) -> list[Trajectory]:
+        """Return the public values of trajectories, as far as they are durable."""
+        with self._store.reading() as connection:
+            found = [records.select_trajectory(connection, "number", entry.number) for entry in entries]
+        return [trajectory for trajectory in found if trajectory is not None]
 
     def close(self) -> None:
-        """Release the file; reading stays possible."""
+        """Release the file. Reading stays possible."""
         self._store.close()
+
+
+def _release(waiters: Sequence[Waiter], error: BaseException | None) -> None:
+    for waiter in waiters:
+        if waiter.done():
+            continue  # cancelled in the meantime
+        if error is None:
+            waiter.set_result(None)
+        else:
+            waiter.set_exception(error)
+
+
+def _account(job_arn: str) -> str | None:
+    match = JOB_ARN_PATTERN.fullmatch(job_arn)
+    return match and match["account"]

@@ -1,15 +1,17 @@
-"""The policy that is another server: any with OpenAI's chat completions."""
+"""The policy that asks another server with OpenAI's chat completions."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import ssl
+import warnings
 from collections.abc import AsyncIterator, Mapping
 from urllib.parse import urlsplit
 
 import httpx
 
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.answers import encode
@@ -19,47 +21,58 @@ _IDLE_CONNECTIONS = 256
 
 
 class UpstreamPolicy:
-    """Hands requests on to an OpenAI-compatible server, and its answers back byte for byte.
+    """Passes requests to an OpenAI-compatible server, and its answers back byte for byte.
 
-    Errors of the server pass through with their status and `Retry-After`. The headers of the agent's request are not
-    handed on: neither those that name the trajectory nor its credentials. Nothing is retried. A server that cannot be
-    connected to is answered 503 (nothing was sampled, so the call may be repeated); one that breaks off or is too slow
-    500 (it may have sampled).
+    Errors of the server keep their status and `Retry-After`. No header of the agent's request is passed on, so neither
+    its trajectory nor its credentials leave the runtime. Nothing is retried. If the server cannot be reached, the call
+    is answered 503: nothing was sampled, so it may be repeated. If the server breaks off, fails within its stream or is
+    too slow, the call is answered 500: the server may have sampled. The turn is not recorded then.
 
     Args:
-        base_url: The server's base URL, ending where `/chat/completions` begins: usually in `/v1`.
+        base_url: The server's base URL, up to `/chat/completions`. Usually it ends in `/v1`.
         api_key: Sent as a bearer token. None for no authentication.
-        model: Name of the model to ask for. None for the one that the agent names.
-        timeout: Seconds to wait for the server to connect or to send the next byte.
+        model: Name of the model to ask for. None for the model that the agent names.
+        timeout_seconds: How long to wait for the server to connect or to send its next byte.
+        timeout: Old name of `timeout_seconds`.
 
     Raises:
-        ConfigurationError: `base_url` is no http or https URL.
+        ConfigurationError: `base_url` is no http or https URL, or `timeout_seconds` is not above 0.
     """
 
     def __init__(
-        self, base_url: str, *, api_key: str | None = None, model: str | None = None, timeout: float = 600.0
+        self,
+        base_url: str,
+        *,
+        api_key: str | None = None,
+        model: str | None = None,
+        timeout_seconds: float = 600.0,
+        timeout: float | None = None,
     ) -> None:
+        if timeout is not None:
+            warnings.warn("UpstreamPolicy(timeout=) is now timeout_seconds=", DeprecationWarning, stacklevel=2)
+            timeout_seconds = timeout
+        check_seconds("timeout_seconds", timeout_seconds)
         parts = urlsplit(base_url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigurationError(f"base_url must be an http or https URL, not {base_url!r}")
         self._url = base_url.rstrip("/") + "/chat/completions"
-        # Not compressed, because what arrives is handed on as it is.
+        # Not compressed, because the bytes are passed on as they arrive.
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._model = model
-        self._timeout = timeout
-        # Proxies of the environment are for the world outside, never for this machine.
+        self._timeout = timeout_seconds
+        # Proxies of the environment are never for this machine.
         self._trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
         self._encrypts = parts.scheme == "https"
         self._clients: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
-        """Those that nobody uses at the moment, the latest last."""
+        """The idle clients of each event loop, the latest last."""
 
     def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing: a server sees requests only."""
+        """Do nothing. A server sees requests only."""
 
     async def answer(self, call: Call) -> Passthrough:
-        """Send the request on and return the answer, whose body is still to be read."""
+        """Send the request and return the answer before its body is read."""
         client = self._take()
         release = functools.partial(self._release, client)
         request = client.build_request("POST", self._url, content=self._body(call), headers=self._headers)
@@ -90,8 +103,8 @@ class UpstreamPolicy:
             changes = {**changes, "stream": call.stream}
         return encode({**call.request, **changes}) if changes else call.body
 
-    # One client for each call in progress, and so one connection for each: httpx looks at all connections of a client
-    # whenever a request comes or goes, which with many of them takes longer than everything else.
+    # One client, and so one connection, for each call in progress. httpx searches all connections of a client for each
+    # request, which takes longer than all the rest when there are many.
 
     def _take(self) -> httpx.AsyncClient:
         idle = self._clients.setdefault(asyncio.get_running_loop(), [])
@@ -117,7 +130,7 @@ class UpstreamPolicy:
 
     @functools.cached_property
     def _ssl_context(self) -> ssl.SSLContext | bool:
-        # Shared, since loading the certificates takes longer than a call. A server on this machine may need none.
+        # Shared, because loading the certificates takes longer than a call. A server on this machine may need none.
         return httpx.create_ssl_context(trust_env=self._trust_env) if self._encrypts or self._trust_env else False
 
     async def aclose(self) -> None:

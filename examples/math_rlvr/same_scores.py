@@ -32,7 +32,7 @@ def make_row(trajectory: Trajectory) -> dict[str, Any]:
 def compare(folder: str | Path) -> list[tuple[str, float, float]]:
     """Return id, reward in the rollout and score of the handler, for each trajectory that was rewarded, in order."""
     with LocalRuntime(db=Path(folder) / "trajectories.db") as runtime:
-        rewarded = [trajectory for trajectory in runtime.trajectories(since=0) if trajectory.rewards]
+        rewarded = [trajectory for trajectory in runtime.trajectories() if trajectory.rewards]
     event = json.loads(json.dumps([make_row(trajectory) for trajectory in rewarded]))
     results = handler(event, None)
     return [

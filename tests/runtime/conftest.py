@@ -4,9 +4,14 @@ import json
 
 import pytest
 import requests
+import uvicorn
+from starlette.applications import Starlette
+from starlette.responses import StreamingResponse
+from starlette.routing import Route
 
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.runtime import LocalRuntime
+from aws_rft_sdk.runtime.http_server import ServerThread, listen
 
 KEYS = Keys("AKIDEXAMPLE", "a-secret-for-tests", "a-session-token")
 
@@ -81,3 +86,47 @@ def open_wire():
     yield make
     for client in clients:
         client.session.close()
+
+
+class Upstream:
+    """An OpenAI-compatible server of the test's own, served by the same machinery."""
+
+    def __init__(self):
+        self.requests = []
+        self.answer = None
+        self.app = Starlette(routes=[Route("/v1/chat/completions", self._answer, methods=["POST"])])
+
+    async def _answer(self, request):
+        self.requests.append((dict(request.headers), await request.json()))
+        return self.answer()
+
+    def streams(self, *pieces):
+        async def generate():
+            for piece in pieces:
+                if isinstance(piece, Exception):
+                    raise piece
+                yield piece
+
+        self.answer = lambda: StreamingResponse(generate(), media_type="text/event-stream")
+
+
+@pytest.fixture(scope="module")
+def shared_upstream():
+    server = Upstream()
+
+    async def nothing():
+        pass
+
+    listener = listen(0)
+    config = uvicorn.Config(server.app, log_config=None, lifespan="off", ws="none")
+    thread = ServerThread(config, listener, lambda loop: None, nothing)
+    thread.start()
+    server.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    yield server
+    thread.stop()
+
+
+@pytest.fixture
+def upstream(shared_upstream):
+    shared_upstream.requests, shared_upstream.answer = [], None
+    return shared_upstream

@@ -89,6 +89,17 @@ def test_boto3_when_refused_then_its_own_error_classes_are_raised(signed_runtime
     unknown = {**_ids(payload), "TrajectoryId": "unknown"}
     with pytest.raises(aws.exceptions.ResourceNotFoundException, match="does not exist"):
         aws.sample(**unknown, Body=BODY)
+    other_job = {**_ids(payload), "JobArn": _ids(payload)["JobArn"] + "-other"}
+    foreign = {**_ids(payload), "JobArn": "arn:aws:sagemaker:us-west-2:999999999999:job/AgentRFT/local"}
+    for sample in (aws.sample, aws.sample_with_response_stream):
+        with pytest.raises(aws.exceptions.ValidationException, match="Could not find job"):
+            sample(**other_job, Body=BODY)
+        with pytest.raises(aws.exceptions.AccessDeniedException, match="999999999999"):
+            sample(**foreign, Body=BODY)
+    with pytest.raises(aws.exceptions.ResourceNotFoundException, match="Could not find job"):
+        aws.complete_rollout(**other_job)
+    with pytest.raises(aws.exceptions.AccessDeniedException, match="999999999999"):
+        aws.update_reward(**foreign, Rewards=[1.0])
     with pytest.raises(aws.exceptions.ConflictException, match="complete it first"):
         aws.update_reward(**_ids(payload), Rewards=[1.0])
     aws.complete_rollout(**_ids(payload))
@@ -98,7 +109,7 @@ def test_boto3_when_refused_then_its_own_error_classes_are_raised(signed_runtime
         aws.update_reward(**_ids(payload), Rewards=[1.0, 2.0])
     with pytest.raises(ClientError) as caught:
         aws.sample(**_ids(payload), Body=BODY)
-    assert caught.value.response["Error"]["Code"] == "ConflictException"
+    assert caught.value.response["Error"]["Code"] == "ValidationException"
     assert caught.value.response["ResponseMetadata"]["RequestId"]
     stranger = _aws(signed_runtime, secret="not-the-secret")
     with pytest.raises(stranger.exceptions.AccessDeniedException, match="signature does not match"):
@@ -141,6 +152,19 @@ def _read(result, stream):
     return "".join(pieces), result[-1].usage.total_tokens
 
 
+def test_openai_when_the_trajectory_is_sealed_then_a_bad_request_in_both_apis(token_runtime, open_wire):
+    payload = token_runtime.new_rollout("p")
+    token = mint_token(KEYS, "us-west-2")
+    wire = open_wire(token_runtime)
+    assert wire.post("/complete-rollout", _ids(payload), {"Authorization": f"Bearer {token}"}).status_code == 200
+    with openai.OpenAI(base_url=f"{token_runtime.endpoint}/v1", api_key=token, max_retries=0) as client:
+        for stream in (False, True):
+            with pytest.raises(openai.BadRequestError, match="not in valid status"):
+                client.chat.completions.create(**_chat(payload, stream))
+            with pytest.raises(openai.BadRequestError, match="not in valid status"):
+                client.responses.create(model="m", input="x", stream=stream, extra_headers=tracking(payload))
+
+
 def test_openai_when_refused_then_the_text_is_in_its_error(token_runtime):
     with openai.OpenAI(base_url=f"{token_runtime.endpoint}/v1", api_key="local", max_retries=0) as client:
         with pytest.raises(openai.PermissionDeniedError, match="bearer token"):
@@ -170,6 +194,58 @@ def test_openai_responses_when_called_then_answered_in_both_forms(token_runtime)
         {"role": "system", "content": "be brief"},
         {"role": "user", "content": "x"},
     ]
+
+
+LOGPROBS = [
+    {"token": "4", "logprob": -0.5, "bytes": [52], "top_logprobs": [{"token": "5", "logprob": -2.0, "bytes": None}]},
+    {"token": "ü", "logprob": -1.0},
+]
+
+
+def speaks_of_its_tokens(request):
+    """Answer with log probabilities, if asked for them as chat completions ask."""
+    choice = {"message": {"content": "4ü"}}
+    if request.get("logprobs"):
+        choice["logprobs"] = {"content": LOGPROBS}
+    return {"choices": [choice]}
+
+
+@pytest.mark.parametrize("include", [True, False], ids=["included", "not-included"])
+@pytest.mark.parametrize("stream", [False, True], ids=["plain", "streamed"])
+def test_openai_responses_when_log_probabilities_are_asked_for_then_given_for_each_token(include, stream):
+    with (
+        LocalRuntime(speaks_of_its_tokens, auth="none") as runtime,
+        openai.OpenAI(base_url=f"{runtime.endpoint}/v1", api_key="local", max_retries=0) as client,
+    ):
+        payload = runtime.new_rollout("p")
+        asks = {"include": ["message.output_text.logprobs"]} if include else {}
+        request = {"model": "m", "input": "x", "top_logprobs": 1, "extra_headers": tracking(payload), **asks}
+        if stream:
+            with client.responses.stream(**request) as events:
+                deltas = [event for event in events if event.type == "response.output_text.delta"]
+                answer = events.get_final_response()
+            assert [token.logprob for event in deltas for token in event.logprobs] == [-0.5, -1.0]
+        else:
+            answer = client.responses.create(**request)
+        tokens = answer.output[0].content[0].logprobs
+        assert [(token.token, token.logprob, token.bytes) for token in tokens] == [
+            ("4", -0.5, [52]),
+            ("ü", -1.0, [195, 188]),
+        ]
+        assert [[(top.token, top.logprob, top.bytes) for top in token.top_logprobs] for token in tokens] == [
+            [("5", -2.0, [53])],
+            [],
+        ]
+        assert answer.top_logprobs == 1
+        (turn,) = runtime.trajectory(payload["metadata"]["rolloutId"]).turns
+        assert (turn.request["logprobs"], turn.request["top_logprobs"]) == (True, 1)
+        assert turn.logprobs == (-0.5, -1.0)
+
+        silent = client.responses.create(model="m", input="y", extra_headers=tracking(payload))
+        assert silent.output[0].content[0].logprobs == []
+        with pytest.raises(openai.BadRequestError, match="background is not supported"):
+            client.responses.create(**request, background=True)
+        assert client.responses.create(**request, background=False).output_text == "4ü"
 
 
 @pytest.mark.parametrize("kind", ["chat", "responses"])

@@ -6,7 +6,7 @@ import asyncio
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.runtime.answers import Refusal
@@ -37,7 +37,7 @@ def _play(policy, script):
             return b"".join(answered)
 
         try:
-            return await script(call), ledger.trajectories()
+            return await script(call), ledger.trajectories(ledger.entries())
         finally:
             await inference.aclose()
             ledger.close()
@@ -105,6 +105,41 @@ def test_span_when_the_first_call_is_cancelled_then_those_waiting_fail_and_it_ca
     assert len(trajectories[0].turns) == 1
 
 
+@pytest.mark.parametrize("fails", [(), (0,), (1,), (0, 1)], ids=["none", "first", "second", "both"])
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)], ids=["first-ends-first", "second-ends-first"])
+@pytest.mark.parametrize("streams", [(), (1,), (0, 1)], ids=["plain", "one-streamed", "streamed"])
+def test_span_when_two_requests_at_once_share_it_and_not_strict_then_each_is_a_turn(fails, order, streams):
+    begun = [asyncio.Event() for _ in range(2)]
+    gates = [asyncio.Event() for _ in range(2)]
+
+    async def policy(request):
+        number = int(request["messages"][0]["content"])
+        begun[number].set()
+        await gates[number].wait()
+        if number in fails:
+            raise ValueError("planned")
+        return f"answer {number}"
+
+    async def script(call):
+        tasks = []
+        for number in range(2):
+            body = {"messages": [{"role": "user", "content": str(number)}], "stream": number in streams}
+            tasks.append(asyncio.create_task(call(body=json.dumps(body).encode())))
+            await begun[number].wait()
+        for number in order:
+            gates[number].set()
+            await asyncio.wait([tasks[number]])
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes, trajectories = _play(policy, script)
+    for number, outcome in enumerate(outcomes):
+        if number in fails:
+            assert (outcome.status, "planned" in outcome.message) == (500, True)
+        else:
+            assert f"answer {number}".encode() in outcome
+    assert [len(trajectory.turns) for trajectory in trajectories] == [2 - len(fails)]
+
+
 def test_turns_when_no_span_id_is_sent_then_each_is_new():
     async def script(call):
         return [await call(HEADERS[:2]) for _ in range(2)]
@@ -153,6 +188,12 @@ def test_responses_answer_when_cut_off_then_incomplete(finish_reason, status):
         {"input": [{"role": "user", "content": 5}]},
         {"input": [{"role": "user", "content": [{"type": "input_audio"}]}]},
         {"conversation": "c"},
+        {"prompt": {"id": "p"}},
+        {"background": True},
+        {"include": "message.output_text.logprobs"},
+        {"top_logprobs": 21},
+        {"top_logprobs": True},
+        {"top_logprobs": "2"},
         {"tools": [5]},
         {"tools": 5},
         {"reasoning": 5},
@@ -193,7 +234,8 @@ def test_decoding_when_a_number_is_no_json_then_refused_as_400(body):
     assert (refused.value.status, "is no JSON value" in str(refused.value)) == (400, True)
 
 
-@settings(max_examples=400)
+# The machine may be busy: how long it takes to make an example says nothing.
+@settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(
     body=st.dictionaries(_keys, _json | _items, max_size=6).map(
         lambda value: json.dumps({"input": "x", **value}).encode()

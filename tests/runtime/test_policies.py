@@ -9,9 +9,7 @@ import threading
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from starlette.applications import Starlette
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import CallablePolicy, LocalRuntime, PolicyError, ReplayPolicy, UpstreamPolicy
@@ -151,48 +149,6 @@ CHUNKS = encode_stream(
 )
 
 
-class Upstream:
-    """An OpenAI-compatible server of the test's own, served by the same machinery."""
-
-    def __init__(self):
-        self.requests = []
-        self.answer = None
-        self.app = Starlette(routes=[Route("/v1/chat/completions", self._answer, methods=["POST"])])
-
-    async def _answer(self, request):
-        self.requests.append((dict(request.headers), await request.json()))
-        return self.answer()
-
-    def streams(self, *pieces):
-        async def generate():
-            for piece in pieces:
-                if isinstance(piece, Exception):
-                    raise piece
-                yield piece
-
-        self.answer = lambda: StreamingResponse(generate(), media_type="text/event-stream")
-
-
-@pytest.fixture
-def upstream():
-    import uvicorn
-
-    from aws_rft_sdk.runtime.http_server import ServerThread, listen
-
-    server = Upstream()
-
-    async def nothing():
-        pass
-
-    listener = listen(0)
-    config = uvicorn.Config(server.app, log_config=None, lifespan="off", ws="none")
-    thread = ServerThread(config, listener, lambda loop: None, nothing)
-    thread.start()
-    server.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    yield server
-    thread.stop()
-
-
 def test_upstream_when_it_answers_then_byte_for_byte(upstream, runtime, wire):
     body = b'{ "choices" : [{"index":0,"message":{"role":"assistant","content":"raw"}}],  "odd": 1}'
     upstream.answer = lambda: Response(body, media_type="application/json")
@@ -259,7 +215,13 @@ def test_upstream_when_it_cannot_be_reached_or_talks_nonsense_then_an_error_says
     runtime.policy = UpstreamPolicy("http://127.0.0.1:1/v1")
     assert wire.chat(payload).status_code == 503
     runtime.policy = UpstreamPolicy(upstream.url)
-    for answer in (Response(b"hello"), Response(b"{}"), Response(b"", 302), Response(b"null")):
+    for answer in (
+        Response(b"hello"),
+        Response(b"{}"),
+        Response(b"", 302),
+        Response(b"null"),
+        Response(b'{"choices": []}'),
+    ):
         upstream.answer = lambda answer=answer: answer
         assert wire.chat(payload).status_code == 500
     with pytest.raises(ConfigurationError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -140,6 +141,12 @@ def test_feedback_when_the_arn_is_in_the_header_only_then_accepted(runtime, wire
     assert wire.post("/UpdateReward", {**body, "Rewards": [1]}, {"X-Rft-Job-Arn": arn}).status_code == 200
 
 
+def test_feedback_when_it_has_unknown_fields_then_accepted(runtime, wire):
+    payload = runtime.new_rollout("p")
+    assert wire.complete(payload, Reason="done").status_code == 200
+    assert wire.reward(payload, Comment=None).status_code == 200
+
+
 def test_feedback_when_status_is_unknown_or_not_of_the_generation_then_400(runtime, wire):
     payload = runtime.new_rollout("p")
     assert wire.complete(payload, Status="READY").status_code == 400
@@ -163,21 +170,63 @@ def test_feedback_when_repeated_with_its_token_then_200_and_without_409(runtime,
     assert runtime.trajectory(payload["metadata"]["rolloutId"]).rewards == (1.0,)
 
 
-def test_trajectory_when_unknown_or_of_another_job_then_404(runtime, wire):
-    payload = runtime.new_rollout("p")
-    for metadata in ({"rolloutId": "unknown"}, {"jobArn": ARN}):
-        other = {"metadata": {**payload["metadata"], **metadata}}
-        for answer in (wire.chat(other), wire.complete(other), wire.reward(other)):
-            assert answer.status_code == 404
-            assert answer.headers["x-amzn-ErrorType"] == "ResourceNotFoundException"
-    with pytest.raises(TrajectoryNotFoundError):
-        runtime.trajectory("unknown")
+OWN_OTHER = "arn:aws:sagemaker:us-west-2:000000000000:job/AgentRFT/another"
+FOREIGN = "arn:aws:sagemaker:us-west-2:999999999999:job/AgentRFT/local"
 
 
-def test_inference_when_sealed_then_409_and_nothing_recorded(runtime, wire):
+@pytest.mark.parametrize("generation", ["alpha", "ga"])
+@pytest.mark.parametrize(
+    ("changes", "sampling", "feedback"),
+    [
+        pytest.param({"rolloutId": "unknown"}, 404, 404, id="trajectory-unknown"),
+        pytest.param({"jobArn": OWN_OTHER}, 400, 404, id="job-of-its-own-unknown"),
+        pytest.param({"jobArn": FOREIGN}, 403, 403, id="job-of-another-account"),
+        pytest.param({"jobArn": FOREIGN, "rolloutId": "unknown"}, 403, 403, id="account-before-existence"),
+    ],
+)
+def test_job_when_foreign_or_unknown_then_the_statuses_seen_live(open_wire, generation, changes, sampling, feedback):
+    with LocalRuntime(echo, auth="none") as runtime:
+        wire, payload = open_wire(runtime), runtime.new_rollout("p")
+        other = {"metadata": {**payload["metadata"], **changes}}
+        arn, trajectory = other["metadata"]["jobArn"], other["metadata"]["rolloutId"]
+        ga = {"X-Amzn-SageMaker-Job-Arn": arn, "X-Amzn-SageMaker-Trajectory-Id": trajectory}
+        headers = tracking(other) if generation == "alpha" else ga
+        paths = {"alpha": ("/CompleteTrajectory", "/UpdateReward"), "ga": ("/complete-rollout", "/update-reward")}
+        body = {"messages": [{"role": "user", "content": "x"}], "input": "x"}
+        codes = {400: "ValidationException", 403: "AccessDeniedException", 404: "ResourceNotFoundException"}
+        for path in ("/sample", "/sample-with-response-stream", "/v1/chat/completions", "/v1/responses"):
+            answer = wire.post(path, body, headers)
+            assert (answer.status_code, answer.headers["x-amzn-ErrorType"]) == (sampling, codes[sampling])
+        for path in paths[generation]:
+            answer = wire.post(path, {**ids(other), "Rewards": [1.0]})
+            assert (answer.status_code, answer.headers["x-amzn-ErrorType"]) == (feedback, codes[feedback])
+        assert runtime.trajectory(payload["metadata"]["rolloutId"]).turns == ()
+        with pytest.raises(TrajectoryNotFoundError):
+            runtime.trajectory("unknown")
+
+
+def test_job_when_it_has_a_trajectory_then_its_account_is_one_of_the_runtimes(open_wire, tmp_path):
+    with LocalRuntime(echo, auth="none", db=tmp_path / "a.db") as runtime:
+        payload = runtime.new_rollout("p", job_arn=FOREIGN)
+    with LocalRuntime(echo, auth="none", db=tmp_path / "a.db") as runtime:
+        wire, mine = open_wire(runtime), runtime.new_rollout("p")
+        assert wire.chat(payload).status_code == 200
+        unknown = {"metadata": {**payload["metadata"], "jobArn": FOREIGN + "-other"}}
+        answer = wire.chat(unknown)
+        assert (answer.status_code, "Could not find job" in answer.json()["Message"]) == (400, True)
+        # Two known jobs, and the trajectory of one under the name of the other.
+        swapped = {"metadata": {**payload["metadata"], "rolloutId": mine["metadata"]["rolloutId"]}}
+        assert wire.chat(swapped).status_code == 404
+        assert wire.complete(swapped).status_code == 404
+
+
+@pytest.mark.parametrize("path", ["/sample", "/sample-with-response-stream", "/v1/chat/completions", "/v1/responses"])
+def test_inference_when_sealed_then_400_as_sampling_knows_no_conflict_and_nothing_recorded(runtime, wire, path):
     payload = runtime.new_rollout("p")
     wire.complete(payload)
-    assert wire.chat(payload).status_code == 409
+    answer = wire.chat(payload, path=path, input="x")
+    assert (answer.status_code, answer.headers["x-amzn-ErrorType"]) == (400, "ValidationException")
+    assert "not in valid status" in answer.json()["Message"]
     assert {problem.kind for problem in runtime.problems()} == {"unrewarded", "no-turns"}
 
 
@@ -227,8 +276,31 @@ def test_turn_when_sealed_while_sampling_then_refused_and_not_recorded(runtime, 
         return "too late"
 
     runtime.policy = seal_first
-    assert wire.chat(payload, span="s").status_code == 409
+    assert wire.chat(payload, span="s").status_code == 400
     assert runtime.trajectory(payload["metadata"]["rolloutId"]).turns == ()
+
+
+def test_turn_when_the_agent_hangs_up_then_recorded_all_the_same(runtime, wire):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def wait(request):
+        begun.set()
+        assert go_on.wait(30)
+        return "nobody reads this"
+
+    runtime.policy = wait
+    payload = runtime.new_rollout("p")
+    body = json.dumps({"messages": [{"role": "user", "content": "x"}]}).encode()
+    lines = [f"{name}: {value}" for name, value in tracking(payload, "s").items()]
+    head = "\r\n".join(["POST /sample HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *lines, "", ""])
+    with socket.create_connection(("127.0.0.1", int(runtime.endpoint.rsplit(":", 1)[1])), timeout=30) as agent:
+        agent.sendall(head.encode() + body)
+        assert begun.wait(30)
+    go_on.set()
+    # The same call again waits for the first one.
+    assert wire.post("/sample", body, tracking(payload, "s")).status_code == 200
+    (turn,) = runtime.trajectory(payload["metadata"]["rolloutId"]).turns
+    assert turn.message["content"] == "nobody reads this"
 
 
 def test_policy_when_it_raises_then_500_with_its_text_and_no_turn(runtime, wire, caplog):
@@ -295,15 +367,16 @@ def test_runtime_when_not_strict_then_unknown_trajectories_are_recorded(open_wir
 
 def test_view_when_reset_then_only_newer_trajectories_show(runtime, wire):
     old = runtime.new_rollout("p")
-    mark = runtime.mark()
-    new = runtime.new_rollout("q", job_arn=ARN)
-    assert [t.trajectory_id for t in runtime.trajectories(since=mark)] == [new["metadata"]["rolloutId"]]
+    runtime.new_rollout("q", job_arn=ARN)
     assert len(runtime.trajectories()) == 2
     assert len(runtime.trajectories(job_arn=ARN, status="PENDING")) == 1
     assert runtime.trajectories(TrajectoryStatus.READY) == []
     runtime.reset()
     assert (runtime.trajectories(), runtime.problems(), runtime.untracked_calls) == ([], [], 0)
     assert wire.chat(old).status_code == 200
+    assert len(runtime.trajectory(old["metadata"]["rolloutId"]).turns) == 1
+    new = runtime.new_rollout("q")
+    assert [trajectory.trajectory_id for trajectory in runtime.trajectories()] == [new["metadata"]["rolloutId"]]
 
 
 def test_route_when_unknown_then_404_of_another_type(runtime, wire):

@@ -311,3 +311,64 @@ def test_runtime_when_restarted_in_the_middle_then_a_rollout_goes_on(tmp_path, f
         assert (len(runtime.trajectories()[0].turns), runtime.trajectories()[0].rewards) == (2, (0.5, 1.0))
     with pytest.raises(RuntimeError, match="stopped"):
         runtime.restart()
+
+
+DESCRIPTORS = """
+import os, socket, sys
+import openai, requests
+from aws_rft_sdk.runtime import LocalRuntime, UpstreamPolicy, server
+
+server.DRAIN_SECONDS = 0
+
+def count():
+    return len(os.listdir("/proc/self/fd"))
+
+def use(runtime):
+    payload = runtime.new_rollout("p")
+    headers = {"X-Rft-Job-Arn": payload["metadata"]["jobArn"], "X-Trajectory-Id": payload["metadata"]["rolloutId"]}
+    messages = [{"role": "user", "content": "x"}]
+    host, port = runtime.endpoint.removeprefix("http://").split(":")
+    # Peers that are in the middle of a call when the runtime stops: one sends no body, one reads no answer.
+    silent, deaf = (socket.create_connection((host, int(port))) for _ in range(2))
+    silent.sendall(b"POST /sample HTTP/1.1\\r\\nHost: x\\r\\nContent-Length: 5\\r\\n\\r\\n")
+    body = ('{"messages": [{"role": "user", "content": "' + "x" * 5_000_000 + '"}]}').encode()
+    lines = [f"{name}: {value}" for name, value in {**headers, "Host": "x", "Content-Length": len(body)}.items()]
+    deaf.sendall("\\r\\n".join(["POST /sample HTTP/1.1", *lines, "", ""]).encode() + body)
+    deaf.recv(1)
+    session = requests.Session()
+    session.trust_env = False
+    client = openai.OpenAI(base_url=runtime.endpoint + "/v1", api_key="local", max_retries=0)
+    for stream in (False, True):
+        body = {"messages": messages, "stream": stream}
+        assert session.post(runtime.endpoint + "/sample", headers=headers, json=body).ok
+        answer = client.chat.completions.create(model="m", messages=messages, extra_headers=headers, stream=stream)
+        list(answer) if stream else answer
+    return silent, deaf, session, client
+
+echo = lambda request: request["messages"][0]["content"]
+before, runtimes = count(), []
+for number in range(int(sys.argv[2])):
+    db = f"{sys.argv[1]}/{number}.db" if number % 2 else ":memory:"
+    runtime = LocalRuntime(echo, db=db, auth="none").start()
+    behind = LocalRuntime(echo, strict=False, auth="none").start()
+    upstream = LocalRuntime(UpstreamPolicy(behind.endpoint + "/v1"), auth="none").start()
+    clients = use(runtime) + use(upstream)
+    if number % 3 == 0:
+        runtime.restart()
+    runtimes += [runtime, upstream, behind]  # whoever keeps the object for its records keeps no connection with it
+    for stopped in (upstream, behind, runtime):
+        stopped.stop()
+    for client in clients:
+        client.close()
+print(count() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+def test_runtimes_when_they_are_gone_then_so_are_their_descriptors(tmp_path):
+    run = [sys.executable, "-W", "error", "-X", "dev", "-c", DESCRIPTORS, str(tmp_path), "6"]
+    result = subprocess.run(
+        run, capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
+    assert (result.stdout, result.returncode) == ("0\n", 0), result.stderr
+    assert "ResourceWarning" not in result.stderr
