@@ -19,12 +19,10 @@ from aws_rft_sdk.context import collecting
 from aws_rft_sdk.handler import rft_handler
 from aws_rft_sdk.proof.diagnosis import diagnose
 from aws_rft_sdk.proof.markers import find_markers, new_marker
-from aws_rft_sdk.proof.observer import ANSWER_LOST, THROTTLED, UNAVAILABLE
-from aws_rft_sdk.proof.outcome import Outcome
 from aws_rft_sdk.proof.report import Proof
 from aws_rft_sdk.proof.scenarios import SCENARIOS, Script, Stock, play, play_blocking
-from aws_rft_sdk.proof.stage import UNSIGNED, Stage
-from aws_rft_sdk.proof.verdict import Run, judge
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, UNSIGNED, Run, Stage
+from aws_rft_sdk.proof.verdict import Outcome, judge
 from aws_rft_sdk.types import TrajectoryStatus
 
 _TASKS_AT_ONCE = 64
@@ -62,7 +60,7 @@ def prove_mixture(
         progress: Called after each rollout, from any thread.
     """
     began = time.perf_counter()
-    with Stage(tool_calls=2) as stage:
+    with Stage() as stage:
         mixture = _Mixture(stage, wrap, progress)
         outside = asyncio.run(mixture.run_all(rollouts, threads, kinds))
         verdict = judge(mixture.runs, stage.watch.take())

@@ -411,10 +411,10 @@ def test_environment_and_threads_are_as_before(monkeypatch):
 
 
 def test_wrapped_variable_is_not_named():
-    from aws_rft_sdk.proof.experiment import unwrapped_names
+    from aws_rft_sdk.proof.handlers import _unwrapped_names
 
     model = OpenAIModel(client_args={"api_key": "x"}, model_id="default")
     namespace: dict[str, Any] = {"__name__": "m", "good": wrap_model(model), "bad": model, "n": 1}
     exec("def handler(payload): pass", namespace)
 
-    assert unwrapped_names(namespace["handler"]) == ("m.bad",)
+    assert _unwrapped_names(namespace["handler"]) == ("m.bad",)
