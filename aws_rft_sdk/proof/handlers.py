@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import math
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
@@ -38,8 +39,8 @@ _FAULTS = {3: THROTTLED, 5: UNAVAILABLE, 7: ANSWER_LOST}
 """Which rollouts of every eight meet a fault in their first turn."""
 _EVERY = 8
 _POLL_SECONDS = 0.1
-_GRACE_SECONDS = 7.0
-"""After a deadline, for a rollout that ends in good order. Past it, what runs the rollout is blocked."""
+_BLOCKED_SECONDS = 2.0
+"""After a deadline, for the event loop to notice it. Past that, the handler blocks the loop that it runs in."""
 _END_SECONDS = 5.0
 """For a loop to close when all rollouts in it are over."""
 
@@ -145,11 +146,11 @@ class _HandlerProof:
         self._trial = trial
         self._progress = progress
         self._placement: Placement | None = None
-        self._began: dict[Run, float] = {}
+        self._due: dict[Run, float] = {}  # deadlines that no event loop has noticed
         self._outcomes: dict[Run, Outcome] = {}  # of all rollouts that have begun, in this order
         self._outside: list[Run] = []
         self._outside_errors: list[str] = []
-        self._threads_before = {thread.ident or 0 for thread in threading.enumerate()}
+        self._threads_before = set(threading.enumerate())
         self._hung_at: str | None = None
 
     def prove(self, name: str) -> Proof:
@@ -159,9 +160,12 @@ class _HandlerProof:
         if alone.is_bound and self._hung_at is None:
             self._forget()
             self._run(self._run_all)
-        outcomes = tuple(self._outcomes.values())
-        runs = [*self._outcomes, *self._outside]
-        verdict = judge(runs, self._stage.watch.take(), self._witness.take_calls())
+        at = self._hung_at or ""
+        outcomes = tuple(replace(o, hung_at=at) if o.hung_at is not None else o for o in self._outcomes.values())
+        late = {outcome.run for outcome in outcomes if outcome.hung_at is not None}
+        # Whether a call that was given up at the deadline would have arrived is not known.
+        calls = [c for c in self._witness.take_calls() if c.run not in late or not (c.raised or c.ended == math.inf)]
+        verdict = judge([*self._outcomes, *self._outside], self._stage.watch.take(), calls)
         hosts = self._witness.sightings().hosts
         evidence = Evidence(_unwrapped_names(self._handler), self._reach(), hosts, self._trial.deadline_seconds)
         return Proof(
@@ -199,14 +203,14 @@ class _HandlerProof:
             self._stage.watch.order(marker, fault)
         loop, seconds = asyncio.get_running_loop(), self._trial.deadline_seconds
         self._outcomes[run] = Outcome(run, is_reported=False, expects_failure=fault is not None, hung_at="")
-        self._began[run] = time.monotonic()
-        # Before the deadline is kept, since a coroutine that is cancelled no longer stands anywhere.
-        look = loop.call_later(seconds, self._look_where_it_hangs, loop)
+        self._due[run] = time.monotonic() + seconds
+        # It is due just before the deadline of `run_handler`: a coroutine that is cancelled no longer stands anywhere.
+        alarm = loop.call_later(seconds, self._is_late, run, loop)
         with self._witness.within(run), self._stage.watch.in_progress(run.trajectory_id or ""):
             ended = await run_handler(self._handler, payload, deadline_seconds=seconds, trajectory_id=run.trajectory_id)
-        look.cancel()
+        alarm.cancel()
         self._outcomes[run] = self._outcome(run, ended, expects_failure=fault is not None)
-        del self._began[run]
+        self._due.pop(run, None)
         self._progress()
 
     def _outcome(self, run: Run, ended: Ended, *, expects_failure: bool) -> Outcome:
@@ -246,17 +250,17 @@ class _HandlerProof:
         """Run rollouts in a thread. Return when they are over, or when one blocks its event loop past its deadline."""
         done, thread = _in_loop_of_its_own(work)
         while not wait([done], _POLL_SECONDS).done:
-            latest = time.monotonic() - self._trial.deadline_seconds
-            began = min(self._began.values(), default=latest)
-            if began < latest:
-                self._look_where_it_hangs(None)
-            if began < latest - _GRACE_SECONDS:
+            blocked = [run for run, due in self._due.copy().items() if due + _BLOCKED_SECONDS < time.monotonic()]
+            if blocked:
+                self._is_late(blocked[0], None)
                 return
         done.result()
         if self._hung_at is None:
             thread.join(_END_SECONDS)
 
-    def _look_where_it_hangs(self, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _is_late(self, run: Run, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Note where a rollout stands at its deadline. `loop` is where it runs, None when that is blocked."""
+        self._due.pop(run, None)
         if self._hung_at is None:
             places = standing_places(loop, self._threads_before)
             tools = ", ".join(self._witness.running_tools())

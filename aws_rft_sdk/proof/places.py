@@ -6,6 +6,7 @@ import asyncio
 import os
 import sys
 import sysconfig
+import threading
 import traceback
 from collections import Counter
 from pathlib import Path
@@ -31,14 +32,15 @@ def user_place(frame: FrameType | None) -> str:
     return ""
 
 
-def standing_places(loop: asyncio.AbstractEventLoop | None, but_not_in: set[int]) -> str:
+def standing_places(loop: asyncio.AbstractEventLoop | None, but_not_in: set[threading.Thread]) -> str:
     """Return where the user's code stands now, in all threads and in the tasks of a loop: the three commonest places.
 
     Args:
         loop: The loop whose tasks to look at.
-        but_not_in: Idents of the threads to leave out.
+        but_not_in: Threads to leave out.
     """
-    places = [user_place(frame) for ident, frame in sys._current_frames().items() if ident not in but_not_in]
+    frames = sys._current_frames()
+    places = [user_place(frames.get(t.ident or 0)) for t in threading.enumerate() if t not in but_not_in]
     if loop is not None:
         places += [_place_of_task(task) for task in asyncio.all_tasks(loop)]
     counted = Counter(place for place in places if place)

@@ -61,7 +61,7 @@ class Sightings:
     """What was seen, besides the model calls."""
 
     tools: frozenset[str] = frozenset()
-    """Tools that ran."""
+    """Tools that ran, or still do."""
     failed_tools: frozenset[str] = frozenset()
     """Those that never ended well."""
     agents: frozenset[str] = frozenset()
@@ -134,10 +134,11 @@ class Witness(SpanProcessor):
     def sightings(self) -> Sightings:
         """Return what else was seen so far."""
         with self._lock:
-            ran = {name for name, _ in self._tools}
+            ended = {name for name, _ in self._tools}
+            under_way = {_attribute(span, "tool") for span in list(self._open.values())} - {None}
             return Sightings(
-                tools=frozenset(ran),
-                failed_tools=frozenset(name for name in ran if not self._tools[name, True]),
+                tools=frozenset(ended | under_way),
+                failed_tools=frozenset(name for name in ended if not self._tools[name, True]),
                 agents=frozenset(self._names),
                 idle_agents=tuple(agent for agent, has_run in self._agents.items() if not has_run),
                 hosts=tuple(self._hosts.most_common()),
