@@ -135,7 +135,7 @@ class Witness(SpanProcessor):
         """Return what else was seen so far."""
         with self._lock:
             ended = {name for name, _ in self._tools}
-            under_way = {_attribute(span, "tool") for span in list(self._open.values())} - {None}
+            under_way = {tool for span in list(self._open.values()) if (tool := _attribute(span, "tool")) is not None}
             return Sightings(
                 tools=frozenset(ended | under_way),
                 failed_tools=frozenset(name for name in ended if not self._tools[name, True]),
