@@ -118,7 +118,8 @@ def command(
 @contextlib.contextmanager
 def _progress(rollouts: int) -> Iterator[Callable[[], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("rollouts", total=rollouts)
         yield lambda: progress.advance(bar)
 
