@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from strands import Agent
 from strands.models.model import Model
 
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.adapters.strands import wrap_model
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler, runs_in_loop
@@ -70,6 +71,18 @@ class Trial:
     allow: tuple[str, ...] = ()
     """Hosts of model providers, ids of models and names of agents that rollouts may use, and then really do."""
 
+    def __post_init__(self) -> None:
+        """Refuse what would be taken for something else.
+
+        Raises:
+            ConfigurationError: The deadline is no number of seconds above 0, or a text stands where a tuple belongs.
+        """
+        check_seconds("deadline_seconds", self.deadline_seconds)
+        for name in ("skip_tools", "skip_agents", "allow"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigurationError(f"{name} is the text {value!r}; give a tuple, for example ({value!r},)")
+
 
 def prove_handler(
     handler: Handler | str,
@@ -102,8 +115,13 @@ def prove_handler(
     with Stage(trial.skip_tools) as stage, stage.environment():
         witness = Witness(urlsplit(stage.runtime.endpoint).port, trial.allow)
         with witness.watching():
-            fn = _load(handler) if isinstance(handler, str) else handler
-            name = handler if isinstance(handler, str) else getattr(handler, "__qualname__", repr(handler))
+            if isinstance(handler, str):
+                fn, name = _load(handler), handler
+            else:
+                fn, name = handler, getattr(handler, "__qualname__", repr(handler))
+                for variable, value in _globals(handler):
+                    if isinstance(value, Agent):
+                        witness.know(value, variable)
             proof = _HandlerProof(stage, witness, fn, prompts, trial, progress or (lambda: None)).prove(name)
     return replace(proof, seconds=time.perf_counter() - began)
 
@@ -116,14 +134,14 @@ def _load(reference: str) -> Handler:
     """
     try:
         return load_callable(reference)
-    except ConfigurationError:
-        raise
     except SyntaxError as error:
         text = f"{error.filename}:{error.lineno} is no valid Python: {error.msg}"
         raise ConfigurationError(text) from error
     except (Exception, SystemExit) as error:
-        text = " ".join(f"{type(error).__name__}: {error}".split())
         where = user_location(error)
+        if isinstance(error, ConfigurationError) and not where:
+            raise  # it says what is wrong with the reference
+        text = " ".join(f"{type(error).__name__}: {error}".split())
         raise ConfigurationError(f"importing {reference} failed{f' at {where}' if where else ''}: {text}") from error
 
 
@@ -374,9 +392,12 @@ def _unwrapped_names(handler: Callable[..., Any]) -> tuple[str, ...]:
 
     In the order of their definition, as `module.variable`.
     """
+    return tuple(name for name, value in _globals(handler) if _is_unwrapped(value))
+
+
+def _globals(handler: Callable[..., Any]) -> list[tuple[str, object]]:
     variables = getattr(inspect.unwrap(getattr(handler, "__func__", handler)), "__globals__", {})
-    module = str(variables.get("__name__", ""))
-    return tuple(f"{module}.{name}" for name, value in list(variables.items()) if _is_unwrapped(value))
+    return [(f"{variables.get('__name__', '')}.{name}", value) for name, value in list(variables.items())]
 
 
 def _is_unwrapped(value: object) -> bool:

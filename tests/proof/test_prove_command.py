@@ -128,6 +128,11 @@ def test_reach_and_other_models_are_in_the_json(tmp_path):
         pytest.param("raise ValueError('a\\nb')\n", "{file}:1: ValueError: a b", id="error of several lines"),
         pytest.param("import sys\nsys.exit()\n", "{file}:2: SystemExit:", id="exit"),
         pytest.param("def handler(payload:\n", "{file}:1 is no valid Python: '(' was never closed", id="syntax"),
+        pytest.param(
+            "from aws_rft_sdk import wrap_model\nmodel = wrap_model(3)\n",
+            "{file}:2: ConfigurationError: ",
+            id="error of ours",
+        ),
         pytest.param("def other(payload): ...\n", "{file} has no 'handler'", id="attribute"),
         pytest.param("handler = 3\n", "is a int, not a function", id="no function"),
         pytest.param("def handler(payload):\n    return 1.0\n", "decorate it with @rft_handler", id="not decorated"),

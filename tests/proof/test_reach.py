@@ -12,6 +12,7 @@ from strands.hooks import BeforeToolCallEvent
 from strands.multiagent import GraphBuilder
 from strands.types.exceptions import EventLoopException
 
+from aws_rft_sdk import rft_handler
 from aws_rft_sdk.proof import CauseKind, Proof, Trial, proof_lines, prove_handler
 
 from .production import agent, answers, policy
@@ -121,6 +122,20 @@ def test_second_agent_of_the_same_name_is_told_from_the_first():
     (cause,) = prove(work).causes
 
     assert cause.what.startswith("agents that never ran: Strands Agents (tests/proof/test_reach.py:")
+
+
+idle = agent(policy, name="idle")
+
+
+def test_agent_of_the_module_that_never_runs_is_not_proved():
+    @rft_handler
+    def handler(payload: dict[str, Any]) -> float:
+        agent()(payload["prompt"])
+        return 1.0
+
+    (cause,) = prove_handler(handler, trial=Trial(rollouts=4, threads=4, faults=False)).causes
+
+    assert cause.what == f"agents that never ran: idle ({__name__}.idle)"
 
 
 def test_tool_that_only_fails_is_said():
