@@ -266,7 +266,7 @@ class _HandlerProof:
 
     def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run rollouts in a thread. Return when they are over, or when one blocks its event loop past its deadline."""
-        done, thread = _in_loop_of_its_own(work)
+        done, thread = in_loop_of_its_own(work)
         while not wait([done], _POLL_SECONDS).done:
             blocked = [run for run, due in self._due.copy().items() if due + _BLOCKED_SECONDS < time.monotonic()]
             if blocked:
@@ -298,7 +298,7 @@ class _HandlerProof:
                     await self._rollout(index, faults=trial.faults)
             else:
                 async with threads:
-                    done, _ = _in_loop_of_its_own(lambda: self._rollout(index, faults=trial.faults))
+                    done, _ = in_loop_of_its_own(lambda: self._rollout(index, faults=trial.faults))
                     await asyncio.wrap_future(done)
 
         async def outside(index: int) -> None:
@@ -369,7 +369,7 @@ class _HandlerProof:
             )
 
 
-def _in_loop_of_its_own(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[Future[T], threading.Thread]:
+def in_loop_of_its_own(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[Future[T], threading.Thread]:
     """Start a coroutine in a daemon thread with an event loop.
 
     The future has its result before the loop closes: a loop waits for the threads of its pool, and one may hang.
