@@ -183,8 +183,8 @@ def _hung(outcomes: Sequence[Outcome], evidence: Evidence) -> Cause | None:
 
 _ASK_THE_POLICY = (
     "give every agent, sub-agents and summarizers too, a model that asks the policy inside rollouts: "
-    "model = runtime_model(BedrockModel(...)), or wrap_model(OpenAIModel(...)) at the runtime's address; name a model "
-    "that is meant to be another one, such as a judge, with --allow NAME"
+    "model = runtime_model(BedrockModel(...)), or wrap_model(OpenAIModel(...)) at the runtime's address; a judge that "
+    "is meant to be another model is let through by --allow with its model id or its agent's name"
 )
 _CARRY = (
     "hand work to threads with RFTContext.carry: pool.submit(RFTContext.carry(work), item); or use asyncio.to_thread, "

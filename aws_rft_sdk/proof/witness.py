@@ -170,7 +170,9 @@ class Witness(SpanProcessor):
         @functools.wraps(init)
         def noting(agent: Agent, *args: Any, **kwargs: Any) -> None:
             init(agent, *args, **kwargs)
-            self.know(agent, user_place(sys._getframe(1)))
+            run = _current_run()
+            if run is None or run.trajectory_id is not None:  # not one that production alone uses
+                self.know(agent, user_place(sys._getframe(1)))
 
         return noting
 

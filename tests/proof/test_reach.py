@@ -12,7 +12,7 @@ from strands.hooks import BeforeToolCallEvent
 from strands.multiagent import GraphBuilder
 from strands.types.exceptions import EventLoopException
 
-from aws_rft_sdk import rft_handler
+from aws_rft_sdk import RFTContext, rft_handler
 from aws_rft_sdk.proof import CauseKind, Proof, Trial, proof_lines, prove_handler
 
 from .production import agent, answers, policy
@@ -122,6 +122,16 @@ def test_second_agent_of_the_same_name_is_told_from_the_first():
     (cause,) = prove(work).causes
 
     assert cause.what.startswith("agents that never ran: Strands Agents (tests/proof/test_reach.py:")
+
+
+def test_agent_that_only_production_uses_need_not_be_reached():
+    def work(prompt: str) -> None:
+        agent(name="main" if RFTContext.current() else "production")(prompt)
+
+    proof = prove(work, outside=2)
+
+    assert proof.is_passed, proof.causes
+    assert proof.reach.agents == ("main",)
 
 
 idle = agent(policy, name="idle")
