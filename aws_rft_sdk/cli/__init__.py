@@ -43,7 +43,8 @@ class _LazyGroup(click.Group):
         try:
             return super().__call__()
         except SystemExit as end:
-            if any(not thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+            # Daemon threads count: Python waits for those of a pool all the same.
+            if threading.active_count() > 1:
                 threading.Thread(target=_end, args=(end.code,), name="rft-end", daemon=True).start()
             raise
 

@@ -49,6 +49,11 @@ def metrics_table(metrics: Metrics, *, total: int | None = None) -> Table:
     table.add_row("turns", _spread(metrics.turns, "mean", "min", "max", digits=2))
     if metrics.unsure_turns:
         table.add_row("turns perhaps sampled twice", str(metrics.unsure_turns))
+    if metrics.with_foreign_calls:
+        table.add_row(
+            "asked the production model",
+            f"{metrics.with_foreign_calls} of {metrics.rollouts} rollouts; see aws-rft prove",
+        )
     if metrics.tokens is not None:
         table.add_row("prompt tokens of a turn", f"{number(metrics.tokens.prompt_mean, 1)} mean")
         table.add_row(

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
-from aws_rft_sdk.proof.outcome import Evidence, Outcome
-from aws_rft_sdk.proof.verdict import Verdict
+from aws_rft_sdk.proof.verdict import ModelCall, Outcome, Reach, Verdict
+from aws_rft_sdk.proof.witness import HostCall
 
 _SHOWN_ERRORS = 3
 _SHOWN_LENGTH = 300
-_NO_EVIDENCE = Evidence()
 
 
 class CauseKind(str, Enum):
@@ -28,6 +27,14 @@ class CauseKind(str, Enum):
     """Calls are made in threads that do not know the rollout."""
     UNTRACKED = "turns without headers"
     """One of the two above; which one could not be told."""
+    FOREIGN_MODEL = "another model was asked"
+    """A call inside a rollout went to another model than the one that is trained."""
+    FOREIGN_HOST = "a model provider was called"
+    """A rollout tried to reach the host of one."""
+    NOT_REACHED = "tools or agents were not reached"
+    """Nothing is known about the turns that they make."""
+    HUNG = "the handler did not return"
+    """It was not over at its deadline."""
     CLIENT_RETRIES = "client sends sampled turns again"
     """The HTTP client repeats calls that the policy may have answered."""
     REUSED_SPANS = "headers made once for several turns"
@@ -57,6 +64,28 @@ class Cause:
     """What was seen."""
     fix: str
     """What to do about it."""
+    detail: str = ""
+    """What the headline says besides the kind, "" for nothing."""
+
+    @property
+    def headline(self) -> str:
+        """One line that names it."""
+        return f"{self.kind.value} {self.detail}".rstrip()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What was found out about a handler besides what arrived."""
+
+    unwrapped_names: tuple[str, ...] = ()
+    """Variables of the handler's module that hold a model which is not wrapped."""
+    reach: Reach = field(default_factory=Reach)
+    hosts: tuple[tuple[HostCall, int], ...] = ()
+    """Hosts that rollouts called, and how often."""
+    deadline_seconds: float = 0.0
+
+
+_NO_EVIDENCE = Evidence()
 
 
 def diagnose(verdict: Verdict, outcomes: Sequence[Outcome], evidence: Evidence = _NO_EVIDENCE) -> tuple[Cause, ...]:
@@ -67,17 +96,24 @@ def diagnose(verdict: Verdict, outcomes: Sequence[Outcome], evidence: Evidence =
         outcomes: How the rollouts ended.
         evidence: What else is known.
     """
-    candidates = (
-        _not_decorated(outcomes),
-        _no_inference(verdict),
-        _wrong(verdict),
-        _stray(verdict),
-        None if _is_undecorated(outcomes) else _untracked(verdict, evidence),
-        _duplicates(verdict),
-        _reused(verdict),
-        _shared(verdict),
-        *_failures(verdict, outcomes),
-    )
+    hung = _hung(outcomes, evidence)
+    if _is_undecorated(outcomes):
+        candidates = [_not_decorated(outcomes), hung]
+    else:
+        candidates = [
+            hung,
+            *_foreign(verdict),
+            _foreign_hosts(evidence),
+            None if hung or verdict.foreign else _no_inference(verdict),
+            _wrong(verdict),
+            _stray(verdict),
+            *_untracked(verdict, evidence),
+            _duplicates(verdict),
+            _reused(verdict),
+            _shared(verdict),
+            *_failures(verdict, outcomes),
+            None if hung else _not_reached(evidence.reach),
+        ]
     return tuple(cause for cause in candidates if cause is not None)
 
 
@@ -85,9 +121,7 @@ def _is_undecorated(outcomes: Sequence[Outcome]) -> bool:
     return bool(outcomes) and not any(outcome.is_bound for outcome in outcomes)
 
 
-def _not_decorated(outcomes: Sequence[Outcome]) -> Cause | None:
-    if not _is_undecorated(outcomes):
-        return None
+def _not_decorated(outcomes: Sequence[Outcome]) -> Cause:
     return Cause(
         CauseKind.NOT_DECORATED,
         len(outcomes),
@@ -131,37 +165,113 @@ def _stray(verdict: Verdict) -> Cause | None:
     )
 
 
-def _untracked(verdict: Verdict, evidence: Evidence) -> Cause | None:
-    count, turns = len(verdict.untracked), verdict.rollout_requests
+def _hung(outcomes: Sequence[Outcome], evidence: Evidence) -> Cause | None:
+    hung = [outcome for outcome in outcomes if outcome.hung_at is not None]
+    if not hung:
+        return None
+    place = next((outcome.hung_at for outcome in hung if outcome.hung_at), None)
+    seconds = f"{evidence.deadline_seconds:g} s"
+    where = f"it stood at {place}" if place else "no line of your own was found in the stacks of its threads and tasks"
+    return Cause(
+        CauseKind.HUNG,
+        len(hung),
+        f"the handler did not return within {seconds}; {where}. No further rollouts were started",
+        "mend what waits there, give it longer (--deadline SECONDS), or leave out a tool that waits (--skip-tool NAME)",
+        f"within {seconds}",
+    )
+
+
+_ASK_THE_POLICY = (
+    "give every agent, sub-agents and summarizers too, a model that asks the policy inside rollouts: "
+    "model = runtime_model(BedrockModel(...)), or wrap_model(OpenAIModel(...)) at the runtime's address; a judge that "
+    "is meant to be another model is let through by --allow with its model id or its agent's name"
+)
+_CARRY = (
+    "hand work to threads with RFTContext.carry: pool.submit(RFTContext.carry(work), item); or use asyncio.to_thread, "
+    "which carries the context by itself"
+)
+
+
+def _foreign(verdict: Verdict) -> list[Cause | None]:
+    inside = [call for call in verdict.foreign if call.knows_rollout]
+    lost = [call for call in verdict.foreign if not call.knows_rollout]
+    seen = "calls inside rollouts went to another model than the one that is trained:"
+    where = "in a thread that does not know its rollout, where even runtime_model is the production model:"
+    return [
+        Cause(CauseKind.FOREIGN_MODEL, len(inside), f"{seen} {_callers(inside)}", _ASK_THE_POLICY) if inside else None,
+        Cause(CauseKind.FOREIGN_MODEL, len(lost), f"{seen[:-1]}, {where} {_callers(lost)}", _CARRY) if lost else None,
+    ]
+
+
+def _foreign_hosts(evidence: Evidence) -> Cause | None:
+    refused = [(call, count) for call, count in evidence.hosts if call.is_refused]
+    if not refused:
+        return None
+    return Cause(
+        CauseKind.FOREIGN_HOST,
+        sum(count for _, count in refused),
+        f"rollouts tried to reach model providers, and were refused: {describe_hosts(refused)}",
+        "ask the model inside rollouts through runtime_model(...) or wrap_model(...), and hand work to threads with "
+        "RFTContext.carry; --allow HOST lets a host be called that is meant to be, for a judge or for embeddings",
+    )
+
+
+def _not_reached(reach: Reach) -> Cause | None:
+    missed = {"tools": reach.missed_tools, "agents": reach.missed_agents}
+    count = sum(map(len, missed.values()))
     if not count:
         return None
+    options = [f"--skip-tool {name}" for name in reach.missed_tools]
+    options += [f"--skip-agent {name.partition(' (')[0]}" for name in reach.missed_agents]
+    return Cause(
+        CauseKind.NOT_REACHED,
+        count,
+        "; ".join(f"{kind} that never ran: {', '.join(names)}" for kind, names in missed.items() if names),
+        f"give prompts that lead there (--prompt, --dataset), or leave them out: {' '.join(options)}",
+    )
+
+
+def _untracked(verdict: Verdict, evidence: Evidence) -> list[Cause | None]:
+    count, turns = len(verdict.untracked), verdict.rollout_requests
     share = "no turn carries" if count == turns else f"{count} of {turns} requests do not carry"
-    if evidence.threads_lose_context:
-        return Cause(
-            CauseKind.LOST_CONTEXT,
-            count,
-            f"{share} the rollout's headers, and they do once threads get the context: calls are made in threads or "
-            "pools of your own, which do not know the rollout",
-            "hand work to threads with RFTContext.carry: pool.submit(RFTContext.carry(work), item); or use "
-            "asyncio.to_thread, which carries the context by itself",
-        )
-    if evidence.threads_lose_context is None and count < turns:
-        return Cause(
+    known = [call for call in verdict.untracked_by if call is not None]
+    lost = [call for call in known if not call.knows_rollout]
+    bare = [call for call in known if call.knows_rollout]
+    unknown = count - len(known)
+    if unknown and (known or count < turns):
+        rest = Cause(
             CauseKind.UNTRACKED,
-            count,
+            unknown,
             f"{share} the rollout's headers: calls in threads that do not know the rollout, or a second model that is "
             "not wrapped",
             "use wrap_model on every model, sub-agents' too, and RFTContext.carry for threads of your own",
         )
+        unknown = 0
+    else:
+        rest = None
     names = ", ".join(evidence.unwrapped_names)
-    where = f": {names}, built at import" if names else ""
+    where = f": {names}, built at import" if names else f": {_callers(bare)}" if bare else ""
     which = "the model is not wrapped" if count == turns else "one of the models is not wrapped (a sub-agent's?)"
-    return Cause(
-        CauseKind.UNWRAPPED_MODEL,
-        count,
-        f"{share} the rollout's headers: {which}{where}",
-        "wrap every model once, where it is built: model = wrap_model(OpenAIModel(...))",
-    )
+    return [
+        Cause(
+            CauseKind.LOST_CONTEXT,
+            len(lost),
+            f"{share} the rollout's headers: calls are made in threads or pools of your own, which do not know the "
+            f"rollout: {_callers(lost)}",
+            _CARRY,
+        )
+        if lost
+        else None,
+        Cause(
+            CauseKind.UNWRAPPED_MODEL,
+            len(bare) + unknown,
+            f"{share} the rollout's headers: {which}{where}",
+            "wrap every model once, where it is built: model = wrap_model(OpenAIModel(...))",
+        )
+        if bare or unknown
+        else None,
+        rest,
+    ]
 
 
 def _duplicates(verdict: Verdict) -> Cause | None:
@@ -210,8 +320,14 @@ def _failures(verdict: Verdict, outcomes: Sequence[Outcome]) -> list[Cause | Non
         consequences.add("NoTrackedTurnsError")
     if verdict.wrong or verdict.stray:
         consequences |= _CONFLICTS
-    raised = [o for o in counted if o.error is not None and o.error_type not in consequences]
-    unreported = [outcome for outcome in outcomes if outcome.is_bound and not outcome.is_reported]
+    # A rollout that asked another model was refused, or has no turn of its own.
+    foreign = {call.run for call in verdict.foreign}
+    raised = [
+        o
+        for o in counted
+        if o.error is not None and o.error_type not in consequences and o.hung_at is None and o.run not in foreign
+    ]
+    unreported = [o for o in outcomes if o.is_bound and not o.is_reported and o.hung_at is None]
     silent = [o for o in unreported if o.error is None or (o.expects_failure and o.error_type not in consequences)]
     return [
         Cause(CauseKind.NO_REWARD, len(missing), _examples(missing), _NO_REWARD_FIX) if missing else None,
@@ -239,3 +355,29 @@ def _examples(outcomes: Sequence[Outcome]) -> str:
         for outcome in outcomes
     )
     return "; ".join(f"{count} x {text[:_SHOWN_LENGTH]}" for text, count in texts.most_common(_SHOWN_ERRORS))
+
+
+def _callers(calls: Sequence[ModelCall]) -> str:
+    """Describe who asked which model, the most frequent three."""
+    texts = Counter(
+        (f"agent {call.agent!r}" if call.agent else "code outside any agent")
+        + f" asked {call.model_id or 'a model'} ({call.provider})"
+        + (f" at {call.where}" if call.where else "")
+        for call in calls
+    )
+    return _listed(texts)
+
+
+def describe_hosts(hosts: Sequence[tuple[HostCall, int]]) -> str:
+    """Describe hosts and who called them, the most frequent three."""
+    texts: Counter[str] = Counter()
+    for call, count in hosts:
+        who = ", ".join(part for part in (call.who, call.where) if part)
+        texts[f"{call.host} ({who})" if who else call.host] += count
+    return _listed(texts)
+
+
+def _listed(texts: Counter[str]) -> str:
+    shown = [f"{text}, {count} x" for text, count in texts.most_common(_SHOWN_ERRORS)]
+    more = len(texts) - len(shown)
+    return "; ".join([*shown, *([f"and {more} more"] if more else [])])

@@ -5,35 +5,47 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import math
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
-from aws_rft_sdk.context import RFTContext, collecting
-from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.proof.diagnosis import diagnose
-from aws_rft_sdk.proof.experiment import threads_with_context, unwrapped_names
+from strands import Agent
+from strands.models.model import Model
+
+from aws_rft_sdk._checks import check_seconds
+from aws_rft_sdk.adapters.strands import wrap_model
+from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
+from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler, runs_in_loop
+from aws_rft_sdk.proof.diagnosis import Evidence, diagnose
 from aws_rft_sdk.proof.markers import Placement, new_marker, place, placements
-from aws_rft_sdk.proof.observer import ANSWER_LOST, THROTTLED, UNAVAILABLE, Arrival
-from aws_rft_sdk.proof.outcome import Evidence, Outcome
+from aws_rft_sdk.proof.places import standing_places, user_location
 from aws_rft_sdk.proof.report import Proof
-from aws_rft_sdk.proof.stage import Stage
-from aws_rft_sdk.proof.verdict import Run, Verdict, judge
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, Run, Stage
+from aws_rft_sdk.proof.verdict import Outcome, Reach, Verdict, judge
+from aws_rft_sdk.proof.witness import Witness
 from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.types import TrajectoryStatus
 
 DEFAULT_PROMPT = "What is 12 * 7? Use a tool if there is one that helps."
+DEADLINE_SECONDS = 60.0
 
 _TASKS_AT_ONCE = 64
 _RENDEZVOUS = 8
 _FAULTS = {3: THROTTLED, 5: UNAVAILABLE, 7: ANSWER_LOST}
 """Which rollouts of every eight meet a fault in their first turn."""
 _EVERY = 8
+_POLL_SECONDS = 0.1
+_BLOCKED_SECONDS = 2.0
+"""After a deadline, for the event loop to notice it. Past that, the handler blocks the loop that it runs in."""
+_END_SECONDS = 5.0
+"""For a loop to close when all rollouts in it are over."""
 
-Handler = Callable[[dict[str, Any]], Any]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -43,13 +55,33 @@ class Trial:
     rollouts: int = 96
     """How many rollouts run at once, after those that find out how to mark a prompt."""
     threads: int = 32
-    """Size of the pool of threads."""
+    """How many of them run in threads at once."""
     outside: int = 0
     """How many calls are made without rollout metadata. They use the production model."""
     faults: bool = True
     """Whether some turns meet an injected 429, 503 or lost answer."""
     deferred: bool = False
     """Whether rewards are delivered elsewhere, later."""
+    deadline_seconds: float = DEADLINE_SECONDS
+    """How long each rollout may take. When one takes longer, no further ones are started."""
+    skip_tools: tuple[str, ...] = ()
+    """Tools that are not called: names, or patterns with `*`."""
+    skip_agents: tuple[str, ...] = ()
+    """Names of agents that need not be reached."""
+    allow: tuple[str, ...] = ()
+    """Hosts of model providers, ids of models and names of agents that rollouts may use, and then really do."""
+
+    def __post_init__(self) -> None:
+        """Refuse what would be taken for something else.
+
+        Raises:
+            ConfigurationError: The deadline is no number of seconds above 0, or a text stands where a tuple belongs.
+        """
+        check_seconds("deadline_seconds", self.deadline_seconds)
+        for name in ("skip_tools", "skip_agents", "allow"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigurationError(f"{name} is the text {value!r}; give a tuple, for example ({value!r},)")
 
 
 def prove_handler(
@@ -57,65 +89,112 @@ def prove_handler(
     prompts: Sequence[str] = (DEFAULT_PROMPT,),
     trial: Trial = Trial(),
     *,
-    tool_calls: int = 1,
     progress: Callable[[], None] | None = None,
 ) -> Proof:
-    """Run a handler many times at once and judge where its turns arrived.
+    """Run a handler many times at once and judge where its model calls went.
 
-    A plain function runs in a pool of threads; a coroutine function half as tasks of one event loop, half in threads
-    with loops of their own. A stand-in answers inference. Blocks until all is over. OpenAI clients that name no address
-    are led to the stand-in meanwhile; everything else that the handler and its tools do is really done.
+    A plain function runs in threads; a coroutine function half as tasks of one event loop, half in threads with loops
+    of their own. A stand-in answers inference and calls every tool. Blocks until all is over, at most until a rollout
+    has passed its deadline: a thread that hangs then is left behind. OpenAI clients that name no address are led to
+    the stand-in meanwhile, connections to model providers are refused inside rollouts, and Strands' spans do not reach
+    the user's exporters; everything else that the handler and its tools do is really done.
 
     Args:
         handler: A function, or where to load one from (`path/to/file.py:function`, `module:function`); loading it here
             leads models that are built at import to the stand-in too.
         prompts: Prompt cells, used in turns. A marker is added to each.
         trial: How many of what.
-        tool_calls: How many of the tools that it is offered the stand-in calls, all in one turn.
         progress: Called after each rollout, from any thread.
 
     Raises:
-        ConfigurationError: There is no such function, or no prompt.
+        ConfigurationError: There is no such function, importing it failed, or there is no prompt.
     """
     if not prompts:
         raise ConfigurationError("a proof needs at least one prompt")
     began = time.perf_counter()
-    with Stage(tool_calls) as stage, stage.environment():
-        fn = load_callable(handler) if isinstance(handler, str) else handler
-        name = handler if isinstance(handler, str) else getattr(handler, "__qualname__", repr(handler))
-        proof = _HandlerProof(stage, fn, prompts, trial, progress).prove(name)
+    with Stage(trial.skip_tools) as stage, stage.environment():
+        witness = Witness(urlsplit(stage.runtime.endpoint).port, trial.allow)
+        with witness.watching():
+            if isinstance(handler, str):
+                fn, name = _load(handler), handler
+            else:
+                fn, name = handler, getattr(handler, "__qualname__", repr(handler))
+                for variable, value in _globals(handler):
+                    if isinstance(value, Agent):
+                        witness.know(value, variable)
+            proof = _HandlerProof(stage, witness, fn, prompts, trial, progress or (lambda: None)).prove(name)
     return replace(proof, seconds=time.perf_counter() - began)
+
+
+def _load(reference: str) -> Handler:
+    """Load a handler.
+
+    Raises:
+        ConfigurationError: It is not there, or importing it failed; one line says what is wrong and where.
+    """
+    try:
+        return load_callable(reference)
+    except SyntaxError as error:
+        text = f"{error.filename}:{error.lineno} is no valid Python: {error.msg}"
+        raise ConfigurationError(text) from error
+    except (Exception, SystemExit) as error:
+        where = user_location(error)
+        if isinstance(error, ConfigurationError) and not where:
+            raise  # it says what is wrong with the reference
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ConfigurationError(f"importing {reference} failed{f' at {where}' if where else ''}: {text}") from error
 
 
 class _HandlerProof:
     """One proof of one handler."""
 
     def __init__(
-        self, stage: Stage, handler: Handler, prompts: Sequence[str], trial: Trial, progress: Callable[[], None] | None
+        self,
+        stage: Stage,
+        witness: Witness,
+        handler: Handler,
+        prompts: Sequence[str],
+        trial: Trial,
+        progress: Callable[[], None],
     ) -> None:
         self._stage = stage
+        self._witness = witness
         self._handler = handler
         self._prompts = prompts
         self._trial = trial
-        self._progress = progress or (lambda: None)
+        self._progress = progress
         self._placement: Placement | None = None
+        self._due: dict[Run, float] = {}  # deadlines that no event loop has noticed
+        self._outcomes: dict[Run, Outcome] = {}  # of all rollouts that have begun, in this order
+        self._outside: list[Run] = []
         self._outside_errors: list[str] = []
+        self._threads_before = set(threading.enumerate())
+        self._hung_at: str | None = None
 
     def prove(self, name: str) -> Proof:
         """Find out how to mark a prompt, run all rollouts, and explain what was seen."""
-        alone = self._find_placement()
-        runs, outcomes = asyncio.run(self._run_all())
-        verdict = judge(runs, self._stage.watch.take())
-        evidence = Evidence(unwrapped_names=unwrapped_names(self._handler))
-        if verdict.untracked:
-            evidence = replace(evidence, threads_lose_context=self._threads_lose_context())
+        self._find_placement()
+        (alone,) = self._outcomes.values()
+        if alone.is_bound and self._hung_at is None:
+            self._forget()
+            self._run(self._run_all)
+        at = self._hung_at or ""
+        outcomes = tuple(replace(o, hung_at=at) if o.hung_at is not None else o for o in self._outcomes.values())
+        late = {outcome.run for outcome in outcomes if outcome.hung_at is not None}
+        # Whether a call that was given up at the deadline would have arrived is not known.
+        calls = [c for c in self._witness.take_calls() if c.run not in late or not (c.raised or c.ended == math.inf)]
+        verdict = judge([*self._outcomes, *self._outside], self._stage.watch.take(), calls)
+        hosts = self._witness.sightings().hosts
+        evidence = Evidence(_unwrapped_names(self._handler), self._reach(), hosts, self._trial.deadline_seconds)
         return Proof(
             subject=name,
             verdict=verdict,
             outcomes=outcomes,
             causes=diagnose(verdict, outcomes, evidence),
             notes=tuple(self._notes(verdict, outcomes, alone)),
-            outside_calls=self._trial.outside,
+            reach=evidence.reach,
+            hosts=hosts,
+            outside_calls=len(self._outside),
         )
 
     # --- one rollout -------------------------------------------------------------------------------------------------
@@ -130,127 +209,142 @@ class _HandlerProof:
                 return place(cell, placement, marker), True
         return cell, False
 
-    def _start(self, index: int, *, faults: bool) -> tuple[dict[str, Any], Run, bool]:
+    async def _rollout(self, index: int, *, faults: bool) -> None:
+        """Run one rollout, unless one has hung before."""
+        if self._hung_at is not None:
+            return
         marker = new_marker()
         cell, is_marked = self._cell(index, marker)
         payload, run = self._stage.start_rollout(cell, marker if is_marked else "", "rollout")
         fault = _FAULTS.get(index % _EVERY) if faults and is_marked else None
         if fault is not None:
             self._stage.watch.order(marker, fault)
-        return payload, run, fault is not None
+        loop, seconds = asyncio.get_running_loop(), self._trial.deadline_seconds
+        self._outcomes[run] = Outcome(run, is_reported=False, expects_failure=fault is not None, hung_at="")
+        self._due[run] = time.monotonic() + seconds
+        # It is due just before the deadline of `run_handler`: a coroutine that is cancelled no longer stands anywhere.
+        alarm = loop.call_later(seconds, self._is_late, run, loop)
+        with self._witness.within(run), self._stage.watch.in_progress(run.trajectory_id or ""):
+            ended = await run_handler(self._handler, payload, deadline_seconds=seconds, trajectory_id=run.trajectory_id)
+        alarm.cancel()
+        self._outcomes[run] = self._outcome(run, ended, expects_failure=fault is not None)
+        self._due.pop(run, None)
+        self._progress()
 
-    def _finish(
-        self, run: Run, contexts: Sequence[RFTContext], error: BaseException | None, *, has_fault: bool
-    ) -> Outcome:
-        trajectory = self._stage.trajectory(run)
+    def _outcome(self, run: Run, ended: Ended, *, expects_failure: bool) -> Outcome:
+        error, status = ended.error, self._stage.trajectory(run).status
         name = type(error).__name__ if error is not None else None
+        is_late = isinstance(error, RolloutTimeoutError) and ended.seconds >= self._trial.deadline_seconds
+        if error is None:
+            is_reported = status is TrajectoryStatus.REWARD_RECEIVED or self._trial.deferred
+        else:
+            is_reported = status is not TrajectoryStatus.PENDING
         return Outcome(
             run,
             error=f"{name}: {error}" if error is not None else None,
             error_type=name,
-            is_bound=any(context.trajectory_id == run.trajectory_id for context in contexts),
-            is_reported=_is_reported(trajectory.status, error) or (error is None and self._trial.deferred),
-            expects_failure=has_fault,
+            is_bound=ended.context is not None,
+            is_reported=is_reported,
+            expects_failure=expects_failure,
+            hung_at=self._hung_at if is_late else None,
         )
 
-    async def _rollout(self, index: int, *, faults: bool) -> Outcome:
-        """Run one rollout in this event loop."""
-        payload, run, has_fault = self._start(index, faults=faults)
-        error: BaseException | None = None
-        with collecting() as contexts, self._stage.watch.in_progress(run.trajectory_id or ""):
-            try:
-                await _consume(self._handler(payload))
-            except Exception as raised:
-                error = raised
-        self._progress()
-        return self._finish(run, contexts, error, has_fault=has_fault)
-
-    def _rollout_blocking(self, index: int, *, faults: bool) -> Outcome:
-        """Run one rollout in this thread."""
-        if _is_async(self._handler):
-            return asyncio.run(self._rollout(index, faults=faults))
-        payload, run, has_fault = self._start(index, faults=faults)
-        error: BaseException | None = None
-        with collecting() as contexts, self._stage.watch.in_progress(run.trajectory_id or ""):
-            try:
-                _consume_blocking(self._handler(payload))
-            except Exception as raised:
-                error = raised
-        self._progress()
-        return self._finish(run, contexts, error, has_fault=has_fault)
-
-    def _call_outside(self, index: int) -> Run:
+    async def _call_outside(self, index: int) -> None:
         """Call the handler as production does."""
         marker = new_marker()
         cell, is_marked = self._cell(index, marker)
-        try:
-            result = self._handler({"prompt": cell})
-            if _is_async(self._handler):
-                asyncio.run(_consume(result))
-            else:
-                _consume_blocking(result)
-        except Exception as error:
-            self._outside_errors.append(f"{type(error).__name__}: {error}")
-        return Run(marker if is_marked else "", kind="outside")
+        run = Run(marker if is_marked else "", kind="outside")
+        self._outside.append(run)
+        with self._witness.within(run):
+            ended = await run_handler(
+                self._handler, {"prompt": cell}, deadline_seconds=self._trial.deadline_seconds, trajectory_id=None
+            )
+        if ended.error is not None:
+            self._outside_errors.append(f"{type(ended.error).__name__}: {ended.error}")
 
-    async def _run_all(self) -> tuple[list[Run], tuple[Outcome, ...]]:
+    # --- many of them ------------------------------------------------------------------------------------------------
+
+    def _run(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run rollouts in a thread. Return when they are over, or when one blocks its event loop past its deadline."""
+        done, thread = in_loop_of_its_own(work)
+        while not wait([done], _POLL_SECONDS).done:
+            blocked = [run for run, due in self._due.copy().items() if due + _BLOCKED_SECONDS < time.monotonic()]
+            if blocked:
+                self._is_late(blocked[0], None)
+                return
+        done.result()
+        if self._hung_at is None:
+            thread.join(_END_SECONDS)
+
+    def _is_late(self, run: Run, loop: asyncio.AbstractEventLoop | None) -> None:
+        """Note where a rollout stands at its deadline. `loop` is where it runs, None when that is blocked."""
+        self._due.pop(run, None)
+        if self._hung_at is None:
+            places = standing_places(loop, self._threads_before)
+            tools = ", ".join(self._witness.running_tools())
+            self._hung_at = f"{places} ({tools})" if places and tools else places or tools
+
+    async def _run_all(self) -> None:
         trial = self._trial
         self._stage.policy.gather(min(_RENDEZVOUS, trial.rollouts, trial.threads))
-        slots = asyncio.Semaphore(_TASKS_AT_ONCE)
-        loop = asyncio.get_running_loop()
+        tasks, threads = asyncio.Semaphore(_TASKS_AT_ONCE), asyncio.Semaphore(trial.threads)
 
-        async def task(index: int) -> Outcome:
-            async with slots:
-                return await self._rollout(index, faults=trial.faults)
+        async def rollout(index: int) -> None:
+            if not runs_in_loop(self._handler):
+                async with threads:
+                    await self._rollout(index, faults=trial.faults)
+            elif index // _EVERY % 2 == 0:  # eight of these, eight of those, so that both kinds meet every fault
+                async with tasks:
+                    await self._rollout(index, faults=trial.faults)
+            else:
+                async with threads:
+                    done, _ = in_loop_of_its_own(lambda: self._rollout(index, faults=trial.faults))
+                    await asyncio.wrap_future(done)
 
-        with ThreadPoolExecutor(trial.threads, thread_name_prefix="proof") as pool:
-            work: list[Any] = []
-            for index in range(trial.rollouts):
-                # Eight of these, eight of those, so that both kinds meet every fault.
-                if _is_async(self._handler) and index // _EVERY % 2 == 0:
-                    work.append(asyncio.ensure_future(task(index)))
-                else:
-                    work.append(loop.run_in_executor(pool, self._in_pool, index))
-            # Without markers, calls outside are told from rollouts by coming after them.
-            count = trial.outside // 2 if self._placement is not None else 0
-            during = [loop.run_in_executor(pool, self._call_outside, index) for index in range(count)]
-            outcomes = await asyncio.gather(*work)
-            outside = list(await asyncio.gather(*during))
-            # And when no rollout is in progress any more: what is left behind shows now.
-            after = range(trial.outside - len(outside))
-            outside += [await loop.run_in_executor(pool, self._call_outside, index) for index in after]
-        return [*(outcome.run for outcome in outcomes), *outside], tuple(outcomes)
+        async def outside(index: int) -> None:
+            async with threads:
+                await self._call_outside(index)
 
-    def _in_pool(self, index: int) -> Outcome:
-        return self._rollout_blocking(index, faults=self._trial.faults)
+        # Without markers, calls outside are told from rollouts by coming after them.
+        during = trial.outside // 2 if self._placement is not None else 0
+        await asyncio.gather(*map(rollout, range(trial.rollouts)), *map(outside, range(during)))
+        # And when no rollout is in progress any more: what is left behind shows now.
+        if self._hung_at is None:
+            await asyncio.gather(*map(outside, range(trial.outside - during)))
 
-    # --- experiments -------------------------------------------------------------------------------------------------
+    # --- what was found ----------------------------------------------------------------------------------------------
 
-    def _find_placement(self) -> Outcome:
-        """Find a place in the prompt from which the marker arrives; return a rollout that was run alone."""
-        outcome: Outcome | None = None
-        for placement in placements(self._prompts[0]):
-            self._placement = placement
-            outcome, arrivals = self._alone()
-            if any(outcome.run.marker in arrival.markers for arrival in arrivals):
-                return outcome
-        self._placement = None
-        outcome, _ = self._alone()
-        return outcome
-
-    def _alone(self, conditions: AbstractContextManager[None] | None = None) -> tuple[Outcome, list[Arrival]]:
-        """Run one rollout while no other is in progress."""
+    def _forget(self) -> None:
+        """Begin anew with the record of rollouts; which tools and agents were reached stays known."""
+        self._outcomes = {}
         self._stage.watch.take()
-        with conditions or nullcontext():
-            outcome = self._rollout_blocking(0, faults=False)
-        return outcome, self._stage.watch.take()
+        self._witness.take_calls()
 
-    def _threads_lose_context(self) -> bool | None:
-        """Whether a rollout has fewer untracked requests when threads get the context; None when it has none alone."""
-        before = _untracked(self._alone())
-        if not before:
-            return None
-        return _untracked(self._alone(threads_with_context())) < before
+    def _find_placement(self) -> None:
+        """Run one rollout at a time until its marker arrives; keep the record of the last one."""
+        for placement in (*placements(self._prompts[0]), None):
+            self._placement = placement
+            self._forget()
+            self._run(lambda: self._rollout(0, faults=False))
+            (alone,) = self._outcomes.values()
+            arrived = any(alone.run.marker in arrival.markers for arrival in self._stage.watch.seen())
+            if arrived or not alone.is_bound or self._hung_at is not None:
+                return
+
+    def _reach(self) -> Reach:
+        seen, policy, trial = self._witness.sightings(), self._stage.policy, self._trial
+        skipped = {tool for tool in policy.offered if policy.skips(tool)}
+        ran = seen.tools | policy.ran
+        idle = [(name, where) for name, where in seen.idle_agents if name not in {*trial.skip_agents, *skipped}]
+        return Reach(
+            tools=tuple(sorted(ran)),
+            missed_tools=tuple(sorted(policy.offered - ran - skipped)),
+            skipped_tools=tuple(sorted(skipped - ran)),
+            failed_tools=tuple(sorted(seen.failed_tools)),
+            agents=tuple(sorted(seen.agents)),
+            missed_agents=tuple(sorted(f"{name} ({where})" if where else name for name, where in idle)),
+            skipped_agents=tuple(sorted({name for name, _ in seen.idle_agents} - {name for name, _ in idle})),
+        )
 
     def _notes(self, verdict: Verdict, outcomes: Sequence[Outcome], alone: Outcome) -> Iterator[str]:
         if self._placement is None and verdict.requests:
@@ -275,33 +369,42 @@ class _HandlerProof:
             )
 
 
-def _is_reported(status: TrajectoryStatus, error: BaseException | None) -> bool:
-    if error is None:
-        return status is TrajectoryStatus.REWARD_RECEIVED
-    return status is not TrajectoryStatus.PENDING
+def in_loop_of_its_own(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[Future[T], threading.Thread]:
+    """Start a coroutine in a daemon thread with an event loop.
+
+    The future has its result before the loop closes: a loop waits for the threads of its pool, and one may hang.
+    """
+    future: Future[T] = Future()
+
+    async def settle() -> None:
+        try:
+            future.set_result(await work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    thread = threading.Thread(target=lambda: asyncio.run(settle()), name="rft-proof", daemon=True)
+    thread.start()
+    return future, thread
 
 
-def _untracked(alone: tuple[Outcome, list[Arrival]]) -> int:
-    outcome, arrivals = alone
-    return len(judge([outcome.run], arrivals).untracked)
+def _unwrapped_names(handler: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the variables of the handler's module that hold a Strands model, or an agent of one, that is not wrapped.
+
+    In the order of their definition, as `module.variable`.
+    """
+    return tuple(name for name, value in _globals(handler) if _is_unwrapped(value))
 
 
-def _is_async(handler: Handler) -> bool:
-    """Whether calling it gives something to be awaited or iterated in a loop."""
-    kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
-    call = getattr(handler, "__call__", None)  # noqa: B004 - its kind, not whether it has one
-    return any(kind(handler) or kind(call) for kind in kinds)
+def _globals(handler: Callable[..., Any]) -> list[tuple[str, object]]:
+    variables = getattr(inspect.unwrap(getattr(handler, "__func__", handler)), "__globals__", {})
+    return [(f"{variables.get('__name__', '')}.{name}", value) for name, value in list(variables.items())]
 
 
-async def _consume(result: Any) -> None:
-    if inspect.isasyncgen(result):
-        async for _ in result:
-            pass
-    elif inspect.isawaitable(result):
-        await result
-
-
-def _consume_blocking(result: object) -> None:
-    if inspect.isgenerator(result):
-        for _ in result:
-            pass
+def _is_unwrapped(value: object) -> bool:
+    model = value.model if isinstance(value, Agent) else value
+    if not isinstance(model, Model):
+        return False
+    try:
+        return wrap_model(model) is not model
+    except ConfigurationError:
+        return True  # of a provider that cannot be wrapped

@@ -6,25 +6,22 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from functools import partial
 from typing import Any
 
 from strands.models.model import Model
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk.adapters.strands import wrap_model
-from aws_rft_sdk.context import collecting
 from aws_rft_sdk.handler import rft_handler
+from aws_rft_sdk.lifecycle.calling import Handler, run_handler
 from aws_rft_sdk.proof.diagnosis import diagnose
+from aws_rft_sdk.proof.handlers import in_loop_of_its_own
 from aws_rft_sdk.proof.markers import find_markers, new_marker
-from aws_rft_sdk.proof.observer import ANSWER_LOST, THROTTLED, UNAVAILABLE
-from aws_rft_sdk.proof.outcome import Outcome
 from aws_rft_sdk.proof.report import Proof
 from aws_rft_sdk.proof.scenarios import SCENARIOS, Script, Stock, play, play_blocking
-from aws_rft_sdk.proof.stage import UNSIGNED, Stage
-from aws_rft_sdk.proof.verdict import Run, judge
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, UNSIGNED, Run, Stage
+from aws_rft_sdk.proof.verdict import Outcome, judge
 from aws_rft_sdk.types import TrajectoryStatus
 
 _TASKS_AT_ONCE = 64
@@ -62,7 +59,7 @@ def prove_mixture(
         progress: Called after each rollout, from any thread.
     """
     began = time.perf_counter()
-    with Stage(tool_calls=2) as stage:
+    with Stage() as stage:
         mixture = _Mixture(stage, wrap, progress)
         outside = asyncio.run(mixture.run_all(rollouts, threads, kinds))
         verdict = judge(mixture.runs, stage.watch.take())
@@ -92,8 +89,7 @@ class _Mixture:
         self._stage = stage
         self._progress = progress
         self.runs: list[Run] = []
-        self._errors: dict[str, BaseException] = {}
-        self._bound: set[str] = set()
+        self._ended: dict[str, tuple[BaseException | None, bool]] = {}  # what was raised, and whether it was bound
         self.outside_errors: list[Exception] = []
         arguments = {"base_url": f"{stage.runtime.endpoint}/v1", "api_key": UNSIGNED}
         self._stock = Stock(
@@ -106,32 +102,37 @@ class _Mixture:
 
     async def run_all(self, rollouts: int, threads: int, kinds: Sequence[str]) -> int:
         """Run all rollouts and the calls outside; return how many of the latter."""
-        slots = asyncio.Semaphore(_TASKS_AT_ONCE)
-        loop = asyncio.get_running_loop()
-        outside = -(-rollouts // _OUTSIDE_SHARE)
-        with ThreadPoolExecutor(threads, thread_name_prefix="proof") as pool:
-            work: list[Any] = []
-            for index in range(rollouts):
-                kind = kinds[index // 2 % len(kinds)]
-                if index % 2 == 0:
-                    work.append(_within(slots, partial(self._run, kind)))
-                else:
-                    work.append(loop.run_in_executor(pool, self._run_blocking, kind))
-                if index % _OUTSIDE_SHARE == 0:
-                    outside_kind = kinds[index // _OUTSIDE_SHARE % len(kinds)]
-                    if index % (2 * _OUTSIDE_SHARE) == 0:
-                        work.append(_within(slots, partial(self._call_outside, outside_kind)))
+        in_loop, in_threads = asyncio.Semaphore(_TASKS_AT_ONCE), asyncio.Semaphore(threads)
+
+        async def rollout(index: int) -> None:
+            kind = kinds[index // 2 % len(kinds)]
+            if index % 2 == 0:
+                async with in_loop:
+                    await self._run(kind, self._stock.inner_async)
+            else:
+                async with in_threads:
+                    if kind == _CANCELLED:  # only tasks can be cancelled, so this one gets a loop of its own
+                        await asyncio.wrap_future(
+                            in_loop_of_its_own(lambda: self._run(kind, self._stock.inner_async))[0]
+                        )
                     else:
-                        work.append(loop.run_in_executor(pool, self._call_outside_blocking, outside_kind))
-            await asyncio.gather(*work)
+                        await self._run(kind, self._stock.inner_sync)
+
+        async def outside(number: int) -> None:
+            kind = kinds[number % len(kinds)]
+            async with in_loop:
+                await self._call_outside(kind, blocking=number % 2 == 1)
+
+        count = -(-rollouts // _OUTSIDE_SHARE)
+        await asyncio.gather(*map(rollout, range(rollouts)), *map(outside, range(count)))
         # And once more when no rollout is in progress any more: what is left behind shows now.
-        await self._call_outside("plain")
-        return outside + 1
+        await self._call_outside("plain", blocking=False)
+        return count + 1
 
     def outcome(self, run: Run) -> Outcome:
         """Return how a rollout ended, by the runtime's record of it."""
         trajectory = self._stage.trajectory(run)
-        error = self._errors.get(run.marker)
+        error, is_bound = self._ended.get(run.marker, (None, True))
         name = type(error).__name__ if error is not None else None
         expected = _EXPECTED_ERRORS.get(run.kind, ())
         wanted = _reward_of(run.marker) if error is None else _FLOOR
@@ -139,7 +140,7 @@ class _Mixture:
             run,
             error=f"{name}: {error}" if error is not None else None,
             error_type=name,
-            is_bound=run.marker in self._bound,
+            is_bound=is_bound,
             is_reported=trajectory.status is TrajectoryStatus.REWARD_RECEIVED and trajectory.rewards == (wanted,),
             expects_failure=name is not None and name in expected,
         )
@@ -153,50 +154,31 @@ class _Mixture:
         self.runs.append(run)
         return payload, run
 
-    async def _call_outside(self, kind: str) -> None:
-        try:
-            await play(self._outside(kind))
-        except Exception as error:  # headers that should not be there lead to refusals
-            self.outside_errors.append(error)
-
-    def _call_outside_blocking(self, kind: str) -> None:
-        try:
-            play_blocking(self._outside(kind))
-        except Exception as error:
-            self.outside_errors.append(error)
-
-    def _outside(self, kind: str) -> Script:
+    async def _call_outside(self, kind: str, *, blocking: bool) -> None:
         if kind in (*_EXPECTED_ERRORS, "nested"):
             kind = "plain"
         marker = new_marker()
         self.runs.append(Run(marker, kind=f"outside, {kind}"))
-        return SCENARIOS[kind](self._stock, f"{kind}: read the meter ({marker})")
+        script = SCENARIOS[kind](self._stock, f"{kind}: read the meter ({marker})")
+        try:
+            await (asyncio.to_thread(play_blocking, script) if blocking else play(script))
+        except Exception as error:  # headers that should not be there lead to refusals
+            self.outside_errors.append(error)
 
-    async def _run(self, kind: str) -> None:
+    async def _run(self, kind: str, handler: Handler) -> None:
         payload, run = self._start(kind)
-        with ExitStack() as stack:
-            contexts = stack.enter_context(collecting())
-            stack.enter_context(self._stage.watch.in_progress(run.trajectory_id or ""))
-            rollout = asyncio.ensure_future(self._stock.inner_async(payload))
+        with self._stage.watch.in_progress(run.trajectory_id or ""):
+            rollout = asyncio.ensure_future(run_handler(handler, payload, trajectory_id=run.trajectory_id))
             if kind == _CANCELLED:
                 await self._cancel(rollout, run)
             try:
-                await rollout
-            except (Exception, asyncio.CancelledError) as error:
-                self._errors[run.marker] = error
-        self._ended(run, contexts)
-
-    def _run_blocking(self, kind: str) -> None:
-        if kind == _CANCELLED:  # only tasks can be cancelled, so this one gets a loop of its own
-            asyncio.run(self._run(kind))
-            return
-        payload, run = self._start(kind)
-        with collecting() as contexts, self._stage.watch.in_progress(run.trajectory_id or ""):
-            try:
-                self._stock.inner_sync(payload)
-            except Exception as error:
-                self._errors[run.marker] = error
-        self._ended(run, contexts)
+                ended = await rollout
+                error, is_bound = ended.error, ended.context is not None
+            except asyncio.CancelledError as cancelled:
+                error, is_bound = cancelled, True
+        self._ended[run.marker] = error, is_bound
+        if self._progress is not None:
+            self._progress()
 
     async def _cancel(self, rollout: asyncio.Future[Any], run: Run) -> None:
         """Cancel a rollout in the middle of a turn."""
@@ -210,15 +192,8 @@ class _Mixture:
             arrived.cancel()
             hold.release()
 
-    def _ended(self, run: Run, contexts: Sequence[Any]) -> None:
-        if any(context.trajectory_id == run.trajectory_id for context in contexts):
-            self._bound.add(run.marker)
-        if self._progress is not None:
-            self._progress()
-
     def _start_inner(self) -> tuple[dict[str, object], Callable[[], None]]:
         payload, run = self._start("plain")
-        self._bound.add(run.marker)
         stack = ExitStack()
         stack.enter_context(self._stage.watch.in_progress(run.trajectory_id or ""))
         return payload, stack.close
@@ -240,8 +215,3 @@ class _Mixture:
 def _reward_of(text: str) -> float:
     """Return a reward that tells the rollout, so that one that arrives elsewhere is noticed."""
     return random.Random(find_markers(text)[-1]).random()
-
-
-async def _within(slots: asyncio.Semaphore, work: Callable[[], Any]) -> None:
-    async with slots:
-        await work()

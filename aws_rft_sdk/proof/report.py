@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.table import Table
 
-from aws_rft_sdk.proof.diagnosis import Cause
-from aws_rft_sdk.proof.observer import Arrival
-from aws_rft_sdk.proof.outcome import Outcome
-from aws_rft_sdk.proof.verdict import Verdict
+from aws_rft_sdk.proof.diagnosis import Cause, describe_hosts
+from aws_rft_sdk.proof.stage import Arrival
+from aws_rft_sdk.proof.verdict import Outcome, Reach, Verdict
+from aws_rft_sdk.proof.witness import HostCall
 
 _SHOWN_EXAMPLES = 3
 
@@ -30,6 +30,10 @@ class Proof:
     """Why it failed; empty when it passed."""
     notes: tuple[str, ...] = ()
     """What somebody who reads the result should know."""
+    reach: Reach = field(default_factory=Reach)
+    """Tools and agents that the rollouts reached, and those that they did not."""
+    hosts: tuple[tuple[HostCall, int], ...] = ()
+    """Hosts that rollouts called, and how often; the most frequent first."""
     outside_calls: int = 0
     """Calls made outside any rollout."""
     seconds: float = 0.0
@@ -37,7 +41,7 @@ class Proof:
 
     @property
     def is_passed(self) -> bool:
-        """Whether each turn arrived once under its own trajectory, nothing outside, and each reward was delivered."""
+        """Whether each model call arrived once, under its own trajectory, each reward too, and all was reached."""
         return self.verdict.is_clean and self.verdict.turns > 0 and not self.causes
 
 
@@ -53,6 +57,7 @@ def proof_table(proof: Proof) -> Table:
     table.add_row("turns seen", str(verdict.turns))
     for name, found in _errors(verdict):
         table.add_row(name, str(len(found)), style="red" if found else None)
+    table.add_row("calls of other models", str(len(verdict.foreign)), style="red" if verdict.foreign else None)
     if verdict.unproven:
         table.add_row("turns of unknown rollouts", str(len(verdict.unproven)))
     table.add_row("seconds", f"{proof.seconds:.1f}")
@@ -63,9 +68,21 @@ def proof_lines(proof: Proof) -> list[str]:
     """Return causes, notes and the verdict as lines of text."""
     lines = []
     for cause in proof.causes:
-        lines += [f"cause: {cause.kind.value} ({cause.count})", f"  seen: {cause.what}", f"  fix:  {cause.fix}"]
+        lines += [f"cause: {cause.headline} ({cause.count})", f"  seen: {cause.what}", f"  fix:  {cause.fix}"]
+    lines += [f"{name}: {', '.join(names)}" for name, names in _reached(proof.reach).items() if names]
+    others = [(call, count) for call, count in proof.hosts if not call.is_refused]
+    if others:
+        lines.append(f"other hosts that rollouts called: {describe_hosts(others)}")
     lines += [f"note: {note}" for note in proof.notes]
-    return [*lines, "proved" if proof.is_passed else "NOT proved"]
+    return [*lines, _conclusion(proof)]
+
+
+def _conclusion(proof: Proof) -> str:
+    if not proof.is_passed:
+        why = "; ".join(cause.headline for cause in proof.causes) or "no turn arrived as it should"
+        return f"not proved: {why}"
+    skipped = [*proof.reach.skipped_tools, *proof.reach.skipped_agents]
+    return f"proved, except for what was skipped: {', '.join(skipped)}" if skipped else "proved"
 
 
 def proof_json(proof: Proof) -> dict[str, Any]:
@@ -83,7 +100,10 @@ def proof_json(proof: Proof) -> dict[str, Any]:
         "turns_seen": verdict.turns,
         **errors,
         "turns_of_unknown_rollouts": len(verdict.unproven),
+        "reach": asdict(proof.reach),
+        "hosts": [{**call._asdict(), "count": count} for call, count in proof.hosts],
         "examples": {name.replace(" ", "_"): _examples(found) for name, found in _errors(verdict) if found},
+        "calls_of_other_models": len(verdict.foreign),
         "causes": [
             {"kind": cause.kind.name.lower(), "count": cause.count, "seen": cause.what, "fix": cause.fix}
             for cause in proof.causes
@@ -100,6 +120,18 @@ def _errors(verdict: Verdict) -> list[tuple[str, tuple[Arrival, ...]]]:
         ("stray headers outside rollouts", verdict.stray),
         ("duplicate turns", verdict.duplicates),
     ]
+
+
+def _reached(reach: Reach) -> dict[str, tuple[str, ...]]:
+    return {
+        "tools reached": reach.tools,
+        "tools not reached": reach.missed_tools,
+        "tools skipped": reach.skipped_tools,
+        "tools that failed each time, so that what follows was not seen": reach.failed_tools,
+        "agents reached": reach.agents,
+        "agents not reached": reach.missed_agents,
+        "agents skipped": reach.skipped_agents,
+    }
 
 
 def _examples(found: Sequence[Arrival]) -> list[dict[str, Any]]:

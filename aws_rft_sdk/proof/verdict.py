@@ -1,26 +1,75 @@
-"""Judges what arrived: a pure function of the rollouts that were run and the requests that were seen."""
+"""Judges a proof: a pure function of the rollouts that were run, the requests that arrived, and the calls of models."""
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from aws_rft_sdk.proof.observer import Arrival, Fate
+from aws_rft_sdk.proof.stage import Arrival, Fate, Run
 
 
 @dataclass(frozen=True)
-class Run:
-    """One rollout that a proof started, or one call that it made outside any rollout."""
+class Outcome:
+    """How one rollout ended."""
 
-    marker: str
-    """The word in its prompt; "" when the prompt could not take one."""
-    job_arn: str | None = None
-    """None outside a rollout."""
-    trajectory_id: str | None = None
-    """None outside a rollout."""
-    kind: str = ""
-    """What it does, for people."""
+    run: Run
+    error: str | None = None
+    """Type and message of what the handler raised, None when it returned."""
+    error_type: str | None = None
+    """Name of its class."""
+    is_bound: bool = True
+    """Whether the handler made this the rollout in progress."""
+    is_reported: bool = True
+    """Whether the runtime has the right reward, or knows of the end of a rollout that raised."""
+    expects_failure: bool = False
+    """Whether it was given trouble that it may fail over."""
+    hung_at: str | None = None
+    """Where it stood at its deadline, "" when that cannot be told; None when it was over by then."""
+
+
+@dataclass
+class ModelCall:
+    """One call of a Strands model inside a rollout, whoever made it. The fields after `began` are set as it goes on."""
+
+    run: Run | None
+    """None where it cannot be told: in a thread that was there before the rollout."""
+    agent: str | None
+    """Name of the agent that made it, None for none."""
+    provider: str
+    """Class of the model. Of a model that asks another one, that other one's; so is its id."""
+    model_id: str | None
+    span_id: str
+    """What a turn that this call makes carries as its span id."""
+    knows_rollout: bool
+    """Whether it was made where `RFTContext` has the rollout."""
+    where: str
+    """The nearest line of the user's, "" for none."""
+    began: float
+    ended: float = math.inf
+    is_allowed: bool = False
+    """Whether the user has said that this model may be asked."""
+    is_turn: bool = False
+    """Whether a turn of the rollout was begun for it."""
+    raised: bool = False
+
+
+@dataclass(frozen=True)
+class Reach:
+    """What the rollouts of a proof reached, and what not. Names in alphabetical order."""
+
+    tools: tuple[str, ...] = ()
+    missed_tools: tuple[str, ...] = ()
+    """Offered to the model, and never run."""
+    skipped_tools: tuple[str, ...] = ()
+    """Not called because the user has said so."""
+    failed_tools: tuple[str, ...] = ()
+    """Run, and never to a good end."""
+    agents: tuple[str, ...] = ()
+    missed_agents: tuple[str, ...] = ()
+    """Made, and never run; with the place that makes them."""
+    skipped_agents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +94,10 @@ class Verdict:
     """Requests under a span id that was used for another request of the same trajectory."""
     shared: tuple[Arrival, ...] = ()
     """Requests whose conversation holds prompts of several rollouts."""
+    untracked_by: tuple[ModelCall | None, ...] = ()
+    """The calls that made the untracked requests, None where that cannot be told."""
+    foreign: tuple[ModelCall, ...] = ()
+    """Calls of models inside rollouts whose request never came here: they went to another model."""
     unproven: tuple[Arrival, ...] = ()
     """Requests of which nobody can tell whose they are: no marker arrived, and several rollouts were in progress.
     Nothing else speaks against them."""
@@ -52,7 +105,7 @@ class Verdict:
     @property
     def is_clean(self) -> bool:
         """Whether each turn was recorded once, under its own trajectory, and nothing outside a rollout."""
-        return not (self.wrong or self.untracked or self.stray or self.duplicates)
+        return not (self.wrong or self.untracked or self.stray or self.duplicates or self.foreign)
 
 
 def owner_of(arrival: Arrival, runs: dict[str, Run], by_trajectory: dict[str, Run]) -> Run | None:
@@ -64,12 +117,13 @@ def owner_of(arrival: Arrival, runs: dict[str, Run], by_trajectory: dict[str, Ru
     return None
 
 
-def judge(runs: Iterable[Run], arrivals: Sequence[Arrival]) -> Verdict:
-    """Compare what each request claims with whose it is.
+def judge(runs: Iterable[Run], arrivals: Sequence[Arrival], calls: Sequence[ModelCall] = ()) -> Verdict:
+    """Compare what each request claims with whose it is, and each call of a model with what arrived.
 
     Args:
         runs: All that the proof started.
         arrivals: All requests, in the order of arrival.
+        calls: All calls of models inside rollouts, in order of beginning.
     """
     known = list(runs)
     by_marker = {run.marker: run for run in known if run.marker}
@@ -77,8 +131,9 @@ def judge(runs: Iterable[Run], arrivals: Sequence[Arrival]) -> Verdict:
     reused = _reused_spans(arrivals)
     found: dict[str, list[Arrival]] = defaultdict(list)
     outside = 0
-    for arrival in arrivals:
-        owner = owner_of(arrival, by_marker, by_trajectory)
+    owners = [owner_of(arrival, by_marker, by_trajectory) for arrival in arrivals]
+    callers, foreign = _match(arrivals, owners, calls)
+    for arrival, owner in zip(arrivals, owners, strict=True):
         outside += owner is not None and owner.trajectory_id is None
         fault = _fault_without_owner(arrival, reused) if owner is None else _fault(arrival, owner)
         if fault is not None:
@@ -91,12 +146,44 @@ def judge(runs: Iterable[Run], arrivals: Sequence[Arrival]) -> Verdict:
         turns=sum(arrival.fate is not Fate.TURNED_AWAY for arrival in arrivals),
         wrong=tuple(found["wrong"]),
         untracked=tuple(found["untracked"]),
+        untracked_by=tuple(callers.get(id(arrival)) for arrival in found["untracked"]),
+        foreign=tuple(call for call in foreign if not call.is_allowed),
         stray=tuple(found["stray"]),
         duplicates=tuple(_duplicates(arrivals)),
         reused_spans=tuple(arrival for arrival in arrivals if id(arrival) in reused),
         shared=tuple(found["shared"]),
         unproven=tuple(found["unproven"]),
     )
+
+
+def _match(
+    arrivals: Sequence[Arrival], owners: Sequence[Run | None], calls: Sequence[ModelCall]
+) -> tuple[dict[int, ModelCall], list[ModelCall]]:
+    """Return the call of each request, by its `id`, and the calls that no request came from.
+
+    A turn carries the span id of its call. A request under another span id, or under none, was made by hand or by a
+    model that knows no rollout: it is taken for that of a call of the same rollout which was under way. Of several such
+    calls, that one which no request explains yet and which ended first: so each call gets a request, if it can.
+    """
+    by_span = {call.span_id: call for call in calls}
+    explained = {arrival.claim.span_id for arrival in arrivals if arrival.claim.span_id in by_span}
+    others = [call for call in calls if call.span_id not in explained]
+    callers: dict[int, ModelCall] = {}
+    for arrival, owner in zip(arrivals, owners, strict=True):
+        call = by_span.get(arrival.claim.span_id or "")
+        if call is None:
+            fits = (call for call in others if _may_come_from(call, arrival, owner))
+            call = min(fits, key=lambda call: (call.span_id in explained, call.ended), default=None)
+        if call is not None:
+            callers[id(arrival)] = call
+            explained.add(call.span_id)
+    # A turn that raised without a request failed before it was sent.
+    silent = [call for call in others if call.span_id not in explained and not (call.is_turn and call.raised)]
+    return callers, silent
+
+
+def _may_come_from(call: ModelCall, arrival: Arrival, owner: Run | None) -> bool:
+    return (owner is None or call.run is None or owner == call.run) and call.began <= arrival.at <= call.ended
 
 
 def _fault(arrival: Arrival, owner: Run) -> str | None:

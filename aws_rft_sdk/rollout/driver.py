@@ -248,6 +248,7 @@ def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen:
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=outcome.metrics,
         unsure_turns=outcome.unsure_turns,
+        foreign_calls=outcome.foreign_calls,
         prompt_tokens=seen.prompt_tokens if seen is not None else None,
         response_tokens=seen.response_tokens if seen is not None else None,
         attempts=planned.attempt,

@@ -52,6 +52,8 @@ class RolloutRecord:
     """Figures that the handler returned."""
     unsure_turns: int = 0
     """Turns that failed and may have been sampled all the same: if the agent made the call again, it was twice."""
+    foreign_calls: int = 0
+    """Calls of a `runtime_model` that went to its production model while the rollout was in progress."""
     prompt_tokens: tuple[int, ...] | None = None
     """Tokens of the request of each turn that the runtime recorded; None when the policy did not say, of any turn."""
     response_tokens: tuple[int, ...] | None = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from aws_rft_sdk.proof.diagnosis import CauseKind, diagnose
-from aws_rft_sdk.proof.observer import Arrival, Claim
-from aws_rft_sdk.proof.outcome import Evidence, Outcome
-from aws_rft_sdk.proof.verdict import Run, Verdict
+from aws_rft_sdk.proof.diagnosis import CauseKind, Evidence, diagnose
+from aws_rft_sdk.proof.stage import Arrival, Claim, Run
+from aws_rft_sdk.proof.verdict import ModelCall, Outcome, Reach, Verdict
+from aws_rft_sdk.proof.witness import HostCall
 
 RUN = Run("rft-proof-00000000000a", "job", "trajectory")
 FINE = Outcome(RUN)
@@ -15,7 +17,7 @@ ONE = (Arrival(Claim()),)
 RESENT = (Arrival(Claim(), resend=1),)
 
 
-def verdict(requests: int = 4, **found: tuple[Arrival, ...]) -> Verdict:
+def verdict(requests: int = 4, **found: tuple[Any, ...]) -> Verdict:
     return Verdict(requests=requests, rollout_requests=requests, turns=requests, **found)
 
 
@@ -23,9 +25,16 @@ def failed(error_type: str, **fields: bool) -> Outcome:
     return Outcome(RUN, error=f"{error_type}: oh", error_type=error_type, **{"is_reported": False, **fields})
 
 
+def call(*, knows_rollout: bool) -> ModelCall:
+    return ModelCall(RUN, "sub", "Bedrock", "claude", "s", knows_rollout=knows_rollout, where="agent.py:3", began=0.0)
+
+
+LOST, BARE = call(knows_rollout=False), call(knows_rollout=True)
 SILENT = Outcome(RUN, is_reported=False)
+HUNG = Outcome(RUN, hung_at="agent.py:7 in wait", is_reported=False)
 UNTRACKED = verdict(untracked=ONE)
 ALL_UNTRACKED = verdict(1, untracked=ONE)
+REFUSED = Evidence(hosts=((HostCall("api.openai.com", True, "tool t", "agent.py:9"), 2),))
 
 
 @pytest.mark.parametrize(
@@ -35,11 +44,43 @@ ALL_UNTRACKED = verdict(1, untracked=ONE)
         pytest.param(verdict(0), [FINE], Evidence(), [CauseKind.NO_INFERENCE], id="no request"),
         pytest.param(verdict(wrong=ONE), [FINE], Evidence(), [CauseKind.SHARED_HEADERS], id="wrong"),
         pytest.param(verdict(stray=ONE), [FINE], Evidence(), [CauseKind.STALE_HEADERS], id="stray"),
-        pytest.param(UNTRACKED, [FINE], Evidence(), [CauseKind.UNTRACKED], id="some untracked, not tried"),
-        pytest.param(UNTRACKED, [FINE], Evidence(True), [CauseKind.LOST_CONTEXT], id="some, threads are why"),
-        pytest.param(UNTRACKED, [FINE], Evidence(False), [CauseKind.UNWRAPPED_MODEL], id="some, threads are not why"),
+        pytest.param(UNTRACKED, [FINE], Evidence(), [CauseKind.UNTRACKED], id="some untracked, nobody knows by whom"),
+        pytest.param(
+            verdict(untracked=ONE, untracked_by=(LOST,)), [FINE], Evidence(), [CauseKind.LOST_CONTEXT], id="by a thread"
+        ),
+        pytest.param(
+            verdict(untracked=ONE, untracked_by=(BARE,)),
+            [FINE],
+            Evidence(),
+            [CauseKind.UNWRAPPED_MODEL],
+            id="by a bare model",
+        ),
+        pytest.param(
+            verdict(untracked=ONE * 3, untracked_by=(BARE, LOST, None)),
+            [FINE],
+            Evidence(),
+            [CauseKind.LOST_CONTEXT, CauseKind.UNWRAPPED_MODEL, CauseKind.UNTRACKED],
+            id="by all of these",
+        ),
         pytest.param(ALL_UNTRACKED, [FINE], Evidence(), [CauseKind.UNWRAPPED_MODEL], id="all untracked"),
-        pytest.param(ALL_UNTRACKED, [FINE], Evidence(True), [CauseKind.LOST_CONTEXT], id="all, threads are why"),
+        pytest.param(
+            verdict(0, foreign=(BARE, LOST)),
+            [failed("NoTrackedTurnsError")],
+            Evidence(),
+            [CauseKind.FOREIGN_MODEL, CauseKind.FOREIGN_MODEL],
+            id="other models, and what follows",
+        ),
+        pytest.param(verdict(), [FINE], REFUSED, [CauseKind.FOREIGN_HOST], id="a model provider"),
+        pytest.param(
+            verdict(), [FINE], Evidence(reach=Reach(missed_tools=("t",))), [CauseKind.NOT_REACHED], id="a tool missed"
+        ),
+        pytest.param(
+            verdict(0),
+            [HUNG],
+            Evidence(reach=Reach(missed_agents=("a",))),
+            [CauseKind.HUNG],
+            id="hung, so not reached",
+        ),
         pytest.param(verdict(duplicates=RESENT), [FINE], Evidence(), [CauseKind.CLIENT_RETRIES], id="duplicates"),
         pytest.param(verdict(reused_spans=ONE), [FINE], Evidence(), [CauseKind.REUSED_SPANS], id="reused spans"),
         pytest.param(verdict(shared=ONE), [FINE], Evidence(), [CauseKind.SHARED_CONVERSATION], id="conversation"),
@@ -101,6 +142,30 @@ def test_variables_that_hold_a_model_are_named():
     (cause,) = diagnose(ALL_UNTRACKED, [FINE], Evidence(unwrapped_names=("agent.model",)))
 
     assert "agent.model, built at import" in cause.what
+
+
+def test_whoever_asked_another_model_is_named_with_what_to_type():
+    inside, lost = diagnose(verdict(foreign=(BARE, BARE, LOST)), [FINE])
+
+    assert "agent 'sub' asked claude (Bedrock) at agent.py:3, 2 x" in inside.what
+    assert (inside.count, "runtime_model(" in inside.fix, "wrap_model(" in inside.fix) == (2, True, True)
+    assert (lost.count, "RFTContext.carry" in lost.fix) == (1, True)
+
+
+def test_what_was_not_reached_is_named_with_the_options_that_leave_it_out():
+    reach = Reach(missed_tools=("delete",), missed_agents=("judge (agent.py:4)",))
+
+    (cause,) = diagnose(verdict(), [FINE], Evidence(reach=reach))
+
+    assert cause.what == "tools that never ran: delete; agents that never ran: judge (agent.py:4)"
+    assert cause.fix.endswith("--skip-tool delete --skip-agent judge")
+
+
+def test_deadline_and_the_place_that_waits_are_said():
+    (cause,) = diagnose(verdict(), [HUNG], Evidence(deadline_seconds=2.5))
+
+    assert cause.headline == "the handler did not return within 2.5 s"
+    assert "agent.py:7 in wait" in cause.what
 
 
 def test_retries_of_the_client_are_told_from_others():

@@ -397,6 +397,19 @@ def test_no_prompts_are_refused():
         prove_handler(right, [])
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        pytest.param({"deadline_seconds": 0}, "deadline_seconds is 0", id="no time"),
+        pytest.param({"deadline_seconds": float("nan")}, "deadline_seconds must be a finite number", id="no number"),
+        pytest.param({"skip_tools": "delete"}, r"skip_tools is the text 'delete'; give a tuple", id="text for a tuple"),
+    ],
+)
+def test_trial_that_makes_no_sense_is_refused(fields, said):
+    with pytest.raises(ConfigurationError, match=said):
+        Trial(**fields)
+
+
 def test_environment_and_threads_are_as_before(monkeypatch):
     import os
 
@@ -411,10 +424,10 @@ def test_environment_and_threads_are_as_before(monkeypatch):
 
 
 def test_wrapped_variable_is_not_named():
-    from aws_rft_sdk.proof.experiment import unwrapped_names
+    from aws_rft_sdk.proof.handlers import _unwrapped_names
 
     model = OpenAIModel(client_args={"api_key": "x"}, model_id="default")
     namespace: dict[str, Any] = {"__name__": "m", "good": wrap_model(model), "bad": model, "n": 1}
     exec("def handler(payload): pass", namespace)
 
-    assert unwrapped_names(namespace["handler"]) == ("m.bad",)
+    assert _unwrapped_names(namespace["handler"]) == ("m.bad",)

@@ -1,4 +1,4 @@
-"""The stand-in: arguments that fit, one round of tool calls, forms filled in, the marker repeated."""
+"""The stand-in: arguments that fit, each tool called once, forms filled in, the marker repeated."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from aws_rft_sdk.proof.plausible import plausible_arguments, plausible_value
-from aws_rft_sdk.proof.standin import next_message
+from aws_rft_sdk.proof.standin import next_message, plausible_value
 
 MARKER = "rft-proof-00000000000a"
 
@@ -69,10 +68,6 @@ def test_value_fits_a_pydantic_model():
     Tree.model_validate(plausible_value(Tree.model_json_schema()))
 
 
-def test_arguments_are_an_object_whatever_the_schema():
-    assert plausible_arguments({"name": "f"}, "x") == "{}"
-
-
 def tool(name: str) -> dict[str, Any]:
     parameters = {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]}
     return {"type": "function", "function": {"name": name, "parameters": parameters}}
@@ -80,6 +75,7 @@ def tool(name: str) -> dict[str, Any]:
 
 TOOLS = [tool("a"), tool("b"), tool("c")]
 USER = {"role": "user", "content": "hello"}
+A_CALLED = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "a"}}]}
 
 
 def called(message: dict[str, Any]) -> list[str]:
@@ -87,30 +83,58 @@ def called(message: dict[str, Any]) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("request_", "tool_calls", "names"),
+    ("request_", "tools", "names"),
     [
-        pytest.param({"messages": [USER]}, 2, [], id="no tools"),
-        pytest.param({"messages": [USER], "tools": TOOLS}, 1, ["a"], id="one"),
-        pytest.param({"messages": [USER], "tools": TOOLS}, 2, ["a", "b"], id="two at once"),
-        pytest.param({"messages": [USER], "tools": TOOLS}, 0, [], id="none wanted"),
-        pytest.param({"messages": [USER, {"role": "tool", "content": "7"}], "tools": TOOLS}, 2, [], id="done already"),
-        pytest.param({"messages": [USER], "tools": TOOLS, "tool_choice": "none"}, 2, [], id="forbidden"),
-        pytest.param({"messages": [USER], "tools": TOOLS, "tool_choice": "required"}, 0, ["a"], id="any demanded"),
+        pytest.param({"messages": [USER]}, "abc", [], id="no tools"),
+        pytest.param({"messages": [USER], "tools": TOOLS}, "abc", ["a", "b", "c"], id="all at once"),
+        pytest.param({"messages": [USER], "tools": TOOLS}, "ac", ["a", "c"], id="one skipped"),
+        pytest.param({"messages": [USER], "tools": TOOLS}, "", [], id="none wanted"),
+        pytest.param({"messages": [USER, A_CALLED], "tools": TOOLS}, "abc", ["b", "c"], id="one called already"),
+        pytest.param({"messages": [USER], "tools": TOOLS, "tool_choice": "none"}, "abc", [], id="forbidden"),
+        pytest.param({"messages": [USER], "tools": TOOLS, "tool_choice": "required"}, "", ["c"], id="any demanded"),
+        pytest.param(
+            {"messages": [USER, A_CALLED], "tools": TOOLS, "tool_choice": "required"}, "abc", ["b"], id="next demanded"
+        ),
         pytest.param(
             {"messages": [USER], "tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "c"}}},
-            0,
+            "",
             ["c"],
             id="one demanded",
         ),
     ],
 )
-def test_tools_that_are_called(request_, tool_calls, names):
-    assert called(next_message(request_, (), tool_calls)) == names
+def test_tools_that_are_called(request_, tools, names):
+    assert called(next_message(request_, (), tools)) == names
+
+
+HAND_OVER = {
+    "type": "function",
+    "function": {"name": "hand", "parameters": {"type": "object", "properties": {"agent_name": {"type": "string"}}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "arguments"),
+    [
+        pytest.param("Agent name: b. Agent description: x\nAgent name: c d.", [{"agent_name": "b"}], id="the first"),
+        pytest.param(
+            "Previous agents who worked on this: a → b\n\nAgent name: b.\nAgent name: c d.\n",
+            [{"agent_name": "c d"}],
+            id="one that has not worked yet",
+        ),
+        pytest.param("Previous agents who worked on this: b\n\nAgent name: b.", [], id="all have worked"),
+        pytest.param("nothing about others", [{}], id="no Swarm"),
+    ],
+)
+def test_task_is_handed_to_an_agent_of_the_swarm_that_has_not_worked_yet(text, arguments):
+    message = next_message({"messages": [{"role": "user", "content": text}], "tools": [HAND_OVER]}, (), {"hand"})
+
+    assert [json.loads(call["function"]["arguments"]) for call in message.get("tool_calls", [])] == arguments
 
 
 def test_marker_is_repeated_in_text_and_arguments():
-    spoken = next_message({"messages": [USER]}, (MARKER,), 1)
-    call = next_message({"messages": [USER], "tools": TOOLS}, (MARKER,), 1)["tool_calls"][0]
+    spoken = next_message({"messages": [USER]}, (MARKER,), "abc")
+    call = next_message({"messages": [USER], "tools": TOOLS}, (MARKER,), "abc")["tool_calls"][0]
 
     assert MARKER in spoken["content"]
     assert json.loads(call["function"]["arguments"]) == {"q": f"example ({MARKER})"}
@@ -125,4 +149,4 @@ def test_marker_is_repeated_in_text_and_arguments():
     ],
 )
 def test_form_is_filled_in(wanted, content):
-    assert json.loads(next_message({"messages": [USER], "response_format": wanted}, (), 1)["content"]) == content
+    assert json.loads(next_message({"messages": [USER], "response_format": wanted}, (), ())["content"]) == content

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from aws_rft_sdk import wire
-from aws_rft_sdk.proof.observer import ANSWER_LOST, THROTTLED, Arrival, Claim, Fate, Watch, read_claim
-from aws_rft_sdk.proof.verdict import Run, Verdict, judge
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, Arrival, Claim, Fate, Run, Watch, read_claim
+from aws_rft_sdk.proof.verdict import ModelCall, Verdict, judge
 
 JOB = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j"
 MARK = {name: f"rft-proof-00000000000{name}" for name in "abc"}
@@ -120,6 +120,57 @@ AGAIN = replace(FIRST, follows_answer=True, claim=claim("A", "t"))
 )
 def test_duplicates(first, second, duplicates):
     assert len(judge([A, B, OUTSIDE], [first, second]).duplicates) == duplicates
+
+
+# --- calls of models -------------------------------------------------------------------------------------------------
+
+
+def model_call(run: Run | None = A, span_id: str = "s", began: float = 1.0, **fields: bool) -> ModelCall:
+    return ModelCall(
+        run, "agent", "Model", "id", span_id, knows_rollout=True, where="", began=began, ended=2.0, **fields
+    )
+
+
+BARE = Arrival(NOTHING, (MARK["a"],), at=1.5)
+
+
+@pytest.mark.parametrize(
+    ("arrivals", "call", "foreign"),
+    [
+        pytest.param([], model_call(), 1, id="nothing arrived"),
+        pytest.param([Arrival(claim("A"), (MARK["a"],))], model_call(), 0, id="its turn arrived"),
+        pytest.param([Arrival(claim("A", "t"), (MARK["a"],), at=0.5)], model_call(), 1, id="an earlier turn arrived"),
+        pytest.param([BARE], model_call(), 0, id="a request without headers arrived meanwhile"),
+        pytest.param([BARE], model_call(B), 1, id="a request of another rollout arrived meanwhile"),
+        pytest.param([Arrival(NOTHING, at=1.5)], model_call(), 0, id="a request arrived, nobody knows whose"),
+        pytest.param([BARE], model_call(None), 0, id="a call, nobody knows whose"),
+        pytest.param([], model_call(is_turn=True, raised=True), 0, id="a turn that failed before it was sent"),
+        pytest.param([], model_call(is_turn=True), 1, id="a turn that was answered elsewhere"),
+        pytest.param([], model_call(raised=True), 1, id="a call that failed elsewhere"),
+        pytest.param([], model_call(is_allowed=True), 0, id="a model that may be asked"),
+    ],
+)
+def test_call_without_a_request_of_its_own_went_elsewhere(arrivals, call, foreign):
+    verdict = judge([A, B], arrivals, [call])
+
+    assert len(verdict.foreign) == foreign
+    assert foreign == 0 or not verdict.is_clean
+
+
+def test_one_request_explains_one_call():
+    calls = [model_call(span_id="1"), model_call(span_id="2")]
+
+    verdict = judge([A], [BARE], calls)
+
+    assert (verdict.untracked_by, verdict.foreign) == ((calls[0],), (calls[1],))
+
+
+def test_call_that_is_sent_again_takes_no_request_from_another():
+    first, second = model_call(span_id="1"), replace(model_call(span_id="2"), began=1.6)
+
+    verdict = judge([A], [BARE, replace(BARE, resend=1), replace(BARE, at=1.7)], [first, second])
+
+    assert (verdict.untracked_by, verdict.foreign) == ((first, first, second), ())
 
 
 def test_numbers():

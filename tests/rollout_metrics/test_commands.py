@@ -96,6 +96,14 @@ def test_every_figure_of_the_table_is_what_the_file_says(folder):
         assert power.startswith(f"{100 * f[f'eval/reward/pass_power_{k}']:.1f} % [")
 
 
+def test_rollouts_during_which_production_was_asked_are_shown(tmp_path):
+    folder = write(tmp_path / "run", [record(0, 0, 1.0, foreign_calls=3), record(0, 1, 1.0)])
+
+    shown = cells(invoke("metrics", folder).output)
+
+    assert shown["asked the production model"] == ["1 of 2 rollouts; see aws-rft prove"]
+
+
 def test_every_interval_of_the_table_is_that_of_a_bootstrap_over_prompts(tmp_path):
     """By numpy, from the file: whole prompts drawn with replacement, levels for t(0.975) of 59 degrees, 2.0010."""
     folder = write(tmp_path, rollouts(prompts=60))

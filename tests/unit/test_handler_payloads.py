@@ -85,7 +85,7 @@ def test_payload_when_it_has_any_form_then_it_is_a_rollout_and_arrives_as_it_is(
         {"metadata": {"user": "u"}},
         {"body": "no json"},
         types.MappingProxyType({"metadata": {"user": "u"}}),
-        object(),
+        pytest.param(object(), id="object"),
     ],
     ids=repr,
 )

@@ -28,6 +28,7 @@ class Outcome:
     """What was delivered: one number, or one for each turn; None for no reward."""
     turns: int = 0
     unsure_turns: int = 0
+    foreign_calls: int = 0
     seconds: float = 0.0
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     error: str | None = None
@@ -101,6 +102,7 @@ def outcome_of(ended: Ended) -> Outcome:
         rewards=rewards,
         turns=turns.tracked if turns is not None else 0,
         unsure_turns=turns.unsure if turns is not None else 0,
+        foreign_calls=getattr(context, "foreign_calls", 0),
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),
         error=_explanation(context, status, error),

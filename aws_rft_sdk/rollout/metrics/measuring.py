@@ -137,6 +137,8 @@ class Metrics:
     """Rollouts that were begun more than once."""
     unsure_turns: int
     """Turns that failed and may have been sampled all the same."""
+    with_foreign_calls: int
+    """Rollouts during which a `runtime_model` called its production model."""
     prompts: int
     expected_prompts: int
     rollouts_per_prompt: int
@@ -225,6 +227,7 @@ def measure(
         superseded=len(records) - len(latest),
         retried=sum(record.attempts > 1 for record in latest),
         unsure_turns=sum(record.unsure_turns for record in latest),
+        with_foreign_calls=sum(record.foreign_calls > 0 for record in latest),
         prompts=len(groups),
         expected_prompts=expected_prompts,
         rollouts_per_prompt=rollouts_per_prompt,
