@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -16,19 +15,6 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from aws_rft_sdk.types import RolloutRequest
 
 _NAME = "aws_rft_sdk"
-
-
-class TurnCounts(Protocol):
-    """Inference calls of a rollout."""
-
-    failed: int
-    """Those that ended without an answer."""
-    unsure: int
-    """Those of them that may have been sampled all the same."""
-
-    @property
-    def begun(self) -> int:
-        """How many there were."""
 
 
 _tracer = trace.get_tracer(_NAME)
@@ -93,7 +79,7 @@ def end_rollout(
     span: Span,
     outcome: str,
     *,
-    turns: TurnCounts,
+    turns: tuple[int, int, int, int],
     rewards: tuple[float, ...] | None,
     error: BaseException | None = None,
 ) -> None:
@@ -102,7 +88,8 @@ def end_rollout(
     Args:
         span: The span.
         outcome: "completed", "failed", "deferred", "repeated", "refused" or "unreported".
-        turns: Inference calls that began, and what became of them.
+        turns: Inference calls that began, that were answered, that failed, and of the failed ones that may have been
+            sampled.
         rewards: What was delivered, None for nothing.
         error: What the handler or the report of it raised, None for nothing.
     """
@@ -111,7 +98,8 @@ def end_rollout(
         attributes["error.type"] = type(error).__qualname__
         span.set_status(StatusCode.ERROR, type(error).__qualname__)
     span.set_attributes(attributes)
-    span.set_attributes({"rft.turns": turns.begun, "rft.turns.failed": turns.failed, "rft.turns.unsure": turns.unsure})
+    begun, _, failed, unsure = turns
+    span.set_attributes({"rft.turns": begun, "rft.turns.failed": failed, "rft.turns.unsure": unsure})
     if rewards is not None:
         span.set_attribute("rft.reward", sum(rewards))
         _rewards.record(sum(rewards))

@@ -112,7 +112,7 @@ def test_instrument_when_done_then_the_argument_is_as_before(service: Service, c
     assert (tracked.timeout, tracked.max_retries, str(tracked.base_url)) == (7.0, 4, f"{service.endpoint}/v1/")
     with RFTContext.bind(service.payload()) as rollout:
         caller.chat(client)
-        assert rollout.turns == 0
+        assert rollout.turns.begun == 0
         caller.chat(tracked)
     assert [is_tracked(request) for request in service.inference] == [False, True]
     assert service.inference[1].headers["x-mine"] == "1"

@@ -100,7 +100,7 @@ def test_turn_when_a_client_repeats_it_on_its_own_account_then_it_is_refused(
     with RFTContext.bind(service.payload()) as rollout:
         with pytest.raises(openai.APIConnectionError, match="not sent again"):
             caller.chat(client, extra_headers=repeated)
-        assert rollout.turns == 0
+        assert rollout.turns.begun == 0
     assert service.requests == []
     caller.chat(client, extra_headers=repeated)
     assert len(service.requests) == 1

@@ -201,9 +201,9 @@ def test_runtime_model_when_rollouts_nest_then_each_uses_its_own_runtime(service
         assert said(turn(model)) == "ok"
         with RFTContext.bind(inner.new_rollout("p")) as nested:
             assert said(turn(model)) == "inner"
-            assert nested.turns == 1
+            assert nested.turns.begun == 1
         assert said(turn(model)) == "ok"
-        assert outer.turns == 2
+        assert outer.turns.begun == 2
         assert len(inner.trajectories()[0].turns) == 1
     assert [request.trajectory_id for request in service.inference] == ["outer-1"] * 2
 

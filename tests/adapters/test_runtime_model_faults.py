@@ -45,7 +45,7 @@ def test_runtime_model_when_the_endpoint_is_untrusted_then_no_credential_is_read
     with RFTContext.bind(ga_payload(endpoint="https://evil.example")) as rollout:
         with pytest.raises(UntrustedEndpointError, match=r"evil\.example"):
             turn(model)
-        assert rollout.turns == 0
+        assert rollout.turns.begun == 0
     assert watched.reads == 0
 
 
@@ -55,7 +55,7 @@ def test_runtime_model_when_the_operator_trusts_the_endpoint_then_it_is_called()
     with RFTContext.bind(ga_payload(endpoint="https://mine.example")) as rollout:
         with pytest.raises(CredentialsError):
             turn(model)
-        assert rollout.turns == 0
+        assert rollout.turns.begun == 0
 
 
 @pytest.mark.parametrize("auth", ["bearer", "sigv4"])
