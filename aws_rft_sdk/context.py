@@ -81,7 +81,7 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_own_span_id", "_turns", "completion", "decided", "outcome", "request", "rewards")
+    __slots__ = ("_own_span_id", "_turns", "completion", "decided", "foreign_calls", "outcome", "request", "rewards")
 
     request: RolloutRequest
     completion: str | None
@@ -95,6 +95,10 @@ class RFTContext:
     outcome: str | None
     """How its handler ended: "completed", "deferred", "failed" (and reported), "unreported"; None before that."""
 
+    foreign_calls: int
+    """Calls of a `runtime_model` that went to the production model while this rollout was in progress, whoever made
+    them. In a process that serves production too they may have nothing to do with the rollout."""
+
     def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
         """Begin a rollout.
 
@@ -106,6 +110,7 @@ class RFTContext:
         self.completion = None
         self.decided = self.rewards = None
         self.outcome = None
+        self.foreign_calls = 0
         self._own_span_id = own_span_id
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
 
@@ -209,6 +214,12 @@ class RFTContext:
         """Note what has become of a turn."""
         with _lock:
             self._turns[span_id] = state
+
+    def note_foreign_call(self) -> int:
+        """Count a call that went to the production model. Returns how many there were."""
+        with _lock:
+            self.foreign_calls += 1
+            return self.foreign_calls
 
     @staticmethod
     def current() -> RFTContext | None:
@@ -319,6 +330,12 @@ def _in_progress(key: tuple[str, str]) -> RFTContext | None:
     contexts = [context for context in _active.get(key, ()) if context.outcome is None]
     current = _current.get()
     return current if current in contexts else next(reversed(contexts), None)
+
+
+def rollouts_in_progress() -> list[RFTContext]:
+    """Return the rollouts in progress in this process, in any thread, each once. A new list."""
+    with _lock:
+        return list(dict.fromkeys(context for contexts in _active.values() for context in contexts))
 
 
 def contexts_of(metadata: RolloutMetadata) -> list[RFTContext]:

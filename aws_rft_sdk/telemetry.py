@@ -29,6 +29,9 @@ _retries = _meter.create_counter("rft.feedback.retries", unit="{request}", descr
 _untracked = _meter.create_counter(
     "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
 )
+_production_calls = _meter.create_counter(
+    "rft.production_calls", unit="{call}", description="Calls of production models while rollouts were in progress"
+)
 _outboxes: dict[str, Callable[[], Callable[[], int] | None]] = {}
 
 
@@ -149,6 +152,11 @@ def observe_outbox(path: str, reference: Callable[[], Callable[[], int] | None])
 def count_untracked() -> None:
     """Count a rollout of which no inference call was tracked."""
     _untracked.add(1)
+
+
+def count_production_call() -> None:
+    """Count a model call outside of any rollout that was made while rollouts were in progress in this process."""
+    _production_calls.add(1)
 
 
 def inject(headers: MutableMapping[str, str]) -> None:

@@ -12,7 +12,7 @@ from fakes import Answer, Recorded, Service, error, ga_payload, refused_endpoint
 
 from aws_rft_sdk import RFTContext, credentials
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk.adapters import strands as strands_adapter
+from aws_rft_sdk.adapters import _http_turns
 from aws_rft_sdk.adapters.runtime_model import runtime_model
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.errors import CredentialsError, UntrustedEndpointError
@@ -22,7 +22,7 @@ from .scripted import ScriptedModel, said, turn
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strands_adapter, "BACKOFF", Backoff(0, 0))
+    monkeypatch.setattr(_http_turns, "BACKOFF", Backoff(0, 0))
 
 
 # --- trust and credentials -------------------------------------------------------------------------------------------

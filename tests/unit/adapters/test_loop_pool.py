@@ -13,8 +13,7 @@ import pytest
 from fakes import Service, ga_payload
 
 from aws_rft_sdk import RFTContext, wrap_model
-from aws_rft_sdk.adapters._loop_pool import _pools, loop_client, loop_pool
-from aws_rft_sdk.adapters.strands import _Owner
+from aws_rft_sdk.adapters._loop_pool import _pools, loop_pool
 
 from .models import by_client, by_client_args, litellm_model, not_streaming, one_turn, responses_model
 
@@ -126,17 +125,3 @@ def test_resources_when_rollouts_end_in_development_mode_then_nothing_is_left_op
     assert result.stdout.strip().endswith("done"), result.stderr
     assert "ResourceWarning" not in result.stderr
     assert "never awaited" not in result.stderr
-
-
-def test_loop_client_when_asked_again_then_it_is_kept_until_the_arguments_change() -> None:
-    async def main() -> None:
-        arguments: dict[str, Any] = {"base_url": "http://127.0.0.1:1/v1", "api_key": "a"}
-        owner, other = _Owner(), _Owner()
-        first = await loop_client(owner, arguments)
-        assert await loop_client(owner, arguments) is first
-        assert await loop_client(other, arguments) is not first
-        arguments["api_key"] = "b"
-        assert (await loop_client(owner, arguments)).api_key == "b"
-        assert first.max_retries == 0
-
-    asyncio.run(main())
