@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import re
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, TypeVar
 
+import aiohttp
 import anyio
 
 from aws_rft_sdk.adapters._loop_pool import http
 from aws_rft_sdk.context import TurnState
+from aws_rft_sdk.errors import RFTError
 
 P = TypeVar("P")
 
@@ -25,13 +26,14 @@ P = TypeVar("P")
 #   other 3xx and 4xx        refused                 no           the request itself was not accepted
 #   other 5xx                failed, may be sampled  no
 #   no connection            refused                 yes          nothing was sent
-#   not a request, a proxy   refused                 no           nothing reached the service
+#   no request, a proxy      refused                 no           nothing reached the service
 #   any other error          failed, may be sampled  no
 
 _TURNED_AWAY = frozenset({429, 503})
 _MAYBE_SAMPLED = frozenset({408, 424, 499})
 _NO_CONNECTION = (http.ConnectError, http.ConnectTimeout, http.PoolTimeout)
-_NOT_ACCEPTED = (http.UnsupportedProtocol, http.LocalProtocolError, http.ProxyError)
+# Our own errors come before a request, or after a 403.
+_NOT_ACCEPTED = (http.UnsupportedProtocol, http.LocalProtocolError, http.ProxyError, RFTError)
 
 
 def after_status(status: int) -> tuple[TurnState, bool]:
@@ -48,27 +50,23 @@ def after_error(error: BaseException) -> tuple[TurnState, bool]:
     """Return what an error of an HTTP client makes of a turn, and whether the turn is sent again."""
     if isinstance(error, http.HTTPStatusError):  # an event hook of the user's may raise it
         return after_status(error.response.status_code)
-    if isinstance(error, _NO_CONNECTION) and not _aiohttp_had_a_connection(error):
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectionError):
+        # openai's aiohttp client says ConnectTimeout for all of these, also if a connection broke after the request.
+        unsent = isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
+    else:
+        unsent = isinstance(error, _NO_CONNECTION)
+    if unsent:
         return TurnState.REFUSED, True
     return TurnState.REFUSED if isinstance(error, _NOT_ACCEPTED) else TurnState.FAILED, False
 
 
 def is_timeout(error: BaseException) -> bool:
     """Whether an error of an HTTP client says that time ran out."""
-    aiohttp, cause = sys.modules.get("aiohttp"), error.__cause__
-    if aiohttp is not None and isinstance(cause, aiohttp.ClientConnectionError):
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientConnectionError):
         return isinstance(cause, aiohttp.ServerTimeoutError)
     return isinstance(error, http.TimeoutException)
-
-
-def _aiohttp_had_a_connection(error: BaseException) -> bool:
-    # The HTTP clients that `openai` builds on aiohttp say ConnectTimeout when a connection breaks after the request.
-    aiohttp, cause = sys.modules.get("aiohttp"), error.__cause__
-    return (
-        aiohttp is not None
-        and isinstance(cause, aiohttp.ClientConnectionError)
-        and not isinstance(cause, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-    )
 
 
 # --- the end of a streamed answer ------------------------------------------------------------------------------------
@@ -97,23 +95,18 @@ class TurnStream(http.AsyncByteStream, http.SyncByteStream):
         self._tail = b"\n"
         self._parts: Any = None  # the iterator over them
         self._complete = False  # all that matters was read
-        self._at_end = False
 
     def __iter__(self) -> Iterator[bytes]:
-        parts = self._begin(iter(self._stream))
-        with self._watched():
-            for part in parts:
-                self._look_at(part)
-                yield part
-            self._complete = self._at_end = True
+        for part in self._begin(iter(self._stream)):
+            self._look_at(part)
+            yield part
+        self._complete = True
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        parts = self._begin(aiter(self._stream))
-        with self._watched():
-            async for part in parts:
-                self._look_at(part)
-                yield part
-            self._complete = self._at_end = True
+        async for part in self._begin(aiter(self._stream)):
+            self._look_at(part)
+            yield part
+        self._complete = True
 
     def close(self) -> None:
         """Close the stream and report the turn."""
@@ -125,7 +118,7 @@ class TurnStream(http.AsyncByteStream, http.SyncByteStream):
     async def aclose(self) -> None:
         """Close the stream and report the turn."""
         try:
-            if self._complete and not self._at_end:
+            if self._complete:
                 # Whatever goes wrong here, all that matters is there; the connection is given up.
                 with contextlib.suppress(http.TransportError, RuntimeError), anyio.move_on_after(END_SECONDS):
                     async for _ in self._parts:
@@ -142,14 +135,6 @@ class TurnStream(http.AsyncByteStream, http.SyncByteStream):
             raise http.StreamConsumed
         self._parts = parts
         return parts
-
-    @contextlib.contextmanager
-    def _watched(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception:
-            self._complete, self._at_end = False, True
-            raise
 
     def _look_at(self, part: bytes) -> None:
         if not self._complete:

@@ -44,7 +44,7 @@ class HttpTurn:
         self.request = request
         self._context = context
         self._attempt = 0
-        self._state = TurnState.FAILED
+        self._state = TurnState.REFUSED  # nothing is sent yet
         self._ended = False
         turn = context.begin_turn()
         self._span_id = turn.span_id

@@ -55,10 +55,10 @@ class RuntimeAuth(http.Auth):
         if isinstance(secret, str):
             request.headers["Authorization"] = f"Bearer {secret}"
         elif secret is not None:
+            for name in _OF_A_SIGNATURE:
+                request.headers.pop(name, None)
             # Only what identifies the request is signed; a proxy may change the rest.
             headers = {name: value for name, value in request.headers.items() if is_signed(name)}
-            for name in _OF_A_SIGNATURE:
-                headers.pop(name, None)
             url, region = str(request.url), self._endpoint.region
             request.headers.update(sign(request.method, url, headers, request.content, keys=secret, region=region))
 

@@ -25,14 +25,12 @@ def http_clients(*, sampling: Sampling = "job") -> HttpClients:
     """Return the HTTP clients with which a `ChatOpenAI` is tied to the rollout in progress: `ChatOpenAI(**these)`.
 
     Within a rollout each model call, plain or streaming, synchronous or not, is one turn: it carries the rollout's
-    headers and, unless told otherwise, the temperature, top_p and max_tokens that the job asks for. They are read from
-    `RFTContext` when the request is sent. So one chat model, made at import if you like, serves any number of rollouts,
-    over threads, tasks and event loops. Outside a rollout requests go out as they are.
+    headers and the sampling parameters that the job asks for, read from `RFTContext` when the request is sent. So one
+    chat model, made at import if you like, serves any number of rollouts, over threads, tasks and event loops. Outside
+    a rollout requests go out as they are.
 
-    Sampling is not idempotent, so within a rollout the retries of the OpenAI client below ChatOpenAI do not happen,
-    whatever `max_retries` says. A request is repeated, under the same span id, only where it cannot have been sampled:
-    no connection was made, or the answer was 429 or 503. LangChain's own `.with_retry()` is a repetition of yours: each
-    attempt is a turn.
+    A request is repeated as with `instrument`, whatever `max_retries` says. LangChain's own `.with_retry()` is a
+    repetition of yours: each attempt is a turn.
 
     All clients share one connection pool for the process, and one for each event loop. Closing the clients leaves those
     open. They lead wherever the chat model leads: add `runtime_client_args()` inside the handler to reach the payload's

@@ -67,10 +67,9 @@ def runtime_model(
 
     Within a rollout each call, streaming or not, structured output included, is one turn at `<endpoint>/v1`, as with
     `wrap_model`: the rollout's headers, the payload's sampling parameters, the same rules for what is repeated. The
-    credentials are read for each request, from the botocore session that the process shares; a 403 makes them be
-    loaded anew, once, and the request, which was not sampled, is sent again under the same span id. A runtime on this
-    machine is called unsigned where there are no AWS credentials. Tokens are counted by Strands' estimate rather than
-    by the production service.
+    credentials are read for each request. After a 403, which is no sampling, they are loaded anew and the request is
+    sent once more under the same span id. A runtime on this machine is called unsigned if there are no AWS credentials.
+    Tokens are estimated rather than counted by the production service.
 
     Args:
         production: Any Strands model, for example a `BedrockModel`. It is not changed. None for a model that works
@@ -103,7 +102,7 @@ def runtime_model(
     if isinstance(production, _RuntimeModel):
         production = cast("M | None", production._rft_runtime.production)
     policy = _Policy(model_id=model_id, **config)
-    policy._rft_reach = _Reach(auth, region, tuple(trusted_endpoints))
+    policy._rft_reach = (auth, region, tuple(trusted_endpoints))
     return cast("M | OpenAIModel", _made_of(production, policy))
 
 
@@ -115,18 +114,11 @@ def _made_of(production: Model | None, policy: _Policy) -> Any:
     return model
 
 
-class _Reach(NamedTuple):
-    """How rollouts reach their runtime. The same for all of them."""
-
-    auth: Auth | None
-    region: str | None
-    trusted_endpoints: tuple[str, ...]
-
-
 class _Policy(OpenAIModel):
     """The model of rollouts: each call goes to the runtime of the rollout in progress."""
 
-    _rft_reach: _Reach
+    _rft_reach: tuple[Auth | None, str | None, tuple[str, ...]]
+    """`auth`, `region` and `trusted_endpoints` of `runtime_model`."""
 
     @asynccontextmanager
     async def _get_client(self) -> AsyncIterator[Any]:

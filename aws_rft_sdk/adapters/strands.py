@@ -121,17 +121,13 @@ class Wrapped:
         model.__dict__.update({name: value for name, value in vars(self).items() if name != "_rft_sampling"})
         return _wrap_again, (model, self._rft_sampling)
 
-    async def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    def stream(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         """Stream the answer of one turn."""
-        async with aclosing(self._rft_events("stream", args, kwargs)) as events:
-            async for event in events:
-                yield event
+        return self._rft_events("stream", args, kwargs)
 
-    async def structured_output(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
+    def structured_output(self, *args: Any, **kwargs: Any) -> AsyncGenerator[Any, None]:
         """Ask for one turn of structured output."""
-        async with aclosing(self._rft_events("structured_output", args, kwargs)) as events:
-            async for event in events:
-                yield event
+        return self._rft_events("structured_output", args, kwargs)
 
     def _rft_events(self, method: str, args: Any, kwargs: Any) -> AsyncGenerator[Any, None]:
         raise NotImplementedError
@@ -181,17 +177,15 @@ class OverHttp(Wrapped):
 async def with_own_errors(events: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
     """Yield the events of a model, and raise our own errors as they are rather than as causes of OpenAI's."""
     try:
-        if isinstance(events, AsyncGenerator):
-            async with aclosing(events):
-                async for event in events:
-                    yield event
-        else:
-            async for event in events:
-                yield event
+        async for event in events:
+            yield event
     except openai.APIConnectionError as error:
         if isinstance(error.__cause__, RFTError):
             raise error.__cause__ from None
         raise
+    finally:
+        if isinstance(events, AsyncGenerator):
+            await events.aclose()
 
 
 # --- LiteLLM ---------------------------------------------------------------------------------------------------------

@@ -77,8 +77,8 @@ def test_loop_pool_when_used_then_it_keeps_no_cookies_and_follows_no_redirects(s
 
 
 async def arrived(service: Service, count: int) -> None:
-    while len(service.requests) < count:
-        await asyncio.sleep(0.001)  # noqa: ASYNC110 - the service is in another thread
+    while len(service.requests) < count:  # noqa: ASYNC110 - the service is in another thread
+        await asyncio.sleep(0.001)
 
 
 def small_pool(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
