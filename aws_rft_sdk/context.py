@@ -93,13 +93,17 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_own_span_id", "_turns", "holder", "outcome", "request")
+    __slots__ = ("_own_span_id", "_turns", "foreign_calls", "holder", "outcome", "request")
 
     request: RolloutRequest
     holder: Holder | None
     """Set by the first feedback client that acts on the trajectory, and used by all of them."""
     outcome: str | None
     """How its handler ended: "completed", "deferred", "failed" (and reported), "unreported"; None before that."""
+
+    foreign_calls: int
+    """Calls of a `runtime_model` that went to the production model while this rollout was in progress, whoever made
+    them. In a process that serves production too they may have nothing to do with the rollout."""
 
     def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
         """Begin a rollout.
@@ -111,6 +115,7 @@ class RFTContext:
         self.request = request
         self.holder = None
         self.outcome = None
+        self.foreign_calls = 0
         self._own_span_id = own_span_id
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
 
@@ -232,6 +237,12 @@ class RFTContext:
         with _lock:
             self._turns[span_id] = state
 
+    def note_foreign_call(self) -> int:
+        """Count a call that went to the production model. Returns how many there were."""
+        with _lock:
+            self.foreign_calls += 1
+            return self.foreign_calls
+
     @staticmethod
     def current() -> RFTContext | None:
         """Return the rollout in progress in this thread or task, None outside one."""
@@ -344,6 +355,12 @@ def _in_progress(key: tuple[str, str]) -> RFTContext | None:
     contexts = [context for context in _active.get(key, ()) if context.outcome is None]
     current = _current.get()
     return current if current in contexts else next(reversed(contexts), None)
+
+
+def rollouts_in_progress() -> list[RFTContext]:
+    """Return the rollouts in progress in this process, in any thread, each once. A new list."""
+    with _lock:
+        return list(dict.fromkeys(context for contexts in _active.values() for context in contexts))
 
 
 def share_holder(metadata: RolloutMetadata, own: Holder) -> Holder:

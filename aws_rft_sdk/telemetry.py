@@ -50,6 +50,11 @@ class _OpenTelemetry:
         self.untracked = meter.create_counter(
             "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
         )
+        self.production_calls = meter.create_counter(
+            "rft.production_calls",
+            unit="{call}",
+            description="Calls of production models while rollouts were in progress",
+        )
         meter.create_observable_gauge(
             "rft.outbox.pending",
             [self._observe_outboxes],
@@ -195,6 +200,11 @@ def observe_outbox(path: str, reference: Callable[[], Callable[[], int] | None])
 def count_untracked() -> None:
     """Count a rollout without one tracked inference call."""
     load().untracked.add(1)
+
+
+def count_production_call() -> None:
+    """Count a model call outside of any rollout that was made while rollouts were in progress in this process."""
+    load().production_calls.add(1)
 
 
 def inject(headers: MutableMapping[str, str]) -> None:

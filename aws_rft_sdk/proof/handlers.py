@@ -20,7 +20,8 @@ from strands.models.model import Model
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.adapters.strands import wrap_model
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
-from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler, runs_in_loop
+from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
+from aws_rft_sdk.lifecycle.kinds import runs_in_loop
 from aws_rft_sdk.proof.diagnosis import Evidence, diagnose
 from aws_rft_sdk.proof.markers import Placement, new_marker, place, placements
 from aws_rft_sdk.proof.places import standing_places, user_location
