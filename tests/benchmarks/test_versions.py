@@ -22,9 +22,10 @@ def versions():
 
 
 REPORT = """<testsuites><testsuite>
-<testcase/><testcase/><testcase><failure/></testcase><testcase><error/></testcase>
-<testcase><skipped message="needs: a"/></testcase><testcase><skipped message="needs: b"/></testcase>
-<testcase><skipped message="needs: b"/></testcase>
+<testcase classname="a" name="1"/><testcase classname="b" name="1"/>
+<testcase classname="a" name="2"><failure/></testcase><testcase classname="a" name="2"><error/></testcase>
+<testcase classname="a" name="3"><error/></testcase><testcase name="4"><skipped message="needs: a"/></testcase>
+<testcase name="5"><skipped message="needs: b"/></testcase><testcase name="6"><skipped message="needs: b"/></testcase>
 </testsuite></testsuites>"""
 
 
