@@ -3,7 +3,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import copy
-import inspect
 import json
 import pickle
 import threading
@@ -242,7 +241,7 @@ async def coroutine(value: str) -> tuple[str, str | None]:
 def test_carry_when_it_is_a_coroutine_function_then_the_rollout_lasts_over_its_awaits() -> None:
     with RFTContext.bind(ga_payload("t")):
         carried = RFTContext.carry(coroutine)
-    assert inspect.iscoroutinefunction(carried)
+    assert asyncio.iscoroutinefunction(carried)
 
     async def both() -> list[Any]:
         with RFTContext.bind(ga_payload("u")):
