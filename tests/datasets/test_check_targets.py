@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from damage import make_rows, tool, with_call
+from extras import needs
 
 from aws_rft_sdk import datasets
 from aws_rft_sdk.datasets.files import write_rows
@@ -221,7 +222,7 @@ class TestMtrl:
     def test_rows_are_compared_with_the_batch(self, tmp_path, count, batch, problems):
         assert found(check(tmp_path, mtrl(count), "mtrl", batch_size=batch)) == problems
 
-    @pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
+    @pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
     def test_every_format_is_taken_and_the_first_column_is_the_prompt(self, tmp_path, name):
         rows = [{"q": f"What is {n}?", "level": "easy"} for n in range(1300)]
 
@@ -594,7 +595,7 @@ def test_ignored_rules_are_not_reported(tmp_path):
     [
         pytest.param("d.json", '[{"prompt": "a"},\n oops]', 2, id="json"),
         pytest.param("d.csv", 'prompt\n"a" b\n', 2, id="csv"),
-        pytest.param("d.parquet", "nope", None, id="parquet"),
+        pytest.param("d.parquet", "nope", None, id="parquet", marks=needs("parquet")),
     ],
 )
 def test_file_that_breaks_off_is_a_problem(tmp_path, name, text, line):
@@ -613,13 +614,14 @@ def test_pipe_is_refused_rather_than_read_without_its_beginning(tmp_path, name):
         next(datasets.read_rows(tmp_path / name))
 
 
-def test_other_formats_than_jsonl_are_refused_and_checked_all_the_same(tmp_path):
+@pytest.mark.parametrize("name", ["d.json", pytest.param("d.parquet", marks=needs("parquet"))])
+def test_other_formats_than_jsonl_are_refused_and_checked_all_the_same(tmp_path, name):
     rows = make_rows(120)
     rows[3]["messages"][0]["role"] = "human"
 
-    for name, line in (("d.json", 4), ("d.parquet", 4)):
-        problems = found(check(tmp_path, rows, "bedrock", name=name))
-        assert {("file-format", None, ""), ("role-unknown", line, "messages[0].role")} <= problems
+    problems = found(check(tmp_path, rows, "bedrock", name=name))
+
+    assert {("file-format", None, ""), ("role-unknown", 4, "messages[0].role")} <= problems
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ import json
 import pytest
 from click.testing import CliRunner
 from damage import make_rows
+from extras import needs
 
 from aws_rft_sdk import datasets
 from aws_rft_sdk.cli import main
@@ -106,6 +107,7 @@ def test_csv_when_a_row_has_other_cells_then_check_goes_on_and_convert_writes_no
     assert not (tmp_path / "out.jsonl").exists()
 
 
+@needs("parquet")
 def test_files_when_converted_and_divided_then_rows_are_counted(monkeypatch, tmp_path, good):
     monkeypatch.chdir(tmp_path)
 

@@ -2,9 +2,8 @@ import csv
 import io
 import json
 
-import pyarrow
-import pyarrow.parquet
 import pytest
+from extras import needs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +42,7 @@ def test_csv_when_written_and_read_then_text_is_the_same(tmp_path, rows):
     assert back(tmp_path / "d.csv") == rows
 
 
+@needs("parquet")
 @SAME_FOLDER
 @given(
     rows=st.lists(
@@ -64,7 +64,7 @@ def test_parquet_when_written_and_read_then_scalars_are_the_same(tmp_path, rows)
     assert back(tmp_path / "d.parquet") == rows
 
 
-@pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+@pytest.mark.parametrize("name", ["d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
 def test_table_when_given_structure_then_it_stands_there_as_json_text(tmp_path, name):
     write_rows(tmp_path / name, [{"prompt": "a", "messages": [{"role": "ü"}]}, {"prompt": "b"}])
 
@@ -123,9 +123,13 @@ def test_json_array_when_the_beginning_is_broken_then_the_rest_is_not_read():
         pytest.param("d.json", [{}, {"a": object()}], "row 2 is not JSON", id="object"),
         pytest.param("d.csv", [{"a": "1"}] * 4096 + [{"b": "1"}], "row 4097 has a column", id="late-column"),
         pytest.param("d.csv", [{"a": "\ud800"}], "row 1 is no UTF-8", id="surrogate"),
-        pytest.param("d.parquet", [{"a": 1}, {"a": "b"}], "one type of values", id="mixed-types"),
-        pytest.param("d.parquet", [{"a": 1}] * 4096 + [{"a": "b"}], "rows 4097 to 4097", id="late-type"),
-        pytest.param("d.parquet", [], "no rows", id="no-rows"),
+        pytest.param(
+            "d.parquet", [{"a": 1}, {"a": "b"}], "one type of values", id="mixed-types", marks=needs("parquet")
+        ),
+        pytest.param(
+            "d.parquet", [{"a": 1}] * 4096 + [{"a": "b"}], "rows 4097 to 4097", id="late-type", marks=needs("parquet")
+        ),
+        pytest.param("d.parquet", [], "no rows", id="no-rows", marks=needs("parquet")),
         pytest.param("d.txt", [{}], "unknown format", id="format"),
         pytest.param("none/d.jsonl", [{}], "No such file", id="folder"),
     ],
@@ -148,7 +152,7 @@ def test_csv_when_a_cell_is_very_long_then_it_is_read(tmp_path):
     assert back(tmp_path / "d.csv") == [{"prompt": "x" * 300_000}]
 
 
-@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", "d.parquet"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
 def test_progress_when_a_file_is_read_then_it_grows_up_to_its_size(tmp_path, name):
     told = []
     write_rows(tmp_path / name, ({"prompt": f"row {n}"} for n in range(5000)))
@@ -174,7 +178,10 @@ def test_memory_when_a_large_file_is_read_then_it_stays_small(tmp_path, name):
     assert peak < 8_000_000 < (tmp_path / name).stat().st_size
 
 
+@needs("parquet")
 def test_memory_when_a_parquet_file_is_one_row_group_then_it_stays_small(tmp_path):
+    import pyarrow.parquet
+
     texts = [f"{n}" + "x" * 1000 for n in range(20_000)]
     pyarrow.parquet.write_table(
         pyarrow.table({"prompt": texts}), tmp_path / "d.parquet", use_dictionary=False, compression="none"
@@ -186,7 +193,10 @@ def test_memory_when_a_parquet_file_is_one_row_group_then_it_stays_small(tmp_pat
     assert peak - before < 8_000_000 < (tmp_path / "d.parquet").stat().st_size
 
 
+@needs("parquet")
 def test_parquet_when_two_columns_have_one_name_then_none_is_lost(tmp_path):
+    import pyarrow.parquet
+
     table = pyarrow.Table.from_arrays([pyarrow.array(["a"]), pyarrow.array(["b"])], names=["prompt", "prompt"])
     pyarrow.parquet.write_table(table, tmp_path / "d.parquet")
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from damage import make_rows
+from extras import needs
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -69,7 +70,7 @@ class TestConvert:
 
         assert back(tmp_path / "out.jsonl") == [row]
 
-    @pytest.mark.parametrize("name", ["d.csv", "d.parquet"])
+    @pytest.mark.parametrize("name", ["d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
     def test_reference_in_brackets_stays_text_in_a_table(self, tmp_path, name):
         rows = [{"messages": [{"role": "user", "content": "Which?"}], "reference_answer": "[1, 2]"}]
 
@@ -120,7 +121,7 @@ class TestConvert:
         assert packed.visible == {"question": messages, "tools": [1]}
         assert packed.ground_truth == {"a": 1}
 
-    @pytest.mark.parametrize("middle", ["m.csv", "m.parquet", "m.json"])
+    @pytest.mark.parametrize("middle", ["m.csv", pytest.param("m.parquet", marks=needs("parquet")), "m.json"])
     def test_structure_survives_every_format(self, tmp_path, middle):
         source = write(tmp_path / "in.jsonl", make_rows(5))
 
@@ -325,7 +326,7 @@ class TestParts:
     def test_split_is_exact_when_prompts_are_different(self, tmp_path):
         source = write(tmp_path / "in.jsonl", make_rows(200))
 
-        assert datasets.split(source, tmp_path / "a.csv", tmp_path / "b.parquet", share=0.25) == (150, 50)
+        assert datasets.split(source, tmp_path / "a.csv", tmp_path / "b.json", share=0.25) == (150, 50)
 
     @SAME_FOLDER
     @given(count=st.integers(1, 30), wanted=st.integers(1, 40), seed=st.integers(0, 5))

@@ -1,8 +1,7 @@
 import json
 
-import pyarrow
-import pyarrow.parquet
 import pytest
+from extras import needs
 
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import DatasetError
@@ -24,11 +23,13 @@ def write(path, rows):
                 writer.writeheader()
                 writer.writerows(rows)
         case ".parquet":
+            import pyarrow.parquet
+
             pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
     return path
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", pytest.param(".parquet", marks=needs("parquet"))])
 class TestFormats:
     def test_prompts_are_read_verbatim_in_file_order(self, tmp_path, suffix):
         path = write(tmp_path / f"data{suffix}", ROWS)
@@ -58,7 +59,7 @@ class TestFormats:
         pytest.param("d.json", "[]", None, "no rows", id="json-empty"),
         pytest.param("d.csv", "prompt\n", None, "no rows", id="csv-header-only"),
         pytest.param("d.csv", 'prompt\n"a" b\n', 2, "not CSV", id="csv-broken"),
-        pytest.param("d.parquet", "nope", None, "not a parquet file", id="parquet-broken"),
+        pytest.param("d.parquet", "nope", None, "not a parquet file", id="parquet-broken", marks=needs("parquet")),
         pytest.param("d.txt", "a", None, "unknown format '.txt'", id="unknown-format"),
     ],
 )

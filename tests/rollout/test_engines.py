@@ -2,7 +2,6 @@
 
 import asyncio
 import dataclasses
-import importlib.util
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 
 import pytest
+from extras import needs
 from rollout.worlds import PROMPTS, policy, worker
 
 from aws_rft_sdk import LocalRuntime, rft_handler
@@ -30,13 +30,12 @@ from aws_rft_sdk.rollout.starting import access_in
 from aws_rft_sdk.types import InferenceParams
 
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
-needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 REWARDS = {"plain": ([0.1, 0.1, 0.2], 1), "coroutine": ([0.1, 0.1, 0.2], 1), "by_turn": ([0.2, 0.2, 0.4], 2)}
 # The worker of these tests runs plain functions, and a cluster takes ten seconds to start.
 CASES = [
     *((engine, handler) for engine in ("local", "process") for handler in REWARDS),
     *((engine, handler) for engine in ("http", "http-invocations") for handler in ("plain", "by_turn")),
-    pytest.param("ray", "plain", marks=[needs_ray, pytest.mark.timeout(300)]),
+    pytest.param("ray", "plain", marks=[needs("ray"), pytest.mark.timeout(300)]),
 ]
 
 
@@ -447,7 +446,7 @@ def test_http_when_the_worker_is_ours_then_records_are_those_of_the_local_engine
 # --- ray -------------------------------------------------------------------------------------------------------------
 
 
-@needs_ray
+@needs("ray")
 @pytest.mark.timeout(300)
 def test_ray_when_an_actor_is_killed_then_only_its_rollouts_fail_and_errors_travel(world):
     command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:dies_on_b", str(world / "data.jsonl")]

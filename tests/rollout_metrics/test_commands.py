@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from extras import needs
 
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.rollout.records import RECORDS_FILE
@@ -190,6 +191,7 @@ def test_run_that_still_writes_or_was_killed_is_read_up_to_its_last_whole_line(f
     assert invoke("metrics", folder).output == before
 
 
+@needs("report")
 def test_plot_is_written_beside_the_table_and_beside_json(folder, tmp_path):
     assert "drawn in" in invoke("metrics", folder, "--plot", tmp_path / "a.png").output
     json.loads(invoke("metrics", folder, "--json", "--plot", tmp_path / "b.svg").output)

@@ -2,6 +2,7 @@ import random
 from xml.etree import ElementTree
 
 import pytest
+from extras import needs
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.metrics import draw, measure
@@ -19,6 +20,7 @@ RUNS = [
 ]
 
 
+@needs("report")
 @pytest.mark.parametrize("records", RUNS)
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".PNG"])
 def test_plot_is_a_picture(tmp_path, records, suffix):
@@ -41,6 +43,7 @@ def test_other_kinds_of_files_are_refused(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@needs("report")
 def test_folder_that_is_not_there_is_refused(tmp_path):
     with pytest.raises(ConfigurationError, match="cannot be written"):
         draw([], measure([]), tmp_path / "nowhere" / "figure.png")

@@ -5,21 +5,16 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-import warnings
 from typing import Any
 
 import pytest
+from extras import needs
 from fakes import Service
+from starlette.testclient import TestClient
 
 from aws_rft_sdk import RFTContext, rft_handler
 
 from .handler_kinds import KINDS, class_method, method_in_class, returning_generator, returns_coroutine
-
-with warnings.catch_warnings():
-    # They warn about their own dependencies while they are imported.
-    warnings.simplefilter("ignore")
-    from bedrock_agentcore.runtime import BedrockAgentCoreApp
-    from starlette.testclient import TestClient
 
 # AgentCore itself does not await what a plain function returns, drops the return value of a generator, and takes no
 # methods.
@@ -122,6 +117,7 @@ def test_payload_when_it_stands_anywhere_then_it_is_found(handle: Any, service: 
     assert service.feedback == DONE
 
 
+@needs("agentcore")
 @pytest.mark.parametrize("rollout", [True, False], ids=["inside", "outside"])
 @pytest.mark.parametrize("kind", SERVED, ids=lambda kind: kind.__name__)
 def test_agentcore_entrypoint_when_the_handler_is_of_any_kind_then_it_serves(
@@ -136,6 +132,8 @@ def test_agentcore_entrypoint_when_the_handler_is_of_any_kind_then_it_serves(
         return {"reward": 1.0, "prompt": payload["prompt"]}
 
     handler = kind(body)
+    from bedrock_agentcore.runtime import BedrockAgentCoreApp
+
     app = BedrockAgentCoreApp()
     app.entrypoint(handler)
     payload = service.payload("t-7") if rollout else {"prompt": "2+2?"}
@@ -147,10 +145,13 @@ def test_agentcore_entrypoint_when_the_handler_is_of_any_kind_then_it_serves(
     assert service.feedback == (DONE if rollout else [])
 
 
+@needs("agentcore")
 @pytest.mark.parametrize("rollout", [True, False], ids=["inside", "outside"])
 def test_agentcore_entrypoint_when_the_handler_takes_a_context_then_it_is_passed_through(
     rollout: bool, service: Service
 ) -> None:
+    from bedrock_agentcore.runtime import BedrockAgentCoreApp
+
     app = BedrockAgentCoreApp()
 
     @app.entrypoint

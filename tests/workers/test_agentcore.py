@@ -1,7 +1,6 @@
 """A decorated handler inside AgentCore's own app, driven over HTTP as the service does."""
 
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -17,9 +16,9 @@ from aws_rft_sdk.workers.agentcore import drained, in_background
 
 from .web import WAIT, Gate, serving, until
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # of pydantic, about a model of theirs
-    from bedrock_agentcore import BedrockAgentCoreApp
+BedrockAgentCoreApp = pytest.importorskip(
+    "bedrock_agentcore", reason="needs: pip install -e '.[agentcore]'"
+).BedrockAgentCoreApp
 
 SESSION = {"X-Amzn-Bedrock-AgentCore-Runtime-Session-Id": "s" * 33}
 
