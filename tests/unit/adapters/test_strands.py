@@ -4,7 +4,9 @@ import asyncio
 import copy
 import json
 import pickle
+import sys
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -276,11 +278,16 @@ def test_wrap_model_when_the_provider_is_unsupported_then_runtime_model_is_named
         wrap_model(model)
 
 
-def test_wrap_model_when_the_model_makes_no_openai_client_then_it_is_refused() -> None:
-    sagemaker = pytest.importorskip("strands.models.sagemaker")
-    model = sagemaker.SageMakerAIModel.__new__(sagemaker.SageMakerAIModel)
+def test_wrap_model_when_the_model_makes_no_openai_client_then_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strands' SageMakerAIModel is an OpenAIModel that sends through boto3. Its module needs more than is installed."""
+
+    class SageMakerAIModel(OpenAIModel):
+        pass
+
+    home = SimpleNamespace(SageMakerAIModel=SageMakerAIModel)
+    monkeypatch.setitem(sys.modules, "strands.models.sagemaker", home)  # type: ignore[arg-type] # a module's stand-in
     with pytest.raises(ConfigurationError, match="calls of SageMakerAIModel"):
-        wrap_model(model)
+        wrap_model(SageMakerAIModel(model_id="m"))
 
 
 def test_wrap_model_when_the_class_makes_its_own_client_then_its_calls_are_turns(service: Service) -> None:
