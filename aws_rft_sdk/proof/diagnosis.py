@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from aws_rft_sdk.proof.verdict import ModelCall, Outcome, Reach, Verdict
-from aws_rft_sdk.proof.witness import HostCall
+from aws_rft_sdk.proof.verdict import HostCall, ModelCall, Outcome, Reach, Verdict
 
 _SHOWN_ERRORS = 3
 _SHOWN_LENGTH = 300
@@ -238,17 +237,8 @@ def _untracked(verdict: Verdict, evidence: Evidence) -> list[Cause | None]:
     lost = [call for call in known if not call.knows_rollout]
     bare = [call for call in known if call.knows_rollout]
     unknown = count - len(known)
-    if unknown and (known or count < turns):
-        rest = Cause(
-            CauseKind.UNTRACKED,
-            unknown,
-            f"{share} the rollout's headers: calls in threads that do not know the rollout, or a second model that is "
-            "not wrapped",
-            "use wrap_model on every model, sub-agents' too, and RFTContext.carry for threads of your own",
-        )
-        unknown = 0
-    else:
-        rest = None
+    # Where no request has headers, the model is not wrapped, whatever client it is.
+    guessed = unknown if count == turns and not known else 0
     names = ", ".join(evidence.unwrapped_names)
     where = f": {names}, built at import" if names else f": {_callers(bare)}" if bare else ""
     which = "the model is not wrapped" if count == turns else "one of the models is not wrapped (a sub-agent's?)"
@@ -264,13 +254,21 @@ def _untracked(verdict: Verdict, evidence: Evidence) -> list[Cause | None]:
         else None,
         Cause(
             CauseKind.UNWRAPPED_MODEL,
-            len(bare) + unknown,
+            len(bare) + guessed,
             f"{share} the rollout's headers: {which}{where}",
             "wrap every model once, where it is built: model = wrap_model(OpenAIModel(...))",
         )
-        if bare or unknown
+        if bare or guessed
         else None,
-        rest,
+        Cause(
+            CauseKind.UNTRACKED,
+            unknown - guessed,
+            f"{share} the rollout's headers: calls in threads that do not know the rollout, or a second model that is "
+            "not wrapped",
+            "use wrap_model on every model, sub-agents' too, and RFTContext.carry for threads of your own",
+        )
+        if unknown > guessed
+        else None,
     ]
 
 

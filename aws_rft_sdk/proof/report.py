@@ -11,8 +11,7 @@ from rich.table import Table
 
 from aws_rft_sdk.proof.diagnosis import Cause, describe_hosts
 from aws_rft_sdk.proof.stage import Arrival
-from aws_rft_sdk.proof.verdict import Outcome, Reach, Verdict
-from aws_rft_sdk.proof.witness import HostCall
+from aws_rft_sdk.proof.verdict import HostCall, Outcome, Reach, Verdict
 
 _SHOWN_EXAMPLES = 3
 

@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from aws_rft_sdk.proof.stage import Arrival, Fate, Run
 
@@ -53,6 +54,19 @@ class ModelCall:
     is_turn: bool = False
     """Whether a turn of the rollout was begun for it."""
     raised: bool = False
+
+
+class HostCall(NamedTuple):
+    """A host that was called inside a rollout, and by whom as far as it can be told."""
+
+    host: str
+    """With its port where it is no name."""
+    is_refused: bool
+    """Whether it is a model provider, and no connection was made."""
+    who: str
+    """Tool and agent, "" when neither is known."""
+    where: str
+    """The nearest line of the user's, "" when the call came from a thread without one."""
 
 
 @dataclass(frozen=True)

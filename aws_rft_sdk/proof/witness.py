@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from opentelemetry import context as otel
 from opentelemetry import trace
@@ -35,25 +35,12 @@ from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.proof.places import user_place
 from aws_rft_sdk.proof.providers import ModelProviderRefused, is_loopback, is_provider, listening
 from aws_rft_sdk.proof.stage import Run
-from aws_rft_sdk.proof.verdict import ModelCall
+from aws_rft_sdk.proof.verdict import HostCall, ModelCall
 from aws_rft_sdk.settings import overridden
 
 _RUN = otel.create_key("rft-proof-run")
 _CALL = otel.create_key("rft-proof-call")
 _METHODS = ("stream", "structured_output")
-
-
-class HostCall(NamedTuple):
-    """A host that was called inside a rollout, and by whom as far as it can be told."""
-
-    host: str
-    """With its port where it is no name."""
-    is_refused: bool
-    """Whether it is a model provider, and no connection was made."""
-    who: str
-    """Tool and agent, "" when neither is known."""
-    where: str
-    """The nearest line of the user's, "" when the call came from a thread without one."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ import pytest
 
 from aws_rft_sdk.proof.diagnosis import CauseKind, Evidence, diagnose
 from aws_rft_sdk.proof.stage import Arrival, Claim, Run
-from aws_rft_sdk.proof.verdict import ModelCall, Outcome, Reach, Verdict
-from aws_rft_sdk.proof.witness import HostCall
+from aws_rft_sdk.proof.verdict import HostCall, ModelCall, Outcome, Reach, Verdict
 
 RUN = Run("rft-proof-00000000000a", "job", "trajectory")
 FINE = Outcome(RUN)
