@@ -295,3 +295,12 @@ def test_policy_error_when_raised_by_a_thread_then_kept(open_wire):
         answer = open_wire(runtime).chat(runtime.new_rollout("p"))
         assert (answer.status_code, answer.headers["x-amzn-ErrorType"]) == (402, "ServiceQuotaExceededException")
         runtime.policy = echo
+
+
+def test_upstream_when_its_timeout_is_impossible_or_has_the_old_name_then_said_where_it_is_made():
+    for seconds in (0, -1, "5", float("inf"), None):
+        with pytest.raises(ConfigurationError, match="timeout_seconds"):
+            UpstreamPolicy("http://127.0.0.1:1/v1", timeout_seconds=seconds)
+    with pytest.warns(DeprecationWarning, match="timeout_seconds") as warned:
+        UpstreamPolicy("http://127.0.0.1:1/v1", timeout=5)
+    assert warned[0].filename == __file__
