@@ -16,13 +16,12 @@ from urllib3.exceptions import MaxRetryError, NewConnectionError
 from aws_rft_sdk import telemetry, wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._checks import check_seconds
-from aws_rft_sdk.context import RFTContext, contexts_of
+from aws_rft_sdk.context import RFTContext, contexts_of, request_of
 from aws_rft_sdk.credentials import Bearer, Credentials, CredentialSource, SigV4, shared_credentials
 from aws_rft_sdk.errors import (
     AccessDeniedError,
     ConfigurationError,
     InvalidRequestError,
-    PayloadError,
     RFTError,
     ServiceConnectionError,
     ServiceError,
@@ -422,14 +421,9 @@ def _is_worth_repeating(error: ServiceError) -> bool:
 
 
 def _metadata_of(source: RolloutMetadata | RolloutRequest | RFTContext | Mapping[str, Any]) -> RolloutMetadata:
-    if isinstance(source, RolloutMetadata):
-        return source
-    if isinstance(source, RolloutRequest | RFTContext):
+    if isinstance(source, RFTContext):
         return source.metadata
-    request = RolloutRequest.parse(source) or RolloutRequest.parse({"metadata": source})
-    if request is None:
-        raise PayloadError("metadata is missing: there is neither a job ARN nor a trajectory id", field="metadata")
-    return request.metadata
+    return request_of(source).metadata
 
 
 def _split_session(

@@ -6,24 +6,28 @@ runs a synchronous agent call (a copied context), nests, and is restored by toke
 
 from __future__ import annotations
 
-import asyncio
 import contextvars
-import functools
-import inspect
+import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
-from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 from aws_rft_sdk import telemetry, wire
+from aws_rft_sdk._carry import carry
 from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk.errors import PayloadError, RewardError
+from aws_rft_sdk.errors import NoActiveRolloutError, PayloadError, RewardError
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+Source = RolloutRequest | RolloutMetadata | Mapping[str, Any]
+"""What names a rollout: a request, a payload in any spelling, or the metadata of one."""
 
 _current: contextvars.ContextVar[RFTContext | None] = contextvars.ContextVar("aws_rft_sdk_rollout", default=None)
 
@@ -41,29 +45,25 @@ class TurnState(str, Enum):
     """It ended in another way. It may have been sampled, and if the agent made it again, it may have been twice."""
 
 
-class TurnCount(int):
-    """How many inference calls a rollout has begun, an `int`; and what became of them."""
+class TurnCount(NamedTuple):
+    """How many inference calls a rollout has begun, and what became of them. True if any of them is a turn."""
 
-    answered: int
+    begun: int
+    """All calls, also those under way and those that the runtime turned away."""
+    answered: int = 0
     """Calls whose answer arrived whole."""
-    failed: int
-    """Calls that ended without one, or were given up."""
-    unsure: int
-    """Those of the failed ones that may have been sampled all the same."""
-
-    def __new__(cls, begun: int, answered: int = 0, failed: int = 0, unsure: int = 0) -> TurnCount:
-        """Count `begun` calls, of which some are answered and some failed; the rest are under way."""
-        count = super().__new__(cls, begun)
-        count.answered, count.failed, count.unsure = answered, failed, unsure
-        return count
+    failed: int = 0
+    """Calls that ended without a whole answer."""
+    unsure: int = 0
+    """The failed calls that may have been sampled all the same."""
 
     @property
-    def begun(self) -> int:
-        """Calls begun, the value of this number."""
-        return int(self)
+    def tracked(self) -> int:
+        """Turns, as the service counts them: the calls that were sampled or may have been. All but the refused ones."""
+        return self.begun - self.failed + self.unsure
 
-    def __getnewargs__(self) -> tuple[int, int, int, int]:  # type: ignore[override] # ours takes more
-        return int(self), self.answered, self.failed, self.unsure
+    def __bool__(self) -> bool:
+        return self.tracked > 0
 
 
 class TurnHeaders(NamedTuple):
@@ -81,7 +81,7 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_lock", "_own_span_id", "_turns", "completion", "decided", "outcome", "request", "rewards")
+    __slots__ = ("_own_span_id", "_turns", "completion", "decided", "foreign_calls", "outcome", "request", "rewards")
 
     request: RolloutRequest
     completion: str | None
@@ -95,6 +95,10 @@ class RFTContext:
     outcome: str | None
     """How its handler ended: "completed", "deferred", "failed" (and reported), "unreported"; None before that."""
 
+    foreign_calls: int
+    """Calls of a `runtime_model` that went to the production model while this rollout was in progress, whoever made
+    them. In a process that serves production too they may have nothing to do with the rollout."""
+
     def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
         """Begin a rollout.
 
@@ -106,12 +110,12 @@ class RFTContext:
         self.completion = None
         self.decided = self.rewards = None
         self.outcome = None
+        self.foreign_calls = 0
         self._own_span_id = own_span_id
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
-        self._lock = threading.Lock()  # turns of one rollout may begin in several threads at once
 
     def __repr__(self) -> str:
-        return f"<RFTContext trajectory_id={self.trajectory_id!r} turns={self.turns}>"
+        return f"<RFTContext trajectory_id={self.trajectory_id!r} turns={self.turns.begun}>"
 
     @property
     def job_arn(self) -> str:
@@ -135,12 +139,11 @@ class RFTContext:
 
     @property
     def turns(self) -> TurnCount:
-        """Inference calls begun so far, with `.answered` and `.failed` of them.
+        """The inference calls so far: `.begun`, `.answered`, `.failed`, `.unsure`; and `.tracked`, how many are turns.
 
-        Calls made with headers by hand count as begun only: nobody told us how they ended.
+        Calls made with headers by hand count as begun and tracked: nobody told us how they ended.
         """
-        with self._lock:
-            states = list(self._turns.values())
+        states = list(self.turn_states.values())
         unsure = states.count(TurnState.FAILED)
         failed = unsure + states.count(TurnState.REFUSED)
         return TurnCount(len(states), states.count(TurnState.ANSWERED), failed, unsure)
@@ -153,47 +156,53 @@ class RFTContext:
     @property
     def turn_states(self) -> dict[str, TurnState]:
         """What has become of each turn, by span id, in the order in which they began. A new dict."""
-        with self._lock:
+        with _lock:
             return dict(self._turns)
-
-    @property
-    def has_tracked_turns(self) -> bool:
-        """Whether any inference call may have reached the policy: one that was not turned away before."""
-        with self._lock:
-            return any(state is not TurnState.REFUSED for state in self._turns.values())
 
     def check_turn_rewards(self, rewards: Sequence[float]) -> None:
         """Check that a list of rewards can belong to the turns of this rollout.
 
-        One reward is for the trajectory as a whole and always fits. More must be one for each turn; turns that failed
-        may count or not, since the runtime may have recorded them or not.
+        One reward is for the trajectory as a whole and always fits. More must be one for each turn. Refused calls are
+        no turns. A call that failed and may have been sampled may be left out, since nobody knows.
 
         Raises:
-            RewardError: The number of rewards fits no count of turns; the message lists the turns.
+            RewardError: The number of rewards fits no count of turns. The message lists the calls.
         """
         turns = self.turns
-        if len(rewards) == 1 or turns.begun - turns.failed <= len(rewards) <= turns.begun:
+        fewest, most = turns.begun - turns.failed, turns.tracked
+        if len(rewards) == 1 or fewest <= len(rewards) <= most:
             return
         states = self.turn_states.items()
         listed = ", ".join(f"{n}: {state.value} ({span_id})" for n, (span_id, state) in enumerate(states))
         raise RewardError(
-            f"trajectory {self.trajectory_id} has {len(rewards)} rewards for {turns.begun} turns; give one for each "
-            f"turn, or one for all. The turns are {listed or 'none'}"
+            f"trajectory {self.trajectory_id} has {len(rewards)} rewards for {most} turns; give one for each turn, or "
+            f"one for all. Its inference calls are {listed or 'none'}"
         )
 
     def headers(self) -> dict[str, str]:
         """Begin a turn and return the headers of its inference call, as a new dict.
 
-        Every call begins another turn with a new span id, so call it once for each request, and again for no
-        repetition of the same request. The span id is OpenTelemetry's when a span is recording that has not been used
-        for a turn of this rollout yet, otherwise a random UUID.
+        Every call begins another turn with a new span id. Call it once for each request, and reuse the result when you
+        retry that request. The span id is OpenTelemetry's when a span is recording that has not been used for a turn
+        of this rollout yet, otherwise a random UUID.
+
+        Raises:
+            NoActiveRolloutError: The rollout is over and reported, so the service takes no more turns.
         """
         return self.begin_turn().headers
 
     def begin_turn(self) -> TurnHeaders:
         """Like `headers`, for adapters that also report the end with `end_turn`."""
+        if self.outcome in ("completed", "failed"):
+            late = (
+                f"trajectory {self.trajectory_id} takes no more turns: its handler has ended and its reward is "
+                "reported. Wait for threads, tasks and pools that call the model before the handler returns, or "
+                "decorate it with reward='deferred'"
+            )
+            logger.error("%s", late)  # work that is left in a pool often has nobody who looks at its error
+            raise NoActiveRolloutError(late)
         recording = telemetry.recording_span_id()
-        with self._lock:
+        with _lock:
             usable = recording is not None and recording != self._own_span_id and recording not in self._turns
             span_id = recording if recording is not None and usable else str(uuid.uuid4())
             self._turns[span_id] = TurnState.BEGUN
@@ -203,8 +212,14 @@ class RFTContext:
 
     def end_turn(self, span_id: str, state: TurnState) -> None:
         """Note what has become of a turn."""
-        with self._lock:
+        with _lock:
             self._turns[span_id] = state
+
+    def note_foreign_call(self) -> int:
+        """Count a call that went to the production model. Returns how many there were."""
+        with _lock:
+            self.foreign_calls += 1
+            return self.foreign_calls
 
     @staticmethod
     def current() -> RFTContext | None:
@@ -225,56 +240,44 @@ class RFTContext:
 
     @staticmethod
     @contextmanager
-    def bind(request: RolloutRequest | Mapping[str, Any] | RFTContext) -> Iterator[RFTContext]:
+    def bind(rollout: Source | RFTContext) -> Iterator[RFTContext]:
         """Make a rollout the current one for the body of a `with`, then restore what was current before.
 
-        For workers that do not use `rft_handler`; it reports nothing. Not for the body of a generator, where it would
-        leak into whoever consumes the items.
+        For workers that do not use `rft_handler`; it reports nothing. If a rollout of the same job and trajectory is in
+        progress in this process, its context is taken up, so that turns are counted there. That holds inside its
+        handler and in threads that do not know it. Sampling parameters and endpoint stay those of the rollout in
+        progress. Any other rollout nests. Not for the body of a generator, where the rollout would leak into the
+        consumer of the items.
 
         Args:
-            request: A request, a payload in any spelling, or a context to take up again.
+            rollout: A request, a payload in any spelling, the metadata of one, or a context to take up again.
 
         Raises:
             PayloadError: A payload without rollout metadata, or a malformed one.
         """
-        context = request if isinstance(request, RFTContext) else RFTContext(_request_of(request))
-        token = _current.set(context)
-        try:
-            with active(context):
+        with active(rollout if isinstance(rollout, RFTContext) else request_of(rollout)) as context:
+            token = _current.set(context)
+            try:
                 yield context
-        finally:
-            _current.reset(token)
+            finally:
+                _current.reset(token)
 
     @staticmethod
     def carry(fn: Callable[P, R]) -> Callable[P, R]:
         """Return `fn` so that it runs within the current rollout wherever it is called.
 
         For threads and pools of your own: `pool.submit(RFTContext.carry(work), item)`. All context variables travel,
-        OpenTelemetry's among them. The result may be called many times, also at once. Outside a rollout it changes
-        nothing that `fn` could notice except that.
+        OpenTelemetry's among them. What `fn` returns runs within the rollout as well if it is a coroutine, another
+        awaitable or a generator of either kind. The result may be called many times, also at once. Outside a rollout
+        it changes nothing that `fn` could notice except that.
 
-        Raises:
-            TypeError: `fn` is a generator function, whose body runs later and elsewhere; carry what consumes it.
+        Wait for the work before the handler returns: once the rollout is reported, an inference call raises
+        `NoActiveRolloutError`.
         """
-        if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
-            raise TypeError("RFTContext.carry does not take generator functions; carry what consumes the generator")
-        snapshot = contextvars.copy_context()
-        if inspect.iscoroutinefunction(fn):
+        return carry(fn)
 
-            @functools.wraps(fn)
-            async def carried_coroutine(*args: Any, **kwargs: Any) -> Any:
-                # A task takes a copy of the context it is made in, so it is made inside the snapshot.
-                return await snapshot.copy().run(asyncio.ensure_future, fn(*args, **kwargs))
 
-            return cast(Callable[P, R], carried_coroutine)
-
-        @functools.wraps(fn)
-        def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-            # A copy for each call, since one Context cannot be entered twice at once.
-            return snapshot.copy().run(fn, *args, **kwargs)
-
-        return carried
-
+# --- the rollouts in progress in this process ------------------------------------------------------------------------
 
 _collector: contextvars.ContextVar[list[RFTContext] | None] = contextvars.ContextVar("aws_rft_sdk_seen", default=None)
 
@@ -294,43 +297,75 @@ def collecting() -> Iterator[list[RFTContext]]:
 
 
 _active: dict[tuple[str, str], list[RFTContext]] = {}
-_active_lock = threading.Lock()
+_lock = threading.Lock()
+"""Guards `_active` and the turns of all contexts. Held for microseconds."""
 
 
 @contextmanager
-def active(context: RFTContext) -> Iterator[None]:
-    """Make `context` known to feedback clients in any thread for the body of a `with`."""
-    key = (context.job_arn, context.trajectory_id)
+def active(rollout: RFTContext | RolloutRequest) -> Iterator[RFTContext]:
+    """Make a rollout known to feedback clients and to `bind` in any thread for the body of a `with`.
+
+    Args:
+        rollout: A context, or a request: then the context of its trajectory that is in progress, else a new one.
+    """
+    key = (rollout.job_arn, rollout.trajectory_id)
+    with _lock:
+        context = rollout if isinstance(rollout, RFTContext) else _in_progress(key) or RFTContext(rollout)
+        _active.setdefault(key, []).append(context)
     collected = _collector.get()
     if collected is not None and context not in collected:
         collected.append(context)
-    with _active_lock:
-        _active.setdefault(key, []).append(context)
     try:
-        yield
+        yield context
     finally:
-        with _active_lock:
-            _active[key].remove(context)
-            if not _active[key]:
-                del _active[key]
+        with _lock:
+            contexts = _active.get(key, [])
+            if context in contexts:  # unless this is a forked child, which began with none
+                contexts.remove(context)
+            if not contexts:
+                _active.pop(key, None)
+
+
+def _in_progress(key: tuple[str, str]) -> RFTContext | None:
+    contexts = [context for context in _active.get(key, ()) if context.outcome is None]
+    current = _current.get()
+    return current if current in contexts else next(reversed(contexts), None)
+
+
+def rollouts_in_progress() -> list[RFTContext]:
+    """Return the rollouts in progress in this process, in any thread, each once. A new list."""
+    with _lock:
+        return list(dict.fromkeys(context for contexts in _active.values() for context in contexts))
 
 
 def contexts_of(metadata: RolloutMetadata) -> list[RFTContext]:
     """Return the contexts in progress for a trajectory: one, or several when it was delivered more than once."""
-    with _active_lock:
-        return list(_active.get((metadata.job_arn, metadata.trajectory_id), ()))
+    with _lock:
+        return list(dict.fromkeys(_active.get((metadata.job_arn, metadata.trajectory_id), ())))
+
+
+def request_of(source: Source) -> RolloutRequest:
+    """Read a rollout request from whatever names a rollout.
+
+    Returns:
+        The request. Metadata alone make one without a prompt and without sampling parameters.
+
+    Raises:
+        PayloadError: There is neither a job ARN nor a trajectory id, or one of the fields is malformed.
+    """
+    if isinstance(source, RolloutRequest):
+        return source
+    if isinstance(source, RolloutMetadata):
+        return RolloutRequest(None, source)
+    request = RolloutRequest.parse(source) or RolloutRequest.parse({"metadata": source})
+    if request is None:
+        raise PayloadError("metadata is missing: there is neither a job ARN nor a trajectory id", field="metadata")
+    return request
 
 
 @in_forked_child
 def _forget_after_fork() -> None:
     # The rollouts of the parent go on there; here nobody would release its lock.
-    global _active_lock
-    _active_lock = threading.Lock()
+    global _lock
+    _lock = threading.Lock()
     _active.clear()
-
-
-def _request_of(request: RolloutRequest | Mapping[str, Any]) -> RolloutRequest:
-    parsed = request if isinstance(request, RolloutRequest) else RolloutRequest.parse(request)
-    if parsed is None:
-        raise PayloadError("metadata is missing: the payload is no rollout, nothing can be bound", field="metadata")
-    return parsed

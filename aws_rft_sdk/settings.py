@@ -14,7 +14,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 from urllib.parse import SplitResult, urlsplit
 
 from aws_rft_sdk.errors import ConfigurationError, UntrustedEndpointError
@@ -22,16 +22,22 @@ from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import Api, job_region
 
 API_VARIABLE = "RFT_API"
+AUTH_VARIABLE = "RFT_AUTH"
 ENDPOINT_VARIABLE = "RFT_RUNTIME_ENDPOINT"
 STAGE_VARIABLE = "RFT_STAGE"
 TRUSTED_ENDPOINTS_VARIABLE = "RFT_TRUSTED_ENDPOINTS"
 PAYLOAD = "payload"
-"""`Endpoint.source` of an endpoint that a payload named: untrusted input."""
+"""`Endpoint.source` of an endpoint that only a payload names: untrusted input."""
+LISTED = "payload, listed by the operator"
+"""`Endpoint.source` of an endpoint that a payload names and the operator has listed or configured."""
 OUTBOX_VARIABLE = "RFT_OUTBOX"
 WORKER_URL_VARIABLE = "RFT_WORKER_URL"
 WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+
+Auth = Literal["sigv4", "bearer"]
+"""How requests are authenticated: each one signed with SigV4, or with a bearer token."""
 
 _ALPHA_HOST_PREFIX = "finetuning-job-runtime."
 _GA_HOST = re.compile(r"(^|\.)job-runtime\.([a-z0-9-]+\.)?sagemaker(-fips)?\.")
@@ -78,6 +84,39 @@ class Endpoint(NamedTuple):
     def is_loopback(self) -> bool:
         """Whether the endpoint is on this machine, so that nothing leaves it."""
         return _is_loopback(urlsplit(self.url).hostname or "")
+
+
+def resolve_auth(auth: Auth | None = None) -> Auth:
+    """Return how requests are authenticated: the argument, else `RFT_AUTH`, else "sigv4".
+
+    Raises:
+        ConfigurationError: The argument or the variable is neither "sigv4" nor "bearer".
+    """
+    value, source = (auth, "auth") if auth is not None else (environment(AUTH_VARIABLE) or "sigv4", AUTH_VARIABLE)
+    for known in get_args(Auth):
+        if value == known:
+            return known  # type: ignore[no-any-return] # get_args() knows no types
+    raise ConfigurationError(f"{source} is {value!r:.80}; it must be 'sigv4' or 'bearer'")
+
+
+def auth_at(endpoint: Endpoint, auth: Auth, *, has_keys: bool) -> Auth | None:
+    """Return how requests to this endpoint are authenticated.
+
+    Whoever receives a bearer token can use it at the real service. So a loopback endpoint that only a payload names
+    gets a SigV4 signature instead, which names the host and ends after minutes. List the endpoint in
+    `RFT_TRUSTED_ENDPOINTS` or `trusted_endpoints=`, or set `RFT_RUNTIME_ENDPOINT` to it, to send it bearer tokens.
+
+    Args:
+        endpoint: Where the request goes.
+        auth: What was asked for.
+        has_keys: Whether there are AWS credentials.
+
+    Returns:
+        "sigv4" or "bearer". Returns None if requests go unsigned: on loopback, where there are no credentials.
+    """
+    if endpoint.is_loopback and not has_keys:
+        return None
+    return "sigv4" if endpoint.is_loopback and endpoint.source == PAYLOAD else auth
 
 
 def environment(name: str) -> str | None:
@@ -173,10 +212,16 @@ def _endpoint_url(
         return _checked_form(endpoint, "endpoint="), "endpoint="
     if metadata.endpoint:
         check_trusted(metadata.endpoint, trusted_endpoints)
-        return metadata.endpoint, PAYLOAD
+        return metadata.endpoint, LISTED if _is_vouched_for(metadata.endpoint, trusted_endpoints) else PAYLOAD
     if configured := environment(ENDPOINT_VARIABLE):
         return _checked_form(configured, ENDPOINT_VARIABLE), ENDPOINT_VARIABLE
     return default_endpoint(region, environment(STAGE_VARIABLE)), "default"
+
+
+def _is_vouched_for(url: str, trusted_endpoints: Iterable[str]) -> bool:
+    configured = environment(ENDPOINT_VARIABLE)
+    items = [*_trusted(trusted_endpoints), *([configured] if configured else [])]
+    return any(_is_listed(urlsplit(url), item) for item in items)
 
 
 def _environment_region() -> str | None:
@@ -246,7 +291,7 @@ def check_trusted(url: str, trusted_endpoints: Iterable[str] = ()) -> None:
     Raises:
         UntrustedEndpointError: The endpoint is not allowed. Nothing was sent and no credential was read.
     """
-    problem = _trust_problem(url, [*trusted_endpoints, *_listed(environment(TRUSTED_ENDPOINTS_VARIABLE))])
+    problem = _trust_problem(url, _trusted(trusted_endpoints))
     if problem:
         raise UntrustedEndpointError(
             f"the payload's endpoint {_printable(url)} is refused: {problem}. The https endpoint of a host of yours is "
@@ -307,7 +352,9 @@ def _is_well_formed(netloc: str) -> bool:
 
 def _is_listed(parts: SplitResult, item: str) -> bool:
     try:
-        listed = urlsplit(item if "://" in item else f"https://{item}")
+        # A host without a scheme means https; on loopback, where nothing leaves this machine, it means either.
+        scheme = parts.scheme if _is_loopback(parts.hostname or "") else "https"
+        listed = urlsplit(item if "://" in item else f"{scheme}://{item}")
         return (listed.scheme, listed.hostname, _port(listed)) == (parts.scheme, parts.hostname, _port(parts))
     except ValueError as error:
         raise ConfigurationError(
@@ -319,8 +366,10 @@ def _port(parts: SplitResult) -> int:
     return parts.port or (443 if parts.scheme == "https" else 80)
 
 
-def _listed(value: str | None) -> list[str]:
-    return [item.strip() for item in (value or "").split(",") if item.strip()]
+def _trusted(trusted_endpoints: Iterable[str]) -> list[str]:
+    """Return what the operator lists, in code and in the environment."""
+    listed = (environment(TRUSTED_ENDPOINTS_VARIABLE) or "").split(",")
+    return [*trusted_endpoints, *(item.strip() for item in listed if item.strip())]
 
 
 def _printable(url: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
 
 from opentelemetry import metrics, propagate, trace
 from opentelemetry.trace import Span, SpanKind, StatusCode
@@ -16,19 +15,6 @@ from opentelemetry.trace import Span, SpanKind, StatusCode
 from aws_rft_sdk.types import RolloutRequest
 
 _NAME = "aws_rft_sdk"
-
-
-class TurnCounts(Protocol):
-    """Inference calls of a rollout."""
-
-    failed: int
-    """Those that ended without an answer."""
-    unsure: int
-    """Those of them that may have been sampled all the same."""
-
-    @property
-    def begun(self) -> int:
-        """How many there were."""
 
 
 _tracer = trace.get_tracer(_NAME)
@@ -42,6 +28,9 @@ _feedback_seconds = _meter.create_histogram(
 _retries = _meter.create_counter("rft.feedback.retries", unit="{request}", description="Feedback requests sent again")
 _untracked = _meter.create_counter(
     "rft.rollouts.untracked", unit="{rollout}", description="Rollouts without one tracked inference call"
+)
+_production_calls = _meter.create_counter(
+    "rft.production_calls", unit="{call}", description="Calls of production models while rollouts were in progress"
 )
 _outboxes: dict[str, Callable[[], Callable[[], int] | None]] = {}
 
@@ -93,7 +82,7 @@ def end_rollout(
     span: Span,
     outcome: str,
     *,
-    turns: TurnCounts,
+    turns: tuple[int, int, int, int],
     rewards: tuple[float, ...] | None,
     error: BaseException | None = None,
 ) -> None:
@@ -102,7 +91,8 @@ def end_rollout(
     Args:
         span: The span.
         outcome: "completed", "failed", "deferred", "repeated", "refused" or "unreported".
-        turns: Inference calls that began, and what became of them.
+        turns: Inference calls that began, that were answered, that failed, and of the failed ones that may have been
+            sampled.
         rewards: What was delivered, None for nothing.
         error: What the handler or the report of it raised, None for nothing.
     """
@@ -111,7 +101,8 @@ def end_rollout(
         attributes["error.type"] = type(error).__qualname__
         span.set_status(StatusCode.ERROR, type(error).__qualname__)
     span.set_attributes(attributes)
-    span.set_attributes({"rft.turns": turns.begun, "rft.turns.failed": turns.failed, "rft.turns.unsure": turns.unsure})
+    begun, _, failed, unsure = turns
+    span.set_attributes({"rft.turns": begun, "rft.turns.failed": failed, "rft.turns.unsure": unsure})
     if rewards is not None:
         span.set_attribute("rft.reward", sum(rewards))
         _rewards.record(sum(rewards))
@@ -161,6 +152,11 @@ def observe_outbox(path: str, reference: Callable[[], Callable[[], int] | None])
 def count_untracked() -> None:
     """Count a rollout of which no inference call was tracked."""
     _untracked.add(1)
+
+
+def count_production_call() -> None:
+    """Count a model call outside of any rollout that was made while rollouts were in progress in this process."""
+    _production_calls.add(1)
 
 
 def inject(headers: MutableMapping[str, str]) -> None:

@@ -1,55 +1,132 @@
-"""HTTP clients that stand before others and make one turn of each inference request sent within a rollout.
+"""HTTP clients that make one turn of each inference request sent within a rollout.
 
-They work where a request is handed to an HTTP client, below everything that OpenAI clients and what is built on them
-offer (streams, parsing, raw answers), and below the client's own retries, which can only be told apart from new calls
-here. Nothing of the rollout is stored on them: the context is read when a request is sent.
+They stand before an HTTP client, below everything that OpenAI clients offer (streams, parsing, raw answers) and below
+the retries of those clients, which can be told apart from new calls only here. So this module alone decides what a turn
+carries and when it is sent again. Nothing of the rollout is stored on the clients: the context is read when a request
+is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
-import json
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from types import ModuleType
 from typing import Any, Literal, cast
 
 import openai
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
-from aws_rft_sdk.adapters._loop_pool import loop_pool
+from aws_rft_sdk.adapters._answers import TurnStream, after_error, after_status, is_timeout
+from aws_rft_sdk.adapters._loop_pool import http, loop_pool, pool_options
+from aws_rft_sdk.adapters._sampling import Sampling, with_sampling
 from aws_rft_sdk.context import RFTContext, TurnState
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import RFTError
 from aws_rft_sdk.wire import SPAN_HEADER
 
-Sampling = Literal["request", "model"]
+Pooled = Literal["never", "in rollouts", "always"]
+"""When requests go through the pool of the running loop rather than through the client behind."""
 
 INFERENCE_PATHS = ("/chat/completions", "/completions", "/responses")
 
 MAX_ATTEMPTS = 5
 BACKOFF = Backoff(base_seconds=0.5, cap_seconds=20.0)
-NOT_SAMPLED_STATUSES = frozenset({429, 503})
-"""Answers that say the request was turned away before it reached the policy."""
 _RETRY_COUNT_HEADER = "x-stainless-retry-count"
 _SHOULD_RETRY_HEADER = "x-should-retry"
-_STREAM_END = b"\ndata: [DONE]"
 
 
-def check_sampling(sampling: object) -> None:
-    """Raise ConfigurationError unless `sampling` is "request" or "model"."""
-    if sampling not in ("request", "model"):
-        raise ConfigurationError(f"sampling is {sampling!r}; it must be 'request' or 'model'")
+# --- one turn --------------------------------------------------------------------------------------------------------
+
+
+class HttpTurn:
+    """One inference request within a rollout, from its beginning to the end of its answer. Not shared."""
+
+    def __init__(self, context: RFTContext, request: http.Request) -> None:
+        self.request = request
+        self._context = context
+        self._attempt = 0
+        self._state = TurnState.REFUSED  # nothing is sent yet
+        self._ended = False
+        turn = context.begin_turn()
+        self._span_id = turn.span_id
+        request.headers.update(turn.headers)
+
+    @classmethod
+    def begin(cls, request: http.Request, sampling: Sampling) -> HttpTurn | None:
+        """Begin a turn. Returns None outside a rollout, if the request is no inference, or if its sender tracks it.
+
+        Raises:
+            openai.APIConnectionError: The OpenAI client repeats a call by itself, which may sample it twice; or the
+                rollout takes no more turns.
+        """
+        context = RFTContext.current()
+        if context is None or request.method != "POST" or not request.url.path.endswith(INFERENCE_PATHS):
+            return None
+        if SPAN_HEADER in request.headers:
+            return None
+        if request.headers.get(_RETRY_COUNT_HEADER, "0") != "0":
+            # What may be repeated was repeated here. Clients that know no exception to their retries end up here.
+            raise openai.APIConnectionError(
+                message="not sent again: the call may have been sampled; its error came before", request=request
+            )
+        if sampling == "job":
+            request = with_sampling(request, context.inference_params.sampling())
+        try:
+            return cls(context, request)
+        except RFTError as error:  # an OpenAI client sends again after any error that is none of its own
+            raise openai.APIConnectionError(message=str(error), request=request) from error
+
+    def begin_attempt(self) -> None:
+        """Note that the request is about to be sent: whatever interrupts it now, it may have been sampled."""
+        self._attempt += 1
+        self._state = TurnState.FAILED
+
+    def pause_after_error(self, error: Exception) -> float:
+        """Return the seconds until the request is sent again, or raise the error that ends the turn."""
+        self._state, again = after_error(error)
+        if again and self._attempt < MAX_ATTEMPTS:
+            return BACKOFF.delay(self._attempt)
+        # Errors of its own go through an OpenAI client without a retry; all others would be answered with one.
+        if is_timeout(error):
+            raise openai.APITimeoutError(request=self.request) from error
+        if isinstance(error, http.TransportError):
+            raise openai.APIConnectionError(request=self.request) from error
+        raise error
+
+    def pause_after(self, response: http.Response) -> float | None:
+        """Return the seconds until the request is sent again. Returns None if the answer stands."""
+        self._state, again = after_status(response.status_code)
+        if not again or self._attempt == MAX_ATTEMPTS:
+            return None
+        return BACKOFF.delay(self._attempt, parse_retry_after(response.headers.get("retry-after")))
+
+    def take(self, response: http.Response) -> http.Response:
+        """Return the answer. The turn ends with it, or with its stream."""
+        if not response.is_success:
+            response.headers[_SHOULD_RETRY_HEADER] = "false"
+        if response.is_success and not response.is_closed:
+            response.stream = TurnStream(response.stream, self.end)
+        else:
+            self.end(self._state)
+        return response
+
+    def end(self, state: TurnState | None = None) -> None:
+        """Count the turn, once; None for what the last attempt made of it."""
+        if not self._ended:
+            self._ended = True
+            self._context.end_turn(self._span_id, state or self._state)
 
 
 # --- clients that stand before others --------------------------------------------------------------------------------
 
 
-class Proxy:
+class _Before:
     """An HTTP client that shows and shares all state of another one; mixed in before the class of HTTP clients."""
 
     _rft_inner: Any
+
+    def __init__(self, inner: http.Client | http.AsyncClient, **state: Any) -> None:
+        # Not `super().__init__()`, which would make connections of its own.
+        vars(self).update(_rft_inner=inner, **state)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "_rft_inner"), name)
@@ -57,42 +134,25 @@ class Proxy:
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._rft_inner, name, value)
 
-    def close(self) -> None:
-        """Close the client behind, if it is a synchronous one."""
-        self._rft_inner.close()
 
-    async def aclose(self) -> None:
-        """Close the client behind, if it is an asynchronous one."""
-        await self._rft_inner.aclose()
-
-
-def stand_before(inner: Any, kind: type[Proxy], **state: Any) -> Any:
-    """Return an HTTP client of the library of `inner` that behaves like `inner` save for what `kind` does otherwise."""
-    base = next(c for c in type(inner).__mro__ if c.__module__.partition(".")[0] in ("httpx", "httpx2"))
-    proxy = object.__new__(_proxy_class(cast(Any, kind), base))
-    for name, value in {"_rft_inner": inner, **state}.items():
-        object.__setattr__(proxy, name, value)
-    return proxy
-
-
-@functools.cache
-def _proxy_class(kind: Any, base: Any) -> type[Any]:
-    return type(f"{kind.__name__}{base.__name__}", (kind, base), {"__module__": __name__, "__doc__": kind.__doc__})
-
-
-class TurnClient(Proxy):
+class TurnClient(_Before, openai.DefaultHttpxClient):
     """Makes one turn of each inference request that a synchronous client sends within a rollout."""
 
     _rft_sampling: Sampling
 
-    def send(self, request: Any, **options: Any) -> Any:
-        """Send one request; within a rollout repeat it only where it cannot have been sampled."""
+    def __init__(self, inner: http.Client, sampling: Sampling) -> None:
+        """Stand before `inner`."""
+        super().__init__(inner, _rft_sampling=sampling)
+
+    def send(self, request: http.Request, **options: Any) -> http.Response:
+        """Send one request. Within a rollout repeat it only where it cannot have been sampled."""
         turn = HttpTurn.begin(request, self._rft_sampling)
         if turn is None:
-            return self._rft_inner.send(request, **options)
+            return cast(http.Response, self._rft_inner.send(request, **options))
         options["follow_redirects"] = False
         try:
             while True:
+                turn.begin_attempt()
                 try:
                     response = self._rft_inner.send(turn.request, **options)
                 except Exception as error:
@@ -105,27 +165,40 @@ class TurnClient(Proxy):
                     seconds = pause
                 time.sleep(seconds)
         except BaseException:
-            turn.end(answered=False)
+            turn.end()
             raise
 
+    def close(self) -> None:
+        """Close the client behind."""
+        self._rft_inner.close()
 
-class AsyncTurnClient(Proxy):
+
+class AsyncTurnClient(_Before, openai.DefaultAsyncHttpxClient):
     """Makes one turn of each inference request that an asynchronous client sends within a rollout."""
 
     _rft_sampling: Sampling
-    _rft_pooled: Literal["never", "in rollouts", "always"]
-    """When requests go through the pool of the running loop rather than through the client behind."""
+    _rft_pooled: Pooled
 
-    async def send(self, request: Any, **options: Any) -> Any:
-        """Send one request; within a rollout repeat it only where it cannot have been sampled."""
+    def __init__(self, inner: http.AsyncClient, sampling: Sampling, pooled: Pooled) -> None:
+        """Stand before `inner`.
+
+        Args:
+            inner: The client whose settings show.
+            sampling: Whose sampling parameters win.
+            pooled: When requests go through the pool of the running loop rather than through `inner`.
+        """
+        super().__init__(inner, _rft_sampling=sampling, _rft_pooled=pooled)
+
+    async def send(self, request: http.Request, **options: Any) -> http.Response:
+        """Send one request. Within a rollout repeat it only where it cannot have been sampled."""
         turn = HttpTurn.begin(request, self._rft_sampling)
         if turn is None:
-            pooled = self._rft_pooled == "always"
-            return await (await loop_pool() if pooled else self._rft_inner).send(request, **options)
+            return await self._send_as_it_is(request, **options)
         options["follow_redirects"] = False
         try:
             client = self._rft_inner if self._rft_pooled == "never" else await loop_pool()
             while True:
+                turn.begin_attempt()
                 try:
                     response = await client.send(turn.request, **options)
                 except Exception as error:
@@ -138,172 +211,57 @@ class AsyncTurnClient(Proxy):
                     seconds = pause
                 await asyncio.sleep(seconds)
         except BaseException:
-            turn.end(answered=False)
+            turn.end()
             raise
 
-
-# --- one turn --------------------------------------------------------------------------------------------------------
-
-
-class HttpTurn:
-    """One inference request within a rollout, from its beginning to the end of its answer. Not shared."""
-
-    def __init__(self, context: RFTContext, request: Any) -> None:
-        self.request = request
-        self._http = _library_of(request)
-        self._context = context
-        self._attempt = 0
-        self._refused = False  # the last attempt cannot have been sampled
-        self._ended = False
-        turn = context.begin_turn()
-        self._span_id = turn.span_id
-        request.headers.update(turn.headers)
-
-    @classmethod
-    def begin(cls, request: Any, sampling: Sampling) -> HttpTurn | None:
-        """Begin a turn for a request, None if it is none: outside a rollout, no inference, or tracked by its sender.
-
-        Raises:
-            openai.APIConnectionError: The OpenAI client repeats a call on its own account, which may sample it twice.
-        """
-        context = RFTContext.current()
-        if context is None or request.method != "POST" or not request.url.path.endswith(INFERENCE_PATHS):
-            return None
-        if SPAN_HEADER in request.headers:
-            return None
-        if request.headers.get(_RETRY_COUNT_HEADER, "0") != "0":
-            # What may be repeated was repeated here. Clients that know no exception to their retries end up here.
-            raise openai.APIConnectionError(
-                message="not sent again: the call may have been sampled; its error came before", request=request
-            )
-        if sampling == "request":
-            request = with_sampling(request, context.inference_params.sampling())
-        return cls(context, request)
-
-    def pause_after_error(self, error: Exception) -> float:
-        """Return the seconds until the request is sent again, or raise the error that ends the turn."""
-        self._attempt += 1
-        no_connection = (self._http.ConnectError, self._http.ConnectTimeout, self._http.PoolTimeout)
-        self._refused = isinstance(error, no_connection)
-        if self._refused and self._attempt < MAX_ATTEMPTS:
-            return BACKOFF.delay(self._attempt)
-        # Errors of its own go through an OpenAI client without a retry; all others would be answered with one.
-        if isinstance(error, self._http.TimeoutException):
-            raise openai.APITimeoutError(request=self.request) from error
-        if isinstance(error, self._http.TransportError):
-            raise openai.APIConnectionError(request=self.request) from error
-        raise error
-
-    def pause_after(self, response: Any) -> float | None:
-        """Return the seconds until the request is sent again, None when the answer stands."""
-        self._attempt += 1
-        self._refused = response.status_code in NOT_SAMPLED_STATUSES
-        if not self._refused or self._attempt == MAX_ATTEMPTS:
-            return None
-        return BACKOFF.delay(self._attempt, parse_retry_after(response.headers.get("retry-after")))
-
-    def take(self, response: Any) -> Any:
-        """Return the answer, of which the end, when it comes, ends the turn."""
-        if not response.is_success:
-            response.headers[_SHOULD_RETRY_HEADER] = "false"
-            self.end(answered=False)
-        elif response.is_closed:
-            self.end(answered=True)
-        else:
-            response.stream = _stream_before(response.stream, self._http, self.end)
+    async def _send_as_it_is(self, request: http.Request, **options: Any) -> http.Response:
+        client = await loop_pool() if self._rft_pooled == "always" else self._rft_inner
+        response: http.Response = await client.send(request, **options)
+        if SPAN_HEADER in request.headers and not response.is_closed:
+            # Its sender counts the turn; the connection is to be used again all the same.
+            response.stream = TurnStream(response.stream, lambda state: None)
         return response
 
-    def end(self, *, answered: bool) -> None:
-        """Count the turn, once."""
-        if not self._ended:
-            self._ended = True
-            failure = TurnState.REFUSED if self._refused else TurnState.FAILED
-            self._context.end_turn(self._span_id, TurnState.ANSWERED if answered else failure)
+    async def aclose(self) -> None:
+        """Close the client behind."""
+        await self._rft_inner.aclose()
 
 
-def with_sampling(request: Any, params: dict[str, float]) -> Any:
-    """Return a request whose JSON body asks for these sampling parameters, by their Python names."""
-    if not params:
-        return request
-    try:
-        body = json.loads(request.content)
-    except (ValueError, RuntimeError):  # no JSON, or a body that is still to be produced
-        return request
-    if not isinstance(body, dict):
-        return request
-    for name, value in params.items():
-        body[_spelling(name, request.url.path, body)] = value
-    headers = request.headers.copy()
-    del headers["content-length"]
-    content = json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-    return _library_of(request).Request(
-        request.method, request.url, headers=headers, content=content, extensions=request.extensions
-    )
+class CallClient(AsyncTurnClient):
+    """The HTTP client of one call of a model. Closing it ends what the call left open, and nothing else.
 
+    A model whose caller leaves early drops its answer without closing it.
+    """
 
-def _spelling(name: str, path: str, body: dict[str, Any]) -> str:
-    if name != "max_tokens":
-        return name
-    if path.endswith("/responses"):
-        return "max_output_tokens"
-    return "max_completion_tokens" if "max_completion_tokens" in body else name
+    _rft_auth: http.Auth | None
+    _rft_responses: list[http.Response]
 
+    def __init__(self, inner: http.AsyncClient | None, sampling: Sampling, auth: http.Auth | None = None) -> None:
+        """Stand before an HTTP client.
 
-def _library_of(request: Any) -> ModuleType:
-    """Return the library, httpx or its successor, that a request was made with."""
-    return importlib.import_module(type(request).__module__.partition(".")[0])
+        Args:
+            inner: The user's own; None to use the pool of the running loop.
+            sampling: Whose sampling parameters win.
+            auth: What signs each request. None to send requests as they are.
+        """
+        super().__init__(inner or _settings(), sampling, "never" if inner else "always")
+        vars(self).update(_rft_auth=auth, _rft_responses=[])
 
-
-# --- the end of a streamed answer ------------------------------------------------------------------------------------
-
-
-class _TurnStream:
-    """Bytes of an answer whose end, or the moment at which the reader leaves, ends the turn."""
-
-    def __init__(self, stream: Any, end: Callable[..., None]) -> None:
-        self._stream = stream
-        self._end = end
-        self._tail = b"\n"
-        self._complete = False
-
-    def _see(self, chunk: bytes) -> None:
-        # Readers stop at the closing mark, before the stream itself ends.
-        seen = self._tail + chunk
-        self._complete = self._complete or _STREAM_END in seen
-        self._tail = seen[-len(_STREAM_END) :]
-
-    def __iter__(self) -> Iterator[bytes]:
-        for chunk in self._stream:
-            self._see(chunk)
-            yield chunk
-        self._complete = True
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for chunk in self._stream:
-            self._see(chunk)
-            yield chunk
-        self._complete = True
-
-    def close(self) -> None:
-        try:
-            self._stream.close()
-        finally:
-            self._end(answered=self._complete)
+    async def send(self, request: http.Request, **options: Any) -> http.Response:
+        """Send one request and remember its answer."""
+        if self._rft_auth is not None:
+            options["auth"] = self._rft_auth
+        response = await super().send(request, **options)
+        self._rft_responses.append(response)
+        return response
 
     async def aclose(self) -> None:
-        try:
-            await self._stream.aclose()
-        finally:
-            self._end(answered=self._complete)
-
-
-def _stream_before(stream: Any, library: ModuleType, end: Callable[..., None]) -> Any:
-    base = next(
-        (kind for kind in (library.AsyncByteStream, library.SyncByteStream) if isinstance(stream, kind)), object
-    )
-    return _stream_class(base)(stream, end)
+        """Close the answers that are still open."""
+        for response in self._rft_responses:
+            await response.aclose()
 
 
 @functools.cache
-def _stream_class(base: Any) -> type[Any]:
-    return type("TurnStream", (_TurnStream, base), {})
+def _settings() -> openai.DefaultAsyncHttpxClient:
+    """Return a client that OpenAI clients read their settings from. It sends nothing."""
+    return openai.DefaultAsyncHttpxClient(**pool_options())

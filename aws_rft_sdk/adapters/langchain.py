@@ -4,42 +4,40 @@ from __future__ import annotations
 
 import atexit
 import threading
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import openai
 
 from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Sampling, TurnClient, check_sampling, stand_before
-from aws_rft_sdk.adapters._loop_pool import _ssl_context
+from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, TurnClient
+from aws_rft_sdk.adapters._loop_pool import http, pool_options
+from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 
 
 class HttpClients(TypedDict):
     """Arguments for ChatOpenAI."""
 
-    http_client: Any
-    http_async_client: Any
+    http_client: http.Client
+    http_async_client: http.AsyncClient
 
 
-def http_clients(*, sampling: Sampling = "request") -> HttpClients:
+def http_clients(*, sampling: Sampling = "job") -> HttpClients:
     """Return the HTTP clients with which a `ChatOpenAI` is tied to the rollout in progress: `ChatOpenAI(**these)`.
 
     Within a rollout each model call, plain or streaming, synchronous or not, is one turn: it carries the rollout's
-    headers and, unless told otherwise, the temperature, top_p and max_tokens that the job asks for, read from
-    `RFTContext` when the request is sent. So one chat model, made at import if you like, serves any number of rollouts,
-    over threads, tasks and event loops. Outside a rollout requests go out as they are.
+    headers and the sampling parameters that the job asks for, read from `RFTContext` when the request is sent. So one
+    chat model, made at import if you like, serves any number of rollouts, over threads, tasks and event loops. Outside
+    a rollout requests go out as they are.
 
-    Sampling is not idempotent, so within a rollout the retries of the OpenAI client below ChatOpenAI do not happen,
-    whatever `max_retries` says. A request is repeated, under the same span id, only where it cannot have been sampled:
-    no connection was made, or the answer was 429 or 503. LangChain's own `.with_retry()` is a repetition of yours: each
-    attempt is a turn.
+    A request is repeated as with `instrument`, whatever `max_retries` says. LangChain's own `.with_retry()` is a
+    repetition of yours: each attempt is a turn.
 
-    All clients share one connection pool for the process, and one for each event loop; closing the clients leaves those
+    All clients share one connection pool for the process, and one for each event loop. Closing the clients leaves those
     open. They lead wherever the chat model leads: add `runtime_client_args()` inside the handler to reach the payload's
     runtime.
 
     Args:
-        sampling: "request" lets the payload's sampling parameters win over the model's; "model" keeps the model's.
+        sampling: "job" lets the payload's sampling parameters win over the model's; "model" keeps the model's.
 
     Returns:
         `http_client` and `http_async_client`. A new dict.
@@ -47,12 +45,12 @@ def http_clients(*, sampling: Sampling = "request") -> HttpClients:
     Raises:
         ConfigurationError: `sampling` is something else.
     """
-    check_sampling(sampling)
+    sampling = check_sampling(sampling)
+    # OpenAI's client reads its settings from the asynchronous one; what is sent goes through the pool of the loop.
+    settings = openai.DefaultAsyncHttpxClient(**pool_options())
     return {
-        "http_client": stand_before(_process_pool(), TurnClient, _rft_sampling=sampling),
-        "http_async_client": stand_before(
-            _unused_async_client(), AsyncTurnClient, _rft_sampling=sampling, _rft_pooled="always"
-        ),
+        "http_client": TurnClient(_process_pool(), sampling),
+        "http_async_client": AsyncTurnClient(settings, sampling, "always"),
     }
 
 
@@ -66,6 +64,7 @@ class _Pool(openai.DefaultHttpxClient):
         """Do nothing: the pool closes with the process."""
 
     def close_with_process(self) -> None:
+        """Close all connections."""
         super().close()
 
 
@@ -77,19 +76,9 @@ def _process_pool() -> _Pool:
     global _pool
     with _lock:
         if _pool is None:
-            _pool = _Pool(**_options())
+            _pool = _Pool(**pool_options())
             atexit.register(_pool.close_with_process)
         return _pool
-
-
-def _unused_async_client() -> openai.DefaultAsyncHttpxClient:
-    """Return a client that OpenAI's reads its settings from; what is sent goes through the pool of the loop."""
-    return openai.DefaultAsyncHttpxClient(**_options())
-
-
-def _options() -> dict[str, Any]:
-    # No cookies: those of one rollout must not travel with the next.
-    return {"verify": _ssl_context(), "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=()))}
 
 
 @in_forked_child

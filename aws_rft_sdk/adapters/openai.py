@@ -7,30 +7,35 @@ from typing import TypeVar
 
 import openai
 
-from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Sampling, TurnClient, check_sampling, stand_before
-from aws_rft_sdk.adapters._loop_pool import has_default_http_client
+from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Pooled, TurnClient
+from aws_rft_sdk.adapters._loop_pool import has_default_http_client, http
+from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import shared_credentials
 from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError
-from aws_rft_sdk.settings import resolve_endpoint
+from aws_rft_sdk.settings import auth_at, resolve_endpoint
 
 C = TypeVar("C", openai.OpenAI, openai.AsyncOpenAI)
+H = TypeVar("H", http.Client, http.AsyncClient)
 
 UNSIGNED = "unsigned"
-"""API key sent to a runtime on this machine when there are no AWS credentials; OpenAI clients demand some key."""
+"""API key sent to a runtime on this machine that receives no token. OpenAI clients demand some key."""
 
 
 def runtime_client_args(*, region: str | None = None, trusted_endpoints: Iterable[str] = ()) -> dict[str, str]:
     """Return the OpenAI client arguments that lead to the runtime of the current rollout.
 
-    Make them anew for each rollout: the token in them ends with the credentials, the endpoint with the job.
+    Make them anew for each rollout: the token in them ends with the credentials, the endpoint with the job. The API key
+    is "unsigned" for an endpoint on this machine if there are no AWS credentials, or if only the payload names the
+    endpoint: whoever receives a token can use it at the real service. List the endpoint to send it tokens.
 
     Args:
         region: AWS region to sign for; None for the payload's, the job ARN's or the environment's.
-        trusted_endpoints: Hosts that a payload may name besides the service's own and loopback.
+        trusted_endpoints: Hosts that a payload may name besides the service's own and loopback, and loopback endpoints
+            that receive tokens; added to `RFT_TRUSTED_ENDPOINTS`.
 
     Returns:
-        `base_url` and `api_key`: the endpoint's `/v1` and a bearer token. A new dict.
+        `base_url` and `api_key`: the endpoint's `/v1` and a bearer token or "unsigned". A new dict.
 
     Raises:
         NoActiveRolloutError: There is no rollout in this thread or task.
@@ -45,12 +50,14 @@ def runtime_client_args(*, region: str | None = None, trusted_endpoints: Iterabl
         )
     endpoint = resolve_endpoint(context.metadata, region=region, trusted_endpoints=trusted_endpoints)
     credentials = shared_credentials(network=not endpoint.is_loopback)
-    if endpoint.is_loopback and credentials.keys() is None:
-        return {"base_url": f"{endpoint.url}/v1", "api_key": UNSIGNED}
-    return {"base_url": f"{endpoint.url}/v1", "api_key": credentials.bearer_token(endpoint.region)}
+    has_keys = not endpoint.is_loopback or credentials.keys() is not None
+    # Arguments cannot sign: where a signature is all that an endpoint may receive, nothing is sent.
+    is_token = auth_at(endpoint, "bearer", has_keys=has_keys) == "bearer"
+    api_key = credentials.bearer_token(endpoint.region) if is_token else UNSIGNED
+    return {"base_url": f"{endpoint.url}/v1", "api_key": api_key}
 
 
-def instrument(client: C, *, sampling: Sampling = "request") -> C:
+def instrument(client: C, *, sampling: Sampling = "job") -> C:
     """Return an OpenAI client like `client` whose inference calls are tied to the rollout in progress.
 
     Within a rollout each call of chat completions, completions or responses (create, parse, stream, raw answers) is one
@@ -65,7 +72,7 @@ def instrument(client: C, *, sampling: Sampling = "request") -> C:
     Args:
         client: An `openai.OpenAI` or `AsyncOpenAI`, Azure's included. It is not changed. One that is instrumented
             already comes back as it is.
-        sampling: "request" lets the payload's sampling parameters win over the call's; "model" keeps the call's.
+        sampling: "job" lets the payload's sampling parameters win over the call's; "model" keeps the call's.
 
     Returns:
         A copy of the same class, made as `client.with_options()` makes one, and from which `with_options()` makes
@@ -76,15 +83,23 @@ def instrument(client: C, *, sampling: Sampling = "request") -> C:
     Raises:
         ConfigurationError: `client` is no OpenAI client, or `sampling` is something else.
     """
-    check_sampling(sampling)
+    sampling = check_sampling(sampling)
     if isinstance(client, openai.AsyncOpenAI):
-        if isinstance(client._client, AsyncTurnClient):
+        inner = _of_this_library(client._client, http.AsyncClient)
+        if isinstance(inner, AsyncTurnClient):
             return client
-        pooled = "in rollouts" if has_default_http_client(client) else "never"
-        inner = stand_before(client._client, AsyncTurnClient, _rft_sampling=sampling, _rft_pooled=pooled)
-        return client.with_options(http_client=inner)
+        pooled: Pooled = "in rollouts" if has_default_http_client(client) else "never"
+        return client.with_options(http_client=AsyncTurnClient(inner, sampling, pooled))
     if isinstance(client, openai.OpenAI):
-        if isinstance(client._client, TurnClient):
-            return client
-        return client.with_options(http_client=stand_before(client._client, TurnClient, _rft_sampling=sampling))
+        inner = _of_this_library(client._client, http.Client)
+        return client if isinstance(inner, TurnClient) else client.with_options(http_client=TurnClient(inner, sampling))
     raise ConfigurationError(f"instrument takes an openai.OpenAI or openai.AsyncOpenAI, not {type(client).__name__}")
+
+
+def _of_this_library(client: H, kind: type[H]) -> H:
+    if not isinstance(client, kind):  # openai 3, built on httpx2, also takes clients of httpx
+        raise ConfigurationError(
+            f"the HTTP client of the OpenAI client is no {http.__name__} client, which this version of openai is built "
+            f"on. Make the OpenAI client with http_client={http.__name__}.{kind.__name__}()"
+        )
+    return client

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable
-from contextlib import aclosing
-from typing import Any, Literal, NamedTuple, TypeVar, cast, overload
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import aclosing, asynccontextmanager
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
+import openai
 from strands.models.model import Model
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk.adapters._http_turns import Proxy, stand_before
-from aws_rft_sdk.adapters._loop_pool import loop_pool
+from aws_rft_sdk import telemetry
+from aws_rft_sdk.adapters._http_turns import CallClient
+from aws_rft_sdk.adapters._runtime_auth import RuntimeAuth
 from aws_rft_sdk.adapters.openai import UNSIGNED
-from aws_rft_sdk.adapters.strands import _openai_turn, _Tracked, _tracked_turn
-from aws_rft_sdk.context import RFTContext
-from aws_rft_sdk.credentials import Keys, is_signed, shared_credentials, sign
+from aws_rft_sdk.adapters.strands import Wrapped, with_own_errors
+from aws_rft_sdk.context import RFTContext, rollouts_in_progress
 from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError
-from aws_rft_sdk.settings import Endpoint, resolve_endpoint
+from aws_rft_sdk.settings import Auth, resolve_auth, resolve_endpoint
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound=Model)
-T = TypeVar("T")
-
-Auth = Literal["bearer", "sigv4"]
-
-_OF_A_SIGNATURE = ("x-amz-date", "x-amz-security-token")
 _OURS = ("base_url", "api_key", "http_client", "max_retries")
 
 
@@ -33,7 +31,7 @@ def runtime_model(
     production: None = None,
     *,
     model_id: str = ...,
-    auth: Auth = ...,
+    auth: Auth | None = ...,
     region: str | None = ...,
     trusted_endpoints: Iterable[str] = ...,
     **config: Any,
@@ -43,7 +41,7 @@ def runtime_model(
     production: M,
     *,
     model_id: str = ...,
-    auth: Auth = ...,
+    auth: Auth | None = ...,
     region: str | None = ...,
     trusted_endpoints: Iterable[str] = ...,
     **config: Any,
@@ -52,7 +50,7 @@ def runtime_model(
     production: M | None = None,
     *,
     model_id: str = "default",
-    auth: Auth = "bearer",
+    auth: Auth | None = None,
     region: str | None = None,
     trusted_endpoints: Iterable[str] = (),
     **config: Any,
@@ -63,20 +61,22 @@ def runtime_model(
     payload, over threads, tasks and event loops. Nothing of a rollout is stored on it.
 
     Outside a rollout it is the production model: an object of (a subclass of) its class that shares all its attributes,
-    so that `update_config` of either shows on both, and whose calls are its calls.
+    so that `update_config` of either shows on both, and whose calls are its calls. If rollouts are in progress in this
+    process during such a call, the call may come from one of them, from a thread that has lost its context: then it is
+    logged, counted in `RFTContext.foreign_calls` of each of them, and in telemetry. It goes to production all the same.
 
     Within a rollout each call, streaming or not, structured output included, is one turn at `<endpoint>/v1`, as with
     `wrap_model`: the rollout's headers, the payload's sampling parameters, the same rules for what is repeated. The
-    credentials are read for each request, from the botocore session that the process shares; a 403 makes them be
-    loaded anew, once, and the request, which was not sampled, is sent again under the same span id. A runtime on this
-    machine is called unsigned where there are no AWS credentials. Tokens are counted by Strands' estimate rather than
-    by the production service.
+    credentials are read for each request. After a 403, which is no sampling, they are loaded anew and the request is
+    sent once more under the same span id. A runtime on this machine is called unsigned if there are no AWS credentials.
+    Tokens are estimated rather than counted by the production service.
 
     Args:
         production: Any Strands model, for example a `BedrockModel`. It is not changed. None for a model that works
             within rollouts only, and raises outside.
         model_id: Name of the model in requests to the runtime.
-        auth: "bearer" sends a bearer token, at most 300 s old; "sigv4" signs each request.
+        auth: "sigv4" signs each request; "bearer" sends a bearer token, at most 300 s old, but never to an endpoint on
+            this machine that only the payload names. None for `RFT_AUTH`, else "sigv4".
         region: AWS region to sign for; None for the payload's, the job ARN's or the environment's.
         trusted_endpoints: Hosts that a payload may name besides the service's own and loopback.
         config: Configuration of the model within rollouts, as for a Strands `OpenAIModel`: `params`, `stream`,
@@ -92,8 +92,8 @@ def runtime_model(
         ConfigurationError: `production` is no Strands model, `auth` is something else, or `client_args` holds what
             leads to the runtime.
     """
-    if auth not in ("bearer", "sigv4"):
-        raise ConfigurationError(f"auth is {auth!r}; it must be 'bearer' or 'sigv4'")
+    if auth is not None:
+        resolve_auth(auth)
     if production is not None and not isinstance(production, Model):
         raise ConfigurationError(f"production must be a Strands model or None, not {type(production).__name__}")
     taken = [name for name in _OURS if name in (config.get("client_args") or {})]
@@ -101,32 +101,55 @@ def runtime_model(
         raise ConfigurationError(f"the runtime's {taken[0] if taken else 'client'} is made anew for each call; drop it")
     if isinstance(production, _RuntimeModel):
         production = cast("M | None", production._rft_runtime.production)
-    policy = OpenAIModel(model_id=model_id, **config)
-    runtime = _Runtime(production, policy, auth, region, tuple(trusted_endpoints))
+    policy = _Policy(model_id=model_id, **config)
+    policy._rft_reach = (auth, region, tuple(trusted_endpoints))
+    return cast("M | OpenAIModel", _made_of(production, policy))
+
+
+def _made_of(production: Model | None, policy: _Policy) -> Any:
     shown = policy if production is None else production
-    model = object.__new__(_runtime_class(type(shown)))
+    model: Any = object.__new__(_runtime_class(type(shown)))
     model.__dict__ = shown.__dict__
-    model._rft_runtime = runtime
-    return cast("M | OpenAIModel", model)
+    model._rft_runtime = _Runtime(production, policy)
+    return model
+
+
+class _Policy(OpenAIModel):
+    """The model of rollouts: each call goes to the runtime of the rollout in progress."""
+
+    _rft_reach: tuple[Auth | None, str | None, tuple[str, ...]]
+    """`auth`, `region` and `trusted_endpoints` of `runtime_model`."""
+
+    @asynccontextmanager
+    async def _get_client(self) -> AsyncIterator[Any]:
+        context = RFTContext.current()
+        if context is None:
+            raise NoActiveRolloutError("a call within a rollout ended up outside of it; see RFTContext.carry")
+        auth, region, trusted_endpoints = self._rft_reach
+        endpoint = resolve_endpoint(context.metadata, region=region, trusted_endpoints=trusted_endpoints)
+        signature = RuntimeAuth(endpoint, resolve_auth(auth))
+        await signature.check()  # before a turn begins
+        arguments = {**self.client_args, "base_url": f"{endpoint.url}/v1", "api_key": UNSIGNED, "max_retries": 0}
+        async with aclosing(CallClient(None, "job", signature)) as http_client:
+            yield openai.AsyncOpenAI(**arguments, http_client=http_client)
 
 
 class _Runtime(NamedTuple):
-    """What a runtime model is made of. The same for all rollouts."""
+    """What a runtime model is made of."""
 
     production: Model | None
-    policy: OpenAIModel
-    """The model of rollouts, without all that belongs to one."""
-    auth: Auth
-    region: str | None
-    trusted_endpoints: tuple[str, ...]
+    policy: _Policy
 
 
-class _RuntimeModel(_Tracked):
+class _RuntimeModel(Wrapped):
     """What a runtime model does differently; mixed in before the production model's own class."""
 
     __slots__ = ()
 
     _rft_runtime: _Runtime
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _made_of, tuple(self._rft_runtime)
 
     @property
     def stateful(self) -> bool:
@@ -151,19 +174,31 @@ class _RuntimeModel(_Tracked):
         return await (counter or runtime.policy).count_tokens(*args, **kwargs)
 
     def _rft_events(self, method: str, args: Any, kwargs: Any) -> AsyncGenerator[Any, None]:
-        runtime = self._rft_runtime
-        context = RFTContext.current()
-        if context is not None:
-            endpoint = resolve_endpoint(
-                context.metadata, region=runtime.region, trusted_endpoints=runtime.trusted_endpoints
-            )
-            return _turn_at(endpoint, runtime, context, method, args, kwargs)
-        if runtime.production is None:
+        production, policy = self._rft_runtime
+        if RFTContext.current() is not None:
+            return with_own_errors(getattr(policy, method)(*args, **kwargs))
+        if production is None:
             raise NoActiveRolloutError(
                 "this runtime_model() has no production model, so it works within a rollout only: call it inside an "
                 "rft_handler function, give RFTContext.bind a payload, or pass the model of your production"
             )
-        return _as_generator(getattr(runtime.production, method)(*args, **kwargs))
+        _note_production_call(production)
+        return with_own_errors(getattr(production, method)(*args, **kwargs))
+
+
+def _note_production_call(production: Model) -> None:
+    rollouts = rollouts_in_progress()
+    if not rollouts:
+        return
+    telemetry.count_production_call()
+    first = [rollout.trajectory_id for rollout in rollouts if rollout.note_foreign_call() == 1]
+    if first:
+        logger.warning(
+            "a runtime_model called %s, the production model, while rollouts are in progress: %s. If one of them made "
+            "the call, it is no turn: its thread has lost the rollout. Start the thread's work with RFTContext.carry",
+            type(production).__name__,
+            ", ".join(first[:10]) + (f" and {len(first) - 10} more" if len(first) > 10 else ""),
+        )
 
 
 def _inherited(model: _RuntimeModel, name: str) -> Any:
@@ -179,113 +214,3 @@ def _runtime_class(provider_class: type[Any]) -> type[Any]:
         "__slots__": ("_rft_runtime",),
     }
     return type(provider_class.__name__, (_RuntimeModel, provider_class), namespace)
-
-
-async def _as_generator(events: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
-    if isinstance(events, AsyncGenerator):
-        async with aclosing(events):
-            async for event in events:
-                yield event
-        return
-    async for event in events:
-        yield event
-
-
-# --- one call --------------------------------------------------------------------------------------------------------
-
-
-async def _turn_at(
-    endpoint: Endpoint, runtime: _Runtime, context: RFTContext, method: str, args: Any, kwargs: Any
-) -> AsyncGenerator[Any, None]:
-    signer = _Signer(endpoint, runtime.auth)
-    await signer.secret()  # or its error would look like one of the connection
-    call = _Call(runtime.policy, signer)
-    async with aclosing(_tracked_turn(cast(_Tracked, call), context, method, args, kwargs)) as events:
-        async for event in events:
-            yield event
-
-
-class _Call(NamedTuple):
-    """One call of a runtime model."""
-
-    policy: OpenAIModel
-    signer: _Signer
-
-    async def _rft_model_of_turn(self, context: RFTContext, headers: dict[str, str], method: str) -> OpenAIModel:
-        """Return a model that lives for one attempt and holds all that belongs to it."""
-        model = object.__new__(type(self.policy))
-        model.__dict__.update(self.policy.__dict__)
-        await _openai_turn(model, headers, context.inference_params.sampling(), method)
-        model.client_args["base_url"] = f"{self.signer.endpoint.url}/v1"
-        model.client_args["api_key"] = UNSIGNED
-        model.client_args["http_client"] = stand_before(await loop_pool(), _SigningClient, _rft_signer=self.signer)
-        return model
-
-
-class _SigningClient(Proxy):
-    """Signs each request with the credentials of that moment, and once more with newer ones after a 403."""
-
-    _rft_signer: _Signer
-
-    async def send(self, request: Any, **options: Any) -> Any:
-        signer = self._rft_signer
-        secret = await signer.secret()
-        signer.sign(request, secret)
-        # A redirect would carry headers and token to another host.
-        options["follow_redirects"] = False
-        response = await self._rft_inner.send(request, **options)
-        if response.status_code != 403 or secret is None:
-            return response
-        await response.aclose()
-        signer.sign(request, await signer.newer_secret(secret))
-        return await self._rft_inner.send(request, **options)
-
-
-Secret = Keys | str | None
-"""What a request is signed with: keys, or a bearer token; None for unsigned."""
-
-
-class _Signer:
-    """Signs for one endpoint. Credentials are read each time and never kept."""
-
-    def __init__(self, endpoint: Endpoint, auth: Auth) -> None:
-        self.endpoint = endpoint
-        self._auth = auth
-        self._credentials = shared_credentials(network=not endpoint.is_loopback)
-
-    async def secret(self) -> Secret:
-        """Return what a request is to be signed with at this moment.
-
-        Raises:
-            CredentialsError: There are no credentials, and the endpoint is not on this machine.
-        """
-        return await self._ask(self._read)
-
-    async def newer_secret(self, refused: Secret) -> Secret:
-        """Return another secret than the one that was refused, if there is any."""
-        # Of many calls that were refused at once, the first renews.
-        if await self.secret() == refused:
-            await self._ask(self._credentials.refresh)
-        return await self.secret()
-
-    def sign(self, request: Any, secret: Secret) -> None:
-        """Put a signature on a request, in place of one that it may carry."""
-        if isinstance(secret, str):
-            request.headers["Authorization"] = f"Bearer {secret}"
-        elif secret is not None:
-            # Only what identifies the request is signed; a proxy may change the rest.
-            headers = {name: value for name, value in request.headers.items() if is_signed(name)}
-            for name in _OF_A_SIGNATURE:
-                headers.pop(name, None)
-            url, region = str(request.url), self.endpoint.region
-            request.headers.update(sign(request.method, url, headers, request.content, keys=secret, region=region))
-
-    def _read(self) -> Secret:
-        keys = self._credentials.keys() if self.endpoint.is_loopback else self._credentials.require_keys()
-        if keys is None or self._auth == "sigv4":
-            return keys
-        return self._credentials.bearer_token(self.endpoint.region)
-
-    async def _ask(self, question: Callable[[], T]) -> T:
-        # Away from this machine's runtime, credentials may come over the network, which must not stop the event loop.
-        return question() if self.endpoint.is_loopback else await asyncio.to_thread(question)

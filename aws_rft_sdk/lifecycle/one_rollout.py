@@ -71,7 +71,7 @@ class Rollout:
         with RFTContext.bind(self._context), telemetry.current(self._span):
             yield
 
-    def active(self) -> AbstractContextManager[None]:
+    def active(self) -> AbstractContextManager[RFTContext]:
         """Let clients in any thread find this rollout, also while it is not the current one."""
         return active(self._context)
 
@@ -179,7 +179,7 @@ class Rollout:
                 "number or a RolloutResult, report with RolloutFeedbackClient, or decorate with reward='deferred'"
             )
         if self._options.require_turns:
-            if not context.has_tracked_turns:
+            if not context.turns.tracked:
                 telemetry.count_untracked()
                 raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(context.trajectory_id))
             context.check_turn_rewards(outcome.rewards)
@@ -205,7 +205,7 @@ class Rollout:
             self._client.update_reward(reward)
 
     def _note_untracked(self) -> None:
-        if self._options.require_turns and not self._context.has_tracked_turns:
+        if self._options.require_turns and not self._context.turns.tracked:
             telemetry.count_untracked()
             logger.error("%s", _NO_TRACKED_TURNS.format(self._context.trajectory_id))
 

@@ -40,7 +40,7 @@ class RolloutRecord:
     reward: float | None
     """What the runtime got: the number, or the sum of one for each turn; None when it got none."""
     turns: int
-    """Inference calls that began; those that the runtime recorded, where nobody else knows."""
+    """Inference calls that were sampled or may have been; those that the runtime recorded, where nobody else knows."""
     seconds: float
     """From the call of the handler until its feedback was delivered."""
     status: RolloutStatus

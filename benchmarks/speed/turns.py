@@ -150,7 +150,7 @@ def synchronous_agent(effort: Effort) -> Group:
         def in_rollout() -> None:
             with RFTContext.bind(payload(url)) as context:
                 agent(wrapped)
-            assert context.turns == TOOL_TURNS + 1
+            assert context.turns.begun == TOOL_TURNS + 1
 
         seconds = interleave(
             {

@@ -90,7 +90,9 @@ def test_chat_when_outside_a_rollout_then_nothing_is_added(service: Service, way
 def test_chat_when_made_in_the_handler_then_it_reaches_the_payloads_runtime(aws_keys: Keys) -> None:
     with LocalRuntime(echo, auth="bearer", credentials=Keys(*KEYS_IN_ENVIRONMENT)) as runtime:
         with RFTContext.bind(runtime.new_rollout("p")) as rollout:
-            chat = ChatOpenAI(model="default", **http_clients(), **runtime_client_args())
+            chat = ChatOpenAI(
+                model="default", **http_clients(), **runtime_client_args(trusted_endpoints=[runtime.endpoint])
+            )
             assert chat.invoke("one").content == "one"
             assert turns(rollout) == (1, 1, 0)
         assert len(runtime.trajectories()[0].turns) == 1

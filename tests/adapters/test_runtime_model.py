@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
+import pickle
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -132,7 +135,7 @@ def test_runtime_model_when_within_a_rollout_then_the_agent_plays_at_the_runtime
     runtime: LocalRuntime, auth: Any, stream: bool
 ) -> None:
     production = ScriptedModel()
-    model = runtime_model(production, auth=auth, stream=stream)
+    model = runtime_model(production, auth=auth, stream=stream, trusted_endpoints=[runtime.endpoint])
 
     payload = runtime.new_rollout("2+2?", inference_params={"temperature": 0.25, "topP": 0.5, "maxTokens": 77})
     with RFTContext.bind(payload) as rollout:
@@ -151,7 +154,7 @@ def test_runtime_model_when_within_a_rollout_then_the_agent_plays_at_the_runtime
 def test_runtime_model_when_structured_output_is_asked_then_each_call_is_a_turn(
     runtime: LocalRuntime, auth: Any
 ) -> None:
-    model = runtime_model(ScriptedModel(), auth=auth)
+    model = runtime_model(ScriptedModel(), auth=auth, trusted_endpoints=[runtime.endpoint])
 
     async def structured() -> Any:
         return [event async for event in model.structured_output(Verdict, USER)]
@@ -201,11 +204,52 @@ def test_runtime_model_when_rollouts_nest_then_each_uses_its_own_runtime(service
         assert said(turn(model)) == "ok"
         with RFTContext.bind(inner.new_rollout("p")) as nested:
             assert said(turn(model)) == "inner"
-            assert nested.turns == 1
+            assert nested.turns.begun == 1
         assert said(turn(model)) == "ok"
-        assert outer.turns == 2
+        assert outer.turns.begun == 2
         assert len(inner.trajectories()[0].turns) == 1
     assert [request.trajectory_id for request in service.inference] == ["outer-1"] * 2
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))])
+def test_runtime_model_when_copied_then_the_copy_is_both_models_too(service: Service, again: Any) -> None:
+    model = again(runtime_model(ScriptedModel(), model_id="m"))
+    assert said(turn(model)) == "production"
+    with RFTContext.bind(service.payload()) as rollout:
+        assert said(turn(model)) == "ok"
+        assert (rollout.turns.begun, rollout.turns.answered) == (1, 1)
+
+
+# --- production while rollouts run -----------------------------------------------------------------------------------
+
+
+def test_runtime_model_when_a_thread_has_lost_the_rollout_then_its_calls_of_production_are_seen(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = runtime_model(ScriptedModel())
+    with (
+        RFTContext.bind(service.payload("t-1")) as first,
+        RFTContext.bind(service.payload("t-2")) as second,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        assert said(pool.submit(turn, model).result()) == "production"
+        assert said(pool.submit(turn, model).result()) == "production"
+        assert said(pool.submit(RFTContext.carry(turn), model).result()) == "ok"
+        assert (first.foreign_calls, second.foreign_calls) == (2, 2)
+        assert (first.turns.begun, second.turns.begun) == (0, 1)
+    (record,) = caplog.records  # once for each rollout, not for each call
+    assert record.levelname == "WARNING"
+    for word in ("ScriptedModel", "t-1", "t-2", "RFTContext.carry"):
+        assert word in record.getMessage()
+
+
+def test_runtime_model_when_no_rollout_is_in_progress_then_production_is_nothing_special(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RFTContext.bind(service.payload()) as rollout:
+        pass
+    turn(runtime_model(ScriptedModel()))
+    assert (caplog.records, rollout.foreign_calls) == ([], 0)
 
 
 # --- construction ----------------------------------------------------------------------------------------------------
@@ -248,7 +292,8 @@ def runtimes(aws_keys: Keys, auth: Any) -> Iterator[list[LocalRuntime]]:
 def test_runtime_model_when_a_hundred_rollouts_share_it_as_tasks_then_each_has_its_own_turns(
     runtimes: list[LocalRuntime], auth: Any
 ) -> None:
-    model = runtime_model(ScriptedModel(), auth=auth)
+    trusted = [runtime.endpoint for runtime in runtimes]
+    model = runtime_model(ScriptedModel(), auth=auth, trusted_endpoints=trusted)
 
     async def call(prompt: str) -> None:
         await Agent(model=model, callback_handler=None).invoke_async(prompt)
@@ -259,5 +304,6 @@ def test_runtime_model_when_a_hundred_rollouts_share_it_as_tasks_then_each_has_i
 def test_runtime_model_when_a_hundred_rollouts_share_it_over_threads_then_each_has_its_own_turns(
     runtimes: list[LocalRuntime], auth: Any
 ) -> None:
-    model = runtime_model(ScriptedModel(), auth=auth)
+    trusted = [runtime.endpoint for runtime in runtimes]
+    model = runtime_model(ScriptedModel(), auth=auth, trusted_endpoints=trusted)
     over_threads(payloads(runtimes, 100), lambda prompt: Agent(model=model, callback_handler=None)(prompt))

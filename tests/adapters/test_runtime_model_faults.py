@@ -12,7 +12,7 @@ from fakes import Answer, Recorded, Service, error, ga_payload, refused_endpoint
 
 from aws_rft_sdk import RFTContext, credentials
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk.adapters import strands as strands_adapter
+from aws_rft_sdk.adapters import _http_turns
 from aws_rft_sdk.adapters.runtime_model import runtime_model
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.errors import CredentialsError, UntrustedEndpointError
@@ -22,7 +22,7 @@ from .scripted import ScriptedModel, said, turn
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strands_adapter, "BACKOFF", Backoff(0, 0))
+    monkeypatch.setattr(_http_turns, "BACKOFF", Backoff(0, 0))
 
 
 # --- trust and credentials -------------------------------------------------------------------------------------------
@@ -45,7 +45,7 @@ def test_runtime_model_when_the_endpoint_is_untrusted_then_no_credential_is_read
     with RFTContext.bind(ga_payload(endpoint="https://evil.example")) as rollout:
         with pytest.raises(UntrustedEndpointError, match=r"evil\.example"):
             turn(model)
-        assert rollout.turns == 0
+        assert rollout.turns.begun == 0
     assert watched.reads == 0
 
 
@@ -55,7 +55,7 @@ def test_runtime_model_when_the_operator_trusts_the_endpoint_then_it_is_called()
     with RFTContext.bind(ga_payload(endpoint="https://mine.example")) as rollout:
         with pytest.raises(CredentialsError):
             turn(model)
-        assert rollout.turns == 0
+        assert rollout.turns.begun == 0
 
 
 @pytest.mark.parametrize("auth", ["bearer", "sigv4"])
@@ -86,7 +86,7 @@ def test_runtime_model_when_a_signature_is_refused_then_newer_credentials_sign_t
 
     service.policy = rotate
     with RFTContext.bind(service.payload()) as rollout:
-        assert said(turn(runtime_model(auth=auth, stream=stream))) == "ok"
+        assert said(turn(runtime_model(auth=auth, stream=stream, trusted_endpoints=[service.endpoint]))) == "ok"
         assert (rollout.turns.begun, rollout.turns.answered) == (1, 1)
     refused, accepted = service.inference
     assert refused.span_id == accepted.span_id
@@ -114,6 +114,29 @@ def test_runtime_model_when_keys_rotate_then_the_next_call_uses_them(
         credentials.shared_credentials(network=False).refresh()
         turn(model)
     assert [access_key_of(request) for request in service.inference] == ["AKIDEXAMPLE", "AKIDROTATED"]
+
+
+@pytest.mark.parametrize("auth", [None, "sigv4", "bearer"])
+def test_runtime_model_when_only_the_payload_names_a_loopback_port_then_it_gets_no_token(
+    service: Service, aws_keys: Keys, monkeypatch: pytest.MonkeyPatch, auth: Any
+) -> None:
+    """Whatever listens there could use the token at the real service; a signature names its host."""
+    with RFTContext.bind(service.payload()):
+        turn(runtime_model(auth=auth))
+        monkeypatch.setenv("RFT_TRUSTED_ENDPOINTS", service.endpoint)
+        turn(runtime_model(auth=auth))
+    unlisted, listed = (request.headers["authorization"].partition(" ")[0] for request in service.inference)
+    assert (unlisted, listed) == ("AWS4-HMAC-SHA256", "Bearer" if auth == "bearer" else "AWS4-HMAC-SHA256")
+
+
+def test_runtime_model_when_auth_is_left_open_then_the_environment_decides(
+    service: Service, aws_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime_model(trusted_endpoints=[service.endpoint])
+    monkeypatch.setenv("RFT_AUTH", "bearer")
+    with RFTContext.bind(service.payload()):
+        turn(model)
+    assert service.inference[0].headers["authorization"].startswith("Bearer sagemaker-api-key-")
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------

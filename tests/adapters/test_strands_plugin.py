@@ -59,7 +59,7 @@ def test_plugin_when_the_agents_model_is_exchanged_later_then_it_is_wrapped_for_
     agent("2+2?")
     with RFTContext.bind(service.payload()) as rollout:
         agent("2+2?")
-        assert rollout.turns == 1
+        assert rollout.turns.begun == 1
     assert [request.json["model"] for request in service.inference] == ["other", "other"]
     assert [request.span_id for request in service.inference] == [None, *rollout.span_ids]
     assert agent.model is other
@@ -71,7 +71,7 @@ def test_plugin_when_the_model_is_wrapped_already_then_a_call_is_one_turn(servic
     assert agent.model is wrapped
     with RFTContext.bind(service.payload()) as rollout:
         agent("2+2?")
-        assert rollout.turns == 1
+        assert rollout.turns.begun == 1
 
 
 def test_plugin_when_sampling_is_the_models_then_the_model_keeps_its_own(service: Service) -> None:

@@ -88,7 +88,7 @@ def test_rollouts_when_200_run_as_tasks_then_every_turn_is_its_own(service: Serv
             context = RFTContext.current()
             assert context is not None
             assert answer == context.trajectory_id
-            assert context.turns == TURNS
+            assert context.turns.begun == TURNS
             return float(answer[1:])
 
         await asyncio.gather(*(handler(payload(service, i)) for i in range(ROLLOUTS)))

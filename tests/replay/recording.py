@@ -70,7 +70,7 @@ async def _run(runtime, handler, prompt, index, sample, params):
         prompt_index=index,
         sample_index=sample,
         reward=sum(context.rewards) if context.rewards is not None else None,
-        turns=int(context.turns),
+        turns=context.turns.tracked,
         seconds=ended.seconds,
         status=RolloutStatus.COMPLETED if ended.error is None else RolloutStatus.FAILED,
         error=None if ended.error is None else f"{type(ended.error).__name__}: {ended.error}",

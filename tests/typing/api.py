@@ -77,8 +77,8 @@ def contexts(payload: dict[str, Any], request: RolloutRequest) -> None:
         assert_type(context, RFTContext)
         assert_type(context.job_arn, str)
         assert_type(context.headers(), dict[str, str])
-        number: int = context.turns
-        assert_type(number + context.turns.answered, int)
+        begun, answered, failed, unsure = context.turns
+        assert_type(context.turns.tracked + begun + answered + failed + unsure, int)
     assert_type(RFTContext.carry(work)(1, flag=True), str)
     RFTContext.carry(work)("1")  # type: ignore[arg-type]
     takes_function(RFTContext.carry(work))

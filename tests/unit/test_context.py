@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
-import copy
+import functools
 import json
-import pickle
+import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,9 +18,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from strands import Agent
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk import wire
-from aws_rft_sdk.context import RFTContext, TurnCount, TurnState, contexts_of
-from aws_rft_sdk.errors import PayloadError, RewardError
+from aws_rft_sdk import rft_handler, wire
+from aws_rft_sdk.context import RFTContext, TurnCount, TurnState, active, contexts_of, request_of
+from aws_rft_sdk.context import _active as registry
+from aws_rft_sdk.errors import NoActiveRolloutError, PayloadError, RewardError
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest
 
 
@@ -41,7 +43,7 @@ def test_bind_when_entered_then_the_rollout_can_be_read() -> None:
         assert context.inference_params.temperature == 0.5
         assert RFTContext.get_metadata() is context.metadata
         assert context.metadata == RolloutMetadata(JOB_ARN, "t")
-        assert context.turns == 0
+        assert context.turns == (0, 0, 0, 0)
         assert "t" in repr(context)
     assert RFTContext.current() is None
 
@@ -54,7 +56,7 @@ def test_bind_when_given_a_request_or_a_context_then_it_is_taken_up() -> None:
     with RFTContext.bind(context) as again:
         assert again is context
         again.headers()
-    assert context.turns == 1
+    assert context.turns.begun == 1
 
 
 @pytest.mark.parametrize("payload", [{"prompt": "x"}, {"metadata": {"jobArn": ""}}, {}, None])
@@ -76,13 +78,191 @@ def test_bind_when_nested_then_the_outer_one_is_restored_not_cleared() -> None:
     assert current_id() is None
 
 
-def test_contexts_of_when_one_trajectory_is_bound_twice_then_both_until_they_end() -> None:
-    metadata = RolloutMetadata(JOB_ARN, "t")
+def test_contexts_of_when_one_trajectory_is_delivered_twice_then_both_until_they_end() -> None:
+    request = request_of(ga_payload("t"))
+    with active(RFTContext(request)) as first:
+        with active(RFTContext(request)) as second, active(second), RFTContext.bind(ga_payload("other")):
+            assert contexts_of(request.metadata) == [first, second]
+        assert contexts_of(request.metadata) == [first]
+    assert contexts_of(request.metadata) == []
+
+
+# --- one context for a rollout that is bound again -------------------------------------------------------------------
+
+SPELLINGS: list[Callable[[RolloutRequest], Any]] = [
+    lambda request: request,
+    lambda request: request.metadata,
+    lambda request: request.to_payload("ga"),
+    lambda request: request.to_payload("alpha"),
+    lambda request: {"body": json.dumps(request.to_payload("ga"))},
+    lambda request: request.to_payload("ga")["metadata"],
+    lambda request: {**request.to_payload("ga"), "inferenceParams": {"temperature": 0.9}},
+]
+
+
+@pytest.mark.parametrize("spell", SPELLINGS)
+def test_bind_when_the_rollout_is_in_progress_then_its_context_is_taken_up(spell: Any) -> None:
+    request = request_of(ga_payload("t", temperature=0.1))
+    with RFTContext.bind(request) as outer:
+        with RFTContext.bind(spell(request)) as inner:
+            assert inner is outer
+            RFTContext.get_headers()
+        assert RFTContext.current() is outer
+    assert outer.turns.begun == 1
+    assert outer.inference_params.temperature == 0.1
+    assert RFTContext.current() is None
+
+
+def test_bind_when_the_job_is_another_one_then_it_nests() -> None:
+    with RFTContext.bind(ga_payload("t")) as outer:
+        with RFTContext.bind(ga_payload("t", job_arn=JOB_ARN + "2")) as inner:
+            assert inner is not outer
+        assert RFTContext.current() is outer
+
+
+def test_bind_when_a_thread_does_not_know_the_rollout_then_it_finds_it() -> None:
+    def work() -> RFTContext:
+        assert RFTContext.current() is None
+        with RFTContext.bind(ga_payload("t")) as context:
+            context.headers()
+        return context
+
+    with RFTContext.bind(ga_payload("t")) as outer, ThreadPoolExecutor(4) as pool:
+        assert {future.result() for future in [pool.submit(work) for _ in range(4)]} == {outer}
+    assert outer.turns.begun == 4
+
+
+def test_bind_when_threads_bind_a_new_rollout_at_once_then_they_share_one_context() -> None:
+    entered, leave = threading.Barrier(8), threading.Barrier(8)
+
+    def work() -> RFTContext:
+        entered.wait(10)
+        with RFTContext.bind(ga_payload("t")) as context:
+            leave.wait(10)
+        return context
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len({future.result() for future in [pool.submit(work) for _ in range(8)]}) == 1
+    assert contexts_of(RolloutMetadata(JOB_ARN, "t")) == []
+
+
+def test_bind_when_the_rollout_is_over_then_a_stale_context_is_not_taken_up() -> None:
     with RFTContext.bind(ga_payload("t")) as first:
-        with RFTContext.bind(ga_payload("t")) as second, RFTContext.bind(ga_payload("other")):
-            assert contexts_of(metadata) == [first, second]
-        assert contexts_of(metadata) == [first]
-    assert contexts_of(metadata) == []
+        in_background = contextvars.copy_context()  # of a task or thread that outlives the rollout
+
+    def bind_again() -> RFTContext:
+        assert RFTContext.current() is first
+        with RFTContext.bind(ga_payload("t")) as context:
+            return context
+
+    assert in_background.run(bind_again) is not first
+
+
+@pytest.mark.parametrize("kind", ["function", "coroutine function", "generator function"])
+def test_bind_when_in_the_handler_then_its_turns_make_the_rollout_tracked(service: Service, kind: str) -> None:
+    def one_turn(payload: dict[str, Any]) -> None:
+        with RFTContext.bind(payload):  # as users of the published SDK write
+            RFTContext.get_headers()
+
+    def function(payload: dict[str, Any]) -> float:
+        one_turn(payload)
+        return 1.0
+
+    async def coroutine_function(payload: dict[str, Any]) -> float:
+        await asyncio.to_thread(one_turn, payload)
+        return 1.0
+
+    def generator_function(payload: dict[str, Any]) -> Iterator[float]:
+        thread = threading.Thread(target=one_turn, args=(payload,))
+        thread.start()
+        thread.join()
+        yield 1.0
+
+    payload = service.payload("t")
+    if kind == "function":
+        rft_handler(function)(payload)
+    elif kind == "coroutine function":
+        asyncio.run(rft_handler(coroutine_function)(payload))
+    else:
+        list(rft_handler(generator_function)(payload))
+    assert service.feedback == [("/CompleteTrajectory", None), ("/UpdateReward", [1.0])]
+
+
+def test_registry_when_10000_rollouts_are_over_then_it_is_empty(service: Service) -> None:
+    @rft_handler(require_turns=False, reward="deferred")
+    def handler(payload: dict[str, Any]) -> None:
+        with RFTContext.bind(payload):
+            if payload["prompt"] == "fails":
+                raise ValueError(payload["prompt"])
+
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda i: handler(ga_payload(f"t{i}")), range(10_000)):
+            pass
+    with pytest.raises(ValueError, match="fails"):
+        handler(service.payload("failing", prompt="fails"))
+    assert registry == {}
+
+
+# --- calls after the end ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ended", ["returned", "raised"])
+def test_carry_when_called_after_the_rollout_was_reported_then_the_error_names_it(
+    service: Service, ended: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        futures = []
+
+        @rft_handler(require_turns=False)
+        def handler(payload: dict[str, Any]) -> float:
+            def work() -> dict[str, str]:
+                over.wait(10)
+                return RFTContext.get_headers()
+
+            futures.append(pool.submit(RFTContext.carry(work)))
+            if ended == "raised":
+                raise KeyError
+            return 1.0
+
+        with contextlib.suppress(KeyError):
+            handler(service.payload("t-late"))
+        over.set()
+        with pytest.raises(NoActiveRolloutError, match=r"t-late takes no more turns.*before the handler"):
+            futures[0].result(10)
+    assert [r.levelname for r in caplog.records if "t-late takes no more turns" in r.message] == ["ERROR"]
+
+
+def test_carry_when_called_after_a_deferred_rollout_returned_then_its_turns_count(service: Service) -> None:
+    seen: list[tuple[RFTContext | None, Callable[[], dict[str, str]]]] = []
+
+    @rft_handler(reward="deferred")
+    def handler(payload: dict[str, Any]) -> None:
+        seen.append((RFTContext.current(), RFTContext.carry(RFTContext.get_headers)))
+
+    handler(service.payload("t"))
+    [(context, work)] = seen
+    assert work()["X-Trajectory-Id"] == "t"
+    assert context is not None
+    assert context.turns.begun == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_bind_when_forked_in_a_rollout_then_the_child_has_its_own_count_and_ends_well() -> None:
+    with RFTContext.bind(ga_payload("t")) as context:
+        context.headers()
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                with RFTContext.bind(ga_payload("t")):
+                    headers = context.headers()  # the child's turns carry headers, and only the child counts them
+                code = 0 if headers["X-Trajectory-Id"] == "t" and context.turns.begun == 2 else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert context.turns.begun == 1
+    assert contexts_of(context.metadata) == []
 
 
 # --- headers and turns -----------------------------------------------------------------------------------------------
@@ -93,7 +273,7 @@ def test_headers_when_called_then_each_call_is_a_turn_with_a_span_of_its_own() -
         calls = [context.headers(), RFTContext.get_headers(), context.headers()]
         spans = [headers[wire.SPAN_HEADER] for headers in calls]
         assert len(set(spans)) == 3
-        assert context.turns == 3
+        assert context.turns.begun == 3
         assert context.span_ids == tuple(spans)
         assert calls[0] == wire.inference_headers(JOB_ARN, "t", spans[0])
         calls[0].clear()  # its own dict
@@ -106,11 +286,16 @@ def test_turns_when_ended_then_answered_and_failed_are_counted() -> None:
             context.end_turn(context.begin_turn().span_id, state)
         context.begin_turn()
     turns = context.turns
-    assert (turns.begun, turns.answered, turns.failed, turns.unsure) == (5, 2, 2, 1)
-    assert turns == 5
-    assert json.dumps(turns) == "5"
-    again = pickle.loads(pickle.dumps(copy.copy(turns)))
-    assert (type(again), again.begun, again.answered, again.failed, again.unsure) == (TurnCount, 5, 2, 2, 1)
+    assert turns == TurnCount(begun=5, answered=2, failed=2, unsure=1)
+    assert turns.tracked == 4  # all but the refused one
+
+
+@pytest.mark.parametrize(("states", "tracked"), [([], 0), (["refused"], 0), (["failed"], 1), (["begun"], 1)])
+def test_turns_when_none_can_have_been_sampled_then_they_are_false(states: list[str], tracked: int) -> None:
+    with RFTContext.bind(ga_payload()) as context:
+        for state in states:
+            context.end_turn(context.begin_turn().span_id, TurnState(state))
+    assert (context.turns.tracked, bool(context.turns)) == (tracked, tracked > 0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +305,9 @@ def test_turns_when_ended_then_answered_and_failed_are_counted() -> None:
         pytest.param(["answered", "answered"], 1, True, id="one-for-all"),
         pytest.param(["answered", "answered"], 3, False, id="too-many"),
         pytest.param(["answered"] * 3, 2, False, id="too-few"),
-        pytest.param(["answered", "failed", "refused"], 1, True, id="failed-turns-do-not-count"),
+        pytest.param(["answered", "failed", "refused"], 1, True, id="failed-turns-need-not-count"),
+        pytest.param(["answered", "answered", "refused"], 2, True, id="refused-call-is-no-turn"),
+        pytest.param(["answered", "answered", "refused"], 3, False, id="a-reward-for-a-refused-call"),
         pytest.param(["answered", "answered", "failed"], 2, True, id="failed-turn-was-not-recorded"),
         pytest.param(["answered", "answered", "failed"], 3, True, id="failed-turn-was-recorded"),
         pytest.param(["begun", "begun"], 2, True, id="made-by-hand"),
@@ -136,7 +323,8 @@ def test_check_turn_rewards_when_the_number_fits_no_count_then_reward_error_list
     if fits:
         context.check_turn_rewards([0.5] * rewards)
         return
-    with pytest.raises(RewardError, match=f"{rewards} rewards for {len(states)} turns") as caught:
+    turns = len(states) - states.count("refused")
+    with pytest.raises(RewardError, match=f"{rewards} rewards for {turns} turns") as caught:
         context.check_turn_rewards([0.5] * rewards)
     assert all(span_id in str(caught.value) for span_id in context.span_ids)
 
@@ -152,7 +340,7 @@ def test_turns_when_threads_begin_them_at_once_then_none_is_lost() -> None:
 
         for future in [pool.submit(RFTContext.carry(begin)) for _ in range(8)]:
             future.result()
-    assert context.turns == 800
+    assert context.turns.begun == 800
     assert len(set(context.span_ids)) == 800
 
 
@@ -171,7 +359,7 @@ def test_headers_when_a_span_is_recording_then_its_id_is_used_once(tracer: trace
         with tracer.start_as_current_span("next") as inner:
             inner_id = trace.format_span_id(inner.get_span_context().span_id)
             assert context.headers()[wire.SPAN_HEADER] == inner_id
-    assert context.turns == 3
+    assert context.turns.begun == 3
 
 
 def test_headers_when_a_span_does_not_record_then_its_id_is_not_used() -> None:
@@ -261,18 +449,143 @@ def test_carry_when_it_is_a_coroutine_function_then_other_variables_travel_too()
         assert pool.submit(asyncio.run, carried()).result() == "red"
 
 
-def generator() -> Iterator[int]:
-    yield 1
+class Asked:
+    """An object whose call is a coroutine, or a method that is one."""
+
+    async def __call__(self, value: str) -> tuple[str, str | None]:
+        return await coroutine(value)
+
+    async def method(self, value: str) -> tuple[str, str | None]:
+        return await coroutine(value)
 
 
-async def async_generator() -> Any:
-    yield 1
+async def in_a_thread(value: str) -> tuple[str, str | None]:
+    return value, await asyncio.to_thread(current_id)
 
 
-@pytest.mark.parametrize("fn", [generator, async_generator])
-def test_carry_when_it_is_a_generator_function_then_type_error(fn: Callable[..., Any]) -> None:
-    with pytest.raises(TypeError, match="generator"):
-        RFTContext.carry(fn)
+class Awaitable:
+    """Neither a coroutine nor a future."""
+
+    def __await__(self) -> Any:
+        return coroutine("a").__await__()
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda value: coroutine(value),
+        lambda value: asyncio.ensure_future(coroutine(value)),
+        lambda value: Awaitable(),
+        functools.partial(coroutine),
+        Asked(),
+        Asked().method,
+        in_a_thread,
+        lambda value: in_a_thread(value),
+    ],
+)
+def test_carry_when_what_it_returns_is_awaited_elsewhere_then_that_is_within_the_rollout(work: Any) -> None:
+    with RFTContext.bind(ga_payload("t")):
+        carried = RFTContext.carry(work)
+
+    async def main() -> None:
+        with RFTContext.bind(ga_payload("u")):
+            assert await carried("a") == ("a", "t")
+            assert await asyncio.gather(carried("a"), carried("a")) == [("a", "t")] * 2
+            assert current_id() == "u"
+
+    asyncio.run(main())
+
+
+def numbers() -> Generator[Any, Any, str | None]:
+    token = colour.set("green")
+    try:
+        got = yield current_id(), colour.get()
+        try:
+            yield got, current_id()
+        except KeyError:
+            yield "caught", current_id()
+    finally:
+        colour.reset(token)
+    return current_id()
+
+
+async def async_numbers() -> AsyncGenerator[Any, Any]:
+    token = colour.set("green")
+    try:
+        got = yield current_id(), colour.get()
+        await asyncio.sleep(0)
+        try:
+            yield got, current_id()
+        except KeyError:
+            yield "caught", await asyncio.to_thread(current_id)
+    finally:
+        colour.reset(token)
+
+
+@pytest.mark.parametrize("work", [numbers, lambda: numbers()])
+def test_carry_when_it_gives_a_generator_then_its_body_runs_within_the_rollout(work: Any) -> None:
+    with RFTContext.bind(ga_payload("t")):
+        carried = RFTContext.carry(work)
+    items = carried()
+    assert next(items) == ("t", "green")
+    assert current_id() is None
+    assert colour.get() != "green"
+    assert items.send("sent") == ("sent", "t")
+    assert items.throw(KeyError()) == ("caught", "t")
+    with pytest.raises(StopIteration) as stop:
+        next(items)
+    assert stop.value.value == "t"
+    left = carried()
+    next(left)
+    left.close()  # its `finally` runs within the context that it began in
+
+
+@pytest.mark.parametrize("work", [async_numbers, lambda: async_numbers()])
+def test_carry_when_it_gives_an_async_generator_then_its_body_runs_within_the_rollout(
+    work: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with RFTContext.bind(ga_payload("t")):
+        carried = RFTContext.carry(work)
+
+    async def main() -> None:
+        items = carried()
+        assert await anext(items) == ("t", "green")
+        assert current_id() is None
+        assert colour.get() != "green"
+        assert await items.asend("sent") == ("sent", "t")
+        assert await items.athrow(KeyError()) == ("caught", "t")
+        assert [item async for item in items] == []
+        left = carried()
+        await anext(left)
+        await left.aclose()
+        abandoned.append(carried())  # the event loop closes it when it ends
+        await anext(abandoned[0])
+
+    abandoned: list[Any] = []
+    asyncio.run(main())
+    assert not caplog.records
+
+
+def test_carry_when_the_caller_is_cancelled_then_the_work_is_too() -> None:
+    ended: list[str | None] = []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append(current_id())
+
+    async def main() -> None:
+        task = asyncio.ensure_future(carried())
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    with RFTContext.bind(ga_payload("t")):
+        carried: Any = RFTContext.carry(lambda: work())
+    asyncio.run(main())
+    assert ended == ["t"]
 
 
 # --- the hops of real frameworks -------------------------------------------------------------------------------------

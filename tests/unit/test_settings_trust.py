@@ -9,7 +9,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError, UntrustedEndpointError
-from aws_rft_sdk.settings import check_trusted
+from aws_rft_sdk.settings import auth_at, check_trusted, resolve_auth, resolve_endpoint
+from aws_rft_sdk.types import RolloutMetadata
 
 GOOD = [
     "https://job-runtime.sagemaker.us-west-2.api.aws",
@@ -259,3 +260,46 @@ def test_check_trusted_when_it_refuses_then_the_message_hides_user_information_a
     with pytest.raises(UntrustedEndpointError) as caught:
         check_trusted("https://evil.com/" + "x" * 5000)
     assert len(str(caught.value)) < 1000
+
+
+LOOPBACK = "http://127.0.0.1:8080"
+REAL = f"https://{SERVICE}"
+
+
+@pytest.mark.parametrize(
+    ("url", "listed", "configured", "auth", "keys", "expected"),
+    [
+        pytest.param(LOOPBACK, (), None, "bearer", True, "sigv4", id="a payload's loopback gets no token"),
+        pytest.param(LOOPBACK, (), None, "sigv4", True, "sigv4", id="a payload's loopback is signed"),
+        pytest.param(LOOPBACK, (), None, "bearer", False, None, id="no keys, unsigned"),
+        pytest.param(LOOPBACK, ["127.0.0.1:8080"], None, "bearer", True, "bearer", id="listed"),
+        pytest.param(LOOPBACK, [LOOPBACK], None, "bearer", True, "bearer", id="listed as a URL"),
+        pytest.param(LOOPBACK, ["127.0.0.1:8081"], None, "bearer", True, "sigv4", id="another port is listed"),
+        pytest.param(LOOPBACK, (), LOOPBACK, "bearer", True, "bearer", id="configured"),
+        pytest.param(REAL, (), None, "bearer", True, "bearer", id="the service"),
+        pytest.param(REAL, (), None, "bearer", False, "bearer", id="the service, no keys: an error later"),
+    ],
+)
+def test_auth_at_when_a_payload_names_the_endpoint_then_loopback_gets_tokens_only_if_listed(
+    monkeypatch, url, listed, configured, auth, keys, expected
+):
+    if configured:
+        monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", configured)
+    metadata = RolloutMetadata("arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j", "t", endpoint=url)
+    assert auth_at(resolve_endpoint(metadata, trusted_endpoints=listed), auth, has_keys=keys) == expected
+
+
+def test_auth_at_when_code_names_a_loopback_endpoint_then_it_gets_the_token():
+    metadata = RolloutMetadata("arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j", "t")
+    assert auth_at(resolve_endpoint(metadata, endpoint=LOOPBACK), "bearer", has_keys=True) == "bearer"
+
+
+def test_resolve_auth_when_asked_then_argument_environment_default_in_this_order(monkeypatch):
+    assert resolve_auth() == "sigv4"
+    monkeypatch.setenv("RFT_AUTH", "bearer")
+    assert (resolve_auth(), resolve_auth("sigv4")) == ("bearer", "sigv4")
+    monkeypatch.setenv("RFT_AUTH", "basic")
+    with pytest.raises(ConfigurationError, match="RFT_AUTH is 'basic'"):
+        resolve_auth()
+    with pytest.raises(ConfigurationError, match="auth is 'none'"):
+        resolve_auth("none")

@@ -99,7 +99,7 @@ def outcome_of(ended: Ended) -> Outcome:
     return Outcome(
         status=status,
         rewards=rewards,
-        turns=int(turns) if turns is not None else 0,
+        turns=turns.tracked if turns is not None else 0,
         unsure_turns=turns.unsure if turns is not None else 0,
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import Service, ga_payload
+from fakes import Answer, Service, ga_payload
 
 from aws_rft_sdk import RFTContext, wrap_model
-from aws_rft_sdk.adapters._loop_pool import _pools, loop_client, loop_pool
-from aws_rft_sdk.adapters.strands import _Owner
+from aws_rft_sdk.adapters import _loop_pool
+from aws_rft_sdk.adapters._answers import after_error
+from aws_rft_sdk.adapters._loop_pool import _pools, http, loop_pool
+from aws_rft_sdk.context import TurnState
 
 from .models import by_client, by_client_args, litellm_model, not_streaming, one_turn, responses_model
 
@@ -60,8 +62,6 @@ def test_loop_pool_when_asked_then_one_for_each_loop_closed_with_it() -> None:
 
 
 def test_loop_pool_when_used_then_it_keeps_no_cookies_and_follows_no_redirects(service: Service) -> None:
-    from fakes import Answer
-
     service.script(
         Answer(status=307, headers={"Location": f"{service.endpoint}/elsewhere", "Set-Cookie": "who=t1; Path=/"})
     )
@@ -74,6 +74,96 @@ def test_loop_pool_when_used_then_it_keeps_no_cookies_and_follows_no_redirects(s
     asyncio.run(main())
     assert [request.path for request in service.requests] == ["/x", "/y"]
     assert "cookie" not in service.requests[1].headers
+
+
+async def arrived(service: Service, count: int) -> None:
+    while len(service.requests) < count:  # noqa: ASYNC110 - the service is in another thread
+        await asyncio.sleep(0.001)
+
+
+def small_pool(monkeypatch: pytest.MonkeyPatch, **limits: Any) -> None:
+    options = {**_loop_pool.pool_options(), "limits": http.Limits(**limits)}
+    monkeypatch.setattr(_loop_pool, "pool_options", lambda: options)
+
+
+def test_pool_when_requests_that_wait_for_a_connection_are_cancelled_then_no_connection_is_lost(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pool(monkeypatch, max_connections=2)
+    gate = service.gate()
+    service.script(Answer(gate=gate), Answer(gate=gate))
+
+    async def main() -> None:
+        pool = await loop_pool()
+
+        async def post() -> int:
+            return int((await pool.post(f"{service.endpoint}/x")).status_code)
+
+        for cancelled_late in (False, True):  # while nothing is free, and while connections become free
+            holding = [asyncio.ensure_future(post()) for _ in range(2)]
+            await arrived(service, 2)
+            waiting = [asyncio.ensure_future(post()) for _ in range(20)]
+            await asyncio.sleep(0)
+            if cancelled_late:
+                gate.set()
+                await asyncio.wait(holding, return_when=asyncio.FIRST_COMPLETED)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+            gate.set()
+            assert await asyncio.gather(*holding) == [200, 200]
+            assert await asyncio.wait_for(asyncio.gather(*(post() for _ in range(10))), 30) == [200] * 10
+            service.requests.clear()
+            gate.clear()
+            service.script(Answer(gate=gate), Answer(gate=gate))
+
+    asyncio.run(main())
+
+
+def test_pool_when_a_request_waits_too_long_for_a_connection_then_it_is_turned_away_unsent(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_pool(monkeypatch, max_connections=1)
+    gate = service.gate()
+    service.script(Answer(gate=gate))
+
+    async def main() -> None:
+        pool = await loop_pool()
+        holding = asyncio.ensure_future(pool.post(f"{service.endpoint}/x"))
+        await arrived(service, 1)
+        with pytest.raises(http.TimeoutException) as caught:
+            await pool.post(f"{service.endpoint}/x", timeout=http.Timeout(30, pool=0.01))
+        assert after_error(caught.value) == (TurnState.REFUSED, True)
+        gate.set()
+        await holding
+
+    asyncio.run(main())
+    assert len(service.requests) == 1
+
+
+def test_pool_when_an_origin_is_not_used_any_more_then_its_connections_close(monkeypatch: pytest.MonkeyPatch) -> None:
+    small_pool(monkeypatch, keepalive_expiry=0.01)
+
+    async def main() -> None:
+        closed = asyncio.Semaphore(0)
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert await reader.read() == b""
+            closed.release()
+            writer.close()
+
+        pool = await loop_pool()
+        servers = [await asyncio.start_server(serve, "127.0.0.1", 0) for _ in range(16)]
+        for server in servers:
+            await pool.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
+        for _ in servers:
+            await asyncio.wait_for(closed.acquire(), 30)
+        for server in servers:
+            server.close()
+
+    asyncio.run(main())
 
 
 SCRIPT = """
@@ -126,17 +216,3 @@ def test_resources_when_rollouts_end_in_development_mode_then_nothing_is_left_op
     assert result.stdout.strip().endswith("done"), result.stderr
     assert "ResourceWarning" not in result.stderr
     assert "never awaited" not in result.stderr
-
-
-def test_loop_client_when_asked_again_then_it_is_kept_until_the_arguments_change() -> None:
-    async def main() -> None:
-        arguments: dict[str, Any] = {"base_url": "http://127.0.0.1:1/v1", "api_key": "a"}
-        owner, other = _Owner(), _Owner()
-        first = await loop_client(owner, arguments)
-        assert await loop_client(owner, arguments) is first
-        assert await loop_client(other, arguments) is not first
-        arguments["api_key"] = "b"
-        assert (await loop_client(owner, arguments)).api_key == "b"
-        assert first.max_retries == 0
-
-    asyncio.run(main())

@@ -34,10 +34,29 @@ def test_runtime_client_args_when_there_are_no_keys_then_only_loopback_goes_with
 def test_runtime_client_args_when_given_to_the_real_client_then_it_reaches_the_runtime(
     service: Service, aws_keys: Keys
 ) -> None:
-    with RFTContext.bind(service.payload("t-5")) as context, openai.OpenAI(**runtime_client_args()) as client:
+    trusted = [service.endpoint]
+    with (
+        RFTContext.bind(service.payload("t-5")) as context,
+        openai.OpenAI(**runtime_client_args(trusted_endpoints=trusted)) as client,
+    ):
         client.chat.completions.create(
             model="default", messages=[{"role": "user", "content": "x"}], extra_headers=RFTContext.get_headers()
         )
     (request,) = service.inference
     assert request.headers["authorization"].startswith("Bearer sagemaker-api-key-")
     assert (request.trajectory_id, request.span_id) == ("t-5", context.span_ids[0])
+
+
+def test_runtime_client_args_when_only_the_payload_names_a_loopback_port_then_it_gets_no_token(
+    aws_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever listens there could use the token at the real service."""
+    endpoint = "http://127.0.0.1:8123"
+    with RFTContext.bind(ga_payload(endpoint=endpoint)):
+        assert runtime_client_args() == {"base_url": f"{endpoint}/v1", "api_key": UNSIGNED}
+        assert runtime_client_args(trusted_endpoints=["http://127.0.0.1:8124"])["api_key"] == UNSIGNED
+        assert runtime_client_args(trusted_endpoints=[endpoint])["api_key"].startswith("sagemaker-api-key-")
+        for name in ("RFT_TRUSTED_ENDPOINTS", "RFT_RUNTIME_ENDPOINT"):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, endpoint)
+                assert runtime_client_args()["api_key"].startswith("sagemaker-api-key-")

@@ -4,6 +4,9 @@ import asyncio
 import copy
 import json
 import pickle
+import sys
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import openai
@@ -16,7 +19,9 @@ from strands.models.model import Model
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import RFTContext, wrap_model
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.adapters.langchain import http_clients
+from aws_rft_sdk.adapters.strands import RFTPlugin
+from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError
 
 from .models import (
     PROVIDERS,
@@ -146,7 +151,7 @@ OWN = {"temperature": 0.9, "top_p": 0.8}
 
 
 @every_provider
-@pytest.mark.parametrize("sampling", ["request", "model"])
+@pytest.mark.parametrize("sampling", ["job", "model"])
 def test_sampling_when_the_job_asks_for_it_then_the_option_decides_who_wins(
     provider: Any, sampling: Any, service: Service
 ) -> None:
@@ -155,7 +160,7 @@ def test_sampling_when_the_job_asks_for_it_then_the_option_decides_who_wins(
         turn(model)
     sent = service.inference[0].json
     limit = sent.get("max_output_tokens" if provider is responses_model else "max_tokens")
-    wanted = (0.0, 0.5, 77) if sampling == "request" else (0.9, 0.8, None)
+    wanted = (0.0, 0.5, 77) if sampling == "job" else (0.9, 0.8, None)
     assert (sent["temperature"], sent["top_p"], limit) == wanted
 
 
@@ -179,7 +184,24 @@ def test_sampling_when_the_model_limits_completion_tokens_then_there_is_one_limi
 
 def test_sampling_when_the_option_has_another_value_then_configuration_error(service: Service) -> None:
     with pytest.raises(ConfigurationError, match="sampling"):
-        wrap_model(by_client_args(service.endpoint), sampling="job")  # type: ignore[arg-type] # that is the point
+        wrap_model(by_client_args(service.endpoint), sampling="mine")  # type: ignore[arg-type] # that is the point
+
+
+def test_sampling_when_the_old_word_is_used_then_a_warning_names_the_new_one(service: Service) -> None:
+    model = by_client_args(service.endpoint, params=dict(OWN))
+    makers: list[Any] = [
+        lambda: wrap_model(model, sampling="request"),  # type: ignore[arg-type] # the old word
+        lambda: RFTPlugin(sampling="request"),  # type: ignore[arg-type]
+        lambda: http_clients(sampling="request"),  # type: ignore[arg-type]
+    ]
+    for make in makers:
+        with pytest.warns(DeprecationWarning, match='sampling="job"') as warned:
+            made = make()
+        assert warned[0].filename == __file__
+        if isinstance(made, OpenAIModel):
+            with RFTContext.bind(ga_payload(**ASKED)):
+                turn(made)
+    assert service.inference[0].json["temperature"] == 0.0
 
 
 # --- the object ------------------------------------------------------------------------------------------------------
@@ -216,7 +238,7 @@ def test_wrap_model_when_done_then_it_is_of_the_same_class_and_wrapping_twice_is
     assert wrapped.get_config() == model.get_config()
     with RFTContext.bind(ga_payload()) as context:
         turn(wrap_model(wrap_model(wrapped)))
-    assert context.turns == 1
+    assert context.turns.begun == 1
 
 
 @every_provider
@@ -250,20 +272,64 @@ def test_wrap_model_when_the_provider_is_unsupported_then_the_supported_ones_are
         wrap_model(model)
 
 
+def test_wrap_model_when_the_provider_is_unsupported_then_runtime_model_is_named() -> None:
+    model = BedrockModel(model_id="m", region_name="us-west-2")
+    with pytest.raises(ConfigurationError, match=r"use runtime_model\(BedrockModel\(\.\.\.\)\)"):
+        wrap_model(model)
+
+
+def test_wrap_model_when_the_model_makes_no_openai_client_then_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strands' SageMakerAIModel is an OpenAIModel that sends through boto3. Its module needs more than is installed."""
+
+    class SageMakerAIModel(OpenAIModel):
+        pass
+
+    home = SimpleNamespace(SageMakerAIModel=SageMakerAIModel)
+    monkeypatch.setitem(sys.modules, "strands.models.sagemaker", home)  # type: ignore[arg-type] # a module's stand-in
+    with pytest.raises(ConfigurationError, match="calls of SageMakerAIModel"):
+        wrap_model(SageMakerAIModel(model_id="m"))
+
+
+def test_wrap_model_when_the_class_makes_its_own_client_then_its_calls_are_turns(service: Service) -> None:
+    class Mine(OpenAIModel):
+        @asynccontextmanager
+        async def _get_client(self) -> Any:
+            async with openai.AsyncOpenAI(**client_args(service.endpoint)) as client:
+                yield client
+
+    model = wrap_model(Mine(model_id="default"))
+    with RFTContext.bind(ga_payload(**ASKED)) as context:
+        turn(model)
+        assert (context.turns.begun, context.turns.answered) == (1, 1)
+    assert service.inference[0].json["temperature"] == 0.0
+    turn(model)
+    assert not RFT_HEADERS & set(service.inference[1].headers)
+
+
+@every_provider
+def test_wrap_model_when_the_rollout_is_over_then_the_call_says_so(provider: Any, service: Service) -> None:
+    model = wrap_model(provider(service.endpoint))
+    with RFTContext.bind(ga_payload()) as context:
+        context.outcome = "completed"
+        with pytest.raises(NoActiveRolloutError, match="takes no more turns"):
+            turn(model)
+    assert service.inference == []
+
+
 def test_wrap_model_when_the_model_can_be_pickled_then_so_can_the_wrapped_one(service: Service) -> None:
     model = by_client_args(service.endpoint)
     assert pickle.loads(pickle.dumps(model)).get_config() == model.get_config()
     again = pickle.loads(pickle.dumps(wrap_model(model)))
     with RFTContext.bind(ga_payload()) as context:
         turn(again)
-    assert context.turns == 1
+    assert context.turns.begun == 1
 
 
 def test_wrap_model_when_copied_then_the_copy_is_tracked(service: Service) -> None:
     again = copy.deepcopy(wrap_model(by_client_args(service.endpoint)))
     with RFTContext.bind(ga_payload()) as context:
         turn(again)
-    assert context.turns == 1
+    assert context.turns.begun == 1
 
 
 # --- clients of the user's own ---------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from fakes import Answer, Service, error, ga_payload, refused_endpoint
 
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk.adapters import strands
+from aws_rft_sdk.adapters import _http_turns, strands
+from aws_rft_sdk.adapters._loop_pool import http
 
 from .models import PROVIDERS, by_client, by_client_args, client_args, litellm_model, one_turn, turn
 
@@ -22,7 +23,7 @@ every_provider = pytest.mark.parametrize("provider", PROVIDERS, ids=lambda provi
 
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strands, "BACKOFF", Backoff(0, 0))
+    monkeypatch.setattr(_http_turns, "BACKOFF", Backoff(0, 0))
 
 
 def tracked_turn(model: Any) -> tuple[RFTContext, Exception | None]:
@@ -96,7 +97,7 @@ def test_turn_when_nobody_listens_then_it_is_tried_again_until_somebody_does(
             attempts.append(attempt)
             return 0.0
 
-    monkeypatch.setattr(strands, "BACKOFF", Counting())
+    monkeypatch.setattr(_http_turns, "BACKOFF", Counting())
     with refused_endpoint() as endpoint:
         context, caught = tracked_turn(provider(endpoint))
     assert caught is not None
@@ -122,7 +123,7 @@ def test_turn_when_the_service_names_a_wait_then_it_is_kept(service: Service, mo
             asked.append(retry_after)
             return 0.0
 
-    monkeypatch.setattr(strands, "BACKOFF", Recording())
+    monkeypatch.setattr(_http_turns, "BACKOFF", Recording())
     service.script(error(429, Retry_After="7"), error(503))
     tracked_turn(by_client_args(service.endpoint))
     assert asked == [7.0, None]
@@ -153,8 +154,8 @@ def test_turn_when_the_caller_is_handling_an_older_refusal_then_a_500_is_not_sen
 
         async def main() -> None:
             try:
-                raise strands.http.ConnectError("the other model is down")
-            except strands.http.ConnectError:
+                raise http.ConnectError("the other model is down")
+            except http.ConnectError:
                 await one_turn(wrap_model(provider(service.endpoint)))
 
         with pytest.raises(Exception, match=r"."):
@@ -186,9 +187,9 @@ def test_turn_when_events_have_come_then_even_a_refusal_does_not_send_it_again(s
         async def stream(self, *args: Any, **kwargs: Any) -> Any:
             async for event in super().stream(*args, **kwargs):
                 yield event
-            raise strands.http.ConnectError("too late")
+            raise http.ConnectError("too late")
 
     context, caught = tracked_turn(FallsOver(model_id="default", client_args=client_args(service.endpoint)))
-    assert isinstance(caught, strands.http.ConnectError)
+    assert isinstance(caught, http.ConnectError)
     assert len(service.inference) == 1
-    assert (context.turns.begun, context.turns.failed) == (1, 1)
+    assert (context.turns.begun, context.turns.answered) == (1, 1)  # its answer had arrived whole
