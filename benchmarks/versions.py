@@ -267,7 +267,7 @@ def parts_openai(scratch: Scratch, _: argparse.Namespace) -> Iterator[Row]:
     for major in (2, 3):
         python = scratch.environment(f"openai-{major}")
         overrule = scratch.folder / f"openai-{major}.txt"
-        overrule.write_text(f"openai>={major},<{major + 1}\n")
+        overrule.write_text(f"openai[aiohttp]>={major},<{major + 1}\n")
         install = [scratch.uv, "pip", "install", "--python", python, "--override", overrule, "-e", ".", *clients]
         tools = ["pytest", "pytest-timeout", "responses", "hypothesis"]
         yield scratch.tested(f"openai {major}", python, [*install, *tools], ["tests/compat"])
