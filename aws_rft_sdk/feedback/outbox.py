@@ -9,6 +9,7 @@ Several threads and processes may share a file.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -28,6 +29,8 @@ from aws_rft_sdk.feedback.schema import INSERT, SCHEMA, SCHEMA_VERSION, SELECT, 
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, Auth, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import Api
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 30.0
 RETENTION_SECONDS = 7 * 86_400.0
@@ -134,18 +137,22 @@ class Outbox:
         """
         with self._transaction() as connection:
             now = self._clock()
-            row = connection.execute(
-                f"{SELECT} WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1",
-                (now if due_before is None else due_before,),
-            ).fetchone()
-            if row is None:
-                return None
-            entry = _entry(row)
-            connection.execute(
-                "UPDATE feedback SET next_attempt_at = ? WHERE job_arn = ? AND trajectory_id = ?",
-                (now + LEASE_SECONDS, *_key(entry.metadata)),
-            )
-            return entry
+            before = now if due_before is None else due_before
+            query = f"{SELECT} WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1"
+            while (row := connection.execute(query, (before,)).fetchone()) is not None:
+                try:
+                    entry, error, seconds = _entry(row), None, LEASE_SECONDS
+                except ValueError as problem:  # damaged, or of another version: it must not stop the others
+                    entry, error, seconds = None, f"cannot be read: {problem}", RETRY_CAP_SECONDS
+                    logger.error("outbox=<%s>, trajectory_id=<%s> | %s", self.path, row[1], error)
+                connection.execute(
+                    "UPDATE feedback SET next_attempt_at = ?, last_error = coalesce(?, last_error)"
+                    " WHERE job_arn = ? AND trajectory_id = ?",
+                    (now + seconds, error, *row[:2]),
+                )
+                if entry is not None:
+                    return entry
+        return None
 
     def now(self) -> float:
         """Return the seconds since the epoch on the clock of this outbox."""
