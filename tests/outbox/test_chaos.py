@@ -13,7 +13,7 @@ CHAOS = Path(__file__).parents[2] / "benchmarks" / "chaos.py"
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL")
 def test_chaos_when_workers_are_killed_then_no_reward_is_lost_doubled_or_changed():
     done = subprocess.run(
-        [sys.executable, str(CHAOS), "--rollouts", "600", "--kills", "0.005"],
+        [sys.executable, str(CHAOS), "--rollouts", "300", "--kills", "0.005"],
         capture_output=True,
         text=True,
         timeout=110,
@@ -27,4 +27,4 @@ def test_chaos_when_workers_are_killed_then_no_reward_is_lost_doubled_or_changed
     assert counts["ledger_equals_runtime"]
     # It proves something only if there was trouble.
     assert counts["kills"] >= 1
-    assert counts["faults_injected"] > 200
+    assert counts["faults_injected"] > 100
