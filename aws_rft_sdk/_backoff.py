@@ -55,10 +55,10 @@ def parse_retry_after(value: str | None, now: Callable[[], float] = time.time) -
     try:
         seconds = float(value)
     except ValueError:
-        try:
-            import email.utils  # here, since few services send a date
+        from email.utils import parsedate_to_datetime  # rarely needed, and slow to import
 
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - now()
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - now()
         except (ValueError, OverflowError):  # OverflowError: a year that no clock reaches
             return None
     return min(max(seconds, 0.0), _LONGEST_SECONDS) if seconds == seconds else None  # NaN is no time

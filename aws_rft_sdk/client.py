@@ -143,7 +143,7 @@ class RolloutFeedbackClient:
             TransportError: No answer. The trajectory may be sealed; calling again is safe.
             CredentialsError: There are no AWS credentials.
             DecisionConflictError: Another decision stands. Nothing was sent.
-            OutboxError: The outbox cannot be written. Nothing was sent.
+            OutboxError: The outbox cannot be written. Nothing more was sent; calling again is safe.
         """
         if status not in wire.COMPLETION_STATUSES:
             raise ConfigurationError(f"status is {status!r}; it must be one of {', '.join(wire.COMPLETION_STATUSES)}")
@@ -167,7 +167,7 @@ class RolloutFeedbackClient:
             TransportError: No answer. The reward may be stored; calling again is safe.
             CredentialsError: There are no AWS credentials.
             DecisionConflictError: Another decision stands. Nothing was sent.
-            OutboxError: The outbox cannot be written. Nothing was sent.
+            OutboxError: The outbox cannot be written. Nothing more was sent; calling again is safe.
         """
         self._report(None, parse_rewards(reward))
 

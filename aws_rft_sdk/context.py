@@ -336,9 +336,11 @@ def active(context: RFTContext) -> Iterator[None]:
         yield
     finally:
         with _active_lock:
-            _active[key].remove(context)
-            if not _active[key]:
-                del _active[key]
+            others = _active.get(key, [])  # not there in a process that was forked meanwhile
+            if context in others:
+                others.remove(context)
+            if not others:
+                _active.pop(key, None)
 
 
 def share_holder(metadata: RolloutMetadata, own: Holder) -> Holder:

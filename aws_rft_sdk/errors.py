@@ -192,7 +192,7 @@ class OutboxError(RFTError):
 
 
 class DecisionConflictError(RFTError):
-    """Another decision about the trajectory stands in the outbox. Nothing was sent, the first decision stands."""
+    """Another decision about the trajectory stands. Nothing was sent."""
 
 
 class RewardError(RFTError, ValueError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import struct
 import threading
 from collections import defaultdict, deque
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -74,7 +76,8 @@ class Trouble:
 class TokenlessService:
     """The service. Calls of a kind ("seal" or "reward") meet the troubles of its script first, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: Path | None = None) -> None:
+        """Make the service; with a certificate and its key, both in one PEM file, it speaks TLS."""
         self.trajectories: dict[str, Trajectory] = defaultdict(Trajectory)
         self.calls: list[tuple[str, str]] = []
         """Trajectory and kind of every call that arrived, in order."""
@@ -83,7 +86,11 @@ class TokenlessService:
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.service = self
-        self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.endpoint = f"http{'s' if certificate else ''}://127.0.0.1:{self._server.server_address[1]}"
+        if certificate:
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(certificate)
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
 
     @contextmanager
     def serving(self) -> Iterator[TokenlessService]:

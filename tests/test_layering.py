@@ -113,8 +113,8 @@ def test_package_when_imported_then_nothing_heavy_is() -> None:
     [
         ("RolloutRequest", HEAVY),
         ("RFTContext", HEAVY),
-        ("RolloutFeedbackClient", ("strands", "openai", "boto3", "starlette")),
-        ("rft_handler", ("strands", "openai", "boto3", "starlette")),
+        ("RolloutFeedbackClient", ("strands", "openai", "boto3", "botocore", "requests", "urllib3", "starlette")),
+        ("rft_handler", ("strands", "openai", "boto3", "botocore", "requests", "urllib3", "starlette")),
         ("wrap_model", ("starlette", "uvicorn", "litellm")),
     ],
 )

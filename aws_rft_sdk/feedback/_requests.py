@@ -6,6 +6,7 @@ such a call for ever. So the connections here read every piece under one deadlin
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextvars
 import functools
 import http.client
@@ -15,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import Any, NamedTuple
 
 import requests
@@ -209,7 +209,7 @@ class _Adapter(requests.adapters.HTTPAdapter):
 
 def _in_thread(send: Callable[[], requests.Response], seconds: float) -> requests.Response:
     """Send with a session of the caller, whose connections know no deadline. The thread ends when the server does."""
-    future: Future[requests.Response] = Future()
+    future: concurrent.futures.Future[requests.Response] = concurrent.futures.Future()
     context = contextvars.copy_context()
 
     def work() -> None:
@@ -219,7 +219,10 @@ def _in_thread(send: Callable[[], requests.Response], seconds: float) -> request
             future.set_exception(error)
 
     threading.Thread(target=work, name="rft-exchange", daemon=True).start()
-    return future.result(timeout=seconds)
+    try:
+        return future.result(timeout=seconds)
+    except concurrent.futures.TimeoutError as error:  # before Python 3.11 this is not the built-in class
+        raise TimeoutError(f"no answer within {seconds:g} s") from error
 
 
 # --- the session of the process --------------------------------------------------------------------------------------

@@ -108,8 +108,8 @@ def deliver(holder: Holder, sender: Sender, metadata: RolloutMetadata, decide: S
     Raises:
         RFTError: A call was not delivered, or `decide` raised. What was decided stands, and calling again is safe.
     """
-    deadline = sender.deadline()
     known, begun = holder.update(decide or _unchanged, Decision.begin, durable=decide is not None)
+    deadline = sender.deadline()
     while known.outstanding is not None:
         known, begun = _make(holder, sender, metadata, known, begun, deadline)
 
@@ -148,7 +148,9 @@ def _make(
                     break
                 except ServiceError as error:
                     was = known.state_of(call)
-                    if isinstance(error, TrajectoryConflictError) and was is CallState.MAYBE_SENT:
+                    if isinstance(error, TrajectoryConflictError) and (
+                        was is CallState.MAYBE_SENT or _begun_since(holder, begun)
+                    ):
                         outcome = "repeated"
                         _log_repeated(call, metadata)
                         break
@@ -172,6 +174,12 @@ def _make(
             telemetry.end_feedback(span, operation, outcome, attempts=attempts, seconds=time.perf_counter() - began)
     known, begun = holder.update(_ended(call, CallState.CONFIRMED, begun), Decision.begin)
     return known, begun
+
+
+def _begun_since(holder: Holder, begun: Decision) -> bool:
+    """Whether another thread or process has begun a call since, so that its call may have been the first to arrive."""
+    (now,) = holder.update(_unchanged)
+    return now.sends != begun.sends
 
 
 def _ended(call: Call, state: CallState, begun: Decision) -> Step:

@@ -9,6 +9,7 @@ Several threads and processes may share a file.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -24,10 +25,12 @@ from aws_rft_sdk._decision import CallState, Decision, Outcome
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
 from aws_rft_sdk.feedback.ledger import Entry, Ledger
-from aws_rft_sdk.feedback.schema import INSERT, SCHEMA, SCHEMA_VERSION, SELECT, UPDATE, migrate
+from aws_rft_sdk.feedback.schema import INSERT, SCHEMA, SCHEMA_VERSION, SELECT, SELECT_PROGRESS, UPDATE, migrate
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, Auth, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import Api
+
+logger = logging.getLogger(__name__)
 
 BUSY_TIMEOUT_SECONDS = 30.0
 RETENTION_SECONDS = 7 * 86_400.0
@@ -74,7 +77,7 @@ class Outbox:
             OutboxError: The file cannot be written. The rollout must not begin.
         """
         with self._transaction() as connection:
-            return self._insert(connection, metadata, endpoint, auth)
+            return self._select(connection, metadata) or self._enter(connection, metadata, endpoint, auth)
 
     def update(
         self,
@@ -106,15 +109,20 @@ class Outbox:
             Exception: What a step raises; nothing has changed.
         """
         with self._transaction(durable=durable) as connection:
-            entry = self._insert(connection, metadata, endpoint, auth)
-            decisions = [entry.decision]
+            row = connection.execute(SELECT_PROGRESS, _key(metadata)).fetchone()
+            if row is None:
+                self._enter(connection, metadata, endpoint, auth)
+                decisions, attempts, last_error = [Decision()], 0, None
+            else:
+                *fields, attempts, last_error = row
+                decisions = [_decision(*fields)]
             for step in steps:
                 decisions.append(step(decisions[-1]))
-            attempts, seconds = entry.attempts, LEASE_SECONDS
+            seconds = LEASE_SECONDS
             if error is not None:
                 attempts += 1
                 seconds = min(RETRY_CAP_SECONDS, RETRY_BASE_SECONDS * 2.0 ** min(attempts - 1, 32))
-            self._write(connection, metadata, decisions[-1], attempts, error or entry.last_error, seconds)
+            self._write(connection, metadata, decisions[-1], attempts, error or last_error, seconds)
         return decisions[1:]
 
     def claim(self, due_before: float | None = None) -> Entry | None:
@@ -129,18 +137,22 @@ class Outbox:
         """
         with self._transaction() as connection:
             now = self._clock()
-            row = connection.execute(
-                f"{SELECT} WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1",
-                (now if due_before is None else due_before,),
-            ).fetchone()
-            if row is None:
-                return None
-            entry = _entry(row)
-            connection.execute(
-                "UPDATE feedback SET next_attempt_at = ? WHERE job_arn = ? AND trajectory_id = ?",
-                (now + LEASE_SECONDS, *_key(entry.metadata)),
-            )
-            return entry
+            before = now if due_before is None else due_before
+            query = f"{SELECT} WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1"
+            while (row := connection.execute(query, (before,)).fetchone()) is not None:
+                try:
+                    entry, error, seconds = _entry(row), None, LEASE_SECONDS
+                except ValueError as problem:  # damaged, or of another version: it must not stop the others
+                    entry, error, seconds = None, f"cannot be read: {problem}", RETRY_CAP_SECONDS
+                    logger.error("outbox=<%s>, trajectory_id=<%s> | %s", self.path, row[1], error)
+                connection.execute(
+                    "UPDATE feedback SET next_attempt_at = ?, last_error = coalesce(?, last_error)"
+                    " WHERE job_arn = ? AND trajectory_id = ?",
+                    (now + seconds, error, *row[:2]),
+                )
+                if entry is not None:
+                    return entry
+        return None
 
     def now(self) -> float:
         """Return the seconds since the epoch on the clock of this outbox."""
@@ -208,14 +220,12 @@ class Outbox:
                 self._connection.close()
             self._connection = None
 
-    def _insert(
+    def _enter(
         self, connection: sqlite3.Connection, metadata: RolloutMetadata, endpoint: Endpoint, auth: Auth
     ) -> Entry:
-        entry = self._select(connection, metadata)
-        if entry is None:
-            now = self._clock()
-            entry = Entry(metadata, endpoint, auth, received_at=now)
-            connection.execute(INSERT, _row(entry, changed_at=now))
+        now = self._clock()
+        entry = Entry(metadata, endpoint, auth, received_at=now)
+        connection.execute(INSERT, _row(entry, changed_at=now))
         return entry
 
     @staticmethod

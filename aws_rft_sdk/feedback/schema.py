@@ -36,6 +36,10 @@ SCHEMA = (
     "CREATE INDEX pending ON feedback (next_attempt_at) WHERE next_attempt_at IS NOT NULL",
 )
 SELECT = f"SELECT {_COLUMNS} FROM feedback"  # noqa: S608 - constants
+SELECT_PROGRESS = (
+    "SELECT completion, rewards, seal, reward, sends, attempts, last_error FROM feedback"
+    " WHERE job_arn = ? AND trajectory_id = ?"
+)
 INSERT = f"INSERT INTO feedback ({_COLUMNS}) VALUES ({', '.join('?' * 17)})"  # noqa: S608 - constants
 UPDATE = (
     "UPDATE feedback SET completion = ?, rewards = ?, seal = ?, reward = ?, sends = ?, attempts = ?, last_error = ?,"

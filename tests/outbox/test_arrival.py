@@ -112,11 +112,15 @@ def test_handler_when_it_forks_then_the_child_reports_nothing(service, outbox, o
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         return 1.0
 
+    result = None
     try:
-        handler(service.payload())
+        result = handler(service.payload())
+    except LookupError:
+        result = "raised"
     finally:
         if os.getpid() != parent:  # the child comes here, past the handler
-            os._exit(0 if "not reported" in caplog.text else 1)
+            expected = {"returns": 0.0, "raises": "raised"}[outcome]
+            os._exit(0 if result == expected and "not reported" in caplog.text else 1)
 
     assert service.kinds() == [SEAL, REWARD]
     assert service.trajectories["t-1"].rewards == [1.0]

@@ -158,6 +158,20 @@ def test_update_reward_when_refused_before_someone_else_seals_then_it_may_be_giv
     assert client.holder.seen.outcome is Outcome.REWARDED
 
 
+@each_generation
+@pytest.mark.parametrize("kind", [SEAL, REWARD])
+def test_report_when_another_deliverer_is_faster_then_its_conflict_is_no_error(service, open_outbox, api, kind):
+    outbox = open_outbox()
+    other = client_of(service, outbox, api)
+    # The call of the first deliverer arrives after all calls of the second one, which began later.
+    service.script(kind, Trouble(status=409, then=other.deliver_outstanding))
+    client = client_of(service, outbox, api)
+    client.report_complete(1.0)
+
+    assert has_reward(service)
+    assert outbox.ledger() == (1, 1, 0, 0, 0)
+
+
 # --- killed here -----------------------------------------------------------------------------------------------------
 
 WRITES = ("receive", "decide", "sealed", "rewarded")

@@ -144,6 +144,18 @@ def test_deliver_when_several_threads_deliver_then_each_trajectory_is_delivered_
     assert {entry.outcome for entry in outbox.entries()} == {Outcome.REWARDED}
 
 
+@pytest.mark.parametrize("damage", ["api = 'zz'", "rewards = '[1'", "job_arn = 'none'", "seal = 'who knows'"])
+def test_deliver_when_an_entry_cannot_be_read_then_the_others_are_delivered(service, outbox, caplog, damage):
+    leave(outbox, service.payload("bad"))
+    leave(outbox, service.payload("good"))
+    outbox._connection.execute(f"UPDATE feedback SET {damage} WHERE trajectory_id = 'bad'")
+
+    assert deliver_pending(outbox) == Delivered(delivered=1, postponed=0)
+    assert service.trajectories["good"].rewards == [1.0]
+    assert "cannot be read" in caplog.text
+    assert outbox.count_pending() == 1
+
+
 def test_deliver_when_it_is_stopped_then_the_rest_stays(service, outbox):
     for number in range(5):
         leave(outbox, service.payload(f"t-{number}"))

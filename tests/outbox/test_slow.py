@@ -1,6 +1,8 @@
 """A service that answers a byte at a time, or never: a call ends at its own time, whoever sends it."""
 
 import asyncio
+import datetime
+import ipaddress
 import threading
 
 import botocore.session
@@ -12,6 +14,7 @@ from services import REWARD, SEAL, TokenlessService, Trouble
 from aws_rft_sdk import AsyncRolloutFeedbackClient, RolloutFeedbackClient, rft_handler
 from aws_rft_sdk._decision import CallState
 from aws_rft_sdk.errors import RolloutTimeoutError, ServiceTimeoutError
+from aws_rft_sdk.feedback import _requests
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import stop_in_background
 from aws_rft_sdk.lifecycle.calling import run_handler
@@ -77,6 +80,39 @@ def test_call_when_it_goes_through_a_proxy_then_it_is_bounded_too(service, slown
     with pytest.raises(ServiceTimeoutError):
         client.complete_trajectory()
     assert service.kinds() == [SEAL]
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """Return a PEM file with a certificate of 127.0.0.1 and its key."""
+    x509 = pytest.importorskip("cryptography.x509")
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    alternative = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now).not_valid_after(now + datetime.timedelta(days=1))
+    signed = builder.add_extension(alternative, False).sign(key, hashes.SHA256())
+    path = tmp_path / "certificate.pem"
+    encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    path.write_bytes(signed.public_bytes(encoding) + key.private_bytes(encoding, form, serialization.NoEncryption()))
+    return path
+
+
+@each_slowness
+def test_call_when_it_is_encrypted_then_it_is_bounded_too(slowness, certificate, monkeypatch):
+    monkeypatch.setattr(_requests.shared_session(), "verify", str(certificate))
+    with TokenlessService(certificate).serving() as service:
+        service.script(SEAL, slowness)
+        client = RolloutFeedbackClient(service.payload(), backoff=ONCE, timeout_seconds=0.5)
+        with pytest.raises(ServiceTimeoutError):
+            client.complete_trajectory()
+        client.report_complete(1.0)
+        assert service.kinds() == [SEAL, SEAL, REWARD]
+        assert service.trajectories["t-1"].rewards == [1.0]
 
 
 @each_slowness

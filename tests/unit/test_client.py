@@ -84,6 +84,28 @@ def test_report_error_when_called_then_the_floor_or_failed_is_reported_and_the_t
     assert "hunter2" not in caplog.text
 
 
+def test_report_error_when_it_is_a_text_then_it_is_logged_without_what_looks_like_a_secret(
+    wire: responses.RequestsMock, caplog: pytest.LogCaptureFixture
+) -> None:
+    for path in PATHS["ga"]:
+        script(wire, path, 200)
+    token = "sagemaker-api-key-" + "A" * 40
+    make().report_error(f"the tool failed\n{token} " + "x y " * 500, reward=0.0)
+    (record,) = caplog.records
+    assert "the tool failed" in record.getMessage()
+    assert token not in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert len(record.getMessage()) < 400
+
+
+@pytest.mark.parametrize("call", ["report_complete", "update_reward"])
+def test_report_when_the_reward_is_named_then_it_is_taken(wire: responses.RequestsMock, call: str) -> None:
+    for path in PATHS["ga"]:
+        script(wire, path, 200)
+    getattr(make(), call)(reward=0.5)
+    assert bodies(wire)[-1]["Rewards"] == [0.5]
+
+
 @pytest.mark.parametrize("reward", [True, "0.5", float("nan"), float("inf"), None, [], [1.0, None], {}])
 def test_report_when_the_reward_is_none_then_reward_error_and_nothing_is_sent(
     wire: responses.RequestsMock, reward: Any

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import requests
 import responses
-from fakes import JOB_ARN, ga_payload
+from fakes import JOB_ARN, Service, ga_payload
 
 from aws_rft_sdk import errors
+from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest
@@ -127,3 +128,31 @@ def test_client_when_the_payload_names_a_strange_endpoint_then_no_credential_is_
         source=ga_payload(endpoint="https://mine.example"), endpoint=None, trusted_endpoints=["mine.example"]
     )
     assert trusted.endpoint.url == "https://mine.example"
+
+
+# --- loopback --------------------------------------------------------------------------------------------------------
+
+
+def test_auth_when_only_the_payload_names_a_loopback_port_then_no_token_goes_there(
+    service: Service, aws_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scheme(**options: Any) -> str:
+        RolloutFeedbackClient(service.payload(), auth="bearer", **options).update_reward(1.0)
+        return service.requests[-1].headers["authorization"].split()[0]
+
+    assert scheme() == "AWS4-HMAC-SHA256"
+    assert scheme(trusted_endpoints=[service.endpoint]) == "Bearer"
+    assert scheme(endpoint=service.endpoint) == "Bearer"
+    monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", service.endpoint)
+    assert scheme() == "Bearer"
+
+
+def test_auth_when_the_environment_names_it_then_it_counts_unless_an_argument_does(
+    wire: responses.RequestsMock, aws_keys: Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script(wire, "/update-reward", 200)
+    monkeypatch.setenv("RFT_AUTH", "bearer")
+    make().update_reward(1.0)
+    make(auth="sigv4").update_reward(1.0)
+    schemes = [str(call.request.headers["Authorization"]).split()[0] for call in wire.calls]
+    assert schemes == ["Bearer", "AWS4-HMAC-SHA256"]

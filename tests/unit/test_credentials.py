@@ -10,11 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import botocore.auth
+import botocore.awsrequest
 import botocore.exceptions
 import pytest
 import requests
 from botocore.credentials import ReadOnlyCredentials
-from fakes import ONCE, FakeClock, ga_payload
+from fakes import ONCE, FakeClock, Service, ga_payload
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -268,3 +270,34 @@ def test_secrets_when_planted_then_no_repr_error_or_log_holds_them(
         assert secret not in text
         assert token not in text
         assert bearer not in text
+
+
+@pytest.mark.parametrize("keys", [KEYS, KEYS._replace(token=None)], ids=["session", "long-term"])
+@pytest.mark.parametrize(
+    "url", [URL, "https://h.example/a%20b/c?z=1&a=2&a-b=3&flag", "http://[::1]:8080/", "https://h.example:443/x"]
+)
+def test_sign_when_botocore_signs_the_same_then_the_signature_is_the_same(keys: Keys, url: str) -> None:
+    headers = {"Content-Type": "application/json", "X-Rft-Job-Arn": "  a   b ", "User-Agent": "u"}
+    ours = sign("POST", url, headers, BODY, keys=keys, region="us-west-2")
+    request = botocore.awsrequest.AWSRequest("POST", url, headers, BODY)
+    signer = botocore.auth.SigV4Auth(ReadOnlyCredentials(*keys), "sagemaker", "us-west-2")
+    request.context["timestamp"] = ours["X-Amz-Date"]
+    signer._modify_request_before_signing(request)
+    canonical = signer.canonical_request(request)
+    signature = signer.signature(signer.string_to_sign(request, canonical), request)
+    assert authorization(ours)["Signature"] == signature
+
+
+def test_logs_when_everything_is_logged_then_no_session_token_is_in_them(
+    caplog: pytest.LogCaptureFixture, service: Service
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    source = Source()
+    for auth in ("sigv4", "bearer"):
+        RolloutFeedbackClient(ga_payload(), endpoint=service.endpoint, session=source, auth=auth).report_complete(1.0)
+    assert len(service.requests) == 4
+    assert "x-amz-security-token" in service.requests[0].headers
+    assert KEYS.token
+    assert KEYS.token not in caplog.text
+    assert KEYS.secret_key not in caplog.text
+    assert "Signature" not in caplog.text

@@ -9,9 +9,9 @@ import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fakes import ga_payload
+from fakes import ga_payload, leave_pending
 
-from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk import LocalRuntime, RolloutFeedbackClient, rft_handler
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
@@ -534,9 +534,8 @@ def test_start_when_the_outbox_holds_feedback_of_an_earlier_process_then_it_is_d
     monkeypatch.setenv("RFT_OUTBOX", str(path))
     with LocalRuntime() as runtime:
         payload = runtime.new_rollout("p")
-        request = redrive.RolloutFeedbackClient(payload)
-        request.outbox.decide(request.metadata, request.endpoint, "sigv4", "ready", (0.25,))
-        request.outbox.postpone(request.metadata, "killed", maybe_sent=False)
+        request = RolloutFeedbackClient(payload)
+        leave_pending(request.outbox, request, (0.25,), failures=1)
         with RolloutPool(decorated(lambda payload: 1.0)):
             assert until(lambda: rewards(runtime) == [(0.25,)])
         redrive.stop_in_background(request.outbox)
