@@ -36,7 +36,9 @@ class FeedbackClient(Protocol):
 
 
 _METHODS = ("report_complete", "update_reward", "report_error")
-ClientFactory = Callable[[RolloutRequest], FeedbackClient | Awaitable[FeedbackClient]]
+# Type checkers do not match its wrapped methods with a protocol, so the asynchronous client is named.
+Client = FeedbackClient | AsyncRolloutFeedbackClient
+ClientFactory = Callable[[RolloutRequest], Client | Awaitable[Client]]
 OnError = Literal["floor", "failed"] | Callable[[BaseException], Rewards | None]
 
 

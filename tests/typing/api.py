@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 from strands.models.openai import OpenAIModel
 from typing_extensions import assert_type
 
-from aws_rft_sdk import RFTContext, RolloutFeedbackClient, RolloutRequest, RolloutResult, rft_handler, wrap_model
+from aws_rft_sdk import (
+    AsyncRolloutFeedbackClient,
+    RFTContext,
+    RolloutFeedbackClient,
+    RolloutRequest,
+    RolloutResult,
+    rft_handler,
+    wrap_model,
+)
 
 
 @rft_handler
@@ -24,6 +32,25 @@ async def coroutine(payload: dict[str, Any]) -> float:
 @rft_handler(on_error=lambda error: 0.0, client=RolloutFeedbackClient)
 def generator(payload: dict[str, Any]) -> Iterator[str]:
     yield "x"
+
+
+async def make_client(request: RolloutRequest) -> AsyncRolloutFeedbackClient:
+    return AsyncRolloutFeedbackClient(request)
+
+
+class OwnClient:
+    def __init__(self, request: RolloutRequest) -> None: ...
+    async def report_complete(self, rewards: float | Sequence[float]) -> None: ...
+    def update_reward(self, rewards: float | Sequence[float]) -> None: ...
+    def report_error(self, error: BaseException | str, reward: float | Sequence[float] | None = None) -> None: ...
+
+
+rft_handler(client=AsyncRolloutFeedbackClient, outbox="outbox.db", auth="bearer")
+rft_handler(client=make_client)
+rft_handler(client=OwnClient)
+rft_handler(client=lambda request: RolloutFeedbackClient(request, timeout_seconds=5))
+rft_handler(client=RolloutFeedbackClient({}))  # type: ignore[call-overload]
+rft_handler(auth="basic")  # type: ignore[call-overload]
 
 
 @rft_handler()
@@ -85,7 +112,7 @@ def contexts(payload: dict[str, Any], request: RolloutRequest) -> None:
 
 
 def feedback(request: RolloutRequest) -> None:
-    client = RolloutFeedbackClient(request, api="ga", auth="bearer", timeout=10, max_attempts=2)
+    client = RolloutFeedbackClient(request, api="ga", auth="bearer", timeout_seconds=10, max_seconds=20)
     client.complete_trajectory("failed")
     client.complete_rollout()
     client.update_reward(1)
