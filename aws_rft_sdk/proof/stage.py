@@ -28,9 +28,9 @@ UNSIGNED = "unsigned"
 _RETRY_COUNT_HEADER = b"x-stainless-retry-count"
 """Sent by OpenAI clients: how many times this very call was sent before."""
 
-THROTTLED = Fault("status", status=429, retry_after=0)
+THROTTLED = Fault("status", status=429, retry_after_seconds=0)
 """Turned away before it reached the policy: may be sent again."""
-UNAVAILABLE = Fault("status", status=503, retry_after=0)
+UNAVAILABLE = Fault("status", status=503, retry_after_seconds=0)
 """The same."""
 ANSWER_LOST = Fault("status", status=500, after=True)
 """Sampled and recorded, and the answer never arrives: must not be sent again."""

@@ -102,7 +102,7 @@ def outcome_of(ended: Ended) -> Outcome:
         rewards=rewards,
         turns=turns.tracked if turns is not None else 0,
         unsure_turns=turns.unsure if turns is not None else 0,
-        foreign_calls=getattr(context, "foreign_calls", 0),
+        foreign_calls=0 if context is None else context.foreign_calls,
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),
         error=_explanation(context, status, error),
