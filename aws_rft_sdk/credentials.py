@@ -7,15 +7,15 @@ every signature and never kept for a client's life.
 from __future__ import annotations
 
 import base64
-import hashlib
-import hmac
+import functools
 import importlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime, timezone
+from contextvars import ContextVar
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-from urllib.parse import quote, urlsplit
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import CredentialsError
@@ -165,8 +165,9 @@ def _botocore_session() -> Any:
 
 
 def warm_up() -> None:
-    """Load what the first credentials need. Reads none."""
+    """Load what the first credentials and the first signature need. Reads none."""
     _botocore_session()
+    _auth()
 
 
 _shared: dict[bool, Credentials] = {}
@@ -186,11 +187,32 @@ def shared_credentials(*, network: bool = True) -> Credentials:
 
 
 # --- signatures ------------------------------------------------------------------------------------------------------
-# The steps of AWS Signature Version 4, pure and without a log: botocore's own write the session token to its log.
 
-_ALGORITHM = "AWS4-HMAC-SHA256"
-_SIGNATURE_HEADERS = ("authorization", "x-amz-date", "x-amz-security-token")
-_CHANGED_ON_THE_WAY = ("expect", "transfer-encoding", "user-agent", "x-amzn-trace-id")
+_is_signing: ContextVar[bool] = ContextVar("aws_rft_sdk_is_signing", default=False)
+
+
+def _hides_ours(record: logging.LogRecord) -> bool:
+    return not _is_signing.get()
+
+
+@functools.cache
+def _auth() -> Any:
+    """Return botocore's signers. At DEBUG they log the session token, so what we sign is kept from their log."""
+    logging.getLogger("botocore.auth").addFilter(_hides_ours)
+    return importlib.import_module("botocore.auth")
+
+
+def _sign(make_signer: str, request: Any, keys: Keys, region: str, **options: Any) -> None:
+    credentials = importlib.import_module("botocore.credentials").Credentials(*keys)
+    token = _is_signing.set(True)
+    try:
+        getattr(_auth(), make_signer)(credentials, SIGNING_NAME, region, **options).add_auth(request)
+    finally:
+        _is_signing.reset(token)
+
+
+def _request(**fields: Any) -> Any:
+    return importlib.import_module("botocore.awsrequest").AWSRequest(**fields)
 
 
 def sign(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keys: Keys, region: str) -> dict[str, str]:
@@ -199,73 +221,22 @@ def sign(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keys
     Returns:
         `headers` and those that carry the signature, as a new dict. Nothing that was passed in is changed.
     """
-    stamp = _now()
-    signed = {name: value for name, value in headers.items() if name.lower() not in _SIGNATURE_HEADERS}
-    signed["X-Amz-Date"] = stamp
-    if keys.token:
-        signed["X-Amz-Security-Token"] = keys.token
-    parts = urlsplit(url)
-    values = {name.lower(): " ".join(value.split()) for name, value in signed.items()}
-    values.setdefault("host", _host(url))
-    names = sorted(name for name in values if name not in _CHANGED_ON_THE_WAY)
-    pairs = sorted(pair.partition("=")[::2] for pair in parts.query.split("&") if pair)
-    query = "&".join(f"{name}={value}" for name, value in pairs)
-    canonical = [
-        method.upper(),
-        quote(parts.path or "/", safe="/~"),
-        query,
-        *(f"{name}:{values[name]}" for name in names),
-    ]
-    canonical += ["", ";".join(names), hashlib.sha256(body).hexdigest()]
-    signature = _signature(canonical, stamp, keys, region)
-    signed["Authorization"] = (
-        f"{_ALGORITHM} Credential={keys.access_key}/{_scope(stamp, region)}, SignedHeaders={';'.join(names)}, "
-        f"Signature={signature}"
-    )
-    return signed
+    request = _request(method=method, url=url, headers=dict(headers), data=body)
+    _sign("SigV4Auth", request, keys, region)
+    return dict(request.headers.items())
 
 
 def mint_token(keys: Keys, region: str, lifetime_seconds: int = TOKEN_LIFETIME_SECONDS) -> str:
     """Make a bearer token. Nothing is sent; the token holds the session token, so treat it as a credential."""
-    stamp = _now()
-    fields = {
-        "Action": "CallWithBearerToken",
-        "X-Amz-Algorithm": _ALGORITHM,
-        "X-Amz-Credential": f"{keys.access_key}/{_scope(stamp, region)}",
-        "X-Amz-Date": stamp,
-        "X-Amz-Expires": str(lifetime_seconds),
-        "X-Amz-SignedHeaders": "host",
-        **({"X-Amz-Security-Token": keys.token} if keys.token else {}),
-    }
-    query = [f"{name}={quote(value, safe='')}" for name, value in fields.items()]
-    canonical = ["POST", "/", "&".join(sorted(query)), f"host:{_TOKEN_HOST}", "", "host", hashlib.sha256().hexdigest()]
-    query += [f"X-Amz-Signature={_signature(canonical, stamp, keys, region)}", "Version=1"]
-    return TOKEN_PREFIX + base64.b64encode(f"{_TOKEN_HOST}/?{'&'.join(query)}".encode()).decode()
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-
-
-def _host(url: str) -> str:
-    """Return the `Host` header that an HTTP client sends for a URL."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    default = {"http": 80, "https": 443}.get(parts.scheme)
-    return host if parts.port in (None, default) else f"{host}:{parts.port}"
-
-
-def _scope(stamp: str, region: str) -> str:
-    return f"{stamp[:8]}/{region}/{SIGNING_NAME}/aws4_request"
-
-
-def _signature(canonical: list[str], stamp: str, keys: Keys, region: str) -> str:
-    digest = hashlib.sha256("\n".join(canonical).encode()).hexdigest()
-    key = f"AWS4{keys.secret_key}".encode()
-    for part in _scope(stamp, region).split("/"):
-        key = hmac.digest(key, part.encode(), "sha256")
-    return hmac.digest(key, "\n".join([_ALGORITHM, stamp, _scope(stamp, region), digest]).encode(), "sha256").hex()
+    request = _request(
+        method="POST",
+        url=f"https://{_TOKEN_HOST}/",
+        params={"Action": "CallWithBearerToken"},
+        headers={"host": _TOKEN_HOST},
+    )
+    _sign("SigV4QueryAuth", request, keys, region, expires=lifetime_seconds)
+    presigned = f"{request.url.removeprefix('https://')}&Version=1"
+    return TOKEN_PREFIX + base64.b64encode(presigned.encode()).decode()
 
 
 class SigV4:
