@@ -56,7 +56,7 @@ def parameters(value: Any) -> list[str]:
 
 
 SIGNATURES = {
-    "rft_handler": ["fn", "*on_error", "*floor_reward", "*reward", "*client", "*require_turns", "*outbox"],
+    "rft_handler": ["fn", "*on_error", "*floor_reward", "*reward", "*client", "*require_turns", "*outbox", "*auth"],
     "wrap_model": ["model", "*sampling"],
     "RolloutRequest.parse": ["payload"],
     "RolloutRequest.to_payload": ["spelling"],
@@ -73,8 +73,8 @@ SIGNATURES = {
         "*region",
         "*api",
         "*session",
-        "*timeout",
-        "*max_attempts",
+        "*timeout_seconds",
+        "*max_seconds",
         "*auth",
         "*trusted_endpoints",
         "*outbox",
@@ -82,8 +82,8 @@ SIGNATURES = {
     ],
     "RolloutFeedbackClient.complete_trajectory": ["status"],
     "RolloutFeedbackClient.complete_rollout": ["status"],
-    "RolloutFeedbackClient.update_reward": ["reward_or_list"],
-    "RolloutFeedbackClient.report_complete": ["reward_or_list"],
+    "RolloutFeedbackClient.update_reward": ["reward"],
+    "RolloutFeedbackClient.report_complete": ["reward"],
     "RolloutFeedbackClient.report_error": ["error", "reward"],
 }
 
@@ -108,9 +108,17 @@ DEFAULTS = {
         "reward": "result",
         "client": None,
         "require_turns": True,
+        "outbox": None,
+        "auth": None,
     },
-    "wrap_model": {"sampling": "request"},
-    "RolloutFeedbackClient": {"timeout": 30.0, "max_attempts": 5, "auth": "sigv4", "endpoint": None, "session": None},
+    "wrap_model": {"sampling": "job"},
+    "RolloutFeedbackClient": {
+        "timeout_seconds": 30.0,
+        "max_seconds": None,
+        "auth": None,
+        "endpoint": None,
+        "session": None,
+    },
     "RolloutFeedbackClient.complete_trajectory": {"status": "ready"},
     "RolloutFeedbackClient.report_error": {"reward": None},
 }

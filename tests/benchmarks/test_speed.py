@@ -18,7 +18,7 @@ RESULTS = {
     "concurrent": 2,
     "agent": 2,
     "feedback": 3,
-    "imports": 1,
+    "imports": 2,
     "handlers": 5,
     "memory": 2,
     "runtime": 2,

@@ -166,7 +166,7 @@ def test_judge_when_called_within_a_rollout_then_it_is_no_turn_of_it(service: Se
     with RFTContext.bind(service.payload(temperature=0.25)) as context:
         assert judge(ROLLOUT).reward is not None
         assert RFTContext.current() is context
-        assert context.turns == 0
+        assert context.turns.begun == 0
 
     (request,) = service.inference
     assert (request.trajectory_id, request.span_id) == (None, None)

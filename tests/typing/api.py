@@ -83,7 +83,7 @@ async def handlers(payload: dict[str, Any]) -> None:
 def models(model: OpenAIModel) -> None:
     assert_type(wrap_model(model), OpenAIModel)
     assert_type(wrap_model(model, sampling="model"), OpenAIModel)
-    wrap_model(model, sampling="job")  # type: ignore[arg-type]
+    wrap_model(model, sampling="service")  # type: ignore[arg-type]
     wrap_model("model")  # type: ignore[type-var]
 
 

@@ -227,7 +227,7 @@ def test_handler_when_it_calls_another_with_its_payload_then_there_is_one_rollou
 
     outer(service.payload())
     assert len(set(contexts)) == 1
-    assert int(contexts[0].turns) == 2
+    assert contexts[0].turns.begun == 2
     assert service.feedback == DONE
     assert "no inference call" not in caplog.text
 
