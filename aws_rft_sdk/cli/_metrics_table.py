@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.rollout.metrics.hints import hints
-from aws_rft_sdk.rollout.metrics.intervals import Estimate
-from aws_rft_sdk.rollout.metrics.measuring import Metrics, Spread
+from aws_rft_sdk.runs.metrics.hints import hints
+from aws_rft_sdk.runs.metrics.intervals import Estimate
+from aws_rft_sdk.runs.metrics.measuring import Metrics, Spread
 
 
 def print_metrics(console: Console, metrics: Metrics, *, total: int | None = None) -> None:

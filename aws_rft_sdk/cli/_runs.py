@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.manifest import Manifest, read_manifest
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.records import RolloutRecord, read_records
+from aws_rft_sdk.runs.manifest import Manifest, read_manifest
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.records import RolloutRecord, read_records
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from rich.table import Table
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import Run, threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import Comparison, Difference, compare
+from aws_rft_sdk.runs.metrics import Comparison, Difference, compare
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 

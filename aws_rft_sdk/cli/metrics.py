@@ -12,7 +12,7 @@ from rich.console import Console
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import Run, threshold_of
-from aws_rft_sdk.rollout.metrics import draw, hints, measure
+from aws_rft_sdk.runs.metrics import draw, hints, measure
 
 
 @click.command("metrics")

@@ -21,9 +21,9 @@ from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.choosing import ENGINES, EngineChoice
-from aws_rft_sdk.rollout.metrics import measure
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET
 from aws_rft_sdk.rollout.session import RunOptions, Session, open_session
+from aws_rft_sdk.runs.metrics import measure
 from aws_rft_sdk.runtime import Policy
 from aws_rft_sdk.types import InferenceParams
 

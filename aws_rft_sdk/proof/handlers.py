@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.context import RFTContext, collecting
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.proof.diagnosis import diagnose
@@ -22,7 +23,6 @@ from aws_rft_sdk.proof.outcome import Evidence, Outcome
 from aws_rft_sdk.proof.report import Proof
 from aws_rft_sdk.proof.stage import Stage
 from aws_rft_sdk.proof.verdict import Run, Verdict, judge
-from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.types import TrajectoryStatus
 
 DEFAULT_PROMPT = "What is 12 * 7? Use a tool if there is one that helps."

@@ -68,22 +68,6 @@ class AppendedFile:
             raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole or not at all, also when the machine fails."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _mend(path: Path) -> None:
     with path.open("r+b") as file:
         content = file.read()

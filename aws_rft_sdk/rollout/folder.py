@@ -14,9 +14,9 @@ from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rollout._appending import AppendedFile
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
-from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.rollout.records import RECORDS_FILE, RolloutRecord, latest_records, read_records
 from aws_rft_sdk.rollout.schedule import Planned
+from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
+from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, latest_records, read_records
 
 STARTED_FILE = "started.jsonl"
 LOCK_FILE = "run.lock"

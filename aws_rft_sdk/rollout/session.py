@@ -18,11 +18,11 @@ from aws_rft_sdk.rollout.driver import Progress, run_rollouts
 from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
-from aws_rft_sdk.rollout.manifest import Manifest, file_sha256, handler_sources
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_retry_budget
 from aws_rft_sdk.rollout.starting import access_at, access_in
+from aws_rft_sdk.runs.manifest import Manifest, file_sha256, handler_sources
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord
 from aws_rft_sdk.runtime import LocalRuntime, Policy
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata
 

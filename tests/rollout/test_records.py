@@ -6,7 +6,7 @@ import pytest
 from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus, read_records
 from aws_rft_sdk.rollout._appending import AppendedFile
-from aws_rft_sdk.rollout.records import RECORDS_FILE, latest_records
+from aws_rft_sdk.runs.records import RECORDS_FILE, latest_records
 
 RECORD = RolloutRecord(
     id="t1", prompt_index=0, sample_index=1, reward=0.5, turns=2, seconds=1.5, status=RolloutStatus.COMPLETED

@@ -23,8 +23,8 @@ from aws_rft_sdk.rollout import RolloutStatus, read_records
 from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
-from aws_rft_sdk.rollout.manifest import Manifest
 from aws_rft_sdk.rollout.schedule import Planned
+from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runtime import read_trajectories
 from aws_rft_sdk.types import TrajectoryStatus
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from aws_rft_sdk.cli import main
-from aws_rft_sdk.rollout.records import RECORDS_FILE
+from aws_rft_sdk.runs.records import RECORDS_FILE
 
 from .support import FAILED, recompute, record, share_of_subsets, table, write
 

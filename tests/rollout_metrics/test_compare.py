@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import compare, prompts_needed
+from aws_rft_sdk.runs.metrics import compare, prompts_needed
 
 from .support import record, table, tables
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aws_rft_sdk.rollout.metrics import hints, measure
+from aws_rft_sdk.runs.metrics import hints, measure
 
 from .support import FAILED, record, table
 

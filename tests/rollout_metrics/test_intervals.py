@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws_rft_sdk.rollout.metrics.intervals import (
+from aws_rft_sdk.runs.metrics.intervals import (
     Estimate,
     Figure,
     constant_interval,

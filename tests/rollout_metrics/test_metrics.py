@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout import read_records
-from aws_rft_sdk.rollout.metrics import measure
+from aws_rft_sdk.runs import read_records
+from aws_rft_sdk.runs.metrics import measure
 
 from .support import COMPLETED, FAILED, UNREPORTED, recompute, record, table, tables, write
 

@@ -4,7 +4,7 @@ from xml.etree import ElementTree
 import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import draw, measure
+from aws_rft_sdk.runs.metrics import draw, measure
 
 from .support import table
 

@@ -12,7 +12,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 from aws_rft_sdk.types import RolloutResult
 
 DEADLINE_SECONDS = 540.0
@@ -74,16 +74,6 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End what was started. Rollouts that still run are lost."""
-
-
-def describe_error(error: BaseException) -> str:
-    """Return type and message of an error, as records hold them."""
-    try:
-        message = str(error)
-    except Exception as unprintable:  # an error of the user's own making
-        message = f"no message, since that raised {type(unprintable).__name__}"
-    # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
-    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
 
 
 def outcome_of(ended: Ended) -> Outcome:

@@ -137,3 +137,13 @@ def read_records(folder: str | Path, *, superseded: bool = False) -> Iterator[Ro
         raise DatasetError(f"{folder} holds no rollouts: there is no {RECORDS_FILE} in it") from error
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and message of an error, as records hold them."""
+    try:
+        message = str(error)
+    except Exception as unprintable:  # an error of the user's own making
+        message = f"no message, since that raised {type(unprintable).__name__}"
+    # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
+    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()

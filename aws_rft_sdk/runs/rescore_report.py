@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
-from aws_rft_sdk.rollout.rescoring.rescore import RescoredRollout, RescoreStatus
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
+from aws_rft_sdk.runs.rescoring import RescoredRollout, RescoreStatus
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics.groups import reward_of
-from aws_rft_sdk.rollout.metrics.intervals import Estimate
-from aws_rft_sdk.rollout.metrics.measuring import Metrics
-from aws_rft_sdk.rollout.records import RolloutRecord, latest_records
+from aws_rft_sdk.runs.metrics.groups import reward_of
+from aws_rft_sdk.runs.metrics.intervals import Estimate
+from aws_rft_sdk.runs.metrics.measuring import Metrics
+from aws_rft_sdk.runs.records import RolloutRecord, latest_records
 
 SUFFIXES = (".png", ".svg")
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f5fa8", "#d9822b", "#3a8f5c", "#6b7280"

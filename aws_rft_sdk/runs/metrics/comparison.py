@@ -10,8 +10,8 @@ from statistics import NormalDist, fmean, variance
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
-from aws_rft_sdk.rollout.metrics.intervals import (
+from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
+from aws_rft_sdk.runs.metrics.intervals import (
     CONFIDENCE,
     SEED,
     constant_interval,
@@ -20,9 +20,9 @@ from aws_rft_sdk.rollout.metrics.intervals import (
     percentile_interval,
     replicates,
 )
-from aws_rft_sdk.rollout.metrics.measuring import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.metrics.passk import ks_up_to
-from aws_rft_sdk.rollout.records import RolloutRecord, latest_records
+from aws_rft_sdk.runs.metrics.measuring import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.metrics.passk import ks_up_to
+from aws_rft_sdk.runs.records import RolloutRecord, latest_records
 
 POWER = 0.8
 """Probability of seeing a difference that is there, in the count of prompts needed (Cohen's convention)."""

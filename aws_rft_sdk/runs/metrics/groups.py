@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics.passk import pass_at_k, pass_power_k
-from aws_rft_sdk.rollout.records import RolloutRecord
+from aws_rft_sdk.runs.metrics.passk import pass_at_k, pass_power_k
+from aws_rft_sdk.runs.records import RolloutRecord
 
 EQUAL_WITHIN = 1e-9
 """Rewards of a group that differ by less are equal: a trainer adds more than this before it divides by their spread."""

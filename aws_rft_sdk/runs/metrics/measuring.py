@@ -14,8 +14,8 @@ from itertools import chain
 from statistics import fmean, pstdev, pvariance
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics.groups import Group, group_rollouts, reward_of
-from aws_rft_sdk.rollout.metrics.intervals import (
+from aws_rft_sdk.runs.metrics.groups import Group, group_rollouts, reward_of
+from aws_rft_sdk.runs.metrics.intervals import (
     CONFIDENCE,
     SEED,
     Estimate,
@@ -24,8 +24,8 @@ from aws_rft_sdk.rollout.metrics.intervals import (
     mean_over_prompts,
     quantile,
 )
-from aws_rft_sdk.rollout.metrics.passk import ks_up_to
-from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus, latest_records
+from aws_rft_sdk.runs.metrics.passk import ks_up_to
+from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus, latest_records
 
 SUCCESS_THRESHOLD = 1.0
 """The service's default for `success_threshold`."""
