@@ -6,6 +6,7 @@ from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport, Replay
 from aws_rft_sdk.runs.replaying import replay, replay_rollouts
 from aws_rft_sdk.runs.rescore_report import RescoreReport, rescore_report
 from aws_rft_sdk.runs.rescoring import RescoredRollout, RescoreStatus, rescore
+from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.runs.truth import cell_truth, column_truth
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "RescoredRollout",
     "RolloutRecord",
     "RolloutStatus",
+    "RolloutTable",
     "cell_truth",
     "column_truth",
     "compare",

@@ -52,6 +52,11 @@ class Manifest:
         # Where the file stands does not matter: what is in it is among the sources.
         return self.handler if self.is_deployed else self.handler.rpartition(":")[2]
 
+    @property
+    def handler_hash(self) -> str:
+        """Short digest of the handler's name and sources. Records carry it, so that a mixed run can be told apart."""
+        return hashlib.sha256(json.dumps([self._name, sorted(self.sources.items())]).encode()).hexdigest()[:12]
+
     def write(self, folder: Path) -> None:
         """Write the manifest to a folder, as a whole or not at all."""
         fields = {"version": _VERSION, **asdict(self), "sources": thaw(self.sources), "settings": thaw(self.settings)}

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from pathlib import Path
+from typing import TypeVar
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.errors import DatasetError
 
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
 RECORDS_FILE = "rollouts.jsonl"
 DATABASE_FILE = "trajectories.db"
 """The local runtime's own, beside the records."""
+_NAMED_LINES = 5
+_FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+_decode = json.JSONDecoder().decode
 
 
 class RolloutStatus(str, Enum):
@@ -58,6 +66,10 @@ class RolloutRecord:
     """Tokens of the answer of each turn that the runtime recorded; None when the policy did not say, of any turn."""
     attempts: int = 1
     """How often this rollout was begun, this time included: more than 1 after failures."""
+    sdk_version: str | None = None
+    """Version of this package that ran it; None where nobody wrote it down."""
+    handler_hash: str | None = None
+    """`Manifest.handler_hash` of the run; None where nobody wrote it down."""
 
     @property
     def key(self) -> tuple[int, int]:
@@ -74,39 +86,90 @@ class RolloutRecord:
         return json.dumps({**asdict(self), "metrics": thaw(self.metrics)}, default=str)
 
 
-def parse_record(line: str | bytes) -> RolloutRecord:
-    """Return the record of a line. Fields that older versions did not write have their defaults.
+@dataclass
+class Damage:
+    """Lines of a file that hold no record. They are left out, and the rest of the file is used."""
+
+    path: Path
+    count: int = 0
+    lines: list[tuple[int, str]] = field(default_factory=list)
+    """Number, from 1, and fault of the first 5 of them."""
+
+    def add(self, line: int, fault: str) -> None:
+        """Note a line."""
+        self.count += 1
+        if len(self.lines) < _NAMED_LINES:
+            self.lines.append((line, fault))
+
+    def __str__(self) -> str:
+        named = "; ".join(f"line {line}: {fault}" for line, fault in self.lines)
+        more = f"; and {self.count - len(self.lines)} more" if self.count > len(self.lines) else ""
+        left_out = "1 line is no record and was" if self.count == 1 else f"{self.count} lines are no records and were"
+        return f"{self.path}: {left_out} left out ({named}{more})"
+
+
+_FIELDS = frozenset(item.name for item in fields(RolloutRecord))
+_KINDS: dict[str, tuple[type, ...]] = {
+    "id": (str,),
+    "prompt_index": (int,),
+    "sample_index": (int,),
+    "reward": (int, float, type(None)),
+    "turns": (int,),
+    "seconds": (int, float),
+    "metrics": (dict, FrozenDict),
+}
+
+
+def parse_record(values: Mapping[str, JSON]) -> RolloutRecord:
+    """Return the record that a JSON object holds.
+
+    Fields that are not known are skipped: a newer version has written them. Fields that older versions did not write
+    have their defaults.
 
     Raises:
-        ValueError: The line is no record.
+        ValueError: The object is no record.
     """
+    known = {name: value for name, value in values.items() if name in _FIELDS}
+    for name in ("rewards", "prompt_tokens", "response_tokens"):
+        if known.get(name) is not None:
+            known[name] = tuple(known[name])
+    record = RolloutRecord(**{**known, "status": RolloutStatus(values["status"])})
+    for name, kinds in _KINDS.items():
+        if type(getattr(record, name)) not in kinds:
+            raise ValueError(f"{name} is {getattr(record, name)!r}")
+    return record
+
+
+def parse_lines(path: Path, parse: Callable[[dict[str, JSON]], T], damage: Damage) -> Iterator[T]:
+    """Read a file of records line by line, also while a run appends to it.
+
+    Args:
+        path: The file. Its last line may be cut off by a crash, or may not be written in full yet: it is left out.
+        parse: Is given the JSON object of a line, and raises ValueError, TypeError, KeyError, AttributeError or
+            OverflowError if that is no record.
+        damage: Is told about each other line that holds no record.
+
+    Raises:
+        DatasetError: The file cannot be read, or has lines and no record among them.
+    """
+    found = False
     try:
-        fields = json.loads(line)
-        for name in ("rewards", "prompt_tokens", "response_tokens"):
-            if fields.get(name) is not None:
-                fields[name] = tuple(fields[name])
-        record = RolloutRecord(**{**fields, "status": RolloutStatus(fields["status"])})
-        if not all(isinstance(index, int) for index in record.key):
-            raise TypeError(f"prompt_index and sample_index are {record.key}")
-        return record
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"not a rollout record ({error})") from error
-
-
-def parse_records(lines: Iterable[bytes], path: Path) -> Iterator[RolloutRecord]:
-    """Parse lines of a file of records. A last line that a crash has cut off is left out.
-
-    Raises:
-        DatasetError: Another line is no record.
-    """
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = parse_record(line)
-        except ValueError as error:
-            if not line.endswith(b"\n"):
-                return  # only the last line can be without an end
-            raise DatasetError(f"{path}, line {number}: {error}", line=number) from error
-        yield record
+        with path.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    parsed = parse(_decode(line.decode()))
+                except _FAULTS as error:
+                    if line.endswith(b"\n"):  # only the last line can be without an end
+                        damage.add(number, str(error) if isinstance(error, ValueError) else f"no record ({error!r})")
+                    continue
+                found = True
+                yield parsed
+    except FileNotFoundError as error:
+        raise DatasetError(f"{path.parent} holds no rollouts: there is no {path.name} in it") from error
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}") from error
+    if damage.count and not found:
+        raise DatasetError(f"{path} holds no records; {damage.lines[0][1]}", line=damage.lines[0][0])
 
 
 def latest_records(records: Iterable[RolloutRecord]) -> list[RolloutRecord]:
@@ -118,25 +181,25 @@ def latest_records(records: Iterable[RolloutRecord]) -> list[RolloutRecord]:
     return list(latest.values())
 
 
-def read_records(folder: str | Path, *, superseded: bool = False) -> Iterator[RolloutRecord]:
+def read_records(
+    folder: str | Path, *, superseded: bool = False, damage: Damage | None = None
+) -> Iterator[RolloutRecord]:
     """Read the records of a folder in the order in which the rollouts ended, also while a run appends to it.
 
     Args:
         folder: What `--out` named.
         superseded: Whether failed attempts that were repeated are read too. Otherwise the last record of each rollout.
+        damage: Is told which lines hold no record. None to log them as one warning at the end.
 
     Raises:
-        DatasetError: The file cannot be read, or a line is no record. A last line that was cut off is left out.
+        DatasetError: The file cannot be read, or has lines and no record among them.
     """
     path = Path(folder) / RECORDS_FILE
-    try:
-        with path.open("rb") as lines:
-            records = parse_records(lines, path)
-            yield from records if superseded else latest_records(records)
-    except FileNotFoundError as error:
-        raise DatasetError(f"{folder} holds no rollouts: there is no {RECORDS_FILE} in it") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
+    found = Damage(path) if damage is None else damage
+    records = parse_lines(path, parse_record, found)
+    yield from records if superseded else latest_records(records)
+    if damage is None and found.count:
+        logger.warning("%s", found)
 
 
 def describe_error(error: BaseException) -> str:

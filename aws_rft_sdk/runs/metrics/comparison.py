@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from statistics import NormalDist, fmean, variance
+from itertools import compress
+from operator import attrgetter, methodcaller
+from statistics import NormalDist, fmean
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
+from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN, Groups, ratios, std
 from aws_rft_sdk.runs.metrics.intervals import (
     CONFIDENCE,
     SEED,
+    Estimate,
+    Figure,
     constant_interval,
     estimate,
+    expansion_interval,
     mean_over_prompts,
+    method_of,
     percentile_interval,
     replicates,
 )
 from aws_rft_sdk.runs.metrics.measuring import SUCCESS_THRESHOLD
 from aws_rft_sdk.runs.metrics.passk import ks_up_to
-from aws_rft_sdk.runs.records import RolloutRecord, latest_records
+from aws_rft_sdk.runs.records import RolloutRecord
+from aws_rft_sdk.runs.table import RolloutTable
 
 POWER = 0.8
 """Probability of seeing a difference that is there, in the count of prompts needed (Cohen's convention)."""
@@ -83,6 +91,8 @@ class Comparison:
     paired: bool
     success_threshold: float
     confidence: float
+    interval_method: str
+    """As in `Metrics`."""
     prompts: int
     """Prompts in both runs; in the smaller one when they are not paired."""
     only_in_a: int
@@ -91,8 +101,11 @@ class Comparison:
     no_reward_a: int
     """Rollouts without a reward, as in `Metrics`."""
     no_reward_b: int
+    sources_a: Mapping[str, int]
+    """Rollouts of each version of SDK and handler, as in `Metrics`."""
+    sources_b: Mapping[str, int]
     differences: tuple[Difference, ...]
-    """Success (pass@1) first, then the mean reward, then pass@k and pass^k for greater k."""
+    """Success (pass@1) first, then the mean reward, pass@k and pass^k for greater k, and what both handlers report."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as a JSON object, without NaN."""
@@ -101,8 +114,8 @@ class Comparison:
 
 
 def compare(
-    a: Iterable[RolloutRecord],
-    b: Iterable[RolloutRecord],
+    a: Iterable[RolloutRecord] | RolloutTable,
+    b: Iterable[RolloutRecord] | RolloutTable,
     *,
     paired: bool = True,
     success_threshold: float = SUCCESS_THRESHOLD,
@@ -122,7 +135,7 @@ def compare(
         paired: False for runs of different prompts. Intervals are wider then.
         success_threshold: Lowest reward that counts as a success.
         confidence: Of the intervals, between 0 and 1.
-        resamples: Of the bootstrap; None for 2,000, and fewer with more than 2,500 prompts.
+        resamples: Of the bootstrap; None for 2,000, and for its closed form with more than 2,500 prompts.
         seed: Of the bootstrap.
 
     Raises:
@@ -131,129 +144,171 @@ def compare(
     """
     if not 0 < confidence < 1:
         raise ConfigurationError(f"confidence is {confidence:g}; it must be between 0 and 1")
-    runs = [group_rollouts(latest_records(records), success_threshold) for records in (a, b)]
-    if not all(runs):
-        raise ConfigurationError(f"no rollout has ended in {'B' if runs[0] else 'A'}")
-    missing = [sum(group.samples - len(group.rewards) for group in run) for run in runs]
-    indexes = [{group.prompt_index for group in run} for run in runs]
-    common = indexes[0] & indexes[1]
+    tables = [RolloutTable.of(records) for records in (a, b)]
+    if not all(map(len, tables)):
+        raise ConfigurationError(f"no rollout has ended in {'B' if len(tables[0]) else 'A'}")
+    runs = [Groups(table, success_threshold) for table in tables]
+    places: Sequence[Sequence[int]] = [range(len(run)) for run in runs]
     if paired:
-        if not common:
+        places = _common(runs[0].prompt_index, runs[1].prompt_index)
+        if not places[0]:
             raise ConfigurationError("the runs have no prompt in common; --unpaired compares runs of different prompts")
-        runs = [[group for group in run if group.prompt_index in common] for run in runs]
-    bootstrap = _Bootstrap(confidence, resamples, seed)
-    figures = _figures(runs)
+    interval, figures = _Interval(confidence, resamples, seed), _figures(tables, runs, places)
     if paired:
-        rows = bootstrap.paired(figures, runs)
+        rows = interval.paired(figures, runs, places)
     else:
-        rows = [row for figure in figures if (row := bootstrap.unpaired(figure, runs)) is not None]
+        rows = [row for figure in figures if (row := interval.unpaired(figure, runs)) is not None]
+    counted = list(map(len, places))
     return Comparison(
         paired=paired,
         success_threshold=success_threshold,
         confidence=confidence,
-        prompts=min(map(len, runs)),
-        only_in_a=len(indexes[0] - common) if paired else 0,
-        only_in_b=len(indexes[1] - common) if paired else 0,
-        no_reward_a=missing[0],
-        no_reward_b=missing[1],
+        interval_method=method_of(max(counted), resamples),
+        prompts=min(counted),
+        only_in_a=len(runs[0]) - counted[0],
+        only_in_b=len(runs[1]) - counted[1],
+        no_reward_a=len(tables[0]) - sum(runs[0].rewarded),
+        no_reward_b=len(tables[1]) - sum(runs[1].rewarded),
+        sources_a=tables[0].source_counts(),
+        sources_b=tables[1].source_counts(),
         differences=tuple(rows),
     )
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> tuple[array[int], array[int]]:
+    """Return where the numbers stand that are in both of two ascending sequences."""
+    places = array("I"), array("I")
+    i = j = 0
+    while i < len(a) and j < len(b):
+        if a[i] == b[j]:
+            places[0].append(i)
+            places[1].append(j)
+        i, j = i + (a[i] <= b[j]), j + (a[i] >= b[j])
+    return places
 
 
 @dataclass(frozen=True)
 class _Figure:
     name: str
     is_share: bool
-    value: Callable[[Group], float | None]
+    value: Callable[[Groups], array[float]]
+    """Of each group, NaN where there is none."""
     bounds: tuple[float, float] | None
     """Of the difference of one prompt."""
 
 
-def _figures(runs: Sequence[Sequence[Group]]) -> list[_Figure]:
-    rewards = [reward for run in runs for group in run for reward in group.rewards]
+def _figures(tables: Sequence[RolloutTable], runs: Sequence[Groups], places: Sequence[Sequence[int]]) -> list[_Figure]:
     # Nobody tells the range of a reward; what was seen stands in for it.
-    seen = max(rewards) - min(rewards) if rewards else 0.0
-    figures = [
-        _Figure("eval/reward/pass_at_1", True, partial(Group.pass_at, k=1), _SHARE_BOUNDS),
-        _Figure("eval/reward/mean", False, lambda group: group.mean, (-seen, seen) if seen else None),
+    rewards = [
+        end
+        for run, where in zip(runs, places, strict=True)
+        for column in (run.least, run.greatest)
+        for end in _range(array("d", map(column.__getitem__, where)))
     ]
-    for k in ks_up_to(min(max(group.samples for group in run) for run in runs))[1:]:
-        figures.append(_Figure(f"eval/reward/pass_at_{k}", True, partial(Group.pass_at, k=k), _SHARE_BOUNDS))
-        figures.append(_Figure(f"eval/reward/pass_power_{k}", True, partial(Group.pass_power, k=k), _SHARE_BOUNDS))
+    largest = [max(map(run.samples.__getitem__, where)) for run, where in zip(runs, places, strict=True)]
+    figures = [
+        _Figure("eval/reward/pass_at_1", True, methodcaller("pass_at", 1), _SHARE_BOUNDS),
+        _Figure("eval/reward/mean", False, attrgetter("means"), _difference_bounds(rewards)),
+    ]
+    for k in ks_up_to(min(largest))[1:]:
+        figures.append(_Figure(f"eval/reward/pass_at_{k}", True, methodcaller("pass_at", k), _SHARE_BOUNDS))
+        figures.append(_Figure(f"eval/reward/pass_power_{k}", True, methodcaller("pass_power", k), _SHARE_BOUNDS))
+    for name in sorted(tables[0].metrics.keys() & tables[1].metrics.keys()):
+        values = [end for table in tables for end in _range(table.metrics[name][1])]
+        figures.append(_Figure(f"handler/{name}", False, partial(_reported, name), _difference_bounds(values)))
     return figures
 
 
+def _reported(name: str, groups: Groups) -> array[float]:
+    return ratios(*groups.reported(name))
+
+
+def _range(values: Sequence[float]) -> tuple[float, ...]:
+    known = array("d", (value for value in values if value == value))
+    return (min(known), max(known)) if known else ()
+
+
+def _difference_bounds(values: Sequence[float]) -> tuple[float, float] | None:
+    seen = max(values) - min(values) if values else 0.0
+    return (-seen, seen) if seen else None
+
+
 @dataclass(frozen=True)
-class _Bootstrap:
+class _Interval:
     confidence: float
     resamples: int | None
     seed: int
 
-    def paired(self, figures: Sequence[_Figure], runs: Sequence[Sequence[Group]]) -> list[Difference]:
-        pairs = [
-            [_pair(figure.value(one), figure.value(two)) for one, two in zip(*runs, strict=True)] for figure in figures
-        ]
-        changes = [[None if pair is None else pair[1] - pair[0] for pair in row] for row in pairs]
-        found = estimate(
-            [mean_over_prompts(row, figure.bounds) for figure, row in zip(figures, changes, strict=True)],
-            confidence=self.confidence,
-            resamples=self.resamples,
-            seed=self.seed,
-        )
-        differences = []
-        for figure, row, change in zip(figures, pairs, found, strict=True):
-            known = [pair for pair in row if pair is not None]
-            if change is None:
-                continue
-            spread = variance(two - one for one, two in known) if len(known) > 1 else 0.0
-            differences.append(
-                Difference(
-                    name=figure.name,
-                    is_share=figure.is_share,
-                    a=fmean(one for one, _ in known),
-                    b=fmean(two for _, two in known),
-                    difference=change.value,
-                    low=change.low,
-                    high=change.high,
-                    prompts=len(known),
-                    prompts_needed=prompts_needed(change.value, spread, self.confidence),
-                )
-            )
-        return differences
+    def paired(
+        self, figures: Sequence[_Figure], runs: Sequence[Groups], places: Sequence[Sequence[int]]
+    ) -> list[Difference]:
+        sides: list[tuple[array[float], array[float]]] = []
 
-    def unpaired(self, figure: _Figure, runs: Sequence[Sequence[Group]]) -> Difference | None:
-        one, two = ([value for value in map(figure.value, run) if value is not None] for run in runs)
+        def changes() -> Iterator[Figure]:
+            for figure in figures:
+                one, two = (
+                    array("d", map(figure.value(run).__getitem__, where))
+                    for run, where in zip(runs, places, strict=True)
+                )
+                change = array("d", (last - first for first, last in zip(one, two, strict=True)))
+                known = bytes(value == value for value in change)
+                sides.append((array("d", compress(one, known)), array("d", compress(two, known))))
+                yield mean_over_prompts(change, figure.bounds)
+
+        found = estimate(changes(), confidence=self.confidence, resamples=self.resamples, seed=self.seed)
+        return [
+            self._difference(figure, one, two, change, _variance([b - a for a, b in zip(one, two, strict=True)]))
+            for figure, (one, two), change in zip(figures, sides, found, strict=True)
+            if change is not None
+        ]
+
+    def unpaired(self, figure: _Figure, runs: Sequence[Groups]) -> Difference | None:
+        one, two = (array("d", (value for value in figure.value(run) if value == value)) for run in runs)
         if not one or not two:
             return None
+        low, high = self._ends(figure, one, two)
+        change = Estimate(fmean(two) - fmean(one), low, high)
+        return self._difference(figure, one, two, change, _variance(one) + _variance(two))
+
+    def _ends(self, figure: _Figure, one: array[float], two: array[float]) -> tuple[float | None, float | None]:
         difference, fewest = fmean(two) - fmean(one), min(len(one), len(two))
+        if max(map(_width, (one, two))) <= EQUAL_WITHIN:
+            return constant_interval(difference, fewest, figure.bounds, self.confidence)
+        if method_of(max(len(one), len(two)), self.resamples) == "expansion" and fewest > 1:
+            (of_one, third_one), (of_two, third_two) = (mean_over_prompts(side).cumulants for side in (one, two))
+            return expansion_interval(difference, of_one + of_two, third_two - third_one, fewest, self.confidence)
         # Two seeds: with one, runs of the same number of prompts would be resampled alike, as if they were paired. Each
         # run keeps its seed when both change places, so that the interval is the same with the signs turned.
-        sides = (0, 1) if one <= two else (1, 0)
+        seeds = (0, 1) if one <= two else (1, 0)
         drawn = [
             replicates([mean_over_prompts(values)], resamples=self.resamples, seed=2 * self.seed + side)[0]
-            for side, values in zip(sides, (one, two), strict=True)
+            for side, values in zip(seeds, (one, two), strict=True)
         ]
         changes = [last - first for first, last in zip(*drawn, strict=False)]
-        if max(changes) - min(changes) <= EQUAL_WITHIN:
-            low, high = constant_interval(difference, fewest, figure.bounds, self.confidence)
-        else:
-            low, high = percentile_interval(changes, fewest, self.confidence) or (None, None)
-        spread = sum(variance(values) if len(values) > 1 else 0.0 for values in (one, two))
+        return percentile_interval(changes, fewest, self.confidence) or (None, None)
+
+    def _difference(
+        self, figure: _Figure, one: array[float], two: array[float], change: Estimate, variance: float
+    ) -> Difference:
         return Difference(
             name=figure.name,
             is_share=figure.is_share,
             a=fmean(one),
             b=fmean(two),
-            difference=difference,
-            low=low,
-            high=high,
-            prompts=fewest,
-            prompts_needed=prompts_needed(difference, spread, self.confidence),
+            difference=change.value,
+            low=change.low,
+            high=change.high,
+            prompts=min(len(one), len(two)),
+            prompts_needed=prompts_needed(change.value, variance, self.confidence),
         )
 
 
-def _pair(a: float | None, b: float | None) -> tuple[float, float] | None:
-    return None if a is None or b is None else (a, b)
+def _variance(values: Sequence[float]) -> float:
+    return std(values) ** 2 * len(values) / (len(values) - 1) if len(values) > 1 else 0.0
+
+
+def _width(values: Sequence[float]) -> float:
+    return max(values) - min(values)
 
 
 def prompts_needed(difference: float, spread: float, confidence: float = CONFIDENCE) -> int | None:

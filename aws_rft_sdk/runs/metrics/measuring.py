@@ -8,13 +8,18 @@ within groups plus the variance across groups when groups are of one size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import chain
-from statistics import fmean, pstdev, pvariance
+import math
+from array import array
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain, compress
+from statistics import fmean
 
+from aws_rft_sdk._frozen import FrozenDict
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runs.metrics.groups import Group, group_rollouts, reward_of
+from aws_rft_sdk.runs.metrics.groups import Groups, std
 from aws_rft_sdk.runs.metrics.intervals import (
     CONFIDENCE,
     SEED,
@@ -22,10 +27,13 @@ from aws_rft_sdk.runs.metrics.intervals import (
     Figure,
     estimate,
     mean_over_prompts,
+    method_of,
     quantile,
+    seen_range,
 )
 from aws_rft_sdk.runs.metrics.passk import ks_up_to
-from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus, latest_records
+from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus
+from aws_rft_sdk.runs.table import STATUSES, RolloutTable
 
 SUCCESS_THRESHOLD = 1.0
 """The service's default for `success_threshold`."""
@@ -42,11 +50,11 @@ class Spread:
     max: float | None = None
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
+    def of(cls, values: array[float] | array[int]) -> Spread:
         """Describe `values`, in any order."""
         if not values:
             return cls()
-        return cls(fmean(values), pstdev(values) if len(values) > 1 else None, min(values), max(values))
+        return cls(fmean(values), std(values) if len(values) > 1 else None, min(values), max(values))
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,17 @@ class Tokens:
 
 
 @dataclass(frozen=True)
+class HandlerMetric:
+    """A number that the handler reports in `RolloutResult.metrics`, over the rollouts that have it."""
+
+    name: str
+    rollouts: int
+    mean: Estimate
+    min: float
+    max: float
+
+
+@dataclass(frozen=True)
 class Seconds:
     """Time of rollouts. All None without any."""
 
@@ -158,6 +177,12 @@ class Metrics:
     tokens: Tokens | None
     """None when no policy counted them."""
     seconds: Seconds
+    interval_method: str
+    """How intervals were made: "bootstrap", or "expansion", its closed form for many prompts."""
+    reported: tuple[HandlerMetric, ...] = ()
+    """Numbers that the handler reports, by name. Texts, truth values and nested values are left out."""
+    sources: Mapping[str, int] = field(default_factory=FrozenDict)
+    """Rollouts of each version of SDK and handler, as text. More than one where a run mixes versions."""
 
     @property
     def not_completed_share(self) -> float | None:
@@ -171,11 +196,17 @@ class Metrics:
 
     def to_dict(self) -> dict[str, float | int | None]:
         """Return every figure under its flat name, in an order that does not change. None where there is nothing."""
-        return {**_reward_names(self), **_pass_names(self.pass_k), **_run_names(self), **_analysis_names(self.groups)}
+        return {
+            **_reward_names(self),
+            **_pass_names(self.pass_k),
+            **_run_names(self),
+            **_analysis_names(self.groups),
+            **_reported_names(self.reported),
+        }
 
 
 def measure(
-    records: Iterable[RolloutRecord],
+    records: Iterable[RolloutRecord] | RolloutTable,
     *,
     success_threshold: float = SUCCESS_THRESHOLD,
     ks: Sequence[int] | None = None,
@@ -190,13 +221,14 @@ def measure(
 
     Args:
         records: Rollouts that have ended; of several records of one rollout the last counts. Otherwise in any order.
+            A table (`RolloutTable.read`) takes a tenth of the memory.
         success_threshold: Lowest reward that counts as a success.
         ks: For pass@k and pass^k, each at least 1. None for 1, 2, 4, ... and the size of the largest group.
         prompts: Prompts that were to be run. None for those up to the last one of which a rollout has ended.
         group_size: Rollouts of each prompt that were to be run. None for the size of the largest group.
         max_tokens: Most tokens that a response was allowed, to see what was cut off. None when that is not known.
         confidence: Of the intervals, between 0 and 1.
-        resamples: Of the bootstrap; None for 2,000, and fewer with more than 2,500 prompts.
+        resamples: Of the bootstrap; None for 2,000, and for its closed form with more than 2,500 prompts.
         seed: Of the bootstrap. The same records and seed give the same intervals.
 
     Raises:
@@ -206,87 +238,106 @@ def measure(
         raise ConfigurationError(f"k is {min(ks or ())}; it must be at least 1")
     if not 0 < confidence < 1:
         raise ConfigurationError(f"confidence is {confidence:g}; it must be between 0 and 1")
-    records = list(records)
-    latest = latest_records(records)
-    groups = group_rollouts(latest, success_threshold)
-    rewards = [reward for reward in map(reward_of, latest) if reward is not None]
-    largest = max((group.samples for group in groups), default=0)
-    expected_prompts = max((record.prompt_index + 1 for record in latest), default=0) if prompts is None else prompts
+    table = RolloutTable.of(records)
+    groups = Groups(table, success_threshold)
+    rewards = array("d", (reward for reward in table.reward if reward == reward))
+    largest = max(groups.samples, default=0)
+    expected_prompts = max(table.prompt, default=-1) + 1 if prompts is None else prompts
     rollouts_per_prompt = largest if group_size is None else group_size
+    names = sorted(table.metrics)
     usable = sorted({k for k in (ks_up_to(largest) if ks is None else ks) if k <= largest})
-    mean_reward, pass_k = _estimates(groups, usable, confidence, resamples, seed)
-    succeeded = sum(group.successes for group in groups)
+    found = estimate(
+        chain(_reward_figures(groups, rewards, usable), map(partial(_reported_figure, table, groups), names)),
+        confidence=confidence,
+        resamples=resamples,
+        seed=seed,
+    )
+    statuses = Counter(table.status)
+    succeeded = sum(groups.successes)
     return Metrics(
-        rollouts=len(latest),
-        completed=sum(record.status is RolloutStatus.COMPLETED for record in latest),
-        failed=sum(record.status is RolloutStatus.FAILED for record in latest),
-        unreported=sum(record.status is RolloutStatus.UNREPORTED for record in latest),
-        no_reward=len(latest) - len(rewards),
-        superseded=len(records) - len(latest),
-        retried=sum(record.attempts > 1 for record in latest),
-        unsure_turns=sum(record.unsure_turns for record in latest),
+        rollouts=len(table),
+        completed=statuses[STATUSES.index(RolloutStatus.COMPLETED)],
+        failed=statuses[STATUSES.index(RolloutStatus.FAILED)],
+        unreported=statuses[STATUSES.index(RolloutStatus.UNREPORTED)],
+        no_reward=len(table) - len(rewards),
+        superseded=table.superseded,
+        retried=sum(attempts > 1 for attempts in table.attempts),
+        unsure_turns=sum(table.unsure_turns),
         prompts=len(groups),
         expected_prompts=expected_prompts,
         rollouts_per_prompt=rollouts_per_prompt,
-        smallest_group=min((group.samples for group in groups), default=0),
+        smallest_group=min(groups.samples, default=0),
         success_threshold=success_threshold,
         confidence=confidence,
         succeeded=succeeded,
         below_threshold=len(rewards) - succeeded,
-        mean_reward=mean_reward,
+        mean_reward=found[0],
         reward=Spread.of(rewards),
         zero_share=sum(reward == 0 for reward in rewards) / len(rewards) if rewards else None,
-        pass_k=pass_k,
+        pass_k=tuple(_pass_k(groups, usable, found[1 : 1 + 2 * len(usable)])),
         groups=_group_figures(groups, success_threshold, expected_prompts, rollouts_per_prompt),
-        turns=Spread.of([float(record.turns) for record in latest]),
-        tokens=_tokens(latest, max_tokens),
-        seconds=_seconds([record.seconds for record in latest]),
+        turns=Spread.of(table.turns),
+        tokens=_tokens(table, max_tokens),
+        seconds=_seconds(table.seconds),
+        interval_method=method_of(len(groups), resamples),
+        reported=tuple(map(partial(_reported, table), names, found[1 + 2 * len(usable) :])),
+        sources=table.source_counts(),
     )
 
 
-def _estimates(
-    groups: Sequence[Group], ks: Sequence[int], confidence: float, resamples: int | None, seed: int
-) -> tuple[Estimate | None, tuple[PassK, ...]]:
-    """Return the mean reward, and pass@k and pass^k, all from the same resamples of prompts."""
-    sums, counts = [sum(group.rewards) for group in groups], [float(len(group.rewards)) for group in groups]
-    rewards = [reward for group in groups for reward in group.rewards]
-    # Nobody tells the range of a reward; what was seen stands in for it.
-    seen = (min(rewards), max(rewards)) if len(set(rewards)) > 1 else None
-    figures = [Figure(sums, counts, seen)]
+def _reward_figures(groups: Groups, rewards: Sequence[float], ks: Sequence[int]) -> Iterator[Figure]:
+    """Yield the mean reward, and pass@k and pass^k of each k."""
+    yield Figure(groups.total, groups.rewarded, seen_range(rewards))
     for k in ks:
-        figures.append(mean_over_prompts([group.pass_at(k) for group in groups], _PASS_BOUNDS))
-        figures.append(mean_over_prompts([group.pass_power(k) for group in groups], _PASS_BOUNDS))
-    mean, *passes = estimate(figures, confidence=confidence, resamples=resamples, seed=seed)
-    found = []
+        yield mean_over_prompts(groups.pass_at(k), _PASS_BOUNDS)
+        yield mean_over_prompts(groups.pass_power(k), _PASS_BOUNDS)
+
+
+def _pass_k(groups: Groups, ks: Sequence[int], passes: Sequence[Estimate | None]) -> Iterator[PassK]:
     for k, at, power in zip(ks, passes[::2], passes[1::2], strict=True):
         if at is not None and power is not None:
-            counted = sum(group.samples >= k for group in groups)
-            found.append(PassK(k, at, power, counted, len(groups) - counted))
-    return mean, tuple(found)
+            counted = sum(samples >= k for samples in groups.samples)
+            yield PassK(k, at, power, counted, len(groups) - counted)
+
+
+def _reported_figure(table: RolloutTable, groups: Groups, name: str) -> Figure:
+    return Figure(*groups.reported(name), seen_range(table.metrics[name][1]))
+
+
+def _reported(table: RolloutTable, name: str, mean: Estimate) -> HandlerMetric:
+    values = table.metrics[name][1]
+    return HandlerMetric(name, len(values), mean, min(values), max(values))
 
 
 def _group_figures(
-    groups: Sequence[Group], success_threshold: float, expected_prompts: int, rollouts_per_prompt: int
+    groups: Groups, success_threshold: float, expected_prompts: int, rollouts_per_prompt: int
 ) -> GroupFigures:
-    compared = [group for group in groups if group.spread is not None]
-    valid = [group for group in compared if not group.has_no_variance]
-    flat = [group.rewards[0] for group in compared if group.has_no_variance]
+    columns = [array("d") for _ in range(5)]
+    flat, valid, valid_rewards = array("d"), array("d"), 0
+    for group in groups:
+        if group.spread is None:
+            continue
+        for column, value in zip(
+            columns, (group.total / group.rewarded, group.std, group.least, group.greatest, group.spread), strict=True
+        ):
+            column.append(value)
+        if group.has_no_variance:
+            flat.append(group.greatest)
+        else:
+            valid.append(group.total)
+            valid_rewards += group.rewarded
     right = sum(reward >= success_threshold for reward in flat)
     wrong = sum(reward < success_threshold and reward <= 0 for reward in flat)
-    each = [Spread.of(group.rewards) for group in compared]
-    means = [group.mean for group in groups if group.mean is not None]
-    arrived = sum(len(group.rewards) >= rollouts_per_prompt for group in groups)
+    means = array("d", (mean for mean in groups.means if mean == mean))
+    across = std(means) if len(means) > 1 else None
+    arrived = sum(rewarded >= rollouts_per_prompt for rewarded in groups.rewarded)
+    *within, mean_spread = map(_mean, columns)
     return GroupFigures(
-        compared=len(compared),
-        within=Spread(
-            mean=_mean([spread.mean for spread in each]),
-            std=_mean([spread.std for spread in each]),
-            min=_mean([spread.min for spread in each]),
-            max=_mean([spread.max for spread in each]),
-        ),
-        std_across=pstdev(means) if len(means) > 1 else None,
-        variance_across=pvariance(means) if len(means) > 1 else None,
-        mean_spread=_mean([group.spread for group in compared]),
+        compared=len(columns[0]),
+        within=Spread(*within),
+        std_across=across,
+        variance_across=None if across is None else across**2,
+        mean_spread=mean_spread,
         zero_variance=len(flat),
         zero_variance_right=right,
         zero_variance_wrong=wrong,
@@ -294,37 +345,43 @@ def _group_figures(
         zero_variance_zero_reward=sum(reward == 0 for reward in flat),
         arrived=arrived,
         completion_ratio=arrived / expected_prompts if expected_prompts else None,
-        valid_ratio=len(valid) / expected_prompts if compared and expected_prompts else None,
-        valid_mean=_mean(list(chain.from_iterable(group.rewards for group in valid))),
+        valid_ratio=len(valid) / expected_prompts if columns[0] and expected_prompts else None,
+        valid_mean=math.fsum(valid) / valid_rewards if valid_rewards else None,
     )
 
 
-def _tokens(records: Sequence[RolloutRecord], limit: int | None) -> Tokens | None:
-    prompts = [count for record in records for count in record.prompt_tokens or ()]
-    longest = [max(record.response_tokens) for record in records if record.response_tokens]
-    responses = [float(count) for record in records for count in record.response_tokens or ()]
+def _tokens(table: RolloutTable, limit: int | None) -> Tokens | None:
+    prompts, responses = sum(table.prompt_turns), sum(table.response_turns)
     if not prompts and not responses:
         return None
+    longest = array("I", compress(table.response_most, table.response_turns))
     top = limit if limit is not None else max(longest, default=0)
+    response = Spread()
+    if responses:
+        total, squares = sum(table.response_tokens), sum(table.response_squares)
+        # In whole numbers, so that nothing is lost by the subtraction.
+        deviation = math.sqrt(responses * squares - total**2) / responses if responses > 1 else None
+        least = min(compress(table.response_least, table.response_turns))
+        response = Spread(total / responses, deviation, least, max(longest))
+    known = zip(table.prompt_turns, table.response_turns, strict=True)
     return Tokens(
-        rollouts=sum(bool(record.prompt_tokens or record.response_tokens) for record in records),
-        prompt_mean=fmean(prompts) if prompts else None,
-        response=Spread.of(responses),
+        rollouts=sum(bool(of_prompts or of_responses) for of_prompts, of_responses in known),
+        prompt_mean=sum(table.prompt_tokens) / prompts if prompts else None,
+        response=response,
         limit=limit,
         at_limit_share=sum(count >= top for count in longest) / len(longest) if longest else None,
     )
 
 
-def _seconds(seconds: Sequence[float]) -> Seconds:
+def _seconds(seconds: array[float]) -> Seconds:
     if not seconds:
         return Seconds()
     ordered = sorted(seconds)
     return Seconds(fmean(ordered), quantile(ordered, 0.5), quantile(ordered, 0.99), ordered[-1])
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+def _mean(values: array[float]) -> float | None:
+    return fmean(values) if values else None
 
 
 def _reward_names(of: Metrics) -> dict[str, float | int | None]:
@@ -403,3 +460,12 @@ def _analysis_names(groups: GroupFigures) -> dict[str, float | int | None]:
         "analysis/reward_variance_across_groups": groups.variance_across,
         "analysis/mean_group_reward_spread": groups.mean_spread,
     }
+
+
+def _reported_names(reported: Iterable[HandlerMetric]) -> dict[str, float | int | None]:
+    names: dict[str, float | int | None] = {}
+    for of in reported:
+        mean, at = of.mean, f"handler/{of.name}"
+        names |= {f"{at}/mean": mean.value, f"{at}/mean_low": mean.low, f"{at}/mean_high": mean.high}
+        names |= {f"{at}/min": of.min, f"{at}/max": of.max, f"{at}/rollouts": of.rollouts}
+    return names
