@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from aws_rft_sdk.runs.metrics.figures import Metrics, Spread
 from aws_rft_sdk.runs.metrics.hints import hints
 from aws_rft_sdk.runs.metrics.intervals import Estimate
-from aws_rft_sdk.runs.metrics.measuring import Metrics, Spread
 
 
 def print_metrics(console: Console, metrics: Metrics, *, total: int | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from aws_rft_sdk.runs.metrics.measuring import Metrics
+from aws_rft_sdk.runs.metrics.figures import Metrics
 
 FAILED_SHARE = 0.01
 ZERO_VARIANCE_SHARE = 0.5

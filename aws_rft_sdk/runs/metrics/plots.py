@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.runs.metrics.figures import Metrics
 from aws_rft_sdk.runs.metrics.intervals import Estimate
-from aws_rft_sdk.runs.metrics.measuring import Metrics
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import RolloutTable
 
