@@ -34,11 +34,6 @@ class RecordedRun:
         return cls(folder, RolloutTable.read(folder), manifest)
 
     @property
-    def damage(self) -> Damage | None:
-        """Lines of the records that were left out, None when there are none."""
-        return self.table.damage if self.table.damage and self.table.damage.count else None
-
-    @property
     def prompts(self) -> int | None:
         """Prompts that were to be run, None when that is not known."""
         return None if self.manifest is None else self.manifest.rows
@@ -65,9 +60,7 @@ class RecordedRun:
 
 def damaged_lines(run: RecordedRun) -> dict[str, JSON]:
     """Return the lines that hold no record as JSON: how many, and the first of them."""
-    damage = run.damage
-    if damage is None:
-        return {"count": 0, "lines": []}
+    damage = run.table.damage or Damage(run.folder)
     return {"count": damage.count, "lines": [{"line": line, "fault": fault} for line, fault in damage.lines]}
 
 

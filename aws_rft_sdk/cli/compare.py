@@ -92,7 +92,7 @@ def _print(comparison: Comparison, runs: Sequence[RecordedRun], *, same_dataset_
         console.print(f"{_name(difference)}: {difference.verdict}", markup=False, style="bold")
         if difference.prompts_needed is not None:
             console.print(f"  {_needed(difference)}", markup=False)
-    damages = [str(run.damage) for run in runs if run.damage is not None]
+    damages = [str(run.table.damage) for run in runs if run.table.damage]
     for note in [*_notes(comparison, same_dataset_known), *damages]:
         console.print(note, style="yellow", markup=False)
 

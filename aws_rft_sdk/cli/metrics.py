@@ -59,7 +59,7 @@ def command(
         return
     console = Console(highlight=False)
     print_metrics(console, found, total=run.total)
-    if run.damage is not None:
-        console.print(str(run.damage), style="yellow", markup=False)
+    if run.table.damage:
+        console.print(str(run.table.damage), style="yellow", markup=False)
     if plot is not None:
         console.print(f"drawn in {plot}", markup=False)

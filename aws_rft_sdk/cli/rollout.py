@@ -100,6 +100,8 @@ def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     )
     console = Console(highlight=False)
     print_metrics(console, metrics, total=session.total)
+    if session.table.damage:
+        console.print(str(session.table.damage), style="yellow", markup=False)
     for error, count in session.table.common_errors(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red", markup=False)
     if options.folder:

@@ -20,7 +20,7 @@ from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
 from aws_rft_sdk.rollout.schedule import Planned
 from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, RolloutStatus
+from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, RolloutStatus, decode_line
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 STARTED_FILE = "started.jsonl"
@@ -171,11 +171,13 @@ def _lock(path: Path) -> sqlite3.Connection:
 
 def _read_past(path: Path) -> Past:
     table = RolloutTable()
+    # Ids of those that did not complete: a rollout that did is done, so nobody looks for its id.
     broken: set[str] = set()
+    completed = RolloutStatus.COMPLETED.value
 
     def add(fields: dict[str, JSON]) -> None:
         table.add(fields)
-        if fields["status"] != RolloutStatus.COMPLETED.value:
+        if fields["status"] != completed:
             broken.add(fields["id"])
 
     table.read_lines(path, add)
@@ -196,7 +198,7 @@ def _read_started(path: Path, done: Container[tuple[int, int]]) -> tuple[list[St
     try:
         with path.open("rb") as lines:
             for line in lines:
-                trajectory_id, *planned = json.loads(line)
+                trajectory_id, *planned = decode_line(line)
                 if not planned:
                     given_up.add(trajectory_id)
                 elif (item := Started(trajectory_id, *planned))[1:3] not in done:
