@@ -189,7 +189,8 @@ def test_closed_form_is_the_bootstrap_with_more_resamples_than_anyone_makes(sums
     """By numpy. Of 20,000 resamples, the ends themselves vary by about half a percent of the width."""
     figure = Figure(array("d", sums), array("d", weights))
     counting = int((weights > 0).sum())
-    drawn = (RNG.integers(0, MANY, size=(500, MANY)) for _ in range(40))
+    rng = np.random.default_rng(11)
+    drawn = (rng.integers(0, MANY, size=(500, MANY)) for _ in range(40))
     resampled = np.concatenate([sums[rows].sum(axis=1) / weights[rows].sum(axis=1) for rows in drawn])
     level = NormalDist().cdf(-1.9607 * math.sqrt(counting / (counting - 1)))  # t(0.975) of about 3,000 degrees
 
