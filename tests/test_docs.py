@@ -104,6 +104,7 @@ PUBLIC_MODULES = [
     "aws_rft_sdk.adapters.strands",
     "aws_rft_sdk.runtime",
     "aws_rft_sdk.rollout",
+    "aws_rft_sdk.runs",
     "aws_rft_sdk.rewards",
     "aws_rft_sdk.datasets",
     "aws_rft_sdk.workers.pool",

@@ -18,11 +18,23 @@ ROOT = Path(aws_rft_sdk.__file__).parent
 
 # A room imports rooms of lower tiers, and rooms of its own tier as long as they form no circle.
 TIERS = {
-    "values": ("errors", "types", "wire", "datasets", "_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen"),
+    "values": (
+        "errors",
+        "types",
+        "wire",
+        "datasets",
+        "_backoff",
+        "_carry",
+        "_checks",
+        "_decision",
+        "_fork",
+        "_frozen",
+        "_loading",
+    ),
     "surroundings": ("settings", "credentials", "telemetry", "context"),
     "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
     "life": ("handler", "lifecycle"),
-    "rims": ("rollout", "workers", "proof"),
+    "rims": ("rollout", "runs", "workers", "proof"),
     "door": ("pytest_plugin", "cli"),
 }
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from aws_rft_sdk.rollout.metrics.hints import hints
-from aws_rft_sdk.rollout.metrics.intervals import Estimate
-from aws_rft_sdk.rollout.metrics.measuring import Metrics, Spread
+from aws_rft_sdk.runs.metrics.figures import Metrics, Spread
+from aws_rft_sdk.runs.metrics.hints import hints
+from aws_rft_sdk.runs.metrics.intervals import Estimate
 
 
 def print_metrics(console: Console, metrics: Metrics, *, total: int | None = None) -> None:
@@ -21,6 +22,8 @@ def print_metrics(console: Console, metrics: Metrics, *, total: int | None = Non
     console.print(metrics_table(metrics, total=total))
     if metrics.pass_k:
         console.print(pass_table(metrics))
+    if metrics.reported:
+        console.print(reported_table(metrics))
     for hint in hints(metrics):
         console.print(f"{hint.rule}: {hint.text}", style="yellow", markup=False)
 
@@ -77,7 +80,16 @@ def pass_table(metrics: Metrics) -> Table:
     for passed in metrics.pass_k:
         cells = [str(passed.k), _share(passed.pass_at), _share(passed.pass_power)]
         table.add_row(*cells, *([str(passed.left_out)] if left_out else []))
-    table.caption = f"in brackets: {metrics.confidence:.0%} interval over prompts"
+    closed = ", in closed form" if metrics.interval_method == "expansion" else ""
+    table.caption = f"in brackets: {metrics.confidence:.0%} interval over prompts{closed}"
+    return table
+
+
+def reported_table(metrics: Metrics) -> Table:
+    """Return the numbers that the handler reports as a table, a row for each."""
+    table = Table("reported by the handler", "mean", "min", "max", "rollouts")
+    for of in metrics.reported:
+        table.add_row(Text(of.name), _estimate(of.mean), number(of.min), number(of.max), str(of.rollouts))
     return table
 
 

@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 import click
 
+from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError
-from aws_rft_sdk.rollout.loading import load_callable
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import CallablePolicy, Policy, ReplayPolicy, UpstreamPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])

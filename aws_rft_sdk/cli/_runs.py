@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.manifest import Manifest, read_manifest
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.records import RolloutRecord, read_records
+from aws_rft_sdk.runs.manifest import Manifest, read_manifest
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.records import Damage
+from aws_rft_sdk.runs.table import RolloutTable
 
 
 @dataclass(frozen=True)
-class Run:
-    """A folder of rollouts."""
+class RecordedRun:
+    """A folder of rollouts that have ended."""
 
     folder: Path
-    records: Sequence[RolloutRecord]
-    """All that were written, also those that later ones replace."""
+    table: RolloutTable
     manifest: Manifest | None
     """None for a folder of an older version."""
 
     @classmethod
-    def read(cls, folder: Path) -> Run:
+    def read(cls, folder: Path) -> RecordedRun:
         """Read a folder, also while a run writes to it.
 
         Raises:
@@ -31,7 +31,7 @@ class Run:
             ConfigurationError: There is a manifest that cannot be read.
         """
         manifest = read_manifest(folder)
-        return cls(folder, list(read_records(folder, superseded=True)), manifest)
+        return cls(folder, RolloutTable.read(folder), manifest)
 
     @property
     def prompts(self) -> int | None:
@@ -56,6 +56,12 @@ class Run:
     def _setting(self, name: str) -> int | None:
         value = None if self.manifest is None else self.manifest.settings.get(name)
         return value if isinstance(value, int) else None
+
+
+def damaged_lines(run: RecordedRun) -> dict[str, JSON]:
+    """Return the lines that hold no record as JSON: how many, and the first of them."""
+    damage = run.table.damage or Damage(run.folder)
+    return {"count": damage.count, "lines": [{"line": line, "fault": fault} for line, fault in damage.lines]}
 
 
 def threshold_of(given: float | None, *folders: Path) -> float:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
-from aws_rft_sdk.cli._runs import Run, threshold_of
+from aws_rft_sdk.cli._options import finite, success_threshold_option, usage_errors
+from aws_rft_sdk.cli._runs import RecordedRun, damaged_lines, threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import Comparison, Difference, compare
+from aws_rft_sdk.runs.metrics import Comparison, Difference, compare, mixture_of
 
+_SUCCESS = "eval/reward/pass_at_1"
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -22,15 +24,34 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("b", metavar="DIR_B", type=_FOLDER)
 @success_threshold_option
 @click.option("--unpaired", is_flag=True, help="The runs are of different prompts. Intervals are wider then.")
+@click.option(
+    "--fail-below",
+    type=float,
+    callback=finite,
+    help="Exit with status 1 if B - A is below this, in the unit of --json: -0.02 lets success fall by 2 points.",
+)
+@click.option("--figure", help=f"The figure that --fail-below looks at, by its name in --json.  [default: {_SUCCESS}]")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparison as JSON.")
+@click.pass_context
 @usage_errors
-def command(a: Path, b: Path, success_threshold: float | None, unpaired: bool, as_json: bool) -> None:
+def command(
+    ctx: click.Context,
+    a: Path,
+    b: Path,
+    success_threshold: float | None,
+    unpaired: bool,
+    fail_below: float | None,
+    figure: str | None,
+    as_json: bool,
+) -> None:
     """Say whether run B is better than run A, or whether the difference may be noise.
 
     DIR_A and DIR_B are what `aws-rft rollout --out` wrote. The runs are compared prompt by prompt, so they have to be
-    of the same dataset. Exit status: 0 whatever is better, 2 for bad usage.
+    of the same dataset. Exit status: 0 whatever is better, 1 when the change is below --fail-below, 2 for bad usage.
     """
-    runs = [Run.read(folder) for folder in (a, b)]
+    if figure is not None and fail_below is None:
+        raise ConfigurationError("--figure is for --fail-below; give both")
+    runs = [RecordedRun.read(folder) for folder in (a, b)]
     known = [run.manifest.dataset_sha256 for run in runs if run.manifest is not None]
     if not unpaired and len(set(known)) > 1:
         raise ConfigurationError(
@@ -38,18 +59,41 @@ def command(a: Path, b: Path, success_threshold: float | None, unpaired: bool, a
             "compares their means"
         )
     threshold = threshold_of(success_threshold, a, b)
-    found = compare(runs[0].records, runs[1].records, paired=not unpaired, success_threshold=threshold)
+    found = compare(runs[0].table, runs[1].table, paired=not unpaired, success_threshold=threshold)
+    failed = None if fail_below is None else _failure(found, figure or _SUCCESS, fail_below)
     if as_json:
-        click.echo(json.dumps({"a": str(a), "b": str(b), **found.to_dict()}, indent=2, allow_nan=False))
-        return
+        damaged = {"damaged_a": damaged_lines(runs[0]), "damaged_b": damaged_lines(runs[1])}
+        report = {"a": str(a), "b": str(b), **found.to_dict(), **damaged}
+        click.echo(json.dumps(report, indent=2, allow_nan=False))
+    else:
+        _print(found, runs, same_dataset_known=len(known) == len(runs))
+    if failed:
+        click.echo(failed, err=True)
+        ctx.exit(1)
+
+
+def _failure(comparison: Comparison, figure: str, limit: float) -> str | None:
+    """Return what to say when the change of a figure is below a limit, None when it is not.
+
+    Raises:
+        ConfigurationError: The comparison has no such figure.
+    """
+    changes = {row.name: row.difference for row in comparison.differences}
+    if figure not in changes:
+        raise ConfigurationError(f"--figure is {figure}, which these runs do not have; they have {', '.join(changes)}")
+    return f"{figure}: B - A is {changes[figure]:+.4g}, below {limit:g}" if changes[figure] < limit else None
+
+
+def _print(comparison: Comparison, runs: Sequence[RecordedRun], *, same_dataset_known: bool) -> None:
     console = Console(highlight=False)
-    console.print(f"A is {a}\nB is {b}", markup=False)
-    console.print(_table(found))
-    for difference in found.differences[:2]:
+    console.print(f"A is {runs[0].folder}\nB is {runs[1].folder}", markup=False)
+    console.print(_table(comparison))
+    for difference in comparison.differences[:2]:
         console.print(f"{_name(difference)}: {difference.verdict}", markup=False, style="bold")
         if difference.prompts_needed is not None:
             console.print(f"  {_needed(difference)}", markup=False)
-    for note in _notes(found, len(known) == len(runs)):
+    damages = [str(run.table.damage) for run in runs if run.table.damage]
+    for note in [*_notes(comparison, same_dataset_known), *damages]:
         console.print(note, style="yellow", markup=False)
 
 
@@ -76,6 +120,8 @@ def _table(comparison: Comparison) -> Table:
 
 def _name(difference: Difference) -> str:
     name = difference.name.rpartition("/")[2]
+    if difference.name.startswith("handler/"):
+        return difference.name
     if name in ("mean", "pass_at_1"):
         return "mean reward" if name == "mean" else "success"
     return name.replace("pass_at_", "pass@").replace("pass_power_", "pass^")
@@ -102,4 +148,7 @@ def _notes(comparison: Comparison, same_dataset_known: bool) -> list[str]:
             f"without a reward: {comparison.no_reward_a} rollouts of A, {comparison.no_reward_b} of B; they are no "
             "success, and in no mean of rewards"
         )
+    for name, sources in (("A", comparison.sources_a), ("B", comparison.sources_b)):
+        if mixed := mixture_of(sources):
+            notes.append(f"in {name}, {mixed}")
     return notes

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
-from aws_rft_sdk.cli._runs import Run, threshold_of
-from aws_rft_sdk.rollout.metrics import draw, hints, measure
+from aws_rft_sdk.cli._runs import RecordedRun, damaged_lines, threshold_of
+from aws_rft_sdk.runs.metrics import draw, hints, measure
 
 
 @click.command("metrics")
@@ -37,21 +37,29 @@ def command(
 
     DIR is what `aws-rft rollout --out` wrote, also while it still writes. Exit status: 0, or 2 for bad usage.
     """
-    run = Run.read(folder)
+    run = RecordedRun.read(folder)
     found = measure(
-        run.records,
+        run.table,
         success_threshold=threshold_of(success_threshold, folder),
         prompts=run.prompts,
         group_size=run.group_size,
         max_tokens=max_tokens or run.max_tokens,
     )
     if plot is not None:
-        draw(run.records, found, plot, title=folder.resolve().name)
+        draw(run.table, found, plot, title=folder.resolve().name)
     if as_json:
-        figures = {"metrics": found.to_dict(), "hints": [asdict(hint) for hint in hints(found)]}
-        click.echo(json.dumps(figures, indent=2, allow_nan=False))
+        report = {
+            "metrics": found.to_dict(),
+            "hints": [asdict(hint) for hint in hints(found)],
+            "intervals": {"method": found.interval_method, "confidence": found.confidence},
+            "sources": dict(found.sources),
+            "damaged": damaged_lines(run),
+        }
+        click.echo(json.dumps(report, indent=2, allow_nan=False))
         return
     console = Console(highlight=False)
     print_metrics(console, found, total=run.total)
+    if run.table.damage:
+        console.print(str(run.table.damage), style="yellow", markup=False)
     if plot is not None:
         console.print(f"drawn in {plot}", markup=False)

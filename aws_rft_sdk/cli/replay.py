@@ -12,9 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from aws_rft_sdk.cli._loop import run
 from aws_rft_sdk.cli._options import load_function, usage_errors
-from aws_rft_sdk.rollout.replaying.replay import DEADLINE_SECONDS, replay_rollouts
-from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport
-from aws_rft_sdk.rollout.replaying.source import changed_sources, choose_records, find_reference
+from aws_rft_sdk.runs.recorded import changed_sources, choose_records, find_reference
+from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport
+from aws_rft_sdk.runs.replaying import DEADLINE_SECONDS, replay_rollouts
 
 
 @click.command("replay")

@@ -14,15 +14,15 @@ from rich.text import Text
 from aws_rft_sdk.cli._options import load_function, success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.rescoring.report import RescoreReport, RewardFigures, rescore_report
-from aws_rft_sdk.rollout.rescoring.rescore import (
+from aws_rft_sdk.runs.rescore_report import RescoreReport, RewardFigures, rescore_report
+from aws_rft_sdk.runs.rescoring import (
     RescoreStatus,
     configured,
     rescore,
     write_new_records,
     write_new_run,
 )
-from aws_rft_sdk.rollout.rescoring.truth import TruthFinder, cell_truth, column_truth
+from aws_rft_sdk.runs.truth import TruthFinder, cell_truth, column_truth
 
 _SHOWN_PROMPTS = 20
 

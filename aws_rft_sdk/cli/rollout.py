@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import signal
-from collections import Counter
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.choosing import ENGINES, EngineChoice
-from aws_rft_sdk.rollout.metrics import measure
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET
 from aws_rft_sdk.rollout.session import RunOptions, Session, open_session
+from aws_rft_sdk.runs.metrics import measure
+from aws_rft_sdk.runs.records import RolloutRecord
+from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 from aws_rft_sdk.runtime import Policy
 from aws_rft_sdk.types import InferenceParams
 
@@ -88,9 +91,8 @@ def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     policy = None if options.endpoint else _policy(options.policy, handler)
     with open_session(options, fn, policy) as session:
         run(_run(session))
-    records = list(session.records.values())
     metrics = measure(
-        records,
+        session.table,
         success_threshold=options.success_threshold,
         prompts=len(session.prompts),
         group_size=options.group_size,
@@ -98,8 +100,9 @@ def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     )
     console = Console(highlight=False)
     print_metrics(console, metrics, total=session.total)
-    errors = Counter(record.error.replace(record.id, "<id>") for record in records if record.error)
-    for error, count in errors.most_common(_SHOWN_ERRORS):
+    if session.table.damage:
+        console.print(str(session.table.damage), style="yellow", markup=False)
+    for error, count in session.table.common_errors(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red", markup=False)
     if options.folder:
         console.print(f"records in {options.folder}", markup=False)
@@ -152,7 +155,7 @@ def _policy(option: str | None, handler: str) -> Policy:
 async def _run(session: Session) -> None:
     console = Console(stderr=True)
     stopping = asyncio.Event()
-    mean = _Mean({record.key: record.reward for record in session.records.values()})
+    mean = _Mean(session.table)
     ended = 0
     with _interrupts(stopping, console), _progress(console) as progress:
         bar = progress.add_task("rollouts", total=session.total, completed=mean.count, rate="", mean="")
@@ -160,7 +163,7 @@ async def _run(session: Session) -> None:
             async with contextlib.aclosing(session.run(stopping)) as records:
                 async for record in records:
                     ended += 1
-                    mean.set(record.key, record.reward)
+                    mean.add(record)
                     elapsed = progress.tasks[bar].elapsed or 0.0
                     progress.update(
                         bar,
@@ -175,23 +178,25 @@ async def _run(session: Session) -> None:
 class _Mean:
     """The mean reward so far, where a repeated rollout replaces its failure."""
 
-    def __init__(self, rewards: dict[tuple[int, int], float | None]) -> None:
-        self._rewards = rewards
-        known = [reward for reward in rewards.values() if reward is not None]
+    def __init__(self, table: RolloutTable) -> None:
+        rows = zip(table.keys, table.reward, table.status, strict=True)
+        self._replaceable = {key: reward for key, reward, status in rows if status != COMPLETED}
+        self.count = len(table)
+        """Rollouts that have ended."""
+        known = array("d", (reward for reward in table.reward if reward == reward))
         self._sum, self._counted = sum(known), len(known)
 
-    @property
-    def count(self) -> int:
-        """Rollouts that have ended."""
-        return len(self._rewards)
-
-    def set(self, key: tuple[int, int], reward: float | None) -> None:
-        """Note the reward of a rollout, None for none."""
-        for value, sign in ((self._rewards.get(key), -1), (reward, 1)):
-            if value is not None:
+    def add(self, record: RolloutRecord) -> None:
+        """Note a rollout."""
+        before = self._replaceable.pop(record.key, None)
+        self.count += before is None
+        reward = math.nan if record.reward is None else record.reward
+        if not record.ended_well:
+            self._replaceable[record.key] = reward
+        for value, sign in ((before, -1), (reward, 1)):
+            if value is not None and value == value:
                 self._sum += sign * value
                 self._counted += sign
-        self._rewards[key] = reward
 
     def __str__(self) -> str:
         return f"mean reward {self._sum / self._counted:.4f}" if self._counted else "no reward yet"

@@ -18,6 +18,7 @@ from strands import Agent
 from strands.models.model import Model
 
 from aws_rft_sdk._checks import check_seconds
+from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.adapters.strands import wrap_model
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
@@ -29,7 +30,6 @@ from aws_rft_sdk.proof.report import Proof
 from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, Run, Stage
 from aws_rft_sdk.proof.verdict import Outcome, Reach, Verdict, judge
 from aws_rft_sdk.proof.witness import Witness
-from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.types import TrajectoryStatus
 
 DEFAULT_PROMPT = "What is 12 * 7? Use a tool if there is one that helps."

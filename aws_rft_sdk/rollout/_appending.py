@@ -14,6 +14,7 @@ from aws_rft_sdk.errors import ConfigurationError
 
 SYNC_SECONDS = 1.0
 """Between two `fsync`. A line survives the death of this process at once, and that of the machine after this time."""
+_BLOCK_BYTES = 1 << 20
 
 
 class AppendedFile:
@@ -68,30 +69,20 @@ class AppendedFile:
             raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a file as a whole or not at all, also when the machine fails."""
-    beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
-    if os.name == "posix":  # elsewhere a folder cannot be opened
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _mend(path: Path) -> None:
     with path.open("r+b") as file:
-        content = file.read()
-        whole = content.rfind(b"\n") + 1
-        tail = content[whole:]
+        end = whole = file.seek(0, os.SEEK_END)
+        tail = b""
+        while whole and b"\n" not in tail:
+            whole = max(0, whole - _BLOCK_BYTES)
+            file.seek(whole)
+            tail = file.read(end - whole)
+        whole += tail.rfind(b"\n") + 1
+        tail = tail[tail.rfind(b"\n") + 1 :]
         if not tail:
             return
         if _is_whole(tail):  # only the end of the line is missing
+            file.seek(end)
             file.write(b"\n")
         else:
             file.truncate(whole)

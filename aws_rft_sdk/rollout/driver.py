@@ -15,9 +15,8 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, Outcome
-from aws_rft_sdk.rollout.engines.base import describe_error
-from aws_rft_sdk.rollout.records import RolloutRecord, RolloutStatus
 from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
+from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus, describe_error
 
 logger = logging.getLogger(__name__)
 
@@ -248,6 +247,7 @@ def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen:
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=outcome.metrics,
         unsure_turns=outcome.unsure_turns,
+        refused_calls=outcome.refused_calls,
         foreign_calls=outcome.foreign_calls,
         prompt_tokens=seen.prompt_tokens if seen is not None else None,
         response_tokens=seen.response_tokens if seen is not None else None,

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sqlite3
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
+from aws_rft_sdk import __version__
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rollout._appending import AppendedFile
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
-from aws_rft_sdk.rollout.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.rollout.records import RECORDS_FILE, RolloutRecord, latest_records, read_records
 from aws_rft_sdk.rollout.schedule import Planned
+from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
+from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, RolloutStatus, decode_line
+from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 STARTED_FILE = "started.jsonl"
 LOCK_FILE = "run.lock"
@@ -35,17 +40,18 @@ class Started(NamedTuple):
 class Past:
     """What earlier runs have left in a folder."""
 
-    records: list[RolloutRecord]
-    """The last one of each rollout, in the order in which these ended."""
+    table: RolloutTable
+    """The last record of each rollout."""
+    done: set[tuple[int, int]]
+    """Prompt and sample of the rollouts that ended well."""
     unrecorded: list[Started]
     """Rollouts that began and have no record: the process was killed."""
     attempts: dict[tuple[int, int], int]
-    """Times that each rollout was begun."""
+    """Times that each rollout was begun that did not end well."""
 
     def progress(self) -> Progress:
         """Return what need not run again."""
-        done = {record.key for record in self.records if record.ended_well}
-        return Progress(done, {key: count for key, count in self.attempts.items() if key not in done})
+        return Progress(self.done, {key: count for key, count in self.attempts.items() if key not in self.done})
 
 
 class RunFolder:
@@ -65,6 +71,7 @@ class RunFolder:
 
     def __init__(self, path: Path, manifest: Manifest, *, resume: bool = False, accept_changes: bool = False) -> None:
         self.path = path
+        self._handler_hash = manifest.handler_hash
         with contextlib.ExitStack() as stack:
             if resume:
                 _check_unchanged(Manifest.read(path), manifest, accept_changes)
@@ -80,9 +87,14 @@ class RunFolder:
             self.past = _read_past(path)
             self._stack = stack.pop_all()
 
-    def write(self, record: RolloutRecord) -> None:
-        """Append a record. It has left this process when the call returns."""
+    def write(self, record: RolloutRecord) -> RolloutRecord:
+        """Append a record with the versions of SDK and handler, and return it so.
+
+        It has left this process when the call returns.
+        """
+        record = dataclasses.replace(record, sdk_version=__version__, handler_hash=self._handler_hash)
         self._records.append(record.to_json())
+        return record
 
     def started(self, trajectory_id: str, planned: Planned) -> None:
         """Note that a rollout is about to run. See `Journal`."""
@@ -103,10 +115,8 @@ class RunFolder:
             seen = await observe(began.trajectory_id) if observe is not None else None
             if seen is not None and seen.is_over:
                 planned = Planned(began.prompt_index, began.sample_index, began.attempt, "")
-                record = recovered_record(began.trajectory_id, planned, seen)
-                self.write(record)
-                recovered.append(record)
-        self.past.records[:] = latest_records([*self.past.records, *recovered])
+                recovered.append(self.write(recovered_record(began.trajectory_id, planned, seen)))
+        self.past.done.update(record.key for record in recovered if record.ended_well)
         return recovered
 
     def __enter__(self) -> RunFolder:
@@ -160,34 +170,39 @@ def _lock(path: Path) -> sqlite3.Connection:
 
 
 def _read_past(path: Path) -> Past:
-    records = list(read_records(path, superseded=True))
-    began, given_up = _read_started(path / STARTED_FILE)
-    recorded = {record.id for record in records}
-    attempts: dict[tuple[int, int], int] = {}
-    for key, attempt in [
-        *((record.key, record.attempts) for record in records),
-        *(((item.prompt_index, item.sample_index), item.attempt) for item in began),
-    ]:
-        attempts[key] = max(attempts.get(key, 0), attempt)
-    latest = latest_records(records)
-    done = {record.key for record in latest if record.ended_well}
-    known = recorded | given_up
-    unrecorded = [
-        item for item in began if item.trajectory_id not in known and (item.prompt_index, item.sample_index) not in done
-    ]
-    return Past(latest, unrecorded, attempts)
+    table = RolloutTable()
+    # Ids of those that did not complete: a rollout that did is done, so nobody looks for its id.
+    broken: set[str] = set()
+    completed = RolloutStatus.COMPLETED.value
+
+    def add(fields: dict[str, JSON]) -> None:
+        table.add(fields)
+        if fields["status"] != completed:
+            broken.add(fields["id"])
+
+    table.read_lines(path, add)
+    done = {key for key, status in zip(table.keys, table.status, strict=True) if status == COMPLETED}
+    attempts = {key: tried for key, tried in zip(table.keys, table.attempts, strict=True) if key not in done}
+    began, given_up = _read_started(path / STARTED_FILE, done)
+    for item in began:
+        key = item.prompt_index, item.sample_index
+        attempts[key] = max(attempts.get(key, 0), item.attempt)
+    known = broken | given_up
+    return Past(table, done, [item for item in began if item.trajectory_id not in known], attempts)
 
 
-def _read_started(path: Path) -> tuple[list[Started], set[str]]:
+def _read_started(path: Path, done: Container[tuple[int, int]]) -> tuple[list[Started], set[str]]:
+    """Return the rollouts that began and are not done, and the ids of those that were given up."""
     began: list[Started] = []
     given_up: set[str] = set()
     try:
-        for line in path.read_bytes().splitlines():
-            fields = json.loads(line)
-            if len(fields) == 1:
-                given_up.add(fields[0])
-            else:
-                began.append(Started(*fields))
+        with path.open("rb") as lines:
+            for line in lines:
+                trajectory_id, *planned = decode_line(line)
+                if not planned:
+                    given_up.add(trajectory_id)
+                elif (item := Started(trajectory_id, *planned))[1:3] not in done:
+                    began.append(item)
     except (ValueError, TypeError) as error:
         raise DatasetError(f"{path} is not the journal of a run ({error})") from error
     return began, given_up

@@ -18,11 +18,12 @@ from aws_rft_sdk.rollout.driver import Progress, run_rollouts
 from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
-from aws_rft_sdk.rollout.manifest import Manifest, file_sha256, handler_sources
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_retry_budget
 from aws_rft_sdk.rollout.starting import access_at, access_in
+from aws_rft_sdk.runs.manifest import Manifest, file_sha256, handler_sources
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord
+from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.runtime import LocalRuntime, Policy
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata
 
@@ -117,8 +118,8 @@ class Session:
     access: Access
     engine: Engine
     folder: RunFolder | None
-    records: dict[tuple[int, int], RolloutRecord] = field(default_factory=dict)
-    """The last record of each rollout, those of earlier runs included, in the order in which these ended."""
+    table: RolloutTable = field(default_factory=RolloutTable)
+    """What has ended, in earlier runs and in this one."""
 
     @property
     def total(self) -> int:
@@ -137,7 +138,7 @@ class Session:
         progress, options = Progress(), self.options
         if self.folder is not None:
             for record in await self.folder.recover(self.access.observe):
-                self._keep(record)
+                self.table.add_record(record)
                 yield record
             progress = self.folder.past.progress()
         attempts = run_rollouts(
@@ -157,13 +158,9 @@ class Session:
         async with aclosing(attempts) as records:
             async for record in records:
                 if self.folder is not None:
-                    self.folder.write(record)
-                self._keep(record)
+                    record = self.folder.write(record)
+                self.table.add_record(record)
                 yield record
-
-    def _keep(self, record: RolloutRecord) -> None:
-        self.records.pop(record.key, None)
-        self.records[record.key] = record
 
 
 @contextmanager
@@ -205,7 +202,6 @@ def open_session(options: RunOptions, fn: Handler | None, policy: Policy | None)
             engine = options.choice.make(fn, access)
         session = Session(options, prompts, access, engine, folder)
         if folder is not None:
-            within = range(len(prompts)), range(options.group_size)
-            kept = [r for r in folder.past.records if r.prompt_index in within[0] and r.sample_index in within[1]]
-            session.records = {record.key: record for record in kept}
+            session.table = folder.past.table
+            session.table.limit(len(prompts), options.group_size)
         yield session

@@ -17,10 +17,10 @@ import yaml
 from click.testing import CliRunner
 
 from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.cli.worker import command as worker_command
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
-from aws_rft_sdk.rollout.loading import load_callable
 from aws_rft_sdk.runtime import CallablePolicy
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, WORKER_KEY_VARIABLE
 from aws_rft_sdk.types import TrajectoryStatus

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from aws_rft_sdk import datasets
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.rewards import Rollout, check_reply, evaluate
-from aws_rft_sdk.rollout.records import read_records
+from aws_rft_sdk.runs.records import read_records
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "math_rlvr"

@@ -9,7 +9,7 @@ from strands.models.openai import OpenAIModel
 from aws_rft_sdk import LocalRuntime, rft_handler, wrap_model
 from aws_rft_sdk.adapters.openai import runtime_client_args
 from aws_rft_sdk.lifecycle.calling import run_handler
-from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus
+from aws_rft_sdk.runs import RolloutRecord, RolloutStatus
 
 SYSTEM_PROMPT = "Answer with the tool."
 

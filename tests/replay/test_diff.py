@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws_rft_sdk.rollout.replaying.diff import Comparable, compare
-from aws_rft_sdk.rollout.replaying.noise import mask
+from aws_rft_sdk.runs.noise import mask
+from aws_rft_sdk.runs.request_diff import Comparable, compare_requests
 
 AT = datetime(2026, 5, 4, 12, tzinfo=timezone.utc).timestamp()
 REQUEST = {
@@ -35,7 +35,7 @@ REQUEST = {
 def differences(change, *, strict=False):
     other = copy.deepcopy(REQUEST)
     change(other)
-    return compare(Comparable(REQUEST, AT), Comparable(other, AT + 1e7), strict=strict).differences
+    return compare_requests(Comparable(REQUEST, AT), Comparable(other, AT + 1e7), strict=strict).differences
 
 
 def rename_call(request):
@@ -132,7 +132,7 @@ def test_difference_when_texts_are_long_then_the_place_is_shown():
     long = {"messages": [{"role": "user", "content": "a" * 500 + "b" + "c" * 500}]}
     other = {"messages": [{"role": "user", "content": "a" * 500 + "X" + "c" * 500}]}
 
-    (difference,) = compare(Comparable(long, AT), Comparable(other, AT)).differences
+    (difference,) = compare_requests(Comparable(long, AT), Comparable(other, AT)).differences
 
     assert "ab" in str(difference)
     assert "aX" in str(difference)
@@ -143,9 +143,9 @@ def test_difference_when_texts_are_long_then_the_place_is_shown():
 def test_compare_when_messages_are_of_odd_form_then_they_are_compared_all_the_same(messages):
     one, other = Comparable({"messages": messages}, AT), Comparable({"messages": [{"role": "user"}]}, AT)
 
-    assert compare(one, one).differences == ()
-    assert compare(one, other).differences != ()
-    assert str(compare(one, other).differences[0])
+    assert compare_requests(one, one).differences == ()
+    assert compare_requests(one, other).differences != ()
+    assert str(compare_requests(one, other).differences[0])
 
 
 MASKED = [

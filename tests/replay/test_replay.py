@@ -15,9 +15,9 @@ from strands import Agent
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutResult, rft_handler
 from aws_rft_sdk.context import TurnState
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.rollout import ReplayStatus, read_records, replay, replay_rollouts
-from aws_rft_sdk.rollout.replaying.session import TranscriptPolicy
-from aws_rft_sdk.rollout.replaying.stage import Stage
+from aws_rft_sdk.runs import ReplayStatus, read_records, replay, replay_rollouts
+from aws_rft_sdk.runs.rotating_runtime import RotatingRuntime
+from aws_rft_sdk.runs.transcript import TranscriptPolicy
 from aws_rft_sdk.runtime import PolicyError
 from tests.replay.conftest import contents
 from tests.replay.recording import make_handler, model, record, write_records
@@ -352,10 +352,10 @@ def test_replay_when_the_consumer_stops_then_rollouts_in_flight_are_cancelled(tm
     assert sorted(cancelled) == ["b", "c", "d"]
 
 
-def test_stage_when_a_runtime_has_served_its_number_then_another_follows_and_the_first_is_stopped():
+def test_rotating_runtime_when_a_runtime_has_served_its_number_then_another_follows_and_the_first_is_stopped():
     async def main():
-        stage = Stage(TranscriptPolicy(), turns_each=7)
-        async with stage.runtime(3) as one, stage.runtime(4) as two, stage.runtime(1) as three:
+        runtimes = RotatingRuntime(TranscriptPolicy(), turns_each=7)
+        async with runtimes.runtime(3) as one, runtimes.runtime(4) as two, runtimes.runtime(1) as three:
             assert one is two
             assert three is not one
             assert one.endpoint != three.endpoint
@@ -363,7 +363,7 @@ def test_stage_when_a_runtime_has_served_its_number_then_another_follows_and_the
         with pytest.raises(RuntimeError, match="stopped"):
             one.new_rollout("stopped")
         three.new_rollout("running")
-        await stage.aclose()
+        await runtimes.aclose()
         with pytest.raises(RuntimeError, match="stopped"):
             three.new_rollout("stopped")
 

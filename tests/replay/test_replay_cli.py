@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from aws_rft_sdk.rollout import read_records
+from aws_rft_sdk.runs import read_records
 from tests.replay.conftest import EXAMPLES, contents, run
 
 HANDLER = EXAMPLES / "gsm8k_calculator" / "agent.py:handler"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aws_rft_sdk.datasets import new_key, pack
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards import Component, RewardResult
-from aws_rft_sdk.rollout import (
+from aws_rft_sdk.runs import (
     RescoreStatus,
     RolloutStatus,
     cell_truth,
@@ -23,8 +23,8 @@ from aws_rft_sdk.rollout import (
     rescore,
     rescore_report,
 )
-from aws_rft_sdk.rollout.rescoring.report import spearman
-from aws_rft_sdk.rollout.rescoring.rescore import configured, write_new_records
+from aws_rft_sdk.runs.rescore_report import spearman
+from aws_rft_sdk.runs.rescoring import configured, write_new_records
 from tests.replay.conftest import EXAMPLES, contents, run
 from tests.replay.recording import make_handler, record, write_records
 

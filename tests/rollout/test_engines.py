@@ -23,10 +23,11 @@ from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, load_callable, read_records, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
-from aws_rft_sdk.rollout.engines.base import describe_error, metrics_of
+from aws_rft_sdk.rollout.engines.base import metrics_of
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.starting import access_in
+from aws_rft_sdk.runs.records import describe_error
 from aws_rft_sdk.types import InferenceParams
 
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")

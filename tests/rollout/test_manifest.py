@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from aws_rft_sdk.rollout.manifest import file_sha256, handler_sources
-from aws_rft_sdk.rollout.replaying.source import changed_sources
+from aws_rft_sdk.runs.manifest import file_sha256, handler_sources
+from aws_rft_sdk.runs.recorded import changed_sources
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
 import dataclasses
 import json
+import math
+from array import array
 
 import pytest
 
 from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus, read_records
 from aws_rft_sdk.rollout._appending import AppendedFile
-from aws_rft_sdk.rollout.records import RECORDS_FILE, latest_records
+from aws_rft_sdk.runs.records import RECORDS_FILE, latest_records
+from aws_rft_sdk.runs.table import RolloutTable
 
 RECORD = RolloutRecord(
     id="t1", prompt_index=0, sample_index=1, reward=0.5, turns=2, seconds=1.5, status=RolloutStatus.COMPLETED
@@ -64,17 +67,86 @@ def test_records_when_a_rollout_was_repeated_then_its_last_record_counts(tmp_pat
     assert latest_records([]) == []
 
 
-ODD_INDEX = dataclasses.replace(RECORD, prompt_index=[1]).to_json()
+def changed(**fields):
+    return json.dumps({**json.loads(RECORD.to_json()), **fields})
 
 
-@pytest.mark.parametrize("line", ["", "{", "[]", "{}", '{"status": "odd"}', ODD_INDEX])
-def test_line_that_is_no_record_is_refused_with_its_number(tmp_path, line):
-    (tmp_path / RECORDS_FILE).write_text(RECORD.to_json() + "\n" + line + "\n")
+NO_RECORDS = [
+    pytest.param("", id="blank"),
+    pytest.param("{", id="cut"),
+    pytest.param("[]", id="array"),
+    pytest.param("{}", id="empty"),
+    pytest.param("[" * 100_000, id="deep"),
+    pytest.param('{"level": "info", "message": "a log line"}', id="foreign"),
+    pytest.param(changed(status="odd"), id="status"),
+    pytest.param(changed(prompt_index=[1]), id="index"),
+    pytest.param(changed(reward="high"), id="reward"),
+    pytest.param(changed(turns=1.5), id="turns"),
+    pytest.param(changed(seconds=None), id="seconds"),
+    pytest.param(changed(metrics=5, reward=0.0), id="metrics"),
+]
 
-    with pytest.raises(DatasetError, match="line 2") as raised:
-        list(read_records(tmp_path))
 
-    assert raised.value.line == 2
+@pytest.mark.parametrize("line", NO_RECORDS)
+def test_line_when_it_is_no_record_then_it_is_named_and_the_rest_is_used(tmp_path, line, caplog):
+    (tmp_path / RECORDS_FILE).write_text("\n".join([RECORD.to_json(), line, RECORDS[2].to_json(), ""]))
+
+    read, table = list(read_records(tmp_path)), RolloutTable.read(tmp_path)
+
+    assert read == [RECORD, RECORDS[2]]
+    assert "1 line is no record and was left out (line 2: " in caplog.text
+    assert (table.damage.count, table.damage.lines[0][0]) == (1, 2)
+    assert list(table.keys) == [RECORD.key, RECORDS[2].key]
+    assert {len(column) for column in vars(table).values() if isinstance(column, array)} == {2}
+
+
+def test_line_when_it_is_no_text_then_it_is_named_and_the_rest_is_used(tmp_path):
+    (tmp_path / RECORDS_FILE).write_bytes(b"\xff\xfe\n" + RECORD.to_json().encode() + b"\n")
+
+    assert list(read_records(tmp_path)) == [RECORD]
+    assert len(RolloutTable.read(tmp_path)) == 1
+
+
+def test_file_when_it_holds_no_record_at_all_then_it_is_refused_with_the_first_line(tmp_path):
+    (tmp_path / RECORDS_FILE).write_text("# notes\n# more\n")
+
+    for read in (lambda: list(read_records(tmp_path)), lambda: RolloutTable.read(tmp_path)):
+        with pytest.raises(DatasetError, match="holds no records") as raised:
+            read()
+        assert raised.value.line == 1
+
+
+def test_record_when_written_by_a_newer_version_then_the_fields_that_are_not_known_are_skipped(tmp_path):
+    (tmp_path / RECORDS_FILE).write_text(changed(kind="model", cost={"usd": 1}) + "\n")
+
+    assert list(read_records(tmp_path)) == [RECORD]
+    assert RolloutTable.read(tmp_path).damage.count == 0
+
+
+def test_table_when_it_is_read_then_its_rows_are_those_of_the_records(tmp_path):
+    again = dataclasses.replace(RECORD, id="t4", reward=None, attempts=2, metrics={"words": 5, "flag": True, "x": "y"})
+    write(tmp_path, [*RECORDS, again])
+
+    table = RolloutTable.read(tmp_path)
+
+    assert list(table.keys) == [(0, 1), (0, 2), (0, 3)]
+    assert [math.isnan(reward) for reward in table.reward] == [True, True, False]
+    assert (list(table.attempts), table.superseded) == ([2, 1, 3], 1)
+    assert {name: (list(rows), list(values)) for name, (rows, values) in table.metrics.items()} == {"words": ([0], [5])}
+    assert table.common_errors(3) == [("RewardError: ü\n", 1)]
+    assert vars(RolloutTable.of([*RECORDS, again])).keys() == vars(table).keys()
+    assert [*RolloutTable.of([*RECORDS, again]).reward[2:]] == [0.5]
+
+
+def test_table_when_it_is_limited_then_rows_beyond_are_gone():
+    table = RolloutTable.of(
+        [dataclasses.replace(RECORDS[2], metrics={"n": 1}), dataclasses.replace(RECORD, metrics={"n": 2})]
+    )
+
+    table.limit(1, 3)
+
+    assert list(table.keys) == [RECORD.key]
+    assert [list(column) for column in table.metrics["n"]] == [[0], [2.0]]
 
 
 def test_file_when_cut_at_any_byte_then_whole_records_remain_and_appending_goes_on(tmp_path):

@@ -16,15 +16,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import aws_rft_sdk
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.rollout import RolloutStatus, read_records
+from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus, _appending, measure, read_records
 from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.folder import RunFolder
-from aws_rft_sdk.rollout.manifest import Manifest
 from aws_rft_sdk.rollout.schedule import Planned
+from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runtime import read_trajectories
 from aws_rft_sdk.types import TrajectoryStatus
 
@@ -314,6 +315,49 @@ def test_folder_when_resumed_then_rewards_without_a_record_are_found_and_the_res
     assert [r.id for r in read_records(tmp_path)] == ["t0", "t2"]
     with RunFolder(tmp_path, MANIFEST, resume=True) as run:
         assert asyncio.run(run.recover(look)) == []  # once
+
+
+def test_folder_when_a_record_is_damaged_then_the_others_count_and_its_reward_is_found_in_the_runtime(tmp_path):
+    journal_of_four(tmp_path)
+    records = tmp_path / "rollouts.jsonl"
+    records.write_text('{"id": "t2", "prompt_ind\n' + records.read_text())
+
+    with RunFolder(tmp_path, MANIFEST, resume=True) as run:
+        (found,) = asyncio.run(run.recover(look))
+        done = run.past.progress().done
+
+    assert (found.id, done) == ("t2", {(0, 0), (2, 0)})
+    assert run.past.table.damage.lines[0][0] == 1
+
+
+def test_folder_when_the_handler_has_changed_since_then_its_records_tell_which_is_of_which(tmp_path):
+    changed = dataclasses.replace(MANIFEST, sources={"agent.py": "2"})
+    record = RolloutRecord("t0", 0, 0, 1.0, turns=1, seconds=1.0, status=RolloutStatus.COMPLETED)
+
+    with RunFolder(tmp_path, MANIFEST) as run:
+        run.write(record)
+    with RunFolder(tmp_path, changed, resume=True, accept_changes=True) as run:
+        written = run.write(dataclasses.replace(record, id="t1", prompt_index=1))
+
+    first, second = read_records(tmp_path)
+    assert (first.sdk_version, second) == (aws_rft_sdk.__version__, written)
+    assert (first.handler_hash, second.handler_hash) == (MANIFEST.handler_hash, changed.handler_hash)
+    assert first.handler_hash != second.handler_hash
+    assert len(measure(read_records(tmp_path)).sources) == 2
+
+
+@pytest.mark.parametrize("tail", ['{"id": "cut', '["t9", 9, 0, 1]', ""])
+@pytest.mark.parametrize("before", [0, 3])
+def test_file_when_its_last_line_is_longer_than_a_block_then_it_is_mended_too(tmp_path, monkeypatch, tail, before):
+    monkeypatch.setattr(_appending, "_BLOCK_BYTES", 4)
+    path = tmp_path / "lines.jsonl"
+    lines = "[1, 2, 3, 4, 5]\n" * before
+    path.write_text(lines + tail)
+
+    with _appending.AppendedFile(path) as file:
+        file.append("[6]")
+
+    assert path.read_text() == lines + (tail + "\n" if tail.endswith("]") else "") + "[6]\n"
 
 
 def test_folder_when_its_runtime_cannot_be_asked_then_nothing_is_found(tmp_path):

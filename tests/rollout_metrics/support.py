@@ -10,9 +10,9 @@ import json
 import numpy as np
 from hypothesis import strategies as st
 
-from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus
-from aws_rft_sdk.rollout.manifest import Manifest
-from aws_rft_sdk.rollout.records import RECORDS_FILE
+from aws_rft_sdk.runs import RolloutRecord, RolloutStatus
+from aws_rft_sdk.runs.manifest import Manifest
+from aws_rft_sdk.runs.records import RECORDS_FILE
 
 COMPLETED, FAILED, UNREPORTED = RolloutStatus.COMPLETED, RolloutStatus.FAILED, RolloutStatus.UNREPORTED
 

@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from extras import needs
 
 from aws_rft_sdk.cli import main
-from aws_rft_sdk.rollout.records import RECORDS_FILE
+from aws_rft_sdk.runs.records import RECORDS_FILE
 
 from .support import FAILED, recompute, record, share_of_subsets, table, write
 
@@ -137,7 +137,9 @@ def test_every_interval_of_the_table_is_that_of_a_bootstrap_over_prompts(tmp_pat
 def test_json_holds_the_same_figures_and_what_they_mean(folder):
     found = json.loads(invoke("metrics", folder, "--json").output)
 
-    assert list(found) == ["metrics", "hints"]
+    assert list(found) == ["metrics", "hints", "intervals", "sources", "damaged"]
+    assert found["intervals"] == {"method": "bootstrap", "confidence": 0.95}
+    assert found["damaged"] == {"count": 0, "lines": []}
     for name, value in recompute(folder).items():
         assert found["metrics"][name] == (None if value is None else pytest.approx(value)), name
     assert {hint["rule"] for hint in found["hints"]} >= {"unreported", "no-reward"}
@@ -272,8 +274,9 @@ def test_comparison_as_json_has_a_stable_form(tmp_path):
     found = json.loads(invoke("compare", a, b, "--json").output)
 
     assert list(found) == [
-        *("a", "b", "paired", "success_threshold", "confidence", "prompts", "only_in_a", "only_in_b"),
-        *("no_reward_a", "no_reward_b", "differences"),
+        *("a", "b", "paired", "success_threshold", "confidence", "interval_method", "prompts", "only_in_a"),
+        *("only_in_b", "no_reward_a", "no_reward_b", "sources_a", "sources_b", "differences"),
+        *("damaged_a", "damaged_b"),
     ]
     assert [row["name"].removeprefix("eval/reward/") for row in found["differences"]] == [
         *("pass_at_1", "mean", "pass_at_2", "pass_power_2"),
@@ -289,3 +292,58 @@ def test_empty_run_cannot_be_compared(folder, tmp_path):
     empty = write(tmp_path / "empty", [])
 
     assert "no rollout has ended in B" in invoke("compare", folder, empty).output
+
+
+def test_line_that_is_no_record_is_named_and_the_rest_is_used(folder):
+    before = json.loads(invoke("metrics", folder, "--json").output)["metrics"]
+    with (folder / RECORDS_FILE).open("a") as file:
+        file.write('{"id": "t1"}\nnoise\n')
+    lines = len((folder / RECORDS_FILE).read_text().splitlines())
+
+    shown, found = invoke("metrics", folder), json.loads(invoke("metrics", folder, "--json").output)
+    compared = invoke("compare", folder, folder)
+
+    assert found["metrics"] == before
+    assert [found["damaged"]["count"], *(of["line"] for of in found["damaged"]["lines"])] == [2, lines - 1, lines]
+    for result in (shown, compared):
+        assert f"2 lines are no records and were left out (line {lines - 1}: " in " ".join(result.output.split())
+    assert json.loads(invoke("compare", folder, folder, "--json").output)["damaged_b"]["count"] == 2
+
+
+def test_numbers_that_the_handler_reports_are_shown(tmp_path):
+    records = [record(p, s, metrics={"steps": p + s, "note": "x"}) for p in range(30) for s in range(2)]
+    a, b = (write(tmp_path / name, records) for name in "ab")
+
+    shown = cells(invoke("metrics", a).output)
+    found = json.loads(invoke("metrics", a, "--json").output)["metrics"]
+
+    assert (found["handler/steps/mean"], found["handler/steps/rollouts"]) == (15.0, 60)
+    assert shown["steps"][0].startswith("15.0000 [")
+    assert shown["steps"][1:] == ["0.0000", "30.0000", "60"]
+    assert "handler/steps" in invoke("compare", a, b).output
+    assert json.loads(invoke("compare", a, b, "--json").output)["differences"][-1]["name"] == "handler/steps"
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        pytest.param([], 0, id="no-limit"),
+        pytest.param(["--fail-below", "-0.5"], 0, id="exactly"),
+        pytest.param(["--fail-below", "-0.4"], 1, id="below"),
+        pytest.param(["--fail-below", "0", "--figure", "handler/steps"], 0, id="another-figure"),
+        pytest.param(["--fail-below", "0", "--figure", "eval/reward/mean"], 1, id="mean"),
+        pytest.param(["--fail-below", "0", "--figure", "mean"], 2, id="no-such-figure"),
+        pytest.param(["--fail-below", "nan"], 2, id="nan"),
+        pytest.param(["--figure", "handler/steps"], 2, id="nothing-to-look-at"),
+    ],
+)
+def test_comparison_fails_below_a_limit(tmp_path, options, status):
+    a = write(tmp_path / "a", table(*[[1, 1]] * 40, metrics={"steps": 3}))
+    b = write(tmp_path / "b", table(*[[1, 0]] * 40, metrics={"steps": 3}))
+
+    shown, as_json = invoke("compare", a, b, *options), invoke("compare", a, b, "--json", *options)
+
+    assert (shown.exit_code, as_json.exit_code) == (status, status)
+    if status < 2:
+        json.loads(as_json.stdout)
+        assert ("below" in as_json.stderr) == (status == 1)

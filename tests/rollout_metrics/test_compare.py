@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import compare, prompts_needed
+from aws_rft_sdk.runs.metrics import compare, prompts_needed
 
 from .support import record, table, tables
 
@@ -190,6 +190,30 @@ def test_any_two_runs_give_json_without_nan(paired, a, b):
     for row in found["differences"]:
         assert row["difference"] == pytest.approx(row["b"] - row["a"], abs=1e-9)
         assert row["low"] is None or row["low"] <= row["high"]
+
+
+def test_numbers_that_both_handlers_report_are_compared_prompt_by_prompt():
+    a = [dataclasses.replace(r, metrics={"steps": r.prompt_index % 5, "only_a": 1}) for r in run(1)]
+    b = [dataclasses.replace(r, metrics={"steps": r.prompt_index % 5 + r.sample_index % 2}) for r in run(2)]
+
+    rows = by_name(compare(a, b))
+
+    assert "only_a" not in rows
+    assert (rows["steps"].a, rows["steps"].b, rows["steps"].difference) == pytest.approx((2.0, 2.5, 0.5))
+    assert (rows["steps"].better, rows["steps"].is_share) == ("B", False)
+    assert by_name(compare(a, b, paired=False))["steps"].difference == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_many_prompts_are_compared_by_the_closed_form(paired):
+    a, b = run(1, prompts=2_600, group=2), run(2, prompts=2_600, group=2, shift=0.1)
+
+    closed, drawn = compare(a, b, paired=paired), compare(a, b, paired=paired, resamples=300)
+
+    assert (closed.interval_method, drawn.interval_method) == ("expansion", "bootstrap")
+    for one, other in zip(closed.differences, drawn.differences, strict=True):
+        assert (one.a, one.b, one.difference, one.better) == (other.a, other.b, other.difference, other.better)
+        assert one.high - one.low == pytest.approx(other.high - other.low, rel=0.15)  # 300 resamples are rough
 
 
 def test_prompts_needed_is_the_sample_size_of_a_z_test():

@@ -1,10 +1,11 @@
+import dataclasses
 import inspect
 import re
 from pathlib import Path
 
 import pytest
 
-from aws_rft_sdk.rollout.metrics import hints, measure
+from aws_rft_sdk.runs.metrics import hints, measure
 
 from .support import FAILED, record, table
 
@@ -60,6 +61,17 @@ def test_many_answers_at_the_limit_were_cut_off(share, said, options):
 
 def test_equal_answers_that_are_not_long_were_not():
     assert rules(table(*MIXED, response_tokens=(20, 20))) == []
+
+
+def test_run_that_mixes_versions_of_the_code_says_so():
+    records = table(*MIXED, sdk_version="0.1.0", handler_hash="abc")
+    old = [dataclasses.replace(r, sdk_version=None, handler_hash=None) for r in records[:3]]
+
+    assert rules(records) == []
+    assert rules([*records[3:], *old]) == ["mixed-run"]
+    (hint,) = hints(measure([*records[3:], *old], resamples=20))
+    assert f"{len(records) - 3} of aws-rft-sdk 0.1.0, handler abc" in hint.text
+    assert "3 of aws-rft-sdk (unknown), handler (unknown)" in hint.text
 
 
 def test_every_rule_is_in_the_documentation_and_no_other():

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout import read_records
-from aws_rft_sdk.rollout.metrics import measure
+from aws_rft_sdk.runs import read_records
+from aws_rft_sdk.runs.metrics import measure
 
 from .support import COMPLETED, FAILED, UNREPORTED, recompute, record, table, tables, write
 
@@ -242,6 +242,54 @@ def test_ks_may_be_chosen():
 def test_options_without_a_meaning_are_refused(wrong):
     with pytest.raises(ConfigurationError):
         measure(table([1]), **wrong)
+
+
+def test_numbers_that_the_handler_reports_have_a_mean_over_rollouts_and_an_interval_over_prompts():
+    rng = random.Random(3)
+    steps = [[rng.randint(1, 9) for _ in range(rng.randint(1, 4))] for _ in range(60)]
+    records = [
+        record(p, s, metrics={"steps": value, "note": "text", "ok": True, "nested": {"x": 1}, "bad": math.nan})
+        for p, row in enumerate(steps)
+        for s, value in enumerate(row)
+    ]
+    records[0] = dataclasses.replace(records[0], metrics={"steps": 2.5, "cost": 0.1})
+    steps[0][0] = 2.5
+
+    found = measure(records).reported
+
+    flat = [value for row in steps for value in row]
+    assert [(of.name, of.rollouts, of.min, of.max) for of in found] == [
+        ("cost", 1, 0.1, 0.1),
+        ("steps", len(flat), min(flat), max(flat)),
+    ]
+    assert found[1].mean.value == pytest.approx(sum(flat) / len(flat))
+    assert found[1].mean.low < found[1].mean.value < found[1].mean.high
+    as_rewards = measure([dataclasses.replace(r, reward=float(r.metrics["steps"]), metrics={}) for r in records])
+    assert found[1].mean == as_rewards.mean_reward
+    named = measure(records).to_dict()
+    assert [name.rpartition("/")[2] for name in named if name.startswith("handler/steps/")] == [
+        *("mean", "mean_low", "mean_high", "min", "max", "rollouts")
+    ]
+
+
+def test_number_that_only_a_replaced_record_has_is_not_shown():
+    assert measure([record(metrics={"steps": 1}), record(metrics={}, attempts=2)]).reported == ()
+
+
+def test_number_too_large_for_a_float_is_left_out():
+    assert [of.name for of in measure([record(metrics={"huge": 10**400, "big": 10**300})]).reported] == ["big"]
+
+
+def test_many_prompts_have_the_closed_form_and_the_same_figures():
+    rng = random.Random(5)
+    records = table(*[[rng.random(), rng.random(), rng.random()] for _ in range(2_600)])
+
+    closed, drawn = measure(records, success_threshold=0.5), measure(records, success_threshold=0.5, resamples=300)
+
+    assert (closed.interval_method, drawn.interval_method) == ("expansion", "bootstrap")
+    assert without_intervals(closed.to_dict()) == without_intervals(drawn.to_dict())
+    for one, other in [(closed.mean_reward, drawn.mean_reward), (closed.success, drawn.success)]:
+        assert one.high - one.low == pytest.approx(other.high - other.low, rel=0.15)  # 300 resamples are rough
 
 
 def test_metrics_are_values():

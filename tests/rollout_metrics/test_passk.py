@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws_rft_sdk.rollout.metrics.passk import ks_up_to, pass_at_k, pass_power_k
+from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k, pass_power_k
 
 
 @st.composite

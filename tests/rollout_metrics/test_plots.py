@@ -5,7 +5,7 @@ import pytest
 from extras import needs
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics import draw, measure
+from aws_rft_sdk.runs.metrics import draw, measure
 
 from .support import table
 

@@ -15,10 +15,10 @@ import threading
 import traceback
 from typing import Any, BinaryIO, NoReturn
 
-from aws_rft_sdk.rollout.engines.base import Outcome, describe_error
+from aws_rft_sdk._loading import load_callable
+from aws_rft_sdk.rollout.engines.base import Outcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
-from aws_rft_sdk.rollout.loading import load_callable
-from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
 _PR_SET_PDEATHSIG = 1
 

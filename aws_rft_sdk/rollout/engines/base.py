@@ -12,7 +12,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 from aws_rft_sdk.types import RolloutResult
 
 DEADLINE_SECONDS = 540.0
@@ -28,6 +28,7 @@ class Outcome:
     """What was delivered: one number, or one for each turn; None for no reward."""
     turns: int = 0
     unsure_turns: int = 0
+    refused_calls: int = 0
     foreign_calls: int = 0
     seconds: float = 0.0
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
@@ -77,16 +78,6 @@ class Engine(ABC):
         """End what was started. Rollouts that still run are lost."""
 
 
-def describe_error(error: BaseException) -> str:
-    """Return type and message of an error, as records hold them."""
-    try:
-        message = str(error)
-    except Exception as unprintable:  # an error of the user's own making
-        message = f"no message, since that raised {type(unprintable).__name__}"
-    # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
-    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
-
-
 def outcome_of(ended: Ended) -> Outcome:
     """Return what became of a rollout whose handler ran in this process."""
     context, error = ended.context, ended.error
@@ -102,6 +93,7 @@ def outcome_of(ended: Ended) -> Outcome:
         rewards=rewards,
         turns=turns.tracked if turns is not None else 0,
         unsure_turns=turns.unsure if turns is not None else 0,
+        refused_calls=turns.failed - turns.unsure if turns is not None else 0,
         foreign_calls=0 if context is None else context.foreign_calls,
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),

@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from aws_rft_sdk._loading import absolute_reference
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
@@ -15,7 +16,6 @@ from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.engines.ray import RayEngine
-from aws_rft_sdk.rollout.loading import absolute_reference
 from aws_rft_sdk.settings import worker_key
 
 ENGINES = ("auto", "local", "process", "ray", "http", "agentcore")

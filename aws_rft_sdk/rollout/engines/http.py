@@ -16,8 +16,9 @@ from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.access import Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, describe_error
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, read_answer
+from aws_rft_sdk.runs.records import describe_error
 
 ROLLOUT_PATH = "/rollout"
 """Of the documented custom agent: answers at once and runs in the background."""

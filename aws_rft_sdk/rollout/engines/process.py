@@ -14,8 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, describe_error
-from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
 _LINE_LIMIT = 256 * 1024 * 1024
 """Bytes of one message from a child: an outcome, with the metrics that a handler returned."""

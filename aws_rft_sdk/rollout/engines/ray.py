@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from types import ModuleType, TracebackType
 from typing import Any
 
+from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, describe_error
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
-from aws_rft_sdk.rollout.loading import load_callable
-from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
 _OVERTIME_SECONDS = 30.0
 """Past its deadline, for an actor to report."""

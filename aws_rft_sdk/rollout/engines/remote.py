@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, RewardError, RolloutTimeoutError
 from aws_rft_sdk.rollout.access import Observation, Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, describe_error, metrics_of
-from aws_rft_sdk.rollout.records import RolloutStatus
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, metrics_of
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
 
 _FIRST_LOOK_SECONDS = 0.05

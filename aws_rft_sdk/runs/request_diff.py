@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rollout.replaying.noise import constant_ids, mask
+from aws_rft_sdk.runs.noise import constant_ids, mask
 
 _HOW_ASKED = ("stream", "stream_options")
 """How the answer travels, not what is asked."""
@@ -57,7 +57,7 @@ class RequestDifference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RequestComparison:
     """What came of comparing two requests."""
 
     differences: tuple[RequestDifference, ...]
@@ -96,7 +96,7 @@ class Comparable:
         return json.dumps([self.messages, self.tools, self.settings], default=str)
 
 
-def compare(recorded: Comparable, now: Comparable, *, strict: bool = False) -> Comparison:
+def compare_requests(recorded: Comparable, now: Comparable, *, strict: bool = False) -> RequestComparison:
     """Compare a request with the recorded one.
 
     Args:
@@ -105,7 +105,7 @@ def compare(recorded: Comparable, now: Comparable, *, strict: bool = False) -> C
         strict: Whether fresh ids and times count as differences.
     """
     if recorded.equals(now):
-        return Comparison(())
+        return RequestComparison(())
     return _Walk(recorded, now, strict).result()
 
 
@@ -114,12 +114,12 @@ class _Walk:
         self._recorded, self._now, self._strict = recorded, now, strict
         self._ignored = 0
 
-    def result(self) -> Comparison:
+    def result(self) -> RequestComparison:
         found = [*self._messages(), *self._tools()]
         for name in {**self._recorded.settings, **self._now.settings}:
             before, after = (side.settings.get(name, _ABSENT) for side in (self._recorded, self._now))
             found += self._walk(name, f"the setting {name}", before, after)
-        return Comparison(tuple(found), self._ignored)
+        return RequestComparison(tuple(found), self._ignored)
 
     @functools.cached_property
     def _constant(self) -> frozenset[str]:

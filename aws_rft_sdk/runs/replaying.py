@@ -14,22 +14,21 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import thaw
+from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
-from aws_rft_sdk.rollout.engines.base import describe_error
-from aws_rft_sdk.rollout.loading import load_callable
-from aws_rft_sdk.rollout.manifest import Manifest, read_manifest
-from aws_rft_sdk.rollout.records import RolloutRecord
-from aws_rft_sdk.rollout.replaying.diff import RequestDifference, compare
-from aws_rft_sdk.rollout.replaying.report import ReplayedRollout, ReplayReport, ReplayStatus, kind_of
-from aws_rft_sdk.rollout.replaying.session import Transcript, TranscriptPolicy, without_lost_turns
-from aws_rft_sdk.rollout.replaying.source import (
+from aws_rft_sdk.runs.manifest import Manifest, read_manifest
+from aws_rft_sdk.runs.recorded import (
     changed_sources,
     choose_records,
     find_database,
     find_reference,
 )
-from aws_rft_sdk.rollout.replaying.stage import Stage
+from aws_rft_sdk.runs.records import RolloutRecord, describe_error
+from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport, ReplayStatus, kind_of
+from aws_rft_sdk.runs.request_diff import RequestDifference, compare_requests
+from aws_rft_sdk.runs.rotating_runtime import RotatingRuntime
+from aws_rft_sdk.runs.transcript import Transcript, TranscriptPolicy, without_lost_turns
 from aws_rft_sdk.runtime import TrajectoryReader
 from aws_rft_sdk.types import InferenceParams, Trajectory, Turn
 
@@ -172,10 +171,10 @@ class _Player:
         self._strict = strict
         self._confirm = confirm
         self._policy = TranscriptPolicy()
-        self._stage = Stage(self._policy)
+        self._runtimes = RotatingRuntime(self._policy)
 
     async def aclose(self) -> None:
-        await self._stage.aclose()
+        await self._runtimes.aclose()
 
     async def play(self, record: RolloutRecord) -> ReplayedRollout:
         """Replay a rollout, twice if it differs."""
@@ -200,7 +199,7 @@ class _Player:
 
     async def _run(self, trajectory: Trajectory, turns: list[Turn]) -> tuple[Transcript, Ended]:
         transcript = Transcript(turns, strict=self._strict)
-        async with self._stage.runtime(len(turns)) as runtime:
+        async with self._runtimes.runtime(len(turns)) as runtime:
             payload = await asyncio.to_thread(
                 runtime.new_rollout,
                 thaw(trajectory.prompt),
@@ -225,7 +224,7 @@ class _Player:
         one, other = transcript.divergence, transcript_again.divergence
         if one is None or other is None:
             return one is other
-        return not compare(one.request, other.request, strict=self._strict).differences
+        return not compare_requests(one.request, other.request, strict=self._strict).differences
 
 
 def _load(folder: str | Path, handler: Handler | str | None) -> Handler:
@@ -292,7 +291,7 @@ def _status(
     if transcript.divergence is not None:
         return ReplayStatus.DIVERGED, transcript.divergence.turn, _after(transcript)
     if transcript.beyond:
-        if record.error is not None and record.turns > len(turns):
+        if record.error is not None and record.turns + record.refused_calls > len(turns):
             note = (
                 "as recorded, the agent asked for one more turn that had no answer; from there on nothing is compared"
             )

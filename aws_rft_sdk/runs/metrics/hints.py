@@ -5,10 +5,10 @@ Where a source gives no figure, the figure is ours; docs/metrics.md has a table 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from aws_rft_sdk.rollout.metrics.measuring import Metrics
+from aws_rft_sdk.runs.metrics.figures import Metrics
 
 FAILED_SHARE = 0.01
 ZERO_VARIANCE_SHARE = 0.5
@@ -103,6 +103,8 @@ def _of_turns(metrics: Metrics) -> Iterator[tuple[str, str]]:
 
 
 def _of_numbers(metrics: Metrics) -> Iterator[tuple[str, str]]:
+    if mixed := mixture_of(metrics.sources):
+        yield "mixed-run", mixed
     if metrics.no_reward:
         yield (
             "no-reward",
@@ -111,3 +113,11 @@ def _of_numbers(metrics: Metrics) -> Iterator[tuple[str, str]]:
         )
     if metrics.prompts < FEW_PROMPTS:
         yield "few-prompts", f"few prompts ({metrics.prompts}): take the intervals for rough"
+
+
+def mixture_of(sources: Mapping[str, int]) -> str | None:
+    """Return a sentence about rollouts of several versions of the code; None if there is one version."""
+    if len(sources) < 2:
+        return None
+    named = ", ".join(f"{count} of {source}" for source, count in sources.items())
+    return f"the rollouts ran {len(sources)} versions of the code: {named}"

@@ -12,7 +12,7 @@ from aws_rft_sdk.datasets import read_rows
 from aws_rft_sdk.datasets.packing import unpack_any
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import DatasetError
-from aws_rft_sdk.rollout.records import RolloutRecord
+from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.types import Trajectory
 
 _NAMES = ("ground_truth", "answer")

@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rollout.replaying.diff import RequestDifference
+from aws_rft_sdk.runs.request_diff import RequestDifference
 
 _SHOWN_DIFFERENCES = 5
 

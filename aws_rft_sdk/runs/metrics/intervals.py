@@ -1,4 +1,6 @@
-"""Confidence intervals by bootstrap over prompts. Pure, seeded, and in plain Python: numpy is no base dependency.
+"""Confidence intervals over prompts. Pure, seeded, and in plain Python: numpy is no base dependency.
+
+Up to 2,500 prompts they come from a bootstrap. With more prompts the bootstrap's distribution has a closed form.
 
 Prompts are resampled, not rollouts: rollouts of one prompt are alike, so the prompt is what is independent (the cluster
 bootstrap; Davison and Hinkley, 1997, on hierarchical data). A figure is a ratio of two sums over prompts, so that means
@@ -9,16 +11,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, compress
 from statistics import NormalDist
 
 CONFIDENCE = 0.95
 SEED = 0
-_RESAMPLES = 2_000
-_FEWEST_RESAMPLES = 500
-_DRAWS = 5_000_000
-"""Prompts drawn in all, at most: about a second. More prompts make intervals smooth with fewer resamples."""
+RESAMPLES = 2_000
+MOST_DRAWN = 2_500
+"""Prompts that the bootstrap draws from. With more prompts, intervals have the closed form of `expansion_interval`."""
 _NORMAL = NormalDist()
 _ALIKE = 1e-9
 
@@ -50,35 +53,66 @@ class Figure:
         return math.fsum(self.sums) / weight if weight else None
 
     @property
-    def per_prompt(self) -> list[float]:
+    def per_prompt(self) -> array[float]:
         """The value of each prompt that counts."""
-        return [total / weight for total, weight in zip(self.sums, self.weights, strict=True) if weight]
+        pairs = zip(self.sums, self.weights, strict=True)
+        return array("d", (total / weight for total, weight in pairs if weight))
+
+    @property
+    def counting(self) -> Figure:
+        """The same figure without the prompts that do not count."""
+        sums, weights = (array("d", compress(column, self.weights)) for column in (self.sums, self.weights))
+        return Figure(sums, weights, self.bounds)
+
+    @property
+    def cumulants(self) -> tuple[float, float]:
+        """Variance and third cumulant of the figure over prompts drawn with replacement, from its linear part."""
+        weight = math.fsum(self.weights)
+        value = math.fsum(self.sums) / weight
+        rest = array("d", (total - value * each for total, each in zip(self.sums, self.weights, strict=True)))
+        return math.fsum(e * e for e in rest) / weight**2, math.fsum(e * e * e for e in rest) / weight**3
 
 
-def mean_over_prompts(values: Sequence[float | None], bounds: tuple[float, float] | None = None) -> Figure:
-    """Return the mean over prompts as a figure. None leaves a prompt out."""
-    return Figure([value or 0.0 for value in values], [float(value is not None) for value in values], bounds)
+def mean_over_prompts(values: Sequence[float], bounds: tuple[float, float] | None = None) -> Figure:
+    """Return the mean over prompts as a figure. NaN leaves a prompt out."""
+    weights = array("d", (value == value for value in values))
+    return Figure(array("d", (value if value == value else 0.0 for value in values)), weights, bounds)
+
+
+def seen_range(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return least and greatest value, as bounds where nobody tells the range; None when all are equal."""
+    least, greatest = min(values, default=0.0), max(values, default=0.0)
+    return (least, greatest) if least < greatest else None
+
+
+def method_of(prompts: int, resamples: int | None) -> str:
+    """Return how intervals over so many prompts are made, "bootstrap" or "expansion"."""
+    return "bootstrap" if resamples is not None or prompts <= MOST_DRAWN else "expansion"
 
 
 def estimate(
-    figures: Sequence[Figure], *, confidence: float = CONFIDENCE, resamples: int | None = None, seed: int = SEED
+    figures: Iterable[Figure], *, confidence: float = CONFIDENCE, resamples: int | None = None, seed: int = SEED
 ) -> list[Estimate | None]:
     """Return each figure with its interval. All are computed from the same resamples.
 
     Args:
-        figures: Over the same prompts in the same order.
+        figures: Over the same prompts in the same order. With many prompts, one of them is in memory at a time.
         confidence: Share of such intervals that hold the true value, between 0 and 1.
-        resamples: Of the bootstrap; None for 2,000, and fewer with more than 2,500 prompts.
+        resamples: Of the bootstrap; None for 2,000, and for the closed form with more than 2,500 prompts.
         seed: The same seed gives the same interval.
 
     Returns:
         One for each figure, None for a figure without any prompt.
     """
+    rest = iter(figures)
+    first = next(rest, None)
+    if first is None:
+        return []
+    if method_of(len(first.sums), resamples) == "expansion":
+        return [_estimate_alone(figure.counting, confidence, seed) for figure in chain([first], rest)]
+    figures = [first, *rest]
     drawn = replicates(figures, resamples=resamples, seed=seed)
-    return [
-        None if figure.value is None else Estimate(figure.value, *_interval(figure, values, confidence))
-        for figure, values in zip(figures, drawn, strict=True)
-    ]
+    return [_estimate(figure, values, confidence) for figure, values in zip(figures, drawn, strict=True)]
 
 
 def replicates(figures: Sequence[Figure], *, resamples: int | None = None, seed: int = SEED) -> list[list[float]]:
@@ -91,9 +125,8 @@ def replicates(figures: Sequence[Figure], *, resamples: int | None = None, seed:
     if not count:
         return results
     positions, rng = range(count), random.Random(seed)
-    rounds = max(_FEWEST_RESAMPLES, min(_RESAMPLES, _DRAWS // count)) if resamples is None else resamples
     constant = [figure.weights[0] * count if len(set(figure.weights)) == 1 else None for figure in figures]
-    for _ in range(rounds):
+    for _ in range(RESAMPLES if resamples is None else resamples):
         drawn = rng.choices(positions, k=count)
         for figure, fixed, values in zip(figures, constant, results, strict=True):
             weight = sum(map(figure.weights.__getitem__, drawn)) if fixed is None else fixed
@@ -111,16 +144,57 @@ def percentile_interval(values: Sequence[float], prompts: int, confidence: float
     """
     if prompts < 2 or not values:
         return None
-    level = _NORMAL.cdf(-t_quantile((1 + confidence) / 2, prompts - 1) * math.sqrt(prompts / (prompts - 1)))
+    level = _NORMAL.cdf(-_expanded(prompts, confidence))
     ordered = sorted(values)
     return quantile(ordered, level), quantile(ordered, 1 - level)
 
 
-def _interval(figure: Figure, values: Sequence[float], confidence: float) -> tuple[float | None, float | None]:
+def expansion_interval(
+    value: float, variance: float, third: float, prompts: int, confidence: float
+) -> tuple[float, float]:
+    """Return where `percentile_interval` goes as resamples become infinite, for many prompts.
+
+    The distribution of a bootstrap mean is normal up to its skewness g, so that its quantile at the normal quantile z
+    is `value + s * (z + (z ** 2 - 1) * g / 6)`. Source: the expansion of Cornish and Fisher (1938), to its second term.
+
+    Args:
+        value: The figure.
+        variance: Of the figure over resamples.
+        third: Its third cumulant.
+        prompts: As for `percentile_interval`, at least 2.
+        confidence: Of the interval.
+    """
+    deviation, z = math.sqrt(variance), _expanded(prompts, confidence)
+    shift = (z * z - 1) * third / (6 * variance)
+    return value - deviation * z + shift, value + deviation * z + shift
+
+
+def _expanded(prompts: int, confidence: float) -> float:
+    return t_quantile((1 + confidence) / 2, prompts - 1) * math.sqrt(prompts / (prompts - 1))
+
+
+def _estimate_alone(figure: Figure, confidence: float, seed: int) -> Estimate | None:
+    if len(figure.sums) > MOST_DRAWN:
+        return _estimate(figure, None, confidence)
+    return estimate([figure], confidence=confidence, seed=seed)[0]  # only few of the many prompts count
+
+
+def _estimate(figure: Figure, replicated: Sequence[float] | None, confidence: float) -> Estimate | None:
+    """Return a figure with its interval; from the closed form without values of resamples."""
+    value = figure.value
+    if value is None:
+        return None
     each = figure.per_prompt
+    ends: tuple[float | None, float | None]
     if max(each) - min(each) <= _ALIKE:
-        return constant_interval(each[0], len(each), figure.bounds, confidence)
-    return percentile_interval(values, len(each), confidence) or (None, None)
+        ends = constant_interval(each[0], len(each), figure.bounds, confidence)
+    elif replicated is not None:
+        ends = percentile_interval(replicated, len(each), confidence) or (None, None)
+    else:
+        low, high = expansion_interval(value, *figure.cumulants, len(each), confidence)
+        least, greatest = figure.bounds or (-math.inf, math.inf)
+        ends = max(low, least), min(high, greatest)
+    return Estimate(value, *ends)
 
 
 def constant_interval(

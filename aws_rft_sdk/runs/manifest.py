@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator, Mapping
@@ -12,11 +13,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
+from aws_rft_sdk._loading import module_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
-from aws_rft_sdk.rollout._appending import write_atomically
-from aws_rft_sdk.rollout.loading import module_of
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 
 MANIFEST_FILE = "run.json"
 _VERSION = 1
@@ -52,10 +52,15 @@ class Manifest:
         # Where the file stands does not matter: what is in it is among the sources.
         return self.handler if self.is_deployed else self.handler.rpartition(":")[2]
 
+    @property
+    def handler_hash(self) -> str:
+        """Short digest of the handler's name and sources. Records carry it, so that a mixed run can be told apart."""
+        return hashlib.sha256(json.dumps([self._name, sorted(self.sources.items())]).encode()).hexdigest()[:12]
+
     def write(self, folder: Path) -> None:
         """Write the manifest to a folder, as a whole or not at all."""
         fields = {"version": _VERSION, **asdict(self), "sources": thaw(self.sources), "settings": thaw(self.settings)}
-        write_atomically(folder / MANIFEST_FILE, json.dumps(fields, indent=2) + "\n")
+        _write_atomically(folder / MANIFEST_FILE, json.dumps(fields, indent=2) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -98,6 +103,22 @@ def read_manifest(folder: str | Path) -> Manifest | None:
         ConfigurationError: There is a manifest that cannot be read.
     """
     return Manifest.read(Path(folder)) if (Path(folder) / MANIFEST_FILE).exists() else None
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Replace a file as a whole or not at all, also when the machine fails."""
+    beside = path.with_name(path.name + ".new")
+    with beside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def _differences(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.rollout.replaying.diff import Comparable, Comparison, RequestDifference, compare
+from aws_rft_sdk.runs.request_diff import Comparable, RequestComparison, RequestDifference, compare_requests
 from aws_rft_sdk.runtime import Call, PolicyError
 from aws_rft_sdk.types import Turn
 
@@ -70,7 +70,10 @@ class Transcript:
         index = self._same(now)
         if index is None and self.divergence is not None:
             again = self.divergence.turn
-            if not self.was_extra and compare(self._recorded[again], now, strict=self._strict).differences == ():
+            if (
+                not self.was_extra
+                and compare_requests(self._recorded[again], now, strict=self._strict).differences == ()
+            ):
                 self.was_extra = True
                 return self._turns[again].response
         if index is None and self._open:
@@ -92,18 +95,18 @@ class Transcript:
         thorough = self.divergence is None
         for index in self._open:
             recorded = self._recorded[index]
-            found = Comparison(()) if recorded.equals(now) else None
+            found = RequestComparison(()) if recorded.equals(now) else None
             if found is None and thorough and len(recorded.messages) == len(now.messages):
-                found = compare(recorded, now, strict=self._strict)
+                found = compare_requests(recorded, now, strict=self._strict)
             if found is not None and not found.differences:
                 self.ignored += found.ignored
                 return index
         return None
 
-    def _most_alike(self, now: Comparable) -> tuple[int, Comparison]:
+    def _most_alike(self, now: Comparable) -> tuple[int, RequestComparison]:
         # Not always the next: that may be the turn of another agent, which was at work at the same time.
         found = {
-            index: compare(self._recorded[index], now, strict=self._strict)
+            index: compare_requests(self._recorded[index], now, strict=self._strict)
             for index in self._open
             if index == self._open[0] or len(self._recorded[index].messages) == len(now.messages)
         }

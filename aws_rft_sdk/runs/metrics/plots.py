@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.metrics.groups import reward_of
-from aws_rft_sdk.rollout.metrics.intervals import Estimate
-from aws_rft_sdk.rollout.metrics.measuring import Metrics
-from aws_rft_sdk.rollout.records import RolloutRecord, latest_records
+from aws_rft_sdk.runs.metrics.figures import Metrics
+from aws_rft_sdk.runs.metrics.intervals import Estimate
+from aws_rft_sdk.runs.records import RolloutRecord
+from aws_rft_sdk.runs.table import RolloutTable
 
 SUFFIXES = (".png", ".svg")
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f5fa8", "#d9822b", "#3a8f5c", "#6b7280"
@@ -21,7 +22,9 @@ _FEW_VALUES = 12
 _BINS = 30
 
 
-def draw(records: Iterable[RolloutRecord], metrics: Metrics, path: str | Path, *, title: str = "") -> None:
+def draw(
+    records: Iterable[RolloutRecord] | RolloutTable, metrics: Metrics, path: str | Path, *, title: str = ""
+) -> None:
     """Draw the distribution of rewards, and pass@k and pass^k with their intervals, into one PNG or SVG file.
 
     Args:
@@ -45,7 +48,7 @@ def draw(records: Iterable[RolloutRecord], metrics: Metrics, path: str | Path, *
     # A Figure of its own instead of pyplot: no window system is looked for, and nothing global is changed.
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    rewards = [reward for reward in map(reward_of, latest_records(records)) if reward is not None]
+    rewards = array("d", (reward for reward in RolloutTable.of(records).reward if reward == reward))
     _draw_rewards(left, rewards, metrics)
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     _draw_pass_k(right, metrics)
@@ -63,7 +66,7 @@ def draw(records: Iterable[RolloutRecord], metrics: Metrics, path: str | Path, *
         raise ConfigurationError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def _draw_rewards(axes: Any, rewards: list[float], metrics: Metrics) -> None:
+def _draw_rewards(axes: Any, rewards: array[float], metrics: Metrics) -> None:
     lost = f", {metrics.no_reward} without" if metrics.no_reward else ""
     axes.set_title(f"{len(rewards)} rewards{lost}, {metrics.prompts} prompts", fontsize=11)
     axes.set_xlabel("reward")

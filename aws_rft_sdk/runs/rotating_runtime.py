@@ -12,7 +12,7 @@ from aws_rft_sdk.runtime import LocalRuntime, Policy
 _TURNS_EACH = 500
 
 
-class Stage:
+class RotatingRuntime:
     """Local runtimes with one policy, each for a number of turns. Nothing of them goes to disk.
 
     Args:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rollout.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.rollout.metrics.groups import EQUAL_WITHIN, Group, group_rollouts
-from aws_rft_sdk.rollout.rescoring.rescore import RescoredRollout, RescoreStatus
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN, Groups
+from aws_rft_sdk.runs.rescoring import RescoredRollout, RescoreStatus
+from aws_rft_sdk.runs.table import RolloutTable
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def rescore_report(rollouts: Iterable[RescoredRollout], success_threshold: float
     """
     rollouts = tuple(rollouts)
     pairs = [(one.old, one.new) for one in rollouts if one.old is not None and one.new is not None]
-    before = group_rollouts([rollout.record for rollout in rollouts], success_threshold)
-    after = group_rollouts([rollout.new_record for rollout in rollouts], success_threshold)
+    before = Groups(RolloutTable.of(rollout.record for rollout in rollouts), success_threshold)
+    after = Groups(RolloutTable.of(rollout.new_record for rollout in rollouts), success_threshold)
     return RescoreReport(
         rollouts=rollouts,
         success_threshold=success_threshold,
@@ -153,18 +154,18 @@ def _ranks(values: Sequence[float]) -> list[float]:
     return [fmean((places[value][0], places[value][-1])) for value in values]
 
 
-def _figures(groups: Sequence[Group]) -> RewardFigures:
-    rewards = [reward for group in groups for reward in group.rewards]
+def _figures(groups: Groups) -> RewardFigures:
+    rewarded = sum(groups.rewarded)
     return RewardFigures(
-        rewarded=len(rewards),
-        mean=_mean(rewards),
-        success_share=sum(group.successes for group in groups) / len(rewards) if rewards else None,
+        rewarded=rewarded,
+        mean=math.fsum(groups.total) / rewarded if rewarded else None,
+        success_share=sum(groups.successes) / rewarded if rewarded else None,
         groups=sum(group.spread is not None for group in groups),
         zero_variance_groups=sum(group.has_no_variance for group in groups),
     )
 
 
-def _turned(before: Sequence[Group], after: Sequence[Group]) -> tuple[int, ...]:
+def _turned(before: Groups, after: Groups) -> tuple[int, ...]:
     """Return the prompts whose groups had no variance before and have some after."""
     return tuple(
         group.prompt_index

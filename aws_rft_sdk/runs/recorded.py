@@ -7,8 +7,8 @@ from pathlib import Path
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
-from aws_rft_sdk.rollout.manifest import handler_sources, read_manifest
-from aws_rft_sdk.rollout.records import DATABASE_FILE, RolloutRecord, read_records
+from aws_rft_sdk.runs.manifest import handler_sources, read_manifest
+from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord, read_records
 
 
 def choose_records(folder: str | Path, only: Collection[str], limit: int | None) -> list[RolloutRecord]:

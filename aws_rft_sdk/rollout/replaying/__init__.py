@@ -1,1 +1,0 @@
-"""Runs recorded rollouts again without a model, and shows where they differ."""

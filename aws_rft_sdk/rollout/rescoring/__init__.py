@@ -1,1 +1,0 @@
-"""Gives saved rollouts another reward."""
