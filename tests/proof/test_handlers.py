@@ -168,7 +168,8 @@ def shared_headers_handler() -> Any:
 def test_headers_written_to_a_shared_model_are_found():
     proof = prove_handler(shared_headers_handler(), trial=Trial(rollouts=32, threads=8, faults=False))
 
-    assert kinds(proof) == [CauseKind.SHARED_HEADERS]
+    # A handler raises as well if the trajectory whose headers it was given is sealed already.
+    assert CauseKind.SHARED_HEADERS in kinds(proof)
     assert len(proof.verdict.wrong) >= 7
 
 

@@ -76,6 +76,7 @@ async def _run(runtime, handler, prompt, index, sample, params):
         error=None if ended.error is None else f"{type(ended.error).__name__}: {ended.error}",
         rewards=context.rewards if context.rewards and len(context.rewards) > 1 else None,
         unsure_turns=context.turns.unsure,
+        refused_calls=context.turns.failed - context.turns.unsure,
     )
 
 

@@ -194,19 +194,20 @@ def test_bind_when_in_the_handler_then_its_turns_make_the_rollout_tracked(servic
     assert service.feedback == [("/CompleteTrajectory", None), ("/UpdateReward", [1.0])]
 
 
-def test_registry_when_10000_rollouts_are_over_then_it_is_empty(service: Service) -> None:
+def test_registry_when_10000_rollouts_are_over_then_it_holds_none_of_them(service: Service) -> None:
     @rft_handler(require_turns=False, reward="deferred")
     def handler(payload: dict[str, Any]) -> None:
         with RFTContext.bind(payload):
             if payload["prompt"] == "fails":
                 raise ValueError(payload["prompt"])
 
+    before = dict(registry)  # a handler that hangs in another test is still in progress
     with ThreadPoolExecutor(4) as pool:
         for _ in pool.map(lambda i: handler(ga_payload(f"t{i}")), range(10_000)):
             pass
     with pytest.raises(ValueError, match="fails"):
         handler(service.payload("failing", prompt="fails"))
-    assert registry == {}
+    assert registry == before
 
 
 # --- calls after the end ---------------------------------------------------------------------------------------------
