@@ -16,10 +16,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, cast, overload
 
-from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.context import ClientDefaults, RFTContext
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.feedback import redrive
-from aws_rft_sdk.feedback.defaults import Defaults
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.kinds import is_of_kind
@@ -108,7 +107,7 @@ def rft_handler(
         OutboxError: The outbox cannot be written. The function did not run.
         ServiceError: The reward could not be delivered, and there is no outbox or the service refuses it for good.
     """
-    options = Options(on_error, floor_reward, reward, client, require_turns, Defaults(outbox, auth))
+    options = Options(on_error, floor_reward, reward, client, require_turns, ClientDefaults(outbox, auth))
     if outbox is not None:
         # What an earlier process left is delivered even if this one never gets a rollout.
         redrive.start_if_present(outbox)
@@ -130,22 +129,24 @@ def _decorate(fn: F, options: Options) -> F:
         )
     payload_of = _payload_getter(fn)
 
-    def request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RolloutRequest | None:
+    def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RFTContext | None:
         payload = payload_of(args, kwargs)
         request = RolloutRequest.parse(payload.request if isinstance(payload, RFTContext) else payload)
-        return None if request is None or _is_part_of_a_rollout(request) else request
+        if request is None or _is_part_of_a_rollout(request):
+            return None
+        return RFTContext(request, options.client_defaults)
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout | None:
-        if (request := request_of(args, kwargs)) is None:
+        if (context := context_of(args, kwargs)) is None:
             return None
-        rollout = Rollout(options, request, options.client_for(request))
+        rollout = Rollout(options, context, options.client_for(context))
         rollout.received()
         return rollout
 
     async def begin_in_loop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout | None:
-        if (request := request_of(args, kwargs)) is None:
+        if (context := context_of(args, kwargs)) is None:
             return None
-        rollout = Rollout(options, request, await options.client_in_loop(request))
+        rollout = Rollout(options, context, await options.client_in_loop(context))
         if not rollout.has_outbox:
             rollout.received()
             return rollout

@@ -29,7 +29,7 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
-from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
+from aws_rft_sdk.types import RolloutResult, parse_rewards
 from aws_rft_sdk.wire import FAILED
 
 logger = logging.getLogger(__name__)
@@ -37,23 +37,24 @@ logger = logging.getLogger(__name__)
 
 _NO_TRACKED_TURNS = (
     "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole "
-    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
-    "RFTContext.carry; inference tracked elsewhere needs require_turns=False"
+    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model). A thread of your own needs "
+    "RFTContext.carry. A process of your own, and inference tracked elsewhere, need require_turns=False"
 )
 
 
 class Rollout:
     """One run of a handler: what is decided, in which order, and what is reported."""
 
-    def __init__(self, options: Options, request: RolloutRequest, client: FeedbackClient) -> None:
+    def __init__(self, options: Options, context: RFTContext, client: FeedbackClient) -> None:
         self._options = options
         self._client = client
         self._process = os.getpid()
         self._claimed = False  # by the first of `finished` and `give_up`, which a shutdown may call meanwhile
         self._ended = threading.Event()
-        self._span = telemetry.start_rollout(request)
-        self.context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
+        self._span = telemetry.start_rollout(context.request)
+        self.context = context
         """The rollout in progress."""
+        context.own_span_id = telemetry.span_id(self._span)
         self.repeated: RolloutResult | None = None
         """What was decided when the trajectory was delivered before; None when the function is to run."""
 
