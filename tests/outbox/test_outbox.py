@@ -291,3 +291,9 @@ def test_outbox_when_forked_then_parent_and_child_both_go_on(outbox):
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert {entry.metadata.trajectory_id for entry in outbox.entries()} == {"before", "child", "parent"}
+
+
+@pytest.mark.parametrize("value", [5, False, b"outbox.db", ""])
+def test_outbox_when_it_is_no_path_then_configuration_error_at_decoration(value):
+    with pytest.raises(ConfigurationError, match=r"outbox is .* must be an Outbox or the path of a file"):
+        rft_handler(outbox=value)
