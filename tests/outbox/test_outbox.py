@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aws_rft_sdk import rft_handler
 from aws_rft_sdk._decision import CallState, Outcome
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
 from aws_rft_sdk.feedback.outbox import LEASE_SECONDS, Outbox
