@@ -111,7 +111,9 @@ class Decision:
             DecisionConflictError: It was decided before, in another way.
         """
         known = self
-        if rewards is not None and known.is_refused:
+        if known.reward is CallState.CONFIRMED:  # so it was sealed as ready, by us or by someone else
+            known = replace(known, completion=known.completion or "ready", seal=CallState.CONFIRMED)
+        elif rewards is not None and known.is_refused:
             known = replace(known, rewards=None, reward=CallState.UNSENT)
         if known.seal is CallState.REFUSED:
             known = replace(known, completion=None, seal=CallState.UNSENT)
