@@ -87,12 +87,12 @@ def rft_handler(
         require_turns: Whether a rollout without a single tracked inference call is an error. Turn it off for functions
             whose inference is tracked elsewhere.
         outbox: A file, or an `Outbox`. Every decision is committed to it before it is sent, also by the clients that
-            `client` makes. None for the file that `RFT_OUTBOX` names, if it is set. With an outbox, a reward that
+            `client` makes and those that the function makes for its own trajectory. None for the file that `RFT_OUTBOX` names, if it is set. With an outbox, a reward that
             cannot be delivered now is not an error: it stays in the outbox, and a thread of this process or the next
             process delivers it. If the platform delivers a trajectory again that is decided already, the function does
             not run, and its `RolloutResult` is returned.
-        auth: "sigv4" or "bearer", also for the clients that `client` makes, unless they name their own. None for
-            `RFT_AUTH`, else "sigv4".
+        auth: "sigv4" or "bearer", also for the same clients, unless they name their own. None for `RFT_AUTH`, else
+            "sigv4".
 
     Raises:
         ConfigurationError: An option is wrong.
@@ -147,7 +147,7 @@ def _decorate(fn: F, options: Options) -> F:
         if (context := context_of(args, kwargs)) is None:
             return None
         rollout = Rollout(options, context, await options.client_in_loop(context))
-        if not rollout.has_outbox:
+        if rollout.outbox is None:
             rollout.received()
             return rollout
         try:
@@ -287,7 +287,7 @@ def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Gener
                 step = functools.partial(items.throw, error)
 
 
-def _report_of(rollout: Rollout, error: BaseException, last: object) -> Callable[[], None]:
+def _report_of(rollout: Rollout, error: BaseException, last: object) -> Callable[[], object]:
     """Return what reports a stream that ended with `error`. `last` is its last item that carries a reward."""
     if isinstance(error, GeneratorExit) and isinstance(last, Mapping | RolloutResult):
         return functools.partial(rollout.finished, last)  # the consumer has left with the result

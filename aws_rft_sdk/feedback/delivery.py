@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Protocol, cast
 
-from aws_rft_sdk import telemetry, wire
+from aws_rft_sdk import context, telemetry, wire
 from aws_rft_sdk._decision import Call, CallState, Decision
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import (
@@ -30,15 +30,8 @@ _REFUSALS = (InvalidRequestError, TrajectoryNotFoundError, TrajectoryConflictErr
 _OPERATIONS = {Call.SEAL: "complete", Call.REWARD: "reward"}
 
 
-class Holder(Protocol):
-    """Holds the decision about one trajectory."""
-
-    durable: bool
-    """Whether it outlives the process."""
-
-    @property
-    def seen(self) -> Decision:
-        """The decision as it was last read or changed here."""
+class Holder(context.Holder, Protocol):
+    """Holds the decision about one trajectory, and changes it."""
 
     def update(self, *steps: Step, durable: bool = False, error: str | None = None) -> list[Decision]:
         """Change the decision, all steps at once or none. See `Outbox.update`."""
