@@ -87,10 +87,10 @@ def rft_handler(
         require_turns: Whether a rollout without a single tracked inference call is an error. Turn it off for functions
             whose inference is tracked elsewhere.
         outbox: A file, or an `Outbox`. Every decision is committed to it before it is sent, also by the clients that
-            `client` makes and those that the function makes for its own trajectory. None for the file that `RFT_OUTBOX` names, if it is set. With an outbox, a reward that
-            cannot be delivered now is not an error: it stays in the outbox, and a thread of this process or the next
-            process delivers it. If the platform delivers a trajectory again that is decided already, the function does
-            not run, and its `RolloutResult` is returned.
+            `client` makes, and by those that the function makes for its own trajectory. None for the file that
+            `RFT_OUTBOX` names, if it is set. With an outbox, a reward that cannot be delivered now is not an error: it
+            stays in the outbox, and a thread of this process or the next process delivers it. If the platform delivers
+            a trajectory again that is decided already, the function does not run, and its `RolloutResult` is returned.
         auth: "sigv4" or "bearer", also for the same clients, unless they name their own. None for `RFT_AUTH`, else
             "sigv4".
 
