@@ -65,11 +65,6 @@ class Decision:
     """How often a call was begun. Tells whether another process has begun one since."""
 
     @property
-    def is_made(self) -> bool:
-        """Whether anything is decided."""
-        return self.completion is not None or self.rewards is not None
-
-    @property
     def outstanding(self) -> Call | None:
         """The call that is to be made next, the seal before the reward. None when nothing is left to do."""
         waiting = (CallState.UNSENT, CallState.MAYBE_SENT)
