@@ -210,7 +210,7 @@ def _wrapper(fn: Callable[..., Any], begin: Begin, begin_in_loop: BeginInLoop) -
             if rollout.repeated is not None:
                 yield rollout.repeated
                 return None
-            return (yield from _drive_generator(rollout, fn(*args, **kwargs)))
+            return (yield from _drive_generator(rollout, _called_at_first_step(fn, *args, **kwargs)))
 
         return generator_function
 
@@ -264,6 +264,11 @@ async def _drive_awaitable(rollout: Rollout, call: Callable[[], Awaitable[Any]])
     return result
 
 
+def _called_at_first_step(fn: Callable[..., Generator[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+    """Return what `fn` returns. Wrong arguments are an error of the first step, so that it is reported."""
+    return (yield from fn(*args, **kwargs))
+
+
 def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     step: Callable[[], Any] = functools.partial(next, items)
     last: object = None
@@ -300,9 +305,15 @@ def _async_generator_function(fn: Callable[..., Any], begin: BeginInLoop) -> Cal
         if rollout is not None and rollout.repeated is not None:
             yield rollout.repeated
             return
-        items = fn(*args, **kwargs)
-        step: Callable[[], Awaitable[Any]] = items.__anext__
+        items: Any = None
         last: object = None
+
+        async def first_step() -> Any:
+            nonlocal items
+            items = fn(*args, **kwargs)  # wrong arguments are an error of the rollout
+            return await items.__anext__()
+
+        step: Callable[[], Awaitable[Any]] = first_step
         with rollout.active() if rollout is not None else nullcontext():
             while True:  # async generators have no `yield from`, so production traffic goes this way too
                 with rollout.bound() if rollout is not None else nullcontext():
