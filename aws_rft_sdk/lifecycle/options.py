@@ -66,6 +66,8 @@ class Options:
             raise ConfigurationError(f"on_error is {on_error!r:.80}; it must be 'floor', 'failed' or a function")
         if reward not in ("result", "deferred"):
             raise ConfigurationError(f"reward is {reward!r:.80}; it must be 'result' or 'deferred'")
+        if not isinstance(require_turns, bool):
+            raise ConfigurationError(f"require_turns is {require_turns!r:.80}; it must be True or False")
         if defaults.auth is not None:
             resolve_auth(defaults.auth)
         if client is not None:
