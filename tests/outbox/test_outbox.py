@@ -88,7 +88,7 @@ def test_decide_when_reopened_by_another_then_the_decision_is_there(outbox, tmp_
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5).map(tuple),
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)  # it syncs to a disk, as fast as that is
 def test_decide_keeps_every_finite_float_exactly(tmp_path_factory, rewards):
     outbox = Outbox(tmp_path_factory.mktemp("floats") / "o.db")
 
