@@ -65,11 +65,6 @@ class Decision:
     """How often a call was begun. Tells whether another process has begun one since."""
 
     @property
-    def is_made(self) -> bool:
-        """Whether anything is decided."""
-        return self.completion is not None or self.rewards is not None
-
-    @property
     def outstanding(self) -> Call | None:
         """The call that is to be made next, the seal before the reward. None when nothing is left to do."""
         waiting = (CallState.UNSENT, CallState.MAYBE_SENT)
@@ -111,7 +106,9 @@ class Decision:
             DecisionConflictError: It was decided before, in another way.
         """
         known = self
-        if rewards is not None and known.is_refused:
+        if known.reward is CallState.CONFIRMED:  # so it was sealed as ready, by us or by someone else
+            known = replace(known, completion=known.completion or "ready", seal=CallState.CONFIRMED)
+        elif rewards is not None and known.is_refused:
             known = replace(known, rewards=None, reward=CallState.UNSENT)
         if known.seal is CallState.REFUSED:
             known = replace(known, completion=None, seal=CallState.UNSENT)

@@ -12,10 +12,9 @@ from aws_rft_sdk import wire
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._decision import Completion, Decision
-from aws_rft_sdk.context import RFTContext, request_of, share_holder
+from aws_rft_sdk.context import RFTContext, client_defaults, request_of, share_holder
 from aws_rft_sdk.credentials import Credentials, CredentialSource
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.feedback.defaults import client_defaults
 from aws_rft_sdk.feedback.delivery import Holder, Memory, OnDisk, deliver
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
@@ -57,12 +56,14 @@ class RolloutFeedbackClient:
         timeout_seconds: For one request and its whole answer, however slowly that arrives.
         max_seconds: For one call of a method, repetitions and waits included. None for 60 s; with an outbox, which
             goes on trying later, for 10 s. A name that resolves slowly may take longer.
-        auth: "sigv4" signs each request, "bearer" sends a token; None for `RFT_AUTH`, else "sigv4". On a loopback
-            endpoint requests go unsigned when there are no AWS credentials, so that no account is needed to develop.
+        auth: "sigv4" signs each request, "bearer" sends a token. None for the one that the trajectory's handler was
+            given, while it runs, else `RFT_AUTH`, else "sigv4". On a loopback endpoint requests go unsigned when there
+            are no AWS credentials, so that no account is needed to develop.
             A loopback endpoint that only the payload names gets a signature rather than a token.
         trusted_endpoints: Hosts that a payload may name besides the service's own and loopback.
-        outbox: A file, or an `Outbox`, in which every decision is committed before it is sent; None for the file that
-            `RFT_OUTBOX` names, if it does. What cannot be delivered stays there, see `aws_rft_sdk.feedback.redrive`.
+        outbox: A file, or an `Outbox`, in which every decision is committed before it is sent; None for the one
+            that the trajectory's handler was given, while it runs, else the file that `RFT_OUTBOX` names, if it is set.
+            What cannot be delivered stays there, see `aws_rft_sdk.feedback.redrive`.
         backoff: Waits between attempts.
 
     Raises:
@@ -93,7 +94,7 @@ class RolloutFeedbackClient:
         self.endpoint: Endpoint = resolve_endpoint(
             self.metadata, endpoint=endpoint, region=region, api=api, trusted_endpoints=trusted_endpoints
         )
-        defaults = client_defaults.get()
+        defaults = client_defaults(self.metadata)
         self.outbox = shared_outbox(defaults.outbox if outbox is None else outbox)
         http, credentials = _split_session(session)
         self._sender = Sender(

@@ -20,6 +20,7 @@ from aws_rft_sdk._carry import carry
 from aws_rft_sdk._decision import CallState, Completion, Decision, Rewards
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import NoActiveRolloutError, PayloadError, RewardError
+from aws_rft_sdk.settings import Auth
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,17 @@ class Holder(Protocol):
         """The decision as this process knows it."""
 
 
+class ClientDefaults(NamedTuple):
+    """What the feedback clients of a rollout use for arguments that they are not given. The environment comes after."""
+
+    outbox: Any = None
+    """A file, or an `Outbox`, which this module does not know; None for no default."""
+    auth: Auth | None = None
+
+
+_NO_DEFAULTS = ClientDefaults()
+
+
 class RFTContext:
     """One rollout in progress.
 
@@ -93,7 +105,7 @@ class RFTContext:
     of them sees the rollout that it was started in.
     """
 
-    __slots__ = ("_own_span_id", "_turns", "foreign_calls", "holder", "outcome", "request")
+    __slots__ = ("_turns", "client_defaults", "foreign_calls", "holder", "outcome", "own_span_id", "request")
 
     request: RolloutRequest
     holder: Holder | None
@@ -105,18 +117,17 @@ class RFTContext:
     """Calls of a `runtime_model` that went to the production model while this rollout was in progress, whoever made
     them. In a process that serves production too they may have nothing to do with the rollout."""
 
-    def __init__(self, request: RolloutRequest, *, own_span_id: str | None = None) -> None:
-        """Begin a rollout.
+    own_span_id: str | None
+    """OpenTelemetry's id of the span of the rollout as a whole, which is no turn's; None without one."""
 
-        Args:
-            request: Its request.
-            own_span_id: OpenTelemetry's id of the span of the rollout as a whole, which is no turn's; None without one.
-        """
+    def __init__(self, request: RolloutRequest, client_defaults: ClientDefaults = _NO_DEFAULTS) -> None:
+        """Begin a rollout with what its handler says about feedback clients."""
         self.request = request
+        self.client_defaults = client_defaults
         self.holder = None
         self.outcome = None
         self.foreign_calls = 0
-        self._own_span_id = own_span_id
+        self.own_span_id = None
         self._turns: dict[str, TurnState] = {}  # by span id, in order of beginning
 
     def __repr__(self) -> str:
@@ -225,7 +236,7 @@ class RFTContext:
             raise NoActiveRolloutError(late)
         recording = telemetry.recording_span_id()
         with _lock:
-            usable = recording is not None and recording != self._own_span_id and recording not in self._turns
+            usable = recording is not None and recording != self.own_span_id and recording not in self._turns
             span_id = recording if recording is not None and usable else str(uuid.uuid4())
             self._turns[span_id] = TurnState.BEGUN
         headers = wire.inference_headers(self.job_arn, self.trajectory_id, span_id)
@@ -376,6 +387,13 @@ def share_holder(metadata: RolloutMetadata, own: Holder) -> Holder:
         for context in contexts:
             context.holder = held
     return held
+
+
+def client_defaults(metadata: RolloutMetadata) -> ClientDefaults:
+    """Return what the handler says about feedback clients of a trajectory that is in progress, else nothing."""
+    with _lock:
+        context = _in_progress((metadata.job_arn, metadata.trajectory_id))
+    return _NO_DEFAULTS if context is None else context.client_defaults
 
 
 def request_of(source: Source) -> RolloutRequest:

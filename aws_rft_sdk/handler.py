@@ -16,10 +16,9 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Mapp
 from contextlib import nullcontext
 from typing import Any, Literal, TypeVar, cast, overload
 
-from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.context import ClientDefaults, RFTContext
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.feedback import redrive
-from aws_rft_sdk.feedback.defaults import Defaults
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.kinds import is_of_kind
@@ -88,12 +87,12 @@ def rft_handler(
         require_turns: Whether a rollout without a single tracked inference call is an error. Turn it off for functions
             whose inference is tracked elsewhere.
         outbox: A file, or an `Outbox`. Every decision is committed to it before it is sent, also by the clients that
-            `client` makes. None for the file that `RFT_OUTBOX` names, if it is set. With an outbox, a reward that
-            cannot be delivered now is not an error: it stays in the outbox, and a thread of this process or the next
-            process delivers it. If the platform delivers a trajectory again that is decided already, the function does
-            not run, and its `RolloutResult` is returned.
-        auth: "sigv4" or "bearer", also for the clients that `client` makes, unless they name their own. None for
-            `RFT_AUTH`, else "sigv4".
+            `client` makes, and by those that the function makes for its own trajectory. None for the file that
+            `RFT_OUTBOX` names, if it is set. With an outbox, a reward that cannot be delivered now is not an error: it
+            stays in the outbox, and a thread of this process or the next process delivers it. If the platform delivers
+            a trajectory again that is decided already, the function does not run, and its `RolloutResult` is returned.
+        auth: "sigv4" or "bearer", also for the same clients, unless they name their own. None for `RFT_AUTH`, else
+            "sigv4".
 
     Raises:
         ConfigurationError: An option is wrong.
@@ -108,7 +107,7 @@ def rft_handler(
         OutboxError: The outbox cannot be written. The function did not run.
         ServiceError: The reward could not be delivered, and there is no outbox or the service refuses it for good.
     """
-    options = Options(on_error, floor_reward, reward, client, require_turns, Defaults(outbox, auth))
+    options = Options(on_error, floor_reward, reward, client, require_turns, ClientDefaults(outbox, auth))
     if outbox is not None:
         # What an earlier process left is delivered even if this one never gets a rollout.
         redrive.start_if_present(outbox)
@@ -130,23 +129,25 @@ def _decorate(fn: F, options: Options) -> F:
         )
     payload_of = _payload_getter(fn)
 
-    def request_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RolloutRequest | None:
+    def context_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RFTContext | None:
         payload = payload_of(args, kwargs)
         request = RolloutRequest.parse(payload.request if isinstance(payload, RFTContext) else payload)
-        return None if request is None or _is_part_of_a_rollout(request) else request
+        if request is None or _is_part_of_a_rollout(request):
+            return None
+        return RFTContext(request, options.client_defaults)
 
     def begin(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout | None:
-        if (request := request_of(args, kwargs)) is None:
+        if (context := context_of(args, kwargs)) is None:
             return None
-        rollout = Rollout(options, request, options.client_for(request))
+        rollout = Rollout(options, context, options.client_for(context))
         rollout.received()
         return rollout
 
     async def begin_in_loop(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Rollout | None:
-        if (request := request_of(args, kwargs)) is None:
+        if (context := context_of(args, kwargs)) is None:
             return None
-        rollout = Rollout(options, request, await options.client_in_loop(request))
-        if not rollout.has_outbox:
+        rollout = Rollout(options, context, await options.client_in_loop(context))
+        if rollout.outbox is None:
             rollout.received()
             return rollout
         try:
@@ -209,7 +210,7 @@ def _wrapper(fn: Callable[..., Any], begin: Begin, begin_in_loop: BeginInLoop) -
             if rollout.repeated is not None:
                 yield rollout.repeated
                 return None
-            return (yield from _drive_generator(rollout, fn(*args, **kwargs)))
+            return (yield from _drive_generator(rollout, _called_at_first_step(fn, *args, **kwargs)))
 
         return generator_function
 
@@ -263,6 +264,11 @@ async def _drive_awaitable(rollout: Rollout, call: Callable[[], Awaitable[Any]])
     return result
 
 
+def _called_at_first_step(fn: Callable[..., Generator[Any, Any, Any]], *args: Any, **kwargs: Any) -> Any:
+    """Return what `fn` returns. Wrong arguments are an error of the first step, so that it is reported."""
+    return (yield from fn(*args, **kwargs))
+
+
 def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     step: Callable[[], Any] = functools.partial(next, items)
     last: object = None
@@ -286,7 +292,7 @@ def _drive_generator(rollout: Rollout, items: Generator[Any, Any, Any]) -> Gener
                 step = functools.partial(items.throw, error)
 
 
-def _report_of(rollout: Rollout, error: BaseException, last: object) -> Callable[[], None]:
+def _report_of(rollout: Rollout, error: BaseException, last: object) -> Callable[[], object]:
     """Return what reports a stream that ended with `error`. `last` is its last item that carries a reward."""
     if isinstance(error, GeneratorExit) and isinstance(last, Mapping | RolloutResult):
         return functools.partial(rollout.finished, last)  # the consumer has left with the result
@@ -299,9 +305,15 @@ def _async_generator_function(fn: Callable[..., Any], begin: BeginInLoop) -> Cal
         if rollout is not None and rollout.repeated is not None:
             yield rollout.repeated
             return
-        items = fn(*args, **kwargs)
-        step: Callable[[], Awaitable[Any]] = items.__anext__
+        items: Any = None
         last: object = None
+
+        async def first_step() -> Any:
+            nonlocal items
+            items = fn(*args, **kwargs)  # wrong arguments are an error of the rollout
+            return await items.__anext__()
+
+        step: Callable[[], Awaitable[Any]] = first_step
         with rollout.active() if rollout is not None else nullcontext():
             while True:  # async generators have no `yield from`, so production traffic goes this way too
                 with rollout.bound() if rollout is not None else nullcontext():

@@ -174,6 +174,8 @@ _SECRETS = re.compile(
     r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"
     r"|x-amz-security-token[\"']?\s*[:=]\s*\S+"
     r"|authorization[\"']?\s*[:=][^\r\n]*"
+    r"|bearer\s+\S+"
+    r"|secret_?access_?key[\"']?\s*[:=]\s*\S+"
     r"|[A-Za-z0-9+/=_-]{100,}",
     re.IGNORECASE,
 )

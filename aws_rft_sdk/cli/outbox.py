@@ -57,10 +57,12 @@ def drain_command(ctx: click.Context, path: str | None) -> None:
 
     Exit status: 0 when nothing is left, 1 when something is, or was refused for good.
     """
-    result = deliver_pending(_existing(path))
+    outbox = _existing(path)
+    result = deliver_pending(outbox)
+    pending = outbox.count_pending()
     refused = f", {result.refused} refused for good" if result.refused else ""
-    click.echo(f"{result.delivered} delivered, {result.postponed} still pending{refused}")
-    ctx.exit(1 if result.postponed or result.refused else 0)
+    click.echo(f"{result.delivered} delivered, {pending} still pending{refused}")
+    ctx.exit(1 if pending or result.refused else 0)
 
 
 def _existing(path: str | None) -> Outbox:

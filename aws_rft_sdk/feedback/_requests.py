@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import requests
 import requests.adapters
 import urllib3
-from urllib3.exceptions import HTTPError, MaxRetryError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import RFTError
@@ -180,9 +180,27 @@ class _Response(http.client.HTTPResponse):
 class _Connection(urllib3.connection.HTTPConnection):
     response_class = _Response
 
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address of the host that answers, each with what is left of the exchange's time."""
+        name = self._dns_host
+        try:
+            found = socket.getaddrinfo(name.strip("[]"), self.port, type=socket.SOCK_STREAM)
+        except OSError:
+            return super()._new_conn()  # raises what belongs to it
+        for number, (*_, address) in enumerate(found, 1):
+            self._dns_host, self.timeout = str(address[0]), max(_current.deadline - time.monotonic(), 0.001)
+            try:
+                return super()._new_conn()
+            except (NewConnectionError, ConnectTimeoutError):
+                if number == len(found) or time.monotonic() >= _current.deadline:
+                    raise
+            finally:
+                self._dns_host = name
+        return super()._new_conn()
 
-class _TlsConnection(urllib3.connection.HTTPSConnection):
-    response_class = _Response
+
+class _TlsConnection(_Connection, urllib3.connection.HTTPSConnection):
+    pass
 
 
 class _Pool(urllib3.HTTPConnectionPool):

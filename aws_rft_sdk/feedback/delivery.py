@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Protocol, cast
 
-from aws_rft_sdk import telemetry, wire
+from aws_rft_sdk import context, telemetry, wire
 from aws_rft_sdk._decision import Call, CallState, Decision
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import (
@@ -30,15 +30,8 @@ _REFUSALS = (InvalidRequestError, TrajectoryNotFoundError, TrajectoryConflictErr
 _OPERATIONS = {Call.SEAL: "complete", Call.REWARD: "reward"}
 
 
-class Holder(Protocol):
-    """Holds the decision about one trajectory."""
-
-    durable: bool
-    """Whether it outlives the process."""
-
-    @property
-    def seen(self) -> Decision:
-        """The decision as it was last read or changed here."""
+class Holder(context.Holder, Protocol):
+    """Holds the decision about one trajectory, and changes it."""
 
     def update(self, *steps: Step, durable: bool = False, error: str | None = None) -> list[Decision]:
         """Change the decision, all steps at once or none. See `Outbox.update`."""
@@ -123,21 +116,13 @@ def _make(
 ) -> tuple[Decision, Decision]:
     """Make the outstanding call of `known` until it is confirmed, refused, or out of time.
 
-    Args:
-        holder: Holds the decision.
-        sender: Sends the call.
-        metadata: The trajectory.
-        known: The decision before the call was begun.
-        begun: The decision with the call marked as maybe sent.
-        deadline: On the monotonic clock.
-
-    Returns:
-        The decision with the call confirmed, and the same with the next call, if there is one, begun.
+    `begun` is `known` with that call marked as maybe sent. Returns the decision with the call confirmed, and the same
+    with the next call, if there is one, marked as maybe sent.
     """
     call = cast(Call, known.outstanding)
     request = _request(call, known, sender.endpoint.api, metadata)
-    operation, attempts, began = _OPERATIONS[call], 0, time.perf_counter()
-    outcome = "delivered"
+    operation, outcome, began = _OPERATIONS[call], "delivered", time.perf_counter()
+    attempts = 0
     with telemetry.feedback(operation, metadata.trajectory_id, sender.endpoint.url) as span:
         try:
             sending = Sending(sender, request, deadline)
@@ -147,14 +132,11 @@ def _make(
                     sending.attempt()
                     break
                 except ServiceError as error:
-                    was = known.state_of(call)
-                    if isinstance(error, TrajectoryConflictError) and (
-                        was is CallState.MAYBE_SENT or _begun_since(holder, begun)
-                    ):
+                    if _had_arrived(holder, call, known, begun, error):
                         outcome = "repeated"
                         _log_repeated(call, metadata)
                         break
-                    state = _state_after(error, was)
+                    state = _state_after(error, known.state_of(call))
                     error.attempts, error.may_have_happened = attempts, state is CallState.MAYBE_SENT
                     seconds = sending.pause_after(error, attempts)
                     if seconds is None:
@@ -176,8 +158,12 @@ def _make(
     return known, begun
 
 
-def _begun_since(holder: Holder, begun: Decision) -> bool:
-    """Whether another thread or process has begun a call since, so that its call may have been the first to arrive."""
+def _had_arrived(holder: Holder, call: Call, known: Decision, begun: Decision, error: ServiceError) -> bool:
+    """Whether an attempt failed because an earlier one may have arrived, of ours or of another thread or process."""
+    if not isinstance(error, TrajectoryConflictError):
+        return False
+    if known.state_of(call) is CallState.MAYBE_SENT:
+        return True
     (now,) = holder.update(_unchanged)
     return now.sends != begun.sends
 

@@ -8,27 +8,37 @@ Several threads and processes may share a file.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from aws_rft_sdk import telemetry
-from aws_rft_sdk._decision import CallState, Decision, Outcome
+from aws_rft_sdk._decision import Decision, Outcome
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
 from aws_rft_sdk.feedback.ledger import Entry, Ledger
-from aws_rft_sdk.feedback.schema import INSERT, SCHEMA, SCHEMA_VERSION, SELECT, SELECT_PROGRESS, UPDATE, migrate
+from aws_rft_sdk.feedback.schema import (
+    INSERT,
+    SCHEMA,
+    SCHEMA_VERSION,
+    SELECT,
+    SELECT_PROGRESS,
+    UPDATE,
+    columns_of,
+    decision_of,
+    entry_of,
+    key_of,
+    migrate,
+    row_of,
+)
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, Auth, Endpoint, environment
 from aws_rft_sdk.types import RolloutMetadata
-from aws_rft_sdk.wire import Api
 
 logger = logging.getLogger(__name__)
 
@@ -109,13 +119,13 @@ class Outbox:
             Exception: What a step raises; nothing has changed.
         """
         with self._transaction(durable=durable) as connection:
-            row = connection.execute(SELECT_PROGRESS, _key(metadata)).fetchone()
+            row = connection.execute(SELECT_PROGRESS, key_of(metadata)).fetchone()
             if row is None:
                 self._enter(connection, metadata, endpoint, auth)
                 decisions, attempts, last_error = [Decision()], 0, None
             else:
                 *fields, attempts, last_error = row
-                decisions = [_decision(*fields)]
+                decisions = [decision_of(*fields)]
             for step in steps:
                 decisions.append(step(decisions[-1]))
             seconds = LEASE_SECONDS
@@ -141,10 +151,10 @@ class Outbox:
             query = f"{SELECT} WHERE next_attempt_at <= ? ORDER BY next_attempt_at LIMIT 1"
             while (row := connection.execute(query, (before,)).fetchone()) is not None:
                 try:
-                    entry, error, seconds = _entry(row), None, LEASE_SECONDS
-                except ValueError as problem:  # damaged, or of another version: it must not stop the others
-                    entry, error, seconds = None, f"cannot be read: {problem}", RETRY_CAP_SECONDS
-                    logger.error("outbox=<%s>, trajectory_id=<%s> | %s", self.path, row[1], error)
+                    entry, error, seconds = entry_of(row), None, LEASE_SECONDS
+                except OutboxError as problem:  # it must not stop the others
+                    entry, error, seconds = None, str(problem), RETRY_CAP_SECONDS
+                    logger.error("outbox=<%s> | %s", self.path, error)
                 connection.execute(
                     "UPDATE feedback SET next_attempt_at = ?, last_error = coalesce(?, last_error)"
                     " WHERE job_arn = ? AND trajectory_id = ?",
@@ -181,9 +191,15 @@ class Outbox:
             return 0
 
     def entries(self) -> list[Entry]:
-        """Return all trajectories in the order in which they were received."""
+        """Return all trajectories in the order in which they were received. Damaged ones are logged and left out."""
+        entries = []
         with self._transaction(kind="DEFERRED") as connection:
-            return [_entry(row) for row in connection.execute(f"{SELECT} ORDER BY received_at, trajectory_id")]
+            for row in connection.execute(f"{SELECT} ORDER BY received_at, trajectory_id"):
+                try:
+                    entries.append(entry_of(row))
+                except OutboxError as problem:
+                    logger.error("outbox=<%s> | %s", self.path, problem)
+        return entries
 
     def find(self, metadata: RolloutMetadata) -> Entry | None:
         """Return the entry of a trajectory, None if it was never received."""
@@ -191,14 +207,18 @@ class Outbox:
             return self._select(connection, metadata)
 
     def ledger(self) -> Ledger:
-        """Count all trajectories by what has become of them."""
+        """Count all trajectories by what has become of them. A damaged one counts as pending."""
         counts = dict.fromkeys(Outcome, 0)
         with self._transaction(kind="DEFERRED") as connection:
             for count, *fields in connection.execute(
                 "SELECT count(*), completion, min(rewards), seal, reward FROM feedback"
                 " GROUP BY completion, rewards IS NULL, seal, reward"
             ):
-                counts[_decision(*fields).outcome] += count
+                try:
+                    outcome = decision_of(*fields).outcome
+                except OutboxError:
+                    outcome = Outcome.PENDING
+                counts[outcome] += count
         order = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
         return Ledger(sum(counts.values()), *(counts[outcome] for outcome in order))
 
@@ -225,13 +245,13 @@ class Outbox:
     ) -> Entry:
         now = self._clock()
         entry = Entry(metadata, endpoint, auth, received_at=now)
-        connection.execute(INSERT, _row(entry, changed_at=now))
+        connection.execute(INSERT, row_of(entry, changed_at=now))
         return entry
 
     @staticmethod
     def _select(connection: sqlite3.Connection, metadata: RolloutMetadata) -> Entry | None:
-        row = connection.execute(f"{SELECT} WHERE job_arn = ? AND trajectory_id = ?", _key(metadata)).fetchone()
-        return None if row is None else _entry(row)
+        row = connection.execute(f"{SELECT} WHERE job_arn = ? AND trajectory_id = ?", key_of(metadata)).fetchone()
+        return None if row is None else entry_of(row)
 
     def _write(
         self,
@@ -246,7 +266,7 @@ class Outbox:
         pending = decision.outstanding is not None
         error = last_error if pending or decision.is_refused else None  # what was delivered after all has none
         due_at = now + seconds if pending else None
-        connection.execute(UPDATE, (*_columns(decision), attempts, error, now, due_at, *_key(metadata)))
+        connection.execute(UPDATE, (*columns_of(decision), attempts, error, now, due_at, *key_of(metadata)))
 
     @contextmanager
     def _transaction(self, *, durable: bool = False, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
@@ -352,9 +372,11 @@ def shared_outbox(outbox: Outbox | str | os.PathLike[str] | None) -> Outbox | No
     """
     if isinstance(outbox, Outbox):
         return outbox
-    name = outbox or environment(OUTBOX_VARIABLE)
+    name: object = environment(OUTBOX_VARIABLE) if outbox is None else outbox
     if name is None:
         return None
+    if not (isinstance(name, str | os.PathLike) and os.fspath(name)):
+        raise ConfigurationError(f"outbox is {name!r:.80}; it must be an Outbox or the path of a file")
     path = Path(name).absolute()
     with _shared_lock:
         if path not in _shared:
@@ -368,38 +390,3 @@ def _forget_after_fork() -> None:
     global _shared_lock
     _shared_lock = threading.Lock()
     _shared.clear()
-
-
-def _key(metadata: RolloutMetadata) -> tuple[str, str]:
-    return metadata.job_arn, metadata.trajectory_id
-
-
-def _columns(decision: Decision) -> tuple[Any, ...]:
-    rewards = None if decision.rewards is None else json.dumps(decision.rewards)
-    return decision.completion, rewards, decision.seal.value, decision.reward.value, decision.sends
-
-
-def _decision(completion: Any, rewards: str | None, seal: str, reward: str, sends: int = 0) -> Decision:
-    parsed = None if rewards is None else tuple(json.loads(rewards))
-    return Decision(completion, parsed, CallState(seal), CallState(reward), sends)
-
-
-def _row(entry: Entry, changed_at: float) -> tuple[Any, ...]:
-    endpoint, progress = entry.endpoint, (entry.attempts, entry.last_error, entry.received_at, changed_at)
-    where = (endpoint.url, endpoint.api.value, endpoint.region, endpoint.source)
-    return (*_key(entry.metadata), *where, entry.auth, *_columns(entry.decision), *progress, entry.next_attempt_at)
-
-
-def _entry(row: Sequence[Any]) -> Entry:
-    job_arn, trajectory_id, url, api, region, source, auth, *decision = row[:12]
-    attempts, last_error, received_at, _, next_attempt_at = row[12:]
-    return Entry(
-        metadata=RolloutMetadata(job_arn=job_arn, trajectory_id=trajectory_id),
-        endpoint=Endpoint(url, Api(api), region, source),
-        auth=auth,
-        decision=_decision(*decision),
-        attempts=attempts,
-        last_error=last_error,
-        received_at=received_at,
-        next_attempt_at=next_attempt_at,
-    )

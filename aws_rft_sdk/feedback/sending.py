@@ -140,9 +140,13 @@ class Sending:
             self._source.refresh(self._generation)
             return 0.0
         repeatable = not isinstance(error, StatusError) or error.status in wire.RETRIABLE_STATUSES
-        if not repeatable or self._sender.backoff is None:
+        backoff = self._sender.backoff
+        if not repeatable or backoff is None:
             return None
-        seconds = self._sender.backoff.delay(attempts, error.retry_after_seconds)
+        seconds = backoff.delay(attempts, error.retry_after_seconds)
+        if error.retry_after_seconds is not None:
+            # Not at once, even if the service asks for that: time bounds the attempts, and thousands would fit in.
+            seconds = max(seconds, backoff.base_seconds / 2)
         return seconds if time.monotonic() + seconds < self._deadline else None
 
 

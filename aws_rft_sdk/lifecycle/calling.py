@@ -137,7 +137,7 @@ async def _time_out(
 async def _end_early(work: asyncio.Future[_Outcome], contexts: list[RFTContext], error: BaseException) -> bool:
     """Report the rollouts of `contexts` as `error`, then end their work. Returns whether any was given up."""
     rollouts = [rollout for rollout in one_rollout.running() if rollout.context in contexts]
-    given_up = [await off_the_loop(rollout.give_up, error) for rollout in rollouts]
+    given_up = [await off_the_loop(rollout.failed, error) for rollout in rollouts]
     if any(given_up) or not rollouts:
         work.cancel()
     await asyncio.wait([work], timeout=_CANCEL_SECONDS)

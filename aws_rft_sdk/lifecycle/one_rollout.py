@@ -29,7 +29,7 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
-from aws_rft_sdk.types import RolloutRequest, RolloutResult, parse_rewards
+from aws_rft_sdk.types import RolloutResult, parse_rewards
 from aws_rft_sdk.wire import FAILED
 
 logger = logging.getLogger(__name__)
@@ -37,33 +37,30 @@ logger = logging.getLogger(__name__)
 
 _NO_TRACKED_TURNS = (
     "no inference call of trajectory {} carried its headers and reached the policy, and the service fails the whole "
-    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model); a thread of your own needs "
-    "RFTContext.carry; inference tracked elsewhere needs require_turns=False"
+    "job on such a rollout. Usually the model is not wrapped: use wrap_model(model). A thread of your own needs "
+    "RFTContext.carry. A process of your own, and inference tracked elsewhere, need require_turns=False"
 )
 
 
 class Rollout:
     """One run of a handler: what is decided, in which order, and what is reported."""
 
-    def __init__(self, options: Options, request: RolloutRequest, client: FeedbackClient) -> None:
+    def __init__(self, options: Options, context: RFTContext, client: FeedbackClient) -> None:
         self._options = options
         self._client = client
         self._process = os.getpid()
-        self._claimed = False  # by the first of `finished` and `give_up`, which a shutdown may call meanwhile
+        self._claimed = False  # by the first of `finished` and `failed`, which a shutdown may call meanwhile
         self._ended = threading.Event()
-        self._span = telemetry.start_rollout(request)
-        self.context = RFTContext(request, own_span_id=telemetry.span_id(self._span))
+        self._span = telemetry.start_rollout(context.request)
+        self.context = context
         """The rollout in progress."""
+        context.own_span_id = telemetry.span_id(self._span)
         self.repeated: RolloutResult | None = None
         """What was decided when the trajectory was delivered before; None when the function is to run."""
 
     @property
-    def has_outbox(self) -> bool:
-        """Whether `received` writes to an outbox."""
-        return self._outbox is not None
-
-    @property
-    def _outbox(self) -> Outbox | None:
+    def outbox(self) -> Outbox | None:
+        """What `received` writes to; None without an outbox."""
         return self._client.outbox if isinstance(self._client, RolloutFeedbackClient) else None
 
     @contextmanager
@@ -87,8 +84,8 @@ class Rollout:
         """
         try:
             self._begin()
-            if self._outbox is not None:
-                self._look_up(cast(RolloutFeedbackClient, self._client), self._outbox)
+            if self.outbox is not None:
+                self._look_up(cast(RolloutFeedbackClient, self._client), self.outbox)
         except BaseException as error:
             self._claim()
             self._end("refused" if isinstance(error, ShuttingDownError) else "unreported", error)
@@ -133,15 +130,14 @@ class Rollout:
                 raise
             self._end("completed" if rewards or self.context.decision.rewards else "deferred")
 
-    def failed(self, error: BaseException) -> None:
+    def failed(self, error: BaseException) -> bool:
         """Report that the function raised. Blocks until it is delivered; what goes wrong is attached to `error`.
 
         A `RewardError` is not reported: what cannot be judged gets no floor, wherever in the handler that is noticed.
-        """
-        self.give_up(error)
 
-    def give_up(self, error: BaseException) -> bool:
-        """Like `failed`; returns False when the function had ended by itself, after what it reports is delivered."""
+        Returns:
+            False if the rollout had ended before, or the function had. What it reports is delivered then. Else True.
+        """
         if not self._may_report():
             return False
         with self.active():
@@ -189,10 +185,10 @@ class Rollout:
         return outcome.rewards
 
     def _report_failure(self, error: BaseException) -> None:
-        if self._has_decided():
-            self._note_untracked()
-            return
+        decided = self._has_decided()
         self._note_untracked()
+        if decided:
+            return
         on_error = self._options.on_error
         reward: Rewards | None = self._options.floor_reward if on_error == "floor" else None
         if callable(on_error):
@@ -252,7 +248,7 @@ class Rollout:
         try:
             report()
         except (ServiceError, CredentialsError) as error:
-            if self._outbox is None or error.retry_safe is False:
+            if self.outbox is None or error.retry_safe is False:
                 raise
             logger.warning(
                 "trajectory_id=<%s>, error=<%s> | not delivered yet, the feedback stays in the outbox",
@@ -272,8 +268,7 @@ class Rollout:
 def result_of(decision: Decision) -> RolloutResult:
     """Return what a handler returns for a trajectory that was decided before."""
     rewards = decision.rewards or ()
-    result = RolloutResult.of({"reward": rewards[0]} if len(rewards) == 1 else {"rewards": rewards or None})
-    return cast(RolloutResult, result)
+    return RolloutResult(rewards[0]) if len(rewards) == 1 else RolloutResult(rewards=rewards or None)
 
 
 def _attach(error: BaseException, reporting: BaseException) -> None:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import logging
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from aws_rft_sdk.client import AsyncRolloutFeedbackClient, Rewards, RolloutFeedbackClient
+from aws_rft_sdk.context import ClientDefaults, RFTContext
 from aws_rft_sdk.errors import ConfigurationError, RFTError
-from aws_rft_sdk.feedback.defaults import Defaults, client_defaults
-from aws_rft_sdk.feedback.outbox import shared_outbox
+from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
 from aws_rft_sdk.lifecycle.threads import wait_in
-from aws_rft_sdk.settings import resolve_auth
+from aws_rft_sdk.settings import OUTBOX_VARIABLE, resolve_auth
 from aws_rft_sdk.types import RolloutRequest, parse_reward
 
 if TYPE_CHECKING:
@@ -34,6 +35,8 @@ class FeedbackClient(Protocol):
     def report_error(self, error: BaseException | str, reward: Rewards | None = None, /) -> Awaitable[None] | None:
         """Seal the trajectory and deliver the floor reward, or seal it as failed if `reward` is None."""
 
+
+logger = logging.getLogger(__name__)
 
 _METHODS = ("report_complete", "update_reward", "report_error")
 # Type checkers do not match its wrapped methods with a protocol, so the asynchronous client is named.
@@ -57,12 +60,14 @@ class Options:
         reward: Literal["result", "deferred"],
         client: ClientFactory | None,
         require_turns: bool,
-        defaults: Defaults,
+        defaults: ClientDefaults,
     ) -> None:
         if on_error not in ("floor", "failed") and not callable(on_error):
             raise ConfigurationError(f"on_error is {on_error!r:.80}; it must be 'floor', 'failed' or a function")
         if reward not in ("result", "deferred"):
             raise ConfigurationError(f"reward is {reward!r:.80}; it must be 'result' or 'deferred'")
+        if not isinstance(require_turns, bool):
+            raise ConfigurationError(f"require_turns is {require_turns!r:.80}; it must be True or False")
         if defaults.auth is not None:
             resolve_auth(defaults.auth)
         if client is not None:
@@ -71,42 +76,28 @@ class Options:
         self.floor_reward = parse_reward(floor_reward)
         self.deferred = reward == "deferred"
         self.require_turns = require_turns
+        self._warned = False
         self._make_client: ClientFactory = client or RolloutFeedbackClient
-        self._defaults = defaults
+        self.client_defaults = defaults
 
-    def client_for(self, request: RolloutRequest) -> FeedbackClient:
+    def client_for(self, context: RFTContext) -> FeedbackClient:
         """Return the feedback client of one rollout. All its methods block.
 
         Raises:
             RFTError: The client cannot be made.
         """
-        with self._making(request):
-            made = self._make_client(request)
-            return self._checked(wait_in(None, made) if inspect.isawaitable(made) else made, request, None)
+        with _making(context):
+            made = self._make_client(context.request)
+            return self._checked(wait_in(None, made) if inspect.isawaitable(made) else made, context.request, None)
 
-    async def client_in_loop(self, request: RolloutRequest) -> FeedbackClient:
+    async def client_in_loop(self, context: RFTContext) -> FeedbackClient:
         """Like `client_for`, and coroutines of the client run in the running loop. Call its methods in a thread."""
         import asyncio
 
-        with self._making(request):
-            made = self._make_client(request)
+        with _making(context):
+            made = self._make_client(context.request)
             made = await made if inspect.isawaitable(made) else made
-            return self._checked(made, request, asyncio.get_running_loop())
-
-    @contextmanager
-    def _making(self, request: RolloutRequest) -> Iterator[None]:
-        token = client_defaults.set(self._defaults)
-        try:
-            yield
-        except RFTError:
-            raise
-        except Exception as error:
-            # The text of the error is left out, since it may hold a secret.
-            raise ConfigurationError(
-                f"client= raised {type(error).__name__} for trajectory {request.trajectory_id}"
-            ) from error
-        finally:
-            client_defaults.reset(token)
+            return self._checked(made, context.request, asyncio.get_running_loop())
 
     def _checked(
         self, client: object, request: RolloutRequest, loop: asyncio.AbstractEventLoop | None
@@ -124,14 +115,41 @@ class Options:
                 "Make a client for each request: client=lambda request: RolloutFeedbackClient(request)"
             )
         blocking = _blocking(client, loop)
-        wanted = None if self._defaults.outbox is None else shared_outbox(self._defaults.outbox)
-        used = blocking.outbox if isinstance(blocking, RolloutFeedbackClient) else None
-        if wanted is not None and (used is None or used.path != wanted.path):
-            raise ConfigurationError(
-                f"client= returned {kind} {'without an' if used is None else 'with another'} outbox, and outbox= is "
-                "given. Return a RolloutFeedbackClient, which takes the outbox of its handler, or drop outbox="
-            )
+        self._check_outbox(kind, blocking.outbox if isinstance(blocking, RolloutFeedbackClient) else None)
         return blocking
+
+    def _check_outbox(self, kind: str, used: Outbox | None) -> None:
+        given = self.client_defaults.outbox
+        wanted = shared_outbox(given)
+        if wanted is None or (used is not None and (given is None or used.path == wanted.path)):
+            return
+        problem = f"client= returned {kind} {'without an' if used is None else 'with another'} outbox"
+        if given is not None:
+            raise ConfigurationError(
+                f"{problem}, and outbox= is given. Return a RolloutFeedbackClient, which takes the outbox of its "
+                "handler, or drop outbox="
+            )
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "%s, so this handler does not use %s: what is delivered again runs again, and nothing is sent later",
+                problem,
+                OUTBOX_VARIABLE,
+            )
+
+
+@contextmanager
+def _making(context: RFTContext) -> Iterator[None]:
+    try:
+        with RFTContext.bind(context):
+            yield
+    except RFTError:
+        raise
+    except Exception as error:
+        # The text of the error is left out, since it may hold a secret.
+        raise ConfigurationError(
+            f"client= raised {type(error).__name__} for trajectory {context.trajectory_id}"
+        ) from error
 
 
 def _blocking(client: object, loop: asyncio.AbstractEventLoop | None) -> FeedbackClient:

@@ -88,3 +88,16 @@ def test_status_when_an_error_looks_like_markup_then_it_is_shown_as_it_is(runtim
 
     assert result.exit_code == 1
     assert "[/red]" in result.output
+
+
+def test_drain_when_an_entry_is_damaged_then_it_is_counted_and_exit_status_is_one(runtime, outbox):
+    for prompt in ("a", "b"):
+        pend(outbox, runtime.new_rollout(prompt))
+    first = outbox.entries()[0].metadata.trajectory_id
+    outbox._connection.execute("UPDATE feedback SET rewards = '1' WHERE trajectory_id = ?", (first,))
+
+    result = run("drain", outbox.path)
+
+    assert (result.exit_code, result.output) == (1, "1 delivered, 1 still pending\n")
+    result = run("status", outbox.path)
+    assert (result.exit_code, result.output) == (1, "2 received = 1 rewarded + 0 failed + 1 pending + 0 open\n")

@@ -12,7 +12,7 @@ from services import GENERATIONS, REWARD, SEAL, State, TokenlessService, Trouble
 
 from aws_rft_sdk import RolloutFeedbackClient, RolloutResult, rft_handler
 from aws_rft_sdk._decision import Outcome
-from aws_rft_sdk.errors import RFTError, TrajectoryConflictError
+from aws_rft_sdk.errors import DecisionConflictError, RFTError, TrajectoryConflictError
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import deliver_pending, stop_in_background
 
@@ -155,6 +155,22 @@ def test_update_reward_when_refused_before_someone_else_seals_then_it_may_be_giv
     client.update_reward(1.0)
 
     assert service.kinds() == [REWARD, REWARD]
+    assert client.holder.seen.outcome is Outcome.REWARDED
+
+
+@each_generation
+@with_and_without_outbox
+def test_complete_when_the_reward_was_taken_then_failed_is_a_conflict_and_ready_is_a_repetition(
+    service, open_outbox, api, with_outbox
+):
+    service.seal_elsewhere(State.READY)
+    client = client_of(service, open_outbox() if with_outbox else None, api)
+    client.update_reward(1.0)
+    with pytest.raises(DecisionConflictError):
+        client.complete_trajectory("failed")
+    client.complete_trajectory()
+
+    assert service.kinds() == [REWARD]
     assert client.holder.seen.outcome is Outcome.REWARDED
 
 

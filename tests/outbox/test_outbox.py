@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aws_rft_sdk import rft_handler
 from aws_rft_sdk._decision import CallState, Outcome
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
 from aws_rft_sdk.feedback.outbox import LEASE_SECONDS, Outbox
@@ -87,7 +88,7 @@ def test_decide_when_reopened_by_another_then_the_decision_is_there(outbox, tmp_
 @given(
     st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1, max_size=5).map(tuple),
 )
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)  # it syncs to a disk, as fast as that is
 def test_decide_keeps_every_finite_float_exactly(tmp_path_factory, rewards):
     outbox = Outbox(tmp_path_factory.mktemp("floats") / "o.db")
 
@@ -291,3 +292,9 @@ def test_outbox_when_forked_then_parent_and_child_both_go_on(outbox):
 
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert {entry.metadata.trajectory_id for entry in outbox.entries()} == {"before", "child", "parent"}
+
+
+@pytest.mark.parametrize("value", [5, False, b"outbox.db", ""])
+def test_outbox_when_it_is_no_path_then_configuration_error_at_decoration(value):
+    with pytest.raises(ConfigurationError, match=r"outbox is .* must be an Outbox or the path of a file"):
+        rft_handler(outbox=value)

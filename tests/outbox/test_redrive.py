@@ -10,7 +10,7 @@ from services import REWARD, TokenlessService, Trouble
 
 from aws_rft_sdk import RolloutFeedbackClient, credentials
 from aws_rft_sdk._decision import CallState, Outcome
-from aws_rft_sdk.errors import CredentialsError
+from aws_rft_sdk.errors import CredentialsError, OutboxError
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import Delivered, Redriver, deliver, deliver_pending
 
@@ -144,9 +144,9 @@ def test_deliver_when_several_threads_deliver_then_each_trajectory_is_delivered_
     assert {entry.outcome for entry in outbox.entries()} == {Outcome.REWARDED}
 
 
-@pytest.mark.parametrize("damage", ["api = 'zz'", "rewards = '[1'", "job_arn = 'none'", "seal = 'who knows'"])
+@pytest.mark.parametrize("damage", ["api = 'zz'", "rewards = '[1'", "rewards = '1'", "job_arn = 'none'", "seal = '?'"])
 def test_deliver_when_an_entry_cannot_be_read_then_the_others_are_delivered(service, outbox, caplog, damage):
-    leave(outbox, service.payload("bad"))
+    bad = leave(outbox, service.payload("bad"))
     leave(outbox, service.payload("good"))
     outbox._connection.execute(f"UPDATE feedback SET {damage} WHERE trajectory_id = 'bad'")
 
@@ -154,6 +154,11 @@ def test_deliver_when_an_entry_cannot_be_read_then_the_others_are_delivered(serv
     assert service.trajectories["good"].rewards == [1.0]
     assert "cannot be read" in caplog.text
     assert outbox.count_pending() == 1
+    assert [entry.metadata.trajectory_id for entry in outbox.entries()] == ["good"]
+    assert outbox.ledger() == (2, 1, 0, 1, 0)
+    if "job_arn" not in damage:  # that is a part of its name
+        with pytest.raises(OutboxError, match="trajectory bad cannot be read"):
+            outbox.find(bad)
 
 
 def test_deliver_when_it_is_stopped_then_the_rest_stays(service, outbox):

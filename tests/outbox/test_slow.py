@@ -1,19 +1,22 @@
 """A service that answers a byte at a time, or never: a call ends at its own time, whoever sends it."""
 
 import asyncio
+import contextlib
 import datetime
 import ipaddress
+import socket
 import threading
 
 import botocore.session
 import pytest
 import requests
-from fakes import AT_ONCE, ONCE
+from fakes import AT_ONCE, JOB_ARN, ONCE
 from services import REWARD, SEAL, TokenlessService, Trouble
 
 from aws_rft_sdk import AsyncRolloutFeedbackClient, RolloutFeedbackClient, rft_handler
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._decision import CallState
-from aws_rft_sdk.errors import RolloutTimeoutError, ServiceTimeoutError
+from aws_rft_sdk.errors import RolloutTimeoutError, ServiceTimeoutError, ThrottledError
 from aws_rft_sdk.feedback import _requests
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import stop_in_background
@@ -46,6 +49,37 @@ def test_call_when_the_answer_does_not_end_then_it_is_over_in_time_and_may_have_
 
     assert caught.value.may_have_happened
     assert client.holder.seen.seal is CallState.MAYBE_SENT
+
+
+def test_call_when_the_service_asks_for_no_wait_again_and_again_then_it_is_not_flooded(service):
+    service.script(SEAL, *[Trouble(status=429, headers=(("Retry-After", "0"),))] * 10_000)
+    backoff = Backoff(base_seconds=0.2)
+    with pytest.raises(ThrottledError):
+        RolloutFeedbackClient(service.payload(), backoff=backoff, max_seconds=0.5).complete_trajectory()
+    assert len(service.calls) <= 6  # each at least 0.1 s after the one before
+
+
+def test_call_when_a_host_has_many_addresses_that_do_not_answer_then_it_is_over_in_time(monkeypatch):
+    with socket.socket() as server, contextlib.ExitStack() as waiting:
+        server.bind(("127.0.0.1", 0))
+        server.listen(0)
+        for _ in range(4):  # more than it takes: nobody else gets a connection
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
+        address = (socket.AF_INET, socket.SOCK_STREAM, 6, "", server.getsockname())
+        real = socket.getaddrinfo
+
+        def look_up(host, *args, **options):
+            return [address] * 10_000 if host == "localhost" else real(host, *args, **options)
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        endpoint = f"http://localhost:{server.getsockname()[1]}"
+        payload = {"jobArn": JOB_ARN, "rolloutId": "t-1"}
+        # Each address gets what is left. With the whole time for each this would take an hour.
+        with pytest.raises(ServiceTimeoutError) as caught:
+            RolloutFeedbackClient(payload, endpoint=endpoint, backoff=ONCE, timeout_seconds=0.3).complete_trajectory()
+    assert not caught.value.may_have_happened
 
 
 @each_slowness

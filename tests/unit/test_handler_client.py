@@ -419,7 +419,31 @@ def test_auth_when_it_is_not_given_then_the_environment_decides_and_the_clients_
     assert schemes(auth="sigv4", client=own) == {"Bearer"}
 
 
-def test_defaults_when_the_factory_has_made_its_client_then_other_clients_do_not_get_them(
+@some_kinds
+def test_defaults_when_the_function_reports_itself_then_its_client_has_those_of_the_handler(
+    kind: Any, path: Any, service: Service, aws_keys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", service.endpoint)
+    payload = service.payload()
+    del payload["metadata"]["endpoint"]
+    clients: list[RolloutFeedbackClient] = []
+
+    def body(payload: Any) -> Any:
+        clients.append(RolloutFeedbackClient(payload))
+        worker = threading.Thread(target=lambda: clients.append(RolloutFeedbackClient(payload)))
+        worker.start()
+        worker.join()
+        clients[1].report_complete(1.0)
+        return rewarded(payload)
+
+    call(kind(body, outbox=path, auth="bearer"), payload)
+    outbox = shared_outbox(path)
+    assert [client.outbox for client in clients] == [outbox, outbox]
+    assert service.feedback == DONE
+    assert {request.headers["authorization"].split()[0] for request in service.requests} == {"Bearer"}
+
+
+def test_defaults_when_the_trajectory_is_another_or_its_handler_is_over_then_clients_do_not_get_them(
     path: Any, service: Service
 ) -> None:
     seen: list[Any] = []
@@ -429,7 +453,20 @@ def test_defaults_when_the_factory_has_made_its_client_then_other_clients_do_not
         return rewarded(payload)
 
     call(sync(body, outbox=path), service.payload())
-    assert seen == [None]
+    seen.append(RolloutFeedbackClient(service.payload()).outbox)
+    assert seen == [None, None]
+
+
+def test_outbox_when_the_environment_names_one_and_the_client_knows_none_then_it_is_said_once(
+    path: Any, service: Service, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RFT_OUTBOX", str(path))
+    handler = sync(rewarded, client=Wrapper)
+    for trajectory_id in ("t-1", "t-2"):
+        call(handler, service.payload(trajectory_id))
+    (record,) = [record for record in caplog.records if "RFT_OUTBOX" in record.getMessage()]
+    assert "Wrapper without an outbox" in record.getMessage()
+    assert record.levelname == "WARNING"
 
 
 @pytest.mark.parametrize("body", [rewarded, raising])

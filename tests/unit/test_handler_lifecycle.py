@@ -331,3 +331,13 @@ def test_handler_when_delivered_twice_then_the_client_tokens_are_equal(kind: Any
     tokens = [r.json["ClientToken"] for r in service.requests]
     assert tokens[:2] == tokens[2:]
     assert len(set(tokens)) == 2
+
+
+@every_kind
+def test_handler_when_called_with_wrong_arguments_then_that_is_an_error_of_the_rollout(
+    kind: Any, service: Service
+) -> None:
+    handler = kind(turn_then(1.0), floor_reward=-1.0)
+    with pytest.raises(TypeError, match="unknown"):
+        call(handler, service.payload(), unknown=1)
+    assert service.feedback == [DONE[0], ("/UpdateReward", [-1.0])]

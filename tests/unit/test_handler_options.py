@@ -138,3 +138,8 @@ def test_client_option_when_it_is_bound_to_another_trajectory_then_configuration
     assert service.feedback == DONE
     with pytest.raises(ConfigurationError, match="t-1"):
         handler(service.payload("t-2"))
+
+
+def test_require_turns_when_it_is_no_bool_then_decoration_refuses_it() -> None:
+    with pytest.raises(ConfigurationError, match="require_turns is 'no'; it must be True or False"):
+        rft_handler(require_turns="no")  # type: ignore[call-overload] # that is the point

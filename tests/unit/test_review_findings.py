@@ -180,7 +180,8 @@ def test_context_when_the_span_of_the_rollout_itself_is_recording_then_it_is_no_
     own = trace.format_span_id(span.get_span_context().span_id)
     request = RolloutRequest.parse(ga_payload())
     assert request is not None
-    context = RFTContext(request, own_span_id=own)
+    context = RFTContext(request)
+    context.own_span_id = own
     with active(context), trace.use_span(span, end_on_exit=True):
         assert context.begin_turn().span_id != own
 

@@ -210,3 +210,18 @@ def test_check_trajectory_id_when_it_does_not_then_the_field_is_named(text: obje
 )
 def test_job_region_when_asked_then_it_is_the_arns(arn: str, region: str | None) -> None:
     assert wire.job_region(arn) == region
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "refused: Bearer s3cret",
+        "aws_secret_access_key=s3cret",
+        "SecretAccessKey: s3cret",
+        "X-Amz-Security-Token=s3cret",
+        "Signature=s3cret",
+    ],
+)
+def test_loggable_when_a_text_holds_a_credential_then_it_is_removed(text: str) -> None:
+    assert "s3cret" not in wire.loggable(text, 200)
+    assert "s3cret" not in wire.loggable("x" * 180 + " " + text, 200)
