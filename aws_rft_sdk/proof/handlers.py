@@ -256,10 +256,11 @@ class _HandlerProof:
         cell, is_marked = self._cell(index, marker)
         run = Run(marker if is_marked else "", kind="outside")
         self._outside.append(run)
+        seconds = self._trial.deadline_seconds
+        self._due[run] = time.monotonic() + seconds
         with self._witness.within(run):
-            ended = await run_handler(
-                self._handler, {"prompt": cell}, deadline_seconds=self._trial.deadline_seconds, trajectory_id=None
-            )
+            ended = await run_handler(self._handler, {"prompt": cell}, deadline_seconds=seconds, trajectory_id=None)
+        self._due.pop(run, None)
         if ended.error is not None:
             self._outside_errors.append(f"{type(ended.error).__name__}: {ended.error}")
 
@@ -284,6 +285,8 @@ class _HandlerProof:
             places = standing_places(loop, self._threads_before)
             tools = ", ".join(self._witness.running_tools())
             self._hung_at = f"{places} ({tools})" if places and tools else places or tools
+            if run in self._outside:
+                self._outside_errors.append(f"RolloutTimeoutError: it blocks its event loop at {self._hung_at}")
 
     async def _run_all(self) -> None:
         trial = self._trial

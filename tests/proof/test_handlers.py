@@ -14,7 +14,7 @@ from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import RFTContext, rft_handler, wrap_model
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.proof import CauseKind, Proof, Trial, prove_handler
+from aws_rft_sdk.proof import CauseKind, Proof, Trial, prove_handler, prove_mixture
 
 from .broken import RetriesBlindly, ask, model_of, wrapped
 
@@ -421,6 +421,23 @@ def test_environment_and_threads_are_as_before(monkeypatch):
     assert os.environ["OPENAI_API_KEY"] == "of the user"
     assert "OPENAI_BASE_URL" not in os.environ
     assert (ThreadPoolExecutor.submit, threading.Thread.start) == (submit, start)
+
+
+def test_second_proof_at_the_same_time_is_refused_and_the_first_one_goes_on():
+    refusals = []
+
+    def work(payload: dict[str, Any]) -> None:
+        for second in (lambda: prove_handler(handler, trial=FEW), lambda: prove_mixture(rollouts=1, threads=1)):
+            with pytest.raises(ConfigurationError, match="another proof is running") as caught:
+                second()
+            refusals.append(caught.value)
+        ask(wrapped(payload), payload["prompt"])
+
+    handler = hides_prompt(work)
+    proof = prove_handler(handler, trial=Trial(rollouts=2, threads=2, faults=False))
+
+    assert proof.is_passed, proof.causes
+    assert len(refusals) == 6  # two in the rollout that is run alone, and two in each of the others
 
 
 def test_wrapped_variable_is_not_named():
