@@ -137,12 +137,6 @@ def test_causes(seen, outcomes, evidence, kinds):
     assert [cause.kind for cause in diagnose(seen, outcomes, evidence)] == kinds
 
 
-def test_variables_that_hold_a_model_are_named():
-    (cause,) = diagnose(ALL_UNTRACKED, [FINE], Evidence(unwrapped_names=("agent.model",)))
-
-    assert "agent.model, built at import" in cause.what
-
-
 def test_whoever_asked_another_model_is_named_with_what_to_type():
     inside, lost = diagnose(verdict(foreign=(BARE, BARE, LOST)), [FINE])
 

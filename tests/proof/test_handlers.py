@@ -12,7 +12,7 @@ import pytest
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk import RFTContext, rft_handler, wrap_model
+from aws_rft_sdk import RFTContext, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.proof import CauseKind, Proof, Trial, prove_handler, prove_mixture
 
@@ -143,7 +143,7 @@ def test_model_built_at_import_and_not_wrapped_is_named(tmp_path):
     proof = prove_handler(handler, trial=FEW)
 
     assert kinds(proof) == [CauseKind.UNWRAPPED_MODEL]
-    assert "unwrapped_import.model" in proof.causes[0].what
+    assert "agent 'Strands Agents' asked default (OpenAIModel)" in proof.causes[0].what
     assert len(proof.verdict.untracked) == proof.verdict.requests
 
 
@@ -438,13 +438,3 @@ def test_second_proof_at_the_same_time_is_refused_and_the_first_one_goes_on():
 
     assert proof.is_passed, proof.causes
     assert len(refusals) == 6  # two in the rollout that is run alone, and two in each of the others
-
-
-def test_wrapped_variable_is_not_named():
-    from aws_rft_sdk.proof.handlers import _unwrapped_names
-
-    model = OpenAIModel(client_args={"api_key": "x"}, model_id="default")
-    namespace: dict[str, Any] = {"__name__": "m", "good": wrap_model(model), "bad": model, "n": 1}
-    exec("def handler(payload): pass", namespace)
-
-    assert _unwrapped_names(namespace["handler"]) == ("m.bad",)
