@@ -314,7 +314,7 @@ def _failures(verdict: Verdict, outcomes: Sequence[Outcome]) -> list[Cause | Non
     if verdict.untracked or not verdict.requests:
         consequences.add("NoTrackedTurnsError")
     if verdict.wrong or verdict.stray:
-        consequences |= _CONFLICTS
+        consequences |= _TOO_LATE
     # A rollout that asked another model was refused, or has no turn of its own.
     foreign = {call.run for call in verdict.foreign}
     raised = [
@@ -331,8 +331,8 @@ def _failures(verdict: Verdict, outcomes: Sequence[Outcome]) -> list[Cause | Non
     ]
 
 
-_CONFLICTS = frozenset({"ConflictError", "TrajectoryConflictError"})
-"""What a turn ends in that arrives under a trajectory which is over."""
+_TOO_LATE = frozenset({"BadRequestError", "TrajectoryConflictError"})
+"""What a turn and a reward end in that arrive under a trajectory which is over."""
 _NO_REWARD_FIX = (
     "return {'reward': x} with a finite number, or decorate with reward='deferred'; if the reward needs a prompt that "
     "holds the right answer, give one (--prompt, --dataset)"

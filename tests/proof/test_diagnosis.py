@@ -85,7 +85,7 @@ REFUSED = Evidence(hosts=((HostCall("api.openai.com", True, "tool t", "agent.py:
         pytest.param(verdict(shared=ONE), [FINE], Evidence(), [CauseKind.SHARED_CONVERSATION], id="conversation"),
         pytest.param(
             verdict(wrong=ONE, reused_spans=ONE, duplicates=RESENT),
-            [failed("ConflictError", is_reported=True)],
+            [failed("BadRequestError", is_reported=True)],
             Evidence(),
             [CauseKind.SHARED_HEADERS],
             id="consequences of wrong headers",
