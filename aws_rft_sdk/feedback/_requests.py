@@ -15,6 +15,7 @@ import io
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ import requests
 import requests.adapters
 import urllib3
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, MaxRetryError, NewConnectionError
+from urllib3.util.connection import is_connection_dropped
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import RFTError
@@ -203,12 +205,34 @@ class _TlsConnection(_Connection, urllib3.connection.HTTPSConnection):
     pass
 
 
+_pools: weakref.WeakSet[urllib3.HTTPConnectionPool] = weakref.WeakSet()
+"""One for each server."""
+
+
 class _Pool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Connection
+    ConnectionCls: type[urllib3.connection.HTTPConnection] = _Connection
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # Connections to a server that is gone are used by nobody again. The first call to another server closes them.
+        with _session_lock:
+            for pool in _pools:
+                _close_dropped(pool)
+            _pools.add(self)
 
 
-class _TlsPool(urllib3.HTTPSConnectionPool):
+class _TlsPool(_Pool, urllib3.HTTPSConnectionPool):
     ConnectionCls = _TlsConnection
+
+
+def _close_dropped(pool: urllib3.HTTPConnectionPool) -> None:
+    """Close the idle connections that the server has closed. They stay in the pool, and connect anew when needed."""
+    idle = pool.pool
+    if idle is not None:
+        with idle.mutex:  # nobody takes a connection out meanwhile
+            for connection in idle.queue:
+                if connection is not None and is_connection_dropped(connection):
+                    connection.close()
 
 
 class _Adapter(requests.adapters.HTTPAdapter):
@@ -274,3 +298,4 @@ def _forget_after_fork() -> None:
     # Parent and child must not talk over one connection.
     global _session, _session_lock
     _session, _session_lock = None, threading.Lock()
+    _pools.clear()

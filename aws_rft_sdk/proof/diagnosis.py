@@ -76,8 +76,6 @@ class Cause:
 class Evidence:
     """What was found out about a handler besides what arrived."""
 
-    unwrapped_names: tuple[str, ...] = ()
-    """Variables of the handler's module that hold a model which is not wrapped."""
     reach: Reach = field(default_factory=Reach)
     hosts: tuple[tuple[HostCall, int], ...] = ()
     """Hosts that rollouts called, and how often."""
@@ -106,7 +104,7 @@ def diagnose(verdict: Verdict, outcomes: Sequence[Outcome], evidence: Evidence =
             None if hung or verdict.foreign else _no_inference(verdict),
             _wrong(verdict),
             _stray(verdict),
-            *_untracked(verdict, evidence),
+            *_untracked(verdict),
             _duplicates(verdict),
             _reused(verdict),
             _shared(verdict),
@@ -230,7 +228,7 @@ def _not_reached(reach: Reach) -> Cause | None:
     )
 
 
-def _untracked(verdict: Verdict, evidence: Evidence) -> list[Cause | None]:
+def _untracked(verdict: Verdict) -> list[Cause | None]:
     count, turns = len(verdict.untracked), verdict.rollout_requests
     share = "no turn carries" if count == turns else f"{count} of {turns} requests do not carry"
     known = [call for call in verdict.untracked_by if call is not None]
@@ -239,8 +237,7 @@ def _untracked(verdict: Verdict, evidence: Evidence) -> list[Cause | None]:
     unknown = count - len(known)
     # Where no request has headers, the model is not wrapped, whatever client it is.
     guessed = unknown if count == turns and not known else 0
-    names = ", ".join(evidence.unwrapped_names)
-    where = f": {names}, built at import" if names else f": {_callers(bare)}" if bare else ""
+    where = f": {_callers(bare)}" if bare else ""
     which = "the model is not wrapped" if count == turns else "one of the models is not wrapped (a sub-agent's?)"
     return [
         Cause(
@@ -317,7 +314,7 @@ def _failures(verdict: Verdict, outcomes: Sequence[Outcome]) -> list[Cause | Non
     if verdict.untracked or not verdict.requests:
         consequences.add("NoTrackedTurnsError")
     if verdict.wrong or verdict.stray:
-        consequences |= _CONFLICTS
+        consequences |= _TOO_LATE
     # A rollout that asked another model was refused, or has no turn of its own.
     foreign = {call.run for call in verdict.foreign}
     raised = [
@@ -334,8 +331,8 @@ def _failures(verdict: Verdict, outcomes: Sequence[Outcome]) -> list[Cause | Non
     ]
 
 
-_CONFLICTS = frozenset({"ConflictError", "TrajectoryConflictError"})
-"""What a turn ends in that arrives under a trajectory which is over."""
+_TOO_LATE = frozenset({"BadRequestError", "TrajectoryConflictError"})
+"""What a turn and a reward end in that arrive under a trajectory which is over."""
 _NO_REWARD_FIX = (
     "return {'reward': x} with a finite number, or decorate with reward='deferred'; if the reward needs a prompt that "
     "holds the right answer, give one (--prompt, --dataset)"

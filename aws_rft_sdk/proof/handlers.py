@@ -15,11 +15,9 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from strands import Agent
-from strands.models.model import Model
 
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.adapters.strands import wrap_model
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.kinds import runs_in_loop
@@ -186,7 +184,7 @@ class _HandlerProof:
         calls = [c for c in self._witness.take_calls() if c.run not in late or not (c.raised or c.ended == math.inf)]
         verdict = judge([*self._outcomes, *self._outside], self._stage.watch.take(), calls)
         hosts = self._witness.sightings().hosts
-        evidence = Evidence(_unwrapped_names(self._handler), self._reach(), hosts, self._trial.deadline_seconds)
+        evidence = Evidence(self._reach(), hosts, self._trial.deadline_seconds)
         return Proof(
             subject=name,
             verdict=verdict,
@@ -256,10 +254,11 @@ class _HandlerProof:
         cell, is_marked = self._cell(index, marker)
         run = Run(marker if is_marked else "", kind="outside")
         self._outside.append(run)
+        seconds = self._trial.deadline_seconds
+        self._due[run] = time.monotonic() + seconds
         with self._witness.within(run):
-            ended = await run_handler(
-                self._handler, {"prompt": cell}, deadline_seconds=self._trial.deadline_seconds, trajectory_id=None
-            )
+            ended = await run_handler(self._handler, {"prompt": cell}, deadline_seconds=seconds, trajectory_id=None)
+        self._due.pop(run, None)
         if ended.error is not None:
             self._outside_errors.append(f"{type(ended.error).__name__}: {ended.error}")
 
@@ -284,6 +283,8 @@ class _HandlerProof:
             places = standing_places(loop, self._threads_before)
             tools = ", ".join(self._witness.running_tools())
             self._hung_at = f"{places} ({tools})" if places and tools else places or tools
+            if run in self._outside:
+                self._outside_errors.append(f"RolloutTimeoutError: it blocks its event loop at {self._hung_at}")
 
     async def _run_all(self) -> None:
         trial = self._trial
@@ -388,24 +389,6 @@ def in_loop_of_its_own(work: Callable[[], Coroutine[Any, Any, T]]) -> tuple[Futu
     return future, thread
 
 
-def _unwrapped_names(handler: Callable[..., Any]) -> tuple[str, ...]:
-    """Return the variables of the handler's module that hold a Strands model, or an agent of one, that is not wrapped.
-
-    In the order of their definition, as `module.variable`.
-    """
-    return tuple(name for name, value in _globals(handler) if _is_unwrapped(value))
-
-
 def _globals(handler: Callable[..., Any]) -> list[tuple[str, object]]:
     variables = getattr(inspect.unwrap(getattr(handler, "__func__", handler)), "__globals__", {})
     return [(f"{variables.get('__name__', '')}.{name}", value) for name, value in list(variables.items())]
-
-
-def _is_unwrapped(value: object) -> bool:
-    model = value.model if isinstance(value, Agent) else value
-    if not isinstance(model, Model):
-        return False
-    try:
-        return wrap_model(model) is not model
-    except ConfigurationError:
-        return True  # of a provider that cannot be wrapped

@@ -174,13 +174,19 @@ class Watch(Faults):
         return fault
 
 
+_in_use = threading.Lock()
+
+
 class Stage:
-    """A watched runtime. Use it as a context manager.
+    """A watched runtime. Use it as a context manager, one at a time in a process: a proof changes what all threads use.
 
     It is lenient, because what is wrong is to be seen rather than refused, and does not look at signatures.
 
     Args:
         skip_tools: Tools that the stand-in does not call: names, or patterns with `*`.
+
+    Raises:
+        ConfigurationError: Entered while another one is in use.
     """
 
     def __init__(self, skip_tools: tuple[str, ...] = ()) -> None:
@@ -189,13 +195,22 @@ class Stage:
         self.runtime = LocalRuntime(self.policy, strict=False, auth="none", faults=self.watch)
 
     def __enter__(self) -> Stage:
-        self.runtime.start()
+        if not _in_use.acquire(blocking=False):
+            raise ConfigurationError("another proof is running in this process; start this one when that one is over")
+        try:
+            self.runtime.start()
+        except BaseException:
+            _in_use.release()
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.runtime.stop()
+        try:
+            self.runtime.stop()
+        finally:
+            _in_use.release()
 
     def start_rollout(self, prompt: str, marker: str, kind: str) -> tuple[dict[str, object], Run]:
         """Create a trajectory; return the payload for its agent, and the rollout for the record."""

@@ -166,7 +166,8 @@ class Witness(SpanProcessor):
     def know(self, agent: Agent, where: str) -> None:
         """Expect an agent to run."""
         key = (agent.name, where)
-        self._agents.setdefault(key, False)
+        with self._lock:
+            self._agents.setdefault(key, False)
 
         def ran(event: BeforeInvocationEvent) -> None:
             if self._concerns_rollout(_current_run()):

@@ -290,7 +290,7 @@ def _merge_tool_calls(calls: list[JSON], deltas: list[JSON]) -> None:
     for delta in deltas:
         if not isinstance(delta, dict):
             continue
-        call = _find_call(calls, delta.get("index"), delta.get("id"))
+        call = _find_call(calls, delta)
         if call is None:
             call = {"index": delta.get("index"), "function": {"name": "", "arguments": ""}}
             calls.append(call)
@@ -298,17 +298,19 @@ def _merge_tool_calls(calls: list[JSON], deltas: list[JSON]) -> None:
             if key == "function":
                 for name, piece in value.items() if isinstance(value, dict) else ():
                     call["function"][name] = _joined(call["function"].get(name), piece)
-            elif key != "index" and value is not None:
+            elif key != "index" and value:  # an empty id or type after the first delta takes nothing back
                 call[key] = value
 
 
-def _find_call(calls: list[JSON], index: JSON, call_id: JSON) -> JSON:
+def _find_call(calls: list[JSON], delta: dict[str, JSON]) -> JSON:
     """Return the call that a delta continues, or None if the delta begins a call. Some servers send no index."""
+    index, call_id, function = delta.get("index"), delta.get("id"), delta.get("function")
     if isinstance(index, int):
         return next((call for call in calls if call["index"] == index), None)
     if call_id:
         return next((call for call in calls if call.get("id") == call_id), None)
-    return calls[-1] if calls else None
+    begins = not calls or (isinstance(function, dict) and bool(function.get("name")))
+    return None if begins else calls[-1]
 
 
 class _Text(list[str]):

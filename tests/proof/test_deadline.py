@@ -7,13 +7,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from strands import Agent, tool
 
-from aws_rft_sdk import rft_handler
+from aws_rft_sdk import RFTContext, rft_handler
 from aws_rft_sdk.proof import CauseKind, Proof, Trial, proof_lines, prove_handler
 
 from .production import agent, answers, policy
@@ -109,6 +110,23 @@ def test_handler_that_hangs_only_when_others_run_is_reported():
     (cause,) = proof.causes
     assert (cause.kind, cause.count) == (CauseKind.HUNG, 1)
     assert "in work" in cause.what
+
+
+@rft_handler
+async def blocking_its_loop_in_production(payload: dict[str, Any]) -> float:
+    if RFTContext.current() is None:
+        never.wait()
+    await Agent(model=policy, callback_handler=None).invoke_async(payload["prompt"])
+    return 1.0
+
+
+def test_call_outside_rollouts_that_blocks_its_loop_is_noted():
+    proof = prove_handler(blocking_its_loop_in_production, trial=replace(SHORT, outside=1))
+
+    assert proof.is_passed
+    (note,) = proof.notes
+    assert "1 of 1 calls outside rollouts raised, the first one RolloutTimeoutError: it blocks its event loop" in note
+    assert "in blocking_its_loop_in_production" in note
 
 
 def test_handler_that_is_slow_but_in_time_is_proved():

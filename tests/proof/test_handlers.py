@@ -12,9 +12,9 @@ import pytest
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk import RFTContext, rft_handler, wrap_model
+from aws_rft_sdk import RFTContext, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.proof import CauseKind, Proof, Trial, prove_handler
+from aws_rft_sdk.proof import CauseKind, Proof, Trial, prove_handler, prove_mixture
 
 from .broken import RetriesBlindly, ask, model_of, wrapped
 
@@ -143,7 +143,7 @@ def test_model_built_at_import_and_not_wrapped_is_named(tmp_path):
     proof = prove_handler(handler, trial=FEW)
 
     assert kinds(proof) == [CauseKind.UNWRAPPED_MODEL]
-    assert "unwrapped_import.model" in proof.causes[0].what
+    assert "agent 'Strands Agents' asked default (OpenAIModel)" in proof.causes[0].what
     assert len(proof.verdict.untracked) == proof.verdict.requests
 
 
@@ -424,11 +424,18 @@ def test_environment_and_threads_are_as_before(monkeypatch):
     assert (ThreadPoolExecutor.submit, threading.Thread.start) == (submit, start)
 
 
-def test_wrapped_variable_is_not_named():
-    from aws_rft_sdk.proof.handlers import _unwrapped_names
+def test_second_proof_at_the_same_time_is_refused_and_the_first_one_goes_on():
+    refusals = []
 
-    model = OpenAIModel(client_args={"api_key": "x"}, model_id="default")
-    namespace: dict[str, Any] = {"__name__": "m", "good": wrap_model(model), "bad": model, "n": 1}
-    exec("def handler(payload): pass", namespace)
+    def work(payload: dict[str, Any]) -> None:
+        for second in (lambda: prove_handler(handler, trial=FEW), lambda: prove_mixture(rollouts=1, threads=1)):
+            with pytest.raises(ConfigurationError, match="another proof is running") as caught:
+                second()
+            refusals.append(caught.value)
+        ask(wrapped(payload), payload["prompt"])
 
-    assert _unwrapped_names(namespace["handler"]) == ("m.bad",)
+    handler = hides_prompt(work)
+    proof = prove_handler(handler, trial=Trial(rollouts=2, threads=2, faults=False))
+
+    assert proof.is_passed, proof.causes
+    assert len(refusals) == 6  # two in the rollout that is run alone, and two in each of the others

@@ -60,7 +60,7 @@ def test_handler_that_is_wrong_exits_1_with_its_cause(tmp_path):
 
     assert result.exit_code == 1
     assert "cause: model not wrapped (8)" in result.stdout
-    assert "prove_wrong.model" in result.stdout
+    assert "agent 'Strands Agents' asked default (OpenAIModel)" in result.stdout
     assert result.stdout.rstrip().endswith("\nnot proved: model not wrapped")
 
 

@@ -49,6 +49,10 @@ def no_index(deltas):
     return [{"tool_calls": [item]} for item in kept]
 
 
+def with_empty_id(delta):
+    return {"tool_calls": [{**delta["tool_calls"][0], "id": "", "type": ""}]}
+
+
 def calling(deltas):
     return [*(chunk(delta) for delta in deltas), chunk({}, "tool_calls")]
 
@@ -86,6 +90,9 @@ TOOLS = {
     "as-openai": sse(*calling(TWO_CALLS)),
     "index-null": sse(*calling(without_index(TWO_CALLS))),
     "no-index": sse(*calling(no_index(TWO_CALLS))),
+    "id-empty-later": sse(
+        *calling([delta if "id" in delta["tool_calls"][0] else with_empty_id(delta) for delta in TWO_CALLS])
+    ),
     "id-repeated": sse(*calling([call(None, '{"x"', "add", "a"), call(None, ": 1}", key="a")])),
     "content-null": sse(*calling([{**delta, "content": None} for delta in TWO_CALLS])),
 }
@@ -170,6 +177,13 @@ def test_stream_of_tool_calls_when_it_deviates_then_answered_and_recorded(played
     calls = [(item["id"], item["function"]) for item in turn.message["tool_calls"]]
     expected = [("a", {"name": "add", "arguments": '{"x": 1}'}), ("b", {"name": "sub", "arguments": "{}"})]
     assert calls == (expected[:1] if name == "id-repeated" else expected)
+
+
+def test_stream_of_tool_calls_when_they_have_neither_index_nor_id_then_a_name_begins_each(played):
+    ask, turns = played
+    ask("plain", sse(*calling([call(None, "{", "add"), call(None, "}"), call(None, "{}", "add")])))
+    (turn,) = turns()
+    assert [item["function"] for item in turn.message["tool_calls"]] == [{"name": "add", "arguments": "{}"}] * 2
 
 
 @pytest.mark.parametrize("form", list(FORMS))

@@ -13,6 +13,7 @@ from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.feedback import _requests
+from aws_rft_sdk.runtime import LocalRuntime
 
 
 def make(endpoint: str, trajectory_id: str = "t", **kwargs: Any) -> RolloutFeedbackClient:
@@ -102,3 +103,14 @@ def test_clients_when_32_threads_report_at_once_then_each_reward_goes_to_its_tra
     rewards = {r.json["TrajectoryId"]: r.json["Rewards"] for r in service.of("/UpdateReward")}
     assert rewards == {f"t{i}": [float(i)] for i in range(32)}
     assert len(service.of("/CompleteTrajectory")) == 32
+
+
+def test_connections_when_their_service_is_gone_then_the_first_call_to_another_service_closes_them() -> None:
+    ports, idle = [], []
+    for _ in range(2):
+        with LocalRuntime() as runtime:
+            RolloutFeedbackClient(runtime.new_rollout("p")).report_complete(1.0)
+            ports.append(int(runtime.endpoint.rpartition(":")[2]))
+            pools = [pool for pool in _requests._pools if pool.port == ports[0]]
+            idle.append(sum(c is not None and c.sock is not None for pool in pools for c in pool.pool.queue))
+    assert idle == [1, 0]
