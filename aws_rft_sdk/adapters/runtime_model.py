@@ -12,7 +12,7 @@ from strands.models.model import Model
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import telemetry
-from aws_rft_sdk.adapters._http_turns import CallClient
+from aws_rft_sdk.adapters._http_turns import CallClient, sparing_a_thread
 from aws_rft_sdk.adapters._runtime_auth import RuntimeAuth
 from aws_rft_sdk.adapters.openai import UNSIGNED
 from aws_rft_sdk.adapters.strands import Wrapped, with_own_errors
@@ -131,7 +131,7 @@ class _Policy(OpenAIModel):
         await signature.check()  # before a turn begins
         arguments = {**self.client_args, "base_url": f"{endpoint.url}/v1", "api_key": UNSIGNED, "max_retries": 0}
         async with aclosing(CallClient(None, "job", signature)) as http_client:
-            yield openai.AsyncOpenAI(**arguments, http_client=http_client)
+            yield sparing_a_thread(openai.AsyncOpenAI(**arguments, http_client=http_client))
 
 
 class _Runtime(NamedTuple):

@@ -18,7 +18,7 @@ from strands.plugins import Plugin
 from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk.adapters import _http_turns
 from aws_rft_sdk.adapters._answers import after_error, after_status
-from aws_rft_sdk.adapters._http_turns import MAX_ATTEMPTS, AsyncTurnClient, CallClient
+from aws_rft_sdk.adapters._http_turns import MAX_ATTEMPTS, AsyncTurnClient, CallClient, sparing_a_thread
 from aws_rft_sdk.adapters._loop_pool import has_default_http_client
 from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 from aws_rft_sdk.context import RFTContext, TurnState
@@ -167,11 +167,11 @@ class OverHttp(Wrapped):
                     "the model an openai.AsyncOpenAI, or client_args"
                 )
             if isinstance(client._client, AsyncTurnClient):
-                yield client
+                yield sparing_a_thread(client)
                 return
             inner = None if has_default_http_client(client) else client._client
             async with aclosing(CallClient(inner, self._rft_sampling)) as http_client:
-                yield client.with_options(max_retries=0, http_client=http_client)
+                yield sparing_a_thread(client.with_options(max_retries=0, http_client=http_client))
 
 
 async def with_own_errors(events: AsyncIterable[Any]) -> AsyncGenerator[Any, None]:
@@ -246,7 +246,9 @@ class ByArguments(Wrapped):
         address = _litellm_address(model)
         if address is not None and "client" not in model.client_args:
             client = CallClient(None, self._rft_sampling)
-            model.client_args["client"] = openai.AsyncOpenAI(**address, http_client=client, max_retries=0)
+            model.client_args["client"] = sparing_a_thread(
+                openai.AsyncOpenAI(**address, http_client=client, max_retries=0)
+            )
         return model
 
 
