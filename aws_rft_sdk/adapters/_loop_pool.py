@@ -153,8 +153,9 @@ def _close_from_outside(loop: asyncio.AbstractEventLoop, pool: _Pool) -> None:
         with contextlib.suppress(concurrent.futures.TimeoutError):
             asyncio.run_coroutine_threadsafe(closing, loop).result(1)
     elif loop.is_closed():
-        with contextlib.suppress(StopIteration):
-            closing.send(None)  # there is nothing left to wait for
+        # There is nothing left to wait for. What cannot be closed any more must not fail the call that came next.
+        with contextlib.suppress(StopIteration, RuntimeError):
+            closing.send(None)
     else:
         loop.run_until_complete(closing)
 
