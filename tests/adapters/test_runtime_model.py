@@ -79,7 +79,7 @@ def test_runtime_model_when_outside_a_rollout_then_it_is_the_production_model() 
     assert model.client is production.client
     model.update_config(temperature=0.9)
     assert production.get_config()["temperature"] == 0.9
-    assert model._supports_structured_output is True
+    assert model._supports_structured_output is getattr(production, "_supports_structured_output", False)
     assert (model.context_window_limit, model.stateful) == (production.context_window_limit, False)
 
 
