@@ -10,6 +10,7 @@ import aiohttp
 import httpx
 import openai
 import pytest
+from extras import needs
 from fakes import Answer, Service, error, ga_payload, refused_endpoint
 from strands import Agent
 from strands.models.openai import OpenAIModel
@@ -53,7 +54,10 @@ def wrapped(provider: Any) -> Call:
 
 
 CALLS: list[Call] = [*map(wrapped, PROVIDERS), instrumented, chat_openai, at_the_runtime]
-every_call = pytest.mark.parametrize("call", CALLS, ids=lambda call: call.__name__)
+MARKS = {"litellm_model": [needs("litellm")]}  # a skip within a task would be the task's error
+every_call = pytest.mark.parametrize(
+    "call", [pytest.param(call, id=call.__name__, marks=MARKS.get(call.__name__, [])) for call in CALLS]
+)
 
 
 # --- the table -------------------------------------------------------------------------------------------------------
