@@ -15,6 +15,7 @@ import pytest
 import requests
 import yaml
 from click.testing import CliRunner
+from extras import needs
 
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk._loading import load_callable
@@ -153,6 +154,7 @@ def test_manifest_when_the_container_starts_then_it_is_nobody_special_and_may_wr
 # --- AgentCore
 
 
+@needs("agentcore")
 def test_agentcore_app_when_driven_as_the_service_does_then_rollouts_are_rewarded(runtime):
     runtime.reset()
     with socket.create_server(("127.0.0.1", 0)) as free:
