@@ -6,6 +6,7 @@ import asyncio
 import collections
 import functools
 import gc
+import inspect
 import threading
 import types
 from typing import Any
@@ -195,7 +196,7 @@ def test_partial_when_it_holds_an_asynchronous_object_then_the_handler_is_a_coro
             return turn()
 
     handler = rft_handler(functools.partial(Asynchronous(), "agent"))
-    assert asyncio.iscoroutinefunction(handler)
+    assert inspect.iscoroutinefunction(handler)
     assert asyncio.run(handler(service.payload())) == 1.0
     assert service.feedback == DONE
 
