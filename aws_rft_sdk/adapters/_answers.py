@@ -119,7 +119,7 @@ class TurnStream(http.AsyncByteStream, http.SyncByteStream):
         """Close the stream and report the turn."""
         try:
             if self._complete:
-                # Whatever goes wrong here, all that matters is there; the connection is given up.
+                # The last event was read, so the turn is answered. An error here costs only the connection.
                 with contextlib.suppress(http.TransportError, RuntimeError), anyio.move_on_after(END_SECONDS):
                     async for _ in self._parts:
                         pass

@@ -111,7 +111,7 @@ class HttpTurn:
         return response
 
     def end(self, state: TurnState | None = None) -> None:
-        """Count the turn, once; None for what the last attempt made of it."""
+        """Count the turn, once. If `state` is None, the turn ends as its last attempt did."""
         if not self._ended:
             self._ended = True
             self._context.end_turn(self._span_id, state or self._state)
@@ -219,7 +219,7 @@ class AsyncTurnClient(_Before, openai.DefaultAsyncHttpxClient):
         client = await loop_pool() if self._rft_pooled == "always" else self._rft_inner
         response: http.Response = await client.send(request, **options)
         if SPAN_HEADER in request.headers and not response.is_closed:
-            # Its sender counts the turn; the connection is to be used again all the same.
+            # The sender counts this turn. Reading to the end lets the connection be used again.
             response.stream = TurnStream(response.stream, lambda state: None)
         return response
 

@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import functools
 import importlib
+import logging
 import ssl
 import threading
 import weakref
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 else:
     # `openai` is built on httpx or on its successor, depending on its version: reach the module through its exports.
     http = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
+
+
+logger = logging.getLogger(__name__)
 
 
 class _Pool(openai.DefaultAioHttpClient):
@@ -153,9 +157,12 @@ def _close_from_outside(loop: asyncio.AbstractEventLoop, pool: _Pool) -> None:
         with contextlib.suppress(concurrent.futures.TimeoutError):
             asyncio.run_coroutine_threadsafe(closing, loop).result(1)
     elif loop.is_closed():
-        # There is nothing left to wait for. What cannot be closed any more must not fail the call that came next.
-        with contextlib.suppress(StopIteration, RuntimeError):
+        try:
             closing.send(None)
+        except StopIteration:
+            pass  # closed; a closed loop leaves nothing to wait for
+        except RuntimeError:  # a turn of another loop must not fail because of this one
+            logger.warning("connections of a closed event loop could not be closed", exc_info=True)
     else:
         loop.run_until_complete(closing)
 

@@ -13,7 +13,7 @@ from aws_rft_sdk.settings import Auth, Endpoint, auth_at
 T = TypeVar("T")
 
 Secret = Keys | str | None
-"""What a request is signed with: keys, or a bearer token; None for unsigned."""
+"""Keys for a signature, or a bearer token. None if requests go unsigned."""
 
 _OF_A_SIGNATURE = ("x-amz-date", "x-amz-security-token")
 

@@ -62,8 +62,9 @@ def runtime_model(
 
     Outside a rollout it is the production model: an object of (a subclass of) its class that shares all its attributes,
     so that `update_config` of either shows on both, and whose calls are its calls. If rollouts are in progress in this
-    process during such a call, the call may come from one of them, from a thread that has lost its context: then it is
-    logged, counted in `RFTContext.foreign_calls` of each of them, and in telemetry. It goes to production all the same.
+    process during such a call, a thread of a rollout that has lost its context may have made the call. The call still
+    goes to production. A warning names the rollouts, and the call is counted in telemetry and in `foreign_calls` of
+    each of their contexts.
 
     Within a rollout each call, streaming or not, structured output included, is one turn at `<endpoint>/v1`, as with
     `wrap_model`: the rollout's headers, the payload's sampling parameters, the same rules for what is repeated. The
