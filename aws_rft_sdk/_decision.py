@@ -38,7 +38,7 @@ class Call(str, Enum):
     REWARD = "reward"
 
 
-class Outcome(str, Enum):
+class TrajectoryOutcome(str, Enum):
     """What has become of a trajectory that was received. Each is in exactly one of these states."""
 
     OPEN = "open"
@@ -75,13 +75,13 @@ class Decision:
         return Call.REWARD if self.rewards is not None and self.reward in waiting else None
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TrajectoryOutcome:
         """What has become of the trajectory."""
         if self.reward is CallState.CONFIRMED:
-            return Outcome.REWARDED
+            return TrajectoryOutcome.REWARDED
         if self.outstanding is not None:
-            return Outcome.PENDING
-        return Outcome.FAILED if self.is_refused or self.completion == FAILED else Outcome.OPEN
+            return TrajectoryOutcome.PENDING
+        return TrajectoryOutcome.FAILED if self.is_refused or self.completion == FAILED else TrajectoryOutcome.OPEN
 
     @property
     def is_refused(self) -> bool:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from aws_rft_sdk._fork import in_forked_child
+from aws_rft_sdk.failures import failure_kind
 from aws_rft_sdk.types import RolloutRequest
 
 if TYPE_CHECKING:
@@ -144,11 +145,14 @@ def end_rollout(
     attributes: dict[str, str] = {"rft.outcome": outcome}
     if error is not None:
         attributes["error.type"] = type(error).__qualname__
+        attributes["rft.failure.kind"] = failure_kind(error).value
         span.set_status(telemetry.trace.StatusCode.ERROR, type(error).__qualname__)
     if span.is_recording():
         begun, _, failed, unsure = turns
         counts = {"rft.turns": begun, "rft.turns.failed": failed, "rft.turns.unsure": unsure}
         span.set_attributes({**attributes, **counts})
+        if outcome == "failed" and rewards is not None:
+            span.set_attribute("rft.reward.floor", True)
     if rewards is not None:
         span.set_attribute("rft.reward", sum(rewards))
         telemetry.rewards.record(sum(rewards))

@@ -19,7 +19,7 @@ ROOT = Path(aws_rft_sdk.__file__).parent
 # A room imports rooms of lower tiers, and rooms of its own tier as long as they form no circle.
 TIERS = {
     "values": (
-        *("errors", "types", "wire", "datasets"),
+        *("errors", "failures", "types", "wire", "datasets"),
         *("_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen", "_loading"),
     ),
     "surroundings": ("settings", "credentials", "telemetry", "context"),

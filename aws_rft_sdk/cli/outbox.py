@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aws_rft_sdk._decision import Outcome
+from aws_rft_sdk._decision import TrajectoryOutcome
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.feedback.ledger import Entry
@@ -39,7 +39,9 @@ def status(ctx: click.Context, path: str | None, as_json: bool) -> None:
     entries = outbox.entries()
     ledger = outbox.ledger()
     shown = [
-        entry for entry in entries if entry.decision.is_refused or entry.outcome in (Outcome.PENDING, Outcome.OPEN)
+        entry
+        for entry in entries
+        if entry.decision.is_refused or entry.outcome in (TrajectoryOutcome.PENDING, TrajectoryOutcome.OPEN)
     ]
     if as_json:
         click.echo(json.dumps({**ledger._asdict(), "entries": [_fields(entry) for entry in shown]}, indent=2))

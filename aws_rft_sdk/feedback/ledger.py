@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from aws_rft_sdk._decision import Completion, Decision, Outcome, Rewards
+from aws_rft_sdk._decision import Completion, Decision, Rewards, TrajectoryOutcome
 from aws_rft_sdk.settings import Auth, Endpoint
 from aws_rft_sdk.types import RolloutMetadata
 
@@ -29,7 +29,7 @@ class Entry:
     """Seconds since the epoch before which nobody delivers it unasked. None when no call is outstanding."""
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> TrajectoryOutcome:
         """What has become of it."""
         return self.decision.outcome
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from aws_rft_sdk import telemetry
-from aws_rft_sdk._decision import Decision, Outcome
+from aws_rft_sdk._decision import Decision, TrajectoryOutcome
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import ConfigurationError, OutboxError
 from aws_rft_sdk.feedback.ledger import Entry, Ledger
@@ -208,7 +208,7 @@ class Outbox:
 
     def ledger(self) -> Ledger:
         """Count all trajectories by what has become of them. A damaged one counts as pending."""
-        counts = dict.fromkeys(Outcome, 0)
+        counts = dict.fromkeys(TrajectoryOutcome, 0)
         with self._transaction(kind="DEFERRED") as connection:
             for count, *fields in connection.execute(
                 "SELECT count(*), completion, min(rewards), seal, reward FROM feedback"
@@ -217,9 +217,14 @@ class Outbox:
                 try:
                     outcome = decision_of(*fields).outcome
                 except OutboxError:
-                    outcome = Outcome.PENDING
+                    outcome = TrajectoryOutcome.PENDING
                 counts[outcome] += count
-        order = (Outcome.REWARDED, Outcome.FAILED, Outcome.PENDING, Outcome.OPEN)
+        order = (
+            TrajectoryOutcome.REWARDED,
+            TrajectoryOutcome.FAILED,
+            TrajectoryOutcome.PENDING,
+            TrajectoryOutcome.OPEN,
+        )
         return Ledger(sum(counts.values()), *(counts[outcome] for outcome in order))
 
     def prune(self, older_than_seconds: float = RETENTION_SECONDS) -> int:

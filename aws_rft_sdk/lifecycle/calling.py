@@ -11,7 +11,7 @@ import functools
 import inspect
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from aws_rft_sdk import telemetry
@@ -98,17 +98,6 @@ def trajectory_id_of(payload: object) -> str | None:
     return None if request is None else request.trajectory_id
 
 
-def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what caused it and what it was raised in the course of, each once."""
-    waiting, seen = [error], set[int]()
-    while waiting:
-        item = waiting.pop()
-        if item is not None and id(item) not in seen:
-            seen.add(id(item))
-            yield item
-            waiting += [item.__cause__, item.__context__]
-
-
 _warm = threading.Event()
 
 
@@ -118,7 +107,7 @@ def _warm_up() -> None:
     _warm.set()
 
 
-class _Outcome(NamedTuple):
+class _Returned(NamedTuple):
     """What a handler returned or raised. A value, since not every exception can cross from a thread or a task."""
 
     result: object = None
@@ -126,15 +115,15 @@ class _Outcome(NamedTuple):
 
 
 async def _time_out(
-    work: asyncio.Future[_Outcome], contexts: list[RFTContext], deadline_seconds: float | None
-) -> _Outcome:
+    work: asyncio.Future[_Returned], contexts: list[RFTContext], deadline_seconds: float | None
+) -> _Returned:
     error = RolloutTimeoutError(f"the rollout was not over after {deadline_seconds:g} s, its deadline")
     in_time = not await _end_early(work, contexts, error)
     # If it was delivering its reward at the deadline, that reward counts.
-    return work.result() if in_time and work.done() else _Outcome(error=error)
+    return work.result() if in_time and work.done() else _Returned(error=error)
 
 
-async def _end_early(work: asyncio.Future[_Outcome], contexts: list[RFTContext], error: BaseException) -> bool:
+async def _end_early(work: asyncio.Future[_Returned], contexts: list[RFTContext], error: BaseException) -> bool:
     """Report the rollouts of `contexts` as `error`, then end their work. Returns whether any was given up."""
     rollouts = [rollout for rollout in one_rollout.running() if rollout.context in contexts]
     given_up = [await off_the_loop(rollout.failed, error) for rollout in rollouts]
@@ -144,20 +133,20 @@ async def _end_early(work: asyncio.Future[_Outcome], contexts: list[RFTContext],
     return any(given_up) or not rollouts
 
 
-def _is_running(work: asyncio.Future[_Outcome], threads: list[threading.Thread]) -> bool:
+def _is_running(work: asyncio.Future[_Returned], threads: list[threading.Thread]) -> bool:
     return not work.done() or any(thread.is_alive() for thread in threads)
 
 
-async def _settled(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Outcome:
+async def _settled(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Returned:
     try:
         return await _call(handler, payload, threads)
     except (Exception, SystemExit, asyncio.CancelledError) as error:
-        return _Outcome(error=error)
+        return _Returned(error=error)
 
 
-async def _call(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Outcome:
+async def _call(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Returned:
     if runs_in_loop(handler):
-        outcome = _Outcome(handler(payload))
+        outcome = _Returned(handler(payload))
     else:
         thread, called = in_daemon_thread("rft-rollout", _call_plain, handler, payload)
         threads.append(thread)
@@ -167,15 +156,15 @@ async def _call(handler: Handler, payload: dict[str, Any], threads: list[threadi
         result = await result
     if inspect.isasyncgen(result):
         result = _last([item async for item in result])
-    return _Outcome(result, outcome.error)
+    return _Returned(result, outcome.error)
 
 
-def _call_plain(handler: Handler, payload: dict[str, Any]) -> _Outcome:
+def _call_plain(handler: Handler, payload: dict[str, Any]) -> _Returned:
     try:
         result = handler(payload)
-        return _Outcome(_last(list(result)) if inspect.isgenerator(result) else result)
+        return _Returned(_last(list(result)) if inspect.isgenerator(result) else result)
     except BaseException as error:
-        return _Outcome(error=error)
+        return _Returned(error=error)
 
 
 def _last(items: list[Any]) -> object:

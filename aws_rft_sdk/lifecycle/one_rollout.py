@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 from aws_rft_sdk import telemetry
-from aws_rft_sdk._decision import Decision, Outcome
+from aws_rft_sdk._decision import Decision, TrajectoryOutcome
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.client import Rewards, RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext, active
@@ -26,6 +26,7 @@ from aws_rft_sdk.errors import (
     ServiceError,
     ShuttingDownError,
 )
+from aws_rft_sdk.failures import note_kind
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
@@ -109,7 +110,7 @@ class Rollout:
         if decision.rewards is None and decision.completion != FAILED:
             return
         self.repeated = result_of(decision)
-        if decision.outcome is Outcome.PENDING:
+        if decision.outcome is TrajectoryOutcome.PENDING:
             self._tolerate(client.deliver_outstanding)
         self.finished(None)
 
@@ -147,6 +148,7 @@ class Rollout:
             if isinstance(error, RewardError):
                 self._end("unreported", error)
                 return True
+            note_kind(error)
             try:
                 self._tolerate(functools.partial(self._report_failure, error))
             except BaseException as reporting:
@@ -206,7 +208,7 @@ class Rollout:
         decision = self.context.decision
         if decision.is_refused or (decision.rewards is None and decision.completion != FAILED):
             return False
-        if decision.outcome is Outcome.PENDING:
+        if decision.outcome is TrajectoryOutcome.PENDING:
             if isinstance(self._client, RolloutFeedbackClient):
                 self._tolerate(self._client.deliver_outstanding)
             elif decision.rewards is not None:

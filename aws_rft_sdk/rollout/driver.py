@@ -12,9 +12,10 @@ from typing import Protocol
 
 from aws_rft_sdk._frozen import FrozenDict
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
-from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, Outcome
+from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, RolloutOutcome
 from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
 from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus, describe_error
 
@@ -226,14 +227,20 @@ class _Crew:
             return None
 
 
-def _never_ran(error: Exception, seconds: float) -> Outcome:
-    return Outcome(RolloutStatus.UNREPORTED, seconds=seconds, error=describe_error(error))
+def _never_ran(error: Exception, seconds: float) -> RolloutOutcome:
+    return RolloutOutcome(
+        RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, seconds=seconds, error=describe_error(error)
+    )
 
 
-def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen: Observation | None) -> RolloutRecord:
+def _record(
+    planned: Planned, trajectory_id: str | None, outcome: RolloutOutcome, seen: Observation | None
+) -> RolloutRecord:
     if outcome.lost and seen is not None and seen.is_over:
         return recovered_record(trajectory_id or "", planned, seen)
-    rewards = outcome.rewards
+    given = outcome.rewards
+    is_floor = outcome.failure is FailureKind.INFRASTRUCTURE
+    rewards = None if is_floor else given
     turns = seen.turns if outcome.lost and seen is not None else outcome.turns
     return RolloutRecord(
         id=trajectory_id or f"not-started-{planned.prompt_index}-{planned.sample_index}",
@@ -244,6 +251,8 @@ def _record(planned: Planned, trajectory_id: str | None, outcome: Outcome, seen:
         seconds=round(outcome.seconds, 6),
         status=outcome.status,
         error=outcome.error,
+        failure=outcome.failure,
+        floor=sum(given) if given is not None and is_floor else None,
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=outcome.metrics,
         unsure_turns=outcome.unsure_turns,
@@ -271,6 +280,7 @@ def recovered_record(trajectory_id: str, planned: Planned, seen: Observation) ->
         seconds=round(seen.seconds, 6),
         status=RolloutStatus.FAILED if failed else RolloutStatus.COMPLETED,
         error="the trajectory was sealed as failed" if failed else None,
+        failure=FailureKind.AGENT if failed else None,
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=FrozenDict(),
         prompt_tokens=seen.prompt_tokens,

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.errors import DatasetError
+from aws_rft_sdk.failures import FailureKind
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -46,7 +47,8 @@ class RolloutRecord:
     sample_index: int
     """Position within the group of rollouts of this prompt, from 0."""
     reward: float | None
-    """What the runtime got: the number, or the sum of one for each turn; None when it got none."""
+    """The number, or the sum of one for each turn. None if the runtime got none, and if infrastructure broke the
+    rollout: whatever the runtime got then is in `floor`."""
     turns: int
     """Inference calls that were sampled or may have been; those that the runtime recorded, where nobody else knows."""
     seconds: float
@@ -54,6 +56,10 @@ class RolloutRecord:
     status: RolloutStatus
     error: str | None = None
     """Type and message of what was raised, None when nothing was."""
+    failure: FailureKind | None = None
+    """Why it failed or was not reported; None if it completed, and in records of versions before 0.2."""
+    floor: float | None = None
+    """What the runtime got in place of a reward when infrastructure broke the rollout. `reward` is None then."""
     rewards: tuple[float, ...] | None = None
     """One number for each turn; None when there was one for the whole trajectory, or none."""
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
@@ -140,6 +146,8 @@ def parse_record(values: Mapping[str, JSON]) -> RolloutRecord:
     for name in ("rewards", "prompt_tokens", "response_tokens"):
         if known.get(name) is not None:
             known[name] = tuple(known[name])
+    if known.get("failure") is not None:
+        known["failure"] = FailureKind(known["failure"])
     record = RolloutRecord(**{**known, "status": RolloutStatus(values["status"])})
     for name, kinds in _KINDS.items():
         if type(getattr(record, name)) not in kinds:

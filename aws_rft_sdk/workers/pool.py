@@ -22,10 +22,11 @@ from aws_rft_sdk.errors import (
     RolloutTimeoutError,
     ShuttingDownError,
 )
+from aws_rft_sdk.failures import chain_of
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import shared_outbox
 from aws_rft_sdk.lifecycle import one_rollout
-from aws_rft_sdk.lifecycle.calling import Ended, Handler, chain_of, run_handler
+from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
 from aws_rft_sdk.workers._memory import Memory

@@ -18,7 +18,8 @@ from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, ShuttingDownError, TrajectoryConflictError
-from aws_rft_sdk.lifecycle.calling import Ended, Handler, chain_of
+from aws_rft_sdk.failures import chain_of
+from aws_rft_sdk.lifecycle.calling import Ended, Handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake

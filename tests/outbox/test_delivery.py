@@ -13,7 +13,7 @@ from fakes import ONCE, TWICE, leave_pending, refused_endpoint
 
 from aws_rft_sdk import LocalRuntime, RFTContext, RolloutFeedbackClient, RolloutResult, rft_handler
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._decision import Decision, Outcome
+from aws_rft_sdk._decision import Decision, TrajectoryOutcome
 from aws_rft_sdk.client import AsyncRolloutFeedbackClient
 from aws_rft_sdk.errors import (
     DecisionConflictError,
@@ -110,7 +110,7 @@ def test_handler_when_the_service_is_down_then_the_reward_stays_and_is_delivered
         assert handler_for(outbox)(payload) == {"reward": 1.0}
         assert "stays in the outbox" in caplog.text
         (entry,) = outbox.entries()
-        assert (entry.outcome, entry.rewards, entry.attempts) == (Outcome.PENDING, (1.0,), 1)
+        assert (entry.outcome, entry.rewards, entry.attempts) == (TrajectoryOutcome.PENDING, (1.0,), 1)
         assert "ServiceFaultError" in entry.last_error
 
         results = [deliver_pending(outbox) for _ in range(8)]

@@ -11,7 +11,7 @@ from fakes import AT_ONCE, ONCE
 from services import GENERATIONS, REWARD, SEAL, State, TokenlessService, Trouble
 
 from aws_rft_sdk import RolloutFeedbackClient, RolloutResult, rft_handler
-from aws_rft_sdk._decision import Outcome
+from aws_rft_sdk._decision import TrajectoryOutcome
 from aws_rft_sdk.errors import DecisionConflictError, RFTError, TrajectoryConflictError
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import deliver_pending, stop_in_background
@@ -85,7 +85,7 @@ def test_report_when_a_call_fails_and_is_made_again_then_the_ledger_says_what_th
         try:
             client.report_complete(1.0)
         except TrajectoryConflictError:
-            assert client.holder.seen.outcome is Outcome.FAILED
+            assert client.holder.seen.outcome is TrajectoryOutcome.FAILED
         else:
             assert has_reward(service)
         has_reward(service)
@@ -94,7 +94,7 @@ def test_report_when_a_call_fails_and_is_made_again_then_the_ledger_says_what_th
 
     assert has_reward(service)
     assert service.trajectories["t-1"].applied == [SEAL, REWARD]
-    assert client.holder.seen.outcome is Outcome.REWARDED
+    assert client.holder.seen.outcome is TrajectoryOutcome.REWARDED
     if client.outbox is not None:
         assert client.outbox.ledger() == (1, 1, 0, 0, 0)
     before = len(service.calls)
@@ -126,7 +126,7 @@ def test_update_reward_when_the_seal_has_not_come_through_then_it_goes_first(
     client.update_reward(1.0)
 
     assert service.trajectories["t-1"].applied == [SEAL, REWARD]
-    assert client.holder.seen.outcome is Outcome.REWARDED
+    assert client.holder.seen.outcome is TrajectoryOutcome.REWARDED
 
 
 @each_generation
@@ -140,7 +140,7 @@ def test_report_when_someone_else_sealed_it_as_failed_then_it_ends_as_failed(ser
         client.report_complete(1.0)
 
     assert service.trajectories["t-1"].rewards is None
-    assert client.holder.seen.outcome is Outcome.FAILED
+    assert client.holder.seen.outcome is TrajectoryOutcome.FAILED
 
 
 @each_generation
@@ -155,7 +155,7 @@ def test_update_reward_when_refused_before_someone_else_seals_then_it_may_be_giv
     client.update_reward(1.0)
 
     assert service.kinds() == [REWARD, REWARD]
-    assert client.holder.seen.outcome is Outcome.REWARDED
+    assert client.holder.seen.outcome is TrajectoryOutcome.REWARDED
 
 
 @each_generation
@@ -171,7 +171,7 @@ def test_complete_when_the_reward_was_taken_then_failed_is_a_conflict_and_ready_
     client.complete_trajectory()
 
     assert service.kinds() == [REWARD]
-    assert client.holder.seen.outcome is Outcome.REWARDED
+    assert client.holder.seen.outcome is TrajectoryOutcome.REWARDED
 
 
 @each_generation

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from aws_rft_sdk._decision import CallState, Outcome
+from aws_rft_sdk._decision import CallState, TrajectoryOutcome
 from aws_rft_sdk.errors import OutboxError
 from aws_rft_sdk.feedback.outbox import Outbox
 
@@ -24,16 +24,19 @@ PRAGMA user_version = 2;
 """
 # completion, rewards, delivered, maybe_sent, refused, ended_at -> outcome, state of the seal, state of the reward
 ROWS = {
-    "open": ((None, None, "", 0, 0, None), (Outcome.OPEN, UNSENT, UNSENT)),
-    "decided": (("ready", "[1.0]", "", 0, 0, None), (Outcome.PENDING, UNSENT, UNSENT)),
-    "on-its-way": (("ready", "[1.0]", "", 1, 0, None), (Outcome.PENDING, MAYBE_SENT, MAYBE_SENT)),
-    "sealed": (("ready", None, "completion", 0, 0, None), (Outcome.OPEN, CONFIRMED, UNSENT)),
+    "open": ((None, None, "", 0, 0, None), (TrajectoryOutcome.OPEN, UNSENT, UNSENT)),
+    "decided": (("ready", "[1.0]", "", 0, 0, None), (TrajectoryOutcome.PENDING, UNSENT, UNSENT)),
+    "on-its-way": (("ready", "[1.0]", "", 1, 0, None), (TrajectoryOutcome.PENDING, MAYBE_SENT, MAYBE_SENT)),
+    "sealed": (("ready", None, "completion", 0, 0, None), (TrajectoryOutcome.OPEN, CONFIRMED, UNSENT)),
     # Version 2 said "completion" here also when that had not come through.
-    "rewarded-after-a-seal": (("ready", "[1.0]", "completion", 1, 0, None), (Outcome.PENDING, MAYBE_SENT, MAYBE_SENT)),
-    "rewarded": (("ready", "[0.5, 0.25]", "completion", 0, 0, 7.0), (Outcome.REWARDED, CONFIRMED, CONFIRMED)),
-    "failed": (("failed", None, "completion", 0, 0, 7.0), (Outcome.FAILED, CONFIRMED, UNSENT)),
-    "seal-refused": (("ready", "[1.0]", "", 1, 1, 7.0), (Outcome.FAILED, REFUSED, UNSENT)),
-    "reward-refused": (("ready", "[1.0]", "completion", 1, 1, 7.0), (Outcome.FAILED, CONFIRMED, REFUSED)),
+    "rewarded-after-a-seal": (
+        ("ready", "[1.0]", "completion", 1, 0, None),
+        (TrajectoryOutcome.PENDING, MAYBE_SENT, MAYBE_SENT),
+    ),
+    "rewarded": (("ready", "[0.5, 0.25]", "completion", 0, 0, 7.0), (TrajectoryOutcome.REWARDED, CONFIRMED, CONFIRMED)),
+    "failed": (("failed", None, "completion", 0, 0, 7.0), (TrajectoryOutcome.FAILED, CONFIRMED, UNSENT)),
+    "seal-refused": (("ready", "[1.0]", "", 1, 1, 7.0), (TrajectoryOutcome.FAILED, REFUSED, UNSENT)),
+    "reward-refused": (("ready", "[1.0]", "completion", 1, 1, 7.0), (TrajectoryOutcome.FAILED, CONFIRMED, REFUSED)),
 }
 
 
@@ -66,7 +69,7 @@ def test_outbox_when_its_file_is_of_schema_2_then_every_trajectory_is_there(path
     assert (entry.attempts, entry.last_error, entry.received_at, entry.next_attempt_at) == (3, "an error", 5.0, 6.0)
     assert outbox.ledger() == (9, 1, 3, 3, 2)
     assert {outbox.claim().metadata.trajectory_id for _ in range(3)} == {
-        name for name, (_, (outcome, *_)) in ROWS.items() if outcome is Outcome.PENDING
+        name for name, (_, (outcome, *_)) in ROWS.items() if outcome is TrajectoryOutcome.PENDING
     }
     assert outbox.claim() is None
     outbox.close()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import rft_handler
-from aws_rft_sdk._decision import CallState, Outcome
+from aws_rft_sdk._decision import CallState, TrajectoryOutcome
 from aws_rft_sdk.errors import ConfigurationError, DecisionConflictError, OutboxError
 from aws_rft_sdk.feedback.outbox import LEASE_SECONDS, Outbox
 from aws_rft_sdk.settings import Endpoint
@@ -71,7 +71,7 @@ def test_receive_when_repeated_then_the_first_entry_stands(outbox, clock):
     clock.now += 5
     entry = outbox.receive(metadata(), ENDPOINT, "bearer")
 
-    assert entry.outcome is Outcome.OPEN
+    assert entry.outcome is TrajectoryOutcome.OPEN
     assert (entry.received_at, entry.auth, entry.endpoint[:3]) == (1_000.0, "sigv4", ENDPOINT[:3])
 
 
@@ -82,7 +82,7 @@ def test_decide_when_reopened_by_another_then_the_decision_is_there(outbox, tmp_
     entry = other.find(metadata())
     other.close()
 
-    assert (entry.completion, entry.rewards, entry.outcome) == ("ready", (0.1, 0.2), Outcome.PENDING)
+    assert (entry.completion, entry.rewards, entry.outcome) == ("ready", (0.1, 0.2), TrajectoryOutcome.PENDING)
 
 
 @given(

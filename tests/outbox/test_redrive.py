@@ -9,7 +9,7 @@ from fakes import leave_pending
 from services import REWARD, TokenlessService, Trouble
 
 from aws_rft_sdk import RolloutFeedbackClient, credentials
-from aws_rft_sdk._decision import CallState, Outcome
+from aws_rft_sdk._decision import CallState, TrajectoryOutcome
 from aws_rft_sdk.errors import CredentialsError, OutboxError
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.feedback.redrive import Delivered, Redriver, deliver, deliver_pending
@@ -141,7 +141,7 @@ def test_deliver_when_several_threads_deliver_then_each_trajectory_is_delivered_
 
     assert deliver_pending(outbox, deliver=deliver_together, threads=8) == Delivered(delivered=50, postponed=0)
     assert len(service.calls) == 100
-    assert {entry.outcome for entry in outbox.entries()} == {Outcome.REWARDED}
+    assert {entry.outcome for entry in outbox.entries()} == {TrajectoryOutcome.REWARDED}
 
 
 @pytest.mark.parametrize("damage", ["api = 'zz'", "rewards = '[1'", "rewards = '1'", "job_arn = 'none'", "seal = '?'"])

@@ -9,7 +9,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, run_rollouts
 from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.driver import Progress
-from aws_rft_sdk.rollout.engines import Engine, Outcome
+from aws_rft_sdk.rollout.engines import Engine, RolloutOutcome
 from aws_rft_sdk.types import TrajectoryStatus
 
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/x"
@@ -50,8 +50,8 @@ class Script(Engine):
             raise ZeroDivisionError("a mistake of the engine")
         if self.failures.get(prompt, 0) > 0:
             self.failures[prompt] -= 1
-            return Outcome(RolloutStatus.FAILED, rewards=(0.0,), error="LookupError: x")
-        return Outcome(RolloutStatus.COMPLETED, rewards=(1.0,), turns=1)
+            return RolloutOutcome(RolloutStatus.FAILED, rewards=(0.0,), error="LookupError: x")
+        return RolloutOutcome(RolloutStatus.COMPLETED, rewards=(1.0,), turns=1)
 
 
 class Journal:

@@ -16,7 +16,7 @@ from requests.exceptions import ConnectTimeout, ReadTimeout
 
 from aws_rft_sdk import errors
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._decision import Outcome
+from aws_rft_sdk._decision import TrajectoryOutcome
 from aws_rft_sdk.client import RolloutFeedbackClient
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import Keys
@@ -301,7 +301,7 @@ def test_report_when_someone_else_sealed_it_as_failed_then_the_first_409_of_the_
     client = make()
     with pytest.raises(errors.TrajectoryConflictError):
         client.report_complete(1.0)
-    assert client.holder.seen.outcome is Outcome.FAILED
+    assert client.holder.seen.outcome is TrajectoryOutcome.FAILED
 
 
 def test_call_when_it_was_refused_then_it_may_be_tried_again(wire: responses.RequestsMock) -> None:
@@ -310,7 +310,7 @@ def test_call_when_it_was_refused_then_it_may_be_tried_again(wire: responses.Req
     with pytest.raises(errors.TrajectoryConflictError):
         client.update_reward(1.0)  # nobody has sealed it yet
     client.update_reward(0.5)
-    assert client.holder.seen.outcome is Outcome.REWARDED
+    assert client.holder.seen.outcome is TrajectoryOutcome.REWARDED
 
 
 def test_client_when_another_decision_comes_then_it_is_not_sent(wire: responses.RequestsMock) -> None:

@@ -16,8 +16,8 @@ from fakes import ONCE, Answer, Recorded, Service, error
 
 from aws_rft_sdk import AsyncRolloutFeedbackClient, Outbox, RFTContext, RolloutFeedbackClient, rft_handler
 from aws_rft_sdk.errors import ServiceFaultError, TrajectoryNotFoundError
+from aws_rft_sdk.failures import chain_of
 from aws_rft_sdk.feedback.redrive import stop_in_background
-from aws_rft_sdk.lifecycle.calling import chain_of
 
 DONE = [("/CompleteTrajectory", None), ("/UpdateReward", [1.0])]
 FLOOR = [("/CompleteTrajectory", None), ("/UpdateReward", [0.0])]

@@ -16,7 +16,8 @@ import traceback
 from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.rollout.engines.base import Outcome
+from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.rollout.engines.base import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
@@ -59,9 +60,13 @@ class _Child:
         try:
             outcome = await self._engine.run(payload, trajectory_id)
         except asyncio.CancelledError:
-            outcome = Outcome(RolloutStatus.UNREPORTED, error="CancelledError: ")
+            outcome = RolloutOutcome(
+                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error="CancelledError: "
+            )
         except Exception as error:
-            outcome = Outcome(RolloutStatus.UNREPORTED, error=describe_error(error))
+            outcome = RolloutOutcome(
+                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error)
+            )
         send(self._outgoing, {"number": number, "outcome": outcome.to_fields()})
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.failures import FailureKind, failure_kind
 from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 from aws_rft_sdk.types import RolloutResult
@@ -20,7 +21,7 @@ DEADLINE_SECONDS = 540.0
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RolloutOutcome:
     """What became of one rollout, as far as the engine knows. Made of JSON, so that it travels between processes."""
 
     status: RolloutStatus
@@ -34,18 +35,25 @@ class Outcome:
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     error: str | None = None
     """Type and message of what was raised; None when nothing was."""
+    failure: FailureKind | None = None
+    """Why it failed or was not reported; None if it completed."""
     lost: bool = False
     """Whether the engine lost sight of the rollout: the runtime may know more."""
 
     def to_fields(self) -> dict[str, JSON]:
         """Return the outcome as a JSON object."""
-        return {**asdict(self), "status": self.status.value, "metrics": thaw(self.metrics)}
+        failure = None if self.failure is None else self.failure.value
+        return {**asdict(self), "status": self.status.value, "metrics": thaw(self.metrics), "failure": failure}
 
     @classmethod
-    def of_fields(cls, fields: Mapping[str, JSON]) -> Outcome:
+    def of_fields(cls, fields: Mapping[str, JSON]) -> RolloutOutcome:
         """Return the outcome that `to_fields` of another process has told."""
-        rewards = fields["rewards"]
-        known = {"status": RolloutStatus(fields["status"]), "rewards": None if rewards is None else tuple(rewards)}
+        rewards, failure = fields["rewards"], fields["failure"]
+        known = {
+            "status": RolloutStatus(fields["status"]),
+            "rewards": None if rewards is None else tuple(rewards),
+            "failure": None if failure is None else FailureKind(failure),
+        }
         return cls(**{**fields, **known})
 
 
@@ -53,7 +61,7 @@ class Engine(ABC):
     """Runs rollouts. An asynchronous context manager: what it needs is started on entry and ended on exit."""
 
     @abstractmethod
-    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run one rollout to its end, or to its deadline. Many run at once.
 
         Args:
@@ -78,7 +86,7 @@ class Engine(ABC):
         """End what was started. Rollouts that still run are lost."""
 
 
-def outcome_of(ended: Ended) -> Outcome:
+def outcome_of(ended: Ended) -> RolloutOutcome:
     """Return what became of a rollout whose handler ran in this process."""
     context, error = ended.context, ended.error
     rewards = context.rewards if context is not None else None
@@ -88,7 +96,7 @@ def outcome_of(ended: Ended) -> Outcome:
     else:
         status = RolloutStatus.COMPLETED if error is None else RolloutStatus.FAILED
     turns = context.turns if context is not None else None
-    return Outcome(
+    return RolloutOutcome(
         status=status,
         rewards=rewards,
         turns=turns.tracked if turns is not None else 0,
@@ -98,7 +106,14 @@ def outcome_of(ended: Ended) -> Outcome:
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),
         error=_explanation(context, status, error),
+        failure=_failure(status, error),
     )
+
+
+def _failure(status: RolloutStatus, error: BaseException | None) -> FailureKind | None:
+    if status is RolloutStatus.COMPLETED:
+        return None
+    return FailureKind.AGENT if error is None else failure_kind(error)
 
 
 def metrics_of(result: object) -> Mapping[str, JSON]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from aws_rft_sdk.lifecycle.calling import Handler, run_handler
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, outcome_of
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome, outcome_of
 
 
 class LocalEngine(Engine):
@@ -21,7 +21,7 @@ class LocalEngine(Engine):
         self._handler = handler
         self._deadline_seconds = deadline_seconds
 
-    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run the handler. See `Engine.run`."""
         deadline = self._deadline_seconds
         return outcome_of(

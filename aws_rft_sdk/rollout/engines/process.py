@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome
+from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome
 from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
 _LINE_LIMIT = 256 * 1024 * 1024
@@ -78,13 +79,15 @@ class ProcessEngine(Engine):
         """Kill the children."""
         await asyncio.gather(*[child.stop() for child in self._children])
 
-    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run the handler in the child with the fewest rollouts. See `Engine.run`."""
         child = min(self._children, key=lambda child: child.load)
         try:
             return await child.run(dict(payload), trajectory_id, self._limit_seconds)
         except AgentUnreachableError as error:
-            return Outcome(RolloutStatus.UNREPORTED, error=describe_error(error), lost=True)
+            return RolloutOutcome(
+                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error), lost=True
+            )
 
 
 class _Child:
@@ -94,7 +97,7 @@ class _Child:
         self._settings = settings
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
-        self._waiting: dict[int, asyncio.Future[Outcome]] = {}
+        self._waiting: dict[int, asyncio.Future[RolloutOutcome]] = {}
         self._numbers = itertools.count()
         self._starting = asyncio.Lock()
         self.load = 0
@@ -129,12 +132,12 @@ class _Child:
             self._process = process
             self._reader = asyncio.create_task(self._read(process))
 
-    async def run(self, payload: dict[str, Any], trajectory_id: str, limit_seconds: float | None) -> Outcome:
+    async def run(self, payload: dict[str, Any], trajectory_id: str, limit_seconds: float | None) -> RolloutOutcome:
         self.load += 1
         number = next(self._numbers)
         try:
             await self.start()
-            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            answer: asyncio.Future[RolloutOutcome] = asyncio.get_running_loop().create_future()
             self._waiting[number] = answer
             await self._tell({"number": number, "payload": payload, "trajectory_id": trajectory_id})
             try:
@@ -161,7 +164,7 @@ class _Child:
             message = json.loads(line)
             future = self._waiting.get(message["number"])
             if future is not None and not future.done():
-                future.set_result(Outcome.of_fields(message["outcome"]))
+                future.set_result(RolloutOutcome.of_fields(message["outcome"]))
         lost, self._waiting = self._waiting, {}
         self._process = None
         _kill(process)  # what it has started

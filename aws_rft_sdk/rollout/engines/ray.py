@@ -11,7 +11,8 @@ from typing import Any
 
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome
+from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
@@ -91,7 +92,7 @@ class RayEngine(Engine):
         if self._ours:
             await asyncio.to_thread(self._ray.shutdown)
 
-    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run the handler in the actor with the fewest rollouts. See `Engine.run`."""
         place = self._loads.index(min(self._loads))
         actor = self._actors[place]
@@ -103,7 +104,7 @@ class RayEngine(Engine):
             if not answer.done():
                 self._replace(place, actor)
                 raise TimeoutError("the actor did not report at its deadline, and was killed")
-            return Outcome.of_fields(answer.result())
+            return RolloutOutcome.of_fields(answer.result())
         except asyncio.CancelledError:
             actor.cancel.remote(trajectory_id)
             await asyncio.wait([answer], timeout=_OVERTIME_SECONDS)
@@ -112,7 +113,7 @@ class RayEngine(Engine):
             if self._ray is not None and isinstance(error, self._ray.exceptions.ActorDiedError):
                 self._replace(place, actor)
             text = f"{type(error).__name__}: {_first_line(error)}"
-            return Outcome(RolloutStatus.UNREPORTED, error=text, lost=True)
+            return RolloutOutcome(RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=text, lost=True)
         finally:
             self._loads[place] -= 1
             answer.cancel()
@@ -133,7 +134,7 @@ class _Actor:
     def __init__(self, reference: str, path: list[str], deadline_seconds: float | None) -> None:
         sys.path.extend(entry for entry in path if entry not in sys.path)
         self._engine = LocalEngine(load_callable(reference), deadline_seconds=deadline_seconds)
-        self._tasks: dict[str, asyncio.Task[Outcome]] = {}
+        self._tasks: dict[str, asyncio.Task[RolloutOutcome]] = {}
 
     async def ready(self) -> bool:
         return True
@@ -144,10 +145,14 @@ class _Actor:
         try:
             await asyncio.wait([task])
             if task.cancelled():
-                return Outcome(RolloutStatus.UNREPORTED, error="CancelledError: ").to_fields()
+                return RolloutOutcome(
+                    RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error="CancelledError: "
+                ).to_fields()
             return task.result().to_fields()
         except Exception as error:
-            return Outcome(RolloutStatus.UNREPORTED, error=describe_error(error)).to_fields()
+            return RolloutOutcome(
+                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error)
+            ).to_fields()
         finally:
             del self._tasks[trajectory_id]
 

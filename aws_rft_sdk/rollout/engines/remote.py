@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, RewardError, RolloutTimeoutError
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.rollout.access import Observation, Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, Outcome, metrics_of
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome, metrics_of
 from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
 
@@ -80,7 +81,7 @@ class RemoteEngine(Engine):
             AgentUnreachableError: It cannot be called, so that it has not begun.
         """
 
-    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> Outcome:
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Call the agent, then wait until the runtime knows how the rollout ended. See `Engine.run`."""
         began = time.perf_counter()
         try:
@@ -88,7 +89,13 @@ class RemoteEngine(Engine):
             left = None if self._deadline_seconds is None else self._deadline_seconds - (time.perf_counter() - began)
         except AgentUnreachableError as error:
             seconds = time.perf_counter() - began
-            return Outcome(RolloutStatus.UNREPORTED, seconds=seconds, error=describe_error(error), lost=True)
+            return RolloutOutcome(
+                RolloutStatus.UNREPORTED,
+                failure=FailureKind.INFRASTRUCTURE,
+                seconds=seconds,
+                error=describe_error(error),
+                lost=True,
+            )
         except asyncio.TimeoutError:
             answer, left = Answer(), 0.0
         if self._observe is None:
@@ -97,38 +104,50 @@ class RemoteEngine(Engine):
             outcome = await self._judge(answer, trajectory_id, self._observe, left)
         return replace(outcome, seconds=time.perf_counter() - began)
 
-    async def _judge(self, answer: Answer, trajectory_id: str, observe: Observe, left: float | None) -> Outcome:
+    async def _judge(self, answer: Answer, trajectory_id: str, observe: Observe, left: float | None) -> RolloutOutcome:
         seen = await _wait(observe, trajectory_id, left, None if answer.error is None else self._patience(answer.lost))
         if seen is None or not seen.is_over:
             explanation = answer.error or self._late()
-            return Outcome(RolloutStatus.UNREPORTED, turns=seen.turns if seen else 0, error=explanation)
+            return RolloutOutcome(
+                RolloutStatus.UNREPORTED,
+                failure=FailureKind.INFRASTRUCTURE,
+                turns=seen.turns if seen else 0,
+                error=explanation,
+            )
         error = None if answer.lost else answer.error
         if seen.status is TrajectoryStatus.FAILED:
             error = error or "the agent sealed the trajectory as failed"
-        return Outcome(
+        return RolloutOutcome(
             RolloutStatus.COMPLETED if error is None else RolloutStatus.FAILED,
             rewards=seen.rewards,
             turns=seen.turns,
             metrics=metrics_of(answer.result),
             error=error,
+            failure=None if error is None else FailureKind.AGENT,
         )
 
     def _patience(self, lost: bool) -> Callable[[int], float]:
         return lambda turns: self.quiet_seconds if lost and turns else self.after_error_seconds
 
-    def _judge_answer(self, answer: Answer) -> Outcome:
+    def _judge_answer(self, answer: Answer) -> RolloutOutcome:
         try:
             result = RolloutResult.of(answer.result)
         except RewardError as error:
-            return Outcome(RolloutStatus.UNREPORTED, error=describe_error(error))
+            return RolloutOutcome(
+                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error)
+            )
         if answer.error is not None:
             rewards = result.rewards if result is not None else None
             status = RolloutStatus.UNREPORTED if rewards is None else RolloutStatus.FAILED
-            return Outcome(status, rewards=rewards, error=answer.error)
+            return RolloutOutcome(status, rewards=rewards, error=answer.error, failure=FailureKind.AGENT)
         if result is None:
             text = "the agent's answer holds no reward, and this runtime cannot be asked for it"
-            return Outcome(RolloutStatus.UNREPORTED, error=self._late() if answer == Answer() else text)
-        return Outcome(RolloutStatus.COMPLETED, rewards=result.rewards, metrics=metrics_of(answer.result))
+            return RolloutOutcome(
+                RolloutStatus.UNREPORTED,
+                failure=FailureKind.INFRASTRUCTURE,
+                error=self._late() if answer == Answer() else text,
+            )
+        return RolloutOutcome(RolloutStatus.COMPLETED, rewards=result.rewards, metrics=metrics_of(answer.result))
 
     def _late(self) -> str:
         seconds = self._deadline_seconds or 0.0
