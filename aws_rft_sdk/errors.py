@@ -4,6 +4,7 @@
     ├── ConfigurationError (ValueError)   a setting is missing or wrong; names it and where it can be set
     │   ├── CredentialsError              no AWS credentials, or expired ones
     │   └── UntrustedEndpointError        the payload names an endpoint that must not receive credentials
+    ├── UnavailableError                  what a whole run needs does not work: a disk, a port, a cluster, a worker
     ├── PayloadError (ValueError)         what reached us cannot be parsed; .field is the path of the culprit
     ├── DatasetError (ValueError)         a file of prompts cannot be read; .line says where
     ├── NoActiveRolloutError (RuntimeError)  a rollout in progress is needed and there is none
@@ -66,6 +67,16 @@ class CredentialsError(ConfigurationError):
 
 class UntrustedEndpointError(ConfigurationError):
     """The payload names an endpoint that credentials must not be sent to. Nothing was read or sent."""
+
+
+class UnavailableError(RFTError):
+    """What a whole run needs does not work, and what the user typed is not at fault.
+
+    For example, a disk is full, a port is taken, or a cluster, a worker or a runtime cannot be reached. The command
+    `aws-rft` ends with exit status 3.
+    """
+
+    retry_safe = True
 
 
 class PayloadError(RFTError, ValueError):

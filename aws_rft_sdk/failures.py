@@ -31,6 +31,7 @@ _OWN: dict[type[BaseException], FailureKind] = {
     errors.RewardError: FailureKind.REWARD,
     errors.RolloutTimeoutError: FailureKind.TIMEOUT,
     errors.ServiceError: FailureKind.INFRASTRUCTURE,
+    errors.UnavailableError: FailureKind.INFRASTRUCTURE,
     errors.CredentialsError: FailureKind.INFRASTRUCTURE,
     errors.OutboxError: FailureKind.INFRASTRUCTURE,
     errors.AgentUnreachableError: FailureKind.INFRASTRUCTURE,

@@ -17,7 +17,7 @@ from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, RolloutOutcome
 from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
-from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus, describe_error
+from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus
 
 logger = logging.getLogger(__name__)
 
@@ -228,9 +228,7 @@ class _Crew:
 
 
 def _never_ran(error: Exception, seconds: float) -> RolloutOutcome:
-    return RolloutOutcome(
-        RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, seconds=seconds, error=describe_error(error)
-    )
+    return RolloutOutcome.broken(error, seconds=seconds)
 
 
 def _record(

@@ -16,10 +16,9 @@ import traceback
 from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.rollout.engines.base import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
-from aws_rft_sdk.runs.records import RolloutStatus, describe_error
+from aws_rft_sdk.runs.records import describe_error
 
 _PR_SET_PDEATHSIG = 1
 
@@ -60,13 +59,9 @@ class _Child:
         try:
             outcome = await self._engine.run(payload, trajectory_id)
         except asyncio.CancelledError:
-            outcome = RolloutOutcome(
-                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error="CancelledError: "
-            )
+            outcome = RolloutOutcome.broken(asyncio.CancelledError())
         except Exception as error:
-            outcome = RolloutOutcome(
-                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error)
-            )
+            outcome = RolloutOutcome.broken(error)
         send(self._outgoing, {"number": number, "outcome": outcome.to_fields()})
 
 

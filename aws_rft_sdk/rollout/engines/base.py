@@ -40,6 +40,15 @@ class RolloutOutcome:
     lost: bool = False
     """Whether the engine lost sight of the rollout: the runtime may know more."""
 
+    @classmethod
+    def broken(
+        cls, error: BaseException | str, *, lost: bool = False, turns: int = 0, seconds: float = 0.0
+    ) -> RolloutOutcome:
+        """Return the outcome of a rollout that infrastructure broke and that nobody reported."""
+        text = error if isinstance(error, str) else describe_error(error)
+        kind = FailureKind.INFRASTRUCTURE
+        return cls(RolloutStatus.UNREPORTED, failure=kind, error=text, lost=lost, turns=turns, seconds=seconds)
+
     def to_fields(self) -> dict[str, JSON]:
         """Return the outcome as a JSON object."""
         failure = None if self.failure is None else self.failure.value

@@ -14,9 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
-from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome
-from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
 _LINE_LIMIT = 256 * 1024 * 1024
 """Bytes of one message from a child: an outcome, with the metrics that a handler returned."""
@@ -85,9 +83,7 @@ class ProcessEngine(Engine):
         try:
             return await child.run(dict(payload), trajectory_id, self._limit_seconds)
         except AgentUnreachableError as error:
-            return RolloutOutcome(
-                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error), lost=True
-            )
+            return RolloutOutcome.broken(error, lost=True)
 
 
 class _Child:

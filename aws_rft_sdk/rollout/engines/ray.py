@@ -11,10 +11,8 @@ from typing import Any
 
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
-from aws_rft_sdk.runs.records import RolloutStatus, describe_error
 
 _OVERTIME_SECONDS = 30.0
 """Past its deadline, for an actor to report."""
@@ -113,7 +111,7 @@ class RayEngine(Engine):
             if self._ray is not None and isinstance(error, self._ray.exceptions.ActorDiedError):
                 self._replace(place, actor)
             text = f"{type(error).__name__}: {_first_line(error)}"
-            return RolloutOutcome(RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=text, lost=True)
+            return RolloutOutcome.broken(text, lost=True)
         finally:
             self._loads[place] -= 1
             answer.cancel()
@@ -145,14 +143,10 @@ class _Actor:
         try:
             await asyncio.wait([task])
             if task.cancelled():
-                return RolloutOutcome(
-                    RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error="CancelledError: "
-                ).to_fields()
+                return RolloutOutcome.broken(asyncio.CancelledError()).to_fields()
             return task.result().to_fields()
         except Exception as error:
-            return RolloutOutcome(
-                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error)
-            ).to_fields()
+            return RolloutOutcome.broken(error).to_fields()
         finally:
             del self._tasks[trajectory_id]
 

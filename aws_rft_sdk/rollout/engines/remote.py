@@ -89,11 +89,9 @@ class RemoteEngine(Engine):
             left = None if self._deadline_seconds is None else self._deadline_seconds - (time.perf_counter() - began)
         except AgentUnreachableError as error:
             seconds = time.perf_counter() - began
-            return RolloutOutcome(
-                RolloutStatus.UNREPORTED,
-                failure=FailureKind.INFRASTRUCTURE,
+            return RolloutOutcome.broken(
+                error,
                 seconds=seconds,
-                error=describe_error(error),
                 lost=True,
             )
         except asyncio.TimeoutError:
@@ -108,12 +106,7 @@ class RemoteEngine(Engine):
         seen = await _wait(observe, trajectory_id, left, None if answer.error is None else self._patience(answer.lost))
         if seen is None or not seen.is_over:
             explanation = answer.error or self._late()
-            return RolloutOutcome(
-                RolloutStatus.UNREPORTED,
-                failure=FailureKind.INFRASTRUCTURE,
-                turns=seen.turns if seen else 0,
-                error=explanation,
-            )
+            return RolloutOutcome.broken(explanation, turns=seen.turns if seen else 0)
         error = None if answer.lost else answer.error
         if seen.status is TrajectoryStatus.FAILED:
             error = error or "the agent sealed the trajectory as failed"
@@ -133,19 +126,15 @@ class RemoteEngine(Engine):
         try:
             result = RolloutResult.of(answer.result)
         except RewardError as error:
-            return RolloutOutcome(
-                RolloutStatus.UNREPORTED, failure=FailureKind.INFRASTRUCTURE, error=describe_error(error)
-            )
+            return RolloutOutcome.broken(error)
         if answer.error is not None:
             rewards = result.rewards if result is not None else None
             status = RolloutStatus.UNREPORTED if rewards is None else RolloutStatus.FAILED
             return RolloutOutcome(status, rewards=rewards, error=answer.error, failure=FailureKind.AGENT)
         if result is None:
             text = "the agent's answer holds no reward, and this runtime cannot be asked for it"
-            return RolloutOutcome(
-                RolloutStatus.UNREPORTED,
-                failure=FailureKind.INFRASTRUCTURE,
-                error=self._late() if answer == Answer() else text,
+            return RolloutOutcome.broken(
+                self._late() if answer == Answer() else text,
             )
         return RolloutOutcome(RolloutStatus.COMPLETED, rewards=result.rewards, metrics=metrics_of(answer.result))
 
