@@ -31,7 +31,7 @@ from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained,
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
 from aws_rft_sdk.workers._memory import Memory
 from aws_rft_sdk.workers._payloads import read_rollout
-from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
+from aws_rft_sdk.workers.outcomes import Figures, is_settled, log_outcome, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -332,7 +332,7 @@ class RolloutPool:
             work.cancel()
         await asyncio.wait([work])
         ended = self._ended(entry, work)
-        _log(key[1], ended)
+        log_outcome(key[1], ended)
         for error in chain_of(ended.error):
             traceback.clear_frames(error.__traceback__)  # they hold the agent and its whole conversation
         with self._changed:
@@ -422,23 +422,6 @@ class RolloutPool:
         self.loop.call(_cancel, list(late.values()))
         with self._changed:
             self._changed.wait_for(lambda: not self._running, timeout=max(0.0, end - time.monotonic()))
-
-
-def _log(trajectory_id: str, ended: Ended) -> None:
-    if ended.error is not None:
-        logger.warning(
-            "trajectory_id=<%s>, error=<%s>, outcome=<%s> | the rollout failed: %s",
-            trajectory_id,
-            type(ended.error).__name__,
-            outcome_of(ended),
-            ended.error,
-            exc_info=ended.error if ended.error.__traceback__ is not None else None,
-        )
-    elif not is_settled(ended):
-        logger.error(
-            "trajectory_id=<%s> | the handler bound no rollout, so nothing was reported: decorate it with rft_handler",
-            trajectory_id,
-        )
 
 
 def _cancel(entries: list[_Entry]) -> None:
