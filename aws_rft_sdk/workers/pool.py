@@ -149,6 +149,7 @@ class RolloutPool:
             if self._phase is _DRAINING:
                 raise ShuttingDownError("this pool is draining; close it before it is started again")
             self.loop, self._over = LoopThread("rft-pool"), threading.Event()
+            self._stuck_since = None
             self.loop.start()
             threading.Thread(target=self._watch, args=(self.loop, self._over), name="rft-watch", daemon=True).start()
             self._phase = _OPEN
@@ -285,6 +286,11 @@ class RolloutPool:
                 self._calls -= 1
                 self._changed.notify_all()
 
+    def note_hung(self, lingers: Callable[[], bool]) -> None:
+        """Let a function that runs past its deadline keep a slot for as long as `lingers` says."""
+        with self._changed:
+            self._hung.append(lingers)
+
     def _find(self, key: _Key) -> Future[Ended] | None:
         if key in self._running:
             return self._running[key].ended
@@ -364,7 +370,7 @@ class RolloutPool:
         self._mean_seconds += share * (ended.seconds - self._mean_seconds)
         if ended.lingers():
             logger.error("trajectory_id=<%s> | its function hangs past the deadline and keeps its slot", key[1])
-            self._hung.append(ended.lingers)
+            self.note_hung(ended.lingers)
         if is_settled(ended):
             # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
             self._done.add(key, ended)

@@ -191,6 +191,7 @@ def test_pool_when_as_many_tools_hang_as_it_has_slots_then_it_takes_no_more_unti
             submitted.ended.result(WAIT)
 
         assert (pool.is_stuck, pool.free) == (True, 0)
+        assert pool.ending_seconds(1.0) > 1.0 + HANG_SECONDS  # what runs may reach its own deadline
         with pytest.raises(ShuttingDownError, match="start this worker anew"):
             pool.submit(runtime.new_rollout("work"))
         agents.GO_ON.set()
