@@ -51,6 +51,7 @@ _ABOVE_ZERO = click.FloatRange(0, min_open=True)
     "--starts-per-second", type=_ABOVE_ZERO, help="Rollouts begun per second.  [default: any; deployed agents: 5]"
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes or actors of the engines process and ray.")
+@click.option("--address", help="Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
 @click.option(
     "--deadline-seconds", default=DEADLINE_SECONDS, show_default=True, type=_ABOVE_ZERO, help="For each rollout."
 )
@@ -118,6 +119,7 @@ def _options(
     workers: int | None,
     deadline_seconds: float,
     qualifier: str | None,
+    address: str | None,
     temperature: float,
     top_p: float,
     max_tokens: int,
@@ -133,6 +135,7 @@ def _options(
         deadline_seconds=deadline_seconds,
         workers=workers,
         qualifier=qualifier,
+        address=address,
     )
     params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     threshold = threshold_of(success_threshold, *([resume] if resume is not None else []))
