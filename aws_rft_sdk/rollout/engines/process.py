@@ -165,8 +165,6 @@ class _Child:
         self._numbers = itertools.count()
         self._heard = 0.0
         """When it last said something. Time of the event loop."""
-        self._end = ""
-        """How the last process ended."""
         self._killed_for: str | None = None
 
     async def start(self) -> None:
@@ -216,7 +214,7 @@ class _Child:
             AgentUnreachableError: It died before that. The handler has not been called.
         """
         if self._process is None:
-            raise AgentUnreachableError(f"the process that was to run the rollout {self._end}")
+            raise AgentUnreachableError("the process that was to run the rollout has died")
         loop = asyncio.get_running_loop()
         work = _Work(next(self._numbers), loop.create_future(), loop.create_future())
         self._work[work.number] = work
@@ -243,9 +241,7 @@ class _Child:
             # The future itself is not cancelled, since the child answers a cancellation too.
             await asyncio.wait([work.ended], timeout=limit_seconds)
         if not work.ended.done():
-            self._kill(
-                f"had a rollout that was not over {self._overtime_seconds:g} s past its deadline, and was killed"
-            )
+            self._kill(f"it did not end a rollout {self._overtime_seconds:g} s past its deadline")
         return await work.ended
 
     @asynccontextmanager
@@ -267,15 +263,15 @@ class _Child:
         except Exception as error:  # a line beyond the limit, or one that the handler has written
             self._kill(f"it sent what cannot be read ({describe_error(error)})")
         self._process = None
+        lost, self._work = self._work, {}
         _kill(process)  # what it has started
         code = await process.wait()
         ended = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with status {code}"
-        self._end = f"{ended}: {self._killed_for}" if self._killed_for else ended
-        lost, self._work = self._work, {}
+        reason = f": {self._killed_for}" if self._killed_for else ""
         for work in lost.values():
             for future in (work.taken, work.ended):
                 if not future.done():
-                    future.set_exception(AgentUnreachableError(f"the process that ran the rollout {self._end}"))
+                    future.set_exception(AgentUnreachableError(f"the process that ran the rollout {ended}{reason}"))
                     future.exception()  # nobody has to be waiting
 
     def _receive(self, message: Mapping[str, Any]) -> None:
