@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.runtime import Faults, LocalRuntime
 
 _HOW_TO = """\
@@ -37,6 +38,7 @@ job runtime at {endpoint} (Ctrl-C stops it)
     show_default=True,
     help="Let a repeated feedback call with the same client token succeed.",
 )
+@user_code_prints_to_stderr()
 @usage_errors
 def command(
     port: int, db: str, policy: str | None, auth: str, faults: str | None, strict: bool, client_tokens: bool
@@ -55,4 +57,4 @@ def command(
         faults=Faults.from_toml(faults) if faults else None,
         client_tokens=client_tokens,
     )
-    runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))
+    runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint), file=own_stdout()))
