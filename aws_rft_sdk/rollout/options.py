@@ -1,0 +1,151 @@
+"""The options of a run: their defaults, which ones exclude each other, and what the run's folder remembers of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from aws_rft_sdk._checks import check_number
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.policies import policy_name
+from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_share
+from aws_rft_sdk.runs.manifest import Manifest
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runtime import Policy
+from aws_rft_sdk.runtime.policies import PolicyFunction
+from aws_rft_sdk.types import RolloutMetadata
+
+
+class RunOptions(TypedDict, total=False):
+    """Options of `run` and of `aws-rft rollout`. The docstring of `run` says what each one means."""
+
+    engine: str | Engine
+    policy: Policy | PolicyFunction | str | None
+    endpoint: str | None
+    job_arn: str | None
+    qualifier: str | None
+    group_size: int
+    limit: int | None
+    concurrency: int | None
+    starts_per_second: float | None
+    workers: int | None
+    deadline_seconds: float | None
+    retries: int
+    retry_budget: int | str
+    fail_over: int | str
+    temperature: float
+    top_p: float
+    max_tokens: int
+    success_threshold: float
+
+
+DEFAULTS: RunOptions = {
+    "engine": "auto",
+    "policy": None,
+    "endpoint": None,
+    "job_arn": None,
+    "qualifier": None,
+    "group_size": 1,
+    "limit": None,
+    "concurrency": None,
+    "starts_per_second": None,
+    "workers": None,
+    "deadline_seconds": DEADLINE_SECONDS,
+    "retries": 0,
+    "retry_budget": DEFAULT_RETRY_BUDGET,
+    "fail_over": 0,
+    "temperature": 1.0,
+    "top_p": 1.0,
+    "max_tokens": 4096,
+    "success_threshold": SUCCESS_THRESHOLD,
+}
+_DECIDING = (
+    *("group_size", "limit", "policy", "endpoint", "job_arn", "qualifier"),
+    *("deadline_seconds", "temperature", "top_p", "max_tokens"),
+)
+"""Options that decide over results. A resumed run keeps them, unless the user accepts the change."""
+_OF_ENGINE = ("qualifier", "concurrency", "starts_per_second", "workers")
+"""Options that fit one engine. A run that is resumed on another engine does not take them over."""
+_NOT_KEPT = ("success_threshold",)
+_AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers")
+_ABOVE_0 = ("starts_per_second", "deadline_seconds")
+
+
+def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
+    """Return all options: those that are given, else those of the run that is resumed, else the defaults.
+
+    Args:
+        given: What the caller said.
+        then: What the run was made of that is resumed. None for a new run.
+
+    Raises:
+        TypeError: An option has an unknown name.
+        ConfigurationError: A value is out of its range, or two options exclude each other.
+        PayloadError: The job ARN has not the form of one.
+    """
+    if unknown := sorted(given.keys() - DEFAULTS.keys()):
+        raise TypeError(f"run() has no option {', '.join(unknown)}. It has {', '.join(DEFAULTS)}")
+    kept: dict[str, Any] = {}
+    if then is not None:
+        known = {_python_name(name): value for name, value in {**then.execution, **then.settings}.items()}
+        kept = {name: value for name, value in known.items() if name in DEFAULTS}
+        kept["success_threshold"] = then.success_threshold
+        if "engine" in given and given["engine"] != kept.get("engine"):
+            kept = {name: value for name, value in kept.items() if name not in _OF_ENGINE}
+        for name, other in (("policy", "endpoint"), ("endpoint", "policy")):
+            if given.get(name):  # whoever changes where inference is answered changes it as a whole
+                kept.pop(other, None)
+    options: RunOptions = {**DEFAULTS, **kept, **given}  # type: ignore[typeddict-item] # names were checked
+    _check(options)
+    return options
+
+
+def _check(options: RunOptions) -> None:
+    values: Mapping[str, Any] = options
+    for name in _AT_LEAST_1:
+        if values[name] is not None:
+            check_number(option_name(name), values[name], low=1, whole=True)
+    for name in _ABOVE_0:
+        if values[name] is not None and not values[name] > 0:
+            raise ConfigurationError(f"{option_name(name)} is {values[name]}; it must be above 0")
+    if options["policy"] and options["endpoint"]:
+        raise ConfigurationError(
+            "--policy is for a runtime that the run starts. With --endpoint, that runtime has its own policy"
+        )
+    if options["job_arn"] is not None:
+        RolloutMetadata(job_arn=options["job_arn"], trajectory_id="of-no-rollout")
+    if isinstance(options["engine"], Engine):
+        for name in ("qualifier", "workers"):
+            if values[name] is not None:
+                raise ConfigurationError(f"{option_name(name)} is an argument of the engine when engine is an object")
+    check_number("success-threshold", options["success_threshold"])
+    parse_share("fail-over", options["fail_over"], 0)
+    parse_share("retry-budget", options["retry_budget"], 0)
+
+
+def settings_of(options: RunOptions) -> dict[str, JSON]:
+    """Return the options that decide over results, by their names on the command line."""
+    return {option_name(name): _plain(options, name) for name in _DECIDING}
+
+
+def execution_of(options: RunOptions) -> dict[str, JSON]:
+    """Return the options that say how a run is carried out, by their names on the command line."""
+    return {option_name(name): _plain(options, name) for name in DEFAULTS if name not in (*_DECIDING, *_NOT_KEPT)}
+
+
+def option_name(name: str) -> str:
+    """Return the name of an option on the command line, without the dashes in front."""
+    return name.replace("_", "-")
+
+
+def _python_name(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _plain(options: RunOptions, name: str) -> JSON:
+    value = options[name]  # type: ignore[literal-required] # one of DEFAULTS
+    if name == "policy":
+        return policy_name(value)
+    return type(value).__name__ if isinstance(value, Engine) else value
