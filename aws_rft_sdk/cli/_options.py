@@ -1,4 +1,4 @@
-"""What several commands share: the policy option, and how errors become messages."""
+"""What several commands share: options, loading functions, and how errors become messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,8 @@ import click
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.runtime import CallablePolicy, Policy, ReplayPolicy, UpstreamPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-POLICY_HELP = (
-    "Who answers inference: callable:FILE.py:FN or callable:MODULE:FN (chat request to assistant message), "
-    "replay:FILE (a recording), upstream:URL (any OpenAI-compatible server)."
-)
 
 
 def finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -36,22 +30,6 @@ success_threshold_option = click.option(
     callback=finite,
     help=f"Lowest reward that counts as a success.  [default: the run's, {SUCCESS_THRESHOLD:g} for a new run]",
 )
-
-
-def parse_policy(value: str) -> Policy:
-    """Make the policy that an option names.
-
-    Raises:
-        ConfigurationError: It has another form, or what it names is not there.
-    """
-    kind, _, target = value.partition(":")
-    if kind == "callable" and target:
-        return CallablePolicy(load_function(target))
-    if kind == "replay" and target:
-        return ReplayPolicy(target)
-    if kind == "upstream" and target:
-        return UpstreamPolicy(target)
-    raise ConfigurationError(f"policy {value!r} has none of the forms callable:FILE.py:FN, replay:FILE, upstream:URL")
 
 
 def load_function(reference: str) -> Callable[..., Any]:

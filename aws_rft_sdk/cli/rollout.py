@@ -17,10 +17,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from aws_rft_sdk.cli._loop import run
 from aws_rft_sdk.cli._metrics_table import print_metrics
-from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, success_threshold_option, usage_errors
+from aws_rft_sdk.cli._options import load_function, success_threshold_option, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._policy import POLICY_HELP, choose_policy
 from aws_rft_sdk.cli._runs import threshold_of
-from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.choosing import ENGINES, EngineChoice
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET
@@ -28,7 +28,6 @@ from aws_rft_sdk.rollout.session import RunOptions, Session, open_session
 from aws_rft_sdk.runs.metrics import measure
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
-from aws_rft_sdk.runtime import Policy
 from aws_rft_sdk.types import InferenceParams
 
 _SHOWN_ERRORS = 5
@@ -90,7 +89,7 @@ def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     options = _options(handler, **given)
     options.check()
     fn = None if options.choice.is_deployed else load_function(handler)
-    policy = None if options.endpoint else _policy(options.policy, handler)
+    policy = None if options.endpoint else choose_policy(options.policy, handler)
     with open_session(options, fn, policy) as session:
         run(_run(session))
     metrics = measure(
@@ -139,19 +138,6 @@ def _options(
     params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     threshold = threshold_of(success_threshold, *([resume] if resume is not None else []))
     return RunOptions(choice=choice, params=params, resume=resume, success_threshold=threshold, **others)
-
-
-def _policy(option: str | None, handler: str) -> Policy:
-    if option:
-        return parse_policy(option)
-    file = Path(handler.rpartition(":")[0])
-    beside = file.with_name("policy.py")
-    if file.suffix == ".py" and beside.is_file():
-        return parse_policy(f"callable:{beside}:policy")
-    raise ConfigurationError(
-        "nobody answers inference: give --policy, give --endpoint, or put a policy.py with a function `policy` "
-        "beside the handler's file"
-    )
 
 
 async def _run(session: Session) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import click
 
-from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
+from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._policy import POLICY_HELP, parse_policy
 from aws_rft_sdk.runtime import Faults, LocalRuntime
 
 _HOW_TO = """\
