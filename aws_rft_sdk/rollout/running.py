@@ -27,7 +27,7 @@ from aws_rft_sdk.rollout.engines.choosing import CONCURRENCY, EngineChoice
 from aws_rft_sdk.rollout.folder import PROMPTS_FILE, RunFolder
 from aws_rft_sdk.rollout.interrupts import Interrupts
 from aws_rft_sdk.rollout.options import RunOptions, complete_options, execution_of, settings_of
-from aws_rft_sdk.rollout.policies import policy_for
+from aws_rft_sdk.rollout.policies import choose_policy
 from aws_rft_sdk.rollout.schedule import parse_retry_budget, parse_share
 from aws_rft_sdk.rollout.starting import access_at, access_in
 from aws_rft_sdk.runs.manifest import Manifest, file_sha256, handler_sources, is_deployed
@@ -247,7 +247,7 @@ def _plan(
     function: Handler | None = None
     if not is_deployed(reference):
         function = load_function(handler) if isinstance(handler, str) else handler
-    policy = None if options["endpoint"] else policy_for(options["policy"], reference)
+    policy = None if options["endpoint"] else choose_policy(options["policy"], reference)
     params = InferenceParams(options["temperature"], options["top_p"], options["max_tokens"])
     prompts, text, sha256 = _read(dataset, options["limit"])
     parse_retry_budget(options["retry_budget"], len(prompts) * options["group_size"])
