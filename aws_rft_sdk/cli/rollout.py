@@ -46,6 +46,7 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @_option("--concurrency", "Rollouts in flight.  [default: 16; deployed agents: 96]", type=int)
 @_option("--starts-per-second", "Rollouts begun per second.  [default: any; deployed agents: 5]", type=float)
 @_option("--workers", "Processes or actors of the engines process and ray.", type=int)
+@_option("--address", "Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
 @_option("--deadline-seconds", "For each rollout.", type=float)
 @_option("--retries", "Repetitions of a failed rollout.", type=int)
 @_option("--retry-budget", "Repetitions in the whole run: a count, or a share of all rollouts.")

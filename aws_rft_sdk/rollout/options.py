@@ -31,6 +31,7 @@ class RunOptions(TypedDict, total=False):
     concurrency: int | None
     starts_per_second: float | None
     workers: int | None
+    address: str | None
     deadline_seconds: float | None
     retries: int
     retry_budget: int | str
@@ -52,6 +53,7 @@ DEFAULTS: RunOptions = {
     "concurrency": None,
     "starts_per_second": None,
     "workers": None,
+    "address": None,
     "deadline_seconds": DEADLINE_SECONDS,
     "retries": 0,
     "retry_budget": DEFAULT_RETRY_BUDGET,
@@ -66,7 +68,7 @@ _DECIDING = (
     *("deadline_seconds", "temperature", "top_p", "max_tokens"),
 )
 """Options that decide over results. A resumed run keeps them, unless the user accepts the change."""
-_OF_ENGINE = ("qualifier", "concurrency", "starts_per_second", "workers")
+OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "qualifier")
 """Options that fit one engine. A run that is resumed on another engine does not take them over."""
 _NOT_KEPT = ("success_threshold",)
 _AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers")
@@ -93,7 +95,7 @@ def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
         kept = {name: value for name, value in known.items() if name in DEFAULTS}
         kept["success_threshold"] = then.success_threshold
         if "engine" in given and given["engine"] != kept.get("engine"):
-            kept = {name: value for name, value in kept.items() if name not in _OF_ENGINE}
+            kept = {name: value for name, value in kept.items() if name not in OF_ENGINE}
         for name, other in (("policy", "endpoint"), ("endpoint", "policy")):
             if given.get(name):  # whoever changes where inference is answered changes it as a whole
                 kept.pop(other, None)
@@ -117,9 +119,9 @@ def _check(options: RunOptions) -> None:
     if options["job_arn"] is not None:
         RolloutMetadata(job_arn=options["job_arn"], trajectory_id="of-no-rollout")
     if isinstance(options["engine"], Engine):
-        for name in ("qualifier", "workers"):
+        for name in ("workers", "address", "qualifier"):
             if values[name] is not None:
-                raise ConfigurationError(f"{option_name(name)} is an argument of the engine when engine is an object")
+                raise ConfigurationError(f"{option_name(name)} is for an engine that is named. Give it to the object")
     check_number("success-threshold", options["success_threshold"])
     parse_share("fail-over", options["fail_over"], 0)
     parse_share("retry-budget", options["retry_budget"], 0)

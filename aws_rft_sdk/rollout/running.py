@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from typing_extensions import Unpack  # strands-agents and openai bring it; in `typing` since Python 3.11
 
@@ -26,7 +27,7 @@ from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import CONCURRENCY, EngineChoice
 from aws_rft_sdk.rollout.folder import PROMPTS_FILE, RunFolder
 from aws_rft_sdk.rollout.interrupts import Interrupts
-from aws_rft_sdk.rollout.options import RunOptions, complete_options, execution_of, settings_of
+from aws_rft_sdk.rollout.options import OF_ENGINE, RunOptions, complete_options, execution_of, settings_of
 from aws_rft_sdk.rollout.policies import choose_policy
 from aws_rft_sdk.rollout.schedule import parse_retry_budget, parse_share
 from aws_rft_sdk.rollout.starting import access_at, access_in
@@ -165,6 +166,7 @@ def run(
         concurrency: Rollouts in flight. None for 16, or 96 for deployed agents.
         starts_per_second: Rollouts begun per second. None for any number, or 5 for deployed agents.
         workers: Processes or actors of the engines `process` and `ray`. None for the engine's default.
+        address: Ray cluster, as for `ray.init`. None for `RAY_ADDRESS`, else one on this machine.
         deadline_seconds: For each rollout. None for no deadline. Default 540.
         retries: Repetitions of a rollout that failed. Default 0.
         retry_budget: Repetitions in the whole run: a count, or a share of all rollouts. Default "20%".
@@ -270,19 +272,12 @@ def _plan(
 
 
 def _choose(options: RunOptions, reference: str) -> tuple[Engine | None, EngineChoice]:
-    engine, concurrency, pace = options["engine"], options["concurrency"], options["starts_per_second"]
-    deadline = options["deadline_seconds"]
+    engine, deadline = options["engine"], options["deadline_seconds"]
     if isinstance(engine, Engine):
-        return engine, EngineChoice(type(engine).__name__, reference, concurrency or CONCURRENCY, pace, deadline)
-    choice = EngineChoice.of(
-        engine,
-        reference,
-        concurrency=concurrency,
-        starts_per_second=pace,
-        deadline_seconds=deadline,
-        workers=options["workers"],
-        qualifier=options["qualifier"],
-    )
+        concurrency, pace = options["concurrency"] or CONCURRENCY, options["starts_per_second"]
+        return engine, EngineChoice(type(engine).__name__, reference, concurrency, pace, deadline)
+    fitting: dict[str, Any] = {name: value for name, value in options.items() if name in OF_ENGINE}
+    choice = EngineChoice.of(engine, reference, deadline_seconds=deadline, **fitting)
     choice.check_reach(options["endpoint"])
     return None, choice
 

@@ -231,6 +231,7 @@ def test_resume_when_engine_and_pace_are_others_then_the_run_goes_on(world):
         (["--engine", "agentcore"], "the engine agentcore runs the AgentCore runtime of an ARN, not"),
         (["--workers", "2"], "is for the engines process and ray"),
         (["--qualifier", "x"], "is for the engine agentcore"),
+        (["--engine", "process", "--address", "auto"], "is for the engine ray"),
         (["--retry-budget", "some"], "retry budget"),
     ],
 )
