@@ -3,41 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import itertools
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from typing_extensions import Unpack  # strands-agents and openai bring it; in `typing` since Python 3.11
 
-from aws_rft_sdk._loading import load_function, reference_of
-from aws_rft_sdk.datasets import read_prompts
-from aws_rft_sdk.datasets._text import is_blank
-from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
 from aws_rft_sdk.rollout.driver import run_rollouts
 from aws_rft_sdk.rollout.engines import Engine
-from aws_rft_sdk.rollout.engines.choosing import CONCURRENCY, EngineChoice
-from aws_rft_sdk.rollout.folder import PROMPTS_FILE, RunFolder
+from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.interrupts import Interrupts
-from aws_rft_sdk.rollout.options import OF_ENGINE, RunOptions, complete_options, execution_of, settings_of
-from aws_rft_sdk.rollout.policies import choose_policy
+from aws_rft_sdk.rollout.options import RunOptions, complete_options
+from aws_rft_sdk.rollout.planning import RunPlan, plan_run
 from aws_rft_sdk.rollout.schedule import parse_retry_budget, parse_share
 from aws_rft_sdk.rollout.starting import access_at, access_in
-from aws_rft_sdk.runs.manifest import Manifest, file_sha256, handler_sources, is_deployed
+from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import Metrics, measure
 from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord, latest_records, read_records
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
-from aws_rft_sdk.runtime import LocalRuntime, Policy
-from aws_rft_sdk.runtime.policies import PolicyFunction
-from aws_rft_sdk.types import InferenceParams
+from aws_rft_sdk.runtime import LocalRuntime
 
 
 class RunStatus(str, Enum):
@@ -196,7 +186,7 @@ def run(
     if accept_changes and not resume:
         raise ConfigurationError("--accept-changes is for --resume")
     then = Manifest.read(Path(resume)) if resume else None
-    plan = _plan(handler, dataset, complete_options(options, then), then, Path(resume) if resume else None)
+    plan = plan_run(handler, dataset, complete_options(options, then), then, Path(resume) if resume else None)
     watch = listener or RunListener()
     place = Path(out or resume or "") if out or resume else None
     opened = _opened(plan, place, resumed=bool(resume), accept_changes=accept_changes, discard=discard)
@@ -207,97 +197,8 @@ def run(
     return work.run
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """A run that may begin: whatever can be refused without opening anything was."""
-
-    options: RunOptions
-    manifest: Manifest
-    prompts: list[str]
-    prompts_text: str | None
-    """Content of `prompts.jsonl`. None for a dataset that is a file."""
-    function: Handler | None
-    """None for a deployed agent."""
-    choice: EngineChoice
-    engine: Engine | None
-    """None to make the one that was chosen."""
-    policy: Policy | PolicyFunction | None
-    """None with an endpoint."""
-    params: InferenceParams
-
-    def make_engine(self, access: Access) -> Engine:
-        return self.choice.make(self.function, access) if self.engine is None else self.engine
-
-
-def _plan(
-    handler: Handler | str | None,
-    dataset: str | Path | Iterable[str] | None,
-    options: RunOptions,
-    then: Manifest | None,
-    resume: Path | None,
-) -> _Plan:
-    if then is not None and resume is not None:
-        kept = resume / PROMPTS_FILE
-        handler = then.handler if handler is None else handler
-        dataset = (kept if kept.exists() else then.dataset) if dataset is None else dataset
-    if handler is None or dataset is None:
-        raise ConfigurationError("name a HANDLER and a DATASET. Only --resume knows them")
-    if not isinstance(handler, str) and not callable(handler):
-        raise ConfigurationError(f"handler is {handler!r:.80}. Give a function, its name, a URL or an ARN")
-    reference = handler if isinstance(handler, str) else reference_of(handler)
-    engine, choice = _choose(options, reference)
-    function: Handler | None = None
-    if not is_deployed(reference):
-        function = load_function(handler) if isinstance(handler, str) else handler
-    policy = None if options["endpoint"] else choose_policy(options["policy"], reference)
-    params = InferenceParams(options["temperature"], options["top_p"], options["max_tokens"])
-    prompts, text, sha256 = _read(dataset, options["limit"])
-    parse_retry_budget(options["retry_budget"], len(prompts) * options["group_size"])
-    settings = settings_of(options)
-    sources = {} if function is None else handler_sources(reference, function)
-    for part in (settings["policy"] or "").split(":")[1:]:
-        if Path(part).is_file():
-            sources[part] = file_sha256(part)
-    manifest = Manifest(
-        reference,
-        sources,
-        PROMPTS_FILE if text is not None else str(dataset),
-        sha256,
-        len(prompts),
-        settings,
-        options["success_threshold"],
-        execution_of(options),
-    )
-    return _Plan(options, manifest, prompts, text, function, choice, engine, policy, params)
-
-
-def _choose(options: RunOptions, reference: str) -> tuple[Engine | None, EngineChoice]:
-    engine, deadline = options["engine"], options["deadline_seconds"]
-    if isinstance(engine, Engine):
-        concurrency, pace = options["concurrency"] or CONCURRENCY, options["starts_per_second"]
-        return engine, EngineChoice(type(engine).__name__, reference, concurrency, pace, deadline)
-    fitting: dict[str, Any] = {name: value for name, value in options.items() if name in OF_ENGINE}
-    choice = EngineChoice.of(engine, reference, deadline_seconds=deadline, **fitting)
-    choice.check_reach(options["endpoint"])
-    return None, choice
-
-
-def _read(dataset: str | Path | Iterable[str], limit: int | None) -> tuple[list[str], str | None, str]:
-    """Return the prompts, the content of `prompts.jsonl` (None for a file), and the SHA-256 of the dataset."""
-    if isinstance(dataset, str | Path):
-        return list(itertools.islice(read_prompts(dataset), limit)), None, file_sha256(dataset)
-    prompts = list(itertools.islice(dataset, limit))
-    for number, prompt in enumerate(prompts):
-        if type(prompt) is not str or is_blank(prompt):
-            raise DatasetError(f"prompt {number} is {prompt!r:.80}. A prompt is a string that is not blank")
-    if not prompts:
-        raise DatasetError("there are no prompts")
-    text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts)
-    return prompts, text, hashlib.sha256(text.encode()).hexdigest()
-
-
 @contextmanager
-def _opened(plan: _Plan, path: Path | None, *, resumed: bool, accept_changes: bool, discard: bool) -> Iterator[_Work]:
+def _opened(plan: RunPlan, path: Path | None, *, resumed: bool, accept_changes: bool, discard: bool) -> Iterator[_Work]:
     """Open what a run needs: runtime, engine, folder. The folder comes last, as far as possible."""
     options = plan.options
     with ExitStack() as stack:
@@ -324,7 +225,7 @@ def _opened(plan: _Plan, path: Path | None, *, resumed: bool, accept_changes: bo
 class _Work:
     """A run with all that it needs open."""
 
-    plan: _Plan
+    plan: RunPlan
     access: Access
     engine: Engine
     folder: RunFolder | None
