@@ -125,9 +125,9 @@ class RunFolder:
 
     def _remove_unused(self) -> None:
         if self._is_new and not any(_size(self.path / name) for name in (RECORDS_FILE, STARTED_FILE)):
-            for name in (*_FILES, LOCK_FILE):
-                with contextlib.suppress(OSError):
-                    (self.path / name).unlink()
+            for name in (*_FILES, LOCK_FILE, f"{DATABASE_FILE}-*", f"{DATABASE_FILE}.*"):
+                for file in self.path.glob(name):
+                    file.unlink(missing_ok=True)
         for folder in self._made:
             with contextlib.suppress(OSError):  # it holds something
                 folder.rmdir()

@@ -9,6 +9,7 @@ from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.rollout.policies import policy_name
 from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_share
 from aws_rft_sdk.runs.manifest import Manifest
@@ -122,6 +123,9 @@ def _check(options: RunOptions) -> None:
         for name in ("workers", "address", "qualifier"):
             if values[name] is not None:
                 raise ConfigurationError(f"{option_name(name)} is for an engine that is named. Give it to the object")
+    elif options["engine"] not in ENGINES:
+        known = ", ".join(ENGINES)
+        raise ConfigurationError(f"engine is {options['engine']!r}. Give one of {known}, or in Python an Engine")
     check_number("success-threshold", options["success_threshold"])
     parse_share("fail-over", options["fail_over"], 0)
     parse_share("retry-budget", options["retry_budget"], 0)
