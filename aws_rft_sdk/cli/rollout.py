@@ -48,8 +48,9 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @_option("--workers", "Processes or actors of the engines process and ray.", type=int)
 @_option("--address", "Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
 @_option("--deadline-seconds", "For each rollout.", type=float)
-@_option("--retries", "Repetitions of a failed rollout.", type=int)
+@_option("--retries", "Repetitions of a failed rollout: N, or KIND=N,... by kind of failure.")
 @_option("--retry-budget", "Repetitions in the whole run: a count, or a share of all rollouts.")
+@click.option("--breaker/--no-breaker", default=None, help="End a run whose first 32 rollouts fail for one reason.")
 @_option("--fail-over", "Rollouts that may fail before the exit status is 1: N, or P% of all.")
 @_option("--limit", "Use the first N prompts only.", type=int)
 @_option("--policy", f"{POLICY_HELP} Default: `policy` in a policy.py beside the handler's file.")
@@ -72,7 +73,9 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
-def command(ctx: click.Context, /, handler: str | None, dataset: str | None, as_json: bool, **given: Any) -> None:
+def command(
+    ctx: click.Context, /, handler: str | None, dataset: str | None, as_json: bool, breaker: bool | None, **given: Any
+) -> None:
     """Run a handler over a dataset and report every reward, as a training job would.
 
     HANDLER is path/to/file.py:function or module:function, decorated with rft_handler; or the URL of a worker that is
@@ -86,6 +89,8 @@ def command(ctx: click.Context, /, handler: str | None, dataset: str | None, as_
     not reported; 2 for bad usage; 3 when a disk, a port, a cluster or a worker does not work; 130 when interrupted.
     """
     options = {name: value for name, value in given.items() if value is not None}
+    if breaker is not None:
+        options["breaker"] = DEFAULTS["breaker"] if breaker else None
     with RunProgress() as progress:
         finished = run(handler, dataset, listener=progress, **options)
     if as_json:

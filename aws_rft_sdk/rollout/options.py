@@ -11,7 +11,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.rollout.policies import policy_name
-from aws_rft_sdk.rollout.schedule import DEFAULT_RETRY_BUDGET, parse_share
+from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_share
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import Policy
@@ -34,8 +34,9 @@ class RunOptions(TypedDict, total=False):
     workers: int | None
     address: str | None
     deadline_seconds: float | None
-    retries: int
+    retries: int | str | Mapping[str, int]
     retry_budget: int | str
+    breaker: int | None
     fail_over: int | str
     temperature: float
     top_p: float
@@ -56,8 +57,9 @@ DEFAULTS: RunOptions = {
     "workers": None,
     "address": None,
     "deadline_seconds": DEADLINE_SECONDS,
-    "retries": 0,
+    "retries": DEFAULT_RETRIES,
     "retry_budget": DEFAULT_RETRY_BUDGET,
+    "breaker": BREAKER,
     "fail_over": 0,
     "temperature": 1.0,
     "top_p": 1.0,
@@ -72,7 +74,7 @@ _DECIDING = (
 OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "qualifier")
 """Options that fit one engine. A run that is resumed on another engine does not take them over."""
 _NOT_KEPT = ("success_threshold",)
-_AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers")
+_AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers", "breaker")
 _ABOVE_0 = ("starts_per_second", "deadline_seconds")
 
 
@@ -128,7 +130,6 @@ def _check(options: RunOptions) -> None:
         raise ConfigurationError(f"engine is {options['engine']!r}. Give one of {known}, or in Python an Engine")
     check_number("success-threshold", options["success_threshold"])
     parse_share("fail-over", options["fail_over"], 0)
-    parse_share("retry-budget", options["retry_budget"], 0)
 
 
 def settings_of(options: RunOptions) -> dict[str, JSON]:
@@ -154,4 +155,4 @@ def _plain(options: RunOptions, name: str) -> JSON:
     value = options[name]  # type: ignore[literal-required] # one of DEFAULTS
     if name == "policy":
         return policy_name(value)
-    return type(value).__name__ if isinstance(value, Engine) else value
+    return dict(value) if isinstance(value, Mapping) else type(value).__name__ if isinstance(value, Engine) else value

@@ -21,7 +21,7 @@ from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.interrupts import Interrupts
 from aws_rft_sdk.rollout.options import RunOptions, complete_options
 from aws_rft_sdk.rollout.planning import RunPlan, plan_run
-from aws_rft_sdk.rollout.schedule import parse_retry_budget, parse_share
+from aws_rft_sdk.rollout.schedule import parse_share
 from aws_rft_sdk.rollout.starting import access_at, access_in
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import Metrics, measure
@@ -158,8 +158,10 @@ def run(
         workers: Processes or actors of the engines `process` and `ray`. None for the engine's default.
         address: Ray cluster, as for `ray.init`. None for `RAY_ADDRESS`, else one on this machine.
         deadline_seconds: For each rollout. None for no deadline. Default 540.
-        retries: Repetitions of a rollout that failed. Default 0.
+        retries: Repetitions of a rollout that failed: a number, or numbers by kind of failure such as
+            "infrastructure=2,model=1" or `{"infrastructure": 2}`. Default "infrastructure=2".
         retry_budget: Repetitions in the whole run: a count, or a share of all rollouts. Default "20%".
+        breaker: End the run when so many of the first rollouts all fail for the same reason. None to go on. Default 32.
         fail_over: Rollouts that may fail before the run counts as failed: a count or a share of all. Default 0.
         temperature: Sent in the payload. Default 1.0.
         top_p: Sent in the payload. Default 1.0.
@@ -175,6 +177,7 @@ def run(
         DatasetError: The dataset cannot be read. Nothing was written.
         UnavailableError: What the whole run needs does not work: a disk, a port, a cluster, a worker. What had ended is
             recorded, and can be resumed.
+        BreakerError: The breaker ended the run. As above.
         KeyboardInterrupt: SIGINT or SIGTERM came before rollouts could begin. Nothing was written.
 
     Repeating a call begins a new run. Repeating it with `resume` runs what is left.
@@ -246,8 +249,9 @@ class _Work:
             group_size=options["group_size"],
             concurrency=self.plan.choice.concurrency,
             starts_per_second=self.plan.choice.starts_per_second,
-            retries=options["retries"],
-            retry_budget=parse_retry_budget(options["retry_budget"], self.run.total),
+            retries=self.plan.retries,
+            retry_budget=self.plan.retry_budget,
+            breaker=options["breaker"],
             observe=self.access.observe,
             progress=progress,
             journal=self.folder,

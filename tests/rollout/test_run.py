@@ -7,6 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rollout.worlds import PROMPTS, policy
 
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, UnavailableError
@@ -15,7 +16,6 @@ from aws_rft_sdk.rollout.engines import Engine, LocalEngine
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runtime import read_trajectories
-from rollout.worlds import PROMPTS, policy
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +57,10 @@ def test_run_when_given_a_function_and_prompts_then_all_is_in_a_new_folder_below
     assert (done.total, done.failed, done.hung) == (4, 0, 0)
     assert notes.told == [("begun", 4, None), (0, 0), (0, 1), (1, 0), (1, 1)]
     assert {t.trajectory_id for t in read_trajectories(done.folder / "trajectories.db")} == {r.id for r in done.records}
-    assert [json.loads(line) for line in (done.folder / "prompts.jsonl").read_text().splitlines()] == [{"prompt": "a"}, {"prompt": "bb"}]
+    assert [json.loads(line) for line in (done.folder / "prompts.jsonl").read_text().splitlines()] == [
+        {"prompt": "a"},
+        {"prompt": "bb"},
+    ]
 
 
 def test_run_when_resumed_by_its_folder_alone_then_handler_prompts_and_options_are_those_of_the_run(world):
@@ -114,7 +117,14 @@ def test_run_when_discarded_then_nothing_is_written_and_the_records_are_in_memor
 
 @pytest.mark.parametrize(
     ("fail_over", "status"),
-    [(0, "failed"), (1, "completed"), ("1", "completed"), ("33%", "failed"), ("34%", "completed"), ("100%", "completed")],
+    [
+        (0, "failed"),
+        (1, "completed"),
+        ("1", "completed"),
+        ("33%", "failed"),
+        ("34%", "completed"),
+        ("100%", "completed"),
+    ],
 )
 def test_run_when_some_fail_then_fail_over_decides_about_the_status(world, fail_over, status):
     done = run(function(world, "fails_on_b"), PROMPTS, policy=policy, fail_over=fail_over, discard=True)
@@ -145,7 +155,9 @@ def test_run_when_the_policy_is_an_object_then_resuming_demands_it_again(world):
             pass
 
         async def answer(self, call):
-            return {"choices": [{"index": 0, "message": {"role": "assistant", "content": "AAAA"}, "finish_reason": "stop"}]}
+            return {
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": "AAAA"}, "finish_reason": "stop"}]
+            }
 
         async def aclose(self):
             pass
