@@ -100,8 +100,6 @@ def command(
     if finished.status is RunStatus.FAILED:
         allowed = finished.options["fail_over"]
         click.echo(f"{finished.failed} of {finished.total} rollouts failed; --fail-over allows {allowed}", err=True)
-    if finished.status is RunStatus.INTERRUPTED and finished.folder is not None:
-        click.echo(f"go on with: aws-rft rollout --resume {finished.folder}", err=True)
     ctx.exit(_EXIT_STATUSES[finished.status or RunStatus.FAILED])
 
 
