@@ -8,6 +8,7 @@ from enum import Enum
 from types import TracebackType
 
 from aws_rft_sdk import errors
+from aws_rft_sdk.wire import ERROR_TYPE_HEADER, LIMIT_ERROR_CODE
 
 
 class FailureKind(str, Enum):
@@ -23,6 +24,8 @@ class FailureKind(str, Enum):
     """The reward function raised, or what it returned is no reward."""
     TIMEOUT = "timeout"
     """The rollout missed its deadline."""
+    LIMIT = "limit"
+    """The rollout used up its limit of turns, tokens or cost."""
     INFRASTRUCTURE = "infrastructure"
     """Something around the rollout broke: a server error, a lost connection, a dead process, a full disk."""
 
@@ -124,6 +127,8 @@ def _kind_of(error: BaseException) -> FailureKind | None:
 
 def _kind_of_call(error: BaseException) -> FailureKind:
     """Return the kind of an error of an HTTP library."""
+    if _type_of_answer(error) == LIMIT_ERROR_CODE:
+        return FailureKind.LIMIT
     boundary = _innermost_boundary(error.__traceback__)
     if boundary is FailureKind.TOOL:
         return boundary
@@ -131,6 +136,12 @@ def _kind_of_call(error: BaseException) -> FailureKind:
     if status is None or status >= 500 or status in _NOT_THE_REQUEST:
         return FailureKind.INFRASTRUCTURE
     return FailureKind.MODEL
+
+
+def _type_of_answer(error: BaseException) -> object:
+    """Return the error type that the runtime has put into the header of an error answer, None if there is none."""
+    headers = getattr(getattr(error, "response", error), "headers", None)
+    return headers.get(ERROR_TYPE_HEADER) if isinstance(headers, Mapping) else None
 
 
 def _status_of(error: BaseException) -> int | None:
