@@ -139,8 +139,11 @@ def _kind_of_call(error: BaseException) -> FailureKind:
 
 
 def _type_of_answer(error: BaseException) -> object:
-    """Return the error type that the runtime has put into the header of an error answer, None if there is none."""
-    headers = getattr(getattr(error, "response", error), "headers", None)
+    """Return the error type that an answer of the runtime has in its header, None if there is none."""
+    response = getattr(error, "response", error)
+    if isinstance(response, Mapping):  # botocore
+        return (response.get("Error") or {}).get("Code")
+    headers = getattr(response, "headers", None)
     return headers.get(ERROR_TYPE_HEADER) if isinstance(headers, Mapping) else None
 
 

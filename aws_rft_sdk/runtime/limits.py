@@ -52,14 +52,14 @@ class RolloutLimits:
         if self.max_cost is None or self.price_per_million is None:
             return
         check_number("max_cost", self.max_cost, low=0)
-        if not isinstance(self.price_per_million, list | tuple) or len(self.price_per_million) != 2:
+        prices: object = self.price_per_million
+        if not isinstance(prices, list | tuple) or len(prices) != 2:
             raise ConfigurationError(
-                f"price_per_million must be the prices of input and output tokens, like (0.3, 1.2), not "
-                f"{self.price_per_million!r:.80}"
+                f"price_per_million must be the prices of input and output tokens, like (0.3, 1.2), not {prices!r:.80}"
             )
-        for price in self.price_per_million:
+        for price in prices:
             check_number("each price of price_per_million", price, low=0)
-        if not self.max_cost or not any(self.price_per_million):
+        if not self.max_cost or not any(prices):
             raise ConfigurationError("max_cost and one of the prices of price_per_million must be above 0")
 
 
