@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.lifecycle.shutdown import end_at

@@ -10,9 +10,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aws_rft_sdk.cli._loop import run
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.lifecycle.loops import run
 from aws_rft_sdk.runs.recorded import changed_sources, choose_records, find_reference
 from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport
 from aws_rft_sdk.runs.replaying import DEADLINE_SECONDS, replay_rollouts

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.cli._worker_queues import lambda_package, nova_forge, sqs

@@ -96,7 +96,7 @@ class Limiter:
         """
         limits = self._limits
         if limits.max_turns is not None and entry.begun >= limits.max_turns:
-            raise _refusal(f"max_turns={limits.max_turns}", entry, "were made")
+            raise _refusal(f"max_turns={limits.max_turns}", entry)
         if not self._counts_tokens:
             return
         used = self._used.get(entry.number)
@@ -104,9 +104,9 @@ class Limiter:
             turns = self._trajectories.turns(entry) if entry.state.turns else ()
             used = self._used[entry.number] = self._sum(turn.response for turn in turns)
         if limits.max_total_tokens is not None and used.tokens >= limits.max_total_tokens:
-            raise _refusal(f"max_total_tokens={limits.max_total_tokens}", entry, f"used {used.tokens}")
+            raise _refusal(f"max_total_tokens={limits.max_total_tokens}", entry, f", tokens: {used.tokens}")
         if limits.max_cost is not None and used.cost >= limits.max_cost:
-            raise _refusal(f"max_cost={limits.max_cost:g}", entry, f"cost {used.cost:.6g}")
+            raise _refusal(f"max_cost={limits.max_cost:g}", entry, f", cost: {used.cost:.6g}")
 
     def note(self, entry: Entry, response: bytes) -> None:
         """Count a turn that was recorded.
@@ -139,9 +139,9 @@ class Limiter:
             )
 
 
-def _refusal(limit: str, entry: Entry, what: str) -> Refusal:
+def _refusal(limit: str, entry: Entry, used: str = "") -> Refusal:
     # Clients look for phrases in the texts of errors. This one has none about contexts, rates or lengths.
-    text = f"The rollout has reached its limit {limit}: {entry.begun} turns {what}. It gets no further turn"
+    text = f"The rollout has reached its limit {limit} (turns: {entry.begun}{used}). It gets no further turn"
     return Refusal(400, text, code=LIMIT_ERROR_CODE)
 
 

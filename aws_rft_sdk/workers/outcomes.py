@@ -18,7 +18,8 @@ class Figures(NamedTuple):
     running: int
     """Rollouts and calls in progress."""
     hung: int
-    """Functions that still run although their rollout was given up at its deadline. Each holds a slot."""
+    """Threads that still run although their rollout is over: functions that were given up at their deadline, each of
+    which holds a slot, and tools of coroutine handlers."""
     free: int
     """How many more may begin now."""
     draining: bool

@@ -19,7 +19,7 @@ from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
-    RolloutTimeoutError,
+    GivenUpError,
     ShuttingDownError,
 )
 from aws_rft_sdk.failures import chain_of
@@ -43,6 +43,10 @@ REMEMBERED = 10_000
 MAX_RETRY_SECONDS = 30.0
 _REPORT_SECONDS = 30.0
 """Longest share of a grace period that is kept for reporting what did not end."""
+
+_STUCK_SECONDS = 5.0
+"""Until a pool that is stuck is taken for lost. Some tools end a moment after the deadline of their rollout."""
+LOST = "functions or tools hang in as many threads as there are slots, or block the event loop; start this worker anew"
 
 _Key = tuple[str, str]
 _NEW, _OPEN, _DRAINING, _CLOSED = "new", "open", "draining", "closed"
@@ -78,9 +82,10 @@ class RolloutPool:
     by its job and its id: one that is running, or whose outcome the runtime knows or an outbox holds, is not run again;
     one that ended unreported is.
 
-    A function in a thread cannot be stopped. One that hangs past its deadline is reported, and keeps its slot until it
-    ends, so that hung threads cannot grow without bound; `figures` counts them. When they hold every slot the process
-    should be replaced: `is_stuck`.
+    A thread cannot be stopped. A function that hangs past its deadline is reported, and keeps its slot until it ends.
+    A tool of a coroutine handler that hangs takes no slot and no thread from other rollouts. `figures` counts both.
+    When as many threads hang as there are slots, the pool refuses rollouts, and the process should be replaced:
+    `is_stuck`, `should_end`.
 
     Use it as a context manager, or call `start` and `close`. The first rollout starts it too. After `close` it can be
     started again.
@@ -116,6 +121,7 @@ class RolloutPool:
         self._running: dict[_Key, _Entry] = {}
         self._done = Memory(remember)
         self._hung: list[Callable[[], bool]] = []
+        self._stuck_since: float | None = None
         self._calls = 0
         self._started = self._repeated = self._refused = 0
         self._outcomes = dict.fromkeys(("completed", "failed", "late", "unreported"), 0)
@@ -195,12 +201,29 @@ class RolloutPool:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether this process should be replaced: hung functions hold every slot, or one blocks the event loop.
+        """Whether this process should be replaced: as many threads hang as there are slots, or the loop is blocked.
 
         The loop counts as blocked once it has not moved for longer than a rollout may take.
         """
-        figures = self.figures()
-        return figures.hung >= self.max_rollouts or figures.stalled_seconds > self.deadline_seconds
+        return self.figures().hung >= self.max_rollouts or self._is_blocked
+
+    @property
+    def should_end(self) -> bool:
+        """Whether it has been stuck for 5 s. Its process should end then. `drain` it for `ending_seconds`."""
+        since = self._stuck_since
+        return since is not None and time.monotonic() - since > _STUCK_SECONDS
+
+    def ending_seconds(self, grace_seconds: float) -> float:
+        """Return how long a pool that should end may take for that: what runs may reach its own deadline.
+
+        Args:
+            grace_seconds: For reporting what does not end. It is all the time there is if the loop is blocked.
+        """
+        return grace_seconds if self._is_blocked else self.deadline_seconds + _REPORT_SECONDS + grace_seconds
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self.loop.stalled_seconds > self.deadline_seconds
 
     def figures(self) -> Figures:
         """Return what it is doing, and what it has done."""
@@ -208,7 +231,7 @@ class RolloutPool:
             free = self._count_free()
             return Figures(
                 running=self.running,
-                hung=len(self._hung),
+                hung=self._count_hung(),
                 free=free if self._phase in (_NEW, _OPEN) else 0,
                 draining=self._phase is _DRAINING,
                 stalled_seconds=self.loop.stalled_seconds,
@@ -272,8 +295,13 @@ class RolloutPool:
         again.set_result(ended)
         return again
 
-    def _count_free(self) -> int:
+    def _count_hung(self) -> int:
         self._hung = [lingers for lingers in self._hung if lingers()]
+        return len(self._hung) + self.loop.threads.hung
+
+    def _count_free(self) -> int:
+        if self._count_hung() >= self.max_rollouts:
+            return 0
         return max(0, self.max_rollouts - self.running - len(self._hung))
 
     def _start_if_new(self) -> None:
@@ -283,6 +311,9 @@ class RolloutPool:
     def _check_room(self, subject: str) -> None:
         if self._phase is not _OPEN:
             raise ShuttingDownError(f"this process is shutting down; deliver {subject} to another one")
+        if self._count_hung() >= self.max_rollouts:
+            self._refused += 1
+            raise ShuttingDownError(f"{subject} is not begun here: {LOST}")
         if self._count_free() < 1:
             self._refused += 1
             # With all slots taken, one is free after the mean duration divided by their number.
@@ -313,18 +344,14 @@ class RolloutPool:
     def _ended(self, entry: _Entry, work: asyncio.Task[Ended]) -> Ended:
         seconds = time.monotonic() - entry.began
         if work.cancelled():
-            return Ended(
-                None, RolloutTimeoutError("it was given up, for the shutdown of its process"), entry.context, seconds
-            )
+            return Ended(None, GivenUpError("it was given up, for the shutdown of its process"), entry.context, seconds)
         error = work.exception()
         if error is not None:
             return Ended(None, error, entry.context, seconds)
         ended = work.result()
         if ended.error is None and ended.context is not None and ended.context.outcome == "failed":
             # Given up meanwhile, and reported so: what its function returned after that counts for nothing.
-            return ended._replace(
-                result=None, error=RolloutTimeoutError("it was given up before its function returned")
-            )
+            return ended._replace(result=None, error=GivenUpError("it was given up before its function returned"))
         return ended
 
     def _note(self, key: _Key, ended: Ended) -> None:
@@ -343,6 +370,7 @@ class RolloutPool:
     def _watch(self, loop: LoopThread, over: threading.Event) -> None:
         """Report what is past its deadline while a handler blocks the loop, which else keeps the deadlines."""
         while not over.wait(BEAT_SECONDS):
+            self._stuck_since = (self._stuck_since or time.monotonic()) if self.is_stuck else None
             if loop.stalled_seconds:
                 try:
                     self._report_late(time.monotonic())

@@ -90,7 +90,7 @@ def test_call_when_the_turns_are_used_up_then_400_with_a_code_and_no_turn(limite
     assert refused.status_code == 400
     assert refused.headers["x-amzn-ErrorType"] == "rollout_limit_exceeded"
     assert refused.json()["error"]["code"] == "rollout_limit_exceeded"
-    assert "max_turns=2: 2 turns were made" in refused.json()["Message"]
+    assert "max_turns=2 (turns: 2)" in refused.json()["Message"]
     assert len(runtime.trajectory(payload["metadata"]["rolloutId"]).turns) == 2
     assert wire.chat(other).status_code == 200
     assert wire.complete(payload).status_code == 200
@@ -100,13 +100,15 @@ def test_call_when_the_turns_are_used_up_then_400_with_a_code_and_no_turn(limite
 @pytest.mark.parametrize(
     ("limits", "turns", "says"),
     [
-        pytest.param({"max_total_tokens": 240}, 2, "max_total_tokens=240: 2 turns used 240", id="tokens-to-the-last"),
-        pytest.param({"max_total_tokens": 241}, 3, "max_total_tokens=241: 3 turns used 360", id="tokens-crossed"),
         pytest.param(
-            {"max_cost": 0.5, "price_per_million": (1000, 5000)}, 3, "max_cost=0.5: 3 turns cost 0.6", id="cost"
+            {"max_total_tokens": 240}, 2, "max_total_tokens=240 (turns: 2, tokens: 240)", id="tokens-to-the-last"
+        ),
+        pytest.param({"max_total_tokens": 241}, 3, "max_total_tokens=241 (turns: 3, tokens: 360)", id="tokens-crossed"),
+        pytest.param(
+            {"max_cost": 0.5, "price_per_million": (1000, 5000)}, 3, "max_cost=0.5 (turns: 3, cost: 0.6)", id="cost"
         ),
         pytest.param(
-            {"max_turns": 1, "max_total_tokens": 1000}, 1, "max_turns=1: 1 turns were made", id="the-first-one-counts"
+            {"max_turns": 1, "max_total_tokens": 1000}, 1, "max_turns=1 (turns: 1)", id="the-first-one-counts"
         ),
     ],
 )

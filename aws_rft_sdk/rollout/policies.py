@@ -1,12 +1,13 @@
-"""The option `--policy`, and which policy answers without it."""
+"""Policies by their names on a command line and in the folder of a run, and which policy answers without a name."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from aws_rft_sdk.cli._options import load_function
+from aws_rft_sdk._loading import load_function, reference_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import CallablePolicy, Policy, ReplayPolicy, ScriptedPolicy, UpstreamPolicy, standin
+from aws_rft_sdk.runtime.policies import PolicyFunction
 
 POLICY_HELP = (
     "Who answers inference: standin (no model, but answers any agent), scripted:FILE (a JSON list of turns), "
@@ -38,14 +39,21 @@ def parse_policy(value: str) -> Policy:
     )
 
 
-def choose_policy(option: str | None, handler: str) -> Policy:
-    """Return the policy that `--policy` names, else the function `policy` of a policy.py beside the handler's file.
+def policy_name(policy: Policy | PolicyFunction | str | None) -> str | None:
+    """Return the name of a policy, as `parse_policy` reads it. An object that has none is named by its class."""
+    if policy is None or isinstance(policy, str):
+        return policy
+    return f"callable:{reference_of(policy)}" if callable(policy) else type(policy).__name__
+
+
+def choose_policy(policy: Policy | PolicyFunction | str | None, handler: str) -> Policy | PolicyFunction:
+    """Return the policy that is given or named, else the function `policy` of a policy.py beside the handler's file.
 
     Raises:
-        ConfigurationError: There is neither, or what the option names is not there.
+        ConfigurationError: There is neither, or what is named is not there.
     """
-    if option:
-        return parse_policy(option)
+    if policy:
+        return parse_policy(policy) if isinstance(policy, str) else policy
     file = Path(handler.rpartition(":")[0])
     beside = file.with_name("policy.py")
     if file.suffix == ".py" and beside.is_file():
