@@ -30,6 +30,23 @@ success_threshold_option = click.option(
 )
 
 
+_LIMITS = (
+    click.option("--max-turns", type=int, help="Turns of each rollout. Past a limit it ends with the failure `limit`."),
+    click.option("--max-total-tokens", type=int, help="Tokens of each rollout, as the policy's usage counts them."),
+    click.option("--max-cost", type=float, help="Cost of each rollout. Needs --price-per-million."),
+    click.option(
+        "--price-per-million", type=float, nargs=2, metavar="INPUT OUTPUT", help="Prices of a million tokens."
+    ),
+)
+
+
+def limit_options(fn: F) -> F:
+    """Add the options that `RolloutLimits` is made of."""
+    for option in reversed(_LIMITS):
+        fn = option(fn)
+    return fn
+
+
 class _Unavailable(click.ClickException):
     exit_code = 3
 

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk.cli._metrics_table import print_metrics
-from aws_rft_sdk.cli._options import finite, usage_errors
+from aws_rft_sdk.cli._options import finite, limit_options, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._progress import RunProgress
 from aws_rft_sdk.cli._runs import metrics_json
@@ -48,6 +48,7 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @_option("--workers", "Processes or actors of the engines process and ray.", type=int)
 @_option("--address", "Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
 @_option("--deadline-seconds", "For each rollout.", type=float)
+@limit_options
 @_option("--retries", "Repetitions of a failed rollout: N, or KIND=N,... by kind of failure.")
 @_option("--retry-budget", "Repetitions in the whole run: a count, or a share of all rollouts.")
 @click.option("--breaker/--no-breaker", default=None, help="End a run whose first 32 rollouts fail for one reason.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
-from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._options import limit_options, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.rollout.policies import POLICY_HELP, parse_policy
-from aws_rft_sdk.runtime import Faults, LocalRuntime
+from aws_rft_sdk.runtime import Faults, LocalRuntime, RolloutLimits
 
 _HOW_TO = """\
 job runtime at {endpoint} (Ctrl-C stops it)
@@ -39,10 +41,18 @@ job runtime at {endpoint} (Ctrl-C stops it)
     show_default=True,
     help="Let a repeated feedback call with the same client token succeed.",
 )
+@limit_options
 @user_code_prints_to_stderr()
 @usage_errors
 def command(
-    port: int, db: str, policy: str | None, auth: str, faults: str | None, strict: bool, client_tokens: bool
+    port: int,
+    db: str,
+    policy: str | None,
+    auth: str,
+    faults: str | None,
+    strict: bool,
+    client_tokens: bool,
+    **limits: Any,
 ) -> None:
     """Serve a local stand-in for the job runtime on 127.0.0.1.
 
@@ -56,6 +66,7 @@ def command(
         strict=strict,
         port=port,
         faults=Faults.from_toml(faults) if faults else None,
+        limits=RolloutLimits(**limits),
         client_tokens=client_tokens,
     )
     runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint), file=own_stdout()))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from aws_rft_sdk._checks import check_number
@@ -14,7 +14,7 @@ from aws_rft_sdk.rollout.policies import policy_name
 from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_share
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.runtime import Policy
+from aws_rft_sdk.runtime import Policy, RolloutLimits
 from aws_rft_sdk.runtime.policies import PolicyFunction
 from aws_rft_sdk.types import RolloutMetadata
 
@@ -34,6 +34,10 @@ class RunOptions(TypedDict, total=False):
     workers: int | None
     address: str | None
     deadline_seconds: float | None
+    max_turns: int | None
+    max_total_tokens: int | None
+    max_cost: float | None
+    price_per_million: Sequence[float] | None
     retries: int | str | Mapping[str, int]
     retry_budget: int | str
     breaker: int | None
@@ -57,6 +61,10 @@ DEFAULTS: RunOptions = {
     "workers": None,
     "address": None,
     "deadline_seconds": DEADLINE_SECONDS,
+    "max_turns": None,
+    "max_total_tokens": None,
+    "max_cost": None,
+    "price_per_million": None,
     "retries": DEFAULT_RETRIES,
     "retry_budget": DEFAULT_RETRY_BUDGET,
     "breaker": BREAKER,
@@ -66,9 +74,10 @@ DEFAULTS: RunOptions = {
     "max_tokens": 4096,
     "success_threshold": SUCCESS_THRESHOLD,
 }
+_LIMITS = ("max_turns", "max_total_tokens", "max_cost", "price_per_million")
 _DECIDING = (
     *("group_size", "limit", "policy", "endpoint", "job_arn", "qualifier"),
-    *("deadline_seconds", "temperature", "top_p", "max_tokens"),
+    *("deadline_seconds", *_LIMITS, "temperature", "top_p", "max_tokens"),
 )
 """Options that decide over results. A resumed run keeps them, unless the user accepts the change."""
 OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "qualifier")
@@ -99,8 +108,9 @@ def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
         kept["success_threshold"] = then.success_threshold
         if "engine" in given and given["engine"] != kept.get("engine"):
             kept = {name: value for name, value in kept.items() if name not in OF_ENGINE}
-        for name, other in (("policy", "endpoint"), ("endpoint", "policy")):
-            if given.get(name):  # whoever changes where inference is answered changes it as a whole
+        # Who changes where inference is answered changes it as a whole.
+        for name, others in (("policy", ("endpoint",)), ("endpoint", ("policy", *_LIMITS))):
+            for other in others if given.get(name) else ():
                 kept.pop(other, None)
     options: RunOptions = {**DEFAULTS, **kept, **given}  # type: ignore[typeddict-item] # names were checked
     _check(options)
@@ -119,6 +129,11 @@ def _check(options: RunOptions) -> None:
         raise ConfigurationError(
             "--policy is for a runtime that the run starts. With --endpoint, that runtime has its own policy"
         )
+    if limits_of(options) is not None and options["endpoint"]:
+        raise ConfigurationError(
+            "--max-turns, --max-total-tokens and --max-cost are for a runtime that the run starts. Give them to the "
+            "runtime at --endpoint: aws-rft runtime --max-turns N"
+        )
     if options["job_arn"] is not None:
         RolloutMetadata(job_arn=options["job_arn"], trajectory_id="of-no-rollout")
     if isinstance(options["engine"], Engine):
@@ -130,6 +145,17 @@ def _check(options: RunOptions) -> None:
         raise ConfigurationError(f"engine is {options['engine']!r}. Give one of {known}, or in Python an Engine")
     check_number("success-threshold", options["success_threshold"])
     parse_share("fail-over", options["fail_over"], 0)
+
+
+def limits_of(options: RunOptions) -> RolloutLimits | None:
+    """Return the limits of each rollout, or None if there are none.
+
+    Raises:
+        ConfigurationError: One of them is out of its range.
+    """
+    values: Mapping[str, Any] = options
+    given = {name: values[name] for name in _LIMITS}
+    return RolloutLimits(**given) if any(value is not None for value in given.values()) else None
 
 
 def settings_of(options: RunOptions) -> dict[str, JSON]:
@@ -155,4 +181,6 @@ def _plain(options: RunOptions, name: str) -> JSON:
     value = options[name]  # type: ignore[literal-required] # one of DEFAULTS
     if name == "policy":
         return policy_name(value)
+    if isinstance(value, tuple):
+        return list(value)
     return dict(value) if isinstance(value, Mapping) else type(value).__name__ if isinstance(value, Engine) else value

@@ -19,7 +19,7 @@ from aws_rft_sdk.rollout.driver import run_rollouts
 from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.interrupts import Interrupts
-from aws_rft_sdk.rollout.options import RunOptions, complete_options
+from aws_rft_sdk.rollout.options import RunOptions, complete_options, limits_of
 from aws_rft_sdk.rollout.planning import RunPlan, plan_run
 from aws_rft_sdk.rollout.schedule import parse_share
 from aws_rft_sdk.rollout.starting import access_at, access_in
@@ -158,6 +158,11 @@ def run(
         workers: Processes or actors of the engines `process` and `ray`. None for the engine's default.
         address: Ray cluster, as for `ray.init`. None for `RAY_ADDRESS`, else one on this machine.
         deadline_seconds: For each rollout. None for no deadline. Default 540.
+        max_turns: Turns of each rollout. Its next inference call is refused, and unless the handler catches the error,
+            the rollout fails with the kind "limit". None for no limit. For the runtime that the run starts.
+        max_total_tokens: The same for all tokens of a rollout's turns.
+        max_cost: The same for the cost of these tokens. Needs `price_per_million`.
+        price_per_million: Price of a million tokens of requests, and of a million tokens of answers.
         retries: Repetitions of a rollout that failed: a number, or numbers by kind of failure such as
             "infrastructure=2,model=1" or `{"infrastructure": 2}`. Default "infrastructure=2".
         retry_budget: Repetitions in the whole run: a count, or a share of all rollouts. Default "20%".
@@ -214,7 +219,7 @@ def _opened(plan: RunPlan, path: Path | None, *, resumed: bool, accept_changes: 
             )
         if access is None or engine is None:
             database = ":memory:" if folder is None else folder.path / DATABASE_FILE
-            runtime = stack.enter_context(LocalRuntime(plan.policy, db=database))
+            runtime = stack.enter_context(LocalRuntime(plan.policy, db=database, limits=limits_of(options)))
             access = access_in(runtime, plan.params, options["job_arn"])
             engine = plan.make_engine(access)
         run = DatasetRun(options, len(plan.prompts), engine, None if folder is None else folder.path)

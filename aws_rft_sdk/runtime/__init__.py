@@ -1,6 +1,7 @@
 """A stand-in for the job runtime on this machine: serves the policy, records turns, takes rewards."""
 
 from aws_rft_sdk.runtime.faults import Fault, Faults
+from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError
 from aws_rft_sdk.runtime.recordings import ReplayPolicy, write_recordings
 from aws_rft_sdk.runtime.records import TrajectoryReader, read_trajectories
@@ -21,6 +22,7 @@ __all__ = [
     "PolicyError",
     "Problem",
     "ReplayPolicy",
+    "RolloutLimits",
     "ScriptedPolicy",
     "StandInPolicy",
     "TrajectoryReader",

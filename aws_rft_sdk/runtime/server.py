@@ -25,6 +25,7 @@ from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier
 from aws_rft_sdk.runtime.faults import Faults
 from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen
 from aws_rft_sdk.runtime.inference import Inference
+from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
 from aws_rft_sdk.runtime.recordings import write_recordings
 from aws_rft_sdk.runtime.rollout_starter import RolloutStarter
@@ -62,6 +63,7 @@ class LocalRuntime:
             the credentials of this process. No metadata service is asked for them.
         region: The region that signatures must be made for, and that payloads name. None for us-west-2.
         faults: Trouble to make on purpose. None for no trouble.
+        limits: What each rollout may use, in turns, tokens or cost. None for no limits.
         client_tokens: Whether a repeated feedback call with the same client token succeeds. The alpha generation
             documents no such thing: pass False to test against a service that answers the repetition with a 409.
         clock: Returns seconds since the epoch. Used for the age of signatures and the creation time of trajectories.
@@ -83,6 +85,7 @@ class LocalRuntime:
         credentials: Keys | Credentials | CredentialSource | None = None,
         region: str | None = None,
         faults: Faults | None = None,
+        limits: RolloutLimits | None = None,
         client_tokens: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -91,6 +94,10 @@ class LocalRuntime:
         check_number("port", port, low=0, high=65535, whole=True)
         if faults is not None and not isinstance(faults, Faults):
             raise ConfigurationError(f'faults must be a Faults, for example Faults(Fault("reset")), not {faults!r:.80}')
+        if limits is not None and not isinstance(limits, RolloutLimits):
+            raise ConfigurationError(
+                f"limits must be RolloutLimits, for example RolloutLimits(max_turns=8), not {limits!r:.80}"
+            )
         self._policy = make_policy(policy)
         self._db = db
         self._auth = auth
@@ -99,6 +106,7 @@ class LocalRuntime:
         self._keys = _key_reader(credentials)
         self._region = region or DEFAULT_REGION
         self._faults = faults
+        self._limits = limits
         self._client_tokens = client_tokens
         self._clock = clock
         self._phase = _NEVER
@@ -141,7 +149,7 @@ class LocalRuntime:
         return self
 
     def _serve(self, listener: socket.socket, trajectories: Trajectories) -> None:
-        inference = Inference(trajectories, self._policy, strict=self._strict)
+        inference = Inference(trajectories, self._policy, strict=self._strict, limits=self._limits)
         port = listener.getsockname()[1]
         starter = RolloutStarter(
             trajectories, lambda: inference.policy, f"http://{HOST}:{port}", self._region, self.default_job_arn
