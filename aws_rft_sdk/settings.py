@@ -46,7 +46,7 @@ WORKER_URL_VARIABLE = "RFT_WORKER_URL"
 WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
-CA_BUNDLE_VARIABLES = ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+CA_BUNDLE_VARIABLES = ("RFT_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 Auth = Literal["sigv4", "bearer"]
 """How requests are authenticated: each one signed with SigV4, or with a bearer token."""
@@ -163,7 +163,7 @@ def _key(variable: str) -> str | None:
 def ca_bundle() -> str | None:
     """Return the file or folder of the certificates that TLS servers must be signed with, None for the usual ones.
 
-    It is the first of `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE` and `SSL_CERT_FILE` that is set.
+    It is the first of `RFT_CA_BUNDLE`, `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE` and `SSL_CERT_FILE` that is set.
 
     Raises:
         ConfigurationError: The variable names a file that does not exist.

@@ -172,6 +172,16 @@ class ServerThread(uvicorn.Server):
         await super().startup(sockets=sockets)
         self._ready.set()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the calls in progress and close all connections."""
+        if self.config.is_ssl:
+            for connection in list(self.server_state.connections):
+                cycle = getattr(connection, "cycle", None)  # the call in progress, or the last one
+                if cycle is None or cycle.response_complete:
+                    # TLS would wait for the peer to say goodbye too, which an idle client does not do.
+                    connection.transport.abort()
+        await super().shutdown(sockets=sockets)
+
     async def main_loop(self) -> None:
         """Wait for the end."""
         assert self._ended is not None  # noqa: S101 - set before uvicorn comes here; for the type checker
