@@ -67,8 +67,8 @@ def key_refusal(key: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | N
         return None
     return Refusal(
         403,
-        "This runtime takes only calls that present its key as `Authorization: Bearer <key>`. For agents and commands, "
-        f"set {RUNTIME_KEY_VARIABLE} to the key and {ENDPOINT_VARIABLE} to this runtime's URL",
+        f"The call does not present this runtime's key. Set {RUNTIME_KEY_VARIABLE} to the key and {ENDPOINT_VARIABLE} "
+        "to this runtime's URL. Other clients give the key as their API key",
         headers=[_CHALLENGE],
     )
 
