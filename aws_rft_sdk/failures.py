@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk import errors
+from aws_rft_sdk.wire import ERROR_TYPE_HEADER, LIMIT_ERROR_CODE
 
 
 class FailureKind(str, Enum):
@@ -26,6 +27,8 @@ class FailureKind(str, Enum):
     """The reward function raised, or what it returned is no reward."""
     TIMEOUT = "timeout"
     """The rollout missed its deadline, or its handler waited longer than it meant to."""
+    LIMIT = "limit"
+    """The rollout used up its limit of turns, tokens or cost."""
     INFRASTRUCTURE = "infrastructure"
     """Something around the rollout broke: a server error, a lost connection, a dead process, a full disk."""
 
@@ -139,10 +142,12 @@ def _kind_of_class(error: BaseException) -> FailureKind | None:
     for origin in origins:
         if origin in _NAMED:
             return _NAMED[origin]
+    of_library = [origin for origin in origins if origin[0] in _HTTP_LIBRARIES]
+    if of_library and _type_of_answer(error) == LIMIT_ERROR_CODE:
+        return FailureKind.LIMIT  # also where an agent in a tool met it
     place = _innermost_boundary(error.__traceback__)
     if place is FailureKind.TOOL:
         return None  # whatever it is, it happened in a tool
-    of_library = [origin for origin in origins if origin[0] in _HTTP_LIBRARIES]
     if of_library:
         return _kind_of_call(error, of_library, place)
     names = {name for _, name in origins}
@@ -165,6 +170,16 @@ def _kind_of_call(
     if place is FailureKind.REWARD:  # a judge's call
         return FailureKind.REWARD
     return FailureKind.MODEL if place is FailureKind.MODEL or origins[0][0] in _MODEL_LIBRARIES else None
+
+
+def _type_of_answer(error: BaseException) -> object:
+    """Return the error type that an answer of the runtime has in its header, None if there is none."""
+    response = _attribute(error, "response")
+    if isinstance(response, Mapping):  # botocore
+        answered = response.get("Error")
+        return answered.get("Code") if isinstance(answered, Mapping) else None
+    headers = _attribute(error if response is None else response, "headers")
+    return headers.get(ERROR_TYPE_HEADER) if isinstance(headers, Mapping) else None
 
 
 def _status_of(error: BaseException) -> int | None:

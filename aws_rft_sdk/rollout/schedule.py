@@ -175,24 +175,32 @@ def retries_by_kind(retries: int | Mapping[str, int]) -> dict[FailureKind, int]:
     return {kinds[kind]: given.get(kind, 0) for kind in kinds}
 
 
-def parse_retry_budget(value: str, rollouts: int) -> int:
-    """Return how many repetitions a run may make.
+def parse_retry_budget(value: int | str, rollouts: int) -> int:
+    """Return how many repetitions a run may make. A share of the rollouts is rounded up.
+
+    Raises:
+        ConfigurationError: See `parse_share`.
+    """
+    return math.ceil(parse_share("retry budget", value, rollouts))
+
+
+def parse_share(name: str, value: int | str, rollouts: int) -> float:
+    """Return a number of rollouts that is given as a count, or as a share of all rollouts such as `20%`.
 
     Args:
-        value: A count, or a share of all rollouts such as `20%`.
+        name: Of the option, for the message.
+        value: What was given.
         rollouts: Rollouts of the run.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: It is neither, or below 0.
     """
+    text = str(value)
     try:
-        if value.endswith("%"):
-            share = float(value[:-1]) / 100
-            count = math.ceil(share * rollouts) if 0 <= share < math.inf else -1
-        else:
-            count = int(value)
+        # Multiplied first: 29 % of 100 are 29, and 0.29 * 100 is less.
+        count = float(text[:-1]) * rollouts / 100 if text.endswith("%") else int(text)
     except ValueError:
         count = -1
-    if count < 0:
-        raise ConfigurationError(f"the retry budget is {value!r}; it must be a count or a share such as 20%")
+    if not 0 <= count < math.inf:
+        raise ConfigurationError(f"{name} is {text!r}. Give a count such as 10, or a share such as 20%")
     return count
