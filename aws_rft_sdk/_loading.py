@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -39,6 +40,31 @@ def load_callable(reference: str) -> Callable[..., Any]:
     if not callable(target):
         raise ConfigurationError(f"{reference} is a {type(target).__name__}, not a function")
     return target  # type: ignore[no-any-return] # callable() has just said so
+
+
+def load_function(reference: str) -> Callable[..., Any]:
+    """Load a function that a user names.
+
+    Raises:
+        ConfigurationError: It is not there, or importing its module failed. The message ends with the traceback.
+    """
+    try:
+        return load_callable(reference)
+    except ConfigurationError:
+        raise
+    except (Exception, SystemExit) as error:  # a script without a guard must not end the command as a success
+        raise ConfigurationError(
+            f"importing {reference} failed: {type(error).__name__}: {error}\n\n{traceback.format_exc().rstrip()}"
+        ) from error
+
+
+def reference_of(fn: Callable[..., Any]) -> str:
+    """Return the name of a function, as `load_callable` reads it where that is possible: not for local functions."""
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    module, name = named.__module__, named.__qualname__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    # A file can be loaded from every working directory. Modules of a package need their package.
+    return f"{file}:{name}" if file and "." not in module and Path(file).suffix == ".py" else f"{module}:{name}"
 
 
 def absolute_reference(reference: str) -> str:

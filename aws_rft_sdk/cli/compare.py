@@ -62,7 +62,7 @@ def command(
     found = compare(runs[0].table, runs[1].table, paired=not unpaired, success_threshold=threshold)
     failed = None if fail_below is None else _failure(found, figure or _SUCCESS, fail_below)
     if as_json:
-        damaged = {"damaged_a": damaged_lines(runs[0]), "damaged_b": damaged_lines(runs[1])}
+        damaged = {"damaged_a": damaged_lines(runs[0].table), "damaged_b": damaged_lines(runs[1].table)}
         report = {"a": str(a), "b": str(b), **found.to_dict(), **damaged}
         click.echo(json.dumps(report, indent=2, allow_nan=False))
     else:

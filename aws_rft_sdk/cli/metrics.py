@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -11,8 +10,8 @@ from rich.console import Console
 
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
-from aws_rft_sdk.cli._runs import RecordedRun, damaged_lines, threshold_of
-from aws_rft_sdk.runs.metrics import draw, hints, measure
+from aws_rft_sdk.cli._runs import RecordedRun, metrics_json, threshold_of
+from aws_rft_sdk.runs.metrics import draw, measure
 
 
 @click.command("metrics")
@@ -48,13 +47,7 @@ def command(
     if plot is not None:
         draw(run.table, found, plot, title=folder.resolve().name)
     if as_json:
-        report = {
-            "metrics": found.to_dict(),
-            "hints": [asdict(hint) for hint in hints(found)],
-            "intervals": {"method": found.interval_method, "confidence": found.confidence},
-            "sources": dict(found.sources),
-            "damaged": damaged_lines(run),
-        }
+        report = metrics_json(found, run.table)
         click.echo(json.dumps(report, indent=2, allow_nan=False))
         return
     console = Console(highlight=False)

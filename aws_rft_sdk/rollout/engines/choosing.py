@@ -43,6 +43,7 @@ class EngineChoice:
     deadline_seconds: float | None = DEADLINE_SECONDS
     workers: int | None = None
     qualifier: str | None = None
+    address: str | None = None
 
     @classmethod
     def of(
@@ -55,6 +56,7 @@ class EngineChoice:
         deadline_seconds: float | None = DEADLINE_SECONDS,
         workers: int | None = None,
         qualifier: str | None = None,
+        address: str | None = None,
     ) -> EngineChoice:
         """Choose an engine; what is None has the engine's default, which for deployed agents is the service's.
 
@@ -70,11 +72,13 @@ class EngineChoice:
             raise ConfigurationError(f"--workers is for the engines process and ray, not for {name}")
         if qualifier is not None and name != "agentcore":
             raise ConfigurationError(f"--qualifier is for the engine agentcore, not for {name}")
+        if address is not None and name != "ray":
+            raise ConfigurationError(f"--address is for the engine ray, not for {name}")
         deployed = name in _DEPLOYED
         if starts_per_second is None and deployed:
             starts_per_second = SERVICE_STARTS_PER_SECOND
         concurrency = concurrency or (SERVICE_CONCURRENCY if deployed else CONCURRENCY)
-        return cls(name, handler, concurrency, starts_per_second, deadline_seconds, workers, qualifier)
+        return cls(name, handler, concurrency, starts_per_second, deadline_seconds, workers, qualifier, address)
 
     @property
     def is_deployed(self) -> bool:
@@ -125,7 +129,13 @@ class EngineChoice:
         if self.name == "process":
             return ProcessEngine(reference, workers=self.workers or os.cpu_count() or 1, deadline_seconds=deadline)
         if self.name == "ray":
-            return RayEngine(reference, workers=self.workers, concurrency=self.concurrency, deadline_seconds=deadline)
+            return RayEngine(
+                reference,
+                workers=self.workers,
+                concurrency=self.concurrency,
+                deadline_seconds=deadline,
+                address=self.address,
+            )
         if fn is None:
             raise ConfigurationError(f"the engine {self.name} needs a function, not {self.handler}")
         return LocalEngine(fn, deadline_seconds=deadline)

@@ -1,4 +1,4 @@
-"""The stand-in: arguments that fit, each tool called once, forms filled in, the marker repeated."""
+"""The stand-in: arguments that fit, each tool called once, forms filled in, any agent served."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from aws_rft_sdk.proof.standin import next_message, plausible_value
-
-MARKER = "rft-proof-00000000000a"
+from aws_rft_sdk.runtime._plausible import plausible_value
+from aws_rft_sdk.runtime.stand_in import next_message
 
 
 @pytest.mark.parametrize(
@@ -104,7 +103,7 @@ def called(message: dict[str, Any]) -> list[str]:
     ],
 )
 def test_tools_that_are_called(request_, tools, names):
-    assert called(next_message(request_, (), tools)) == names
+    assert called(next_message(request_, tools)) == names
 
 
 HAND_OVER = {
@@ -127,17 +126,17 @@ HAND_OVER = {
     ],
 )
 def test_task_is_handed_to_an_agent_of_the_swarm_that_has_not_worked_yet(text, arguments):
-    message = next_message({"messages": [{"role": "user", "content": text}], "tools": [HAND_OVER]}, (), {"hand"})
+    message = next_message({"messages": [{"role": "user", "content": text}], "tools": [HAND_OVER]}, {"hand"})
 
     assert [json.loads(call["function"]["arguments"]) for call in message.get("tool_calls", [])] == arguments
 
 
-def test_marker_is_repeated_in_text_and_arguments():
-    spoken = next_message({"messages": [USER]}, (MARKER,), "abc")
-    call = next_message({"messages": [USER], "tools": TOOLS}, (MARKER,), "abc")["tool_calls"][0]
+def test_text_is_in_answers_and_arguments():
+    spoken = next_message({"messages": [USER]}, (), "word")
+    call = next_message({"messages": [USER], "tools": TOOLS}, "abc", "word")["tool_calls"][0]
 
-    assert MARKER in spoken["content"]
-    assert json.loads(call["function"]["arguments"]) == {"q": f"example ({MARKER})"}
+    assert "word" in spoken["content"]
+    assert json.loads(call["function"]["arguments"]) == {"q": "word"}
 
 
 @pytest.mark.parametrize(
@@ -149,4 +148,4 @@ def test_marker_is_repeated_in_text_and_arguments():
     ],
 )
 def test_form_is_filled_in(wanted, content):
-    assert json.loads(next_message({"messages": [USER], "response_format": wanted}, (), ())["content"]) == content
+    assert json.loads(next_message({"messages": [USER], "response_format": wanted}, ())["content"]) == content
