@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 
@@ -9,7 +10,8 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aws_rft_sdk.rollout.running import DatasetRun, RunListener
+from aws_rft_sdk.errors import RFTError
+from aws_rft_sdk.rollout.running import DatasetRun, RunListener, RunStatus
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import COMPLETED
 
@@ -33,7 +35,14 @@ class RunProgress(RunListener):
     def __enter__(self) -> RunProgress:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        self._stop()
+        run = self._run
+        interrupted = run is not None and run.status is RunStatus.INTERRUPTED
+        if run is not None and run.folder is not None and (interrupted or isinstance(error, RFTError)):
+            click.echo(f"go on with: aws-rft rollout --resume {shlex.quote(str(run.folder))}", err=True)
+
+    def _stop(self) -> None:
         self._over.set()
         if self._bar is not None:
             self._bar.stop()
@@ -66,7 +75,7 @@ class RunProgress(RunListener):
         if times == 1:
             click.echo("stopping: rollouts in flight are finished; interrupt again to cancel them", err=True)
         else:
-            self.__exit__()  # the next one leaves no time to restore the terminal
+            self._stop()  # the next one leaves no time to restore the terminal
             click.echo("cancelling rollouts in flight; interrupt again to end at once", err=True)
 
     def _count(self, key: tuple[int, int], completed: bool, reward: float | None) -> None:

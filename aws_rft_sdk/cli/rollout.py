@@ -56,6 +56,7 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @_option("--limit", "Use the first N prompts only.", type=int)
 @_option("--policy", f"{POLICY_HELP} Default: `policy` in a policy.py beside the handler's file.")
 @_option("--endpoint", "A runtime that is already running, instead of one of our own.")
+@_option("--key", "Key of that runtime. Others see it in the process list; RFT_RUNTIME_KEY keeps it from them.")
 @_option("--job-arn", "Job to report under; needed with an --endpoint that is not a local runtime.")
 @_option("--qualifier", "Endpoint of the AgentCore runtime.")
 @click.option("--out", type=_FOLDER, help="Folder for the records of a new run.  [default: runs/<time in UTC>]")
@@ -101,8 +102,6 @@ def command(
     if finished.status is RunStatus.FAILED:
         allowed = finished.options["fail_over"]
         click.echo(f"{finished.failed} of {finished.total} rollouts failed; --fail-over allows {allowed}", err=True)
-    if finished.status is RunStatus.INTERRUPTED and finished.folder is not None:
-        click.echo(f"go on with: aws-rft rollout --resume {finished.folder}", err=True)
     ctx.exit(_EXIT_STATUSES[finished.status or RunStatus.FAILED])
 
 

@@ -16,6 +16,7 @@ from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import Policy, RolloutLimits
 from aws_rft_sdk.runtime.policies import PolicyFunction
+from aws_rft_sdk.settings import check_key
 from aws_rft_sdk.types import RolloutMetadata
 
 
@@ -25,6 +26,7 @@ class RunOptions(TypedDict, total=False):
     engine: str | Engine
     policy: Policy | PolicyFunction | str | None
     endpoint: str | None
+    key: str | None
     job_arn: str | None
     qualifier: str | None
     group_size: int
@@ -52,6 +54,7 @@ DEFAULTS: RunOptions = {
     "engine": "auto",
     "policy": None,
     "endpoint": None,
+    "key": None,
     "job_arn": None,
     "qualifier": None,
     "group_size": 1,
@@ -82,7 +85,7 @@ _DECIDING = (
 """Options that decide over results. A resumed run keeps them, unless the user accepts the change."""
 OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "qualifier")
 """Options that fit one engine. A run that is resumed on another engine does not take them over."""
-_NOT_KEPT = ("success_threshold",)
+_NOT_KEPT = ("success_threshold", "key")
 _AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers", "breaker")
 _ABOVE_0 = ("starts_per_second", "deadline_seconds")
 
@@ -134,6 +137,10 @@ def _check(options: RunOptions) -> None:
             "--max-turns, --max-total-tokens and --max-cost are for a runtime that the run starts. Give them to the "
             "runtime at --endpoint: aws-rft runtime --max-turns N"
         )
+    if options["key"] is not None:
+        check_key(options["key"], "key")
+        if not options["endpoint"]:
+            raise ConfigurationError("--key is the key of the runtime at --endpoint. Give both, or none")
     if options["job_arn"] is not None:
         RolloutMetadata(job_arn=options["job_arn"], trajectory_id="of-no-rollout")
     if isinstance(options["engine"], Engine):

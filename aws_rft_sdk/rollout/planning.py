@@ -14,7 +14,6 @@ from aws_rft_sdk._loading import load_function, reference_of
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.datasets._text import is_blank
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
 from aws_rft_sdk.rollout.engines import Engine
@@ -46,7 +45,7 @@ class RunPlan:
     policy: Policy | PolicyFunction | None
     """None with an endpoint."""
     params: InferenceParams
-    retries: Mapping[FailureKind, int]
+    retries: Mapping[str, int]
     retry_budget: int
 
     def make_engine(self, access: Access) -> Engine:
@@ -93,6 +92,7 @@ def plan_run(
     prompts, text, sha256 = _read(dataset, options["limit"])
     retries = options["retries"]
     by_kind = parse_retries(retries) if isinstance(retries, str) else retries_by_kind(retries)
+    counts = {kind.value: count for kind, count in by_kind.items()}
     budget = parse_retry_budget(options["retry_budget"], len(prompts) * options["group_size"])
     settings = settings_of(options)
     sources = {} if function is None else handler_sources(reference, function)
@@ -109,7 +109,7 @@ def plan_run(
         options["success_threshold"],
         execution_of(options),
     )
-    return RunPlan(options, manifest, prompts, text, function, choice, engine, policy, params, by_kind, budget)
+    return RunPlan(options, manifest, prompts, text, function, choice, engine, policy, params, counts, budget)
 
 
 def _choose(options: RunOptions, reference: str) -> tuple[Engine | None, EngineChoice]:

@@ -28,6 +28,7 @@ from aws_rft_sdk.runs.metrics import Metrics, measure
 from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord, latest_records, read_records
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 from aws_rft_sdk.runtime import LocalRuntime
+from aws_rft_sdk.settings import ENDPOINT_VARIABLE, RUNTIME_KEY_VARIABLE, overridden
 
 
 class RunStatus(str, Enum):
@@ -149,6 +150,8 @@ def run(
         policy: Who answers inference: what `LocalRuntime` takes, or a name such as "callable:FILE.py:FN". None for the
             function `policy` in a policy.py beside the handler's file.
         endpoint: URL of a runtime that is already running. None to start a local runtime for this run.
+        key: The key that the runtime at `endpoint` asks for. None for `RFT_RUNTIME_KEY`. It is in the environment of
+            this process while the run goes on, and it is written nowhere.
         job_arn: Job to report under. None for the local runtime's own.
         qualifier: Endpoint of the AgentCore runtime. None for its default.
         group_size: Rollouts of each prompt. Default 1.
@@ -210,6 +213,10 @@ def _opened(plan: RunPlan, path: Path | None, *, resumed: bool, accept_changes: 
     """Open what a run needs: runtime, engine, folder. The folder comes last, as far as possible."""
     options = plan.options
     with ExitStack() as stack:
+        if options["key"] and options["endpoint"]:
+            # The clients of the handler, also in child processes, send the key to the endpoint that the operator names.
+            named = {ENDPOINT_VARIABLE: options["endpoint"], RUNTIME_KEY_VARIABLE: options["key"]}
+            stack.enter_context(overridden(named))
         access = access_at(options["endpoint"], plan.params, options["job_arn"]) if options["endpoint"] else None
         engine = plan.make_engine(access) if access else None
         folder = None

@@ -181,7 +181,7 @@ def parse_retry_budget(value: int | str, rollouts: int) -> int:
     Raises:
         ConfigurationError: See `parse_share`.
     """
-    return math.ceil(parse_share("retry-budget", value, rollouts))
+    return math.ceil(parse_share("retry budget", value, rollouts))
 
 
 def parse_share(name: str, value: int | str, rollouts: int) -> float:

@@ -56,7 +56,7 @@ def test_run_when_given_a_function_and_prompts_then_all_is_in_a_new_folder_below
     assert done.metrics.mean_reward.value == pytest.approx(0.15)
     assert (done.total, done.failed, done.hung) == (4, 0, 0)
     assert notes.told == [("begun", 4, None), (0, 0), (0, 1), (1, 0), (1, 1)]
-    assert {t.trajectory_id for t in read_trajectories(done.folder / "trajectories.db")} == {r.id for r in done.records}
+    assert len(read_trajectories(done.folder / "trajectories.db")) == 4
     assert [json.loads(line) for line in (done.folder / "prompts.jsonl").read_text().splitlines()] == [
         {"prompt": "a"},
         {"prompt": "bb"},
@@ -182,7 +182,10 @@ REFUSED = {
     "concurrency": ({"concurrency": 1.5}, ConfigurationError, "concurrency must be a whole number"),
     "deadline": ({"deadline_seconds": -1}, ConfigurationError, "deadline-seconds"),
     "fail-over": ({"fail_over": "some"}, ConfigurationError, "fail-over is 'some'. Give a count such as 10"),
-    "retry-budget": ({"retry_budget": -1}, ConfigurationError, "retry-budget is '-1'"),
+    "retries": ({"retries": "magic=1"}, ConfigurationError, "the kind 'magic'"),
+    "retries-below-0": ({"retries": -1}, ConfigurationError, "must be at least 0"),
+    "breaker": ({"breaker": 0}, ConfigurationError, "breaker must be"),
+    "retry-budget": ({"retry_budget": -1}, ConfigurationError, "retry budget is '-1'"),
     "temperature": ({"temperature": -1}, PayloadError, "temperature"),
     "threshold": ({"success_threshold": float("nan")}, ConfigurationError, "success-threshold"),
     "engine": ({"engine": "magic"}, ConfigurationError, "engine is 'magic'"),
