@@ -165,6 +165,7 @@ def test_progress_when_a_run_is_resumed_then_what_failed_is_counted_once():
         ("fails_once", ("--retries", "magic=1"), 2),
         ("plain", ("--fail-over", "many"), 2),
         ("plain", ("--engine", "magic"), 2),
+        ("plain", ("--endpoint", "http://127.0.0.1:9"), 3),
     ],
 )
 def test_exit_status_tells_how_the_run_went(handler, options, status):
