@@ -35,6 +35,10 @@ WORKER_URL_VARIABLE = "RFT_WORKER_URL"
 WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+_CARRIED_VARIABLES = (
+    *(API_VARIABLE, AUTH_VARIABLE, ENDPOINT_VARIABLE, STAGE_VARIABLE, TRUSTED_ENDPOINTS_VARIABLE),
+    *("RFT_RUNTIME_KEY", *REGION_VARIABLES),
+)
 
 Auth = Literal["sigv4", "bearer"]
 """How requests are authenticated: each one signed with SigV4, or with a bearer token."""
@@ -122,6 +126,14 @@ def auth_at(endpoint: Endpoint, auth: Auth, *, has_keys: bool) -> Auth | None:
 def environment(name: str) -> str | None:
     """Return an environment variable, None when it is unset or empty."""
     return os.environ.get(name) or None
+
+
+def carried() -> dict[str, str]:
+    """Return the settings that processes on other machines need to report rollouts as this process would.
+
+    There may be a key among them: keep them out of logs.
+    """
+    return {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
 
 
 def worker_key() -> str | None:

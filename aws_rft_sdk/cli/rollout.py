@@ -32,6 +32,7 @@ from aws_rft_sdk.types import InferenceParams
 
 _SHOWN_ERRORS = 5
 _FOLDER = click.Path(file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _ABOVE_ZERO = click.FloatRange(0, min_open=True)
 
 
@@ -52,6 +53,10 @@ _ABOVE_ZERO = click.FloatRange(0, min_open=True)
 )
 @click.option("--workers", type=click.IntRange(1), help="Processes or actors of the engines process and ray.")
 @click.option("--address", help="Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
+@click.option(
+    "--requirements", type=_FILE, help="requirements.txt or pyproject.toml that pip installs on the Ray nodes."
+)
+@click.option("--show-output", is_flag=True, help="Show what handlers on a Ray cluster print.")
 @click.option(
     "--deadline-seconds", default=DEADLINE_SECONDS, show_default=True, type=_ABOVE_ZERO, help="For each rollout."
 )
@@ -120,6 +125,8 @@ def _options(
     deadline_seconds: float,
     qualifier: str | None,
     address: str | None,
+    requirements: Path | None,
+    show_output: bool,
     temperature: float,
     top_p: float,
     max_tokens: int,
@@ -136,6 +143,8 @@ def _options(
         workers=workers,
         qualifier=qualifier,
         address=address,
+        requirements=requirements,
+        show_output=show_output,
     )
     params = InferenceParams(temperature=temperature, top_p=top_p, max_tokens=max_tokens)
     threshold = threshold_of(success_threshold, *([resume] if resume is not None else []))
