@@ -1,4 +1,4 @@
-"""Checks of numbers that things are made with, so that a mistake is found where it is made."""
+"""Checks of what things are made with, so that a mistake is found where it is made."""
 
 from __future__ import annotations
 
@@ -29,6 +29,22 @@ def check_number(
         wanted += f" of at least {low:g}" if high is None else f" from {low:g} to {high:g}"
     fits = isinstance(value, numbers.Integral if whole else numbers.Real) and is_number(value, numbers.Real)
     if not (fits and (low is None or value >= low) and (high is None or value <= high)):
+        raise ConfigurationError(f"{name} must be {wanted}, not {value!r:.80}")
+
+
+def check_type(name: str, value: Any, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Refuse a value of another type.
+
+    Args:
+        name: Of the field, for the message.
+        value: What was given.
+        kind: The classes that are allowed.
+        wanted: What the value must be, in words.
+
+    Raises:
+        ConfigurationError: It is something else.
+    """
+    if not isinstance(value, kind):
         raise ConfigurationError(f"{name} must be {wanted}, not {value!r:.80}")
 
 

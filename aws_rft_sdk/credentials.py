@@ -281,6 +281,18 @@ class Bearer:
         return request
 
 
+class RuntimeKey:
+    """Authenticates a request of `requests` with the key of a local runtime. Its repr hides the key."""
+
+    def __init__(self, key: str) -> None:
+        self._key = key
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Add the key to `request`."""
+        request.headers["Authorization"] = f"Bearer {self._key}"
+        return request
+
+
 @in_forked_child
 def _forget_after_fork() -> None:
     # A lock that another thread held while forking would stay locked for ever in the child.

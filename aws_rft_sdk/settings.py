@@ -9,14 +9,22 @@ for form.
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Literal, NamedTuple, get_args
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
+from aws_rft_sdk._hosts import (
+    check_url,
+    dual_stack_suffix,
+    is_listed,
+    is_loopback,
+    is_service_host,
+    printable,
+    trust_problem,
+)
 from aws_rft_sdk.errors import ConfigurationError, UntrustedEndpointError
 from aws_rft_sdk.types import RolloutMetadata
 from aws_rft_sdk.wire import Api, job_region
@@ -28,16 +36,20 @@ STAGE_VARIABLE = "RFT_STAGE"
 TRUSTED_ENDPOINTS_VARIABLE = "RFT_TRUSTED_ENDPOINTS"
 PAYLOAD = "payload"
 """`Endpoint.source` of an endpoint that only a payload names: untrusted input."""
+ONLY_LOOPBACK = "payload, no runtime is configured"
+"""`Endpoint.source` of a loopback endpoint that only a payload names, where the operator names no endpoint at all."""
 LISTED = "payload, listed by the operator"
 """`Endpoint.source` of an endpoint that a payload names and the operator has listed or configured."""
 OUTBOX_VARIABLE = "RFT_OUTBOX"
+RUNTIME_KEY_VARIABLE = "RFT_RUNTIME_KEY"
 WORKER_URL_VARIABLE = "RFT_WORKER_URL"
 WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
+CA_BUNDLE_VARIABLES = ("RFT_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _CARRIED_VARIABLES = (
     *(API_VARIABLE, AUTH_VARIABLE, ENDPOINT_VARIABLE, STAGE_VARIABLE, TRUSTED_ENDPOINTS_VARIABLE),
-    *("RFT_RUNTIME_KEY", *REGION_VARIABLES),
+    *(RUNTIME_KEY_VARIABLE, *REGION_VARIABLES),
 )
 
 Auth = Literal["sigv4", "bearer"]
@@ -45,32 +57,6 @@ Auth = Literal["sigv4", "bearer"]
 
 _ALPHA_HOST_PREFIX = "finetuning-job-runtime."
 _GA_HOST = re.compile(r"(^|\.)job-runtime\.([a-z0-9-]+\.)?sagemaker(-fips)?\.")
-
-# Suffix of the service's dual-stack hosts in each partition, by the form of the region's name.
-_DUAL_STACK_SUFFIXES = (
-    (re.compile(r"cn-\w+-\d+"), "api.amazonwebservices.com.cn"),
-    (re.compile(r"eusc-\w+-\w+-\d+"), "api.amazonwebservices.eu"),
-    (re.compile(r"us-isob-\w+-\d+"), "api.aws.scloud"),
-    (re.compile(r"us-isof-\w+-\d+"), "api.aws.hci.ic.gov"),
-    (re.compile(r"us-iso-\w+-\d+"), "api.aws.ic.gov"),
-    (re.compile(r"eu-isoe-\w+-\d+"), "api.cloud-aws.adc-e.uk"),
-    (re.compile(r"[a-z]{2}(-gov)?-[a-z]+-\d+"), "api.aws"),
-)
-# A host of the service: anything below sagemaker.<region>.<suffix>, which VPC endpoints and FIPS hosts are too.
-_SERVICE_HOST = re.compile(r"(?:[a-z0-9][a-z0-9-]*\.)+sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?P<suffix>.+)")
-_VPC_ENDPOINT_HOST = re.compile(
-    r"vpce-[a-z0-9-]+(?:\.[a-z0-9-]+)*\.sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.vpce\.(?P<suffix>.+)"
-)
-# Suffix of VPC endpoints where the partition's is not amazonaws.com, by the suffix of its dual-stack hosts.
-_VPC_ENDPOINT_SUFFIXES = {
-    "api.amazonwebservices.com.cn": "amazonaws.com.cn",
-    "api.amazonwebservices.eu": "amazonaws.eu",
-    "api.aws.scloud": "sc2s.sgov.gov",
-    "api.aws.hci.ic.gov": "csp.hci.ic.gov",
-    "api.aws.ic.gov": "c2s.ic.gov",
-    "api.cloud-aws.adc-e.uk": "cloud.adc-e.uk",
-    "api.aws": "amazonaws.com",
-}
 
 
 class Endpoint(NamedTuple):
@@ -87,7 +73,7 @@ class Endpoint(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether the endpoint is on this machine, so that nothing leaves it."""
-        return _is_loopback(urlsplit(self.url).hostname or "")
+        return is_loopback(urlsplit(self.url).hostname or "")
 
 
 def resolve_auth(auth: Auth | None = None) -> Auth:
@@ -120,7 +106,7 @@ def auth_at(endpoint: Endpoint, auth: Auth, *, has_keys: bool) -> Auth | None:
     """
     if endpoint.is_loopback and not has_keys:
         return None
-    return "sigv4" if endpoint.is_loopback and endpoint.source == PAYLOAD else auth
+    return "sigv4" if endpoint.is_loopback and endpoint.source in (PAYLOAD, ONLY_LOOPBACK) else auth
 
 
 def environment(name: str) -> str | None:
@@ -128,12 +114,16 @@ def environment(name: str) -> str | None:
     return os.environ.get(name) or None
 
 
-def carried() -> dict[str, str]:
+def carried(endpoint: str | None = None) -> dict[str, str]:
     """Return the settings that processes on other machines need to report rollouts as this process would.
 
     There may be a key among them: keep them out of logs.
+
+    Args:
+        endpoint: The runtime that the operator named in code; there it is the one of `RFT_RUNTIME_ENDPOINT`.
     """
-    return {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
+    known = {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
+    return known if endpoint is None else {**known, ENDPOINT_VARIABLE: endpoint}
 
 
 def worker_key() -> str | None:
@@ -142,8 +132,62 @@ def worker_key() -> str | None:
     Raises:
         ConfigurationError: It cannot be one.
     """
-    key = environment(WORKER_KEY_VARIABLE)
-    return None if key is None else check_key(key, WORKER_KEY_VARIABLE)
+    return _key(WORKER_KEY_VARIABLE)
+
+
+def runtime_key() -> str | None:
+    """Return the bearer key of a local runtime that this machine serves, None when there is none.
+
+    Raises:
+        ConfigurationError: It cannot be one.
+    """
+    return _key(RUNTIME_KEY_VARIABLE)
+
+
+def runtime_key_for(endpoint: Endpoint) -> str | None:
+    """Return `RFT_RUNTIME_KEY` if requests to this endpoint carry it, else None.
+
+    The key goes only to a runtime that the operator named: in code, in `RFT_RUNTIME_ENDPOINT`, in
+    `RFT_TRUSTED_ENDPOINTS` or in `trusted_endpoints=`. If the operator named none, the key can only be that of a
+    runtime on this machine, so a loopback endpoint in a payload receives it. The service's own hosts never do.
+
+    Raises:
+        ConfigurationError: The key cannot be one.
+    """
+    named = endpoint.source in ("endpoint=", ENDPOINT_VARIABLE, LISTED, ONLY_LOOPBACK)
+    return None if not named or is_service_host(urlsplit(endpoint.url).hostname or "") else runtime_key()
+
+
+def runtime_key_at(url: str) -> str | None:
+    """Return `RFT_RUNTIME_KEY` if a request to this URL carries it, else None. The rule is that of `runtime_key_for`.
+
+    For clients that the user's code has pointed somewhere, maybe to an endpoint that a payload names.
+
+    Raises:
+        ConfigurationError: The key cannot be one.
+    """
+    if environment(RUNTIME_KEY_VARIABLE) is None:  # asked for each turn
+        return None
+    return runtime_key_for(Endpoint(url, Api.ALPHA, "", _payload_source(url, ())))
+
+
+def _key(variable: str) -> str | None:
+    key = environment(variable)
+    return None if key is None else check_key(key, variable)
+
+
+def ca_bundle() -> str | None:
+    """Return the file or folder of the certificates that TLS servers must be signed with, None for the usual ones.
+
+    It is the first of `RFT_CA_BUNDLE`, `AWS_CA_BUNDLE`, `REQUESTS_CA_BUNDLE` and `SSL_CERT_FILE` that is set.
+
+    Raises:
+        ConfigurationError: The variable names a file that does not exist.
+    """
+    name, path = next(((name, value) for name in CA_BUNDLE_VARIABLES if (value := environment(name))), ("", None))
+    if path is not None and not os.path.exists(path):
+        raise ConfigurationError(f"{name} names the CA bundle {path!r:.200}, which does not exist")
+    return path
 
 
 def check_key(key: str, source: str) -> str:
@@ -221,19 +265,21 @@ def _endpoint_url(
     metadata: RolloutMetadata, endpoint: str | None, region: str, trusted_endpoints: Iterable[str]
 ) -> tuple[str, str]:
     if endpoint:
-        return _checked_form(endpoint, "endpoint="), "endpoint="
+        return check_url(endpoint, "endpoint="), "endpoint="
     if metadata.endpoint:
         check_trusted(metadata.endpoint, trusted_endpoints)
-        return metadata.endpoint, LISTED if _is_vouched_for(metadata.endpoint, trusted_endpoints) else PAYLOAD
+        return metadata.endpoint, _payload_source(metadata.endpoint, trusted_endpoints)
     if configured := environment(ENDPOINT_VARIABLE):
-        return _checked_form(configured, ENDPOINT_VARIABLE), ENDPOINT_VARIABLE
+        return check_url(configured, ENDPOINT_VARIABLE), ENDPOINT_VARIABLE
     return default_endpoint(region, environment(STAGE_VARIABLE)), "default"
 
 
-def _is_vouched_for(url: str, trusted_endpoints: Iterable[str]) -> bool:
+def _payload_source(url: str, trusted_endpoints: Iterable[str]) -> str:
     configured = environment(ENDPOINT_VARIABLE)
-    items = [*_trusted(trusted_endpoints), *([configured] if configured else [])]
-    return any(_is_listed(urlsplit(url), item) for item in items)
+    named = [*_trusted(trusted_endpoints), *([configured] if configured else [])]
+    if any(is_listed(url, item) for item in named):
+        return LISTED
+    return PAYLOAD if named or not is_loopback(urlsplit(url).hostname or "") else ONLY_LOOPBACK
 
 
 def _environment_region() -> str | None:
@@ -242,17 +288,13 @@ def _environment_region() -> str | None:
 
 def default_endpoint(region: str, stage: str | None = None) -> str:
     """Return the public endpoint of the job runtime in a region; `stage` is None or "prod" for the public service."""
-    suffix = _dual_stack_suffix(region)
+    suffix = dual_stack_suffix(region)
     if suffix is None:
         raise ConfigurationError(f"{region!r} is not an AWS region; check region= and the job ARN")
     if stage and not re.fullmatch(r"[a-z0-9-]+", stage):
         raise ConfigurationError(f"{STAGE_VARIABLE} is {stage!r}; it may hold letters, digits and hyphens")
     label = f"{stage}." if stage and stage != "prod" else ""
     return f"https://job-runtime.{label}sagemaker.{region}.{suffix}"
-
-
-def _dual_stack_suffix(region: str) -> str | None:
-    return next((suffix for form, suffix in _DUAL_STACK_SUFFIXES if form.fullmatch(region)), None)
 
 
 def _api_of(host: str, api: Api | str | None) -> Api:
@@ -270,31 +312,12 @@ def _api_of(host: str, api: Api | str | None) -> Api:
         ) from None
 
 
-def _checked_form(url: str, source: str) -> str:
-    try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it checks it
-    except ValueError as error:
-        raise ConfigurationError(f"{source} is not a URL: {error}") from error
-    if (
-        parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or not _is_well_formed(parts.netloc)
-        or parts.username is not None
-        or "?" in url
-        or "#" in url
-    ):
-        raise ConfigurationError(
-            f"{source} must be a URL such as https://host or http://127.0.0.1:8080, without user, query or fragment"
-        )
-    return url
-
-
 def check_trusted(url: str, trusted_endpoints: Iterable[str] = ()) -> None:
     """Refuse an endpoint from a payload that credentials must not be sent to.
 
     Allowed are https URLs without userinfo, query or fragment, on the default port, of the service's own hosts (VPC
-    endpoints and FIPS hosts included); https URLs of what the operator lists; http and https on loopback, any port.
+    endpoints and FIPS hosts included); https URLs of what the operator lists; http and https on loopback, any port; and
+    the host and port of `RFT_RUNTIME_ENDPOINT`, which may be a plain http URL.
 
     Args:
         url: The endpoint as the payload names it.
@@ -303,89 +326,16 @@ def check_trusted(url: str, trusted_endpoints: Iterable[str] = ()) -> None:
     Raises:
         UntrustedEndpointError: The endpoint is not allowed. Nothing was sent and no credential was read.
     """
-    problem = _trust_problem(url, _trusted(trusted_endpoints))
+    problem = trust_problem(url, _trusted(trusted_endpoints), environment(ENDPOINT_VARIABLE))
     if problem:
         raise UntrustedEndpointError(
-            f"the payload's endpoint {_printable(url)} is refused: {problem}. The https endpoint of a host of yours is "
-            f"allowed once the host is listed in {TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints="
+            f"the payload's endpoint {printable(url)} is refused: {problem}. The https endpoint of a host of yours is "
+            f"allowed once the host is listed in {TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints=, and so is the "
+            f"endpoint that {ENDPOINT_VARIABLE} is set to"
         )
-
-
-def _trust_problem(url: str, trusted: list[str]) -> str | None:
-    if not url.isascii() or not url.isprintable() or any(c in url for c in "\\ "):
-        return "it holds characters that do not belong in a URL"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "it is not a URL"
-    host = parts.hostname or ""
-    if parts.scheme not in ("http", "https") or not host:
-        return "it is not an http(s) URL with a host"
-    if not _is_well_formed(parts.netloc):
-        return "its host is not well formed"
-    if parts.username is not None or parts.password is not None or "@" in parts.netloc:
-        return "it holds user information"
-    if parts.query or parts.fragment or "?" in url or "#" in url:
-        return "it holds a query or a fragment"
-    if host.endswith("."):
-        return "its host ends in a dot"
-    if _is_loopback(host):
-        return None
-    if parts.scheme != "https":
-        return "it is not https, and credentials do not cross a network in the clear"
-    if any(_is_listed(parts, item) for item in trusted):
-        return None
-    if port not in (None, 443):
-        return "its port is not that of the service"
-    return None if _is_service_host(host) else "its host is not the service's"
-
-
-def _is_service_host(host: str) -> bool:
-    if match := _VPC_ENDPOINT_HOST.fullmatch(host):
-        return match["suffix"] == _VPC_ENDPOINT_SUFFIXES.get(_dual_stack_suffix(match["region"]) or "")
-    match = _SERVICE_HOST.fullmatch(host)
-    return match is not None and match["suffix"] == _dual_stack_suffix(match["region"])
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _is_well_formed(netloc: str) -> bool:
-    # `urlsplit` takes what stands in brackets for the host, whatever stands around them.
-    return "[" not in netloc or re.fullmatch(r"\[[0-9a-f:.]+\](:\d*)?", netloc, re.IGNORECASE) is not None
-
-
-def _is_listed(parts: SplitResult, item: str) -> bool:
-    try:
-        # A host without a scheme means https; on loopback, where nothing leaves this machine, it means either.
-        scheme = parts.scheme if _is_loopback(parts.hostname or "") else "https"
-        listed = urlsplit(item if "://" in item else f"{scheme}://{item}")
-        return (listed.scheme, listed.hostname, _port(listed)) == (parts.scheme, parts.hostname, _port(parts))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{TRUSTED_ENDPOINTS_VARIABLE} or trusted_endpoints= holds {item!r}, which is no host, host:port or URL"
-        ) from error
-
-
-def _port(parts: SplitResult) -> int:
-    return parts.port or (443 if parts.scheme == "https" else 80)
 
 
 def _trusted(trusted_endpoints: Iterable[str]) -> list[str]:
     """Return what the operator lists, in code and in the environment."""
     listed = (environment(TRUSTED_ENDPOINTS_VARIABLE) or "").split(",")
     return [*trusted_endpoints, *(item.strip() for item in listed if item.strip())]
-
-
-def _printable(url: str) -> str:
-    """Return a URL that may be logged: without user information, printable, and short."""
-    tail = url.rsplit("@", 1)[-1]
-    shown = "".join(c if c.isascii() and c.isprintable() else "?" for c in tail)
-    return repr(shown[:200])

@@ -334,9 +334,9 @@ class Turn:
     span_id: str | None
     """`X-Span-Id` of the call, None when it carried none."""
     request: JSON
-    """The chat request as the policy saw it, frozen."""
+    """The chat request as the policy saw it, frozen. None if the runtime kept none."""
     response: JSON
-    """The chat completion, frozen; assembled from its chunks when it was streamed."""
+    """The chat completion, frozen; assembled from its chunks when it was streamed. Only `usage` if none was kept."""
     started_at: float
     """Seconds since the epoch when the request arrived."""
     seconds: float
@@ -379,7 +379,7 @@ class Trajectory:
         one reward for each turn does not fit what the agent did.
         """
         requests = [turn.request for turn in self.turns]
-        return tuple(index for index, request in enumerate(requests) if request in requests[:index])
+        return tuple(index for index, request in enumerate(requests) if request and request in requests[:index])
 
     @property
     def messages(self) -> list[JSON]:

@@ -27,7 +27,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, aws_environment: dict[str
     import os
 
     for name in list(os.environ):
-        if name.startswith(("AWS_", "RFT_", "OPENAI_", "LITELLM_")) or name.lower().endswith("_proxy"):
+        ours = ("AWS_", "RFT_", "OPENAI_", "LITELLM_", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+        if name.startswith(ours) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

@@ -22,6 +22,7 @@ from aws_rft_sdk.adapters._loop_pool import http, loop_pool, pool_options
 from aws_rft_sdk.adapters._sampling import Sampling, with_sampling
 from aws_rft_sdk.context import RFTContext, TurnState
 from aws_rft_sdk.errors import RFTError
+from aws_rft_sdk.settings import runtime_key_at
 from aws_rft_sdk.wire import SPAN_HEADER
 
 Pooled = Literal["never", "in rollouts", "always"]
@@ -41,7 +42,7 @@ _SHOULD_RETRY_HEADER = "x-should-retry"
 class HttpTurn:
     """One inference request within a rollout, from its beginning to the end of its answer. Not shared."""
 
-    def __init__(self, context: RFTContext, request: http.Request) -> None:
+    def __init__(self, context: RFTContext, request: http.Request, key: str | None) -> None:
         self.request = request
         self._context = context
         self._attempt = 0
@@ -50,10 +51,18 @@ class HttpTurn:
         turn = context.begin_turn()
         self._span_id = turn.span_id
         request.headers.update(turn.headers)
+        if key is not None:
+            request.headers["Authorization"] = f"Bearer {key}"
 
     @classmethod
-    def begin(cls, request: http.Request, sampling: Sampling) -> HttpTurn | None:
+    def begin(cls, request: http.Request, sampling: Sampling, *, signs: bool) -> HttpTurn | None:
         """Begin a turn. Returns None outside a rollout, if the request is no inference, or if its sender tracks it.
+
+        Args:
+            request: The request. A turn adds its headers.
+            sampling: Whose sampling parameters win.
+            signs: Whether something authenticates the request as it is sent. Otherwise a runtime that receives
+                `RFT_RUNTIME_KEY` gets it here.
 
         Raises:
             openai.APIConnectionError: The OpenAI client repeats a call by itself, which may sample it twice; or the
@@ -72,7 +81,7 @@ class HttpTurn:
         if sampling == "job":
             request = with_sampling(request, context.inference_params.sampling())
         try:
-            return cls(context, request)
+            return cls(context, request, None if signs else runtime_key_at(str(request.url)))
         except RFTError as error:  # an OpenAI client sends again after any error that is none of its own
             raise openai.APIConnectionError(message=str(error), request=request) from error
 
@@ -147,7 +156,7 @@ class TurnClient(_Before, openai.DefaultHttpxClient):
 
     def send(self, request: http.Request, **options: Any) -> http.Response:
         """Send one request. Within a rollout repeat it only where it cannot have been sampled."""
-        turn = HttpTurn.begin(request, self._rft_sampling)
+        turn = HttpTurn.begin(request, self._rft_sampling, signs="auth" in options)
         if turn is None:
             return cast(http.Response, self._rft_inner.send(request, **options))
         options["follow_redirects"] = False
@@ -192,7 +201,7 @@ class AsyncTurnClient(_Before, openai.DefaultAsyncHttpxClient):
 
     async def send(self, request: http.Request, **options: Any) -> http.Response:
         """Send one request. Within a rollout repeat it only where it cannot have been sampled."""
-        turn = HttpTurn.begin(request, self._rft_sampling)
+        turn = HttpTurn.begin(request, self._rft_sampling, signs="auth" in options)
         if turn is None:
             return await self._send_as_it_is(request, **options)
         options["follow_redirects"] = False

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import importlib
 import logging
+import os
 import ssl
 import threading
 import weakref
@@ -24,6 +25,8 @@ import aiohttp
 import openai
 
 from aws_rft_sdk._fork import in_forked_child
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.settings import CA_BUNDLE_VARIABLES, ca_bundle
 
 if TYPE_CHECKING:
     import httpx
@@ -180,7 +183,7 @@ def pool_options() -> dict[str, Any]:
     """Return the options of HTTP clients that serve several rollouts. A new dict."""
     # No cookies: those of one rollout must not travel with the next.
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return {"verify": _ssl_context(), "cookies": cookies, "limits": _LIMITS}
+    return {"verify": _ssl_context(ca_bundle()), "cookies": cookies, "limits": _LIMITS}
 
 
 # Many servers close connections that are idle for 5 s, at the very moment when a request may come.
@@ -188,9 +191,18 @@ _LIMITS = http.Limits(max_connections=1000, max_keepalive_connections=100, keepa
 
 
 @functools.cache
-def _ssl_context() -> ssl.SSLContext:
+def _ssl_context(bundle: str | None) -> ssl.SSLContext:
     # Loading the certificates takes longer than a turn; the context itself may be shared by all loops.
-    return http.create_ssl_context()
+    if bundle is None:
+        return http.create_ssl_context()
+    try:
+        if os.path.isdir(bundle):
+            return ssl.create_default_context(capath=bundle)
+        return ssl.create_default_context(cafile=bundle)
+    except OSError as error:  # SSLError is one
+        raise ConfigurationError(
+            f"the CA bundle {bundle} cannot be used: {error}. {', '.join(CA_BUNDLE_VARIABLES)} name it"
+        ) from error
 
 
 def has_default_http_client(client: openai.AsyncOpenAI) -> bool:

@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from aws_rft_sdk.adapters._loop_pool import http
 from aws_rft_sdk.credentials import Keys, is_signed, shared_credentials, sign
-from aws_rft_sdk.settings import Auth, Endpoint, auth_at
+from aws_rft_sdk.settings import Auth, Endpoint, auth_at, runtime_key_for
 
 T = TypeVar("T")
 
 Secret = Keys | str | None
-"""Keys for a signature, or a bearer token. None if requests go unsigned."""
+"""Keys for a signature, or a bearer token or key. None if requests go unsigned."""
 
 _OF_A_SIGNATURE = ("x-amz-date", "x-amz-security-token")
 
@@ -21,7 +21,8 @@ _OF_A_SIGNATURE = ("x-amz-date", "x-amz-security-token")
 class RuntimeAuth(http.Auth):
     """Signs each request with the credentials of that moment, and once more with newer ones after a 403.
 
-    A 403 is no sampling. Credentials are read for each request and never kept.
+    A 403 is no sampling. Credentials are read for each request and never kept. A runtime that receives
+    `RFT_RUNTIME_KEY` gets that key instead, and is asked once.
 
     Args:
         endpoint: The runtime.
@@ -45,7 +46,7 @@ class RuntimeAuth(http.Auth):
         secret = await self._ask(self._secret)
         self._sign(request, secret)
         response = yield request
-        if response.status_code == 403 and secret is not None:
+        if response.status_code == 403 and secret is not None and runtime_key_for(self._endpoint) is None:
             newer = await self._ask(lambda: self._newer_secret(secret))
             self._sign(request, newer)
             yield request
@@ -63,6 +64,8 @@ class RuntimeAuth(http.Auth):
             request.headers.update(sign(request.method, url, headers, request.content, keys=secret, region=region))
 
     def _secret(self) -> Secret:
+        if (key := runtime_key_for(self._endpoint)) is not None:
+            return key
         keys = self._credentials.keys() if self._endpoint.is_loopback else self._credentials.require_keys()
         auth = auth_at(self._endpoint, self._auth, has_keys=keys is not None)
         return self._credentials.bearer_token(self._endpoint.region) if auth == "bearer" else keys

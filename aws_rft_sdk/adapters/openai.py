@@ -13,7 +13,7 @@ from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import shared_credentials
 from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError
-from aws_rft_sdk.settings import auth_at, resolve_endpoint
+from aws_rft_sdk.settings import auth_at, resolve_endpoint, runtime_key_for
 
 C = TypeVar("C", openai.OpenAI, openai.AsyncOpenAI)
 H = TypeVar("H", http.Client, http.AsyncClient)
@@ -27,7 +27,8 @@ def runtime_client_args(*, region: str | None = None, trusted_endpoints: Iterabl
 
     Make them anew for each rollout: the token in them ends with the credentials, the endpoint with the job. The API key
     is "unsigned" for an endpoint on this machine if there are no AWS credentials, or if only the payload names the
-    endpoint: whoever receives a token can use it at the real service. List the endpoint to send it tokens.
+    endpoint: whoever receives a token can use it at the real service. List the endpoint to send it tokens. A local
+    runtime that receives `RFT_RUNTIME_KEY` gets that key as its API key.
 
     Args:
         region: AWS region to sign for; None for the payload's, the job ARN's or the environment's.
@@ -35,7 +36,7 @@ def runtime_client_args(*, region: str | None = None, trusted_endpoints: Iterabl
             that receive tokens; added to `RFT_TRUSTED_ENDPOINTS`.
 
     Returns:
-        `base_url` and `api_key`: the endpoint's `/v1` and a bearer token or "unsigned". A new dict.
+        `base_url` and `api_key`: the endpoint's `/v1`, and a bearer token, the runtime's key or "unsigned". A new dict.
 
     Raises:
         NoActiveRolloutError: There is no rollout in this thread or task.
@@ -49,6 +50,8 @@ def runtime_client_args(*, region: str | None = None, trusted_endpoints: Iterabl
             "a payload; outside a rollout use your production model"
         )
     endpoint = resolve_endpoint(context.metadata, region=region, trusted_endpoints=trusted_endpoints)
+    if (key := runtime_key_for(endpoint)) is not None:
+        return {"base_url": f"{endpoint.url}/v1", "api_key": key}
     credentials = shared_credentials(network=not endpoint.is_loopback)
     has_keys = not endpoint.is_loopback or credentials.keys() is not None
     # Arguments cannot sign: where a signature is all that an endpoint may receive, nothing is sent.

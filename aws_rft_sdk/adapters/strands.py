@@ -23,6 +23,7 @@ from aws_rft_sdk.adapters._loop_pool import has_default_http_client
 from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 from aws_rft_sdk.context import RFTContext, TurnState
 from aws_rft_sdk.errors import ConfigurationError, RFTError
+from aws_rft_sdk.settings import runtime_key_at
 
 M = TypeVar("M", bound=Model)
 
@@ -243,6 +244,9 @@ class ByArguments(Wrapped):
         moved["extra_headers"] = {**given, **(params.pop("extra_headers", None) or {}), **headers}
         model.config = {**model.config, "params": params}
         model.client_args = {**model.client_args, **moved, "max_retries": 0, "num_retries": 0}
+        base_url = model.client_args.get("api_base") or model.client_args.get("base_url")
+        if base_url and (key := runtime_key_at(base_url)) is not None:
+            model.client_args["api_key"] = key
         address = _litellm_address(model)
         if address is not None and "client" not in model.client_args:
             client = CallClient(None, self._rft_sampling)

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from aws_rft_sdk import __version__
+from aws_rft_sdk.cli._output import this_is_the_whole_program
 
 _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
@@ -40,6 +41,7 @@ class _LazyGroup(click.Group):
         """Run a command. Without arguments it is the whole program, and ends even if a handler hangs in a thread."""
         if args or kwargs:
             return super().__call__(*args, **kwargs)
+        this_is_the_whole_program()
         try:
             return super().__call__()
         except SystemExit as end:

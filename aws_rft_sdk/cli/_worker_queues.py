@@ -14,6 +14,7 @@ from typing import Any
 import click
 
 from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.lifecycle.shutdown import end_at
 from aws_rft_sdk.rewards.packaging import HANDLER
@@ -70,6 +71,7 @@ def _shared_options(max_rollouts: int, visibility_seconds: float) -> Callable[[A
 )
 @_shared_options(MAX_ROLLOUTS, queues.VISIBILITY_SECONDS)
 @outbox_option
+@user_code_prints_to_stderr()
 @usage_errors
 def sqs(
     queue_url: str,
@@ -100,7 +102,7 @@ def sqs(
             max_receives=max_receives,
             dead_letter_queue_url=dead_letter_queue,
         )
-        click.echo(f"receiving rollouts from {queue_url}")
+        click.echo(f"receiving rollouts from {queue_url}", file=own_stdout())
         reserve = flush_seconds(grace_seconds)
         try:
             worker.run(until, grace_seconds - reserve)
@@ -126,6 +128,7 @@ def sqs(
 )
 @click.option("--db", type=click.Path(dir_okay=False), help="SQLite file that every turn is captured in.")
 @_shared_options(forge.MAX_ROLLOUTS, forge.VISIBILITY_SECONDS)
+@user_code_prints_to_stderr()
 @usage_errors
 def nova_forge(
     handler: str,
@@ -172,7 +175,7 @@ def nova_forge(
         db=db,
     )
     with _until_signalled(grace_seconds) as until:
-        click.echo(f"receiving rollouts from {rollout_requests}")
+        click.echo(f"receiving rollouts from {rollout_requests}", file=own_stdout())
         worker.run(until, grace_seconds)
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.proof import CauseKind, Trial, proof_json, proof_lines, proof_table, prove_handler, prove_mixture
@@ -58,6 +59,7 @@ class _NotUsable(click.ClickException):
 @click.option("--deferred", is_flag=True, help="The handler's rewards are delivered elsewhere, later.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def command(
     ctx: click.Context,
@@ -105,9 +107,9 @@ def command(
     for cause in proof.causes:
         if cause.kind is CauseKind.NOT_DECORATED:
             raise _NotUsable(f"{handler}: {cause.what}; {cause.fix}")
-    console = Console(highlight=False)
+    console = Console(file=own_stdout(), highlight=False)
     if as_json:
-        click.echo(json.dumps(proof_json(proof), indent=2))
+        click.echo(json.dumps(proof_json(proof), indent=2), file=own_stdout())
     else:
         console.print(proof_table(proof))
         for line in proof_lines(proof):

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from aws_rft_sdk.cli._loop import run
 from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.runs.recorded import changed_sources, choose_records, find_reference
 from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport
 from aws_rft_sdk.runs.replaying import DEADLINE_SECONDS, replay_rollouts
@@ -35,6 +36,7 @@ from aws_rft_sdk.runs.replaying import DEADLINE_SECONDS, replay_rollouts
 @click.option("--db", type=click.Path(exists=True, dir_okay=False), help="The trajectories, if not those in DIR.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def command(
     ctx: click.Context,
@@ -81,10 +83,8 @@ def command(
 
     rollouts = run(collect())
     report = ReplayReport.of(rollouts, changed_sources(folder, fn))
-    if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, default=str))
-    else:
-        click.echo(str(report))
+    text = json.dumps(report.to_json(), indent=2, default=str) if as_json else str(report)
+    click.echo(text, file=own_stdout())
     ctx.exit(0 if report.same else 1)
 
 

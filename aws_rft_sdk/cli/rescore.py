@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aws_rft_sdk.cli._options import load_function, success_threshold_option, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.rescore_report import RescoreReport, RewardFigures, rescore_report
@@ -53,6 +54,7 @@ _SHOWN_PROMPTS = 20
 @click.option("--show", default=10, show_default=True, type=click.IntRange(0), help="Rollouts listed of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, with every rollout.")
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def command(
     ctx: click.Context,
@@ -91,11 +93,11 @@ def command(
     elif out is not None:
         write_new_run(report.rollouts, out, of=folder, reward=reward, success_threshold=threshold)
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2, default=str))
+        click.echo(json.dumps(report.to_json(), indent=2, default=str), file=own_stdout())
     else:
         _print(report, show)
         if out is not None:
-            click.echo(f"{len(report.rollouts)} records in {out}")
+            click.echo(f"{len(report.rollouts)} records in {out}", file=own_stdout())
     broken = report.with_status(RescoreStatus.RAISED) or report.with_status(RescoreStatus.MISSING)
     ctx.exit(1 if broken or not report.with_status(RescoreStatus.SCORED) else 0)
 
@@ -120,7 +122,7 @@ def _config(text: str | None) -> dict[str, Any]:
 
 
 def _print(report: RescoreReport, show: int) -> None:
-    console = Console(highlight=False)
+    console = Console(file=own_stdout(), highlight=False)
     counts = ", ".join(f"{count} {status}" for status, count in report.counts.items())
     console.print(f"{len(report.rollouts)} rollouts: {counts}", markup=False)
     table = Table("", "recorded", "new")

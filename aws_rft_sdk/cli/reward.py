@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from collections.abc import Mapping
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aws_rft_sdk.cli._options import finite, load_function, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.cases import read_cases
@@ -52,6 +51,7 @@ def command() -> None:
 @click.option("--max-seconds", default=1.0, show_default=True, type=float, help="Longest time of one call.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def test(
     ctx: click.Context,
@@ -69,10 +69,9 @@ def test(
     high] or null), kind (success or failure), group. Exit status: 0 when all is well, 1 on a breach, 2 for bad usage.
     """
     found = read_cases(cases)
-    with redirect_stdout(sys.stderr):  # what a reward prints is no part of the report
-        report = bench(_load(reward), found, shaping=shaping, limits=limits, repeat=repeat, max_seconds=max_seconds)
+    report = bench(_load(reward), found, shaping=shaping, limits=limits, repeat=repeat, max_seconds=max_seconds)
     if as_json:
-        click.echo(json.dumps(report.to_json(), indent=2))
+        click.echo(json.dumps(report.to_json(), indent=2), file=own_stdout())
     else:
         _print(report)
     ctx.exit(1 if report.breaches else 0)
@@ -84,6 +83,7 @@ def test(
 @_floor_option
 @click.option("--handler", "is_handler", is_flag=True, help="REWARD is a Lambda handler already.")
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handler: bool) -> None:
     """Run a reward as its Lambda function on EVENTS, a JSON file with an event, and print the reply.
@@ -93,12 +93,11 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
     """
     event = _read_event(events)
     logging.basicConfig(format="%(levelname)s %(message)s")
-    with redirect_stdout(sys.stderr):  # what a reward prints is no part of the reply
-        loaded = _load(reward)
-        reply = loaded(event, None) if is_handler else reward_lambda(loaded, floor=floor)(event)
+    loaded = _load(reward)
+    reply = loaded(event, None) if is_handler else reward_lambda(loaded, floor=floor)(event)
     problems = check_reply(event, reply)
     unscored = 0 if problems else sum(map(_is_unscored, reply))
-    click.echo(json.dumps(reply, indent=2, default=repr))
+    click.echo(json.dumps(reply, indent=2, default=repr), file=own_stdout())
     for name, size in (("event", Path(events).stat().st_size), ("reply", len(json.dumps(reply, default=repr)))):
         if size > _MAX_PAYLOAD_BYTES:
             problems.append(f"the {name} has {size / 1e6:.1f} MB, Lambda takes 6 MB")
@@ -114,6 +113,7 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
 @click.option("--out", default="reward.zip", show_default=True, type=click.Path(dir_okay=False), help="The zip.")
 @_floor_option
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:
     """Build the zip of a Lambda function from REWARD, which is path/to/file.py:name.
@@ -153,7 +153,7 @@ def _shown(value: float | None) -> str:
 
 
 def _print(report: BenchReport) -> None:
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(file=own_stdout(), highlight=False, markup=False, emoji=False, soft_wrap=True)
     wrong = [case for case in report.cases if case.problem]
     checked = sum(case.expected is not None for case in report.cases)
     console.print(f"{len(report.cases)} cases, {checked} with an expected reward, {len(wrong)} wrong")
@@ -187,7 +187,7 @@ def _print(report: BenchReport) -> None:
 
 
 def _print_package(built: Package) -> None:
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(file=own_stdout(), highlight=False, markup=False, emoji=False, soft_wrap=True)
     console.print(f"{built.path}: {len(built.files)} files")
     table = Table("", "bytes", "Lambda's limit", "share")
     for name, size, limit in (

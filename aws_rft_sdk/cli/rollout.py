@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aws_rft_sdk.cli._loop import run
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import POLICY_HELP, load_function, parse_policy, success_threshold_option, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS
@@ -82,6 +83,7 @@ _ABOVE_ZERO = click.FloatRange(0, min_open=True)
 @click.option("--max-tokens", default=4096, show_default=True, type=click.IntRange(1), help="Sent in the payload.")
 @success_threshold_option
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
     """Run a handler over a dataset and report every reward, as a training job would.
@@ -104,7 +106,7 @@ def command(ctx: click.Context, /, handler: str, **given: Any) -> None:
         group_size=options.group_size,
         max_tokens=options.params.max_tokens,
     )
-    console = Console(highlight=False)
+    console = Console(file=own_stdout(), highlight=False)
     print_metrics(console, metrics, total=session.total)
     if session.table.damage:
         console.print(str(session.table.damage), style="yellow", markup=False)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import Faults, LocalRuntime
+from aws_rft_sdk.runtime.capture import CAPTURES
+from aws_rft_sdk.runtime.http_server import HOST
+from aws_rft_sdk.settings import RUNTIME_KEY_VARIABLE, check_key, runtime_key
 
 _HOW_TO = """\
 job runtime at {endpoint} (Ctrl-C stops it)
@@ -14,11 +22,26 @@ job runtime at {endpoint} (Ctrl-C stops it)
   point an agent at it       export RFT_RUNTIME_ENDPOINT={endpoint}
   point an OpenAI client     base_url={endpoint}/v1
 """
+_HOW_TO_KEY = f"  give all of them the key   export {RUNTIME_KEY_VARIABLE}=... (the API key of an OpenAI client)"
+_PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("runtime")
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 for other machines.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 for a free one.")
+@click.option("--key", help=f"Callers must present it. Others see it in the process list; see {RUNTIME_KEY_VARIABLE}.")
+@click.option("--key-file", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="File with the key.")
+@click.option("--certfile", type=_PEM_FILE, help="Certificate (PEM), to serve https.")
+@click.option("--keyfile", type=_PEM_FILE, help="Private key of the certificate (PEM).")
+@click.option("--public-url", help="URL that agents reach this runtime by.  [default: made from host and port]")
 @click.option("--db", default=":memory:", show_default=True, help="SQLite file that turns are captured in.")
+@click.option(
+    "--capture",
+    default="full",
+    show_default=True,
+    type=click.Choice(CAPTURES),
+    help="full: all requests and answers. last: each conversation once. none: turns, token counts and rewards only.",
+)
 @click.option("--policy", help=POLICY_HELP)
 @click.option(
     "--auth",
@@ -37,22 +60,32 @@ job runtime at {endpoint} (Ctrl-C stops it)
     show_default=True,
     help="Let a repeated feedback call with the same client token succeed.",
 )
+@user_code_prints_to_stderr()
 @usage_errors
-def command(
-    port: int, db: str, policy: str | None, auth: str, faults: str | None, strict: bool, client_tokens: bool
-) -> None:
-    """Serve a local stand-in for the job runtime on 127.0.0.1.
+def command(policy: str | None, faults: str | None, key: str | None, key_file: Path | None, **options: Any) -> None:
+    """Serve a local stand-in for the job runtime.
 
-    It answers inference from a policy, records every turn under its trajectory, and takes completion and reward.
+    It answers inference from a policy, records every turn under its trajectory, and takes completion and reward. To be
+    reached from other machines it needs a key: --key-file, RFT_RUNTIME_KEY in the environment, or --key.
     """
+    key = _read_key(key, key_file)
     answering = parse_policy(policy) if policy else None
-    runtime = LocalRuntime(
-        answering,
-        db=db,
-        auth=auth,  # type: ignore[arg-type] # click checked the choice
-        strict=strict,
-        port=port,
-        faults=Faults.from_toml(faults) if faults else None,
-        client_tokens=client_tokens,
-    )
-    runtime.serve_forever(lambda: click.echo(_HOW_TO.format(endpoint=runtime.endpoint)))
+    runtime = LocalRuntime(answering, key=key, faults=Faults.from_toml(faults) if faults else None, **options)
+    how_to = f"{_HOW_TO}{_HOW_TO_KEY}\n" if key else _HOW_TO
+    runtime.serve_forever(lambda: click.echo(how_to.format(endpoint=runtime.endpoint), file=own_stdout()))
+
+
+def _read_key(key: str | None, file: Path | None) -> str | None:
+    """Return the key that callers must present: that of an option, else `RFT_RUNTIME_KEY`, else None.
+
+    Raises:
+        ConfigurationError: Both options are given, or the key cannot be one.
+    """
+    if key is not None and file is not None:
+        raise ConfigurationError("--key and --key-file both name a key; give one of them")
+    if file is not None:
+        try:
+            return check_key(file.read_text().strip(), f"--key-file {file}")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"--key-file {file} cannot be read: {error}") from error
+    return runtime_key() if key is None else check_key(key, "--key")

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.cli._worker_queues import lambda_package, nova_forge, sqs
 from aws_rft_sdk.settings import worker_key
@@ -40,6 +41,7 @@ def command() -> None:
     type=click.Choice(["sync", "async"]),
     help="Whether POST /invocations answers a rollout when it is over, or at once.",
 )
+@user_code_prints_to_stderr()
 @usage_errors
 def http(
     handler: str,
@@ -70,7 +72,11 @@ def http(
             invocations=invocations,  # type: ignore[arg-type] # click checked the choice
         )
         serve(
-            app, host=host, port=port, grace_seconds=grace_seconds, announce=lambda url: click.echo(f"worker at {url}")
+            app,
+            host=host,
+            port=port,
+            grace_seconds=grace_seconds,
+            announce=lambda url: click.echo(f"worker at {url}", file=own_stdout()),
         )
 
 

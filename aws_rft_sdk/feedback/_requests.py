@@ -27,6 +27,7 @@ from urllib3.util.connection import is_connection_dropped
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.errors import RFTError
+from aws_rft_sdk.settings import ca_bundle
 
 _POOL_SIZE = 128
 
@@ -110,9 +111,11 @@ def _send(
     direct: bool,
     seconds: float,
 ) -> requests.Response:
-    settings: Mapping[str, Any] = {"proxies": session.proxies}
+    settings: dict[str, Any] = {"proxies": session.proxies}
     if not direct:
-        settings = session.merge_environment_settings(url, {}, False, None, None)
+        settings = dict(session.merge_environment_settings(url, {}, False, None, None))
+    if url.startswith("https:") and session.verify is True and (bundle := ca_bundle()) is not None:
+        settings["verify"] = bundle
     prepared = session.prepare_request(
         requests.Request("POST", url, headers=headers, data=body, auth=auth or _unsigned)
     )

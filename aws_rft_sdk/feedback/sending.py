@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws_rft_sdk import credentials, telemetry, wire
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
-from aws_rft_sdk.credentials import Bearer, Credentials, SigV4, shared_credentials
+from aws_rft_sdk.credentials import Bearer, Credentials, RuntimeKey, SigV4, shared_credentials
 from aws_rft_sdk.errors import (
     AccessDeniedError,
     ConfigurationError,
@@ -18,7 +18,7 @@ from aws_rft_sdk.errors import (
     ServiceTimeoutError,
     StatusError,
 )
-from aws_rft_sdk.settings import Auth, Endpoint, auth_at
+from aws_rft_sdk.settings import Auth, Endpoint, auth_at, runtime_key_for
 from aws_rft_sdk.wire import FeedbackRequest
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class Sending:
 
     Raises:
         CredentialsError: The credentials cannot be loaded. Nothing was sent.
+        ConfigurationError: `RFT_RUNTIME_KEY` is no key. Nothing was sent.
     """
 
     def __init__(self, sender: Sender, request: FeedbackRequest, deadline: float) -> None:
@@ -87,10 +88,14 @@ class Sending:
         endpoint = sender.endpoint
         self._source = sender.credentials or shared_credentials(network=not endpoint.is_loopback)
         self._generation = self._source.generation
+        self._refreshed = False
+        if (key := runtime_key_for(endpoint)) is not None:
+            self._auth: Any = RuntimeKey(key)
+            self._refreshed = True  # a key that is refused stays refused
+            return
         has_keys = sender.credentials is not None or not endpoint.is_loopback or self._source.keys() is not None
         auth = auth_at(endpoint, sender.auth, has_keys=has_keys)
         self._auth = {"sigv4": SigV4, "bearer": Bearer}[auth](self._source, endpoint.region) if auth else None
-        self._refreshed = False
 
     def attempt(self) -> None:
         """Send the call once.

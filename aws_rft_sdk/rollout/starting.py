@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import requests
 
-from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
+from aws_rft_sdk._hosts import check_url
+from aws_rft_sdk.credentials import RuntimeKey
+from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
 from aws_rft_sdk.rollout.access import Access, Observation
 from aws_rft_sdk.runtime import LocalRuntime
+from aws_rft_sdk.runtime.auth import is_key_refusal
 from aws_rft_sdk.runtime.rollout_starter import LOCAL_ROLLOUTS_PATH
+from aws_rft_sdk.settings import (
+    CA_BUNDLE_VARIABLES,
+    RUNTIME_KEY_VARIABLE,
+    Endpoint,
+    ca_bundle,
+    check_key,
+    runtime_key_for,
+)
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
+from aws_rft_sdk.wire import Api
 
 _TIMEOUT_SECONDS = 30.0
 _CONNECTIONS = 128
@@ -33,7 +46,7 @@ def access_in(runtime: LocalRuntime, params: InferenceParams, job_arn: str | Non
     return Access(start, observe)
 
 
-def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None) -> Access:
+def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None, *, key: str | None = None) -> Access:
     """Return access to a runtime that is already running.
 
     A local runtime is told about each trajectory, and asked what became of it. Any other runtime is expected to know
@@ -43,25 +56,25 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
         endpoint: Base URL of the runtime.
         params: Sampling parameters for the payloads.
         job_arn: Job to report under; None for the local runtime's own.
+        key: The key that a local runtime asks for. None for `RFT_RUNTIME_KEY`. It is sent to this endpoint only.
 
     Raises:
-        ConfigurationError: Nothing answers at `endpoint`, or it is no local runtime and there is no `job_arn`.
+        ConfigurationError: `endpoint` is no URL, the runtime refuses the key, or `endpoint` is no local runtime and
+            there is no `job_arn`.
+        UnavailableError: Nothing answers at `endpoint`.
     """
-    endpoint = endpoint.rstrip("/")
-    session = requests.Session()
-    # Threads share the session; beyond the size of its pool each call would open a connection of its own.
-    adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    if not _is_local_runtime(session, endpoint):
+    endpoint = check_url(endpoint, "the endpoint of the runtime").rstrip("/")
+    named = Endpoint(endpoint, Api.ALPHA, "", "endpoint=")
+    call = _caller(endpoint, runtime_key_for(named) if key is None else check_key(key, "key"))
+    if not _is_local_runtime(call, endpoint):
         if job_arn is None:
             raise ConfigurationError(f"{endpoint} is not a local runtime, so it needs the ARN of a job: --job-arn")
-        return Access(lambda prompt: _new_payload(prompt, endpoint, params, job_arn))
+        return Access(lambda prompt: _new_payload(prompt, endpoint, params, job_arn), endpoint=endpoint)
 
     def start(prompt: str) -> Mapping[str, Any]:
         body = {"prompt": prompt, "jobArn": job_arn, "inferenceParams": params.sampling()}
         try:
-            answer = session.post(endpoint + LOCAL_ROLLOUTS_PATH, json=body, timeout=_TIMEOUT_SECONDS)
+            answer = call("POST", json=body)
             answer.raise_for_status()
             payload: Mapping[str, Any] = answer.json()
         except requests.RequestException as error:
@@ -70,7 +83,7 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
 
     def look(trajectory_id: str) -> Observation | None:
         try:
-            answer = session.get(f"{endpoint}{LOCAL_ROLLOUTS_PATH}/{trajectory_id}", timeout=_TIMEOUT_SECONDS)
+            answer = call("GET", f"/{trajectory_id}")
             if answer.status_code == 404:
                 return None
             answer.raise_for_status()
@@ -78,14 +91,39 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
         except requests.RequestException as error:
             raise AgentUnreachableError(f"{endpoint} does not tell about a rollout ({error})") from error
 
-    return Access(start, lambda trajectory_id: asyncio.to_thread(look, trajectory_id))
+    return Access(start, lambda trajectory_id: asyncio.to_thread(look, trajectory_id), endpoint)
 
 
-def _is_local_runtime(session: requests.Session, endpoint: str) -> bool:
+def _caller(endpoint: str, key: str | None) -> Callable[..., requests.Response]:
+    """Return a function that calls the paths of a runtime below `/local/rollouts`."""
+    session = requests.Session()
+    # Threads share the session; beyond the size of its pool each call would open a connection of its own.
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=_CONNECTIONS)
+    session.mount("http://", adapter)
+    session.mount("https://", adapter)
+    session.auth = None if key is None else RuntimeKey(key)
+    # A redirect would carry the key elsewhere.
+    call = functools.partial(
+        session.request, timeout=_TIMEOUT_SECONDS, allow_redirects=False, verify=ca_bundle() or session.verify
+    )
+    return lambda method, path="", **options: call(method, endpoint + LOCAL_ROLLOUTS_PATH + path, **options)
+
+
+def _is_local_runtime(call: Callable[..., requests.Response], endpoint: str) -> bool:
     try:
-        return session.get(endpoint + LOCAL_ROLLOUTS_PATH, timeout=_TIMEOUT_SECONDS).status_code == 200
+        answer = call("GET")
+    except requests.exceptions.SSLError as error:
+        raise UnavailableError(
+            f"the certificate of {endpoint} is not trusted or is for another host; name its CA bundle in one of "
+            f"{', '.join(CA_BUNDLE_VARIABLES)}"
+        ) from error
     except requests.RequestException as error:
-        raise ConfigurationError(f"no runtime answers at {endpoint} ({type(error).__name__})") from error
+        raise UnavailableError(f"no runtime answers at {endpoint} ({type(error).__name__})") from error
+    if is_key_refusal(answer.status_code, answer.headers.get("WWW-Authenticate", "")):
+        raise ConfigurationError(
+            f"the runtime at {endpoint} asks for its key, and this one is missing or wrong; set {RUNTIME_KEY_VARIABLE}"
+        )
+    return answer.status_code == 200
 
 
 def _new_payload(prompt: str, endpoint: str, params: InferenceParams, job_arn: str) -> Mapping[str, Any]:

@@ -30,6 +30,7 @@ from aws_rft_sdk.runs.request_diff import RequestDifference, compare_requests
 from aws_rft_sdk.runs.rotating_runtime import RotatingRuntime
 from aws_rft_sdk.runs.transcript import Transcript, TranscriptPolicy, without_lost_turns
 from aws_rft_sdk.runtime import TrajectoryReader
+from aws_rft_sdk.runtime.capture import check_captured
 from aws_rft_sdk.types import InferenceParams, Trajectory, Turn
 
 DEADLINE_SECONDS = 600.0
@@ -188,6 +189,7 @@ class _Player:
             return _unplayed(record, ReplayStatus.MISSING, "the database holds no trajectory with this id")
         if trajectory.prompt is None:
             return _unplayed(record, ReplayStatus.MISSING, "the runtime was not told the prompt of this rollout")
+        check_captured(trajectory)
         turns = without_lost_turns(trajectory.turns, record.unsure_turns)
         transcript, ended = await self._run(trajectory, turns)
         outcome = _outcome(record, turns, transcript, ended)

@@ -22,6 +22,7 @@ from aws_rft_sdk.runs.recorded import choose_records, find_database
 from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, RolloutStatus, describe_error
 from aws_rft_sdk.runs.truth import TruthFinder, cell_truth
 from aws_rft_sdk.runtime import TrajectoryReader
+from aws_rft_sdk.runtime.capture import check_captured
 from aws_rft_sdk.types import Trajectory
 
 _WAITING = 4
@@ -151,6 +152,7 @@ def _score(
     if trajectory is None or not trajectory.turns:
         missing = "no conversation is saved under this id" if trajectory is None else "the rollout has no turns"
         return RescoredRollout(record, RescoreStatus.MISSING, note=missing)
+    check_captured(trajectory)
     found = truth(record, trajectory)
     rollout = Rollout(tuple(trajectory.messages), found.ground_truth, trajectory.prompt, found.metadata)
     try:

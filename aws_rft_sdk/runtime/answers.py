@@ -32,6 +32,7 @@ class Refusal(Exception):
         code: The error type. By default the type of the status.
         retry_after: Value of the `Retry-After` header. None for no such header.
         body: Body of the answer and its content type. None for a body made from the message.
+        headers: Further headers.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class Refusal(Exception):
         code: str | None = None,
         retry_after: str | None = None,
         body: tuple[bytes, str] | None = None,
+        headers: Iterable[tuple[bytes, bytes]] = (),
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -49,6 +51,7 @@ class Refusal(Exception):
         self.code = code or error_code(status)
         self.retry_after = retry_after
         self.body = body
+        self.headers = tuple(headers)
 
 
 def error_code(status: int) -> str:
@@ -98,7 +101,7 @@ async def send_body(
 
 async def send_refusal(send: Send, refusal: Refusal) -> None:
     """Send an error answer."""
-    headers = [(_ERROR_TYPE, refusal.code.encode())]
+    headers = [(_ERROR_TYPE, refusal.code.encode()), *refusal.headers]
     if refusal.retry_after is not None:
         headers.append((b"retry-after", refusal.retry_after.encode("latin-1", "replace")))
     body, content_type = refusal.body or (error_body(refusal.message, refusal.code), JSON_TYPE.decode())

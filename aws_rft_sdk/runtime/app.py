@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from aws_rft_sdk.runtime import answers
 from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal
-from aws_rft_sdk.runtime.auth import Verifier
+from aws_rft_sdk.runtime.auth import Verifier, key_refusal
 from aws_rft_sdk.runtime.decode import Headers, read_completion, read_reward
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
 from aws_rft_sdk.runtime.inference import RESPONSES_PATH, AnsweredError, Inference
@@ -153,8 +153,12 @@ def make_app(
     local_routes: Sequence[Route],
     faults: Faults | None,
     die: Callable[[], None],
+    key: str | None,
 ) -> ASGIApp:
-    """Return the application: the contract's calls, and the routes that only a local runtime has."""
+    """Return the application: the contract's calls, and the routes that only a local runtime has.
+
+    If there is a key, every call must present it. Only `/ping`, the health check, is open.
+    """
     endpoints = [
         ("inference", INFERENCE_PATHS, inference.serve),
         ("complete", COMPLETE_PATHS.values(), feedback.complete),
@@ -170,6 +174,11 @@ def make_app(
     other.router.redirect_slashes = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if key is not None and scope["type"] == "http" and scope["path"] != PING_PATH:
+            refusal = key_refusal(key, scope["headers"])
+            if refusal is not None:
+                await answers.send_refusal(send, refusal)
+                return
         # Calls of the contract skip the framework. Its layers would cost as much as all the rest.
         call = calls.get(scope["path"]) if scope["type"] == "http" and scope["method"] == "POST" else None
         await (call or other)(scope, receive, send)

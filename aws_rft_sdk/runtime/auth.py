@@ -17,14 +17,23 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
-from aws_rft_sdk.credentials import TOKEN_LIFETIME_SECONDS, TOKEN_PREFIX, Keys
-from aws_rft_sdk.errors import CredentialsError
+from aws_rft_sdk.credentials import (
+    TOKEN_LIFETIME_SECONDS,
+    TOKEN_PREFIX,
+    Credentials,
+    CredentialSource,
+    Keys,
+    shared_credentials,
+)
+from aws_rft_sdk.errors import ConfigurationError, CredentialsError
 from aws_rft_sdk.runtime.answers import Refusal
+from aws_rft_sdk.settings import ENDPOINT_VARIABLE, RUNTIME_KEY_VARIABLE
 from aws_rft_sdk.wire import SIGNING_NAME
 
 AuthMode = Literal["any", "sigv4", "bearer", "none"]
 MODES: tuple[AuthMode, ...] = ("any", "sigv4", "bearer", "none")
 MAX_SKEW_SECONDS = 300
+_CHALLENGE = (b"www-authenticate", b'Bearer realm="aws-rft runtime"')
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _TERMINATOR = "aws4_request"
@@ -43,6 +52,55 @@ class Scope(NamedTuple):
     date: str
     region: str
     service: str
+
+
+def key_refusal(key: str, headers: Sequence[tuple[bytes, bytes]]) -> Refusal | None:
+    """Return the answer to a call that does not present the runtime's key. Returns None if the call presents it.
+
+    The answer is a 403 with a challenge, by which `is_key_refusal` knows a runtime with a key from other servers.
+    """
+    authorization = next((value for name, value in headers if name == b"authorization"), b"")
+    scheme, _, presented = authorization.partition(b" ")
+    # In constant time: how long it takes must not tell how much of a guess is right.
+    is_right = hmac.compare_digest(presented.strip(), key.encode())
+    if scheme.lower() == b"bearer" and is_right:
+        return None
+    return Refusal(
+        403,
+        f"The call does not present this runtime's key. Set {RUNTIME_KEY_VARIABLE} to the key and {ENDPOINT_VARIABLE} "
+        "to this runtime's URL. Other clients give the key as their API key",
+        headers=[_CHALLENGE],
+    )
+
+
+def is_key_refusal(status: int, challenge: str) -> bool:
+    """Return whether an answer is that of a runtime which asks for its key.
+
+    Args:
+        status: Its status.
+        challenge: Its `WWW-Authenticate` header, "" for none.
+    """
+    return status == 403 and challenge == _CHALLENGE[1].decode()
+
+
+def key_reader(credentials: Keys | Credentials | CredentialSource | None) -> Callable[[], Keys | None]:
+    """Return a function that reads the AWS credentials which signatures are verified with. See `LocalRuntime`.
+
+    Raises:
+        ConfigurationError: `credentials` is something else.
+    """
+    if isinstance(credentials, Keys):
+        keys = credentials
+        return lambda: keys
+    if isinstance(credentials, Credentials):
+        return credentials.keys
+    if credentials is None:
+        return lambda: shared_credentials(network=False).keys()
+    if not callable(getattr(credentials, "get_credentials", None)):
+        raise ConfigurationError(
+            f"credentials must be Keys, Credentials, or a botocore or boto3 session, not a {type(credentials).__name__}"
+        )
+    return Credentials(credentials).keys
 
 
 class Verifier:

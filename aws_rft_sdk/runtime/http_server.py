@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import uvicorn
+from starlette.types import ASGIApp
 
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.runtime.faults import abort
 
 logger = logging.getLogger(__name__)
@@ -18,26 +21,55 @@ logger = logging.getLogger(__name__)
 HOST = "127.0.0.1"
 START_TIMEOUT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 1.0
+_KEEP_ALIVE_SECONDS = 300
 
 
-def listen(port: int) -> socket.socket:
-    """Return a socket that listens on a port of this machine. Port 0 takes any free port.
+def listen(port: int, host: str = HOST) -> socket.socket:
+    """Return a socket that listens on a port of a host. Port 0 takes any free port.
 
     Raises:
-        ConfigurationError: The port is in use, or this process may not use it.
+        ConfigurationError: The host is no address of this machine.
+        UnavailableError: The port is in use, or this process may not use it.
     """
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except (OSError, UnicodeError) as error:
+        raise ConfigurationError(f"the host {host!r:.80} has no address: {error}") from error
+    family, _, _, _, address = found[0]
     # asyncio turns off Nagle's algorithm only where the protocol is named. Nagle would delay each answer by 40 ms.
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((HOST, port))
+        listener.bind(address)
         listener.listen(2048)  # some systems report a taken port only here
     except OSError as error:
         listener.close()
-        raise ConfigurationError(
-            f"port {port} of {HOST} cannot be used: {error.strerror}. Choose another port, or 0 for any free port"
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigurationError(f"the host {host!r:.80} is no address of this machine") from error
+        raise UnavailableError(
+            f"port {port} of {host} cannot be used: {error.strerror}. Choose another port, or 0 for any free port"
         ) from error
     return listener
+
+
+def make_config(
+    app: ASGIApp, *, drain_seconds: int, certfile: str | Path | None, keyfile: str | Path | None
+) -> uvicorn.Config:
+    """Return the settings of a server for an application. Give both files to serve https."""
+    return uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        lifespan="off",
+        ws="none",
+        loop="asyncio",
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=drain_seconds,
+        ssl_certfile=certfile,
+        ssl_keyfile=keyfile,
+    )
 
 
 class ServerThread(uvicorn.Server):
@@ -139,6 +171,16 @@ class ServerThread(uvicorn.Server):
         """Accept calls, and release `start`."""
         await super().startup(sockets=sockets)
         self._ready.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End the calls in progress and close all connections."""
+        if self.config.is_ssl:
+            for connection in list(self.server_state.connections):
+                cycle = getattr(connection, "cycle", None)  # the call in progress, or the last one
+                if cycle is None or cycle.response_complete:
+                    # TLS would wait for the peer to say goodbye too, which an idle client does not do.
+                    connection.transport.abort()
+        await super().shutdown(sockets=sockets)
 
     async def main_loop(self) -> None:
         """Wait for the end."""

@@ -13,6 +13,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.runtime.capture import check_captured
 from aws_rft_sdk.runtime.chat import AnswerError, read_answer
 from aws_rft_sdk.runtime.policies import Call, PolicyError
 from aws_rft_sdk.types import Trajectory
@@ -132,7 +133,12 @@ def _read_recording(row: object, where: str) -> tuple[str, list[JSON]]:
 
 
 def make_recording(trajectory: Trajectory) -> dict[str, JSON] | None:
-    """Return a trajectory as a recording, or None if it has no turn with a message."""
+    """Return a trajectory as a recording, or None if it has no turn with a message.
+
+    Raises:
+        ConfigurationError: It was recorded with `--capture none`.
+    """
+    check_captured(trajectory)
     turns = [thaw(turn.message) for turn in trajectory.turns if turn.message is not None]
     if not turns:
         return None
@@ -150,6 +156,7 @@ def write_recordings(trajectories: Iterable[Trajectory], path: str | Path) -> in
         The number of recordings written.
 
     Raises:
+        ConfigurationError: A trajectory was recorded with `--capture none`. The old file is untouched.
         OSError: The file cannot be written. The old file is untouched.
     """
     target = Path(path)

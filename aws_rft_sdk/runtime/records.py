@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -13,13 +13,16 @@ from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.runtime.capture import restore
 from aws_rft_sdk.runtime.chat import read_logprobs, read_token_ids
 from aws_rft_sdk.runtime.state import State
 from aws_rft_sdk.types import Trajectory, TrajectoryStatus, Turn
 
 APPLICATION_ID = 0x52465452
 """Marks a SQLite file as a database of the local runtime."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Newest version of the tables that this package reads. Version 2 means that requests may be shortened or left out."""
+_FULL_VERSION = 1
 # A turn's key holds the number of its trajectory and its own index. So one b-tree both finds and orders the turns.
 _TURNS_PER_TRAJECTORY = 1 << 24
 
@@ -48,7 +51,7 @@ CREATE TABLE turns (
     wire_response BLOB
 );
 PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
+PRAGMA user_version = {_FULL_VERSION};
 """
 
 
@@ -93,13 +96,13 @@ class TurnRow(NamedTuple):
     started_at_seconds: float
     duration_seconds: float
     request: bytes
-    """The chat request that the policy was given, as JSON."""
+    """The chat request that the policy was given, as JSON. In the table maybe shortened or null, see `capture`."""
     response: bytes
-    """The chat completion, as JSON."""
+    """The chat completion, as JSON. Only its `usage` if the request is null."""
     wire_request: bytes | None = None
-    """The body as it arrived. None if it was the chat request itself."""
+    """The body as it arrived. None if it was the chat request itself, or was not kept."""
     wire_response: bytes | None = None
-    """The bytes that an upstream server streamed. None for any other answer."""
+    """The bytes that an upstream server streamed. None for any other answer, or if they were not kept."""
 
 
 def turn_key(number: int, index: int) -> int:
@@ -130,15 +133,27 @@ def select_spans(connection: sqlite3.Connection) -> list[tuple[int, str]]:
 
 
 def select_turns(connection: sqlite3.Connection, number: int) -> list[TurnRow]:
-    """Return the turns of one trajectory in order."""
+    """Return the turns of one trajectory in order, with whole requests."""
+    return whole_turns(TurnRow(*row) for row in _select_of(connection, "*", number))
+
+
+def whole_turns(turns: Iterable[TurnRow]) -> list[TurnRow]:
+    """Return the turns of a trajectory with whole requests. The first in order must have its whole request."""
+    stored = list(turns)
+    requests = restore(turn.request for turn in stored)
+    return [turn._replace(request=request) for turn, request in zip(stored, requests, strict=True)]
+
+
+def select_answers(connection: sqlite3.Connection, number: int) -> list[tuple[float, float, bytes]]:
+    """Return start and duration in seconds, and the answer, of each turn of one trajectory in order."""
+    return _select_of(connection, "started_at_seconds, duration_seconds, response", number).fetchall()
+
+
+def _select_of(connection: sqlite3.Connection, columns: str, number: int) -> sqlite3.Cursor:
     bounds = (turn_key(number, 0), turn_key(number + 1, 0))
-    rows = connection.execute("SELECT * FROM turns WHERE key >= ? AND key < ? ORDER BY key", bounds)
-    return [TurnRow(*row) for row in rows]
-
-
-def select_turn(connection: sqlite3.Connection, key: int) -> TurnRow:
-    """Return one turn, which must exist."""
-    return TurnRow(*connection.execute("SELECT * FROM turns WHERE key = ?", (key,)).fetchone())
+    # The columns are ours; the values are parameters.
+    statement = f"SELECT {columns} FROM turns WHERE key >= ? AND key < ? ORDER BY key"  # noqa: S608
+    return connection.execute(statement, bounds)
 
 
 def select_trajectory(connection: sqlite3.Connection, column: str, value: str | int) -> Trajectory | None:
@@ -210,6 +225,11 @@ def check_schema(connection: sqlite3.Connection, path: str, *, create: bool = Fa
             f"db={path} was written by a newer version of aws-rft-sdk (schema {version}, this one knows "
             f"{SCHEMA_VERSION}); upgrade the package or use another file"
         )
+
+
+def allow_short_requests(connection: sqlite3.Connection) -> None:
+    """Mark a database as one that older versions of this package cannot read."""
+    connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
 
 def open_to_read(path: str | Path, *, immutable: bool = False) -> sqlite3.Connection:

@@ -83,9 +83,9 @@ class RolloutStarter:
         state = entry.state
         known: dict[str, JSON] = {"status": state.status.value, "rewards": state.rewards, "turns": state.turns}
         if state.status in (TrajectoryStatus.REWARD_RECEIVED, TrajectoryStatus.FAILED):
-            turns = self._trajectories.turns(entry)
-            ends = [turn.started_at_seconds + turn.duration_seconds for turn in turns]
-            known["usage"] = [_usage(turn.response) for turn in turns]
+            turns = self._trajectories.answers(entry)
+            ends = [started_at + duration for started_at, duration, _ in turns]
+            known["usage"] = [_usage(response) for _, _, response in turns]
             known["seconds"] = max(0.0, max(ends, default=0.0) - entry.created_at)
         return known
 

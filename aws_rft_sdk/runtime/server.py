@@ -14,16 +14,16 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-import uvicorn
-
-from aws_rft_sdk._checks import check_number
+from aws_rft_sdk._checks import check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.credentials import Credentials, CredentialSource, Keys, shared_credentials
+from aws_rft_sdk.credentials import Credentials, CredentialSource, Keys
 from aws_rft_sdk.errors import ConfigurationError, TrajectoryNotFoundError
+from aws_rft_sdk.runtime.address import Address
 from aws_rft_sdk.runtime.app import Feedback, make_app
-from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier
+from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier, key_reader
+from aws_rft_sdk.runtime.capture import CAPTURES, Capture
 from aws_rft_sdk.runtime.faults import Faults
-from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen
+from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen, make_config
 from aws_rft_sdk.runtime.inference import Inference
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
 from aws_rft_sdk.runtime.recordings import write_recordings
@@ -35,15 +35,14 @@ from aws_rft_sdk.types import InferenceParams, Trajectory, TrajectoryStatus
 DEFAULT_REGION = "us-west-2"
 DRAIN_SECONDS = 5
 
-_KEEP_ALIVE_SECONDS = 300
 _NEVER, _RUNNING, _STOPPED = "not started", "running", "stopped"
 
 
 class LocalRuntime:
     """A stand-in for the job runtime on this machine: serves inference, records turns, takes rewards.
 
-    Use it as a context manager, or call `start` and `stop`. It listens on 127.0.0.1 only, and serves both generations
-    of the contract. `docs/runtime.md` lists how it answers where the contract says nothing.
+    Use it as a context manager, or call `start` and `stop`. It serves both generations of the contract.
+    `docs/runtime.md` lists how it answers where the contract says nothing.
 
     Args:
         policy: Answers inference: a policy object, or a function as for `CallablePolicy`. None for no policy. Then
@@ -51,13 +50,24 @@ class LocalRuntime:
         db: Path of the database file. A missing file is created, an existing one is continued. ":memory:" for a
             database that ends with this object. One runtime at a time can have a file open.
         auth: "any" verifies every signature and token that arrives, and accepts calls without one. "sigv4" and "bearer"
-            demand that form. "none" verifies nothing.
+            demand that form. "none" verifies nothing. With a `key` nothing is signed, so both forms are refused here.
         strict: Whether to refuse what the service refuses, or later fails the job over: inference without the headers
             of a known trajectory, calls for a job of another account, rewards whose number is neither 1 nor the number
             of turns, a reward for a failed trajectory, a span id used for two requests. When not strict, the first
             inference call that names a trajectory creates it. Untracked calls are answered and counted, but not
             recorded.
+        host: Address or host name to listen on. "0.0.0.0" for all addresses of this machine, which needs a key.
         port: Port to listen on. 0 for any free port.
+        key: Every call but `GET /ping` must present it as `Authorization: Bearer <key>`. If the host is not on loopback
+            a key is required, and None stands for `RFT_RUNTIME_KEY`. On loopback None means no key.
+        certfile: PEM file of a certificate and its chain, to serve https. Needs `keyfile`.
+        keyfile: PEM file of the certificate's private key, without a password.
+        public_url: Base URL that payloads name, where agents reach this runtime. None for the host and the port. If the
+            host is "0.0.0.0" or "::", that is the address of this machine's default route, else its host name.
+        capture: How much of each turn the database keeps. "full" keeps every request and answer as it was. "last" keeps
+            of each request what differs from the request before it. Everything can be read back, but bodies of the
+            Responses API and streams are not kept as they came. "none" keeps turns, token counts and rewards. Then
+            requests and answers stay in memory until the trajectory is sealed, and cannot be exported or replayed.
         credentials: Signatures are verified with these: `Keys`, `Credentials`, or a botocore or boto3 session. None for
             the credentials of this process. No metadata service is asked for them.
         region: The region that signatures must be made for, and that payloads name. None for us-west-2.
@@ -79,24 +89,41 @@ class LocalRuntime:
         db: str | Path = ":memory:",
         auth: AuthMode = "any",
         strict: bool = True,
+        host: str = HOST,
         port: int = 0,
+        key: str | None = None,
+        certfile: str | Path | None = None,
+        keyfile: str | Path | None = None,
+        public_url: str | None = None,
+        capture: Capture = "full",
         credentials: Keys | Credentials | CredentialSource | None = None,
         region: str | None = None,
         faults: Faults | None = None,
         client_tokens: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        if auth not in MODES:
-            raise ConfigurationError(f"auth must be one of {', '.join(MODES)}, not {auth!r}")
-        check_number("port", port, low=0, high=65535, whole=True)
-        if faults is not None and not isinstance(faults, Faults):
-            raise ConfigurationError(f'faults must be a Faults, for example Faults(Fault("reset")), not {faults!r:.80}')
+        for name, value, known in (("auth", auth, MODES), ("capture", capture, CAPTURES)):
+            if value not in known:
+                raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r:.80}")
+        check_type("db", db, (str, Path), 'the path of a file, or ":memory:"')
+        check_type("strict", strict, bool, "True or False")
+        check_type("client_tokens", client_tokens, bool, "True or False")
+        check_type("region", region, (str, type(None)), "the name of an AWS region, or None")
+        check_type("faults", faults, (Faults, type(None)), 'a Faults, for example Faults(Fault("reset")), or None')
+        if not callable(clock):
+            raise ConfigurationError(f"clock must be a function without arguments, not {clock!r:.80}")
+        self._address = Address(host, port, key, certfile, keyfile, public_url)
+        if self._address.key is not None and auth in ("sigv4", "bearer"):
+            raise ConfigurationError(
+                f"auth={auth!r} and a key contradict each other: both travel in the Authorization header. Drop one"
+            )
         self._policy = make_policy(policy)
         self._db = db
         self._auth = auth
         self._strict = strict
         self._port = port
-        self._keys = _key_reader(credentials)
+        self._capture = capture
+        self._keys = key_reader(credentials)
         self._region = region or DEFAULT_REGION
         self._faults = faults
         self._client_tokens = client_tokens
@@ -109,6 +136,7 @@ class LocalRuntime:
         self._server: ServerThread | None = None
         self._stopped = threading.Event()
         self._first = 0
+        self._endpoint = ""
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -116,8 +144,9 @@ class LocalRuntime:
         """Open the database and begin to serve. Returns this runtime once calls are accepted.
 
         Raises:
-            ConfigurationError: The port is in use, the database cannot be used, or credentials are missing. Nothing
-                stays open, and the start may be tried again.
+            ConfigurationError: The host is not of this machine, the database cannot be used, or credentials are
+                missing. Nothing stays open, and the start may be tried again.
+            UnavailableError: The port is in use. Nothing stays open, and the start may be tried again.
             RuntimeError: The runtime was started before.
         """
         with self._lock:
@@ -129,8 +158,8 @@ class LocalRuntime:
                     'AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or use auth="any"'
                 )
             with contextlib.ExitStack() as undo:
-                listener = undo.enter_context(contextlib.closing(listen(self._port)))
-                trajectories = Trajectories(self._db, self._clock, jobs=[self.default_job_arn])
+                listener = undo.enter_context(contextlib.closing(listen(self._port, self._address.host)))
+                trajectories = Trajectories(self._db, self._clock, jobs=[self.default_job_arn], capture=self._capture)
                 undo.callback(trajectories.close)
                 if self._policy is not None:
                     for entry in trajectories.entries():
@@ -143,34 +172,25 @@ class LocalRuntime:
     def _serve(self, listener: socket.socket, trajectories: Trajectories) -> None:
         inference = Inference(trajectories, self._policy, strict=self._strict)
         port = listener.getsockname()[1]
-        starter = RolloutStarter(
-            trajectories, lambda: inference.policy, f"http://{HOST}:{port}", self._region, self.default_job_arn
-        )
+        endpoint = self._address.url(port)
+        starter = RolloutStarter(trajectories, lambda: inference.policy, endpoint, self._region, self.default_job_arn)
         app = make_app(
             Feedback(trajectories, strict=self._strict, client_tokens=self._client_tokens),
             inference,
-            Verifier(self._auth, self._region, self._keys, self._clock),
+            Verifier("none" if self._address.key else self._auth, self._region, self._keys, self._clock),
             starter.routes(),
             self._faults,
             die=lambda: server.die(),
+            key=self._address.key,
         )
-        config = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            lifespan="off",
-            ws="none",
-            loop="asyncio",
-            timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            timeout_graceful_shutdown=DRAIN_SECONDS,
+        config = make_config(
+            app, drain_seconds=DRAIN_SECONDS, certfile=self._address.certfile, keyfile=self._address.keyfile
         )
         server = ServerThread(config, listener, trajectories.attach, inference.aclose)
         server.start()
         # A runtime that nobody stopped must not keep its thread and port for the rest of the process.
         weakref.finalize(self, _abandon, server, trajectories)
-        self._port = port
+        self._port, self._endpoint = port, endpoint
         self._trajectories, self._inference, self._starter, self._server = trajectories, inference, starter, server
 
     def stop(self) -> None:
@@ -195,7 +215,7 @@ class LocalRuntime:
         brings back a runtime that died of a fault.
 
         Raises:
-            ConfigurationError: The port was taken in the meantime. The runtime is stopped then.
+            UnavailableError: The port was taken in the meantime. The runtime is stopped then.
             RuntimeError: The runtime is not running.
         """
         with self._lock:
@@ -205,7 +225,7 @@ class LocalRuntime:
             with contextlib.ExitStack() as undo:
                 undo.callback(self._trajectories.close)
                 undo.callback(setattr, self, "_phase", _STOPPED)
-                listener = undo.enter_context(contextlib.closing(listen(self._port)))
+                listener = undo.enter_context(contextlib.closing(listen(self._port, self._address.host)))
                 self._serve(listener, self._trajectories)
                 undo.pop_all()
 
@@ -252,13 +272,13 @@ class LocalRuntime:
 
     @property
     def endpoint(self) -> str:
-        """Base URL of the runtime, without a trailing slash.
+        """Base URL of the runtime, without a trailing slash, as payloads name it.
 
         Raises:
             RuntimeError: The runtime was not started.
         """
         self._running()
-        return f"http://{HOST}:{self._port}"
+        return self._endpoint
 
     @property
     def region(self) -> str:
@@ -380,17 +400,6 @@ class LocalRuntime:
         if self._trajectories is None:
             raise RuntimeError("this runtime was not started. Use it in a with statement, or call start()")
         return self._trajectories
-
-
-def _key_reader(credentials: Keys | Credentials | CredentialSource | None) -> Callable[[], Keys | None]:
-    if isinstance(credentials, Keys):
-        keys = credentials
-        return lambda: keys
-    if isinstance(credentials, Credentials):
-        return credentials.keys
-    if credentials is None:
-        return lambda: shared_credentials(network=False).keys()
-    return Credentials(credentials).keys
 
 
 def _abandon(server: ServerThread, trajectories: Trajectories) -> None:

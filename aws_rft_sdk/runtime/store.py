@@ -42,6 +42,7 @@ class Store:
 
     Args:
         path: Path of the file, created if missing. ":memory:" for a database that ends with this object.
+        short_requests: Whether rows may come whose requests are shortened or left out.
         after_commit: Called in the writing thread after each transaction, with the waiters of its rows and its error.
 
     Raises:
@@ -51,14 +52,20 @@ class Store:
     Concurrency: `submit` and `reading` are safe from any thread.
     """
 
-    def __init__(self, path: str | Path, *, after_commit: Callable[[list[Waiter], BaseException | None], None]) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        short_requests: bool = False,
+        after_commit: Callable[[list[Waiter], BaseException | None], None],
+    ) -> None:
         self._path = str(path)
         self._after_commit = after_commit
         self._lock = threading.Lock()  # one reader at a time; in memory it also keeps a reader out of a transaction
         self._in_memory = self._path == MEMORY
         self._guard = None if self._in_memory else _lock_file(self._path)
         try:
-            self._writer = _open_to_write(self._path)
+            self._writer = _open_to_write(self._path, short_requests)
         except BaseException:
             if self._guard is not None:
                 self._guard.close()
@@ -151,7 +158,7 @@ class Store:
             self._writer.execute(statement, values)
 
 
-def _open_to_write(path: str) -> sqlite3.Connection:
+def _open_to_write(path: str, short_requests: bool) -> sqlite3.Connection:
     try:
         # No thread check: one thread opens it, the writing thread uses it, and a third thread closes it.
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -159,6 +166,8 @@ def _open_to_write(path: str) -> sqlite3.Connection:
         raise ConfigurationError(f"db={path} cannot be opened: {error}") from error
     try:
         records.check_schema(connection, path, create=True)
+        if short_requests:
+            records.allow_short_requests(connection)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 4000")

@@ -18,7 +18,8 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import records
 from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal
-from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key, turn_key
+from aws_rft_sdk.runtime.capture import Capture, Texts, usage_only
+from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key, turn_key, whole_turns
 from aws_rft_sdk.runtime.state import State
 from aws_rft_sdk.runtime.store import Row, Store, Waiter
 from aws_rft_sdk.types import Trajectory
@@ -50,7 +51,10 @@ class InFlight:
 class Entry:
     """A trajectory in memory."""
 
-    __slots__ = ("begun", "created_at", "job_arn", "number", "prompt", "spans", "state", "trajectory_id")
+    __slots__ = (
+        *("begun", "created_at", "held", "job_arn", "last_request"),
+        *("number", "prompt", "spans", "state", "trajectory_id"),
+    )
 
     def __init__(self, row: TrajectoryRow) -> None:
         self.number, self.trajectory_id, self.job_arn, self.prompt, self.created_at, self.state = row
@@ -58,6 +62,10 @@ class Entry:
         """Number of turns recorded or in flight."""
         self.spans: dict[str, int | InFlight] = {}
         """Index of the recorded turn of each span id, or the turn in flight."""
+        self.last_request: Texts | None = None
+        """The request of the last turn, for `capture` other than "full". None once the trajectory is sealed."""
+        self.held: list[TurnRow] = []
+        """The newest turns as "last" stores them, for `capture` "none". Empty once the trajectory is sealed."""
 
     def row(self) -> TrajectoryRow:
         """Return the row that is stored."""
@@ -74,16 +82,24 @@ class Trajectories:
         path: See `Store`.
         clock: Returns seconds since the epoch.
         jobs: ARNs of jobs that exist before they have a trajectory.
+        capture: See `LocalRuntime`.
 
     Raises:
         ConfigurationError: See `Store`.
     """
 
-    def __init__(self, path: str | Path, clock: Callable[[], float] = time.time, jobs: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        clock: Callable[[], float] = time.time,
+        jobs: Iterable[str] = (),
+        capture: Capture = "full",
+    ) -> None:
         self._clock = clock
+        self._capture = capture
         self._lock = threading.Lock()  # trajectories are numbered in the order in which they are stored
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._store = Store(path, after_commit=self._committed)
+        self._store = Store(path, short_requests=capture != "full", after_commit=self._committed)
         with self._store.reading() as connection:
             rows, spans = records.select_rows(connection), records.select_spans(connection)
         self._entries = {row.trajectory_id: Entry(row) for row in rows}
@@ -178,8 +194,20 @@ class Trajectories:
         """
         index = entry.state.turns
         entry.state = machine.add_turn(entry.state, entry.trajectory_id)
-        await self._write(turn._replace(key=turn_key(entry.number, index)))
+        await self._write(self._as_captured(entry, turn._replace(key=turn_key(entry.number, index))))
         return index
+
+    def _as_captured(self, entry: Entry, turn: TurnRow) -> TurnRow:
+        """Return a turn as it is stored. Call it in the order of the turns."""
+        if self._capture == "full":
+            return turn
+        before, entry.last_request = entry.last_request, Texts.of(turn.request)
+        request = turn.request if before is None else entry.last_request.after(before)
+        short = turn._replace(request=request, wire_request=None, wire_response=None)
+        if self._capture == "last":
+            return short
+        entry.held.append(short)
+        return short._replace(request=b"null", response=usage_only(turn.response))
 
     async def change(self, entry: Entry, state: State) -> None:
         """Give a trajectory its new state and return once the state is durable.
@@ -189,6 +217,8 @@ class Trajectories:
         """
         # An unchanged state is stored too: the first call with this token may still be waiting for the disk.
         entry.state = state
+        if state.completed_as is not None:
+            entry.last_request, entry.held = None, []
         await self._write(entry.row())
 
     async def _write(self, row: Row) -> None:
@@ -215,14 +245,25 @@ class Trajectories:
     # --- reading -----------------------------------------------------------------------------------------------------
 
     def turn(self, entry: Entry, index: int) -> TurnRow:
-        """Return a durable turn."""
-        with self._store.reading() as connection:
-            return records.select_turn(connection, turn_key(entry.number, index))
+        """Return a durable turn.
 
-    def turns(self, entry: Entry) -> list[TurnRow]:
-        """Return the durable turns of a trajectory in order."""
+        Raises:
+            Refusal: 400 if its request and its answer were not kept.
+        """
+        if entry.held and (position := index - (entry.state.turns - len(entry.held))) >= 0:
+            return whole_turns(entry.held[: position + 1])[position]
         with self._store.reading() as connection:
-            return records.select_turns(connection, entry.number)
+            turn = records.select_turns(connection, entry.number)[index]
+        if turn.request == b"null":
+            raise Refusal(
+                400, f"Trajectory {entry.trajectory_id} keeps no answers that could be repeated (--capture none)"
+            )
+        return turn
+
+    def answers(self, entry: Entry) -> list[tuple[float, float, bytes]]:
+        """Return start and duration in seconds, and the answer, of each durable turn of a trajectory in order."""
+        with self._store.reading() as connection:
+            return records.select_answers(connection, entry.number)
 
     def trajectories(self, entries: Iterable[Entry]) -> list[Trajectory]:
         """Return the public values of trajectories, as far as they are durable."""

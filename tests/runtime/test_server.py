@@ -15,7 +15,7 @@ from contextlib import closing
 import pytest
 import requests
 
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.runtime import LocalRuntime, ReplayPolicy, read_trajectories
 from aws_rft_sdk.runtime.store import Store
 from aws_rft_sdk.types import TrajectoryStatus
@@ -146,7 +146,7 @@ def test_runtime_when_the_port_is_taken_then_an_error_names_it_and_it_can_be_tri
         taken.listen()
         port = taken.getsockname()[1]
         runtime = LocalRuntime(db=tmp_path / "a.db", port=port)
-        with pytest.raises(ConfigurationError, match=f"port {port}"):
+        with pytest.raises(UnavailableError, match=f"port {port}"):
             runtime.start()
     with runtime:
         assert runtime.endpoint.endswith(f":{port}")

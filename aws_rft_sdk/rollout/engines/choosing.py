@@ -147,6 +147,7 @@ class EngineChoice:
                 address=self.address,
                 requirements=self.requirements,
                 show_output=self.show_output,
+                endpoint=access.endpoint,
             )
         if fn is None:
             raise ConfigurationError(f"the engine {self.name} needs a function, not {self.handler}")

@@ -50,6 +50,8 @@ class RayEngine(Engine):
         requirements: A requirements.txt or pyproject.toml. pip installs these packages on each node, without changing
             the node's own. None for what the nodes have.
         show_output: Whether the handlers' output is shown here.
+        endpoint: The runtime that you named, so that actors trust the payloads that name it and send it the key. None
+            for what the environment says.
         patience_seconds: How long a run goes on in which no actor works.
         overtime_seconds: Past the deadline, for an actor to report. One that does not even do that is killed.
     """
@@ -64,6 +66,7 @@ class RayEngine(Engine):
         address: str | None = None,
         requirements: Path | None = None,
         show_output: bool = False,
+        endpoint: str | None = None,
         patience_seconds: float = PATIENCE_SECONDS,
         overtime_seconds: float = OVERTIME_SECONDS,
     ) -> None:
@@ -75,6 +78,7 @@ class RayEngine(Engine):
         self._address = cluster_address(address)
         self._requirements = None if requirements is None else read_requirements(requirements)
         self._show_output = show_output
+        self._endpoint = endpoint
         self._ray: ModuleType | None = None
         self._ours = False
         self._new_place: Callable[[], Place]
@@ -153,7 +157,7 @@ class RayEngine(Engine):
             "reference": self._reference,
             "import_paths": list(sys.path),
             "deadline_seconds": self._deadline_seconds,
-            "settings": carried(),
+            "settings": carried(self._endpoint),
         }
         if ray.is_initialized():
             if self._requirements is not None:

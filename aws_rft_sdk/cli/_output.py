@@ -1,0 +1,79 @@
+"""Keeps a command's stdout for the command: what handlers, rewards and policies print goes to stderr.
+
+An agent may print from any thread, from a subprocess or from C, at any time, also after the command has its result.
+So the redirection works on the file descriptor where stdout has one, and in `aws-rft` it lasts to the end of the
+process. Test runners replace `sys.stdout`; there `sys.stdout` is redirected, until the command returns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+_STDOUT, _STDERR = 1, 2
+
+_own: TextIO | None = None
+_is_whole_program = False
+
+
+def own_stdout() -> TextIO:
+    """Return the stream for what a command itself prints. It is `sys.stdout` unless the command runs user code."""
+    return sys.stdout if _own is None else _own
+
+
+def this_is_the_whole_program() -> None:
+    """Let redirections last to the end of the process: user code may print at exit, or from threads left behind."""
+    global _is_whole_program
+    _is_whole_program = True
+
+
+@contextlib.contextmanager
+def user_code_prints_to_stderr() -> Iterator[None]:
+    """Send to stderr what code prints that is not the command's own. Use it as the decorator of a command.
+
+    Inside, print with `click.echo(..., file=own_stdout())` or `Console(file=own_stdout())`.
+    """
+    global _own
+    before = _own, sys.stdout
+    with contextlib.ExitStack() as undo:
+        _own = undo.enter_context(_taken_descriptor()) if _descriptor() == _STDOUT else own_stdout()
+        sys.stdout = sys.stderr
+        try:
+            yield
+        finally:
+            if _own is not None:
+                _own.flush()
+            if _is_whole_program:
+                undo.pop_all()
+            else:
+                _own, sys.stdout = before
+
+
+def _descriptor() -> int | None:
+    try:
+        return None if sys.stdout is None else sys.stdout.fileno()
+    except (io.UnsupportedOperation, ValueError):
+        return None  # a stream in memory, or a closed one
+
+
+@contextlib.contextmanager
+def _taken_descriptor() -> Iterator[TextIO]:
+    """Let descriptor 1 be stderr, and return a stream to what it was. Subprocesses do not inherit that stream."""
+    public = sys.stdout
+    public.flush()
+    with os.fdopen(os.dup(_STDOUT), "w", encoding=public.encoding, errors=public.errors) as own:
+        try:
+            os.dup2(_STDERR, _STDOUT)
+        except OSError:  # there is no stderr
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), _STDOUT)
+        try:
+            yield own
+        finally:
+            public.flush()
+            own.flush()
+            os.dup2(own.fileno(), _STDOUT)
