@@ -1,12 +1,12 @@
 """The ray engine on a cluster of several nodes on this machine. Nodes are killed and join while rollouts run."""
 
 import asyncio
-import hashlib
 import itertools
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 from collections import Counter
@@ -22,7 +22,7 @@ from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.rollout import RolloutStatus, read_records, run_rollouts
 from aws_rft_sdk.rollout.engines.choosing import EngineChoice
 from aws_rft_sdk.rollout.engines.ray import RayEngine
-from aws_rft_sdk.rollout.starting import access_in
+from aws_rft_sdk.rollout.starting import access_at, access_in
 from aws_rft_sdk.types import InferenceParams, TrajectoryStatus
 
 pytestmark = [needs("ray"), pytest.mark.timeout(120)]
@@ -34,17 +34,17 @@ HELPER = """
 import requests
 from aws_rft_sdk import RFTContext
 
-def infer(payload):
+def infer(payload, headers=()):
     answer = requests.post(
         payload["metadata"]["endpoint"] + "/v1/chat/completions",
-        headers=RFTContext.get_headers(),
+        headers={**RFTContext.get_headers(), **dict(headers)},
         json={"model": "default", "messages": [{"role": "user", "content": payload["prompt"]}]},
         timeout=30,
     )
     answer.raise_for_status()
 """
 AGENT = """
-import ctypes, hashlib, os, pathlib, signal, time
+import ctypes, os, pathlib, signal, time
 import ray
 from aws_rft_sdk import rft_handler
 from helper import infer
@@ -81,10 +81,9 @@ async def waits(payload):
     await asyncio.sleep(600)
 
 @rft_handler
-def tells_the_key(payload):
-    infer(payload)
-    digest = hashlib.sha256(os.environ["RFT_RUNTIME_KEY"].encode()).hexdigest()
-    return {"reward": 1.0, "metrics": {"digest": digest, "logs": ray._private.worker._global_node.get_logs_dir_path()}}
+def knows_the_key(payload):
+    infer(payload, {"Authorization": "Bearer " + os.environ["RFT_RUNTIME_KEY"]})
+    return {"reward": 1.0, "metrics": {"logs": ray._private.worker._global_node.get_logs_dir_path()}}
 """
 NEEDS_MORE = """
 import not_installed_on_any_node
@@ -126,33 +125,41 @@ def add_node(cluster, **options):
 
 
 @pytest.fixture
-def project(tmp_path):
+def project(tmp_path, monkeypatch):
+    """A project with a source folder, whose agent imports its neighbour's neighbour."""
     folder = tmp_path / "project"
-    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "shipped").mkdir(parents=True)
     (folder / "pyproject.toml").write_text("")
     (folder / "data.txt").write_text("beside the source")
-    (folder / "src" / "agent.py").write_text(AGENT)
+    (folder / "src" / "shipped" / "__init__.py").write_text("")
+    (folder / "src" / "shipped" / "agent.py").write_text(AGENT)
     (folder / "src" / "helper.py").write_text(HELPER)
-    return folder
+    monkeypatch.syspath_prepend(str(folder / "src"))
+    yield folder
+    for name in ("shipped", "shipped.agent"):
+        sys.modules.pop(name, None)
 
 
-def run(engine, prompts, *, each=lambda record: None, **options):
+def run(engine, prompts, **options):
+    """Run rollouts against a runtime of this process. See `run_at`."""
+    with LocalRuntime(policy) as runtime:
+        return run_at(runtime, access_in(runtime, InferenceParams()), engine, prompts, **options)
+
+
+def run_at(runtime, access, engine, prompts, *, each=lambda record: None, **options):
     """Return the last record of each rollout, all records, and how often the runtime has a reward for each prompt."""
 
     async def main():
         records = []
-        async with aclosing(
-            run_rollouts(engine, prompts, access.start, observe=access.observe, retries=2, **options)
-        ) as ended:
+        ended = run_rollouts(engine, prompts, access.start, observe=access.observe, retries=2, **options)
+        async with aclosing(ended):
             async for record in ended:
                 records.append(record)
                 each(record)
         return records
 
-    with LocalRuntime(policy) as runtime:
-        access = access_in(runtime, InferenceParams())
-        records = asyncio.run(main())
-        rewarded = Counter(item.prompt for item in runtime.trajectories(TrajectoryStatus.REWARD_RECEIVED))
+    records = asyncio.run(main())
+    rewarded = Counter(item.prompt for item in runtime.trajectories(TrajectoryStatus.REWARD_RECEIVED))
     return {record.key: record for record in records}, records, rewarded
 
 
@@ -183,7 +190,7 @@ def test_cluster_when_a_node_dies_and_another_joins_then_nothing_is_lost_nor_don
         elif not nodes and not joined:
             joined.append(add_node(cluster))
 
-    engine = RayEngine(f"{project}/src/agent.py:says_where", address=cluster.address, concurrency=8)
+    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=cluster.address, concurrency=8)
     last, records, rewarded = run(engine, prompts(), each=each, concurrency=8)
 
     assert {(record.status, record.error) for record in last.values()} == {(RolloutStatus.COMPLETED, None)}
@@ -201,7 +208,7 @@ def test_actor_when_it_dies_at_once_again_and_again_then_it_attracts_no_work(clu
     add_node(cluster)
     prompts = [f"{bad.node_id} {number}" for number in range(60)]
 
-    engine = RayEngine(f"{project}/src/agent.py:dies_on_the_node_in_the_prompt", address=cluster.address, concurrency=4)
+    engine = RayEngine("shipped.agent:dies_on_the_node_in_the_prompt", address=cluster.address, concurrency=4)
     last, records, rewarded = run(engine, prompts, concurrency=4)
 
     assert {(record.status, record.error) for record in last.values()} == {(RolloutStatus.COMPLETED, None)}
@@ -213,7 +220,7 @@ def test_actor_when_it_dies_at_once_again_and_again_then_it_attracts_no_work(clu
 def test_cluster_when_all_nodes_are_gone_then_the_run_ends_and_says_why(cluster, project):
     add_node(cluster)
 
-    engine = RayEngine(f"{project}/src/agent.py:says_where", address=cluster.address, patience_seconds=1.0)
+    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=cluster.address, patience_seconds=1.0)
 
     async def run_until_it_ends(runtime):
         while True:  # the first rollouts may have been on their way
@@ -237,7 +244,7 @@ def test_cluster_when_all_nodes_are_gone_then_the_run_ends_and_says_why(cluster,
 def test_actor_when_it_does_not_report_then_it_is_killed_and_replaced(cluster, project):
     add_node(cluster)
     engine = RayEngine(
-        f"{project}/src/agent.py:holds_the_lock_on_b",
+        f"{project}/src/shipped/agent.py:holds_the_lock_on_b",
         address=cluster.address,
         deadline_seconds=1.0,
         overtime_seconds=1.0,
@@ -258,7 +265,7 @@ def test_actor_when_it_does_not_report_then_it_is_killed_and_replaced(cluster, p
 
 def test_rollout_when_cancelled_then_it_is_over_in_its_actor_and_its_output_was_shown(cluster, project, capfd):
     add_node(cluster)
-    engine = RayEngine(f"{project}/src/agent.py:waits", address=cluster.address, show_output=True)
+    engine = RayEngine(f"{project}/src/shipped/agent.py:waits", address=cluster.address, show_output=True)
 
     async def main(runtime):
         async with engine:
@@ -280,16 +287,21 @@ def test_rollout_when_cancelled_then_it_is_over_in_its_actor_and_its_output_was_
     assert status in ("FAILED", "REWARD_RECEIVED")
 
 
-def test_settings_when_there_is_a_key_then_actors_have_it_and_no_log_does(cluster, project, monkeypatch):
+def test_runtime_when_it_has_a_key_then_actors_report_with_it_and_no_log_has_it(cluster, project, monkeypatch):
     add_node(cluster)
     key = "an-unusual-key-4711"
     monkeypatch.setenv("RFT_RUNTIME_KEY", key)
-    engine = RayEngine(f"{project}/src/agent.py:tells_the_key", address=cluster.address)
 
-    last, _, _ = run(engine, ["a"])
+    with LocalRuntime(policy, host="0.0.0.0", key=key) as runtime:
+        access = access_at(runtime.endpoint, InferenceParams())
+        engine = EngineChoice.of("ray", f"{project}/src/shipped/agent.py:knows_the_key", address=cluster.address).make(
+            None, access
+        )
+        last, _, rewarded = run_at(runtime, access, engine, ["a"])
 
     (record,) = last.values()
-    assert record.metrics["digest"] == hashlib.sha256(key.encode()).hexdigest()
+    assert (record.status, record.error) == (RolloutStatus.COMPLETED, None)
+    assert rewarded == {"a": 1}
     logs = [path for path in Path(record.metrics["logs"]).rglob("*") if path.is_file()]
     assert logs
     assert not [path for path in logs if key.encode() in path.read_bytes()]
@@ -311,7 +323,7 @@ def test_node_when_it_has_another_version_then_the_error_names_node_and_both(clu
     (tmp_path / "old" / "aws_rft_sdk").mkdir(parents=True)
     (tmp_path / "old" / "aws_rft_sdk" / "__init__.py").write_text("__version__ = '0.0.1'")
     add_node(cluster, env_vars={"PYTHONPATH": str(tmp_path / "old")})
-    engine = RayEngine(f"{project}/src/agent.py:says_where", address=cluster.address)
+    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=cluster.address)
 
     with pytest.raises(
         ConfigurationError, match=rf"node [\d.]+ .*has aws-rft-sdk 0\.0\.1, and this .* has {__version__}"
@@ -321,7 +333,7 @@ def test_node_when_it_has_another_version_then_the_error_names_node_and_both(clu
 
 def test_workers_when_there_are_more_than_cpus_then_those_that_fit_work(cluster, project):
     nodes = {add_node(cluster).node_id}
-    engine = RayEngine(f"{project}/src/agent.py:says_where", address=cluster.address, workers=3)
+    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=cluster.address, workers=3)
 
     last, _, _ = run(engine, ["a", "b", "c"])
 
@@ -346,7 +358,7 @@ def test_command_when_there_is_no_cluster_then_one_is_started_here(world):
 def test_cluster_when_nothing_listens_then_it_is_unavailable_at_once(project):
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-    engine = RayEngine(f"{project}/src/agent.py:says_where", address=address)
+    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=address)
 
     with pytest.raises(UnavailableError, match=f"no Ray cluster answers at {address}"):
         run(engine, ["a"])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import socket
 from urllib.parse import urlsplit
 
+from aws_rft_sdk import _hosts
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
-from aws_rft_sdk.settings import Endpoint, environment
-from aws_rft_sdk.wire import Api
+from aws_rft_sdk.settings import environment
 
 HERE = "local"
 """Address of a cluster that `ray.init` starts on this machine."""
@@ -62,7 +62,7 @@ def is_here(host: str) -> bool:
 
 def is_loopback(url: str) -> bool:
     """Return whether a URL leads to this machine alone."""
-    return Endpoint(url, Api.ALPHA, "", "").is_loopback
+    return _hosts.is_loopback(urlsplit(url).hostname or "")
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:
