@@ -19,13 +19,15 @@ from aws_rft_sdk.rollout.engines._ray_address import HERE, cluster_address, knoc
 from aws_rft_sdk.rollout.engines._ray_place import OVERTIME_SECONDS, NeverRan, Place, actor_class, in_one_line
 from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements, runtime_env
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome
-from aws_rft_sdk.rollout.engines.places import PATIENCE_SECONDS, Places
-from aws_rft_sdk.settings import carried, overridden
+from aws_rft_sdk.rollout.engines.places import Places
+from aws_rft_sdk.settings import carried
 
 logger = logging.getLogger(__name__)
 
 START_SECONDS = 600.0
 """For the first actor. A cluster may have to start a node first, and pip to install packages there."""
+PATIENCE_SECONDS = 40.0
+"""Ray ends this process 60 s after the head node is gone, without a word. The run ends before that, with an error."""
 _WATCH_SECONDS = 2.0
 _BACKOFF = Backoff(base_seconds=0.5, cap_seconds=30.0)
 
@@ -180,11 +182,8 @@ class RayEngine(Engine):
             options.update(include_dashboard=False, num_cpus=self._workers)
         # Ray makes SIGTERM end the process at once. What it means is the caller's decision.
         on_sigterm = signal.getsignal(signal.SIGTERM)
-        # And it ends the process 60 s after the head node is gone, with no word to us.
-        waiting = {} if self._address == HERE else {"RAY_gcs_rpc_server_reconnect_timeout_s": "600"}
         try:
-            with overridden(waiting):
-                ray.init(logging_level=logging.WARNING, **options)
+            ray.init(logging_level=logging.WARNING, **options)
             self._ours = True
         except Exception as error:
             raise UnavailableError(f"the Ray cluster {self._address} cannot be used: {in_one_line(error)}") from error
