@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN_ERRORS = 5
 _EXIT_STATUSES = {RunStatus.COMPLETED: 0, RunStatus.FAILED: 1, RunStatus.INTERRUPTED: INTERRUPTED}
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -47,6 +48,8 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @_option("--starts-per-second", "Rollouts begun per second.  [default: any; deployed agents: 5]", type=float)
 @_option("--workers", "Processes or actors of the engines process and ray.", type=int)
 @_option("--address", "Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
+@_option("--requirements", "requirements.txt or pyproject.toml that pip installs on the Ray nodes.", type=_FILE)
+@click.option("--show-output", is_flag=True, default=None, help="Show what handlers on a Ray cluster print.")
 @_option("--deadline-seconds", "For each rollout.", type=float)
 @limit_options
 @_option("--retries", "Repetitions of a failed rollout: N, or KIND=N,... by kind of failure.")

@@ -17,7 +17,6 @@ from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runtime import read_trajectories
 
-
 KEYED = """
 from strands import Agent
 from strands.models.openai import OpenAIModel
