@@ -109,20 +109,30 @@ def command(
 
 
 def _report(finished: DatasetRun) -> dict[str, Any]:
+    table = finished.table
     return {
-        **metrics_json(finished.metrics, finished.table),
+        **metrics_json(finished.metrics, table),
         "folder": None if finished.folder is None else str(finished.folder),
         "status": finished.status,
-        "failures": [{"error": error, "count": count} for error, count in finished.table.common_errors(_SHOWN_ERRORS)],
+        "hung": finished.hung,
+        "errors": [{"error": error, "count": count} for error, count in table.common_errors(_SHOWN_ERRORS)],
+        "tracebacks": [first._asdict() for first in table.first_tracebacks()],
     }
 
 
 def _print(finished: DatasetRun) -> None:
-    console = Console(file=own_stdout(), highlight=False, soft_wrap=True)
+    console = Console(file=own_stdout(), highlight=False, soft_wrap=True, markup=False)
+    table = finished.table
     print_metrics(console, finished.metrics, total=finished.total)
-    if finished.table.damage:
-        console.print(str(finished.table.damage), style="yellow", markup=False)
-    for error, count in finished.table.common_errors(_SHOWN_ERRORS):
-        console.print(f"{count} x {error}", style="red", markup=False)
+    if table.damage:
+        console.print(str(table.damage), style="yellow")
+    for first in table.first_tracebacks()[:_SHOWN_ERRORS]:
+        console.print(f"\nfirst of {first.failure or 'unknown'}, {first.error}\n{first.traceback}", style="dim")
+    for error, count in table.common_errors(_SHOWN_ERRORS):
+        console.print(f"{count} x {error}", style="red")
+    if finished.hung:
+        console.print(
+            f"{finished.hung} calls of handlers or tools hang in threads that were left behind", style="yellow"
+        )
     if finished.folder:
-        console.print(f"records in {finished.folder}", markup=False)
+        console.print(f"records in {finished.folder}")
