@@ -132,7 +132,7 @@ def _print(finished: DatasetRun) -> None:
         console.print(f"{count} x {error}", style="red")
     if finished.hung:
         console.print(
-            f"{finished.hung} calls of handlers or tools hang in threads that were left behind", style="yellow"
+            f"{finished.hung} calls of handlers or tools hang in threads left behind", style="yellow"
         )
     if finished.folder:
         console.print(f"records in {finished.folder}")
