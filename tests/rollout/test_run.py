@@ -24,7 +24,8 @@ from aws_rft_sdk import rft_handler, wrap_model
 
 @rft_handler
 def keyed(payload):
-    model = wrap_model(OpenAIModel(model_id="default", client_args={"api_key": "unused"}))
+    client = {"api_key": "unused", "base_url": payload["metadata"]["endpoint"] + "/v1"}
+    model = wrap_model(OpenAIModel(model_id="default", client_args=client))
     Agent(model=model, callback_handler=None)(payload["prompt"])
     return 1.0
 """
