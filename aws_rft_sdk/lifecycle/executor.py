@@ -19,6 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.errors import HandlerError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +37,8 @@ class DaemonThreads(ThreadPoolExecutor):
     """An executor of daemon threads that jobs which hang cannot use up.
 
     A job gets an idle thread, else a new one. It waits while `busy_threads` threads run jobs that do not hang.
+
+    Within a rollout, a job that raises SystemExit or KeyboardInterrupt raises a `HandlerError` instead.
 
     A job hangs if it runs although nobody uses its result any more: the rollout in whose context it was submitted is
     over, or whoever awaited it was cancelled. Neither `shutdown` nor the end of the interpreter waits for such a job.
@@ -184,10 +187,19 @@ class _Job(Future[T]):
         try:
             result = fn()
         except BaseException as error:
-            self.set_exception(error)
+            self.set_exception(error if self._rollout is None else _contained(error))
             del self  # the error's traceback holds this frame
         else:
             self.set_result(result)
+
+
+def _contained(error: BaseException) -> BaseException:
+    """Return an error that asyncio does not let out of the event loop, where it would end all other rollouts."""
+    if not isinstance(error, SystemExit | KeyboardInterrupt):
+        return error
+    contained = HandlerError(f"{type(error).__name__}: {error}")
+    contained.__cause__ = error
+    return contained
 
 
 @contextlib.contextmanager

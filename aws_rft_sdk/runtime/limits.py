@@ -102,7 +102,7 @@ class Limiter:
         used = self._used.get(entry.number)
         if used is None:
             answers = self._trajectories.answers(entry) if entry.state.turns else ()
-            used = self._used[entry.number] = self._sum(response for _, _, response in answers)
+            used = self._used[entry.number] = self._sum(answer for *_, answer in answers)
         if limits.max_total_tokens is not None and used.tokens >= limits.max_total_tokens:
             raise _refusal(f"max_total_tokens={limits.max_total_tokens}", entry, f", tokens: {used.tokens}")
         if limits.max_cost is not None and used.cost >= limits.max_cost:

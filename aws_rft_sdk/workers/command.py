@@ -133,6 +133,7 @@ class _Server(uvicorn.Server):
             self._close_quiet(time.monotonic())
             if self._pool.should_end and not (self.is_lost or self._draining):
                 self.is_lost = True
+                logger.error("hung=<%d> | %s", self._pool.figures().hung, LOST)
                 self._begin_drain(self._pool.ending_seconds(self._grace_seconds), 1)
         return await super().on_tick(counter)
 

@@ -31,7 +31,7 @@ from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained,
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
 from aws_rft_sdk.workers._memory import Memory
 from aws_rft_sdk.workers._payloads import read_rollout
-from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
+from aws_rft_sdk.workers.outcomes import Figures, is_settled, log_outcome, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +149,7 @@ class RolloutPool:
             if self._phase is _DRAINING:
                 raise ShuttingDownError("this pool is draining; close it before it is started again")
             self.loop, self._over = LoopThread("rft-pool"), threading.Event()
+            self._stuck_since = None
             self.loop.start()
             threading.Thread(target=self._watch, args=(self.loop, self._over), name="rft-watch", daemon=True).start()
             self._phase = _OPEN
@@ -285,6 +286,11 @@ class RolloutPool:
                 self._calls -= 1
                 self._changed.notify_all()
 
+    def note_hung(self, lingers: Callable[[], bool]) -> None:
+        """Let a function that runs past its deadline keep a slot for as long as `lingers` says."""
+        with self._changed:
+            self._hung.append(lingers)
+
     def _find(self, key: _Key) -> Future[Ended] | None:
         if key in self._running:
             return self._running[key].ended
@@ -332,7 +338,7 @@ class RolloutPool:
             work.cancel()
         await asyncio.wait([work])
         ended = self._ended(entry, work)
-        _log(key[1], ended)
+        log_outcome(key[1], ended)
         for error in chain_of(ended.error):
             traceback.clear_frames(error.__traceback__)  # they hold the agent and its whole conversation
         with self._changed:
@@ -360,7 +366,7 @@ class RolloutPool:
         self._mean_seconds += share * (ended.seconds - self._mean_seconds)
         if ended.lingers():
             logger.error("trajectory_id=<%s> | its function hangs past the deadline and keeps its slot", key[1])
-            self._hung.append(ended.lingers)
+            self.note_hung(ended.lingers)
         if is_settled(ended):
             # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
             self._done.add(key, ended)
@@ -418,23 +424,6 @@ class RolloutPool:
         self.loop.call(_cancel, list(late.values()))
         with self._changed:
             self._changed.wait_for(lambda: not self._running, timeout=max(0.0, end - time.monotonic()))
-
-
-def _log(trajectory_id: str, ended: Ended) -> None:
-    if ended.error is not None:
-        logger.warning(
-            "trajectory_id=<%s>, error=<%s>, outcome=<%s> | the rollout failed: %s",
-            trajectory_id,
-            type(ended.error).__name__,
-            outcome_of(ended),
-            ended.error,
-            exc_info=ended.error if ended.error.__traceback__ is not None else None,
-        )
-    elif not is_settled(ended):
-        logger.error(
-            "trajectory_id=<%s> | the handler bound no rollout, so nothing was reported: decorate it with rft_handler",
-            trajectory_id,
-        )
 
 
 def _cancel(entries: list[_Entry]) -> None:

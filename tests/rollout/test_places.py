@@ -205,6 +205,18 @@ def test_acquire_when_places_answered_in_between_then_patience_begins_anew():
     assert in_no_time(main) > 90.0
 
 
+def test_add_when_the_place_has_failed_already_then_it_is_tried_later():
+    async def main():
+        places = places_of("a")
+        places.add("broken", "it cannot start")
+        places.add("a", "known, so this changes nothing")
+        first = [await places.acquire() for _ in range(3)]
+        await asyncio.sleep(LONGEST)
+        return first, await places.acquire()
+
+    assert in_no_time(main) == (["a", "a", "a"], "broken")
+
+
 def test_remove_when_the_place_is_loaded_then_its_releases_change_nothing():
     async def main():
         places = places_of("a", "b")

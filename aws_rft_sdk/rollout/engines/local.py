@@ -33,22 +33,20 @@ class LocalEngine(Engine):
 
     @property
     def hung(self) -> int:
-        """See `Engine.hung`."""
+        """See `Engine.hung`. Also after the engine was left."""
         self._lingering = [lingers for lingers in self._lingering if lingers()]
         return len(self._lingering) + (self._threads.hung if self._threads is not None else 0)
 
     async def __aenter__(self) -> LocalEngine:
         """Take over the default executor of the running event loop."""
-        if self._threads is None:
-            self._threads = self._leaving.enter_context(handler_threads(asyncio.get_running_loop()))
+        self._threads = self._leaving.enter_context(handler_threads(asyncio.get_running_loop()))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Give the event loop its executor back."""
-        self._leaving.close()
-        self._threads = None
+        self._leaving.close()  # and keeps the threads, to count those that hang
 
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run the handler. See `Engine.run`.
@@ -58,7 +56,8 @@ class LocalEngine(Engine):
         """
         if self._threads is None:
             await self.__aenter__()  # for children and actors, which end with their process
-        if self._threads is not None and self._threads.is_exhausted:
+        assert self._threads is not None  # noqa: S101 - for the type checker
+        if self._threads.is_exhausted:
             raise UnavailableError(f"{self.hung} threads hang in tools. Give the tools time limits of their own")
         deadline = self._deadline_seconds
         ended = await run_handler(self._handler, payload, deadline_seconds=deadline, trajectory_id=trajectory_id)

@@ -52,9 +52,18 @@ class Places(Generic[P]):
         self._last_failure = "there is no place at all"
         self._changed = asyncio.Event()
 
-    def add(self, place: P) -> None:
-        """Add a place. Does nothing if it is known."""
-        self._standings.setdefault(place, _Standing())
+    def add(self, place: P, error: str | None = None) -> None:
+        """Add a place. Does nothing if it is known.
+
+        Args:
+            place: The place.
+            error: How it has failed already, which puts it into quarantine; None if it seems to work.
+        """
+        if place in self._standings:
+            return
+        self._standings[place] = _Standing()
+        if error is not None:
+            self._quarantine(self._standings[place], error)
         self._wake()
 
     def remove(self, place: P) -> None:
@@ -100,7 +109,11 @@ class Places(Generic[P]):
         if error is None:
             standing.failures = 0
             self.answered(place)
-            return
+        else:
+            self._quarantine(standing, error)
+            self._wake()
+
+    def _quarantine(self, standing: _Standing, error: str) -> None:
         self._last_failure = error
         now = asyncio.get_running_loop().time()
         # All rollouts of a place that dies fail together: that is one failure.
@@ -108,7 +121,6 @@ class Places(Generic[P]):
             standing.failures += 1
             standing.quarantined_until = now + self._backoff.delay(standing.failures)
             standing.on_trial = False
-        self._wake()
 
     def _check_patience(self, now: float) -> None:
         if any(standing.quarantined_until is None for standing in self._standings.values()):
