@@ -83,6 +83,30 @@ def module_of(reference: str) -> str | None:
     return next((name for name, module in loaded if getattr(module, "__file__", None) == file), None)
 
 
+def file_of(reference: str) -> Path | None:
+    """Return the file that a reference names, or the file of the module that it names. The module is not loaded.
+
+    Returns None for a module without a file.
+
+    Raises:
+        ConfigurationError: There is no such file or module.
+    """
+    location = reference.rpartition(":")[0]
+    if location.endswith(".py"):
+        path = Path(location).resolve()
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {path}")
+        return path
+    _import_from_here()
+    try:
+        spec = importlib.util.find_spec(location)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise ConfigurationError(f"there is no module {location}")
+    return Path(spec.origin).resolve() if spec.has_location and spec.origin else None
+
+
 def _load_file(path: Path) -> ModuleType:
     path = path.resolve()
     if not path.is_file():
@@ -107,9 +131,13 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _load_module(name: str) -> ModuleType:
+def _import_from_here() -> None:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def _load_module(name: str) -> ModuleType:
+    _import_from_here()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -64,6 +64,7 @@ def metrics_json(found: Metrics, table: RolloutTable) -> dict[str, JSON]:
         "metrics": found.to_dict(),
         "hints": [asdict(hint) for hint in hints(found)],
         "intervals": {"method": found.interval_method, "confidence": found.confidence},
+        "failures": dict(found.failures),
         "sources": dict(found.sources),
         "damaged": damaged_lines(table),
     }

@@ -25,6 +25,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _SHOWN_ERRORS = 5
 _EXIT_STATUSES = {RunStatus.COMPLETED: 0, RunStatus.FAILED: 1, RunStatus.INTERRUPTED: INTERRUPTED}
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
@@ -47,6 +48,8 @@ def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
 @_option("--starts-per-second", "Rollouts begun per second.  [default: any; deployed agents: 5]", type=float)
 @_option("--workers", "Processes or actors of the engines process and ray.", type=int)
 @_option("--address", "Ray cluster, as for ray.init.  [default: RAY_ADDRESS, else one on this machine]")
+@_option("--requirements", "requirements.txt or pyproject.toml that pip installs on the Ray nodes.", type=_FILE)
+@click.option("--show-output", is_flag=True, default=None, help="Show what handlers on a Ray cluster print.")
 @_option("--deadline-seconds", "For each rollout.", type=float)
 @limit_options
 @_option("--retries", "Repetitions of a failed rollout: N, or KIND=N,... by kind of failure.")
@@ -106,20 +109,28 @@ def command(
 
 
 def _report(finished: DatasetRun) -> dict[str, Any]:
+    table = finished.table
     return {
-        **metrics_json(finished.metrics, finished.table),
+        **metrics_json(finished.metrics, table),
         "folder": None if finished.folder is None else str(finished.folder),
         "status": finished.status,
-        "failures": [{"error": error, "count": count} for error, count in finished.table.common_errors(_SHOWN_ERRORS)],
+        "hung": finished.hung,
+        "errors": [{"error": error, "count": count} for error, count in table.common_errors(_SHOWN_ERRORS)],
+        "tracebacks": [first._asdict() for first in table.first_tracebacks()],
     }
 
 
 def _print(finished: DatasetRun) -> None:
-    console = Console(file=own_stdout(), highlight=False, soft_wrap=True)
+    console = Console(file=own_stdout(), highlight=False, soft_wrap=True, markup=False)
+    table = finished.table
     print_metrics(console, finished.metrics, total=finished.total)
-    if finished.table.damage:
-        console.print(str(finished.table.damage), style="yellow", markup=False)
-    for error, count in finished.table.common_errors(_SHOWN_ERRORS):
-        console.print(f"{count} x {error}", style="red", markup=False)
+    if table.damage:
+        console.print(str(table.damage), style="yellow")
+    for first in table.first_tracebacks()[:_SHOWN_ERRORS]:
+        console.print(f"\nfirst of {first.failure or 'unknown'}, {first.error}\n{first.traceback}", style="dim")
+    for error, count in table.common_errors(_SHOWN_ERRORS):
+        console.print(f"{count} x {error}", style="red")
+    if finished.hung:
+        console.print(f"{finished.hung} calls of handlers or tools hang in threads left behind", style="yellow")
     if finished.folder:
-        console.print(f"records in {finished.folder}", markup=False)
+        console.print(f"records in {finished.folder}")

@@ -62,6 +62,8 @@ class Access:
     start: Start
     observe: Observe | None = None
     """None when the runtime does not show what became of a rollout: the service's does not."""
+    endpoint: str | None = None
+    """The runtime, if the operator named it by its URL; None for one of this process."""
 
 
 def _tokens(usage: tuple[JSON, ...], name: str) -> tuple[int, ...] | None:

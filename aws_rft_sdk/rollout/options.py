@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 from aws_rft_sdk._checks import check_number
@@ -35,6 +36,8 @@ class RunOptions(TypedDict, total=False):
     starts_per_second: float | None
     workers: int | None
     address: str | None
+    requirements: str | Path | None
+    show_output: bool
     deadline_seconds: float | None
     max_turns: int | None
     max_total_tokens: int | None
@@ -63,6 +66,8 @@ DEFAULTS: RunOptions = {
     "starts_per_second": None,
     "workers": None,
     "address": None,
+    "requirements": None,
+    "show_output": False,
     "deadline_seconds": DEADLINE_SECONDS,
     "max_turns": None,
     "max_total_tokens": None,
@@ -83,7 +88,7 @@ _DECIDING = (
     *("deadline_seconds", *_LIMITS, "temperature", "top_p", "max_tokens"),
 )
 """Options that decide over results. A resumed run keeps them, unless the user accepts the change."""
-OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "qualifier")
+OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "requirements", "show_output", "qualifier")
 """Options that fit one engine. A run that is resumed on another engine does not take them over."""
 _NOT_KEPT = ("success_threshold", "key")
 _AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers", "breaker")
@@ -144,8 +149,8 @@ def _check(options: RunOptions) -> None:
     if options["job_arn"] is not None:
         RolloutMetadata(job_arn=options["job_arn"], trajectory_id="of-no-rollout")
     if isinstance(options["engine"], Engine):
-        for name in ("workers", "address", "qualifier"):
-            if values[name] is not None:
+        for name in ("workers", "address", "requirements", "show_output", "qualifier"):
+            if values[name]:
                 raise ConfigurationError(f"{option_name(name)} is for an engine that is named. Give it to the object")
     elif options["engine"] not in ENGINES:
         known = ", ".join(ENGINES)
@@ -188,6 +193,8 @@ def _plain(options: RunOptions, name: str) -> JSON:
     value = options[name]  # type: ignore[literal-required] # one of DEFAULTS
     if name == "policy":
         return policy_name(value)
-    if isinstance(value, tuple):
-        return list(value)
-    return dict(value) if isinstance(value, Mapping) else type(value).__name__ if isinstance(value, Engine) else value
+    if isinstance(value, Engine):
+        return type(value).__name__
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else dict(value) if isinstance(value, Mapping) else value

@@ -118,6 +118,8 @@ def _choose(options: RunOptions, reference: str) -> tuple[Engine | None, EngineC
         concurrency, pace = options["concurrency"] or CONCURRENCY, options["starts_per_second"]
         return engine, EngineChoice(type(engine).__name__, reference, concurrency, pace, deadline)
     fitting: dict[str, Any] = {name: value for name, value in options.items() if name in OF_ENGINE}
+    if fitting["requirements"] is not None:
+        fitting["requirements"] = Path(fitting["requirements"])
     choice = EngineChoice.of(engine, reference, deadline_seconds=deadline, **fitting)
     choice.check_reach(options["endpoint"])
     return None, choice

@@ -160,6 +160,8 @@ def run(
         starts_per_second: Rollouts begun per second. None for any number, or 5 for deployed agents.
         workers: Processes or actors of the engines `process` and `ray`. None for the engine's default.
         address: Ray cluster, as for `ray.init`. None for `RAY_ADDRESS`, else one on this machine.
+        requirements: requirements.txt or pyproject.toml that pip installs on the Ray nodes. None for nothing.
+        show_output: Whether to show what handlers on a Ray cluster print. Default False.
         deadline_seconds: For each rollout. None for no deadline. Default 540.
         max_turns: Turns of each rollout. Its next inference call is refused, and unless the handler catches the error,
             the rollout fails with the kind "limit". None for no limit. For the runtime that the run starts.
@@ -229,7 +231,7 @@ def _opened(plan: RunPlan, path: Path | None, *, resumed: bool, accept_changes: 
             runtime = stack.enter_context(LocalRuntime(plan.policy, db=database, limits=limits_of(options)))
             access = access_in(runtime, plan.params, options["job_arn"])
             engine = plan.make_engine(access)
-        run = DatasetRun(options, len(plan.prompts), engine, None if folder is None else folder.path)
+        run = DatasetRun({**options, "key": None}, len(plan.prompts), engine, None if folder is None else folder.path)
         if folder is not None:
             run.table = folder.past.table
             run.table.limit(len(plan.prompts), options["group_size"])

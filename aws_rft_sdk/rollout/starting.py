@@ -69,7 +69,7 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
     if not _is_local_runtime(call, endpoint):
         if job_arn is None:
             raise ConfigurationError(f"{endpoint} is not a local runtime, so it needs the ARN of a job: --job-arn")
-        return Access(lambda prompt: _new_payload(prompt, endpoint, params, job_arn))
+        return Access(lambda prompt: _new_payload(prompt, endpoint, params, job_arn), endpoint=endpoint)
 
     def start(prompt: str) -> Mapping[str, Any]:
         body = {"prompt": prompt, "jobArn": job_arn, "inferenceParams": params.sampling()}
@@ -91,7 +91,7 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
         except requests.RequestException as error:
             raise AgentUnreachableError(f"{endpoint} does not tell about a rollout ({error})") from error
 
-    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id))
+    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id), endpoint)
 
 
 def _caller(endpoint: str, key: str | None) -> Callable[..., requests.Response]:

@@ -101,8 +101,8 @@ class Limiter:
             return
         used = self._used.get(entry.number)
         if used is None:
-            turns = self._trajectories.turns(entry) if entry.state.turns else ()
-            used = self._used[entry.number] = self._sum(turn.response for turn in turns)
+            answers = self._trajectories.answers(entry) if entry.state.turns else ()
+            used = self._used[entry.number] = self._sum(answer for *_, answer in answers)
         if limits.max_total_tokens is not None and used.tokens >= limits.max_total_tokens:
             raise _refusal(f"max_total_tokens={limits.max_total_tokens}", entry, f", tokens: {used.tokens}")
         if limits.max_cost is not None and used.cost >= limits.max_cost:

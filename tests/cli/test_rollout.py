@@ -288,7 +288,6 @@ def test_rollout_when_some_are_not_reported_then_exit_status_is_one(folder, hand
         pytest.param(
             ["echo", "data.jsonl", "--policy", "replay:x", "--endpoint", "http://127.0.0.1:9"], "--policy", id="both"
         ),
-        pytest.param(["echo", "data.jsonl", "--endpoint", "http://127.0.0.1:9"], "no runtime answers", id="no-runtime"),
         pytest.param(["echo", "data.jsonl", "--job-arn", "my-job"], "'my-job', not a job ARN", id="job-arn"),
     ],
 )

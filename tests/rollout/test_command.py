@@ -93,7 +93,11 @@ def test_json_when_the_handler_prints_then_stdout_is_json_alone_and_tells_folder
     assert status == 1
     assert (found["status"], found["folder"]) == ("failed", str(folder))
     assert found["metrics"]["eval/reward/num_prompts"] == 3
-    assert "b is not for us" in json.dumps(found["failures"])
+    assert (found["failures"], found["errors"]) == (
+        {"agent": 1},
+        [{"error": "LookupError: b is not for us", "count": 1}],
+    )
+    assert "engine_handlers.py" in found["tracebacks"][0]["traceback"]
     assert f"records go to {folder}" in errors
     assert rollout("engine_handlers.py:plain", "data.jsonl", "--json", "--discard")[0] == 0
 
@@ -111,6 +115,7 @@ def test_output_when_it_is_no_terminal_then_long_lines_do_not_wrap():
     _, _, refused = rollout("engine_handlers.py:plain", "data.jsonl", "--policy", "magic" * 40)
 
     assert status == 1
+    assert "Traceback (most recent call last)" in output
     assert [line for line in output.splitlines() if "and that for a very long time, " * 20 in line]
     assert [line for line in refused.splitlines() if "magic" * 40 in line and "upstream:URL" in line]
     assert "3 of 3 rollouts failed; --fail-over allows 0" in errors
@@ -165,6 +170,7 @@ def test_progress_when_a_run_is_resumed_then_what_failed_is_counted_once():
         ("fails_once", ("--retries", "magic=1"), 2),
         ("plain", ("--fail-over", "many"), 2),
         ("plain", ("--engine", "magic"), 2),
+        ("plain", ("--endpoint", "http://127.0.0.1:9"), 3),
     ],
 )
 def test_exit_status_tells_how_the_run_went(handler, options, status):

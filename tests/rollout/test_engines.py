@@ -16,12 +16,11 @@ from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
 
 import pytest
-from extras import needs
 from rollout.worlds import PROMPTS, policy, worker
 
 from aws_rft_sdk import LocalRuntime, rft_handler
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout import RolloutStatus, load_callable, read_records, run_rollouts
+from aws_rft_sdk.rollout import RolloutStatus, load_callable, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
 from aws_rft_sdk.rollout.engines.base import metrics_of
 from aws_rft_sdk.rollout.engines.http import HttpEngine
@@ -32,19 +31,16 @@ from aws_rft_sdk.types import InferenceParams
 
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 REWARDS = {"plain": ([0.1, 0.1, 0.2], 1), "coroutine": ([0.1, 0.1, 0.2], 1), "by_turn": ([0.2, 0.2, 0.4], 2)}
-# The worker of these tests runs plain functions, and a cluster takes ten seconds to start.
+# The worker of these tests runs plain functions. The ray engine has tests of its own.
 CASES = [
     *((engine, handler) for engine in ("local", "process") for handler in REWARDS),
     *((engine, handler) for engine in ("http", "http-invocations") for handler in ("plain", "by_turn")),
-    pytest.param("ray", "plain", marks=[needs("ray"), pytest.mark.timeout(300)]),
 ]
 
 
 def run_on(engine, world, name, *, prompts=PROMPTS, deadline_seconds=60.0, **options):
     """Return the records of one handler on one engine, by prompt and sample."""
     reference = f"{world}/engine_handlers.py:{name}"
-    if engine == "ray":
-        return run_on_ray(world, reference)
 
     async def main(made):
         records = run_rollouts(made, prompts, access.start, observe=access.observe, **options)
@@ -63,13 +59,6 @@ def run_on(engine, world, name, *, prompts=PROMPTS, deadline_seconds=60.0, **opt
             url += "/invocations" if engine == "http-invocations" else ""
             made = HttpEngine(url, access.observe, deadline_seconds=deadline_seconds)
         return sorted(asyncio.run(main(made)), key=lambda record: (record.key, record.attempts))
-
-
-def run_on_ray(world, reference):
-    command = [AWS_RFT, "rollout", reference, str(world / "data.jsonl"), "--engine", "ray", "--workers", "1"]
-    result = subprocess.run([*command, "--out", str(world / "out")], capture_output=True, text=True, timeout=280)
-    assert (world / "out" / "rollouts.jsonl").exists(), result.stderr
-    return sorted(read_records(world / "out"), key=lambda record: record.key)
 
 
 @pytest.mark.parametrize(("engine", "handler"), CASES)
@@ -442,21 +431,6 @@ def test_http_when_the_worker_is_ours_then_records_are_those_of_the_local_engine
 
     assert invoked == here
     assert [r.reward for r in accepted] == [r.reward for r in here]
-
-
-# --- ray -------------------------------------------------------------------------------------------------------------
-
-
-@needs("ray")
-@pytest.mark.timeout(300)
-def test_ray_when_an_actor_is_killed_then_only_its_rollouts_fail_and_errors_travel(world):
-    command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:dies_on_b", str(world / "data.jsonl")]
-    command += ["--engine", "ray", "--workers", "1", "--concurrency", "1", "--out", str(world / "out")]
-    subprocess.run(command, capture_output=True, timeout=280)
-
-    records = sorted(read_records(world / "out"), key=lambda record: record.key)
-    assert [r.status.value for r in records] == ["completed", "unreported", "completed"]
-    assert "ActorDied" in records[1].error
 
 
 def test_engines_when_imported_then_optional_packages_are_not():

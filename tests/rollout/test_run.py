@@ -17,10 +17,24 @@ from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runtime import read_trajectories
 
+KEYED = """
+from strands import Agent
+from strands.models.openai import OpenAIModel
+from aws_rft_sdk import rft_handler, wrap_model
+
+@rft_handler
+def keyed(payload):
+    client = {"api_key": "unused", "base_url": payload["metadata"]["endpoint"] + "/v1"}
+    model = wrap_model(OpenAIModel(model_id="default", client_args=client))
+    Agent(model=model, callback_handler=None)(payload["prompt"])
+    return 1.0
+"""
+
 
 @pytest.fixture(autouse=True)
 def here(world, monkeypatch):
     monkeypatch.chdir(world)
+    (world / "keyed_handlers.py").write_text(KEYED)
     return world
 
 
@@ -191,6 +205,7 @@ REFUSED = {
     "engine": ({"engine": "magic"}, ConfigurationError, "engine is 'magic'"),
     "engine-does-not-fit": ({"engine": "http"}, ConfigurationError, "the engine http runs"),
     "policy": ({"policy": "magic"}, ConfigurationError, "none of the forms"),
+    "key-alone": ({"key": "a-key-of-tests-only"}, ConfigurationError, "Give both, or none"),
     "policy-and-endpoint": ({"endpoint": "http://127.0.0.1:9"}, ConfigurationError, "--policy is for a runtime"),
     "folders": ({"out": "x", "resume": "x"}, ConfigurationError, "Give one of them"),
     "discard-and-out": ({"out": "x", "discard": True}, ConfigurationError, "Give one of them"),
@@ -271,6 +286,18 @@ def test_run_when_endpoint_and_policy_are_exchanged_on_resume_then_the_other_one
         again = run(resume="kept", endpoint=runtime.endpoint, accept_changes=True)
 
     assert (again.options["policy"], again.failed) == (None, 0)
+
+
+def test_run_when_the_runtime_asks_for_a_key_then_the_clients_of_handlers_have_it_and_the_folder_does_not(world):
+    with LocalRuntime(policy, key="a-key-of-tests-only") as runtime:
+        here = {"endpoint": runtime.endpoint, "key": "a-key-of-tests-only"}
+        done = run(f"{world}/keyed_handlers.py:keyed", PROMPTS, out="kept", **here)
+        with pytest.raises(ConfigurationError, match="asks for its key"):
+            run(resume="kept")
+
+    assert done.status is RunStatus.COMPLETED, done.records
+    assert "a-key-of-tests-only" not in "".join(path.read_text() for path in (world / "kept").glob("*.json*"))
+    assert "RFT_RUNTIME_KEY" not in os.environ
 
 
 def test_run_when_the_manifest_is_of_an_older_version_then_it_is_resumed(world):
