@@ -68,6 +68,13 @@ def _langchain_async(endpoint):
     asyncio.run(chat.ainvoke("hello"))
 
 
+def _litellm(endpoint):
+    litellm = pytest.importorskip("strands.models.litellm")
+    arguments = {"api_base": f"{endpoint}/v1", "api_key": "other"}
+    model = litellm.LiteLLMModel(client_args=arguments, model_id="openai/m")
+    Agent(model=wrap_model(model), callback_handler=None)("hello")
+
+
 def _client_args(endpoint):
     with instrument(openai.OpenAI(**runtime_client_args())) as client:
         client.chat.completions.create(model="m", messages=QUESTION)
@@ -75,7 +82,7 @@ def _client_args(endpoint):
 
 CLIENTS = [
     *(_runtime_model, _wrapped, _wrapped_client, _instrumented),
-    *(_instrumented_async, _langchain, _langchain_async, _client_args),
+    *(_instrumented_async, _langchain, _langchain_async, _litellm, _client_args),
 ]
 each_client = pytest.mark.parametrize("infer", CLIENTS, ids=lambda value: value.__name__.strip("_"))
 
@@ -131,7 +138,7 @@ def test_key_when_a_server_redirects_then_it_does_not_follow(infer, monkeypatch,
     with Service() as elsewhere:
         redirect = Answer(307, b"{}", {"Location": f"{elsewhere.endpoint}/v1/chat/completions"})
         service.script(redirect)
-        with RFTContext.bind(service.payload()), pytest.raises(openai.APIStatusError):
+        with RFTContext.bind(service.payload()), pytest.raises(openai.APIError):
             infer(service.endpoint)
         assert service.requests[0].headers["authorization"] == f"Bearer {KEY}"
         assert elsewhere.requests == []
