@@ -3,9 +3,9 @@
     python -m benchmarks.ceiling [--rollouts 1000] [--turns 10] [--connections 64] [--capture full,last,none]
 
 Bare HTTP clients play whole rollouts: start, the turns of a conversation that grows, completion, reward, a look at
-the outcome. A turn adds about 1.2 KB to the conversation, on top of 2 KB of system prompt and tools. The clients and the
-runtime are two processes. The runtime can use little more than one core. If other work slows the machine
-down, look at the rollouts per second of the runtime's processor time: that is the ceiling of a core of its own.
+the outcome. A turn adds about 1.2 KB to the conversation, on top of 2 KB of system prompt and tools. The clients and
+the runtime are two processes. The runtime can use little more than one core. If other work slows the machine down,
+look at the rollouts per second of the runtime's processor time: that is the ceiling of a core of its own.
 """
 
 from __future__ import annotations

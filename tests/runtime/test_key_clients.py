@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import openai
 import pytest
@@ -69,6 +70,7 @@ def _langchain_async(endpoint):
 
 
 def _litellm(endpoint):
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network while it is imported
     litellm = pytest.importorskip("strands.models.litellm")
     arguments = {"api_base": f"{endpoint}/v1", "api_key": "other"}
     model = litellm.LiteLLMModel(client_args=arguments, model_id="openai/m")
