@@ -224,6 +224,16 @@ def test_rule_when_code_or_the_environment_names_the_endpoint_then_it_receives_t
     assert runtime_key_for(resolve_endpoint(metadata)) == KEY
 
 
+def test_rule_when_a_runtime_is_configured_after_the_outbox_kept_a_loopback_endpoint_then_no_key_goes_there(
+    monkeypatch,
+):
+    monkeypatch.setenv("RFT_RUNTIME_KEY", KEY)
+    kept = resolve_endpoint(RolloutMetadata(ARN, "t", endpoint="http://127.0.0.1:8080"))
+    assert runtime_key_for(kept) == KEY
+    monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", NODE)
+    assert runtime_key_for(kept) is None
+
+
 @pytest.mark.parametrize("url", ["http://10.0.0.6:8080", "http://10.0.0.5:8081", "http://x@10.0.0.5:8080", f"{NODE}?x"])
 def test_trust_when_a_plain_http_endpoint_is_configured_then_no_other_passes(url, monkeypatch):
     monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", NODE)
