@@ -149,6 +149,7 @@ class AgentCoreEngine(RemoteEngine):
                     raise AgentUnreachableError(f"AgentCore was busy until the deadline ({_code(error)})") from error
                 await asyncio.sleep(delay)
             except NotConnectedError as error:
+                self._sessions.discard(session_id)  # nothing was sent
                 self._gate.failed(began, str(error))
             except (HTTPClientError, IncompleteReadError) as error:
                 unreachable = AgentUnreachableError(f"AgentCore does not answer ({error})")
@@ -184,9 +185,9 @@ class AgentCoreEngine(RemoteEngine):
         token = str(uuid.uuid4())
         trouble = ""
         for attempt in range(1, _STOP_ATTEMPTS + 1):
+            await self._next_call(math.inf)
             if not self._may_stop:
                 return
-            await self._next_call(math.inf)
             try:
                 _, stopped = in_daemon_thread("rft-agentcore", self._stop_session, session_id, token)
                 return await stopped
@@ -196,7 +197,7 @@ class AgentCoreEngine(RemoteEngine):
                     return
                 if _code(error) == "AccessDeniedException":
                     self._may_stop = False
-                    trouble = f"the role may not call bedrock-agentcore:StopRuntimeSession; allow it ({error})"
+                    trouble = f"allow it the action bedrock-agentcore:StopRuntimeSession ({error})"
                 if _code(error) not in _STOP_AGAIN:
                     break
             except BotoCoreError as error:
