@@ -19,7 +19,7 @@ from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
-    RolloutTimeoutError,
+    GivenUpError,
     ShuttingDownError,
 )
 from aws_rft_sdk.failures import chain_of
@@ -328,18 +328,14 @@ class RolloutPool:
     def _ended(self, entry: _Entry, work: asyncio.Task[Ended]) -> Ended:
         seconds = time.monotonic() - entry.began
         if work.cancelled():
-            return Ended(
-                None, RolloutTimeoutError("it was given up, for the shutdown of its process"), entry.context, seconds
-            )
+            return Ended(None, GivenUpError("it was given up, for the shutdown of its process"), entry.context, seconds)
         error = work.exception()
         if error is not None:
             return Ended(None, error, entry.context, seconds)
         ended = work.result()
         if ended.error is None and ended.context is not None and ended.context.outcome == "failed":
             # Given up meanwhile, and reported so: what its function returned after that counts for nothing.
-            return ended._replace(
-                result=None, error=RolloutTimeoutError("it was given up before its function returned")
-            )
+            return ended._replace(result=None, error=GivenUpError("it was given up before its function returned"))
         return ended
 
     def _note(self, key: Key, remembered: Remembered) -> None:

@@ -13,7 +13,7 @@ from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.failures import FailureKind, failure_kind
 from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.runs.records import RolloutStatus, describe_error
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error, describe_traceback
 from aws_rft_sdk.types import RolloutResult
 
 DEADLINE_SECONDS = 540.0
@@ -35,6 +35,8 @@ class RolloutOutcome:
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     error: str | None = None
     """Type and message of what was raised; None when nothing was."""
+    traceback: str | None = None
+    """Where it was raised, at most 20,000 characters; None when nobody knows."""
     failure: FailureKind | None = None
     """Why it failed or was not reported; None if it completed."""
     lost: bool = False
@@ -45,9 +47,9 @@ class RolloutOutcome:
         cls, error: BaseException | str, *, lost: bool = False, turns: int = 0, seconds: float = 0.0
     ) -> RolloutOutcome:
         """Return the outcome of a rollout that infrastructure broke and that nobody reported."""
-        text = error if isinstance(error, str) else describe_error(error)
-        kind = FailureKind.INFRASTRUCTURE
-        return cls(RolloutStatus.UNREPORTED, failure=kind, error=text, lost=lost, turns=turns, seconds=seconds)
+        text, trace = (error, None) if isinstance(error, str) else (describe_error(error), describe_traceback(error))
+        kind, status = FailureKind.INFRASTRUCTURE, RolloutStatus.UNREPORTED
+        return cls(status, failure=kind, error=text, traceback=trace, lost=lost, turns=turns, seconds=seconds)
 
     def to_fields(self) -> dict[str, JSON]:
         """Return the outcome as a JSON object."""
@@ -115,6 +117,7 @@ def outcome_of(ended: Ended) -> RolloutOutcome:
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),
         error=_explanation(context, status, error),
+        traceback=None if error is None else describe_traceback(error),
         failure=_failure(status, error),
     )
 
