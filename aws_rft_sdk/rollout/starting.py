@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import requests
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Access, Observation
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.runtime.rollout_starter import LOCAL_ROLLOUTS_PATH
@@ -78,7 +78,7 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
         except requests.RequestException as error:
             raise AgentUnreachableError(f"{endpoint} does not tell about a rollout ({error})") from error
 
-    return Access(start, lambda trajectory_id: asyncio.to_thread(look, trajectory_id))
+    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id))
 
 
 def _is_local_runtime(session: requests.Session, endpoint: str) -> bool:

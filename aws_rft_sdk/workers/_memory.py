@@ -77,8 +77,8 @@ class Memory:
 def _summary_of(remembered: Remembered) -> Remembered:
     """Return what a later delivery has to know: the result is the reward, as when an outbox knows the rollout."""
     ended, outcome = remembered
-    if len(str(outcome.metrics)) > _LARGEST_METRICS:
-        outcome = replace(outcome, metrics=FrozenDict())
+    metrics = FrozenDict() if len(str(outcome.metrics)) > _LARGEST_METRICS else outcome.metrics
+    outcome = replace(outcome, traceback=None, metrics=metrics)
     before = ended.context
     if before is None:
         return Remembered(ended._replace(result=None), outcome)

@@ -156,6 +156,7 @@ def test_rollout_when_asked_about_then_it_is_running_until_it_is_over(runtime, g
             "rewards": [1.0],
             "errorType": None,
             "errorMessage": None,
+            "traceback": None,
             "failure": None,
             "metrics": {},
             "turns": 0,
@@ -171,7 +172,7 @@ def test_rollout_when_it_failed_then_those_who_ask_learn_why(runtime):
     def handler(payload):
         if payload["prompt"] == "unreported":
             return {"reward": "much", "metrics": {"a": 1}}
-        raise TimeoutError("the tool: no answer")
+        raise LookupError("the tool: no answer")
 
     with worker_of(decorated(handler, floor_reward=-1.0)) as worker:
         payloads = [runtime.new_rollout(prompt) for prompt in ("failed", "unreported")]
@@ -182,7 +183,7 @@ def test_rollout_when_it_failed_then_those_who_ask_learn_why(runtime):
         assert worker.pool.figures().started == 3  # what was not reported runs again
 
     told = ("status", "rewards", "failure", "errorType", "errorMessage")
-    assert [failed[name] for name in told] == ["failed", [-1.0], "agent", "TimeoutError", "the tool: no answer"]
+    assert [failed[name] for name in told] == ["failed", [-1.0], "agent", "LookupError", "the tool: no answer"]
     assert [unreported[name] for name in told[:4]] == ["unreported", None, "reward", "RewardError"]
 
 

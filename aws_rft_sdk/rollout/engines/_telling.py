@@ -48,7 +48,7 @@ def tell(trajectory_id: str, outcome: RolloutOutcome | None, error: BaseExceptio
         "trajectoryId": trajectory_id,
         "errorType": error_type,
         "errorMessage": message if error_type is None else message.removeprefix(f"{error_type}: "),
-        **{name: fields[name] for name in ("rewards", "failure", "metrics")},
+        **{name: fields[name] for name in ("traceback", "rewards", "failure", "metrics")},
         **{name: fields[field] for name, field in _NUMBERS.items()},
     }
 
@@ -72,6 +72,7 @@ def read_told(value: JSON, trajectory_id: str) -> Told | None:
         rewards=None if rewards is None else parse_rewards(rewards),
         metrics=FrozenDict(metrics if isinstance(metrics, Mapping) else {}),
         error=message if error_type is None else f"{error_type}: {message}",
+        traceback=value.get("traceback"),
         failure=None if status is RolloutStatus.COMPLETED else kind,
         **{field: _number(value.get(name)) for name, field in _NUMBERS.items()},
     )
