@@ -210,7 +210,7 @@ class RemoteEngine(Engine):
             kind = answer.failure or FailureKind.INFRASTRUCTURE
             return RolloutOutcome(RolloutStatus.UNREPORTED, turns=turns, error=answer.error, failure=kind)
         if time.monotonic() < end or answer.lost:
-            error = answer.error or "the worker has lost the rollout: its process has ended, and nothing new happens"
+            error = answer.error or "the worker no longer knows the rollout: the process that ran it has ended"
             return RolloutOutcome.broken(error, lost=True, turns=turns)
         return RolloutOutcome(
             RolloutStatus.UNREPORTED, turns=turns, error=self._late(), failure=FailureKind.TIMEOUT, lost=True
