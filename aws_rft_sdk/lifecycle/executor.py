@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk.context import RFTContext
-from aws_rft_sdk.errors import HandlerError
+from aws_rft_sdk.lifecycle.containing import TaskFactory, contained, containing
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -187,44 +187,40 @@ class _Job(Future[T]):
         try:
             result = fn()
         except BaseException as error:
-            self.set_exception(error if self._rollout is None else _contained(error))
+            self.set_exception(error if self._rollout is None else contained(error))
             del self  # the error's traceback holds this frame
         else:
             self.set_result(result)
 
 
-def _contained(error: BaseException) -> BaseException:
-    """Return an error that asyncio does not let out of the event loop, where it would end all other rollouts."""
-    if not isinstance(error, SystemExit | KeyboardInterrupt):
-        return error
-    contained = HandlerError(f"{type(error).__name__}: {error}")
-    contained.__cause__ = error
-    return contained
-
-
 @contextlib.contextmanager
-def handler_threads(loop: asyncio.AbstractEventLoop) -> Iterator[DaemonThreads]:
-    """Make `DaemonThreads` the default executor of a loop for the body of a `with`. Then restore what was there before.
+def hosting_handlers(loop: asyncio.AbstractEventLoop) -> Iterator[DaemonThreads]:
+    """Make a loop fit for handlers for the body of a `with`. Then restore what was there before.
 
-    Whoever does so for the same loop meanwhile shares these threads. The last one to leave restores.
+    Its default executor becomes `DaemonThreads`, and its tasks are contained (see `containing`). Whoever enters for the
+    same loop meanwhile shares these threads. The last one to leave restores.
     """
     before: ThreadPoolExecutor | None = getattr(loop, "_default_executor", None)  # there is no public way to ask
-    threads = before if isinstance(before, _LoopThreads) else _LoopThreads(before)
+    threads = before if isinstance(before, _LoopThreads) else _LoopThreads(before, loop.get_task_factory())
+    if not threads.users:
+        loop.set_default_executor(threads)
+        loop.set_task_factory(containing(threads.factory_before))
     threads.users += 1
-    loop.set_default_executor(threads)
     try:
         yield threads
     finally:
         threads.users -= 1
         if not threads.users:
             loop.set_default_executor(threads.before)
+            loop.set_task_factory(threads.factory_before)
             threads.shutdown(wait=False)
 
 
 class _LoopThreads(DaemonThreads):
-    def __init__(self, before: ThreadPoolExecutor | None) -> None:
+    def __init__(self, before: ThreadPoolExecutor | None, factory_before: TaskFactory | None) -> None:
         super().__init__()
         self.users = 0
+        self.factory_before = factory_before
         # A loop without an executor makes such a one when it needs it, and cannot be told to have none.
         self.before = before or ThreadPoolExecutor(thread_name_prefix="asyncio")
 

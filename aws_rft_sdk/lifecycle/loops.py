@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
-from aws_rft_sdk.lifecycle.executor import handler_threads
+from aws_rft_sdk.lifecycle.executor import hosting_handlers
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +29,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
         KeyboardInterrupt: Ctrl-C was pressed. The first one cancels `work`, the second one is raised at once.
     """
     loop = asyncio.new_event_loop()
-    with handler_threads(loop):
+    with hosting_handlers(loop):
         task = loop.create_task(work)
         try:
             with _ctrl_c(task) as interrupted:

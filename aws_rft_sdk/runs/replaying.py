@@ -17,7 +17,7 @@ from aws_rft_sdk._frozen import thaw
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
-from aws_rft_sdk.lifecycle.executor import handler_threads, in_sdk_thread
+from aws_rft_sdk.lifecycle.executor import hosting_handlers, in_sdk_thread
 from aws_rft_sdk.runs.manifest import Manifest, read_manifest
 from aws_rft_sdk.runs.recorded import (
     changed_sources,
@@ -127,7 +127,7 @@ async def replay_rollouts(
     records = choose_records(folder, only, limit)
     fn = _load(folder, handler)
     params = _params_of(read_manifest(folder))
-    with TrajectoryReader(find_database(folder, db)) as reader, handler_threads(asyncio.get_running_loop()):
+    with TrajectoryReader(find_database(folder, db)) as reader, hosting_handlers(asyncio.get_running_loop()):
         player = _Player(fn, reader, params, deadline_seconds=deadline_seconds, strict=strict, confirm=confirm)
         slots = asyncio.Semaphore(concurrency)
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from aws_rft_sdk.lifecycle.containing import containing
 from aws_rft_sdk.lifecycle.executor import DaemonThreads
 
 logger = logging.getLogger(__name__)
@@ -77,6 +78,7 @@ class LoopThread:
     def _run(self) -> None:
         loop = self._loop = asyncio.new_event_loop()
         loop.set_default_executor(self.threads)
+        loop.set_task_factory(containing(None))
         self._beat()
         loop.call_soon(self._ready.set)
         try:

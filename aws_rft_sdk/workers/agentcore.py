@@ -16,7 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
-from aws_rft_sdk.lifecycle.executor import handler_threads, in_sdk_thread
+from aws_rft_sdk.lifecycle.executor import hosting_handlers, in_sdk_thread
 from aws_rft_sdk.lifecycle.shutdown import drain
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool
@@ -142,6 +142,6 @@ async def drained(app: object) -> AsyncIterator[None]:
 
     Until then, the app's event loop has threads that hung tools cannot use up.
     """
-    with handler_threads(asyncio.get_running_loop()):
+    with hosting_handlers(asyncio.get_running_loop()):
         yield
         await in_sdk_thread(drain)

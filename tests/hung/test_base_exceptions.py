@@ -144,6 +144,56 @@ def test_driver_when_on_error_raises_at_the_deadline_then_the_run_goes_on(runtim
     assert [record.status.value for record in records] == ["unreported", "completed"]
 
 
+def in_a_task(make_error):
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        async def work():
+            await asyncio.sleep(0)
+            if payload["prompt"] == "bad":
+                raise make_error()
+
+        await asyncio.gather(work())
+        return 1.0
+
+    return handler
+
+
+@pytest.mark.parametrize("error", ["interrupt", "exit"])
+def test_driver_when_a_task_of_a_handler_would_end_the_loop_then_it_is_one_failed_record(runtime, error):
+    records = drive(runtime, in_a_task(ERRORS[error]), ["good", "bad", "good"], concurrency=1)
+
+    assert [record.status.value for record in records] == ["completed", "failed", "completed"]
+    assert records[1].error.startswith(f"HandlerError: {type(ERRORS[error]()).__name__}")
+
+
+def test_driver_when_tasks_of_a_handler_are_cancelled_then_they_are_as_ever(runtime, recwarn):
+    seen = []
+
+    @rft_handler(require_turns=False)
+    async def handler(payload):
+        async def work():
+            try:
+                await asyncio.Event().wait()
+            finally:
+                seen.append("ended")
+
+        unbegun, begun = asyncio.create_task(work()), asyncio.create_task(work(), name="begun")
+        unbegun.cancel()
+        await asyncio.sleep(0)
+        begun.cancel()
+        seen.append(begun.get_name())
+        seen.append(begun.get_coro().cr_code.co_name)
+        ended = await asyncio.gather(unbegun, begun, return_exceptions=True)
+        seen.append([type(error) for error in ended])
+        return 1.0
+
+    [record] = drive(runtime, handler, ["p"])
+
+    assert record.reward == 1.0
+    assert seen == ["begun", "work", "ended", [asyncio.CancelledError] * 2]
+    assert [warning for warning in recwarn if "never awaited" in str(warning.message)] == []
+
+
 COMMANDS_LOOP = """
     import asyncio, sys
     from aws_rft_sdk.cli._loop import run

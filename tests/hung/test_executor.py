@@ -13,7 +13,7 @@ from fakes import ga_payload
 
 from aws_rft_sdk import RFTContext
 from aws_rft_sdk.errors import HandlerError
-from aws_rft_sdk.lifecycle.executor import DaemonThreads, handler_threads, in_sdk_thread
+from aws_rft_sdk.lifecycle.executor import DaemonThreads, hosting_handlers, in_sdk_thread
 
 WAIT = 60
 
@@ -90,7 +90,7 @@ def test_job_when_its_caller_is_cancelled_then_it_counts_as_hung(gate):
     async def left():
         begun = asyncio.Event()
         loop = asyncio.get_running_loop()
-        with handler_threads(loop) as threads:
+        with hosting_handlers(loop) as threads:
             call = asyncio.ensure_future(
                 asyncio.to_thread(lambda: (loop.call_soon_threadsafe(begun.set), gate.wait(WAIT)))
             )
@@ -125,7 +125,7 @@ def test_job_when_it_would_end_the_loop_then_within_a_rollout_it_does_not(error)
         def fail():
             raise error
 
-        with handler_threads(asyncio.get_running_loop()), rollout():
+        with hosting_handlers(asyncio.get_running_loop()), rollout():
             await asyncio.create_task(asyncio.to_thread(fail))
 
     with pytest.raises(HandlerError, match=type(error).__name__) as raised:
@@ -168,7 +168,7 @@ def test_loop_when_left_then_it_has_the_executor_of_before():
             return await asyncio.to_thread(lambda: threading.current_thread().name.partition("_")[0])
 
         loop.set_default_executor(ThreadPoolExecutor(1, thread_name_prefix="mine"))
-        with handler_threads(loop):
+        with hosting_handlers(loop):
             within = await name()
         return within, await name()
 
@@ -179,7 +179,7 @@ def test_loop_when_two_use_it_then_the_first_to_leave_takes_nothing_away():
     async def both():
         loop = asyncio.get_running_loop()
         first, second = contextlib.ExitStack(), contextlib.ExitStack()
-        threads = first.enter_context(handler_threads(loop)), second.enter_context(handler_threads(loop))
+        threads = first.enter_context(hosting_handlers(loop)), second.enter_context(hosting_handlers(loop))
         first.close()
         within = await asyncio.to_thread(threading.current_thread)
         second.close()
@@ -206,12 +206,12 @@ def test_own_work_when_the_loop_has_no_thread_left_then_it_runs_elsewhere(gate):
 def test_interpreter_when_jobs_hang_then_it_ends():
     code = """
         import asyncio, threading
-        from aws_rft_sdk.lifecycle.executor import handler_threads
+        from aws_rft_sdk.lifecycle.executor import hosting_handlers
 
         async def main():
             loop = asyncio.get_running_loop()
             begun = asyncio.Event()
-            with handler_threads(loop):
+            with hosting_handlers(loop):
                 asyncio.ensure_future(
                     asyncio.to_thread(lambda: (loop.call_soon_threadsafe(begun.set), threading.Event().wait()))
                 )

@@ -231,7 +231,7 @@ class WorkerProcess:
 
 @SHAPES
 def test_worker_when_too_many_tools_hang_then_it_says_so_takes_no_more_and_ends(runtime, shape):
-    with WorkerProcess(shape, "--max-rollouts", "6", "--deadline-seconds", "4") as worker:
+    with WorkerProcess(shape, "--max-rollouts", "6", "--deadline-seconds", "6") as worker:
         for _ in range(6):
             assert worker.send(runtime.new_rollout("hang")).status_code == 202
         assert until(lambda: worker.get("/ping").status_code == 503)

@@ -10,7 +10,7 @@ from typing import Any
 
 from aws_rft_sdk.errors import UnavailableError
 from aws_rft_sdk.lifecycle.calling import Handler, run_handler
-from aws_rft_sdk.lifecycle.executor import DaemonThreads, handler_threads
+from aws_rft_sdk.lifecycle.executor import DaemonThreads, hosting_handlers
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome, outcome_of
 
 
@@ -39,7 +39,7 @@ class LocalEngine(Engine):
 
     async def __aenter__(self) -> LocalEngine:
         """Take over the default executor of the running event loop."""
-        self._threads = self._leaving.enter_context(handler_threads(asyncio.get_running_loop()))
+        self._threads = self._leaving.enter_context(hosting_handlers(asyncio.get_running_loop()))
         return self
 
     async def __aexit__(
