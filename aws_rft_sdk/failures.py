@@ -99,7 +99,10 @@ def failure_kind(error: BaseException) -> FailureKind:
     decides. Returns `FailureKind.AGENT` if nothing tells.
     """
     chain = list(chain_of(error))
-    told = (kind for tell in (_kind_of_class, _kind_of_place) for item in chain if (kind := tell(item)) is not None)
+    # An agent that loops runs out of stack in the middle of a call, which clients of models take for a lost connection.
+    loops = any(isinstance(item, RecursionError) for item in chain)
+    tells = (_kind_by_itself if loops else _kind_of_class, _kind_of_place)
+    told = (kind for tell in tells for item in chain if (kind := tell(item)) is not None)
     return next(told, FailureKind.AGENT)
 
 
@@ -131,10 +134,15 @@ def chain_of(error: BaseException | None) -> Iterator[BaseException]:
             waiting.append(item.__cause__)
 
 
-def _kind_of_class(error: BaseException) -> FailureKind | None:
+def _kind_by_itself(error: BaseException) -> FailureKind | None:
     told = _attribute(error, "kind")
-    if isinstance(told, str) and told in FailureKind._value2member_map_:
-        return FailureKind(told)
+    return FailureKind(told) if isinstance(told, str) and told in FailureKind._value2member_map_ else None
+
+
+def _kind_of_class(error: BaseException) -> FailureKind | None:
+    told = _kind_by_itself(error)
+    if told is not None:
+        return told
     for own, kind in _OWN.items():
         if isinstance(error, own):
             return kind

@@ -4,10 +4,13 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+from collections import Counter
 
 import pytest
+from strands import Agent
+from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk import LocalRuntime, rft_handler, wrap_model
 from aws_rft_sdk.errors import BreakerError, ConfigurationError, RolloutTimeoutError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.lifecycle.calling import Ended
@@ -17,6 +20,9 @@ from aws_rft_sdk.rollout.driver import Progress
 from aws_rft_sdk.rollout.engines import Engine, RolloutOutcome
 from aws_rft_sdk.rollout.engines.base import outcome_of
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
+from aws_rft_sdk.rollout.schedule import parse_retries
+from aws_rft_sdk.runs.metrics import measure
+from aws_rft_sdk.runs.records import latest_records
 from aws_rft_sdk.types import TrajectoryStatus
 
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/x"
@@ -461,3 +467,57 @@ def test_outcome_when_the_deadline_passed_before_the_rollout_began_then_infrastr
     outcome = outcome_of(Ended(None, RolloutTimeoutError("late"), None, 1.0))
 
     assert (outcome.status, outcome.failure, outcome.rewards) == ("unreported", "infrastructure", None)
+
+
+# --- all of it, with a real agent over a runtime whose policy fails --------------------------------------------------
+
+
+@rft_handler
+async def strands_handler(payload):
+    client = {"base_url": payload["metadata"]["endpoint"] + "/v1", "api_key": "k", "max_retries": 0}
+    agent = Agent(model=wrap_model(OpenAIModel(model_id="m", client_args=client)), callback_handler=None)
+    return 1.0 if str(await agent.invoke_async(payload["prompt"])).strip() == "4" else 0.0
+
+
+class FailsAtFirst:
+    """A policy that fails the first calls of each prompt. The runtime answers these with status 500."""
+
+    def __init__(self, failures):
+        self.failures, self.calls = failures, Counter()
+
+    def __call__(self, request):
+        prompt = request["messages"][-1]["content"]
+        prompt = prompt if isinstance(prompt, str) else prompt[0]["text"]
+        self.calls[prompt] += 1
+        if self.calls[prompt] <= self.failures:
+            raise RuntimeError("the GPU is gone")
+        return "4"
+
+
+@pytest.mark.parametrize(
+    ("failures", "retries", "outcomes"),
+    [
+        pytest.param(2, "infrastructure=2", {"completed": 1.0}, id="repeated-until-it-works"),
+        pytest.param(9, "infrastructure=2", {"failed": None}, id="broken-to-the-end"),
+        pytest.param(2, "agent=2", {"failed": None}, id="no-fault-of-the-agent"),
+    ],
+)
+def test_run_when_model_calls_meet_a_500_then_it_is_repeated_and_never_a_reward_of_zero(failures, retries, outcomes):
+    prompts = [f"question {number}" for number in range(4)]
+    with LocalRuntime(FailsAtFirst(failures)) as runtime:
+        records = asyncio.run(
+            _all(run_rollouts(strands_handler, prompts, runtime.new_rollout, retries=parse_retries(retries)))
+        )
+        floors = [trajectory.rewards for trajectory in runtime.trajectories()]
+
+    last = latest_records(records)
+    assert {record.status.value: record.reward for record in last} == outcomes
+    assert len(last) == 4
+    broken = [record for record in records if not record.ended_well]
+    assert {(record.failure, record.floor, record.reward) for record in broken} == {("infrastructure", 0.0, None)}
+    assert floors.count((0.0,)) == len(broken)  # the service fails a whole job over a rollout without a reward
+    assert [bool(record.traceback) for record in broken].count(True) == 1
+    found = measure(records)
+    assert (found.zero_share, found.failures) == (
+        (0.0, {}) if "completed" in outcomes else (None, {"infrastructure": 4})
+    )

@@ -30,6 +30,11 @@ from langchain_core.tools import tool as langchain_tool
 from langchain_openai import ChatOpenAI
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
+from strands.types.exceptions import (
+    MCPClientInitializationError,
+    ModelThrottledException,
+    StructuredOutputException,
+)
 
 from aws_rft_sdk import errors, rft_handler, wrap_model
 from aws_rft_sdk.failures import FailureKind, chain_of, failure_kind, note_kind
@@ -182,6 +187,18 @@ def test_kind_when_a_tool_ends_the_agent_then_tool(service: Service) -> None:
     assert failure_kind(raised(lambda: ask_with_tool(service, "exit"))) is TOOL
 
 
+def test_kind_when_the_agent_loops_until_the_stack_is_full_then_agent() -> None:
+    """As seen: Strands recurses for each turn, and openai takes a RecursionError for a connection that broke."""
+
+    def call() -> None:
+        try:
+            raise RecursionError("maximum recursion depth exceeded")
+        except RecursionError as full:
+            raise openai.APIConnectionError(request=httpx.Request("POST", "http://runtime")) from full
+
+    assert failure_kind(raised(call)) is AGENT
+
+
 @pytest.mark.parametrize("how", ["lookup", "connection", "exit"])
 def test_kind_when_a_handler_calls_a_tool_itself_then_tool(how: str) -> None:
     assert failure_kind(raised(lambda: broken_tool(how=how))) is TOOL
@@ -318,6 +335,9 @@ def test_kind_when_a_library_raises_then(call: Callable[[], object], kind: Failu
         pytest.param(KeyboardInterrupt(), INFRASTRUCTURE, id="interrupt"),
         pytest.param(asyncio.CancelledError(), INFRASTRUCTURE, id="cancelled"),
         pytest.param(SystemExit(1), AGENT, id="exit"),
+        pytest.param(ModelThrottledException("429"), INFRASTRUCTURE, id="throttled-for-minutes"),
+        pytest.param(StructuredOutputException("no tool call"), MODEL, id="no-structured-output"),
+        pytest.param(MCPClientInitializationError("x"), TOOL, id="no-mcp-server"),
         pytest.param(concurrent.futures.BrokenExecutor("x"), INFRASTRUCTURE, id="dead-process"),
     ],
 )
