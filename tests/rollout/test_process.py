@@ -200,6 +200,26 @@ def test_process_when_no_child_can_reload_then_rollouts_that_wait_end_with_the_r
     assert any("no_such_dependency" in str(error) for error in errors)
 
 
+def test_process_when_no_child_can_reload_then_the_run_ends_and_what_had_ended_has_its_record(handlers):
+    statuses, pids = set(), set()
+
+    async def main():
+        with LocalRuntime(policy) as runtime:
+            access = access_in(runtime, InferenceParams())
+            engine = ProcessEngine(f"{handlers}:pid", workers=2, patience_seconds=2.0)
+            async for record in run_rollouts(engine, ["good"] * 10_000, access.start, concurrency=4):
+                statuses.add(record.status)
+                if record.metrics and record.metrics["pid"] not in pids:
+                    break_file(handlers)
+                    pids.add(record.metrics["pid"])
+                    os.kill(record.metrics["pid"], signal.SIGKILL)
+
+    with pytest.raises(UnavailableError, match="nothing has been able to run rollouts for 2 s"):
+        asyncio.run(main())
+    assert RolloutStatus.COMPLETED in statuses
+    assert statuses <= {RolloutStatus.COMPLETED, RolloutStatus.UNREPORTED}
+
+
 def test_process_when_the_file_is_mended_then_children_come_back(handlers):
     async def main():
         async with line_of(handlers, "pid", workers=1) as line:
