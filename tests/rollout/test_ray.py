@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import shutil
 import signal
 import socket
@@ -88,6 +89,35 @@ def knows_the_key(payload):
 NEEDS_MORE = """
 import not_installed_on_any_node
 from aws_rft_sdk import rft_handler
+"""
+
+# In a process of its own: Ray ends a process whose head node is gone after a minute.
+LOSES_ITS_HEAD = """
+import asyncio, sys, tempfile
+from ray.cluster_utils import Cluster
+from rollout.worlds import policy
+from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk.errors import UnavailableError
+from aws_rft_sdk.rollout.engines.ray import RayEngine
+
+async def main(cluster, reference):
+    engine = RayEngine(reference, address=cluster.address, patience_seconds=1.0)
+    with LocalRuntime(policy) as runtime:
+        async with engine:
+            for prompt in range(1000):
+                payload = runtime.new_rollout(str(prompt))
+                outcome = await engine.run(payload, payload["metadata"]["rolloutId"])
+                print(outcome.status.value, flush=True)
+                if prompt == 0:
+                    cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+with tempfile.TemporaryDirectory(prefix="rft-", ignore_cleanup_errors=True) as temp:
+    head = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False, "temp_dir": temp}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        asyncio.run(main(cluster, sys.argv[1]))
+    except UnavailableError as error:
+        print(error)
 """
 
 
@@ -244,6 +274,17 @@ def test_cluster_when_all_nodes_are_gone_then_the_run_ends_and_says_why(cluster,
 
     assert before.status is RolloutStatus.COMPLETED
     assert message.startswith("nothing has been able to run rollouts for 1 s. The last failure: the actor on node")
+
+
+def test_cluster_when_its_head_is_gone_then_the_run_ends_and_says_why(project):
+    command = [sys.executable, "-c", LOSES_ITS_HEAD, f"{project}/src/shipped/agent.py:says_where"]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": paths}
+    )
+
+    assert result.stdout.startswith("completed\n"), result.stderr
+    assert "nothing has been able to run rollouts for 1 s" in result.stdout
 
 
 def test_actor_when_it_does_not_report_then_it_is_killed_and_replaced(cluster, project):

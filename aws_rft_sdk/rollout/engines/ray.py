@@ -86,6 +86,7 @@ class RayEngine(Engine):
         self._new_place: Callable[[], Place]
         self._places: Places[Place] = Places(patience_seconds=patience_seconds)
         self._keepers: list[asyncio.Task[None]] = []
+        self._kept: set[Place] = set()
         self._working = 0
         """Actors that take rollouts."""
         self._failed = 0
@@ -125,7 +126,11 @@ class RayEngine(Engine):
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._ours and self._ray is not None:
+            # It ends the actors too. Killing one that is not started yet would wait for a head node that is gone.
             await asyncio.to_thread(self._ray.shutdown)
+        else:
+            for place in self._kept:
+                place.kill()
 
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run the handler in the actor with the fewest rollouts. See `Engine.run`.
@@ -198,13 +203,13 @@ class RayEngine(Engine):
         failures = 0
         while True:
             place = self._new_place()
+            self._kept.add(place)
             try:
                 await place.start(settings)
                 await self._serve(place)
             except (ConfigurationError, UnavailableError) as error:
                 self._not_started(error, is_first=not failures)
-            finally:
-                place.kill()
+            self._kept.discard(place)
             failures = 0 if place.completed else failures + 1
             await asyncio.sleep(_BACKOFF.delay(failures) if failures else 0)
 
