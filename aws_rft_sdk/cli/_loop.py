@@ -1,11 +1,19 @@
-"""Runs a command's coroutine, and does not wait for what handlers have left behind."""
+"""Runs a command's coroutine, whatever the tasks of handlers raise, and does not wait for what they leave running."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
+
+from aws_rft_sdk.lifecycle.executor import hosting_handlers
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -13,16 +21,58 @@ _LEAVE_SECONDS = 1.0
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine as `asyncio.run` does, but leave tasks that ignore their cancellation, and threads of the loop.
+    """Run a coroutine as `asyncio.run` does, but leave tasks that ignore their cancellation, and threads that hang.
 
-    A handler that ignores it, or awaits `asyncio.to_thread`, leaves one behind at its deadline.
+    asyncio lets a SystemExit and a KeyboardInterrupt of any task out of the loop. Here the loop goes on.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C was pressed. The first one cancels `work`, the second one is raised at once.
     """
     loop = asyncio.new_event_loop()
+    with hosting_handlers(loop):
+        task = loop.create_task(work)
+        try:
+            with _ctrl_c(task) as interrupted:
+                return _outlive(loop, task, interrupted)
+        finally:
+            loop.run_until_complete(_leave(loop))
+            loop.close()
+
+
+def _outlive(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], interrupted: threading.Event) -> T:
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as error:
+            if task.done() or interrupted.is_set():
+                raise
+            logger.error("error=<%s> | a task of a handler tried to end the process", type(error).__name__)
+        except asyncio.CancelledError:
+            if interrupted.is_set():
+                raise KeyboardInterrupt from None
+            raise
+
+
+@contextmanager
+def _ctrl_c(task: asyncio.Task[Any]) -> Iterator[threading.Event]:
+    """Cancel a task at the first SIGINT. Return an event that is set then."""
+    interrupted = threading.Event()
+    is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not is_ours or threading.current_thread() is not threading.main_thread():
+        yield interrupted
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        interrupted.set()
+        task.get_loop().call_soon_threadsafe(task.cancel)
+
+    signal.signal(signal.SIGINT, interrupt)
     try:
-        return loop.run_until_complete(work)
+        yield interrupted
     finally:
-        loop.run_until_complete(_leave(loop))
-        loop.close()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 async def _leave(loop: asyncio.AbstractEventLoop) -> None:

@@ -14,6 +14,7 @@ from aws_rft_sdk._frozen import FrozenDict
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, RolloutOutcome
 from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
@@ -199,7 +200,7 @@ class _Crew:
         began = time.perf_counter()
         trajectory_id = None
         try:
-            payload = await asyncio.to_thread(self._start, planned.prompt)
+            payload = await in_sdk_thread(self._start, planned.prompt)
             trajectory_id = trajectory_id_of(payload)
             if trajectory_id is None:
                 raise ConfigurationError("start() returned a payload without rollout metadata")

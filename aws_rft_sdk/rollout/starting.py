@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import uuid
 from collections.abc import Callable, Mapping
@@ -13,6 +12,7 @@ import requests
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.credentials import RuntimeKey
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Access, Observation
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.runtime.auth import is_key_refusal
@@ -91,7 +91,7 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
         except requests.RequestException as error:
             raise AgentUnreachableError(f"{endpoint} does not tell about a rollout ({error})") from error
 
-    return Access(start, lambda trajectory_id: asyncio.to_thread(look, trajectory_id), endpoint)
+    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id), endpoint)
 
 
 def _caller(endpoint: str, key: str | None) -> Callable[..., requests.Response]:

@@ -69,6 +69,11 @@ class RolloutOutcome:
 class Engine(ABC):
     """Runs rollouts. An asynchronous context manager: what it needs is started on entry and ended on exit."""
 
+    @property
+    def hung(self) -> int:
+        """Threads that still run something of rollouts that are over, as far as the engine knows."""
+        return 0
+
     @abstractmethod
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run one rollout to its end, or to its deadline. Many run at once.

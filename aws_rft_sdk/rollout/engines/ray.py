@@ -15,6 +15,7 @@ from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.engines._ray_address import HERE, cluster_address, knock
 from aws_rft_sdk.rollout.engines._ray_place import OVERTIME_SECONDS, NeverRan, Place, actor_class, in_one_line
 from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements, runtime_env
@@ -127,7 +128,7 @@ class RayEngine(Engine):
         await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._ours and self._ray is not None:
             # It ends the actors too. Killing one that is not started yet would wait for a head node that is gone.
-            await asyncio.to_thread(self._ray.shutdown)
+            await in_sdk_thread(self._ray.shutdown)
         else:
             for place in self._kept:
                 place.kill()
@@ -170,14 +171,14 @@ class RayEngine(Engine):
             if self._requirements is not None:
                 raise ConfigurationError("requirements= is for a cluster that this engine joins, not after ray.init")
             return settings
-        await asyncio.to_thread(knock, self._address)
+        await in_sdk_thread(knock, self._address)
         project = None if self._address == HERE else Project.of(self._reference)
         with tempfile.TemporaryDirectory(prefix="rft-ray-") as folder:
             archive = None
             if project is not None:
                 settings.update(reference=project.reference, import_paths=list(project.import_paths))
                 archive = Path(folder) / "project.zip"
-                await asyncio.to_thread(project.pack, archive)
+                await in_sdk_thread(project.pack, archive)
             self._init(ray, runtime_env(archive, self._requirements))
         return settings
 
@@ -254,7 +255,7 @@ class RayEngine(Engine):
             # While an actor waits for a CPU or fails to start, further ones would do the same. And the cluster knows
             # only some time after an actor has started that its CPU is not free.
             if self._working == self._size == before:
-                for _ in range(await asyncio.to_thread(_free_cpus, ray)):
+                for _ in range(await in_sdk_thread(_free_cpus, ray)):
                     self._keepers.append(asyncio.create_task(self._keep(settings)))
             before = self._working
 
