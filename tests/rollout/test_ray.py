@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 import shutil
 import signal
 import socket
@@ -88,6 +89,35 @@ def knows_the_key(payload):
 NEEDS_MORE = """
 import not_installed_on_any_node
 from aws_rft_sdk import rft_handler
+"""
+
+# In a process of its own: Ray ends a process whose head node is gone after a minute.
+LOSES_ITS_HEAD = """
+import asyncio, sys, tempfile
+from ray.cluster_utils import Cluster
+from rollout.worlds import policy
+from aws_rft_sdk import LocalRuntime
+from aws_rft_sdk.errors import UnavailableError
+from aws_rft_sdk.rollout.engines.ray import RayEngine
+
+async def main(cluster, reference):
+    engine = RayEngine(reference, address=cluster.address, patience_seconds=1.0)
+    with LocalRuntime(policy) as runtime:
+        async with engine:
+            for prompt in range(1000):
+                payload = runtime.new_rollout(str(prompt))
+                outcome = await engine.run(payload, payload["metadata"]["rolloutId"])
+                print(outcome.status.value, flush=True)
+                if prompt == 0:
+                    cluster.head_node.kill_all_processes(check_alive=False, allow_graceful=False)
+
+with tempfile.TemporaryDirectory(prefix="rft-", ignore_cleanup_errors=True) as temp:
+    head = {"num_cpus": 1, "object_store_memory": 10**8, "include_dashboard": False, "temp_dir": temp}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    try:
+        asyncio.run(main(cluster, sys.argv[1]))
+    except UnavailableError as error:
+        print(error)
 """
 
 
@@ -182,8 +212,8 @@ def test_cluster_when_a_node_dies_and_another_joins_then_nothing_is_lost_nor_don
     joined = []
 
     def each(record):
-        if record.ended_well:
-            worked[record.metrics["node"]] += 1
+        if node := record.metrics.get("node"):  # not of a reward that came without an answer
+            worked[node] += 1
         if nodes and all(worked[node.node_id] for node in nodes):
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             nodes.clear()
@@ -194,7 +224,7 @@ def test_cluster_when_a_node_dies_and_another_joins_then_nothing_is_lost_nor_don
     last, records, rewarded = run(engine, prompts(), each=each, concurrency=8)
 
     assert {(record.status, record.error) for record in last.values()} == {(RolloutStatus.COMPLETED, None)}
-    assert {record.metrics["data"] for record in last.values()} == {"beside the source"}
+    assert {record.metrics.get("data") for record in last.values()} <= {"beside the source", None}
     assert len(rewarded) == len(last) < most
     assert set(rewarded.values()) == {1}
     assert len(worked) == 3
@@ -208,7 +238,12 @@ def test_actor_when_it_dies_at_once_again_and_again_then_it_attracts_no_work(clu
     add_node(cluster)
     prompts = [f"{bad.node_id} {number}" for number in range(60)]
 
-    engine = RayEngine("shipped.agent:dies_on_the_node_in_the_prompt", address=cluster.address, concurrency=4)
+    engine = RayEngine(
+        "shipped.agent:dies_on_the_node_in_the_prompt",
+        address=cluster.address,
+        workers=3,  # one of them waits for a free CPU all the time
+        concurrency=4,
+    )
     last, records, rewarded = run(engine, prompts, concurrency=4)
 
     assert {(record.status, record.error) for record in last.values()} == {(RolloutStatus.COMPLETED, None)}
@@ -239,6 +274,17 @@ def test_cluster_when_all_nodes_are_gone_then_the_run_ends_and_says_why(cluster,
 
     assert before.status is RolloutStatus.COMPLETED
     assert message.startswith("nothing has been able to run rollouts for 1 s. The last failure: the actor on node")
+
+
+def test_cluster_when_its_head_is_gone_then_the_run_ends_and_says_why(project):
+    command = [sys.executable, "-c", LOSES_ITS_HEAD, f"{project}/src/shipped/agent.py:says_where"]
+    paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=100, env={**os.environ, "PYTHONPATH": paths}
+    )
+
+    assert result.stdout.startswith("completed\n"), result.stderr
+    assert "nothing has been able to run rollouts for 1 s" in result.stdout
 
 
 def test_actor_when_it_does_not_report_then_it_is_killed_and_replaced(cluster, project):
@@ -329,15 +375,6 @@ def test_node_when_it_has_another_version_then_the_error_names_node_and_both(clu
         ConfigurationError, match=rf"node [\d.]+ .*has aws-rft-sdk 0\.0\.1, and this .* has {__version__}"
     ):
         run(engine, ["a"])
-
-
-def test_workers_when_there_are_more_than_cpus_then_those_that_fit_work(cluster, project):
-    nodes = {add_node(cluster).node_id}
-    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=cluster.address, workers=3)
-
-    last, _, _ = run(engine, ["a", "b", "c"])
-
-    assert {record.metrics["node"] for record in last.values()} == nodes
 
 
 def test_command_when_there_is_no_cluster_then_one_is_started_here(world):

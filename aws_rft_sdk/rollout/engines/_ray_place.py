@@ -50,6 +50,7 @@ class Place:
         except self._ray.exceptions.RayError as error:
             raise UnavailableError(f"an actor could not be started: {in_one_line(error)}") from error
         if problem is not None:
+            self.kill()
             raise ConfigurationError(f"node {self._node} cannot run the handler: {problem}")
         self._is_here = is_here(self._node)
         self._heard = time.monotonic()

@@ -15,6 +15,7 @@ from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.engines._ray_address import HERE, cluster_address, knock
 from aws_rft_sdk.rollout.engines._ray_place import OVERTIME_SECONDS, NeverRan, Place, actor_class, in_one_line
 from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements, runtime_env
@@ -86,6 +87,7 @@ class RayEngine(Engine):
         self._new_place: Callable[[], Place]
         self._places: Places[Place] = Places(patience_seconds=patience_seconds)
         self._keepers: list[asyncio.Task[None]] = []
+        self._kept: set[Place] = set()
         self._working = 0
         """Actors that take rollouts."""
         self._failed = 0
@@ -125,7 +127,11 @@ class RayEngine(Engine):
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._ours and self._ray is not None:
-            await asyncio.to_thread(self._ray.shutdown)
+            # It ends the actors too. Killing one that is not started yet would wait for a head node that is gone.
+            await in_sdk_thread(self._ray.shutdown)
+        else:
+            for place in self._kept:
+                place.kill()
 
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
         """Run the handler in the actor with the fewest rollouts. See `Engine.run`.
@@ -165,14 +171,14 @@ class RayEngine(Engine):
             if self._requirements is not None:
                 raise ConfigurationError("requirements= is for a cluster that this engine joins, not after ray.init")
             return settings
-        await asyncio.to_thread(knock, self._address)
+        await in_sdk_thread(knock, self._address)
         project = None if self._address == HERE else Project.of(self._reference)
         with tempfile.TemporaryDirectory(prefix="rft-ray-") as folder:
             archive = None
             if project is not None:
                 settings.update(reference=project.reference, import_paths=list(project.import_paths))
                 archive = Path(folder) / "project.zip"
-                await asyncio.to_thread(project.pack, archive)
+                await in_sdk_thread(project.pack, archive)
             self._init(ray, runtime_env(archive, self._requirements))
         return settings
 
@@ -198,13 +204,13 @@ class RayEngine(Engine):
         failures = 0
         while True:
             place = self._new_place()
+            self._kept.add(place)
             try:
                 await place.start(settings)
                 await self._serve(place)
             except (ConfigurationError, UnavailableError) as error:
                 self._not_started(error, is_first=not failures)
-            finally:
-                place.kill()
+            self._kept.discard(place)
             failures = 0 if place.completed else failures + 1
             await asyncio.sleep(_BACKOFF.delay(failures) if failures else 0)
 
@@ -249,7 +255,7 @@ class RayEngine(Engine):
             # While an actor waits for a CPU or fails to start, further ones would do the same. And the cluster knows
             # only some time after an actor has started that its CPU is not free.
             if self._working == self._size == before:
-                for _ in range(await asyncio.to_thread(_free_cpus, ray)):
+                for _ in range(await in_sdk_thread(_free_cpus, ray)):
                     self._keepers.append(asyncio.create_task(self._keep(settings)))
             before = self._working
 
