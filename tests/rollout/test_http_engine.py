@@ -10,6 +10,7 @@ import subprocess
 import sysconfig
 import threading
 from contextlib import contextmanager
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -263,6 +264,56 @@ def test_http_when_a_worker_is_stopped_for_good_then_the_whole_run_is_told(world
 
     errors = run_one(main)
     assert [type(error) for error in errors] == [UnavailableError] * 2
+
+
+def test_http_when_the_connection_of_an_invocation_is_dead_then_the_end_is_learnt_in_another_way(world):
+    """A proxy forgets a connection on which nothing moves, and tells neither side."""
+    release = threading.Event()
+    infer = load_callable(f"{world}/engine_handlers.py:infer")
+
+    @rft_handler
+    def handler(payload):
+        infer(payload)
+        assert release.wait(WAIT)
+        return {"reward": 0.5, "metrics": {"a": 1}}
+
+    app, over = create_app(handler), threading.Event()
+
+    async def forgetful(scope, receive, send):
+        async def lost(message):
+            await asyncio.to_thread(over.wait, WAIT)
+
+        if scope["type"] == "http" and scope["method"] == "GET":
+            release.set()
+        await app(scope, receive, lost if scope["type"] == "http" and scope["method"] == "POST" else send)
+
+    async def main(runtime, access):
+        with serving(forgetful) as front:
+            async with HttpEngine(f"{front.url}/invocations", access.observe, unreachable_seconds=0.2) as engine:
+                try:
+                    return await begin(engine, access)[0]
+                finally:
+                    over.set()
+
+    outcome = run_one(main)
+    assert (outcome.status, outcome.rewards, outcome.metrics) == (RolloutStatus.COMPLETED, (0.5,), {"a": 1})
+
+
+def test_http_when_a_worker_of_others_serves_one_call_at_a_time_then_it_is_not_taken_for_dead(world):
+    handler = load_callable(f"{world}/engine_handlers.py:plain")
+    pause = threading.Event()
+
+    def slow(payload):
+        pause.wait(1.0)
+        return handler(payload)
+
+    async def main(runtime, access):
+        with worker(slow, server=HTTPServer) as (url, _):
+            async with HttpEngine(f"{url}/invocations", access.observe, unreachable_seconds=0.2) as engine:
+                engine.tell_seconds = 0.1
+                return await asyncio.gather(*(begin(engine, access)[0] for _ in range(3)))
+
+    assert {outcome.status for outcome in run_one(main)} == {RolloutStatus.COMPLETED}
 
 
 def test_http_when_a_worker_is_stopped_for_a_while_then_nothing_is_lost(world):
