@@ -203,12 +203,33 @@ def test_http_when_nobody_answers_for_too_long_then_the_whole_run_is_told():
 def test_http_when_nobody_answers_before_the_deadline_then_the_rollout_has_not_begun():
     async def main(runtime, access):
         url = f"http://127.0.0.1:{free_port()}"
-        async with HttpEngine(url, access.observe, deadline_seconds=0.3) as engine:
+        async with HttpEngine(url, access.observe, deadline_seconds=1.0) as engine:
             return url, await begin(engine, access)[0]
 
     url, outcome = run_one(main)
     assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE)
     assert outcome.error.startswith(f"AgentUnreachableError: {url}/rollout does not answer")
+
+
+def test_http_when_no_connection_is_made_before_the_deadline_then_the_rollout_has_not_begun():
+    async def main(runtime, access):
+        # Nobody takes connections from its queue, and once that is full, the system answers nothing.
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+            address = server.getsockname()
+            fillers = [socket.socket() for _ in range(8)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(address)
+            try:
+                async with HttpEngine(f"http://127.0.0.1:{address[1]}", access.observe, deadline_seconds=1.0) as engine:
+                    return await begin(engine, access)[0]
+            finally:
+                for filler in fillers:
+                    filler.close()
+
+    outcome = run_one(main)
+    assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE)
+    assert outcome.error.startswith("AgentUnreachableError")
 
 
 def test_http_when_the_worker_comes_back_then_what_was_not_sent_is_sent_once(world):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import time
@@ -136,16 +137,20 @@ class HttpEngine(RemoteEngine):
         while True:
             began = await self._gate.wait(end, for_start=True)
             limit = end - began if self._is_invoked else min(self._accept_seconds, end - began)
-            call = asyncio.ensure_future(self._call("POST", self._url, limit, content=body, headers=headers))
+            sent: list[str] = []
+            trace = {"trace": functools.partial(_note_sent, sent)}
+            call = asyncio.ensure_future(
+                self._call("POST", self._url, limit, content=body, headers=headers, extensions=trace)
+            )
             try:
                 await self._wait_for(call, payload, trajectory_id, end)
                 answer = await call
             except httpx.LocalProtocolError as error:  # it quotes what cannot be sent, which may be the key
                 raise AgentUnreachableError(f"{self._url} does not answer ({type(error).__name__})") from None
-            except _NOT_SENT as error:
-                self._failed(error, began)
-                continue
             except _BROKEN as error:
+                if not sent:
+                    self._gate.failed(began, _text(error))
+                    continue
                 if time.monotonic() >= end:
                     raise asyncio.TimeoutError from error
                 self._failed(error, began)
@@ -252,6 +257,12 @@ def _full_url(url: str) -> str:
 def _job_of(payload: Mapping[str, Any]) -> dict[str, str]:
     request = RolloutRequest.parse(payload)
     return {} if request is None else {"jobArn": request.job_arn}
+
+
+async def _note_sent(sent: list[str], event: str, info: Mapping[str, Any]) -> None:
+    """Note that a request has begun to go out: a hook of httpx."""
+    if event.endswith("send_request_headers.started"):
+        sent.append(event)
 
 
 def _text(error: Exception) -> str:
