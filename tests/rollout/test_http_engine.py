@@ -356,6 +356,38 @@ def test_http_when_a_worker_is_stopped_for_a_while_then_nothing_is_lost(world):
     assert (outcome.status, outcome.rewards, runs) == (RolloutStatus.COMPLETED, (1.0,), 1)
 
 
+def test_http_when_an_answer_is_lost_and_the_rollout_runs_past_its_deadline_then_it_is_late_and_not_lost(world):
+    release = threading.Event()
+    infer = load_callable(f"{world}/engine_handlers.py:infer")
+
+    @rft_handler
+    def handler(payload):
+        infer(payload)
+        release.wait(WAIT)
+        return 0.5
+
+    app = create_app(handler)
+
+    async def rude(scope, receive, send):
+        async def broken(message):
+            raise ConnectionError("the proxy in between has failed")
+
+        await app(scope, receive, broken if scope.get("method") == "POST" else send)
+
+    async def main(runtime, access):
+        with serving(rude) as front:
+            async with HttpEngine(front.url, access.observe, deadline_seconds=2.0) as engine:
+                engine.hold_seconds = 0.1
+                try:
+                    return await begin(engine, access)[0]
+                finally:
+                    release.set()
+
+    outcome = run_one(main)
+    assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.TIMEOUT)
+    assert outcome.error == "RolloutTimeoutError: the rollout was not over after 2 s, its deadline"
+
+
 def test_http_when_two_processes_share_an_address_then_a_rollout_of_one_is_not_lost_at_the_other(world):
     begun, release = threading.Semaphore(0), threading.Event()
     infer = load_callable(f"{world}/engine_handlers.py:infer")
