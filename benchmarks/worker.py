@@ -382,7 +382,7 @@ class Restarts(Bench):
             await asyncio.sleep(share)
             self.worker.process.send_signal(number)
             await asyncio.to_thread(self.worker.process.wait)
-            await asyncio.sleep(DOWN_SECONDS)
+            await asyncio.sleep(self.arguments.down_seconds)
             self.worker = await asyncio.to_thread(self.start_worker)
 
 
@@ -429,6 +429,7 @@ def main() -> None:
     parser.add_argument("--counts-only", action="store_true", help="say nothing about time")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--part", choices=["load", "restart", "killed"], default="load", help="see above")
+    parser.add_argument("--down-seconds", type=float, default=DOWN_SECONDS, help="without a worker, in these parts")
     parser.add_argument("--rollouts", type=int, default=200, help="of the parts restart and killed")
     arguments = parser.parse_args()
     if arguments.rate is None:

@@ -161,6 +161,7 @@ def test_agentcore_when_the_runtime_cannot_be_asked_then_the_answer_is_what_is_k
         ("unreported", None),
     ]
     assert "holds no reward" in records[1].error
+    assert {r.failure for r in records[1:]} == {FailureKind.AGENT}  # to do it again would not help
     assert records[2].error == "the agent answered: boom"
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sysconfig
 import threading
 from contextlib import contextmanager
+from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
@@ -202,12 +203,33 @@ def test_http_when_nobody_answers_for_too_long_then_the_whole_run_is_told():
 def test_http_when_nobody_answers_before_the_deadline_then_the_rollout_has_not_begun():
     async def main(runtime, access):
         url = f"http://127.0.0.1:{free_port()}"
-        async with HttpEngine(url, access.observe, deadline_seconds=0.3) as engine:
+        async with HttpEngine(url, access.observe, deadline_seconds=1.0) as engine:
             return url, await begin(engine, access)[0]
 
     url, outcome = run_one(main)
     assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE)
     assert outcome.error.startswith(f"AgentUnreachableError: {url}/rollout does not answer")
+
+
+def test_http_when_no_connection_is_made_before_the_deadline_then_the_rollout_has_not_begun():
+    async def main(runtime, access):
+        # Nobody takes connections from its queue, and once that is full, the system answers nothing.
+        with socket.create_server(("127.0.0.1", 0), backlog=0) as server:
+            address = server.getsockname()
+            fillers = [socket.socket() for _ in range(8)]
+            for filler in fillers:
+                filler.setblocking(False)
+                filler.connect_ex(address)
+            try:
+                async with HttpEngine(f"http://127.0.0.1:{address[1]}", access.observe, deadline_seconds=1.0) as engine:
+                    return await begin(engine, access)[0]
+            finally:
+                for filler in fillers:
+                    filler.close()
+
+    outcome = run_one(main)
+    assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE)
+    assert outcome.error.startswith("AgentUnreachableError")
 
 
 def test_http_when_the_worker_comes_back_then_what_was_not_sent_is_sent_once(world):
@@ -265,6 +287,56 @@ def test_http_when_a_worker_is_stopped_for_good_then_the_whole_run_is_told(world
     assert [type(error) for error in errors] == [UnavailableError] * 2
 
 
+def test_http_when_the_connection_of_an_invocation_is_dead_then_the_end_is_learnt_in_another_way(world):
+    """A proxy forgets a connection on which nothing moves, and tells neither side."""
+    release = threading.Event()
+    infer = load_callable(f"{world}/engine_handlers.py:infer")
+
+    @rft_handler
+    def handler(payload):
+        infer(payload)
+        assert release.wait(WAIT)
+        return {"reward": 0.5, "metrics": {"a": 1}}
+
+    app, over = create_app(handler), threading.Event()
+
+    async def forgetful(scope, receive, send):
+        async def lost(message):
+            await asyncio.to_thread(over.wait, WAIT)
+
+        if scope["type"] == "http" and scope["method"] == "GET":
+            release.set()
+        await app(scope, receive, lost if scope["type"] == "http" and scope["method"] == "POST" else send)
+
+    async def main(runtime, access):
+        with serving(forgetful) as front:
+            async with HttpEngine(f"{front.url}/invocations", access.observe, unreachable_seconds=0.2) as engine:
+                try:
+                    return await begin(engine, access)[0]
+                finally:
+                    over.set()
+
+    outcome = run_one(main)
+    assert (outcome.status, outcome.rewards, outcome.metrics) == (RolloutStatus.COMPLETED, (0.5,), {"a": 1})
+
+
+def test_http_when_a_worker_of_others_serves_one_call_at_a_time_then_it_is_not_taken_for_dead(world):
+    handler = load_callable(f"{world}/engine_handlers.py:plain")
+    pause = threading.Event()
+
+    def slow(payload):
+        pause.wait(1.0)
+        return handler(payload)
+
+    async def main(runtime, access):
+        with worker(slow, server=HTTPServer) as (url, _):
+            async with HttpEngine(f"{url}/invocations", access.observe, unreachable_seconds=0.2) as engine:
+                engine.tell_seconds = 0.1
+                return await asyncio.gather(*(begin(engine, access)[0] for _ in range(3)))
+
+    assert {outcome.status for outcome in run_one(main)} == {RolloutStatus.COMPLETED}
+
+
 def test_http_when_a_worker_is_stopped_for_a_while_then_nothing_is_lost(world):
     async def main(runtime, access):
         with worker_process(world, "waits") as (process, url):
@@ -282,6 +354,38 @@ def test_http_when_a_worker_is_stopped_for_a_while_then_nothing_is_lost(world):
 
     outcome, runs = run_one(main)
     assert (outcome.status, outcome.rewards, runs) == (RolloutStatus.COMPLETED, (1.0,), 1)
+
+
+def test_http_when_an_answer_is_lost_and_the_rollout_runs_past_its_deadline_then_it_is_late_and_not_lost(world):
+    release = threading.Event()
+    infer = load_callable(f"{world}/engine_handlers.py:infer")
+
+    @rft_handler
+    def handler(payload):
+        infer(payload)
+        release.wait(WAIT)
+        return 0.5
+
+    app = create_app(handler)
+
+    async def rude(scope, receive, send):
+        async def broken(message):
+            raise ConnectionError("the proxy in between has failed")
+
+        await app(scope, receive, broken if scope.get("method") == "POST" else send)
+
+    async def main(runtime, access):
+        with serving(rude) as front:
+            async with HttpEngine(front.url, access.observe, deadline_seconds=2.0) as engine:
+                engine.hold_seconds = 0.1
+                try:
+                    return await begin(engine, access)[0]
+                finally:
+                    release.set()
+
+    outcome = run_one(main)
+    assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.TIMEOUT)
+    assert outcome.error == "RolloutTimeoutError: the rollout was not over after 2 s, its deadline"
 
 
 def test_http_when_two_processes_share_an_address_then_a_rollout_of_one_is_not_lost_at_the_other(world):

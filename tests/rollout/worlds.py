@@ -154,7 +154,7 @@ def policy(request):
 
 
 @contextmanager
-def worker(handler, *, busy=0, retry_after="0", hangs_up=False, port=0):
+def worker(handler, *, busy=0, retry_after="0", hangs_up=False, port=0, server=ThreadingHTTPServer):
     """Serve a handler as an agent is deployed. Yields its URL and the list of requests as (path, payload).
 
     Args:
@@ -163,6 +163,7 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False, port=0):
         retry_after: What those answers say.
         hangs_up: Whether it closes the connection instead of an answer: `/invocations` when the handler has returned.
         port: Where it listens; 0 for any that is free.
+        server: Class of the server.
     """
     calls, threads = [], []
     refusals = iter(range(busy))
@@ -201,7 +202,7 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False, port=0):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Worker)
+    server = server(("127.0.0.1", port), Worker)
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     serving.start()
     try:

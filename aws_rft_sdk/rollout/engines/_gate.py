@@ -43,7 +43,7 @@ class Gate:
         self._slot_at = -math.inf
         self._silent_since: float | None = None
         self._failures = 0
-        self._why = ""
+        self._why = f"{agent} was not called before the deadline of the rollout"
 
     async def wait(self, end: float, *, for_start: bool) -> float:
         """Wait until a call may go out, and return the time.
@@ -65,10 +65,10 @@ class Gate:
                 slot = max(now, self._slot_at)
                 self._slot_at = slot + _SPACING_SECONDS
             due = max(opens, -math.inf if slot is None else slot)
+            if now >= end and (for_start or now < due):
+                raise AgentUnreachableError(self._why)
             if now >= due:
                 return now
-            if now >= end:
-                raise AgentUnreachableError(self._why)
             await asyncio.sleep(min(due, end) - now)
 
     def busy(self, seconds: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import math
 import time
@@ -36,6 +37,8 @@ _ACCEPT_SECONDS = 60.0
 _PULSE_SECONDS = 10.0
 """Between two looks at whether a worker that tells nothing about rollouts can still be reached."""
 _BUSY = (429, 503)
+_NO_WORD = (429, 500, 502, 503, 504)
+"""Answers that do not tell whether a worker knows `GET /rollout/<id>`."""
 _PAUSE_SECONDS = 1.0
 """After a refusal that does not say for how long."""
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -134,25 +137,48 @@ class HttpEngine(RemoteEngine):
         while True:
             began = await self._gate.wait(end, for_start=True)
             limit = end - began if self._is_invoked else min(self._accept_seconds, end - began)
+            sent: list[str] = []
+            trace = {"trace": functools.partial(_note_sent, sent)}
+            call = asyncio.ensure_future(
+                self._call("POST", self._url, limit, content=body, headers=headers, extensions=trace)
+            )
             try:
-                answer = await self._call("POST", self._url, limit, content=body, headers=headers)
+                await self._wait_for(call, payload, trajectory_id, end)
+                answer = await call
             except httpx.LocalProtocolError as error:  # it quotes what cannot be sent, which may be the key
                 raise AgentUnreachableError(f"{self._url} does not answer ({type(error).__name__})") from None
-            except _NOT_SENT as error:
-                self._failed(error, began)
-                continue
             except _BROKEN as error:
+                if not sent:
+                    self._gate.failed(began, _text(error))
+                    continue
                 if time.monotonic() >= end:
-                    raise
-                if self._tells is not False:
-                    self._failed(error, began)
+                    raise asyncio.TimeoutError from error
+                self._failed(error, began)
                 unreachable = AgentUnreachableError(f"{self._url} does not answer ({_text(error)})")
                 return Answer(error=describe_error(unreachable), lost=True)
+            finally:
+                call.cancel()
             if answer.status_code not in _BUSY:
                 self._given_to[trajectory_id] = answer.headers.get(WORKER_HEADER, "")
                 return _read(answer)
             asked = parse_retry_after(answer.headers.get("Retry-After"))
             self._gate.busy(_PAUSE_SECONDS if asked is None else min(asked, _LONGEST_PAUSE_SECONDS))
+
+    async def _wait_for(
+        self, call: asyncio.Future[httpx.Response], payload: Mapping[str, Any], trajectory_id: str, end: float
+    ) -> None:
+        """Wait for the end of a call, or until the worker tells about the rollout in another way.
+
+        The connection of a call that takes minutes may be dead without a sign.
+
+        Raises:
+            TimeoutError: Nobody need wait for this call.
+        """
+        while self._is_invoked and not (await asyncio.wait([call], timeout=self._accept_seconds))[0]:
+            if not self._tells:
+                await self.ask(payload, trajectory_id, end)
+            if self._tells:
+                raise asyncio.TimeoutError
 
     async def ask(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Told | Standing:
         """Ask the worker about a rollout. See `RemoteEngine.ask`."""
@@ -171,8 +197,7 @@ class HttpEngine(RemoteEngine):
         except AgentUnreachableError:
             return Standing.NO_ANSWER
         except _BROKEN as error:
-            if self._tells is not False or isinstance(error, _NOT_SENT):
-                self._failed(error, began)
+            self._failed(error, began, is_asked=True)
             return Standing.NOT_TOLD if self._tells is False else Standing.NO_ANSWER
         return self._read_told(answer, trajectory_id)
 
@@ -193,14 +218,21 @@ class HttpEngine(RemoteEngine):
             return Standing.NO_ANSWER if is_alive and process != given_to else Standing.UNKNOWN
         if self._tells:
             return Standing.NO_ANSWER
-        if answer.status_code < 500 or answer.status_code == 501:
+        if answer.status_code not in _NO_WORD:
             self._tells = False
-        return Standing.NOT_TOLD
+        return Standing.NO_ANSWER if self._tells is None and self._observe is None else Standing.NOT_TOLD
 
-    def _failed(self, error: Exception, began: float) -> None:
-        # A call that waits for the end of a rollout is in order until its connection breaks.
-        is_broken = not isinstance(error, (*_NOT_SENT, asyncio.TimeoutError))
-        self._gate.failed(time.monotonic() if is_broken else began, _text(error))
+    def _failed(self, error: Exception, began: float, *, is_asked: bool = False) -> None:
+        """Note a call without an answer, unless the worker may just take long to give one."""
+        if not isinstance(error, asyncio.TimeoutError):
+            # A call that waits for the end of a rollout is in order until its connection breaks.
+            self._gate.failed(began if isinstance(error, _NOT_SENT) else time.monotonic(), _text(error))
+            return
+        takes_long = self._is_invoked and not is_asked
+        # A worker that is not of this package may serve one call at a time.
+        may_block = not self._tells and (self._is_invoked or self._tells is False)
+        if not takes_long and not may_block:
+            self._gate.failed(began, "no answer in time")
 
     async def _call(self, method: str, url: str, limit: float, **options: Any) -> httpx.Response:
         """Make a call whose answer must be complete after `limit` seconds."""
@@ -225,6 +257,12 @@ def _full_url(url: str) -> str:
 def _job_of(payload: Mapping[str, Any]) -> dict[str, str]:
     request = RolloutRequest.parse(payload)
     return {} if request is None else {"jobArn": request.job_arn}
+
+
+async def _note_sent(sent: list[str], event: str, info: Mapping[str, Any]) -> None:
+    """Note that a request has begun to go out: a hook of httpx."""
+    if event.endswith("send_request_headers.started"):
+        sent.append(event)
 
 
 def _text(error: Exception) -> str:

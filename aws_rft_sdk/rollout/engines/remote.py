@@ -23,6 +23,7 @@ from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
 _FIRST_LOOK_SECONDS = 0.05
 _LONGEST_LOOK_SECONDS = 2.0
 _LONGEST_ERROR = 2000
+NO_REWARD_IN_ANSWER = "the agent's answer holds no reward, and this runtime cannot be asked for it"
 _OF_THE_REQUEST = (400, 413, 422, 424)
 """Statuses that blame the payload, or the agent's own code (424). All other error statuses blame what is around it."""
 
@@ -206,15 +207,14 @@ class RemoteEngine(Engine):
 
     def _give_up(self, answer: Answer, word: Standing, turns: int, end: float) -> RolloutOutcome:
         """Return the outcome of a rollout that the runtime was not told about."""
+        if word is Standing.RUNNING or (time.monotonic() >= end and answer.error is None):
+            late, kind = self._late(), FailureKind.TIMEOUT
+            return RolloutOutcome(RolloutStatus.UNREPORTED, turns=turns, error=late, failure=kind, lost=True)
         if answer.error is not None and not answer.lost:
             kind = answer.failure or FailureKind.INFRASTRUCTURE
             return RolloutOutcome(RolloutStatus.UNREPORTED, turns=turns, error=answer.error, failure=kind)
-        if time.monotonic() < end or answer.lost:
-            error = answer.error or "the worker no longer knows the rollout: the process that ran it has ended"
-            return RolloutOutcome.broken(error, lost=True, turns=turns)
-        return RolloutOutcome(
-            RolloutStatus.UNREPORTED, turns=turns, error=self._late(), failure=FailureKind.TIMEOUT, lost=True
-        )
+        error = answer.error or "the worker no longer knows the rollout: the process that ran it has ended"
+        return RolloutOutcome.broken(error, lost=True, turns=turns)
 
     def _judge_answer(self, answer: Answer, end: float) -> RolloutOutcome:
         """Return the outcome of a rollout of which only the answer is known."""
@@ -229,12 +229,10 @@ class RemoteEngine(Engine):
         if rewards is None and (answer.error is not None or time.monotonic() >= end):
             return self._give_up(answer, Standing.NOT_TOLD, 0, end)
         if rewards is None:
-            return RolloutOutcome.broken(NO_REWARD_IN_ANSWER)
+            kind = FailureKind.AGENT
+            return RolloutOutcome(RolloutStatus.UNREPORTED, error=NO_REWARD_IN_ANSWER, failure=kind)
         return RolloutOutcome(RolloutStatus.COMPLETED, rewards=rewards, metrics=metrics_of(answer.result))
 
     def _late(self) -> str:
         seconds = self._deadline_seconds or 0.0
         return describe_error(RolloutTimeoutError(f"the rollout was not over after {seconds:g} s, its deadline"))
-
-
-NO_REWARD_IN_ANSWER = "the agent's answer holds no reward, and this runtime cannot be asked for it"
