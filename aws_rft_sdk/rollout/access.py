@@ -62,6 +62,8 @@ class Access:
     start: Start
     observe: Observe | None = None
     """None when the runtime does not show what became of a rollout: the service's does not."""
+    endpoint: str | None = None
+    """URL that payloads name, where agents reach the runtime. None if only the payloads tell."""
 
 
 def _tokens(usage: tuple[JSON, ...], name: str) -> tuple[int, ...] | None:
