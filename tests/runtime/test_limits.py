@@ -35,8 +35,10 @@ def limited(open_wire, tmp_path):
     """Return a function that starts a runtime with limits, and returns it and its wire."""
     runtimes = []
 
-    def start(policy=counted, db=":memory:", faults=None, **limits):
-        runtime = LocalRuntime(policy, db=db, auth="none", faults=faults, limits=RolloutLimits(**limits)).start()
+    def start(policy=counted, db=":memory:", faults=None, capture="full", **limits):
+        runtime = LocalRuntime(
+            policy, db=db, auth="none", faults=faults, capture=capture, limits=RolloutLimits(**limits)
+        ).start()
         runtimes.append(runtime)
         return runtime, open_wire(runtime)
 
@@ -172,13 +174,14 @@ def test_call_when_others_are_in_flight_then_they_count(limited, open_wire):
     assert len(runtime.trajectory(payload["metadata"]["rolloutId"]).turns) == 2
 
 
-def test_tokens_when_the_runtime_is_started_again_then_counted_from_its_database(limited, tmp_path):
-    first, wire = limited(db=tmp_path / "runs.db", max_total_tokens=300)
+@pytest.mark.parametrize("capture", ["full", "last", "none"])
+def test_tokens_when_the_runtime_is_started_again_then_counted_from_its_database(limited, tmp_path, capture):
+    first, wire = limited(db=tmp_path / "runs.db", capture=capture, max_total_tokens=300)
     payload = first.new_rollout("p")
     assert statuses(wire, payload, 2) == [200, 200]
     first.stop()
 
-    _, wire = limited(db=tmp_path / "runs.db", max_total_tokens=300)
+    _, wire = limited(db=tmp_path / "runs.db", capture=capture, max_total_tokens=300)
 
     assert statuses(wire, payload, 2) == [200, 400]
 
