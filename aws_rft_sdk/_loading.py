@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -41,6 +42,31 @@ def load_callable(reference: str) -> Callable[..., Any]:
     return target  # type: ignore[no-any-return] # callable() has just said so
 
 
+def load_function(reference: str) -> Callable[..., Any]:
+    """Load a function that a user names.
+
+    Raises:
+        ConfigurationError: It is not there, or importing its module failed. The message ends with the traceback.
+    """
+    try:
+        return load_callable(reference)
+    except ConfigurationError:
+        raise
+    except (Exception, SystemExit) as error:  # a script without a guard must not end the command as a success
+        raise ConfigurationError(
+            f"importing {reference} failed: {type(error).__name__}: {error}\n\n{traceback.format_exc().rstrip()}"
+        ) from error
+
+
+def reference_of(fn: Callable[..., Any]) -> str:
+    """Return the name of a function, as `load_callable` reads it where that is possible: not for local functions."""
+    named = fn if hasattr(fn, "__qualname__") else type(fn)
+    module, name = named.__module__, named.__qualname__
+    file = getattr(sys.modules.get(module), "__file__", None)
+    # A file can be loaded from every working directory. Modules of a package need their package.
+    return f"{file}:{name}" if file and "." not in module and Path(file).suffix == ".py" else f"{module}:{name}"
+
+
 def absolute_reference(reference: str) -> str:
     """Return a reference that means the same in a process with another working directory."""
     location, separator, name = reference.rpartition(":")
@@ -55,6 +81,30 @@ def module_of(reference: str) -> str | None:
     file = str(Path(location).resolve())
     loaded = list(sys.modules.items())
     return next((name for name, module in loaded if getattr(module, "__file__", None) == file), None)
+
+
+def file_of(reference: str) -> Path | None:
+    """Return the file that a reference names, or the file of the module that it names. The module is not loaded.
+
+    Returns None for a module without a file.
+
+    Raises:
+        ConfigurationError: There is no such file or module.
+    """
+    location = reference.rpartition(":")[0]
+    if location.endswith(".py"):
+        path = Path(location).resolve()
+        if not path.is_file():
+            raise ConfigurationError(f"there is no file {path}")
+        return path
+    _import_from_here()
+    try:
+        spec = importlib.util.find_spec(location)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None:
+        raise ConfigurationError(f"there is no module {location}")
+    return Path(spec.origin).resolve() if spec.has_location and spec.origin else None
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -81,9 +131,13 @@ def _load_file(path: Path) -> ModuleType:
     return module
 
 
-def _load_module(name: str) -> ModuleType:
+def _import_from_here() -> None:
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
+
+
+def _load_module(name: str) -> ModuleType:
+    _import_from_here()
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:

@@ -15,6 +15,7 @@ from aws_rft_sdk._decision import Completion, Decision
 from aws_rft_sdk.context import RFTContext, client_defaults, request_of, share_holder
 from aws_rft_sdk.credentials import Credentials, CredentialSource
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.failures import failure_kind
 from aws_rft_sdk.feedback.delivery import Holder, Memory, OnDisk, deliver
 from aws_rft_sdk.feedback.off_the_loop import off_the_loop
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
@@ -186,15 +187,16 @@ class RolloutFeedbackClient:
         Safe to repeat with the same reward. Raises what `complete_trajectory` and `update_reward` raise.
 
         Args:
-            error: What went wrong: an exception, of which the type is logged, or a text, of which the first 200
+            error: What went wrong: an exception, of which type and kind are logged, or a text, of which the first 200
                 characters are logged without what looks like a secret. The service has no field for it.
             reward: The floor that the rollout gets; None to seal the trajectory as failed, without a reward. Users of
                 the service saw whole jobs fail over one failed trajectory, a floor reward is the safer choice.
         """
         rewards = None if reward is None else parse_rewards(reward)
         logger.warning(
-            "trajectory_id=<%s>, error=<%s>, reward=<%s> | the rollout ended in an error",
+            "trajectory_id=<%s>, kind=<%s>, error=<%s>, floor=<%s> | the rollout ended in an error",
             self.metadata.trajectory_id,
+            None if isinstance(error, str) else failure_kind(error).value,
             wire.loggable(error, 200) if isinstance(error, str) else type(error).__name__,
             reward,
         )

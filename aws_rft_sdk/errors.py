@@ -26,9 +26,11 @@
     └── RolloutError                      one rollout failed; never cancels its siblings
         ├── HandlerError                  the user's handler raised; the cause is kept
         ├── RolloutTimeoutError (TimeoutError)
+        │   └── GivenUpError              its process was shut down before it had finished
         ├── AgentUnreachableError         the agent's endpoint could not be called
         ├── ShuttingDownError             this process begins no more rollouts
         ├── AtCapacityError               this process runs as many rollouts as it may
+        ├── BreakerError                  the first rollouts of a run all failed for one reason; the run has ended
         └── NoTrackedTurnsError           no inference call carried the rollout's headers
 
 To add a class: give it the nearest parent and the builtin it refines; keep every argument beyond the message
@@ -222,6 +224,10 @@ class RolloutTimeoutError(RolloutError, TimeoutError):
     """A rollout did not finish before its deadline."""
 
 
+class GivenUpError(RolloutTimeoutError):
+    """The process of a rollout was shut down before the rollout had finished. The rollout is not at fault."""
+
+
 class AgentUnreachableError(RolloutError):
     """The endpoint of the agent could not be called."""
 
@@ -236,6 +242,13 @@ class AtCapacityError(RolloutError):
     """This process runs as many rollouts as it may. The handler did not run; deliver the payload again later."""
 
     retry_safe = True
+
+
+class BreakerError(RolloutError):
+    """The first rollouts of a run all failed for the same reason, so no more were begun.
+
+    The message has the reason, the number of rollouts and the first traceback.
+    """
 
 
 class NoTrackedTurnsError(RolloutError):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import json
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import TracebackType
+from typing import Any
 
 from aws_rft_sdk import errors
+from aws_rft_sdk.wire import ERROR_TYPE_HEADER, LIMIT_ERROR_CODE
 
 
 class FailureKind(str, Enum):
@@ -22,13 +26,15 @@ class FailureKind(str, Enum):
     REWARD = "reward"
     """The reward function raised, or what it returned is no reward."""
     TIMEOUT = "timeout"
-    """The rollout missed its deadline."""
+    """The rollout missed its deadline, or its handler waited longer than it meant to."""
+    LIMIT = "limit"
+    """The rollout used up its limit of turns, tokens or cost."""
     INFRASTRUCTURE = "infrastructure"
     """Something around the rollout broke: a server error, a lost connection, a dead process, a full disk."""
 
 
 _OWN: dict[type[BaseException], FailureKind] = {
-    errors.RewardError: FailureKind.REWARD,
+    errors.GivenUpError: FailureKind.INFRASTRUCTURE,
     errors.RolloutTimeoutError: FailureKind.TIMEOUT,
     errors.ServiceError: FailureKind.INFRASTRUCTURE,
     errors.UnavailableError: FailureKind.INFRASTRUCTURE,
@@ -43,6 +49,10 @@ _OWN: dict[type[BaseException], FailureKind] = {
 # By name, so that no library is imported for it.
 _NAMED: dict[tuple[str, str], FailureKind] = {
     ("asyncio", "CancelledError"): FailureKind.INFRASTRUCTURE,
+    ("concurrent", "BrokenExecutor"): FailureKind.INFRASTRUCTURE,
+    ("botocore", "NoCredentialsError"): FailureKind.INFRASTRUCTURE,
+    ("openai", "LengthFinishReasonError"): FailureKind.MODEL,
+    ("openai", "ContentFilterFinishReasonError"): FailureKind.MODEL,
     ("strands", "ModelThrottledException"): FailureKind.INFRASTRUCTURE,
     ("strands", "MaxTokensReachedException"): FailureKind.MODEL,
     ("strands", "ContextWindowOverflowException"): FailureKind.MODEL,
@@ -52,11 +62,22 @@ _NAMED: dict[tuple[str, str], FailureKind] = {
     ("langchain_core", "OutputParserException"): FailureKind.MODEL,
     ("langchain_core", "ToolException"): FailureKind.TOOL,
 }
-_HTTP_LIBRARIES = frozenset({"openai", "anthropic", "litellm", "httpx", "httpx2", "botocore", "aiohttp", "requests"})
-_NOT_THE_REQUEST = frozenset({401, 402, 403, 408, 424, 429, 499})
+_MODEL_LIBRARIES = frozenset({"openai", "anthropic", "litellm"})
+_HTTP_LIBRARIES = _MODEL_LIBRARIES | {"aiohttp", "botocore", "http", "httpx", "httpx2", "requests", "urllib", "urllib3"}
+_NO_ANSWER = frozenset(
+    {"APIError", "TransportError", "HTTPClientError", "HTTPException", "ConnectionError", "URLError", "ProtocolError"}
+    | {"Timeout", "TimeoutError", "ChunkedEncodingError", "ClientConnectionError", "ClientPayloadError"}
+)
+"""Classes of these libraries that say, without a status, that a call broke. The others are about wrong arguments."""
+_NOT_THE_REQUEST = frozenset({401, 402, 403, 404, 407, 408, 409, 410, 424, 425, 429, 499})
 """Error statuses below 500 that say nothing about what the model was asked."""
-_BROKEN_MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO})
-# Modules that the frames of a traceback lie in. The innermost one counts: a tool may run an agent with a model.
+_LOST_CONNECTIONS = frozenset({"ConnectionError", "gaierror", "SSLError"})
+_NO_JSON = (json.JSONDecodeError, UnicodeDecodeError)
+_BROKEN_MACHINE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.ETIMEDOUT}
+    | {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN}
+)
+# Modules that the frames of a traceback lie in.
 _BOUNDARIES: tuple[tuple[str, FailureKind], ...] = (
     ("strands.tools", FailureKind.TOOL),
     ("langchain_core.tools", FailureKind.TOOL),
@@ -73,80 +94,123 @@ def failure_kind(error: BaseException) -> FailureKind:
     """Return why a rollout failed, from what its handler raised.
 
     An error whose attribute `kind` is the value of a `FailureKind` says so itself, so errors of your own may. Otherwise
-    the error, what caused it and what it was raised in the course of are looked at in this order. The first one that
-    tells decides. `FailureKind.AGENT` if none does.
+    the error, what caused it, the members of a group and what it was raised in the course of are looked at in this
+    order. The first one whose class tells decides. If none does, the first one that was raised in a tool or in a reward
+    decides. Returns `FailureKind.AGENT` if nothing tells.
     """
-    for item in chain_of(error):
-        kind = _kind_of(item)
-        if kind is not None:
-            return kind
-    return FailureKind.AGENT
+    chain = list(chain_of(error))
+    told = (kind for tell in (_kind_of_class, _kind_of_place) for item in chain if (kind := tell(item)) is not None)
+    return next(told, FailureKind.AGENT)
 
 
-def note_kind(error: BaseException) -> FailureKind:
-    """Set `error.kind`, unless its class has an attribute of that name, and return the kind."""
-    kind = failure_kind(error)
-    if not hasattr(error, "kind"):
-        error.kind = kind  # type: ignore[attr-defined] # for `on_error`
+def note_kind(error: BaseException, kind: FailureKind | None = None) -> FailureKind:
+    """Set `error.kind`, unless the error has an attribute of that name or takes none, and return the kind.
+
+    Args:
+        error: What the handler raised.
+        kind: Its kind. None to find it out.
+    """
+    kind = kind or failure_kind(error)
+    with contextlib.suppress(Exception):  # the class is the user's
+        if not hasattr(error, "kind"):
+            error.kind = kind  # type: ignore[attr-defined] # for `on_error`
     return kind
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield an error, what caused it and what it was raised in the course of, each once."""
+    """Yield an error, what caused it, the members of a group and what it was raised in the course of, each once."""
     waiting, seen = [error], set[int]()
     while waiting:
         item = waiting.pop()
         if item is not None and id(item) not in seen:
             seen.add(id(item))
             yield item
-            waiting += [item.__context__, item.__cause__]
+            members = _attribute(item, "exceptions")
+            grouped = members if isinstance(members, tuple) else ()
+            waiting += [item.__context__, *(m for m in reversed(grouped) if isinstance(m, BaseException))]
+            waiting.append(item.__cause__)
 
 
-def _kind_of(error: BaseException) -> FailureKind | None:
-    told = getattr(error, "kind", None)
+def _kind_of_class(error: BaseException) -> FailureKind | None:
+    told = _attribute(error, "kind")
     if isinstance(told, str) and told in FailureKind._value2member_map_:
         return FailureKind(told)
-    for cls, kind in _OWN.items():
-        if isinstance(error, cls):
+    for own, kind in _OWN.items():
+        if isinstance(error, own):
             return kind
-    for cls in type(error).__mro__:
-        library = cls.__module__.partition(".")[0]
-        named = _NAMED.get((library, cls.__name__))
-        if named is not None:
-            return named
-        if library in _HTTP_LIBRARIES:
-            return _kind_of_call(error)
-    if isinstance(error, OSError) and error.errno in _BROKEN_MACHINE:
+    origins = [(str(cls.__module__).partition(".")[0], cls.__name__) for cls in type(error).__mro__]
+    for origin in origins:
+        if origin in _NAMED:
+            return _NAMED[origin]
+    of_library = [origin for origin in origins if origin[0] in _HTTP_LIBRARIES]
+    if of_library and _type_of_answer(error) == LIMIT_ERROR_CODE:
+        return FailureKind.LIMIT  # also where an agent in a tool met it
+    place = _innermost_boundary(error.__traceback__)
+    if place is FailureKind.TOOL:
+        return None  # whatever it is, it happened in a tool
+    if of_library:
+        return _kind_of_call(error, of_library, place)
+    names = {name for _, name in origins}
+    if names & _LOST_CONNECTIONS or (isinstance(error, OSError) and error.errno in _BROKEN_MACHINE):
         return FailureKind.INFRASTRUCTURE
-    boundary = _innermost_boundary(error.__traceback__)
-    return None if boundary is FailureKind.MODEL else boundary
+    if place is FailureKind.MODEL and isinstance(error, _NO_JSON):
+        return FailureKind.INFRASTRUCTURE
+    return FailureKind.TIMEOUT if "TimeoutError" in names else None  # three classes in Python 3.10
 
 
-def _kind_of_call(error: BaseException) -> FailureKind:
+def _kind_of_call(
+    error: BaseException, origins: list[tuple[str, str]], place: FailureKind | None
+) -> FailureKind | None:
     """Return the kind of an error of an HTTP library."""
-    boundary = _innermost_boundary(error.__traceback__)
-    if boundary is FailureKind.TOOL:
-        return boundary
     status = _status_of(error)
-    if status is None or status >= 500 or status in _NOT_THE_REQUEST:
+    if status is None or status < 400:
+        return FailureKind.INFRASTRUCTURE if any(name in _NO_ANSWER for _, name in origins) else None
+    if status >= 500 or status in _NOT_THE_REQUEST:
         return FailureKind.INFRASTRUCTURE
-    return FailureKind.MODEL
+    if place is FailureKind.REWARD:  # a judge's call
+        return FailureKind.REWARD
+    return FailureKind.MODEL if place is FailureKind.MODEL or origins[0][0] in _MODEL_LIBRARIES else None
+
+
+def _type_of_answer(error: BaseException) -> object:
+    """Return the error type that an answer of the runtime has in its header, None if there is none."""
+    response = _attribute(error, "response")
+    if isinstance(response, Mapping):  # botocore
+        answered = response.get("Error")
+        return answered.get("Code") if isinstance(answered, Mapping) else None
+    headers = _attribute(error if response is None else response, "headers")
+    return headers.get(ERROR_TYPE_HEADER) if isinstance(headers, Mapping) else None
 
 
 def _status_of(error: BaseException) -> int | None:
-    response = getattr(error, "response", None)
+    response = _attribute(error, "response")
     if isinstance(response, Mapping):  # botocore
         response = response.get("ResponseMetadata")
         found = response.get("HTTPStatusCode") if isinstance(response, Mapping) else None
     else:
-        found = getattr(error, "status_code", None) or getattr(error, "status", None)
-        found = found or getattr(response, "status_code", None)
+        found = _attribute(error, "status_code") or _attribute(error, "status")
+        found = found or _attribute(response, "status_code")
     return found if isinstance(found, int) else None
 
 
+def _attribute(owner: object, name: str) -> Any:
+    try:
+        return getattr(owner, name, None)
+    except Exception:  # a property of the user's class
+        return None
+
+
+def _kind_of_place(error: BaseException) -> FailureKind | None:
+    if isinstance(error, errors.RewardError):  # here, so that what caused it tells first
+        return FailureKind.REWARD
+    place = _innermost_boundary(error.__traceback__)
+    return None if place is FailureKind.MODEL else place
+
+
 def _innermost_boundary(traceback: TracebackType | None) -> FailureKind | None:
+    # The innermost one counts, since a tool may run an agent with a model. What a reward runs is part of the reward.
     found = None
-    while traceback is not None:
+    while traceback is not None and found is not FailureKind.REWARD:
         module = str(traceback.tb_frame.f_globals.get("__name__", ""))
         for prefix, kind in _BOUNDARIES:
             if module == prefix or module.startswith(prefix + "."):

@@ -47,6 +47,10 @@ WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 CA_BUNDLE_VARIABLES = ("RFT_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
+_CARRIED_VARIABLES = (
+    *(API_VARIABLE, AUTH_VARIABLE, ENDPOINT_VARIABLE, STAGE_VARIABLE, TRUSTED_ENDPOINTS_VARIABLE),
+    *(RUNTIME_KEY_VARIABLE, *REGION_VARIABLES),
+)
 
 Auth = Literal["sigv4", "bearer"]
 """How requests are authenticated: each one signed with SigV4, or with a bearer token."""
@@ -108,6 +112,18 @@ def auth_at(endpoint: Endpoint, auth: Auth, *, has_keys: bool) -> Auth | None:
 def environment(name: str) -> str | None:
     """Return an environment variable, None when it is unset or empty."""
     return os.environ.get(name) or None
+
+
+def carried(endpoint: str | None = None) -> dict[str, str]:
+    """Return the settings that processes on other machines need to report rollouts as this process would.
+
+    There may be a key among them: keep them out of logs.
+
+    Args:
+        endpoint: The runtime that the operator named in code; there it is the one of `RFT_RUNTIME_ENDPOINT`.
+    """
+    known = {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
+    return known if endpoint is None else {**known, ENDPOINT_VARIABLE: endpoint}
 
 
 def worker_key() -> str | None:

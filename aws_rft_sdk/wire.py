@@ -122,6 +122,9 @@ ERROR_CODES = {
 }
 """The service's error type of each status it is documented to answer with."""
 
+LIMIT_ERROR_CODE = "rollout_limit_exceeded"
+"""Error type of the local runtime, with status 400: the rollout has used up a limit and gets no further turn."""
+
 _ERRORS: dict[int, type[errors.StatusError]] = {
     400: errors.InvalidRequestError,
     402: errors.QuotaExceededError,

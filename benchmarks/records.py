@@ -24,10 +24,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aws_rft_sdk import __version__
-from aws_rft_sdk.rollout import load_callable
-from aws_rft_sdk.rollout.engines.choosing import EngineChoice
-from aws_rft_sdk.rollout.session import RunOptions
-from aws_rft_sdk.types import InferenceParams
+from aws_rft_sdk.rollout import RunOptions
+from aws_rft_sdk.rollout.options import complete_options
+from aws_rft_sdk.rollout.planning import plan_run
 
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 AGENT = """
@@ -60,14 +59,10 @@ class Figures:
 def make_run(folder: Path, seed: int, prompts: int, group_size: int, missing: int) -> None:
     """Write the folder of a run. Rollouts end in a random order near that in which they began."""
     rng = random.Random(seed)
-    options = RunOptions(
-        dataset=str(folder.parent / "dataset.jsonl"),
-        choice=EngineChoice.of("local", f"{folder.parent / 'bench_agent.py'}:handler"),
-        params=InferenceParams(temperature=1.0, top_p=1.0, max_tokens=4096),
-        group_size=group_size,
-        policy=f"callable:{folder.parent / 'bench_agent.py'}:policy",
-    )
-    manifest = options.manifest(load_callable(options.choice.handler), prompts)
+    agent = folder.parent / "bench_agent.py"
+    options: RunOptions = {"group_size": group_size, "policy": f"callable:{agent}:policy"}
+    dataset = folder.parent / "dataset.jsonl"
+    manifest = plan_run(f"{agent}:handler", dataset, complete_options(options, None)).manifest
     folder.mkdir()
     manifest.write(folder)
     lost = set(rng.sample(range(prompts * group_size), missing))

@@ -31,16 +31,12 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk import LocalRuntime
-from aws_rft_sdk.rollout import load_callable, read_records
-from aws_rft_sdk.rollout.engines.choosing import EngineChoice
-from aws_rft_sdk.rollout.session import RunOptions, open_session
+from aws_rft_sdk.rollout import DatasetRun, RunListener, RunStatus, load_callable, read_records, run
 from aws_rft_sdk.runtime import read_trajectories
-from aws_rft_sdk.types import InferenceParams
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "gsm8k_calculator"
 MODEL = "175b_verification"
@@ -172,24 +168,29 @@ def bare_seconds(work: Work, cells: list[str], policy: Callable[[Any], Any], *, 
 
 def sdk_seconds(work: Work, handler: Any, policy: Any, prompts: int, name: str) -> float:
     """Run the same rollouts as `aws-rft rollout` does, with every record on disk."""
-    options = RunOptions(
-        dataset=str(work.dataset),
-        choice=EngineChoice.of("local", f"{EXAMPLE / 'agent.py'}:handler", concurrency=work.concurrency),
-        params=InferenceParams(temperature=1.0, top_p=1.0, max_tokens=4096),
+    clock = _Clock()
+    finished = run(
+        handler,
+        work.dataset,
+        out=work.folder / name,
+        policy=policy,
+        concurrency=work.concurrency,
         group_size=work.group_size,
         limit=prompts,
-        out=work.folder / name,
+        listener=clock,
     )
+    assert finished.status is RunStatus.COMPLETED, finished.table.common_errors(1)
+    return time.perf_counter() - clock.began
 
-    async def run_all() -> None:
-        async with aclosing(session.run()) as records:
-            async for record in records:
-                assert record.ended_well, record.error
 
-    with open_session(options, handler, policy) as session:
-        began = time.perf_counter()
-        asyncio.run(run_all())
-        return time.perf_counter() - began
+class _Clock(RunListener):
+    """Notes when rollouts begin: without the time that handler and runtime take to start."""
+
+    began = 0.0
+
+    def begun(self, run: DatasetRun) -> None:
+        """Note the time."""
+        self.began = time.perf_counter()
 
 
 # --- the command -----------------------------------------------------------------------------------------------------

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import click
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from aws_rft_sdk.runs.metrics.figures import Metrics, Spread
-from aws_rft_sdk.runs.metrics.hints import hints
+from aws_rft_sdk.runs.metrics.hints import hints, named_failures
 from aws_rft_sdk.runs.metrics.intervals import Estimate
+
+failures_as_zero_option = click.option(
+    "--failures-as-zero",
+    is_flag=True,
+    help="Count rollouts that failed or were not reported with a reward of 0, instead of leaving them out.",
+)
 
 
 def print_metrics(console: Console, metrics: Metrics, *, total: int | None = None) -> None:
@@ -41,6 +48,9 @@ def metrics_table(metrics: Metrics, *, total: int | None = None) -> Table:
     table.add_row(f"success (reward >= {metrics.success_threshold:g})", percent(share))
     table.add_row("did not complete", percent(metrics.not_completed_share))
     table.add_row("not reported", str(metrics.unreported))
+    if metrics.failures:
+        taken = "counted as 0" if metrics.failures_as_zero else "left out"
+        table.add_row(taken, Text(named_failures(metrics.failures)))
     if metrics.no_reward:
         table.add_row("without a reward", str(metrics.no_reward))
     if metrics.retried:

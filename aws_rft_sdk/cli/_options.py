@@ -1,26 +1,18 @@
-"""What several commands share: the policy option, and how errors become messages."""
+"""What several commands share: options, and how errors become messages and exit statuses."""
 
 from __future__ import annotations
 
 import functools
 import math
-import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError, UnavailableError
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.runtime import CallablePolicy, Policy, ReplayPolicy, UpstreamPolicy
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-POLICY_HELP = (
-    "Who answers inference: callable:FILE.py:FN or callable:MODULE:FN (chat request to assistant message), "
-    "replay:FILE (a recording), upstream:URL (any OpenAI-compatible server)."
-)
 
 
 def finite(ctx: click.Context, option: click.Parameter, value: float | None) -> float | None:
@@ -38,39 +30,33 @@ success_threshold_option = click.option(
 )
 
 
-def parse_policy(value: str) -> Policy:
-    """Make the policy that an option names.
-
-    Raises:
-        ConfigurationError: It has another form, or what it names is not there.
-    """
-    kind, _, target = value.partition(":")
-    if kind == "callable" and target:
-        return CallablePolicy(load_function(target))
-    if kind == "replay" and target:
-        return ReplayPolicy(target)
-    if kind == "upstream" and target:
-        return UpstreamPolicy(target)
-    raise ConfigurationError(f"policy {value!r} has none of the forms callable:FILE.py:FN, replay:FILE, upstream:URL")
+_LIMITS = (
+    click.option("--max-turns", type=int, help="Turns of each rollout. Past a limit it ends with the failure `limit`."),
+    click.option("--max-total-tokens", type=int, help="Tokens of each rollout, as the policy's usage counts them."),
+    click.option("--max-cost", type=float, help="Cost of each rollout. Needs --price-per-million."),
+    click.option(
+        "--price-per-million", type=float, nargs=2, metavar="INPUT OUTPUT", help="Prices of a million tokens."
+    ),
+)
 
 
-def load_function(reference: str) -> Callable[..., Any]:
-    """Load a function that an argument names.
+def limit_options(fn: F) -> F:
+    """Add the options that `RolloutLimits` is made of."""
+    for option in reversed(_LIMITS):
+        fn = option(fn)
+    return fn
 
-    Raises:
-        ConfigurationError: It is not there, or importing its module failed; the traceback goes to stderr.
-    """
-    try:
-        return load_callable(reference)
-    except ConfigurationError:
-        raise
-    except (Exception, SystemExit) as error:  # a script without a guard must not end the command as a success
-        traceback.print_exc()
-        raise ConfigurationError(f"importing {reference} failed: {type(error).__name__}: {error}") from error
+
+class _Unavailable(click.ClickException):
+    exit_code = 3
 
 
 def usage_errors(fn: F) -> F:
-    """Turn errors about what the user gave us into a message and exit status 2, other errors of ours into status 1."""
+    """Turn errors into a message and an exit status.
+
+    2 for what the user typed or gave us, 3 for an environment that does not work, 130 for Ctrl-C, 1 for other errors of
+    this package.
+    """
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -79,6 +65,9 @@ def usage_errors(fn: F) -> F:
         except (ConfigurationError, DatasetError, PayloadError) as error:
             raise click.UsageError(str(error)) from error
         except RFTError as error:
-            raise click.ClickException(f"{type(error).__name__}: {error}") from error
+            failure = _Unavailable if isinstance(error, UnavailableError) else click.ClickException
+            raise failure(f"{type(error).__name__}: {error}") from error
+        except KeyboardInterrupt:
+            raise click.exceptions.Exit(130) from None
 
     return wrapper  # type: ignore[return-value] # the same signature

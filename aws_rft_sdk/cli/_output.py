@@ -39,18 +39,17 @@ def user_code_prints_to_stderr() -> Iterator[None]:
     """
     global _own
     before = _own, sys.stdout
-    with contextlib.ExitStack() as undo:
-        _own = undo.enter_context(_taken_descriptor()) if _descriptor() == _STDOUT else own_stdout()
-        sys.stdout = sys.stderr
-        try:
-            yield
-        finally:
-            if _own is not None:
-                _own.flush()
-            if _is_whole_program:
-                undo.pop_all()
-            else:
-                _own, sys.stdout = before
+    taken = _take_descriptor() if _descriptor() == _STDOUT else None
+    _own, sys.stdout = taken or own_stdout(), sys.stderr
+    try:
+        yield
+    finally:
+        if _own is not None:
+            _own.flush()
+        if not _is_whole_program:
+            _own, sys.stdout = before
+            if taken is not None:
+                _give_back(taken)
 
 
 def _descriptor() -> int | None:
@@ -60,20 +59,17 @@ def _descriptor() -> int | None:
         return None  # a stream in memory, or a closed one
 
 
-@contextlib.contextmanager
-def _taken_descriptor() -> Iterator[TextIO]:
-    """Let descriptor 1 be stderr, and return a stream to what it was. Subprocesses do not inherit that stream."""
-    public = sys.stdout
-    public.flush()
-    with os.fdopen(os.dup(_STDOUT), "w", encoding=public.encoding, errors=public.errors) as own:
-        try:
-            os.dup2(_STDERR, _STDOUT)
-        except OSError:  # there is no stderr
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), _STDOUT)
-        try:
-            yield own
-        finally:
-            public.flush()
-            own.flush()
-            os.dup2(own.fileno(), _STDOUT)
+def _take_descriptor() -> TextIO:
+    """Let descriptor 1 be stderr. Returns a stream to what it was before, which subprocesses do not inherit."""
+    sys.stdout.flush()
+    if sys.stderr is None:  # descriptor 2 is closed, and would become the copy
+        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
+    taken = os.fdopen(os.dup(_STDOUT), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
+    os.dup2(_STDERR, _STDOUT)
+    return taken
+
+
+def _give_back(taken: TextIO) -> None:
+    sys.stdout.flush()  # what was printed to the original stream
+    with taken:
+        os.dup2(taken.fileno(), _STDOUT)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.manifest import Manifest, read_manifest
-from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, Metrics, hints
 from aws_rft_sdk.runs.records import Damage
 from aws_rft_sdk.runs.table import RolloutTable
 
@@ -58,9 +58,21 @@ class RecordedRun:
         return value if isinstance(value, int) else None
 
 
-def damaged_lines(run: RecordedRun) -> dict[str, JSON]:
+def metrics_json(found: Metrics, table: RolloutTable) -> dict[str, JSON]:
+    """Return the figures of a run as JSON, with what they are made of."""
+    return {
+        "metrics": found.to_dict(),
+        "hints": [asdict(hint) for hint in hints(found)],
+        "intervals": {"method": found.interval_method, "confidence": found.confidence},
+        "failures": dict(found.failures),
+        "sources": dict(found.sources),
+        "damaged": damaged_lines(table),
+    }
+
+
+def damaged_lines(table: RolloutTable) -> dict[str, JSON]:
     """Return the lines that hold no record as JSON: how many, and the first of them."""
-    damage = run.table.damage or Damage(run.folder)
+    damage = table.damage or Damage(Path())
     return {"count": damage.count, "lines": [{"line": line, "fault": fault} for line, fault in damage.lines]}
 
 

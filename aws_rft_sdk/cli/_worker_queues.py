@@ -13,7 +13,8 @@ from typing import Any
 
 import click
 
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.lifecycle.shutdown import end_at
@@ -34,7 +35,11 @@ _EXIT_SECONDS = 2.0
 def _shared_options(max_rollouts: int, visibility_seconds: float) -> Callable[[Any], Any]:
     options = (
         click.option(
-            "--max-rollouts", default=max_rollouts, show_default=True, type=click.IntRange(1), help="At once."
+            *("--concurrency", "--max-rollouts", "max_rollouts"),
+            default=max_rollouts,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Rollouts at once.",
         ),
         deadline_option,
         click.option(

@@ -10,10 +10,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from aws_rft_sdk.cli._metrics_table import failures_as_zero_option
 from aws_rft_sdk.cli._options import finite, success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import RecordedRun, damaged_lines, threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runs.metrics import Comparison, Difference, compare, mixture_of
+from aws_rft_sdk.runs.metrics import Comparison, Difference, compare, mixture_of, named_failures
 
 _SUCCESS = "eval/reward/pass_at_1"
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -23,6 +24,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("a", metavar="DIR_A", type=_FOLDER)
 @click.argument("b", metavar="DIR_B", type=_FOLDER)
 @success_threshold_option
+@failures_as_zero_option
 @click.option("--unpaired", is_flag=True, help="The runs are of different prompts. Intervals are wider then.")
 @click.option(
     "--fail-below",
@@ -39,6 +41,7 @@ def command(
     a: Path,
     b: Path,
     success_threshold: float | None,
+    failures_as_zero: bool,
     unpaired: bool,
     fail_below: float | None,
     figure: str | None,
@@ -59,10 +62,11 @@ def command(
             "compares their means"
         )
     threshold = threshold_of(success_threshold, a, b)
-    found = compare(runs[0].table, runs[1].table, paired=not unpaired, success_threshold=threshold)
+    options = {"paired": not unpaired, "failures_as_zero": failures_as_zero}
+    found = compare(runs[0].table, runs[1].table, success_threshold=threshold, **options)
     failed = None if fail_below is None else _failure(found, figure or _SUCCESS, fail_below)
     if as_json:
-        damaged = {"damaged_a": damaged_lines(runs[0]), "damaged_b": damaged_lines(runs[1])}
+        damaged = {"damaged_a": damaged_lines(runs[0].table), "damaged_b": damaged_lines(runs[1].table)}
         report = {"a": str(a), "b": str(b), **found.to_dict(), **damaged}
         click.echo(json.dumps(report, indent=2, allow_nan=False))
     else:
@@ -148,6 +152,10 @@ def _notes(comparison: Comparison, same_dataset_known: bool) -> list[str]:
             f"without a reward: {comparison.no_reward_a} rollouts of A, {comparison.no_reward_b} of B; they are no "
             "success, and in no mean of rewards"
         )
+    for name, failures in (("A", comparison.failures_a), ("B", comparison.failures_b)):
+        if failures:
+            taken = "counted as 0" if comparison.failures_as_zero else "left out"
+            notes.append(f"{taken}: rollouts of {name} that failed or were not reported, {named_failures(failures)}")
     for name, sources in (("A", comparison.sources_a), ("B", comparison.sources_b)):
         if mixed := mixture_of(sources):
             notes.append(f"in {name}, {mixed}")

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import click
 from rich.console import Console
 
-from aws_rft_sdk.cli._metrics_table import print_metrics
+from aws_rft_sdk.cli._metrics_table import failures_as_zero_option, print_metrics
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
-from aws_rft_sdk.cli._runs import RecordedRun, damaged_lines, threshold_of
-from aws_rft_sdk.runs.metrics import draw, hints, measure
+from aws_rft_sdk.cli._runs import RecordedRun, metrics_json, threshold_of
+from aws_rft_sdk.runs.metrics import draw, measure
 
 
 @click.command("metrics")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @success_threshold_option
+@failures_as_zero_option
 @click.option(
     "--max-tokens",
     type=click.IntRange(1),
@@ -31,7 +31,12 @@ from aws_rft_sdk.runs.metrics import draw, hints, measure
 )
 @usage_errors
 def command(
-    folder: Path, success_threshold: float | None, max_tokens: int | None, as_json: bool, plot: Path | None
+    folder: Path,
+    success_threshold: float | None,
+    failures_as_zero: bool,
+    max_tokens: int | None,
+    as_json: bool,
+    plot: Path | None,
 ) -> None:
     """Compute the metrics of rollouts from their records, in the service's names.
 
@@ -44,17 +49,12 @@ def command(
         prompts=run.prompts,
         group_size=run.group_size,
         max_tokens=max_tokens or run.max_tokens,
+        failures_as_zero=failures_as_zero,
     )
     if plot is not None:
         draw(run.table, found, plot, title=folder.resolve().name)
     if as_json:
-        report = {
-            "metrics": found.to_dict(),
-            "hints": [asdict(hint) for hint in hints(found)],
-            "intervals": {"method": found.interval_method, "confidence": found.confidence},
-            "sources": dict(found.sources),
-            "damaged": damaged_lines(run),
-        }
+        report = metrics_json(found, run.table)
         click.echo(json.dumps(report, indent=2, allow_nan=False))
         return
     console = Console(highlight=False)

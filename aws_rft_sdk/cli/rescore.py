@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aws_rft_sdk.cli._options import load_function, success_threshold_option, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._runs import threshold_of
 from aws_rft_sdk.errors import ConfigurationError

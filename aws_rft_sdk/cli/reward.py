@@ -12,7 +12,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk.cli._options import finite, load_function, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards._checks import check_reward
@@ -81,7 +82,7 @@ def test(
 @click.argument("reward")
 @click.argument("events", type=click.Path(exists=True, dir_okay=False))
 @_floor_option
-@click.option("--handler", "is_handler", is_flag=True, help="REWARD is a Lambda handler already.")
+@click.option("--lambda-handler", "is_handler", is_flag=True, help="REWARD is a Lambda handler already.")
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
-from aws_rft_sdk.cli._options import POLICY_HELP, parse_policy, usage_errors
+from aws_rft_sdk.cli._options import limit_options, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runtime import Faults, LocalRuntime
+from aws_rft_sdk.rollout.policies import POLICY_HELP, parse_policy
+from aws_rft_sdk.runtime import Faults, LocalRuntime, RolloutLimits
 from aws_rft_sdk.runtime.capture import CAPTURES
 from aws_rft_sdk.runtime.http_server import HOST
 from aws_rft_sdk.settings import RUNTIME_KEY_VARIABLE, check_key, runtime_key
@@ -60,6 +61,7 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Let a repeated feedback call with the same client token succeed.",
 )
+@limit_options
 @user_code_prints_to_stderr()
 @usage_errors
 def command(policy: str | None, faults: str | None, key: str | None, key_file: Path | None, **options: Any) -> None:
@@ -70,7 +72,9 @@ def command(policy: str | None, faults: str | None, key: str | None, key_file: P
     """
     key = _read_key(key, key_file)
     answering = parse_policy(policy) if policy else None
-    runtime = LocalRuntime(answering, key=key, faults=Faults.from_toml(faults) if faults else None, **options)
+    limits = RolloutLimits(**{name: options.pop(name) for name in RolloutLimits.__dataclass_fields__})
+    trouble = Faults.from_toml(faults) if faults else None
+    runtime = LocalRuntime(answering, key=key, faults=trouble, limits=limits, **options)
     how_to = f"{_HOW_TO}{_HOW_TO_KEY}\n" if key else _HOW_TO
     runtime.serve_forever(lambda: click.echo(how_to.format(endpoint=runtime.endpoint), file=own_stdout()))
 

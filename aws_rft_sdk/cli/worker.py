@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from aws_rft_sdk.cli._options import load_function, usage_errors
+from aws_rft_sdk._loading import load_function
+from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._worker_options import deadline_option, grace_option, log_to_stderr, outbox_option, using_outbox
 from aws_rft_sdk.cli._worker_queues import lambda_package, nova_forge, sqs
@@ -26,7 +27,11 @@ def command() -> None:
 @click.option("--host", default=ANY_HOST, show_default=True, help="Address to listen on; containers need the default.")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 for a free one.")
 @click.option(
-    "--max-rollouts", default=MAX_ROLLOUTS, show_default=True, type=click.IntRange(1), help="At once; beyond it 429."
+    *("--concurrency", "--max-rollouts", "max_rollouts"),
+    default=MAX_ROLLOUTS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Rollouts at once; beyond it 429.",
 )
 @deadline_option
 @grace_option

@@ -1,7 +1,8 @@
 """Runs a handler of any kind once, within a deadline, and tells what became of the rollout.
 
 Drivers and workers share it. Coroutines run in the caller's event loop. Each other function runs in a thread of its
-own: in a pool, functions that hang would starve the others and keep the process from ending.
+own: in a pool, functions that hang would starve the others and keep the process from ending. Whatever a handler raises
+is an outcome and ends nothing but its rollout.
 """
 
 from __future__ import annotations
@@ -126,11 +127,18 @@ async def _time_out(
 async def _end_early(work: asyncio.Future[_Returned], contexts: list[RFTContext], error: BaseException) -> bool:
     """Report the rollouts of `contexts` as `error`, then end their work. Returns whether any was given up."""
     rollouts = [rollout for rollout in one_rollout.running() if rollout.context in contexts]
-    given_up = [await off_the_loop(rollout.failed, error) for rollout in rollouts]
+    given_up = [await off_the_loop(_give_up, rollout, error) for rollout in rollouts]
     if any(given_up) or not rollouts:
         work.cancel()
     await asyncio.wait([work], timeout=_CANCEL_SECONDS)
     return any(given_up) or not rollouts
+
+
+def _give_up(rollout: one_rollout.Rollout, error: BaseException) -> bool:
+    try:
+        return rollout.failed(error)
+    except BaseException:  # of `on_error`, which may raise anything; it is logged
+        return True
 
 
 def _is_running(work: asyncio.Future[_Returned], threads: list[threading.Thread]) -> bool:
@@ -140,7 +148,8 @@ def _is_running(work: asyncio.Future[_Returned], threads: list[threading.Thread]
 async def _settled(handler: Handler, payload: dict[str, Any], threads: list[threading.Thread]) -> _Returned:
     try:
         return await _call(handler, payload, threads)
-    except (Exception, SystemExit, asyncio.CancelledError) as error:
+    except BaseException as error:
+        # Out of a task, some of these would end the event loop with all other rollouts.
         return _Returned(error=error)
 
 

@@ -26,7 +26,7 @@ from aws_rft_sdk.errors import (
     ServiceError,
     ShuttingDownError,
 )
-from aws_rft_sdk.failures import note_kind
+from aws_rft_sdk.failures import FailureKind, note_kind
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox
 from aws_rft_sdk.lifecycle.options import FeedbackClient, Options
@@ -182,7 +182,10 @@ class Rollout:
         if self._options.require_turns:
             if not self.context.turns.tracked:
                 telemetry.count_untracked()
-                raise NoTrackedTurnsError(_NO_TRACKED_TURNS.format(self.context.trajectory_id))
+                untracked = NoTrackedTurnsError(_NO_TRACKED_TURNS.format(self.context.trajectory_id))
+                # Calls that carried the headers, and were all turned away, are no fault of the agent.
+                note_kind(untracked, FailureKind.INFRASTRUCTURE if self.context.turns.failed else None)
+                raise untracked
             self.context.check_turn_rewards(outcome.rewards)
         return outcome.rewards
 

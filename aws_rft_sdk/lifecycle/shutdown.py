@@ -17,7 +17,7 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._checks import check_seconds
-from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
+from aws_rft_sdk.errors import ConfigurationError, GivenUpError
 from aws_rft_sdk.lifecycle import one_rollout
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class Drained(NamedTuple):
 def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
     """Refuse new rollouts, wait for those in progress, and report those that do not finish in time. Blocks.
 
-    A rollout that is given up is reported with a `RolloutTimeoutError`, as `on_error` of its handler says. Its function
+    A rollout that is given up is reported with a `GivenUpError`, as `on_error` of its handler says. Its function
     may still be running, and what it returns is ignored. Call this in a thread if an event loop runs your handlers,
     since the loop must go on meanwhile. Safe to repeat.
 
@@ -72,7 +72,7 @@ def drain(grace_seconds: float = GRACE_SECONDS) -> Drained:
 
 def give_up(rollouts: list[one_rollout.Rollout], end: float, why: str = _SHUT_DOWN) -> None:
     """Report rollouts as errors, all at once. Blocks, at most until `end` on the monotonic clock."""
-    error = RolloutTimeoutError(why)
+    error = GivenUpError(why)
     threads = ThreadPoolExecutor(min(32, len(rollouts)), thread_name_prefix="rft-shutdown")
     reports = [threads.submit(rollout.failed, error) for rollout in rollouts]
     # With an outbox, the next process delivers what is decided by then.

@@ -2,6 +2,8 @@
 
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.rollout.driver import run_rollouts
+from aws_rft_sdk.rollout.options import RunOptions
+from aws_rft_sdk.rollout.running import DatasetRun, RunListener, RunStatus, run
 from aws_rft_sdk.runs import (
     RolloutRecord,
     RolloutStatus,
@@ -15,8 +17,12 @@ from aws_rft_sdk.runs import (
 )
 
 __all__ = [
+    "DatasetRun",
     "RolloutRecord",
     "RolloutStatus",
+    "RunListener",
+    "RunOptions",
+    "RunStatus",
     "compare",
     "load_callable",
     "measure",
@@ -25,5 +31,6 @@ __all__ = [
     "replay_rollouts",
     "rescore",
     "rescore_report",
+    "run",
     "run_rollouts",
 ]

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import UnavailableError
 
 SYNC_SECONDS = 1.0
 """Between two `fsync`. A line survives the death of this process at once, and that of the machine after this time."""
@@ -28,7 +28,7 @@ class AppendedFile:
         path: The file, created if missing.
 
     Raises:
-        ConfigurationError: It cannot be written, in each method.
+        UnavailableError: It cannot be written, for example because the disk is full; in each method.
     """
 
     def __init__(self, path: Path) -> None:
@@ -66,7 +66,7 @@ class AppendedFile:
         try:
             yield
         except OSError as error:
-            raise ConfigurationError(f"{self._path} cannot be written: {error.strerror}") from error
+            raise UnavailableError(f"{self._path} cannot be written: {error.strerror}") from error
 
 
 def _mend(path: Path) -> None:

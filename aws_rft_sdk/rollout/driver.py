@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Container, Iterable
+from collections.abc import AsyncGenerator, Container, Iterable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from aws_rft_sdk._frozen import FrozenDict
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, RolloutOutcome
-from aws_rft_sdk.rollout.schedule import Pace, Planned, Schedule
+from aws_rft_sdk.rollout.schedule import Breaker, Pace, Planned, Schedule
 from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus
 
 logger = logging.getLogger(__name__)
@@ -54,8 +55,9 @@ async def run_rollouts(
     concurrency: int = 16,
     starts_per_second: float | None = None,
     deadline_seconds: float | None = DEADLINE_SECONDS,
-    retries: int = 0,
+    retries: int | Mapping[str, int] = 0,
     retry_budget: int | None = None,
+    breaker: int | None = None,
     observe: Observe | None = None,
     progress: Progress | None = None,
     journal: Journal | None = None,
@@ -76,7 +78,10 @@ async def run_rollouts(
         starts_per_second: At most, evenly spaced; None for no limit.
         deadline_seconds: For each rollout of a function; an engine has its own. None for no deadline.
         retries: Repetitions of a rollout that failed or was not reported, with a new trajectory; a low reward is none.
+            One number for every kind of failure, or one for each: `{"infrastructure": 2}`. Other kinds have 0 then.
         retry_budget: Repetitions of all rollouts together at most; None for no limit.
+        breaker: End the run when so many of the first rollouts all fail for the same reason, which is kind and type of
+            the error. None to go on.
         observe: Looks at a rollout in the runtime, for its tokens, and for rollouts that the engine lost. None to know
             only what the engine knows.
         progress: What need not run; None to run all.
@@ -84,15 +89,17 @@ async def run_rollouts(
         stopping: Once set, no more rollouts begin and those in flight are finished. None to run all.
 
     Yields:
-        A record of each attempt, as they end; the last one with the same `key` is the rollout's. When the consumer is
-        cancelled, so are the rollouts in flight; their handlers report that as any other error, and no record is made
-        of them.
+        A record of each attempt, as they end; the last one with the same `key` is the rollout's. The first record of
+        each kind of error has its traceback. When the consumer is cancelled, so are the rollouts in flight; their
+        handlers report that as any other error, and no record is made of them.
 
     Raises:
-        ConfigurationError: A number is too low, or the engine cannot be started.
+        ConfigurationError: A number is too low, there is no such kind of failure, or the engine cannot be started.
+        BreakerError: The breaker has tripped. Records of all that ended were yielded; the rest in flight is cancelled.
+        UnavailableError: The engine has nothing left to run rollouts on, as it said of one of them. As above.
         Exception: What `prompts` or `journal` raises; rollouts in flight are cancelled.
     """
-    _check(group_size=(group_size, 1), concurrency=(concurrency, 1), retries=(retries, 0))
+    _check(group_size=(group_size, 1), concurrency=(concurrency, 1), breaker=(1 if breaker is None else breaker, 1))
     if starts_per_second is not None and not starts_per_second > 0:
         raise ConfigurationError(f"starts_per_second is {starts_per_second}; it must be above 0")
     progress = progress or Progress()
@@ -106,15 +113,39 @@ async def run_rollouts(
         retry_budget=retry_budget,
     )
     async with engine:
-        crew = _Crew(engine, start, observe, journal)
+        crew, first = _Crew(engine, start, observe, journal), _FirstTracebacks()
+        armed, end = Breaker(breaker), None
         try:
             async with aclosing(_conduct(crew, schedule, concurrency, Pace(starts_per_second), stopping)) as attempts:
                 async for planned, record in attempts:
+                    record = first.only(record)
                     if not record.ended_well:
-                        schedule.failed(planned)
+                        schedule.failed(planned, record.failure or FailureKind.AGENT)
+                    end = armed.note(record) or crew.unavailable
                     yield record
+                    if end is not None:
+                        break
+            for record in crew.ended_by_now():
+                yield first.only(record)
+            if end is not None:
+                raise end
         finally:
             await crew.cancel()
+
+
+class _FirstTracebacks:
+    """Leaves only the first traceback of each kind of error, since a thousand equal ones help nobody."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[FailureKind | None, str | None]] = set()
+
+    def only(self, record: RolloutRecord) -> RolloutRecord:
+        """Return the record, without its traceback if an earlier record had one of the same kind of error."""
+        if record.traceback is None:
+            return record
+        known = record.reason in self._seen
+        self._seen.add(record.reason)
+        return replace(record, traceback=None) if known else record
 
 
 def _check(**limits: tuple[int, int]) -> None:
@@ -155,6 +186,8 @@ class _Crew:
         self._ids: dict[asyncio.Task[RolloutRecord], str] = {}
         # A queue, because waiting for all tasks anew at each end would take longer the more there are.
         self._ended: asyncio.Queue[asyncio.Task[RolloutRecord]] = asyncio.Queue()
+        self.unavailable: UnavailableError | None = None
+        """Why no rollout can run any more; None as long as one may."""
 
     @property
     def size(self) -> int:
@@ -173,6 +206,14 @@ class _Crew:
             task = await asyncio.wait_for(self._ended.get(), timeout_seconds)
         except asyncio.TimeoutError:
             return None
+        return self._take(task)
+
+    def ended_by_now(self) -> Iterator[RolloutRecord]:
+        """Yield the records of those that are over and were not waited for."""
+        for task in [task for task in self._running if task.done()]:
+            yield self._take(task)[1]
+
+    def _take(self, task: asyncio.Task[RolloutRecord]) -> tuple[Planned, RolloutRecord]:
         self._ids.pop(task, None)
         return self._running.pop(task), task.result()
 
@@ -199,13 +240,12 @@ class _Crew:
         began = time.perf_counter()
         trajectory_id = None
         try:
-            payload = await asyncio.to_thread(self._start, planned.prompt)
+            payload = await in_sdk_thread(self._start, planned.prompt)
             trajectory_id = trajectory_id_of(payload)
             if trajectory_id is None:
                 raise ConfigurationError("start() returned a payload without rollout metadata")
         except Exception as error:
-            seconds = time.perf_counter() - began
-            return _record(planned, trajectory_id, _never_ran(error, seconds), None)
+            return self._broken(planned, trajectory_id, error, began, None)
         task = asyncio.current_task()
         if task is not None:
             self._ids[task] = trajectory_id
@@ -215,8 +255,16 @@ class _Crew:
             outcome = await self._engine.run(payload, trajectory_id)
         except Exception as error:
             # An engine says how a rollout failed; that it raises is a mistake of its own, and still stops nothing.
-            outcome = replace(_never_ran(error, time.perf_counter() - began), lost=True)
+            return self._broken(planned, trajectory_id, error, began, await self._look(trajectory_id))
         return _record(planned, trajectory_id, outcome, await self._look(trajectory_id))
+
+    def _broken(
+        self, planned: Planned, trajectory_id: str | None, error: Exception, began: float, seen: Observation | None
+    ) -> RolloutRecord:
+        if isinstance(error, UnavailableError):
+            self.unavailable = error
+        outcome = RolloutOutcome.broken(error, lost=True, seconds=time.perf_counter() - began)
+        return _record(planned, trajectory_id, outcome, seen)
 
     async def _look(self, trajectory_id: str) -> Observation | None:
         try:
@@ -227,17 +275,15 @@ class _Crew:
             return None
 
 
-def _never_ran(error: Exception, seconds: float) -> RolloutOutcome:
-    return RolloutOutcome.broken(error, seconds=seconds)
-
-
 def _record(
     planned: Planned, trajectory_id: str | None, outcome: RolloutOutcome, seen: Observation | None
 ) -> RolloutRecord:
     if outcome.lost and seen is not None and seen.is_over:
         return recovered_record(trajectory_id or "", planned, seen)
-    given = outcome.rewards
-    is_floor = outcome.failure is FailureKind.INFRASTRUCTURE
+    given, failure = outcome.rewards, outcome.failure
+    if failure is None and outcome.status is not RolloutStatus.COMPLETED:
+        failure = FailureKind.AGENT  # an engine that does not say
+    is_floor = failure is FailureKind.INFRASTRUCTURE
     rewards = None if is_floor else given
     turns = seen.turns if outcome.lost and seen is not None else outcome.turns
     return RolloutRecord(
@@ -249,7 +295,8 @@ def _record(
         seconds=round(outcome.seconds, 6),
         status=outcome.status,
         error=outcome.error,
-        failure=outcome.failure,
+        failure=failure,
+        traceback=outcome.traceback,
         floor=sum(given) if given is not None and is_floor else None,
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=outcome.metrics,

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import sqlite3
-from collections.abc import Container
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
 from typing import NamedTuple
 
 from aws_rft_sdk import __version__
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError, UnavailableError
 from aws_rft_sdk.rollout._appending import AppendedFile
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
 from aws_rft_sdk.rollout.schedule import Planned
 from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, RolloutStatus, decode_line
+from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, RolloutRecord, RolloutStatus, decode_line
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 STARTED_FILE = "started.jsonl"
 LOCK_FILE = "run.lock"
+PROMPTS_FILE = "prompts.jsonl"
+"""The prompts of a run whose dataset was no file."""
+_FILES = (MANIFEST_FILE, RECORDS_FILE, STARTED_FILE, DATABASE_FILE, PROMPTS_FILE)
 
 
 class Started(NamedTuple):
@@ -57,35 +62,75 @@ class Past:
 class RunFolder:
     """A folder that one process at a time runs rollouts into. A journal for the driver.
 
+    A new run in which no rollout began leaves nothing behind: its files are removed, and the folders made for it.
+
     Args:
-        path: The folder, made if missing.
+        path: The folder, made if missing. None for a new one: `runs/<time in UTC>` in the working directory.
         manifest: What the run is made of.
+        prompts: Content of `prompts.jsonl`. None for a run whose dataset is a file.
         resume: Whether to go on with the run that the folder holds; otherwise it must hold none.
         accept_changes: Whether to resume although something has changed since.
 
     Raises:
-        ConfigurationError: It cannot be written; another process uses it; it holds a run, or to resume none, or one of
-            something else: the message names each change.
+        ConfigurationError: The path is no folder; another process uses it; it holds a run, or to resume none, or
+            another one: the message names each change.
+        UnavailableError: It cannot be written.
         DatasetError: To resume, its records cannot be read.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, *, resume: bool = False, accept_changes: bool = False) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        manifest: Manifest,
+        *,
+        prompts: str | None = None,
+        resume: bool = False,
+        accept_changes: bool = False,
+    ) -> None:
         self._handler_hash = manifest.handler_hash
+        self._made: list[Path] = []
+        self._is_new = False
         with contextlib.ExitStack() as stack:
-            if resume:
+            if resume and path is not None:
+                self.path = path
                 _check_unchanged(Manifest.read(path), manifest, accept_changes)
             else:
-                _make(path)
+                stack.callback(self._remove_unused)
+                self.path = path = self._make(path)
             stack.callback(_lock(path).close)
             if not resume:
                 _check_unused(path)
+                self._is_new = True
             if not resume or accept_changes:
-                _write(manifest, path)
+                _write(path, manifest, prompts)
             self._records = stack.enter_context(AppendedFile(path / RECORDS_FILE))
             self._started = stack.enter_context(AppendedFile(path / STARTED_FILE))
             self.past = _read_past(path)
             self._stack = stack.pop_all()
+
+    def _make(self, path: Path | None) -> Path:
+        """Make the folder, and note which folders were missing."""
+        for wanted in _default_folders() if path is None else [path]:
+            self._made = [folder for folder in (wanted, *wanted.parents) if not folder.exists()]
+            try:
+                wanted.mkdir(parents=True, exist_ok=path is not None)
+            except (FileExistsError, NotADirectoryError) as error:
+                if path is None and wanted.is_dir():
+                    continue  # another run began in the same second
+                raise ConfigurationError(f"{wanted} cannot be made: {error.strerror}") from error
+            except OSError as error:
+                raise UnavailableError(f"{wanted} cannot be made: {error.strerror}") from error
+            break
+        return wanted
+
+    def _remove_unused(self) -> None:
+        if self._is_new and not any(_size(self.path / name) for name in (RECORDS_FILE, STARTED_FILE)):
+            for name in (*_FILES, LOCK_FILE, f"{DATABASE_FILE}-*", f"{DATABASE_FILE}.*"):
+                for file in self.path.glob(name):
+                    file.unlink(missing_ok=True)
+        for folder in self._made:
+            with contextlib.suppress(OSError):  # it holds something
+                folder.rmdir()
 
     def write(self, record: RolloutRecord) -> RolloutRecord:
         """Append a record with the versions of SDK and handler, and return it so.
@@ -128,22 +173,27 @@ class RunFolder:
         self._stack.close()
 
 
-def _make(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be made: {error.strerror}") from error
+def _default_folders() -> Iterator[Path]:
+    began = datetime.now(timezone.utc).strftime("%Y-%m-%dT%H-%M-%SZ")
+    yield Path("runs", began)
+    yield from (Path("runs", f"{began}-{number}") for number in itertools.count(2))
 
 
-def _write(manifest: Manifest, path: Path) -> None:
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _write(path: Path, manifest: Manifest, prompts: str | None) -> None:
     try:
+        if prompts is not None:
+            (path / PROMPTS_FILE).write_text(prompts, encoding="utf-8")
         manifest.write(path)
     except OSError as error:
-        raise ConfigurationError(f"{path / MANIFEST_FILE} cannot be written: {error.strerror}") from error
+        raise UnavailableError(f"{path / MANIFEST_FILE} cannot be written: {error.strerror}") from error
 
 
 def _check_unused(path: Path) -> None:
-    for name in (MANIFEST_FILE, RECORDS_FILE, STARTED_FILE):
+    for name in _FILES:
         if (path / name).exists():
             raise ConfigurationError(f"{path / name} exists already; choose another folder, or --resume {path}")
 
@@ -165,7 +215,7 @@ def _lock(path: Path) -> sqlite3.Connection:
         lock.close()
         if "locked" in str(error):
             raise ConfigurationError(f"another process runs rollouts into {path}; wait for it or stop it") from error
-        raise ConfigurationError(f"{path / LOCK_FILE} cannot be used: {error}") from error
+        raise UnavailableError(f"{path / LOCK_FILE} cannot be used: {error}") from error
     return lock
 
 

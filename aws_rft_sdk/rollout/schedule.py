@@ -1,15 +1,20 @@
-"""Which rollout begins next, and when. Pure: time is passed in."""
+"""Which rollout begins next, when, and whether any more begin. Pure: time is passed in."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import BreakerError, ConfigurationError
+from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.runs.records import RolloutRecord
 
+DEFAULT_RETRIES = "infrastructure=2"
 DEFAULT_RETRY_BUDGET = "20%"
+BREAKER = 32
+"""Rollouts of a run that all fail for the same reason before the command ends the run."""
 
 
 class Planned(NamedTuple):
@@ -30,7 +35,7 @@ class Schedule:
         group_size: Rollouts of each prompt.
         done: Prompt and sample of rollouts that need not run.
         attempts: How often rollouts were tried before, by prompt and sample; those not named, never.
-        retries: Repetitions of one rollout at most.
+        retries: Repetitions of one rollout at most: one number for every kind of failure, or one for each kind.
         retry_budget: Repetitions of all rollouts together at most; None for no limit.
     """
 
@@ -41,13 +46,13 @@ class Schedule:
         *,
         done: Container[tuple[int, int]] = frozenset(),
         attempts: dict[tuple[int, int], int] | None = None,
-        retries: int = 0,
+        retries: int | Mapping[str, int] = 0,
         retry_budget: int | None = None,
     ) -> None:
         self._before = attempts or {}
         self._fresh = self._plan(prompts, group_size, done)
         self._again: list[Planned] = []
-        self._retries = retries
+        self._retries = retries_by_kind(retries)
         self._budget = math.inf if retry_budget is None else retry_budget
 
     def _plan(self, prompts: Iterable[str], group_size: int, done: Container[tuple[int, int]]) -> Iterator[Planned]:
@@ -63,14 +68,52 @@ class Schedule:
             return heapq.heappop(self._again)
         return next(self._fresh, None)
 
-    def failed(self, planned: Planned) -> bool:
-        """Plan a failed rollout again, if retries and budget allow it. Returns whether they do."""
+    def failed(self, planned: Planned, kind: FailureKind) -> bool:
+        """Plan a failed rollout again, if retries and budget allow it. Returns whether they do.
+
+        Each repetition counts, whatever it was for: with `infrastructure=2,agent=1`, a rollout that infrastructure
+        broke once is not repeated for what its agent raises then.
+        """
         tried = planned.attempt - self._before.get((planned.prompt_index, planned.sample_index), 0)
-        if tried > self._retries or self._budget < 1:
+        if tried > self._retries[kind] or self._budget < 1:
             return False
         self._budget -= 1
         heapq.heappush(self._again, planned._replace(attempt=planned.attempt + 1))
         return True
+
+
+class Breaker:
+    """Ends a run whose first rollouts all fail for the same reason: kind and type of the error.
+
+    A rollout counts once, however often it is repeated. The first one that completes, or fails for another reason,
+    disarms the breaker for good.
+
+    Args:
+        limit: Rollouts after which it trips; None for never.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._first: RolloutRecord | None = None
+        self._failed: set[tuple[int, int]] = set()
+
+    def note(self, record: RolloutRecord) -> BreakerError | None:
+        """Note an attempt that has ended, and return what to end the run with; None to go on."""
+        if self._limit is None:
+            return None
+        self._first = self._first or record
+        if record.ended_well or record.reason != self._first.reason:
+            self._limit = None
+            return None
+        self._failed.add(record.key)
+        if len(self._failed) < self._limit:
+            return None
+        kind, error = self._first.failure, self._first.error or "no error was raised"
+        return BreakerError(
+            f"the first {len(self._failed)} rollouts all failed for the same reason, {kind.value if kind else '?'}: "
+            "no more were begun. Mend it, or go on all the same with --no-breaker (in Python, breaker=None). "
+            f"The first one: {self._first.traceback or error}"
+        )
 
 
 class Pace:
@@ -95,24 +138,69 @@ class Pace:
         self._next_at = due if due > now else now + self._gap
 
 
-def parse_retry_budget(value: str, rollouts: int) -> int:
-    """Return how many repetitions a run may make.
+def parse_retries(value: str) -> dict[FailureKind, int]:
+    """Return how often a rollout may be repeated after a failure of each kind.
 
     Args:
-        value: A count, or a share of all rollouts such as `20%`.
+        value: `N` for every kind, or `KIND=N[,KIND=N]`; kinds that are not named are not repeated.
+
+    Raises:
+        ConfigurationError: It has another form, or names a kind that there is not.
+    """
+    parts = [part.partition("=") for part in value.split(",")]
+    try:
+        if parts[0][1]:
+            return retries_by_kind({kind.strip(): int(count) for kind, _, count in parts})
+        return retries_by_kind(int(value))
+    except ValueError as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        form = "a number, or numbers by kind such as infrastructure=2,model=1"
+        raise ConfigurationError(f"retries is {value!r}; it must be {form}") from error
+
+
+def retries_by_kind(retries: int | Mapping[str, int]) -> dict[FailureKind, int]:
+    """Return the number for every kind of failure, given one for all or one for each kind; 0 for kinds not named.
+
+    Raises:
+        ConfigurationError: A number is below 0, or there is no such kind.
+    """
+    kinds = {kind.value: kind for kind in FailureKind}
+    given = dict.fromkeys(kinds, retries) if isinstance(retries, int) else retries
+    for kind, count in given.items():
+        if kind not in kinds:
+            raise ConfigurationError(f"retries names the kind {kind!r}; the kinds are {', '.join(kinds)}")
+        if count < 0:
+            raise ConfigurationError(f"retries is {count} for {kind}; it must be at least 0")
+    return {kinds[kind]: given.get(kind, 0) for kind in kinds}
+
+
+def parse_retry_budget(value: int | str, rollouts: int) -> int:
+    """Return how many repetitions a run may make. A share of the rollouts is rounded up.
+
+    Raises:
+        ConfigurationError: See `parse_share`.
+    """
+    return math.ceil(parse_share("retry budget", value, rollouts))
+
+
+def parse_share(name: str, value: int | str, rollouts: int) -> float:
+    """Return a number of rollouts that is given as a count, or as a share of all rollouts such as `20%`.
+
+    Args:
+        name: Of the option, for the message.
+        value: What was given.
         rollouts: Rollouts of the run.
 
     Raises:
-        ConfigurationError: It is neither.
+        ConfigurationError: It is neither, or below 0.
     """
+    text = str(value)
     try:
-        if value.endswith("%"):
-            share = float(value[:-1]) / 100
-            count = math.ceil(share * rollouts) if 0 <= share < math.inf else -1
-        else:
-            count = int(value)
+        # Multiplied first: 29 % of 100 are 29, and 0.29 * 100 is less.
+        count = float(text[:-1]) * rollouts / 100 if text.endswith("%") else int(text)
     except ValueError:
         count = -1
-    if count < 0:
-        raise ConfigurationError(f"the retry budget is {value!r}; it must be a count or a share such as 20%")
+    if not 0 <= count < math.inf:
+        raise ConfigurationError(f"{name} is {text!r}. Give a count such as 10, or a share such as 20%")
     return count

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +14,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.credentials import RuntimeKey
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Access, Observation
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.runtime.auth import is_key_refusal
@@ -98,7 +98,7 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
 
     said = about.get("endpoint")
     reached_by = check_url(said, "the endpoint that the runtime names") if isinstance(said, str) else endpoint
-    return Access(start, lambda trajectory_id: asyncio.to_thread(look, trajectory_id), reached_by)
+    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id), reached_by)
 
 
 @contextmanager

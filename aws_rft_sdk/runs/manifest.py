@@ -1,4 +1,4 @@
-"""What a run was made of: written before it begins, compared when it is resumed."""
+"""What a run is made of: written before it begins, compared when it is resumed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 
 MANIFEST_FILE = "run.json"
 _VERSION = 1
+_MAPPINGS = ("sources", "settings", "execution")
 _ENVIRONMENT_FOLDERS = ("site-packages", "dist-packages")
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What decides over the results of a run. How it is run (engine, concurrency, retries) is not part of it."""
+    """What a run is made of, and how it is carried out."""
 
     handler: str
     """As it was named on the command line."""
@@ -40,17 +41,14 @@ class Manifest:
     """Options that decide over results, by the names of the command line."""
     success_threshold: float = SUCCESS_THRESHOLD
     """Lowest reward that counts as a success, for those who read the records. May change when a run is resumed."""
+    execution: Mapping[str, JSON] = field(default_factory=FrozenDict)
+    """Options that say how the run is carried out: engine, concurrency, retries. They may change when it is resumed."""
     created_at: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
-
-    @property
-    def is_deployed(self) -> bool:
-        """Whether the handler is the address of an agent that runs elsewhere, not the name of a function."""
-        return "://" in self.handler or self.handler.startswith("arn:")
 
     @property
     def _name(self) -> str:
         # Where the file stands does not matter: what is in it is among the sources.
-        return self.handler if self.is_deployed else self.handler.rpartition(":")[2]
+        return self.handler if is_deployed(self.handler) else self.handler.rpartition(":")[2]
 
     @property
     def handler_hash(self) -> str:
@@ -59,7 +57,8 @@ class Manifest:
 
     def write(self, folder: Path) -> None:
         """Write the manifest to a folder, as a whole or not at all."""
-        fields = {"version": _VERSION, **asdict(self), "sources": thaw(self.sources), "settings": thaw(self.settings)}
+        mappings = {name: thaw(getattr(self, name)) for name in _MAPPINGS}
+        fields = {"version": _VERSION, **asdict(self), **mappings}
         _write_atomically(folder / MANIFEST_FILE, json.dumps(fields, indent=2) + "\n")
 
     @classmethod
@@ -75,7 +74,9 @@ class Manifest:
             version = fields.pop("version")
             if version > _VERSION:
                 raise ConfigurationError(f"{path} was written by a newer version of aws-rft-sdk; upgrade the package")
-            return cls(**{**fields, "sources": dict(fields["sources"]), "settings": dict(fields["settings"])})
+            mappings = {name: dict(fields[name]) for name in _MAPPINGS if name in fields}
+            known = {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}
+            return cls(**{**known, **mappings})
         except FileNotFoundError as error:
             raise ConfigurationError(f"{folder} holds no run to resume: there is no {MANIFEST_FILE} in it") from error
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -94,6 +95,11 @@ class Manifest:
             if then != today:
                 changes.append(f"--{name} was {_shown(then)} and is {_shown(today)}")
         return changes
+
+
+def is_deployed(handler: str) -> bool:
+    """Whether a handler is the address of an agent that runs elsewhere, not the name of a function."""
+    return "://" in handler or handler.startswith("arn:")
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:

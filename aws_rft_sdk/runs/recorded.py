@@ -7,7 +7,7 @@ from pathlib import Path
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
-from aws_rft_sdk.runs.manifest import handler_sources, read_manifest
+from aws_rft_sdk.runs.manifest import handler_sources, is_deployed, read_manifest
 from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord, read_records
 
 
@@ -56,7 +56,7 @@ def find_reference(folder: str | Path, reference: str | None) -> str:
     manifest = read_manifest(folder)
     if manifest is None:
         raise ConfigurationError(f"{folder} does not say which handler ran; name it with --handler FILE.py:FN")
-    if manifest.is_deployed:
+    if is_deployed(manifest.handler):
         raise ConfigurationError(
             f"{folder} ran the deployed agent {manifest.handler}; name its handler here with --handler FILE.py:FN"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
@@ -21,6 +22,7 @@ RECORDS_FILE = "rollouts.jsonl"
 DATABASE_FILE = "trajectories.db"
 """The local runtime's own, beside the records."""
 _NAMED_LINES = 5
+_TRACEBACK_CHARACTERS = 20_000
 _FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _raw_decode = json.JSONDecoder().raw_decode
 
@@ -58,6 +60,9 @@ class RolloutRecord:
     """Type and message of what was raised, None when nothing was."""
     failure: FailureKind | None = None
     """Why it failed or was not reported; None if it completed, and in records of versions before 0.2."""
+    traceback: str | None = None
+    """Traceback of what was raised, at most 20,000 characters. Only the first record of each kind of error of a run has
+    one."""
     floor: float | None = None
     """What the runtime got in place of a reward when infrastructure broke the rollout. `reward` is None then."""
     rewards: tuple[float, ...] | None = None
@@ -91,9 +96,17 @@ class RolloutRecord:
         """Whether the handler returned and its reward was delivered, however low: nothing is to be done again."""
         return self.status is RolloutStatus.COMPLETED
 
+    @property
+    def reason(self) -> tuple[FailureKind | None, str | None]:
+        """Kind and type of the error: two failures with the same reason are of one kind of error."""
+        return self.failure, error_type(self.error)
+
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the line end."""
-        return json.dumps({**asdict(self), "metrics": thaw(self.metrics)}, default=str)
+        values = {**asdict(self), "metrics": thaw(self.metrics)}
+        if self.traceback is None:
+            del values["traceback"]  # nearly every record is without
+        return json.dumps(values, default=str)
 
 
 @dataclass
@@ -130,6 +143,7 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "turns": (int,),
     "seconds": (int, float),
     "metrics": (dict, FrozenDict),
+    "traceback": (str, type(None)),
 }
 
 
@@ -137,7 +151,7 @@ def parse_record(values: Mapping[str, JSON]) -> RolloutRecord:
     """Return the record that a JSON object holds.
 
     Fields that are not known are skipped: a newer version has written them. Fields that older versions did not write
-    have their defaults.
+    have their defaults. A kind of failure that is not known is None.
 
     Raises:
         ValueError: The object is no record.
@@ -147,7 +161,7 @@ def parse_record(values: Mapping[str, JSON]) -> RolloutRecord:
         if known.get(name) is not None:
             known[name] = tuple(known[name])
     if known.get("failure") is not None:
-        known["failure"] = FailureKind(known["failure"])
+        known["failure"] = next((kind for kind in FailureKind if kind == known["failure"]), None)
     record = RolloutRecord(**{**known, "status": RolloutStatus(values["status"])})
     for name, kinds in _KINDS.items():
         if type(getattr(record, name)) not in kinds:
@@ -238,3 +252,24 @@ def describe_error(error: BaseException) -> str:
         message = f"no message, since that raised {type(unprintable).__name__}"
     # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
     return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
+
+
+def describe_traceback(error: BaseException) -> str | None:
+    """Return the traceback of an error, at most 20,000 characters of it. None if the error was never raised."""
+    if error.__traceback__ is None:
+        return None
+    try:
+        lines = traceback.format_exception(error)
+    except Exception:  # an error of the user's own making
+        return None
+    text = "".join(lines).encode(errors="backslashreplace").decode()
+    cut = f"\n... {len(text) - _TRACEBACK_CHARACTERS} characters left out ...\n"
+    head = _TRACEBACK_CHARACTERS // 4  # the end says more: where it was raised
+    tail = _TRACEBACK_CHARACTERS - head - len(cut)
+    return text if len(text) <= _TRACEBACK_CHARACTERS else text[:head] + cut + text[-tail:]
+
+
+def error_type(text: str | None) -> str | None:
+    """Return the class of an error that `describe_error` has described; None for any other text."""
+    name, colon, _ = (text or "").partition(":")
+    return name if colon and name.isidentifier() else None

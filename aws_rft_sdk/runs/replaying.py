@@ -17,6 +17,7 @@ from aws_rft_sdk._frozen import thaw
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
+from aws_rft_sdk.lifecycle.executor import handler_threads, in_sdk_thread
 from aws_rft_sdk.runs.manifest import Manifest, read_manifest
 from aws_rft_sdk.runs.recorded import (
     changed_sources,
@@ -126,7 +127,7 @@ async def replay_rollouts(
     records = choose_records(folder, only, limit)
     fn = _load(folder, handler)
     params = _params_of(read_manifest(folder))
-    with TrajectoryReader(find_database(folder, db)) as reader:
+    with TrajectoryReader(find_database(folder, db)) as reader, handler_threads(asyncio.get_running_loop()):
         player = _Player(fn, reader, params, deadline_seconds=deadline_seconds, strict=strict, confirm=confirm)
         slots = asyncio.Semaphore(concurrency)
 
@@ -180,7 +181,7 @@ class _Player:
     async def play(self, record: RolloutRecord) -> ReplayedRollout:
         """Replay a rollout, twice if it differs."""
         try:
-            trajectory = await asyncio.to_thread(self._reader.find, record.id)
+            trajectory = await in_sdk_thread(self._reader.find, record.id)
         except DatasetError as error:
             return _unplayed(record, ReplayStatus.MISSING, str(error))
         if trajectory is None:
@@ -202,7 +203,7 @@ class _Player:
     async def _run(self, trajectory: Trajectory, turns: list[Turn]) -> tuple[Transcript, Ended]:
         transcript = Transcript(turns, strict=self._strict)
         async with self._runtimes.runtime(len(turns)) as runtime:
-            payload = await asyncio.to_thread(
+            payload = await in_sdk_thread(
                 runtime.new_rollout,
                 thaw(trajectory.prompt),
                 job_arn=trajectory.job_arn,

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.runtime import LocalRuntime, Policy
 
 _TURNS_EACH = 500
@@ -37,9 +38,9 @@ class RotatingRuntime:
             if self._current is None or self._turns >= self._turns_each:
                 retired, self._current = self._current, None
                 if retired is not None and not self._in_use[retired]:
-                    await asyncio.to_thread(retired.stop)
+                    await in_sdk_thread(retired.stop)
                 # A payload's signature says nothing here: whoever replays may have no credentials, or other ones.
-                self._current = await asyncio.to_thread(LocalRuntime(self._policy, auth="none").start)
+                self._current = await in_sdk_thread(LocalRuntime(self._policy, auth="none").start)
                 self._turns = 0
             runtime = self._current
             self._turns += turns
@@ -51,11 +52,11 @@ class RotatingRuntime:
             if not self._in_use[runtime]:
                 del self._in_use[runtime]
                 if runtime is not self._current:
-                    await asyncio.to_thread(runtime.stop)
+                    await in_sdk_thread(runtime.stop)
 
     async def aclose(self) -> None:
         """Stop what is left."""
         left = {*self._in_use, *([self._current] if self._current is not None else [])}
         self._current = None
         for runtime in left:
-            await asyncio.to_thread(runtime.stop)
+            await in_sdk_thread(runtime.stop)

@@ -9,9 +9,9 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from operator import mul
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, RolloutStatus, parse_lines
+from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, RolloutStatus, error_type, parse_lines
 
 K = TypeVar("K")
 _MOST = sys.float_info.max
@@ -24,6 +24,16 @@ _USED = [name for name in RolloutRecord.__dataclass_fields__ if name != "rewards
 
 def _code(codes: dict[K, int], key: K) -> int:
     return codes.setdefault(key, len(codes))
+
+
+class FirstTraceback(NamedTuple):
+    """The first traceback of one kind of error."""
+
+    failure: str | None
+    """Value of a `FailureKind`, as the record has it."""
+    error: str
+    """Type and message, with `<id>` for the rollout's own id."""
+    traceback: str
 
 
 class RolloutTable:
@@ -42,6 +52,8 @@ class RolloutTable:
         self.turns, self.seconds = array("I"), array("d")
         self.status = array("B")
         """Positions in `STATUSES`."""
+        self.failure = array("H")
+        """Values of `failures`."""
         self.unsure_turns, self.foreign_calls, self.attempts = array("I"), array("I"), array("I")
         self.source, self.error = array("I"), array("I")
         """Values of `sources` and of `errors`."""
@@ -55,12 +67,15 @@ class RolloutTable:
         """SDK version and handler hash."""
         self.errors: dict[str | None, int] = {None: 0}
         """Texts, with `<id>` for the rollout's own id."""
+        self.failures: dict[str | None, int] = {None: 0}
+        """Kinds of failure. A newer version may have written others than `FailureKind` has."""
         self.superseded = 0
         """Rows that a later one has replaced."""
         self.damage: Damage | None = None
         """Lines of the file that hold no record; None for a table that was not read from a file."""
         self._columns: tuple[array[Any], ...] = tuple(c for c in vars(self).values() if isinstance(c, array))
         self._appends = tuple(column.append for column in self._columns)
+        self._tracebacks: dict[tuple[str | None, str | None], FirstTraceback] = {}
         self._settled = True
 
     @classmethod
@@ -110,7 +125,8 @@ class RolloutTable:
         Raises:
             ValueError, TypeError, KeyError, AttributeError, OverflowError: It is no record. Nothing was added.
         """
-        trajectory_id, reward, error = fields["id"], fields["reward"], fields.get("error")
+        trajectory_id, reward = fields["id"], fields["reward"]
+        error, failure = fields.get("error"), fields.get("failure")
         if not isinstance(trajectory_id, str):
             raise ValueError(f"id is {trajectory_id!r}")
         prompts, responses = fields.get("prompt_tokens") or (), fields.get("response_tokens") or ()
@@ -126,6 +142,7 @@ class RolloutTable:
             fields["turns"],
             fields["seconds"],
             _STATUS_CODES[fields["status"]],
+            0 if failure is None else _code(self.failures, _name_of(failure)),
             fields.get("unsure_turns", 0),
             fields.get("foreign_calls", 0),
             fields.get("attempts", 1),
@@ -150,7 +167,14 @@ class RolloutTable:
             rows, numbers = self.metrics.get(name) or self.metrics.setdefault(name, (array("I"), array("d")))
             rows.append(row)
             numbers.append(value)
+        if isinstance(fields.get("traceback"), str):
+            self._keep_traceback(failure, error or "", trajectory_id, fields["traceback"])
         self._settled = False
+
+    def _keep_traceback(self, failure: str | None, error: str, trajectory_id: str, traceback: str) -> None:
+        kind = None if failure is None else _name_of(failure)
+        first = FirstTraceback(kind, error.replace(trajectory_id, "<id>"), traceback)
+        self._tracebacks.setdefault((kind, error_type(error)), first)
 
     def settle(self) -> None:
         """Sort rows by prompt and sample, and keep the last one added of each rollout. Repeating it is free."""
@@ -208,11 +232,34 @@ class RolloutTable:
         texts = list(self.errors)
         return [(texts[code] or "", count) for code, count in counts.most_common(most)]
 
+    def first_tracebacks(self) -> list[FirstTraceback]:
+        """Return the first traceback of each kind of error, in the order of the records.
+
+        Those of attempts that a later one replaced are among them.
+        """
+        return list(self._tracebacks.values())
+
+    def failure_counts(self) -> dict[str, int]:
+        """Return how many rollouts failed or were not reported, by kind, the most first.
+
+        The kind of a record that has none, since an older version wrote it, is "unknown".
+        """
+        pairs = zip(self.failure, self.status, strict=True)
+        counts = Counter(failure for failure, status in pairs if status != COMPLETED)
+        kinds = list(self.failures)
+        return {kinds[code] or "unknown": count for code, count in counts.most_common()}
+
     def source_counts(self) -> dict[str, int]:
         """Return how many rows each version of SDK and handler has, by its name, the most first."""
         counts = Counter(self.source)
         versions = {code: version for version, code in self.sources.items()}
         return {_source_name(*versions[code]): count for code, count in counts.most_common()}
+
+
+def _name_of(failure: object) -> str:
+    if not isinstance(failure, str):
+        raise ValueError(f"failure is {failure!r}")
+    return str.__str__(failure)  # of a `FailureKind`, its value
 
 
 def _source_name(sdk_version: str | None, handler_hash: str | None) -> str:

@@ -1,10 +1,13 @@
 """A stand-in for the job runtime on this machine: serves the policy, records turns, takes rewards."""
 
 from aws_rft_sdk.runtime.faults import Fault, Faults
+from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError
 from aws_rft_sdk.runtime.recordings import ReplayPolicy, write_recordings
 from aws_rft_sdk.runtime.records import TrajectoryReader, read_trajectories
+from aws_rft_sdk.runtime.scripts import ScriptedPolicy, call, scripted
 from aws_rft_sdk.runtime.server import LocalRuntime
+from aws_rft_sdk.runtime.stand_in import StandInPolicy, standin
 from aws_rft_sdk.runtime.state import Problem
 from aws_rft_sdk.runtime.upstream import UpstreamPolicy
 
@@ -19,8 +22,14 @@ __all__ = [
     "PolicyError",
     "Problem",
     "ReplayPolicy",
+    "RolloutLimits",
+    "ScriptedPolicy",
+    "StandInPolicy",
     "TrajectoryReader",
     "UpstreamPolicy",
+    "call",
     "read_trajectories",
+    "scripted",
+    "standin",
     "write_recordings",
 ]

@@ -22,6 +22,7 @@ from aws_rft_sdk.runtime import answers, chat, responses_api
 from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal, encode
 from aws_rft_sdk.runtime.decode import Headers, Tracking, read_chat_request, read_stream_flag, read_tracking
+from aws_rft_sdk.runtime.limits import Limiter, RolloutLimits
 from aws_rft_sdk.runtime.policies import Call, Passthrough, Policy, PolicyError
 from aws_rft_sdk.runtime.records import TurnRow
 from aws_rft_sdk.runtime.trajectories import Entry, InFlight, Trajectories
@@ -93,15 +94,19 @@ class Inference:
         trajectories: The trajectories.
         policy: Answers the calls. None if no policy does.
         strict: Whether to refuse calls outside of known trajectories.
+        limits: The limits of each trajectory. None for no limits.
     """
 
-    def __init__(self, trajectories: Trajectories, policy: Policy | None, *, strict: bool) -> None:
+    def __init__(
+        self, trajectories: Trajectories, policy: Policy | None, *, strict: bool, limits: RolloutLimits | None = None
+    ) -> None:
         self._policies = [] if policy is None else [policy]
         self._policy = policy
         self.untracked_calls = 0
         """Number of calls that named no trajectory."""
         self._trajectories = trajectories
         self._strict = strict
+        self._limiter = Limiter(limits or RolloutLimits(), trajectories)
 
     @property
     def policy(self) -> Policy | None:
@@ -137,6 +142,7 @@ class Inference:
         if known is not None and await self._repeat(entry, known, inquiry, send):
             return
         machine.check_open(entry.state, entry.trajectory_id)
+        self._limiter.check(entry)
         flight = InFlight(inquiry.body)
         entry.begun += 1
         if span_id is not None:
@@ -168,6 +174,7 @@ class Inference:
             wire_response=wire_response,
         )
         index = await self._trajectories.add_turn(entry, turn)
+        self._limiter.note(entry, response)
         if span_id is not None and entry.spans.get(span_id) is flight:
             entry.spans[span_id] = index
         flight.finish(index)

@@ -25,6 +25,7 @@ from aws_rft_sdk.runtime.capture import CAPTURES, Capture
 from aws_rft_sdk.runtime.faults import Faults
 from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen, make_config
 from aws_rft_sdk.runtime.inference import Inference
+from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
 from aws_rft_sdk.runtime.recordings import write_recordings
 from aws_rft_sdk.runtime.rollout_starter import RolloutStarter
@@ -72,6 +73,7 @@ class LocalRuntime:
             the credentials of this process. No metadata service is asked for them.
         region: The region that signatures must be made for, and that payloads name. None for us-west-2.
         faults: Trouble to make on purpose. None for no trouble.
+        limits: What each rollout may use, in turns, tokens or cost. None for no limits.
         client_tokens: Whether a repeated feedback call with the same client token succeeds. The alpha generation
             documents no such thing: pass False to test against a service that answers the repetition with a 409.
         clock: Returns seconds since the epoch. Used for the age of signatures and the creation time of trajectories.
@@ -99,6 +101,7 @@ class LocalRuntime:
         credentials: Keys | Credentials | CredentialSource | None = None,
         region: str | None = None,
         faults: Faults | None = None,
+        limits: RolloutLimits | None = None,
         client_tokens: bool = True,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -112,6 +115,9 @@ class LocalRuntime:
         check_type("client_tokens", client_tokens, bool, "True or False")
         check_type("region", region, (str, type(None)), "the name of an AWS region, or None")
         check_type("faults", faults, (Faults, type(None)), 'a Faults, for example Faults(Fault("reset")), or None')
+        check_type(
+            "limits", limits, (RolloutLimits, type(None)), "RolloutLimits, for example RolloutLimits(max_turns=8)"
+        )
         if not callable(clock):
             raise ConfigurationError(f"clock must be a function without arguments, not {clock!r:.80}")
         self._address = Address(host, port, key, certfile, keyfile, public_url)
@@ -128,6 +134,7 @@ class LocalRuntime:
         self._keys = key_reader(credentials)
         self._region = region or DEFAULT_REGION
         self._faults = faults
+        self._limits = limits
         self._client_tokens = client_tokens
         self._clock = clock
         self._phase = _NEVER
@@ -172,7 +179,7 @@ class LocalRuntime:
         return self
 
     def _serve(self, listener: socket.socket, trajectories: Trajectories) -> None:
-        inference = Inference(trajectories, self._policy, strict=self._strict)
+        inference = Inference(trajectories, self._policy, strict=self._strict, limits=self._limits)
         port = listener.getsockname()[1]
         endpoint = self._address.url(port)
         starter = RolloutStarter(trajectories, lambda: inference.policy, endpoint, self._region, self.default_job_arn)

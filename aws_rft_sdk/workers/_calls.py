@@ -48,6 +48,7 @@ async def call(pool: RolloutPool, payload: object) -> Result | Items:
         producer.leave()
         if isinstance(error, asyncio.CancelledError):
             raise
+        producer.count_as_hung()
         raise RolloutTimeoutError(f"there was no result within {pool.deadline_seconds:g} s") from None
     if isinstance(first, _Raised):
         raise _translated(first)
@@ -124,6 +125,7 @@ class _Producer:
         self._channel = channel
         self._slot = slot
         self._task: asyncio.Task[None] | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self, payload: object) -> None:
         if runs_in_loop(self._pool.handler):
@@ -131,11 +133,21 @@ class _Producer:
         else:
             context = contextvars.copy_context()
             run = threading.Thread(target=context.run, args=(self._call, payload), name="rft-call", daemon=True)
+            self._thread = run
             run.start()
 
     def leave(self) -> None:
         self._channel.leave()
         self._pool.loop.call(self._end)
+
+    def count_as_hung(self) -> None:
+        """Keep the slot as rollouts do whose function hangs, for as long as something runs."""
+        self._pool.note_hung(self._runs)
+        self._slot.close()
+
+    def _runs(self) -> bool:
+        in_thread = self._thread is not None and self._thread.is_alive()
+        return in_thread or (self._task is not None and not self._task.done())
 
     def _in_loop(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self._pool.loop.call(self._begin, coroutine)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+from aws_rft_sdk.lifecycle.executor import DaemonThreads
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -26,6 +28,8 @@ class LoopThread:
     """
 
     def __init__(self, name: str) -> None:
+        self.threads = DaemonThreads()
+        """What tasks hand to threads runs in these."""
         self._name = name
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
@@ -72,6 +76,7 @@ class LoopThread:
 
     def _run(self) -> None:
         loop = self._loop = asyncio.new_event_loop()
+        loop.set_default_executor(self.threads)
         self._beat()
         loop.call_soon(self._ready.set)
         try:

@@ -11,7 +11,7 @@ from typing import TypeVar
 from aws_rft_sdk.errors import ShuttingDownError
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._intake import Intake
-from aws_rft_sdk.workers.pool import RolloutPool
+from aws_rft_sdk.workers.pool import LOST, RolloutPool
 
 _WATCH_SECONDS = 0.5
 
@@ -44,20 +44,20 @@ class QueueWorker(ABC):
 
         Raises:
             ConfigurationError: There is no such queue.
-            ShuttingDownError: Functions that hang hold every slot, so this process should be replaced.
+            ShuttingDownError: So many threads hang that this process should be replaced. What else ran has ended.
         """
         stuck = False
         self.start()
         try:
             while not until.wait(_WATCH_SECONDS) and all(intake.is_alive for intake in self._intakes) and not stuck:
-                stuck = self._pool.is_stuck
+                stuck = self._pool.should_end
         finally:
-            self.stop(grace_seconds)
+            self.stop(self._pool.ending_seconds(grace_seconds) if stuck else grace_seconds)
         for intake in self._intakes:
             if intake.error is not None:
                 raise intake.error
         if stuck:
-            raise ShuttingDownError("functions that hang hold every slot; the process ends, to be started anew")
+            raise ShuttingDownError(LOST)
 
     def __enter__(self: W) -> W:
         return self.start()

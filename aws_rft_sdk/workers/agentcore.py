@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
+from aws_rft_sdk.lifecycle.executor import handler_threads, in_sdk_thread
 from aws_rft_sdk.lifecycle.shutdown import drain
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool
@@ -137,6 +138,10 @@ def _entry_point(handler: Callable[..., Any], starter: _Starter) -> Callable[...
 
 @contextlib.asynccontextmanager
 async def drained(app: object) -> AsyncIterator[None]:
-    """Drain the rollouts of this process when the app ends: `BedrockAgentCoreApp(lifespan=drained)`."""
-    yield
-    await asyncio.to_thread(drain)
+    """Drain the rollouts of this process when the app ends: `BedrockAgentCoreApp(lifespan=drained)`.
+
+    Until then, the app's event loop has threads that hung tools cannot use up.
+    """
+    with handler_threads(asyncio.get_running_loop()):
+        yield
+        await in_sdk_thread(drain)

@@ -18,12 +18,12 @@ import uvicorn
 from starlette.applications import Starlette
 
 from aws_rft_sdk._checks import check_seconds
-from aws_rft_sdk.errors import ConfigurationError, OutboxError
+from aws_rft_sdk.errors import ConfigurationError, OutboxError, ShuttingDownError
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, end_at
 from aws_rft_sdk.workers._bodies import READ_SECONDS
-from aws_rft_sdk.workers.pool import RolloutPool
+from aws_rft_sdk.workers.pool import LOST, RolloutPool
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,8 @@ def serve(
     outbox that `RFT_OUTBOX` names is delivered as far as time permits. Then it returns. A second signal ends the
     process at once.
 
+    A worker that is stuck (see `RolloutPool.should_end`) ends by itself. What runs may go on to its own deadline.
+
     Args:
         app: What `create_app` made.
         host: Address to listen on. The default is every address of this machine, as containers need.
@@ -63,6 +65,7 @@ def serve(
         ConfigurationError: The port cannot be listened on; the grace period is no positive number; not in the main
             thread.
         OutboxError: The outbox cannot be written.
+        ShuttingDownError: So many threads hang that this process should be replaced.
     """
     check_seconds("grace_seconds", grace_seconds)
     if threading.current_thread() is not threading.main_thread():
@@ -92,6 +95,8 @@ def serve(
         server.run(sockets=[listener])
     if not server.started:
         raise ConfigurationError("the worker could not start; its log says why")
+    if server.is_lost:
+        raise ShuttingDownError(LOST)
 
 
 class _Server(uvicorn.Server):
@@ -111,6 +116,8 @@ class _Server(uvicorn.Server):
         self._grace_seconds = grace_seconds
         self._announce = announce
         self._draining = False
+        self.is_lost = False
+        """Whether it ends since its pool should end."""
         self._quiet: dict[tuple[Any, Any], float] = {}
         """Connections on which no request is in progress, each with its last one, and since when."""
 
@@ -124,6 +131,10 @@ class _Server(uvicorn.Server):
         """Do what uvicorn does ten times a second, and once a second look at the connections."""
         if counter % 10 == 0:
             self._close_quiet(time.monotonic())
+            if self._pool.should_end and not (self.is_lost or self._draining):
+                self.is_lost = True
+                logger.error("hung=<%d> | %s", self._pool.figures().hung, LOST)
+                self._begin_drain(self._pool.ending_seconds(self._grace_seconds), 1)
         return await super().on_tick(counter)
 
     def _close_quiet(self, now: float) -> None:
@@ -148,18 +159,21 @@ class _Server(uvicorn.Server):
             os.kill(os.getpid(), sig)
             return
         self._draining = True
-        threading.Thread(target=self._drain, name="rft-drain", daemon=True).start()
+        self._begin_drain(self._grace_seconds, 0)
 
-    def _drain(self) -> None:
-        end = time.monotonic() + self._grace_seconds
-        logger.info("grace_seconds=<%g> | draining: new rollouts are refused", self._grace_seconds)
+    def _begin_drain(self, grace_seconds: float, status: int) -> None:
+        threading.Thread(target=self._drain, args=(grace_seconds, status), name="rft-drain", daemon=True).start()
+
+    def _drain(self, grace_seconds: float, status: int) -> None:
+        end = time.monotonic() + grace_seconds
+        logger.info("grace_seconds=<%g> | draining: new rollouts are refused", grace_seconds)
         try:
-            drained = self._pool.drain(self._grace_seconds - flush_seconds(self._grace_seconds))
+            drained = self._pool.drain(grace_seconds - flush_seconds(grace_seconds))
             logger.info("finished=<%d>, given_up=<%d> | drained", *drained)
             flush(end)
         except Exception:
             logger.exception("the drain failed")
-        end_at(end + _CLOSE_SECONDS, 0)
+        end_at(min(end, time.monotonic() + self._grace_seconds) + _CLOSE_SECONDS, status)
         self.should_exit = True
 
 

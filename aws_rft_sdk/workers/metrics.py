@@ -54,7 +54,8 @@ class _PoolCollector(Collector):
         for name, text, value in (
             ("running", "Rollouts and calls in progress", figures.running),
             ("free", "How many more may begin", figures.free),
-            ("hung", "Functions that run on past their deadline, each in a slot", figures.hung),
+            ("hung", "Threads that run on although their rollout is over", figures.hung),
+            ("stuck", "Whether this process is lost and ends", int(self._pool.is_stuck)),
             ("draining", "Whether new rollouts are refused", int(figures.draining)),
             ("loop_stalled_seconds", "For how long a handler has blocked its event loop", figures.stalled_seconds),
         ):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import NamedTuple
 
 from aws_rft_sdk.errors import RolloutTimeoutError
 from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.wire import FAILED
+
+logger = logging.getLogger(__name__)
 
 _REPORTED = ("completed", "deferred", "failed", "repeated")
 
@@ -18,7 +21,8 @@ class Figures(NamedTuple):
     running: int
     """Rollouts and calls in progress."""
     hung: int
-    """Functions that still run although their rollout was given up at its deadline. Each holds a slot."""
+    """Threads that still run although their rollout is over: functions that were given up at their deadline, each of
+    which holds a slot, and tools of coroutine handlers."""
     free: int
     """How many more may begin now."""
     draining: bool
@@ -53,3 +57,21 @@ def outcome_of(ended: Ended) -> str:
     if ended.error is None:
         return "completed"
     return "late" if isinstance(ended.error, RolloutTimeoutError) else "failed"
+
+
+def log_outcome(trajectory_id: str, ended: Ended) -> None:
+    """Write to the log what went wrong with a rollout, if anything did."""
+    if ended.error is not None:
+        logger.warning(
+            "trajectory_id=<%s>, error=<%s>, outcome=<%s> | the rollout failed: %s",
+            trajectory_id,
+            type(ended.error).__name__,
+            outcome_of(ended),
+            ended.error,
+            exc_info=ended.error if ended.error.__traceback__ is not None else None,
+        )
+    elif not is_settled(ended):
+        logger.error(
+            "trajectory_id=<%s> | the handler bound no rollout, so nothing was reported: decorate it with rft_handler",
+            trajectory_id,
+        )

@@ -19,7 +19,7 @@ from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
-    RolloutTimeoutError,
+    GivenUpError,
     ShuttingDownError,
 )
 from aws_rft_sdk.failures import chain_of
@@ -29,9 +29,9 @@ from aws_rft_sdk.lifecycle import one_rollout
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
-from aws_rft_sdk.workers._memory import Memory
+from aws_rft_sdk.workers._memory import Key, Memory, Remembered
 from aws_rft_sdk.workers._payloads import read_rollout
-from aws_rft_sdk.workers.outcomes import Figures, is_settled, outcome_of
+from aws_rft_sdk.workers.outcomes import Figures, is_settled, log_outcome, outcome_of
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,10 @@ MAX_RETRY_SECONDS = 30.0
 _REPORT_SECONDS = 30.0
 """Longest share of a grace period that is kept for reporting what did not end."""
 
-_Key = tuple[str, str]
+_STUCK_SECONDS = 5.0
+"""Until a pool that is stuck is taken for lost. Some tools end a moment after the deadline of their rollout."""
+LOST = "functions or tools hang in as many threads as there are slots, or block the event loop; start this worker anew"
+
 _NEW, _OPEN, _DRAINING, _CLOSED = "new", "open", "draining", "closed"
 
 
@@ -78,9 +81,10 @@ class RolloutPool:
     by its job and its id: one that is running, or whose outcome the runtime knows or an outbox holds, is not run again;
     one that ended unreported is.
 
-    A function in a thread cannot be stopped. One that hangs past its deadline is reported, and keeps its slot until it
-    ends, so that hung threads cannot grow without bound; `figures` counts them. When they hold every slot the process
-    should be replaced: `is_stuck`.
+    A thread cannot be stopped. A function that hangs past its deadline is reported, and keeps its slot until it ends.
+    A tool of a coroutine handler that hangs takes no slot and no thread from other rollouts. `figures` counts both.
+    When as many threads hang as there are slots, the pool refuses rollouts, and the process should be replaced:
+    `is_stuck`, `should_end`.
 
     Use it as a context manager, or call `start` and `close`. The first rollout starts it too. After `close` it can be
     started again.
@@ -113,9 +117,10 @@ class RolloutPool:
         self.deadline_seconds = deadline_seconds
         self._phase = _NEW
         self._changed = threading.Condition()  # guards all that follows
-        self._running: dict[_Key, _Entry] = {}
+        self._running: dict[Key, _Entry] = {}
         self._done = Memory(remember)
         self._hung: list[Callable[[], bool]] = []
+        self._stuck_since: float | None = None
         self._calls = 0
         self._started = self._repeated = self._refused = 0
         self._outcomes = dict.fromkeys(("completed", "failed", "late", "unreported"), 0)
@@ -143,6 +148,7 @@ class RolloutPool:
             if self._phase is _DRAINING:
                 raise ShuttingDownError("this pool is draining; close it before it is started again")
             self.loop, self._over = LoopThread("rft-pool"), threading.Event()
+            self._stuck_since = None
             self.loop.start()
             threading.Thread(target=self._watch, args=(self.loop, self._over), name="rft-watch", daemon=True).start()
             self._phase = _OPEN
@@ -195,12 +201,29 @@ class RolloutPool:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether this process should be replaced: hung functions hold every slot, or one blocks the event loop.
+        """Whether this process should be replaced: as many threads hang as there are slots, or the loop is blocked.
 
         The loop counts as blocked once it has not moved for longer than a rollout may take.
         """
-        figures = self.figures()
-        return figures.hung >= self.max_rollouts or figures.stalled_seconds > self.deadline_seconds
+        return self.figures().hung >= self.max_rollouts or self._is_blocked
+
+    @property
+    def should_end(self) -> bool:
+        """Whether it has been stuck for 5 s. Its process should end then. `drain` it for `ending_seconds`."""
+        since = self._stuck_since
+        return since is not None and time.monotonic() - since > _STUCK_SECONDS
+
+    def ending_seconds(self, grace_seconds: float) -> float:
+        """Return how long a pool that should end may take for that: what runs may reach its own deadline.
+
+        Args:
+            grace_seconds: For reporting what does not end. It is all the time there is if the loop is blocked.
+        """
+        return grace_seconds if self._is_blocked else self.deadline_seconds + _REPORT_SECONDS + grace_seconds
+
+    @property
+    def _is_blocked(self) -> bool:
+        return self.loop.stalled_seconds > self.deadline_seconds
 
     def figures(self) -> Figures:
         """Return what it is doing, and what it has done."""
@@ -208,7 +231,7 @@ class RolloutPool:
             free = self._count_free()
             return Figures(
                 running=self.running,
-                hung=len(self._hung),
+                hung=self._count_hung(),
                 free=free if self._phase in (_NEW, _OPEN) else 0,
                 draining=self._phase is _DRAINING,
                 stalled_seconds=self.loop.stalled_seconds,
@@ -262,18 +285,43 @@ class RolloutPool:
                 self._calls -= 1
                 self._changed.notify_all()
 
-    def _find(self, key: _Key) -> Future[Ended] | None:
+    def note_hung(self, lingers: Callable[[], bool]) -> None:
+        """Let a function that runs past its deadline keep a slot for as long as `lingers` says."""
+        with self._changed:
+            self._hung.append(lingers)
+
+    def find(self, trajectory_id: str, job_arn: str | None = None) -> list[Future[Ended] | Remembered]:
+        """Return what is known of a trajectory: a future while it is running, else what became of it.
+
+        Args:
+            trajectory_id: Its id.
+            job_arn: Its job. None for all jobs that have a trajectory with this id.
+        """
+        with self._changed:
+            keys = [(job_arn, trajectory_id)] if job_arn is not None else []
+            if job_arn is None:
+                keys = [key for key in dict.fromkeys((*self._running, *self._done)) if key[1] == trajectory_id]
+            running = [self._running[key].ended for key in keys if key in self._running]
+            done = [self._done.find(key) for key in keys if key not in self._running]
+            return [*running, *(remembered for remembered in done if remembered is not None)]
+
+    def _find(self, key: Key) -> Future[Ended] | None:
         if key in self._running:
             return self._running[key].ended
-        ended = self._done.find(key)
-        if ended is None:
+        remembered = self._done.find(key)
+        if remembered is None or not is_settled(remembered.ended):
             return None
         again: Future[Ended] = Future()
-        again.set_result(ended)
+        again.set_result(remembered.ended)
         return again
 
-    def _count_free(self) -> int:
+    def _count_hung(self) -> int:
         self._hung = [lingers for lingers in self._hung if lingers()]
+        return len(self._hung) + self.loop.threads.hung
+
+    def _count_free(self) -> int:
+        if self._count_hung() >= self.max_rollouts:
+            return 0
         return max(0, self.max_rollouts - self.running - len(self._hung))
 
     def _start_if_new(self) -> None:
@@ -283,6 +331,9 @@ class RolloutPool:
     def _check_room(self, subject: str) -> None:
         if self._phase is not _OPEN:
             raise ShuttingDownError(f"this process is shutting down; deliver {subject} to another one")
+        if self._count_hung() >= self.max_rollouts:
+            self._refused += 1
+            raise ShuttingDownError(f"{subject} is not begun here: {LOST}")
         if self._count_free() < 1:
             self._refused += 1
             # With all slots taken, one is free after the mean duration divided by their number.
@@ -292,7 +343,7 @@ class RolloutPool:
                 retry_after_seconds=seconds,
             )
 
-    async def _run(self, key: _Key, entry: _Entry, payload: Mapping[str, Any]) -> None:
+    async def _run(self, key: Key, entry: _Entry, payload: Mapping[str, Any]) -> None:
         work = asyncio.ensure_future(
             run_handler(self.handler, payload, deadline_seconds=self.deadline_seconds, trajectory_id=key[1])
         )
@@ -301,48 +352,46 @@ class RolloutPool:
             work.cancel()
         await asyncio.wait([work])
         ended = self._ended(entry, work)
-        _log(key[1], ended)
+        log_outcome(key[1], ended)
         for error in chain_of(ended.error):
             traceback.clear_frames(error.__traceback__)  # they hold the agent and its whole conversation
+        remembered = Remembered.of(ended)
         with self._changed:
             del self._running[key]
-            self._note(key, ended)
+            self._note(key, remembered)
             self._changed.notify_all()
         entry.ended.set_result(ended)
 
     def _ended(self, entry: _Entry, work: asyncio.Task[Ended]) -> Ended:
         seconds = time.monotonic() - entry.began
         if work.cancelled():
-            return Ended(
-                None, RolloutTimeoutError("it was given up, for the shutdown of its process"), entry.context, seconds
-            )
+            return Ended(None, GivenUpError("it was given up, for the shutdown of its process"), entry.context, seconds)
         error = work.exception()
         if error is not None:
             return Ended(None, error, entry.context, seconds)
         ended = work.result()
         if ended.error is None and ended.context is not None and ended.context.outcome == "failed":
             # Given up meanwhile, and reported so: what its function returned after that counts for nothing.
-            return ended._replace(
-                result=None, error=RolloutTimeoutError("it was given up before its function returned")
-            )
+            return ended._replace(result=None, error=GivenUpError("it was given up before its function returned"))
         return ended
 
-    def _note(self, key: _Key, ended: Ended) -> None:
+    def _note(self, key: Key, remembered: Remembered) -> None:
+        ended = remembered.ended
         self._outcomes[outcome_of(ended)] += 1
         share = 0.1 if self._mean_seconds else 1.0
         self._mean_seconds += share * (ended.seconds - self._mean_seconds)
         if ended.lingers():
             logger.error("trajectory_id=<%s> | its function hangs past the deadline and keeps its slot", key[1])
-            self._hung.append(ended.lingers)
-        if is_settled(ended):
-            # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
-            self._done.add(key, ended)
+            self.note_hung(ended.lingers)
+        # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
+        self._done.add(key, remembered)
 
     # --- a loop that is blocked --------------------------------------------------------------------------------------
 
     def _watch(self, loop: LoopThread, over: threading.Event) -> None:
         """Report what is past its deadline while a handler blocks the loop, which else keeps the deadlines."""
         while not over.wait(BEAT_SECONDS):
+            self._stuck_since = (self._stuck_since or time.monotonic()) if self.is_stuck else None
             if loop.stalled_seconds:
                 try:
                     self._report_late(time.monotonic())
@@ -360,7 +409,7 @@ class RolloutPool:
         why = f"the rollout was not over after {self.deadline_seconds:g} s, and a handler blocks the event loop"
         self._report(late, now + _REPORT_SECONDS, why)
 
-    def _report(self, late: dict[_Key, _Entry], end: float, *why: str) -> None:
+    def _report(self, late: dict[Key, _Entry], end: float, *why: str) -> None:
         """Report rollouts as errors from threads of its own: a handler may block the loop for good."""
         keys = {rollout: (rollout.context.job_arn, rollout.context.trajectory_id) for rollout in one_rollout.running()}
         rollouts = [rollout for rollout, key in keys.items() if key in late]
@@ -385,28 +434,11 @@ class RolloutPool:
             self._give_up(late, began + report_seconds)
         return Drained(finished=count - len(late), given_up=len(late))
 
-    def _give_up(self, late: dict[_Key, _Entry], end: float) -> None:
+    def _give_up(self, late: dict[Key, _Entry], end: float) -> None:
         self._report(late, end)
         self.loop.call(_cancel, list(late.values()))
         with self._changed:
             self._changed.wait_for(lambda: not self._running, timeout=max(0.0, end - time.monotonic()))
-
-
-def _log(trajectory_id: str, ended: Ended) -> None:
-    if ended.error is not None:
-        logger.warning(
-            "trajectory_id=<%s>, error=<%s>, outcome=<%s> | the rollout failed: %s",
-            trajectory_id,
-            type(ended.error).__name__,
-            outcome_of(ended),
-            ended.error,
-            exc_info=ended.error if ended.error.__traceback__ is not None else None,
-        )
-    elif not is_settled(ended):
-        logger.error(
-            "trajectory_id=<%s> | the handler bound no rollout, so nothing was reported: decorate it with rft_handler",
-            trajectory_id,
-        )
 
 
 def _cancel(entries: list[_Entry]) -> None:

@@ -147,6 +147,7 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "policy.py").write_text(POLICY)
     rows = [{"prompt": "a"}, {"prompt": "b"}, {"prompt": "cc"}]
     (tmp_path / "data.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.chdir(tmp_path)
     path, modules = list(sys.path), set(sys.modules)
     yield tmp_path
     sys.path[:] = path
@@ -202,7 +203,8 @@ def test_rollout_when_handler_returns_metrics_then_they_are_recorded(folder):
 def test_rollout_when_one_fails_then_the_others_go_on_and_all_are_reported(folder):
     result = rollout(folder, "fails_on_b", "--out", str(folder / "out"))
 
-    assert result.exit_code == 0
+    assert result.exit_code == 1
+    assert "1 of 3 rollouts failed; --fail-over allows 0" in result.stderr
     assert [(r.status.value, r.reward) for r in records_of(folder)] == [
         ("completed", 0.1),
         ("failed", 0.0),
@@ -214,10 +216,10 @@ def test_rollout_when_one_fails_then_the_others_go_on_and_all_are_reported(folde
 
 @pytest.mark.parametrize("handler", ["stops_iteration", "cancels", "exits"])
 def test_rollout_when_one_raises_what_ends_loops_and_processes_then_the_others_go_on(folder, handler):
-    result = rollout(folder, handler, "--out", str(folder / "out"))
+    result = rollout(folder, handler, "--out", str(folder / "out"), "--fail-over", "34%")
 
     assert result.exit_code == 0, result.output
-    assert [(r.status.value, r.reward) for r in records_of(folder)] == [
+    assert [(r.status.value, r.floor if r.reward is None else r.reward) for r in records_of(folder)] == [
         ("completed", 1.0),
         ("failed", 0.0),
         ("completed", 1.0),
@@ -255,7 +257,7 @@ def test_rollout_when_the_handlers_module_cannot_be_imported_then_usage_error_sh
 
 
 def test_rollout_when_sealed_as_failed_at_an_alpha_endpoint_then_it_counts_as_reported(folder):
-    result = rollout(folder, "seals_as_failed", "--out", str(folder / "out"), "--limit", "1")
+    result = rollout(folder, "seals_as_failed", "--out", str(folder / "out"), "--limit", "1", "--fail-over", "1")
 
     assert result.exit_code == 0
     assert [(r.status.value, r.reward) for r in records_of(folder)] == [("failed", None)]
@@ -290,7 +292,6 @@ def test_rollout_when_some_are_not_reported_then_exit_status_is_one(folder, hand
         pytest.param(
             ["echo", "data.jsonl", "--policy", "replay:x", "--endpoint", "http://127.0.0.1:9"], "--policy", id="both"
         ),
-        pytest.param(["echo", "data.jsonl", "--endpoint", "http://127.0.0.1:9"], "no runtime answers", id="no-runtime"),
         pytest.param(["echo", "data.jsonl", "--job-arn", "my-job"], "'my-job', not a job ARN", id="job-arn"),
     ],
 )
@@ -352,10 +353,11 @@ def test_rollout_when_interrupted_then_rollouts_in_flight_are_finished_and_no_mo
     while "interrupt again" not in stopping:
         stopping += process.stderr.read(1)
     (folder / "release").touch()
-    output, _ = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=60)
 
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "1 of 3" in output
+    assert f"go on with: aws-rft rollout --resume {folder / 'out'}" in errors
     assert [(r.status, r.reward) for r in records_of(folder)] == [(RolloutStatus.COMPLETED, 1.0)]
     assert (folder / "started").read_text() == "a\n"
 
@@ -367,7 +369,7 @@ def test_rollout_when_a_handler_never_ends_then_the_command_does(folder, handler
         [*command, "--deadline-seconds", "2", "--out", str(folder / "out")], capture_output=True, text=True, timeout=90
     )
 
-    assert result.returncode == 0, result.stderr
+    assert result.returncode == 1, result.stderr
     assert "1 x RolloutTimeoutError" in result.stdout
     assert "Traceback" not in result.stderr
     assert [(r.status.value, r.reward) for r in records_of(folder)] == [

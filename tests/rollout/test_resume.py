@@ -93,8 +93,8 @@ def test_resume_when_interrupted_twice_then_what_was_cancelled_runs_again(world)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=60)
 
-    assert process.returncode == 1
-    assert "cancelled: 0 of 3 rollouts ended" in errors
+    assert process.returncode == 130
+    assert "cancelling rollouts in flight" in errors
     assert "0 of 3" in output
     # The handler has reported its floor reward, which must not count as that of the rollout.
     assert [t.rewards for t in read_trajectories(out / "trajectories.db")] == [(0.0,)]
@@ -114,7 +114,7 @@ def test_resume_when_some_have_failed_then_only_those_run_again(world):
     result = rollout(world, "fails_once", "--resume", str(out))
 
     records = sorted(read_records(out), key=lambda r: r.key)
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert [(r.status.value, r.attempts) for r in records] == [("completed", 2), ("failed", 2), ("completed", 2)]
     rollout(world, "fails_once", "--resume", str(out), "--retries", "1")
     records = sorted(read_records(out), key=lambda r: r.key)
@@ -217,7 +217,7 @@ def test_resume_when_engine_and_pace_are_others_then_the_run_goes_on(world):
         *(world, "fails_on_b", "--resume", str(out), "--engine", "process", "--workers", "1", "--concurrency", "2")
     )
 
-    assert result.exit_code == 0
+    assert result.exit_code == 1
     assert [r.attempts for r in sorted(read_records(out), key=lambda r: r.key)] == [1, 2, 1]
 
 
@@ -225,12 +225,13 @@ def test_resume_when_engine_and_pace_are_others_then_the_run_goes_on(world):
     ("options", "says"),
     [
         (["--resume", "nowhere"], "no run to resume"),
-        (["--out", "x", "--resume", "x"], "give one of them"),
+        (["--out", "x", "--resume", "x"], "Give one of them"),
         (["--accept-changes"], "is for --resume"),
         (["--engine", "http"], "the engine http runs the worker at a URL, not"),
         (["--engine", "agentcore"], "the engine agentcore runs the AgentCore runtime of an ARN, not"),
         (["--workers", "2"], "is for the engines process and ray"),
         (["--qualifier", "x"], "is for the engine agentcore"),
+        (["--engine", "process", "--address", "auto"], "is for the engine ray"),
         (["--retry-budget", "some"], "retry budget"),
     ],
 )
@@ -397,7 +398,7 @@ def test_folder_when_the_disk_is_full_then_the_error_says_so_and_what_is_written
     process = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[2])
 
     assert process.returncode == 1
-    assert process.stderr.splitlines()[-1].startswith("aws_rft_sdk.errors.ConfigurationError")
+    assert process.stderr.splitlines()[-1].startswith("aws_rft_sdk.errors.UnavailableError")
     assert "started.jsonl cannot be written: File too large" in process.stderr
     assert (tmp_path / "started.jsonl").stat().st_size == 100
     with RunFolder(tmp_path, MANIFEST, resume=True) as run:
@@ -435,7 +436,7 @@ def test_manifest_when_it_is_none_then_it_is_refused(tmp_path, content):
 
 
 def test_folder_when_the_journal_is_something_else_then_it_is_refused(tmp_path):
-    RunFolder(tmp_path, MANIFEST).__exit__(None, None, None)
+    journal_of_four(tmp_path)
     (tmp_path / "started.jsonl").write_text("precious\n")
 
     with pytest.raises(DatasetError, match="not the journal"):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.schedule import Pace, Schedule, parse_retry_budget
+from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.rollout.schedule import DEFAULT_RETRIES, Pace, Schedule, parse_retries, parse_retry_budget
 
 
 def drive(schedule, places, failures, pick):
@@ -19,7 +20,7 @@ def drive(schedule, places, failures, pick):
             return begun
         ended = running.pop(pick(len(running)))
         if failures.get((ended.prompt_index, ended.sample_index), 0) >= ended.attempt:
-            schedule.failed(ended)
+            schedule.failed(ended, FailureKind.AGENT)
 
 
 @st.composite
@@ -63,9 +64,9 @@ def test_schedule_when_attempts_were_made_before_then_they_are_counted_and_cost_
     planned = schedule.next()
 
     assert planned.attempt == 4
-    assert schedule.failed(planned)
+    assert schedule.failed(planned, FailureKind.AGENT)
     assert schedule.next().attempt == 5
-    assert not schedule.failed(planned._replace(attempt=5))
+    assert not schedule.failed(planned._replace(attempt=5), FailureKind.AGENT)
 
 
 def test_pace_when_starts_are_due_then_they_are_spaced_evenly_and_do_not_come_in_bursts():
@@ -97,3 +98,28 @@ def test_retry_budget_when_given_then_it_is_a_count_or_a_share_of_ten_rollouts(v
 def test_retry_budget_when_it_is_neither_then_it_is_refused(value):
     with pytest.raises(ConfigurationError, match="retry budget"):
         parse_retry_budget(value, 10)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (DEFAULT_RETRIES, {"infrastructure": 2}),
+        ("0", {}),
+        ("3", dict.fromkeys(FailureKind, 3)),
+        ("infrastructure=2,model=1", {"infrastructure": 2, "model": 1}),
+        (" agent = 1 , tool=0", {"agent": 1}),
+    ],
+)
+def test_retries_when_given_then_there_is_a_number_for_each_kind(value, expected):
+    assert parse_retries(value) == dict.fromkeys(FailureKind, 0) | expected
+
+
+@pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "agent", "agent=", "agent=x", "agent=1,2", "=1", "agent=-1"])
+def test_retries_when_they_have_another_form_then_they_are_refused(value):
+    with pytest.raises(ConfigurationError, match="retries"):
+        parse_retries(value)
+
+
+def test_retries_when_there_is_no_such_kind_then_the_kinds_are_named():
+    with pytest.raises(ConfigurationError, match=r"'infra'; the kinds are agent, tool, model, .*infrastructure"):
+        parse_retries("infra=2")

@@ -10,6 +10,7 @@ import json
 import numpy as np
 from hypothesis import strategies as st
 
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs import RolloutRecord, RolloutStatus
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.records import RECORDS_FILE
@@ -39,6 +40,7 @@ def write(folder, records, *, dataset=None, rows=None, settings=None, threshold=
 
 
 REWARDS = st.sampled_from([None, -0.5, 0.0, 0.0, 0.25, 0.5, 1.0, 1.0, 1.5])
+KINDS = st.sampled_from([None, FailureKind.AGENT, FailureKind.TIMEOUT, FailureKind.INFRASTRUCTURE])
 TOKENS = st.none() | st.lists(st.integers(0, 4096), min_size=1, max_size=3).map(tuple)
 
 
@@ -51,13 +53,14 @@ def tables(draw, max_prompts=6, max_group=6):
             tokens = draw(TOKENS)
             for attempt in range(1, draw(st.sampled_from([2, 2, 2, 3]))):
                 reward = draw(REWARDS)
-                statuses = [FAILED, UNREPORTED] if reward is None else [COMPLETED, FAILED]
+                status = draw(st.sampled_from([COMPLETED, FAILED, UNREPORTED if reward is None else COMPLETED]))
                 records.append(
                     record(
                         prompt,
                         sample,
                         reward,
-                        status=draw(st.sampled_from(statuses)),
+                        status=status,
+                        failure=None if status is COMPLETED else draw(KINDS),
                         turns=draw(st.integers(0, 20)),
                         seconds=draw(st.floats(0, 900)),
                         unsure_turns=draw(st.integers(0, 1)),
@@ -69,7 +72,7 @@ def tables(draw, max_prompts=6, max_group=6):
     return records
 
 
-def recompute(folder, threshold=1.0):
+def recompute(folder, threshold=1.0, failures_as_zero=False):
     """Return all figures but the ends of intervals, under their flat names."""
     rows = {}
     lines = [json.loads(line) for line in (folder / RECORDS_FILE).read_text().splitlines()]
@@ -77,14 +80,17 @@ def recompute(folder, threshold=1.0):
         rows[row["prompt_index"], row["sample_index"]] = row
     groups = {}
     for (prompt, _), row in sorted(rows.items()):
-        groups.setdefault(prompt, []).append(row["reward"])
+        group = groups.setdefault(prompt, [])
+        if row["status"] == "completed" or failures_as_zero:
+            group.append(row["reward"] if row["status"] == "completed" else 0.0)
+    ended = [sum(key[0] == prompt for key in rows) for prompt in groups]
     judged = {prompt: [r for r in rewards if r is not None] for prompt, rewards in groups.items()}
     rewards = [r for group in judged.values() for r in group]
     compared = [group for group in judged.values() if len(group) >= 2]
     flat = [group[0] for group in compared if max(group) - min(group) <= 1e-9]
     varied = [group for group in compared if max(group) - min(group) > 1e-9]
     means = [np.mean(group) for group in judged.values() if group]
-    size = max(map(len, groups.values()), default=0)
+    size, largest = max(ended, default=0), max(map(len, groups.values()), default=0)
     expected = max(groups, default=-1) + 1
     prompt_tokens = [n for row in rows.values() for n in row["prompt_tokens"] or ()]
     responses = [row["response_tokens"] for row in rows.values() if row["response_tokens"]]
@@ -126,7 +132,8 @@ def recompute(folder, threshold=1.0):
         "eval/rollouts/completed": statuses.count("completed"),
         "eval/rollouts/failed": statuses.count("failed"),
         "eval/rollouts/unreported": statuses.count("unreported"),
-        "eval/rollouts/no_reward": len(rows) - len(rewards),
+        "eval/rollouts/left_out": 0 if failures_as_zero else len(rows) - statuses.count("completed"),
+        "eval/rollouts/no_reward": sum(map(len, groups.values())) - len(rewards),
         "eval/rollouts/superseded": len(lines) - len(rows),
         "eval/rollouts/retried": sum(row["attempts"] > 1 for row in rows.values()),
         "eval/rollouts/unsure_turns": sum(row["unsure_turns"] for row in rows.values()),
@@ -145,7 +152,7 @@ def recompute(folder, threshold=1.0):
         "analysis/reward_variance_across_groups": np.var(means) if len(means) > 1 else None,
         "analysis/mean_group_reward_spread": mean([max(group) - min(group) for group in compared]),
     }
-    for k in sorted({k for k in (1, 2, 4, 8, 16, 32, size) if 0 < k <= size}):
+    for k in sorted({k for k in (1, 2, 4, 8, 16, 32, largest) if 0 < k <= largest}):
         enough = [[r is not None and r >= threshold for r in g] for g in groups.values() if len(g) >= k]
         figures[f"eval/reward/pass_at_{k}"] = mean([share_of_subsets(any, g, k) for g in enough])
         figures[f"eval/reward/pass_power_{k}"] = mean([share_of_subsets(all, g, k) for g in enough])

@@ -14,13 +14,17 @@ from click.testing import CliRunner
 from extras import needs
 
 from aws_rft_sdk.cli import main
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs.records import RECORDS_FILE
 
-from .support import FAILED, recompute, record, share_of_subsets, table, write
+from .support import COMPLETED, FAILED, recompute, record, share_of_subsets, table, write
 
 
 def invoke(*arguments):
     return CliRunner(env={"COLUMNS": "200"}).invoke(main, [str(a) for a in arguments], catch_exceptions=False)
+
+
+FAILURES = [FailureKind.AGENT, FailureKind.INFRASTRUCTURE, FailureKind.AGENT]
 
 
 def rollouts(seed=1, prompts=30, group=4):
@@ -30,6 +34,7 @@ def rollouts(seed=1, prompts=30, group=4):
             p,
             s,
             rng.choice([0.0, 0.5, 1.0, 1.0]) if rng.random() < 0.95 else None,
+            status=COMPLETED,
             turns=rng.randint(1, 5),
             seconds=rng.random() * 20,
             prompt_tokens=(rng.randint(10, 90),),
@@ -43,7 +48,9 @@ def rollouts(seed=1, prompts=30, group=4):
 
 @pytest.fixture
 def folder(tmp_path):
-    return write(tmp_path / "run", [record(0, 0, None, status=FAILED), *rollouts()])
+    replaced = record(0, 0, None, status=FAILED)
+    failed = [record(p, 4, 0.0, status=FAILED, failure=kind) for p, kind in enumerate(FAILURES)]
+    return write(tmp_path / "run", [replaced, *rollouts(), *failed])
 
 
 def cells(output):
@@ -71,12 +78,13 @@ def test_every_figure_of_the_table_is_what_the_file_says(folder):
         "in between": f["analysis/zero_adv_other"],
     }
     assert shown == {
-        "rollouts": f"{total:.0f}, {f['eval/reward/num_prompts']:.0f} prompts, 4 each",
+        "rollouts": f"{total:.0f}, {f['eval/reward/num_prompts']:.0f} prompts, 4 to 5 each",
         "reward": four("std", "min", "max"),
         "reward of 0": f"{100 * f['eval/reward/zero_frac']:.2f} %",
-        "success (reward >= 1)": f"{100 * f['eval/reward/succeeded_rollouts'] / total:.2f} %",
+        "success (reward >= 1)": f"{100 * f['eval/reward/pass_at_1']:.2f} %",
         "did not complete": f"{100 * (f['eval/rollouts/failed'] + f['eval/rollouts/unreported']) / total:.2f} %",
         "not reported": f"{f['eval/rollouts/unreported']:.0f}",
+        "left out": "2 agent, 1 infrastructure",
         "without a reward": f"{f['eval/rollouts/no_reward']:.0f}",
         "within groups": four("mean", "std", "min", "max", suffix="_within_groups"),
         "std across groups": f"{f['eval/reward/std_across_groups']:.4f}",
@@ -137,12 +145,24 @@ def test_every_interval_of_the_table_is_that_of_a_bootstrap_over_prompts(tmp_pat
 def test_json_holds_the_same_figures_and_what_they_mean(folder):
     found = json.loads(invoke("metrics", folder, "--json").output)
 
-    assert list(found) == ["metrics", "hints", "intervals", "sources", "damaged"]
+    assert list(found) == ["metrics", "hints", "intervals", "failures", "sources", "damaged"]
+    assert found["failures"] == {"agent": 2, "infrastructure": 1}
     assert found["intervals"] == {"method": "bootstrap", "confidence": 0.95}
     assert found["damaged"] == {"count": 0, "lines": []}
     for name, value in recompute(folder).items():
         assert found["metrics"][name] == (None if value is None else pytest.approx(value)), name
-    assert {hint["rule"] for hint in found["hints"]} >= {"unreported", "no-reward"}
+    assert {hint["rule"] for hint in found["hints"]} >= {"failed-share", "no-reward"}
+
+
+def test_failures_count_as_zero_when_told_so(folder):
+    found = json.loads(invoke("metrics", folder, "--failures-as-zero", "--json").output)["metrics"]
+
+    expected = recompute(folder, failures_as_zero=True)
+    assert found["eval/rollouts/left_out"] == 0
+    for name in ("eval/reward/mean", "eval/reward/pass_at_1", "analysis/batch_completion_ratio"):
+        assert found[name] == pytest.approx(expected[name])
+    shown = cells(invoke("metrics", folder, "--failures-as-zero").output)
+    assert shown["counted as 0"] == ["2 agent, 1 infrastructure"]
 
 
 def test_threshold_decides_what_a_success_is(folder):
@@ -256,6 +276,8 @@ def test_comparison_of_a_run_with_itself_is_noise(folder):
     assert "is better" not in result.output
     assert "taken for true" in result.output  # there is no manifest that says of which dataset it is
     assert "without a reward" in result.output
+    words = " ".join(result.output.split())
+    assert "left out: rollouts of B that failed or were not reported, 2 agent, 1 infrastructure" in words
 
 
 def test_runs_of_different_datasets_are_refused_unless_unpaired(tmp_path):
@@ -275,7 +297,8 @@ def test_comparison_as_json_has_a_stable_form(tmp_path):
 
     assert list(found) == [
         *("a", "b", "paired", "success_threshold", "confidence", "interval_method", "prompts", "only_in_a"),
-        *("only_in_b", "no_reward_a", "no_reward_b", "sources_a", "sources_b", "differences"),
+        *("only_in_b", "failures_a", "failures_b", "failures_as_zero"),
+        *("no_reward_a", "no_reward_b", "sources_a", "sources_b", "differences"),
         *("damaged_a", "damaged_b"),
     ]
     assert [row["name"].removeprefix("eval/reward/") for row in found["differences"]] == [

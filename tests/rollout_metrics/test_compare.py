@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs.metrics import compare, prompts_needed
 
-from .support import record, table, tables
+from .support import COMPLETED, FAILED, record, table, tables
 
 
 def run(seed, prompts=120, group=4, shift=0.0):
@@ -58,11 +59,18 @@ def test_better_run_is_found_from_either_side():
     assert there["pass_at_1"].prompts_needed < 120
 
 
+def comparable(a, b, paired):
+    """Whether some rollout completed in both runs; of one prompt, if they are paired."""
+    latest = [{r.key: r for r in run}.values() for run in (a, b)]
+    ends = [{r.prompt_index for r in run if r.status is COMPLETED} for run in latest]
+    return bool(ends[0] & ends[1]) if paired else all(ends)
+
+
 @pytest.mark.parametrize("paired", [True, False])
 @settings(max_examples=30, deadline=None)
 @given(a=tables(), b=tables())
 def test_runs_that_change_places_turn_all_signs_and_no_verdict(paired, a, b):
-    if not a or not b or (paired and not {r.prompt_index for r in a} & {r.prompt_index for r in b}):
+    if not comparable(a, b, paired):
         return
     there, back = (by_name(compare(*runs, paired=paired, resamples=40)) for runs in ((a, b), (b, a)))
 
@@ -135,7 +143,7 @@ def test_groups_of_different_size_are_compared_up_to_the_smaller():
 
 
 def test_rollout_without_a_reward_is_no_success_and_leaves_the_mean_alone():
-    a, b = table([1.0, 1.0], [1.0, 1.0]), table([1.0, None], [None, None])
+    a, b = table([1.0, 1.0], [1.0, 1.0]), table([1.0, None], [None, None], status=COMPLETED)
 
     found = compare(a, b)
     rows = by_name(found)
@@ -145,8 +153,30 @@ def test_rollout_without_a_reward_is_no_success_and_leaves_the_mean_alone():
     assert (rows["mean"].prompts, rows["mean"].difference) == (1, 0.0)
 
 
+def test_rollouts_that_failed_are_left_out_and_counted_by_kind():
+    a = table([1.0, 0.0], [1.0, 1.0])
+    failed = [record(p, 2, 0.0, status=FAILED, failure=FailureKind.TOOL) for p in (0, 1)]
+
+    found, as_zero = compare(a, [*a, *failed]), compare(a, [*a, *failed], failures_as_zero=True)
+
+    assert (found.failures_a, found.failures_b) == ({}, {"tool": 2})
+    assert (found.failures_as_zero, as_zero.failures_as_zero) == (False, True)
+    assert (by_name(found)["pass_at_1"].difference, by_name(found)["mean"].difference) == (0.0, 0.0)
+    assert by_name(as_zero)["pass_at_1"].b == pytest.approx(0.5)
+    assert by_name(as_zero)["mean"].b == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_run_of_which_nothing_completed_cannot_be_compared(paired):
+    a, b = table([1.0], [1.0]), [record(p, 0, 0.0, status=FAILED) for p in (0, 1)]
+
+    with pytest.raises(ConfigurationError, match=r"no rollout completed in both runs.*--failures-as-zero"):
+        compare(a, b, paired=paired)
+    assert by_name(compare(a, b, paired=paired, failures_as_zero=True))["pass_at_1"].difference == -1.0
+
+
 def test_runs_without_any_reward_have_no_mean_to_compare():
-    nothing = table([None], [None])
+    nothing = table([None], [None], status=COMPLETED)
 
     for paired in (True, False):
         assert list(by_name(compare(nothing, nothing, paired=paired))) == ["pass_at_1"]
@@ -182,7 +212,7 @@ def test_different_prompts_are_compared_unpaired():
 @settings(max_examples=60, deadline=None)
 @given(a=tables(), b=tables())
 def test_any_two_runs_give_json_without_nan(paired, a, b):
-    if not a or not b or (paired and not {r.prompt_index for r in a} & {r.prompt_index for r in b}):
+    if not comparable(a, b, paired):
         return
     found = compare(a, b, paired=paired, resamples=20).to_dict()
 

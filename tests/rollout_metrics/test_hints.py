@@ -7,7 +7,7 @@ import pytest
 
 from aws_rft_sdk.runs.metrics import hints, measure
 
-from .support import FAILED, record, table
+from .support import COMPLETED, FAILED, record, table
 
 MIXED = [[1, 0], [0, 1], [1, 1]] * 10
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -25,7 +25,9 @@ def test_nothing_is_said_of_a_sound_run():
     ("records", "said"),
     [
         pytest.param([], ["nothing-ended"], id="empty"),
-        pytest.param(table(*MIXED, [1, None]), ["unreported", "failed-share", "no-reward"], id="one-lost"),
+        pytest.param(table(*MIXED, [1, None]), ["unreported", "failed-share"], id="one-lost"),
+        pytest.param(table(*MIXED, [1, None], status=COMPLETED), ["no-reward"], id="one-without"),
+        pytest.param([record(p, 0, 0.0, status=FAILED) for p in range(30)], ["failed-share"], id="all-failed"),
         pytest.param(
             [*table(*MIXED), *(record(99, n, 0.0, status=FAILED) for n in range(2))], ["failed-share"], id="failed"
         ),

@@ -9,8 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs import read_records
 from aws_rft_sdk.runs.metrics import measure
+from aws_rft_sdk.runs.records import RECORDS_FILE
+from aws_rft_sdk.runs.table import RolloutTable
 
 from .support import COMPLETED, FAILED, UNREPORTED, recompute, record, table, tables, write
 
@@ -24,13 +27,13 @@ def without_intervals(named):
 
 
 @settings(max_examples=150, deadline=None)
-@given(records=tables(), threshold=st.sampled_from([1.0, 0.5, 0.0]))
-def test_every_figure_is_what_the_file_says(tmp_path_factory, records, threshold):
+@given(records=tables(), threshold=st.sampled_from([1.0, 0.5, 0.0]), as_zero=st.booleans())
+def test_every_figure_is_what_the_file_says(tmp_path_factory, records, threshold, as_zero):
     folder = write(tmp_path_factory.mktemp("run"), records)
 
-    found = figures(read_records(folder, superseded=True), success_threshold=threshold)
+    found = figures(read_records(folder, superseded=True), success_threshold=threshold, failures_as_zero=as_zero)
 
-    expected = recompute(folder, threshold)
+    expected = recompute(folder, threshold, as_zero)
     assert set(without_intervals(found)) == set(expected)
     for name, value in expected.items():
         assert found[name] == (None if value is None else pytest.approx(value, abs=1e-9)), name
@@ -73,12 +76,14 @@ def test_variance_within_and_across_groups_of_one_size_is_the_whole(groups):
 
 
 @settings(max_examples=50, deadline=None)
-@given(records=tables())
-def test_every_rollout_and_every_group_is_counted_once(records):
-    found = figures(records)
+@given(records=tables(), as_zero=st.booleans())
+def test_every_rollout_and_every_group_is_counted_once(records, as_zero):
+    found = figures(records, failures_as_zero=as_zero)
 
     named = {name.rpartition("/")[2]: value for name, value in found.items()}
-    assert named["succeeded_rollouts"] + named["failed_rollouts"] + named["no_reward"] == named["total"]
+    counted = [named[name] for name in ("succeeded_rollouts", "failed_rollouts", "no_reward", "left_out")]
+    assert sum(counted) == named["total"]
+    assert sum(measure(records).failures.values()) == named["failed"] + named["unreported"]
     assert named["completed"] + named["failed"] + named["unreported"] == named["total"]
     assert named["total"] + named["superseded"] == len(records)
     split = [named[f"zero_adv_{kind}"] for kind in ("all_right", "all_wrong", "other")]
@@ -94,7 +99,7 @@ NAMES = {
     "eval/turns": "mean min max",
     "eval/tokens": "prompt_mean response_mean response_std response_min response_max at_limit_frac rollouts",
     "eval/seconds": "mean p50 p99 max",
-    "eval/rollouts": "total completed failed unreported no_reward superseded retried unsure_turns",
+    "eval/rollouts": "total completed failed unreported left_out no_reward superseded retried unsure_turns",
     "analysis": "batch_completion_ratio batch_valid_ratio compared_groups zero_adv_groups "
     "zero_adv_nonzero_reward zero_adv_zero_reward zero_adv_all_right zero_adv_all_wrong zero_adv_other "
     "reward_variance_across_groups mean_group_reward_spread",
@@ -132,18 +137,18 @@ def test_one_rollout_has_no_spread_and_no_interval_of_its_reward():
     assert [(p.k, p.pass_at.value) for p in found.pass_k] == [(1, 0.0)]
 
 
-def test_all_unreported_is_no_reward_at_all_and_no_success():
+def test_all_unreported_is_no_figure_of_rewards_at_all():
     found = measure(table([None, None], [None, None]))
 
-    assert (found.no_reward, found.unreported, found.succeeded, found.below_threshold) == (4, 4, 0, 0)
-    assert found.mean_reward is found.reward.mean is found.zero_share is None
-    assert [p.pass_at.value for p in found.pass_k] == [0.0, 0.0]
+    assert (found.left_out, found.unreported, found.succeeded, found.below_threshold) == (4, 4, 0, 0)
+    assert found.mean_reward is found.reward.mean is found.zero_share is found.success is None
+    assert found.pass_k == ()
     assert found.groups.completion_ratio == 0.0
     assert found.groups.compared == found.groups.zero_variance == 0
 
 
 def test_rollout_without_a_reward_is_not_zero_and_not_hidden():
-    found = measure(table([1.0, None], [1.0, 1.0]))
+    found = measure(table([1.0, None], [1.0, 1.0], status=COMPLETED))
 
     assert found.reward.mean == 1.0
     assert found.zero_share == 0.0
@@ -157,6 +162,71 @@ def test_reward_that_is_no_number_counts_as_none():
     found = measure(table([1.0, math.nan], [math.inf, 0.0]))
 
     assert (found.no_reward, found.reward.max, found.success.value) == (2, 1.0, 0.25)
+
+
+def failed(*keys, floor=0.0, kind=FailureKind.AGENT):
+    return [record(prompt, sample, floor, status=FAILED, failure=kind) for prompt, sample in keys]
+
+
+def test_rollouts_that_failed_are_left_out_and_counted_by_kind():
+    """Two of six rollouts failed; a floor of 0 was sent for one, and of -1 for the other."""
+    broken = [record(1, 2, None, status=FAILED, failure=FailureKind.INFRASTRUCTURE, floor=0.0)]
+    run = [*table([1.0, 0.0], [1.0, 1.0]), *failed((0, 2), floor=-1.0), *broken]
+
+    found = measure(run)
+
+    assert found.failures == {"agent": 1, "infrastructure": 1}
+    assert (found.left_out, found.no_reward, found.rollouts, found.failed) == (2, 0, 6, 2)
+    assert (found.reward.mean, found.reward.min, found.zero_share) == (0.75, 0.0, 0.25)
+    assert (found.success.value, [p.k for p in found.pass_k]) == (0.75, [1, 2])
+    assert found.groups.completion_ratio == 0.0  # no group has all its three
+    assert (found.rollouts_per_prompt, found.smallest_group) == (3, 3)
+    assert (found.groups.compared, found.groups.zero_variance_right) == (2, 1)
+
+
+def test_rollouts_that_failed_count_as_zero_when_told_so():
+    run = [*table([1.0, 1.0], [1.0, 1.0]), *failed((0, 2), floor=-1.0), record(1, 2, None, status=UNREPORTED)]
+
+    found = measure(run, failures_as_zero=True)
+
+    assert found.failures == {"agent": 1, "unknown": 1}
+    assert (found.left_out, found.no_reward) == (0, 0)
+    assert (found.reward.mean, found.reward.min) == (pytest.approx(4 / 6), 0.0)
+    assert [p.pass_at.value for p in found.pass_k] == pytest.approx([2 / 3, 1.0, 1.0])
+    assert found.groups.zero_variance == 0
+    assert found.groups.completion_ratio == 1.0
+
+
+def test_prompt_of_which_all_rollouts_failed_is_no_prompt_that_nobody_solved():
+    run = [*table([1.0, 0.0]), *failed((1, 0), (1, 1))]
+
+    found = measure(run)
+
+    assert found.success.value == found.reward.mean == 0.5
+    assert [(p.k, p.prompts, p.left_out) for p in found.pass_k] == [(1, 1, 1), (2, 1, 1)]
+    assert found.prompts == 2
+    assert measure(run, failures_as_zero=True).success.value == 0.25
+
+
+def test_record_of_an_older_version_that_failed_is_left_out_though_it_has_a_floor():
+    found = measure([record(0, 0, 1.0), record(0, 1, 0.0, status=FAILED)])
+
+    assert (found.reward.mean, found.failures) == (1.0, {"unknown": 1})
+
+
+def test_kind_that_a_newer_version_wrote_is_counted_by_its_name(tmp_path):
+    folder = write(tmp_path, [*table([1.0]), *failed((1, 0), kind=FailureKind.TOOL)])
+    records = folder / RECORDS_FILE
+    records.write_text(records.read_text().replace('"tool"', '"gremlins"'))
+
+    assert measure(RolloutTable.read(folder)).failures == {"gremlins": 1}
+    assert [r.failure for r in read_records(folder)] == [None, None]
+
+
+def test_failure_that_was_repeated_with_success_is_none():
+    found = measure([*failed((0, 0)), record(0, 0, 1.0, attempts=2)])
+
+    assert (found.failures, found.reward.mean, found.superseded) == ({}, 1.0, 1)
 
 
 def test_groups_of_unequal_size_leave_prompts_out_of_large_k():

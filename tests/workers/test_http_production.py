@@ -132,5 +132,6 @@ def test_production_when_the_handler_hangs_then_504_and_its_slot_stays_taken(gat
     with worker_of(rft_handler(gate), max_rollouts=2, deadline_seconds=0.2) as worker:
         assert worker.post("/invocations", {"prompt": "hi"}).status_code == 504
         assert worker.pool.free == 1
+        assert worker.get("/health").json()["hung"] == 1
         gate.open.set()
         assert until(lambda: worker.pool.free == 2)

@@ -298,7 +298,7 @@ def test_deadline_when_a_thread_hangs_then_it_is_reported_and_keeps_its_slot_unt
         assert not pool.is_stuck
         pool.submit(runtime.new_rollout("p")).ended.result(WAIT)
         assert pool.is_stuck
-        with pytest.raises(AtCapacityError):
+        with pytest.raises(ShuttingDownError, match="start this worker anew"):
             pool.submit(runtime.new_rollout("p"))
         gate.open.set()
         assert until(lambda: pool.free == 2)

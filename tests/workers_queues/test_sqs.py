@@ -1,3 +1,4 @@
+import asyncio
 import functools
 import json
 import random
@@ -7,9 +8,9 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 from fakes import ONCE, error
 
-from aws_rft_sdk import Outbox, RolloutFeedbackClient
+from aws_rft_sdk import Outbox, RolloutFeedbackClient, rft_handler
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk.errors import AtCapacityError, ConfigurationError
+from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, ShuttingDownError
 from aws_rft_sdk.feedback.redrive import stop_in_background
 from aws_rft_sdk.workers._keeper import Delete, Keeper
 from aws_rft_sdk.workers._queue import Queue
@@ -350,6 +351,23 @@ def test_worker_when_a_queue_is_missing_then_it_says_so(aws, make_queue, which):
     worker = SqsWorker(given[0], Agent().handler, client=aws.sqs, dead_letter_queue_url=given[1])
     with pytest.raises(ConfigurationError, match=f"there is no queue {url}-not"):
         worker.run(threading.Event(), grace_seconds=1)
+
+
+def test_worker_when_as_many_tools_hang_as_it_has_slots_then_it_ends_and_leaves_the_rest(aws, make_queue, runtime):
+    url, gate = make_queue(), threading.Event()
+
+    @rft_handler(require_turns=False, floor_reward=-1.0)
+    async def handler(payload):
+        await asyncio.to_thread(gate.wait)
+
+    aws.send(url, *[runtime.new_rollout(f"{n}") for n in range(3)])
+    worker = SqsWorker(url, handler, client=aws.sqs, max_rollouts=2, deadline_seconds=1, wait_seconds=1)
+    with pytest.raises(ShuttingDownError, match="start this worker anew"):
+        worker.run(threading.Event(), grace_seconds=3)
+    gate.set()
+
+    assert rewards(runtime).count((-1.0,)) >= 2
+    assert aws.count(url) == 3 - rewards(runtime).count((-1.0,))
 
 
 @pytest.mark.parametrize("options", [{"visibility_seconds": 0}, {"wait_seconds": 21}, {"max_receives": 0}])

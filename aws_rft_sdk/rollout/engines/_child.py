@@ -30,6 +30,7 @@ class _Child:
         self._engine = engine
         self._incoming = incoming
         self._outgoing = outgoing
+        self._sending = threading.Lock()
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self) -> None:
@@ -39,11 +40,18 @@ class _Child:
         await asyncio.Event().wait()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
-        for line in self._incoming:
-            loop.call_soon_threadsafe(self._receive, json.loads(line))
-        # The parent has closed the engine, or died. Nothing is reported then: whoever resumes the run looks at what the
-        # runtime has, and a reward that arrives after that would belong to a rollout that is run again.
-        _end()
+        try:
+            for line in self._incoming:
+                message = json.loads(line)
+                if not message.get("cancel"):
+                    # From this thread, since a handler may block the loop: before this, the work can go elsewhere.
+                    self._send({"number": message["number"]})
+                loop.call_soon_threadsafe(self._receive, message)
+        finally:
+            # The parent has closed the engine, or died. Nothing is reported then: whoever resumes the run looks at what
+            # the runtime has, and a reward that arrives after that would belong to a rollout that is run again. Or this
+            # process is out of memory, or a handler has closed the pipes: another process has to take over.
+            _end()
 
     def _receive(self, message: dict[str, Any]) -> None:
         number = message["number"]
@@ -58,11 +66,16 @@ class _Child:
     async def _run(self, number: int, payload: dict[str, Any], trajectory_id: str) -> None:
         try:
             outcome = await self._engine.run(payload, trajectory_id)
-        except asyncio.CancelledError:
-            outcome = RolloutOutcome.broken(asyncio.CancelledError())
-        except Exception as error:
+        except BaseException as error:
             outcome = RolloutOutcome.broken(error)
-        send(self._outgoing, {"number": number, "outcome": outcome.to_fields()})
+        try:
+            self._send({"number": number, "outcome": outcome.to_fields()})
+        except BaseException:
+            _end()
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with self._sending:
+            send(self._outgoing, message)
 
 
 def send(outgoing: BinaryIO, message: dict[str, Any]) -> None:
@@ -102,7 +115,7 @@ def main() -> None:
     try:
         sys.path[:] = settings["path"]
         handler = load_callable(settings["handler"])
-    except Exception as error:
+    except BaseException as error:  # also of a script that ends when it is imported
         traceback.print_exc()
         send(outgoing, {"error": describe_error(error)})
         return

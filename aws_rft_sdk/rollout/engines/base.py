@@ -11,9 +11,10 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.errors import RolloutTimeoutError
 from aws_rft_sdk.failures import FailureKind, failure_kind
 from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.runs.records import RolloutStatus, describe_error
+from aws_rft_sdk.runs.records import RolloutStatus, describe_error, describe_traceback
 from aws_rft_sdk.types import RolloutResult
 
 DEADLINE_SECONDS = 540.0
@@ -35,6 +36,8 @@ class RolloutOutcome:
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     error: str | None = None
     """Type and message of what was raised; None when nothing was."""
+    traceback: str | None = None
+    """Where it was raised, at most 20,000 characters; None when nobody knows."""
     failure: FailureKind | None = None
     """Why it failed or was not reported; None if it completed."""
     lost: bool = False
@@ -45,9 +48,9 @@ class RolloutOutcome:
         cls, error: BaseException | str, *, lost: bool = False, turns: int = 0, seconds: float = 0.0
     ) -> RolloutOutcome:
         """Return the outcome of a rollout that infrastructure broke and that nobody reported."""
-        text = error if isinstance(error, str) else describe_error(error)
-        kind = FailureKind.INFRASTRUCTURE
-        return cls(RolloutStatus.UNREPORTED, failure=kind, error=text, lost=lost, turns=turns, seconds=seconds)
+        text, trace = (error, None) if isinstance(error, str) else (describe_error(error), describe_traceback(error))
+        kind, status = FailureKind.INFRASTRUCTURE, RolloutStatus.UNREPORTED
+        return cls(status, failure=kind, error=text, traceback=trace, lost=lost, turns=turns, seconds=seconds)
 
     def to_fields(self) -> dict[str, JSON]:
         """Return the outcome as a JSON object."""
@@ -68,6 +71,11 @@ class RolloutOutcome:
 
 class Engine(ABC):
     """Runs rollouts. An asynchronous context manager: what it needs is started on entry and ended on exit."""
+
+    @property
+    def hung(self) -> int:
+        """Threads that still run something of rollouts that are over, as far as the engine knows."""
+        return 0
 
     @abstractmethod
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
@@ -115,13 +123,16 @@ def outcome_of(ended: Ended) -> RolloutOutcome:
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),
         error=_explanation(context, status, error),
-        failure=_failure(status, error),
+        traceback=None if error is None else describe_traceback(error),
+        failure=_failure(context, status, error),
     )
 
 
-def _failure(status: RolloutStatus, error: BaseException | None) -> FailureKind | None:
+def _failure(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> FailureKind | None:
     if status is RolloutStatus.COMPLETED:
         return None
+    if context is None and isinstance(error, RolloutTimeoutError):
+        return FailureKind.INFRASTRUCTURE  # its deadline passed before it began: it was starved
     return FailureKind.AGENT if error is None else failure_kind(error)
 
 

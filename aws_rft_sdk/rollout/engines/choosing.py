@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aws_rft_sdk._loading import absolute_reference
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
+from aws_rft_sdk.rollout.engines._ray_address import check_cluster_reach
 from aws_rft_sdk.rollout.engines.agentcore import RUNTIME_ARN, AgentCoreEngine
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
 from aws_rft_sdk.rollout.engines.http import HttpEngine
@@ -43,6 +45,9 @@ class EngineChoice:
     deadline_seconds: float | None = DEADLINE_SECONDS
     workers: int | None = None
     qualifier: str | None = None
+    address: str | None = None
+    requirements: Path | None = None
+    show_output: bool = False
 
     @classmethod
     def of(
@@ -55,6 +60,9 @@ class EngineChoice:
         deadline_seconds: float | None = DEADLINE_SECONDS,
         workers: int | None = None,
         qualifier: str | None = None,
+        address: str | None = None,
+        requirements: Path | None = None,
+        show_output: bool = False,
     ) -> EngineChoice:
         """Choose an engine; what is None has the engine's default, which for deployed agents is the service's.
 
@@ -70,11 +78,15 @@ class EngineChoice:
             raise ConfigurationError(f"--workers is for the engines process and ray, not for {name}")
         if qualifier is not None and name != "agentcore":
             raise ConfigurationError(f"--qualifier is for the engine agentcore, not for {name}")
+        for option, given in {"address": address, "requirements": requirements, "show-output": show_output}.items():
+            if given and name != "ray":
+                raise ConfigurationError(f"--{option} is for the engine ray, not for {name}")
         deployed = name in _DEPLOYED
         if starts_per_second is None and deployed:
             starts_per_second = SERVICE_STARTS_PER_SECOND
         concurrency = concurrency or (SERVICE_CONCURRENCY if deployed else CONCURRENCY)
-        return cls(name, handler, concurrency, starts_per_second, deadline_seconds, workers, qualifier)
+        own = (workers, qualifier, address, requirements, show_output)
+        return cls(name, handler, concurrency, starts_per_second, deadline_seconds, *own)
 
     @property
     def is_deployed(self) -> bool:
@@ -90,6 +102,8 @@ class EngineChoice:
         Raises:
             ConfigurationError: It could not reach the runtime.
         """
+        if self.name == "ray":
+            check_cluster_reach(self.address, endpoint)
         elsewhere = self.name == "agentcore" or (
             self.name == "http" and (urlsplit(self.handler).hostname or "") not in _HERE
         )
@@ -125,7 +139,16 @@ class EngineChoice:
         if self.name == "process":
             return ProcessEngine(reference, workers=self.workers or os.cpu_count() or 1, deadline_seconds=deadline)
         if self.name == "ray":
-            return RayEngine(reference, workers=self.workers, concurrency=self.concurrency, deadline_seconds=deadline)
+            return RayEngine(
+                reference,
+                workers=self.workers,
+                concurrency=self.concurrency,
+                deadline_seconds=deadline,
+                address=self.address,
+                requirements=self.requirements,
+                show_output=self.show_output,
+                endpoint=access.endpoint,
+            )
         if fn is None:
             raise ConfigurationError(f"the engine {self.name} needs a function, not {self.handler}")
         return LocalEngine(fn, deadline_seconds=deadline)

@@ -4,32 +4,58 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Any
 
-from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
+from aws_rft_sdk.rollout.engines._ray_address import HERE, cluster_address, knock
+from aws_rft_sdk.rollout.engines._ray_place import OVERTIME_SECONDS, NeverRan, Place, actor_class, in_one_line
+from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements, runtime_env
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine, RolloutOutcome
-from aws_rft_sdk.rollout.engines.local import LocalEngine
+from aws_rft_sdk.rollout.engines.places import Places
+from aws_rft_sdk.settings import carried
 
-_OVERTIME_SECONDS = 30.0
-"""Past its deadline, for an actor to report."""
+logger = logging.getLogger(__name__)
+
+START_SECONDS = 600.0
+"""For the first actor. A cluster may have to start a node first, and pip to install packages there."""
+PATIENCE_SECONDS = 40.0
+"""Ray ends this process 60 s after the head node is gone, without a word. The run ends before that, with an error."""
+_WATCH_SECONDS = 2.0
+_BACKOFF = Backoff(base_seconds=0.5, cap_seconds=30.0)
 
 
 class RayEngine(Engine):
-    """Runs rollouts in actors on a cluster, which load the handler by its name.
+    """Runs rollouts in actors on a cluster, one CPU for each actor.
 
-    An actor that dies fails only the rollouts that it was given, and is replaced. The handler's file and this
-    package must be on each node, and the runtime's endpoint must be reachable from there.
+    The handler's project is sent to the nodes. Each node needs this package in the same version, and must reach the
+    runtime. Actors that die, and those of nodes that die, are replaced on any node with a free CPU. Rollouts that such
+    an actor was running are lost. Rollouts that it had not received go to another actor.
+
+    In a process that has called `ray.init` already, that cluster is used. Then the nodes have what its `runtime_env`
+    sends them.
 
     Args:
         reference: The handler, as for `load_callable`.
-        workers: Actors; None for one on each CPU of the cluster.
+        workers: Actors at most. They wait until the cluster has a free CPU for each, and so let an autoscaler add
+            nodes. None for one on each CPU that is free, also on nodes that join later.
         concurrency: Rollouts in flight in all actors together.
         deadline_seconds: For each rollout; None for no deadline.
-        address: Of the cluster, as for `ray.init`; None for `RAY_ADDRESS`, else one on this machine.
+        address: Of the cluster, as for `ray.init`; None for `RAY_ADDRESS`, else one is started on this machine.
+        requirements: A requirements.txt or pyproject.toml. pip installs these packages on each node, without changing
+            the node's own. None for what the nodes have.
+        show_output: Whether the handlers' output is shown here.
+        endpoint: The runtime that you named, so that actors trust the payloads that name it and send it the key. None
+            for what the environment says.
+        patience_seconds: How long a run goes on in which no actor works.
+        overtime_seconds: Past the deadline, for an actor to report. One that does not even do that is killed.
     """
 
     def __init__(
@@ -40,119 +66,196 @@ class RayEngine(Engine):
         concurrency: int = 16,
         deadline_seconds: float | None = DEADLINE_SECONDS,
         address: str | None = None,
+        requirements: Path | None = None,
+        show_output: bool = False,
+        endpoint: str | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+        overtime_seconds: float = OVERTIME_SECONDS,
     ) -> None:
         self._reference = reference
         self._workers = workers
         self._concurrency = concurrency
         self._deadline_seconds = deadline_seconds
-        self._address = address
+        self._limit_seconds = None if deadline_seconds is None else deadline_seconds + overtime_seconds
+        self._address = cluster_address(address)
+        self._requirements = None if requirements is None else read_requirements(requirements)
+        self._show_output = show_output
+        self._endpoint = endpoint
         self._ray: ModuleType | None = None
         self._ours = False
-        self._new_actor: Callable[[], Any] = lambda: None
-        self._actors: list[Any] = []
-        self._loads: list[int] = []
+        self._new_place: Callable[[], Place]
+        self._places: Places[Place] = Places(patience_seconds=patience_seconds)
+        self._keepers: list[asyncio.Task[None]] = []
+        self._working = 0
+        """Actors that take rollouts."""
+        self._failed = 0
+        """Keepers whose first actor did not start."""
+        self._first: asyncio.Future[None]
 
     async def __aenter__(self) -> RayEngine:
-        """Connect to the cluster, or start one, and wait until the actors have loaded the handler.
+        """Connect to the cluster, or start one, and wait until an actor has loaded the handler.
 
         Raises:
-            ConfigurationError: ray is missing, the cluster cannot be reached, or an actor cannot load the handler.
+            ConfigurationError: ray is missing, the project is too large, or no node can load the handler.
+            UnavailableError: The cluster cannot be reached, or no actor could be started.
         """
         self._ray = ray = _import_ray()
+        self._first = asyncio.get_running_loop().create_future()
         try:
-            if not ray.is_initialized():
-                ray.init(
-                    address=self._address, log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING
-                )
-                self._ours = True
-            count = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-            each = -(-self._concurrency // count) + 1  # one more, for the call that cancels
+            settings = await self._connect(ray)
+            options = {"num_cpus": 1, "scheduling_strategy": "SPREAD", "max_concurrency": self._concurrency + 8}
             # Not restarted by ray: calls that come while it does so would fail without having run.
-            actor = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=max(2, each))(_Actor)
-            settings = (self._reference, list(sys.path), self._deadline_seconds)
-            self._new_actor = lambda: actor.remote(*settings)
-            self._actors = [self._new_actor() for _ in range(count)]
-            self._loads = [0] * count
-            await asyncio.gather(*[actor.ready.remote() for actor in self._actors])
-        except Exception as error:
+            remote = ray.remote(max_restarts=0, max_task_retries=0, **options)(actor_class())
+            self._new_place = lambda: Place(ray, remote.remote())
+            for _ in range(self._workers or max(1, _free_cpus(ray))):
+                self._keepers.append(asyncio.create_task(self._keep(settings)))
+            if self._workers is None:
+                self._keepers.append(asyncio.create_task(self._grow(ray, settings)))
+            await self._wait_for_the_first()
+        except BaseException:
             await self.__aexit__(None, None, None)
-            raise ConfigurationError(f"ray cannot run the handler: {_first_line(error)}") from error
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Kill the actors, and leave the cluster if this engine joined it."""
-        if self._ray is None:
-            return
-        for actor in self._actors:
-            self._ray.kill(actor)
-        if self._ours:
+        for keeper in self._keepers:
+            keeper.cancel()
+        await asyncio.gather(*self._keepers, return_exceptions=True)
+        if self._ours and self._ray is not None:
             await asyncio.to_thread(self._ray.shutdown)
 
     async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
-        """Run the handler in the actor with the fewest rollouts. See `Engine.run`."""
-        place = self._loads.index(min(self._loads))
-        actor = self._actors[place]
-        limit = None if self._deadline_seconds is None else self._deadline_seconds + _OVERTIME_SECONDS
-        self._loads[place] += 1
-        answer = asyncio.ensure_future(_resolved(actor.run.remote(dict(payload), trajectory_id)))
+        """Run the handler in the actor with the fewest rollouts. See `Engine.run`.
+
+        Raises:
+            UnavailableError: No actor has worked for `patience_seconds`, or a node cannot reach the runtime.
+        """
+        while True:
+            place = await self._places.acquire()
+            failure: str | None = None
+            try:
+                await place.check(payload)
+                answer = await place.run(dict(payload), trajectory_id, self._limit_seconds)
+                if not isinstance(answer, str):
+                    return RolloutOutcome.of_fields(answer)
+                failure = answer
+            except NeverRan as error:
+                failure = str(error)
+            except AgentUnreachableError as error:
+                failure = str(error)
+                return RolloutOutcome.broken(error, lost=True)
+            finally:
+                self._places.release(place, failure)
+            logger.warning("trajectory_id=<%s>, error=<%s> | dispatched again", trajectory_id, failure)
+
+    # --- the cluster ---
+
+    async def _connect(self, ray: ModuleType) -> dict[str, Any]:
+        """Return what actors are told: the arguments of `ActorRollouts`."""
+        settings = {
+            "reference": self._reference,
+            "import_paths": list(sys.path),
+            "deadline_seconds": self._deadline_seconds,
+            "settings": carried(self._endpoint),
+        }
+        if ray.is_initialized():
+            if self._requirements is not None:
+                raise ConfigurationError("requirements= is for a cluster that this engine joins, not after ray.init")
+            return settings
+        await asyncio.to_thread(knock, self._address)
+        project = None if self._address == HERE else Project.of(self._reference)
+        with tempfile.TemporaryDirectory(prefix="rft-ray-") as folder:
+            archive = None
+            if project is not None:
+                settings.update(reference=project.reference, import_paths=list(project.import_paths))
+                archive = Path(folder) / "project.zip"
+                await asyncio.to_thread(project.pack, archive)
+            self._init(ray, runtime_env(archive, self._requirements))
+        return settings
+
+    def _init(self, ray: ModuleType, env: dict[str, Any]) -> None:
+        options: dict[str, Any] = {"address": self._address, "runtime_env": env, "log_to_driver": self._show_output}
+        if self._address == HERE:
+            options.update(include_dashboard=False, num_cpus=self._workers)
+        # Ray makes SIGTERM end the process at once. What it means is the caller's decision.
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            await asyncio.wait([answer], timeout=limit)
-            if not answer.done():
-                self._replace(place, actor)
-                raise TimeoutError("the actor did not report at its deadline, and was killed")
-            return RolloutOutcome.of_fields(answer.result())
-        except asyncio.CancelledError:
-            actor.cancel.remote(trajectory_id)
-            await asyncio.wait([answer], timeout=_OVERTIME_SECONDS)
-            raise
+            ray.init(logging_level=logging.WARNING, **options)
+            self._ours = True
         except Exception as error:
-            if self._ray is not None and isinstance(error, self._ray.exceptions.ActorDiedError):
-                self._replace(place, actor)
-            text = f"{type(error).__name__}: {_first_line(error)}"
-            return RolloutOutcome.broken(text, lost=True)
+            raise UnavailableError(f"the Ray cluster {self._address} cannot be used: {in_one_line(error)}") from error
         finally:
-            self._loads[place] -= 1
-            answer.cancel()
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, on_sigterm)
 
-    def _replace(self, place: int, actor: Any) -> None:
-        if self._ray is not None and self._actors[place] is actor:
-            self._ray.kill(actor)
-            self._actors[place] = self._new_actor()  # calls wait until it is there
+    # --- the actors ---
 
+    async def _keep(self, settings: Mapping[str, Any]) -> None:
+        """Keep one actor: start another one whenever it ends, after a while if it has completed no rollout."""
+        failures = 0
+        while True:
+            place = self._new_place()
+            try:
+                await place.start(settings)
+                await self._serve(place)
+            except (ConfigurationError, UnavailableError) as error:
+                self._not_started(error, is_first=not failures)
+            finally:
+                place.kill()
+            failures = 0 if place.completed else failures + 1
+            await asyncio.sleep(_BACKOFF.delay(failures) if failures else 0)
 
-async def _resolved(reference: Any) -> Any:
-    return await reference
-
-
-class _Actor:
-    """What runs in a process of the cluster."""
-
-    def __init__(self, reference: str, path: list[str], deadline_seconds: float | None) -> None:
-        sys.path.extend(entry for entry in path if entry not in sys.path)
-        self._engine = LocalEngine(load_callable(reference), deadline_seconds=deadline_seconds)
-        self._tasks: dict[str, asyncio.Task[RolloutOutcome]] = {}
-
-    async def ready(self) -> bool:
-        return True
-
-    async def run(self, payload: dict[str, Any], trajectory_id: str) -> dict[str, Any]:
-        task = asyncio.ensure_future(self._engine.run(payload, trajectory_id))
-        self._tasks[trajectory_id] = task
+    async def _serve(self, place: Place) -> None:
+        """Give a place rollouts until it ends."""
+        if not self._first.done():
+            self._first.set_result(None)
+        self._places.add(place)
+        self._working += 1
         try:
-            await asyncio.wait([task])
-            if task.cancelled():
-                return RolloutOutcome.broken(asyncio.CancelledError()).to_fields()
-            return task.result().to_fields()
-        except Exception as error:
-            return RolloutOutcome.broken(error).to_fields()
+            await place.ended.wait()
         finally:
-            del self._tasks[trajectory_id]
+            self._working -= 1
+            self._places.remove(place)
 
-    async def cancel(self, trajectory_id: str) -> None:
-        if task := self._tasks.get(trajectory_id):
-            task.cancel()
+    def _not_started(self, error: Exception, *, is_first: bool) -> None:
+        self._failed += is_first
+        if not self._first.done() and self._failed == self._size:
+            self._first.set_exception(error)
+        else:
+            logger.warning("error=<%s> | an actor could not be started; it is tried again", error)
+
+    @property
+    def _size(self) -> int:
+        """Actors that there should be."""
+        return len(self._keepers) - (self._workers is None)
+
+    async def _wait_for_the_first(self) -> None:
+        await asyncio.wait([self._first], timeout=START_SECONDS)
+        if not self._first.done():
+            raise UnavailableError(
+                f"no actor has begun on the Ray cluster within {START_SECONDS:g} s: no node has a free CPU, or pip "
+                "still installs packages. `ray status` shows which"
+            )
+        self._first.result()
+
+    async def _grow(self, ray: ModuleType, settings: Mapping[str, Any]) -> None:
+        """Use the CPUs that become free, for example those of a node that joins."""
+        before = 0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            # While an actor waits for a CPU or fails to start, further ones would do the same. And the cluster knows
+            # only some time after an actor has started that its CPU is not free.
+            if self._working == self._size == before:
+                for _ in range(await asyncio.to_thread(_free_cpus, ray)):
+                    self._keepers.append(asyncio.create_task(self._keep(settings)))
+            before = self._working
+
+
+def _free_cpus(ray: ModuleType) -> int:
+    return int(ray.available_resources().get("CPU", 0))
 
 
 def _import_ray() -> ModuleType:
@@ -162,9 +265,3 @@ def _import_ray() -> ModuleType:
         raise ConfigurationError("the ray engine needs ray; install aws-rft-sdk[ray]") from error
     module: ModuleType = ray
     return module
-
-
-def _first_line(error: Exception) -> str:
-    # Errors of ray quote the whole traceback of the actor; the cause is their last line.
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -2,7 +2,7 @@
 
 from aws_rft_sdk.runs.metrics.comparison import Comparison, Difference, compare, prompts_needed
 from aws_rft_sdk.runs.metrics.figures import HandlerMetric, Metrics, PassK
-from aws_rft_sdk.runs.metrics.hints import Hint, hints, mixture_of
+from aws_rft_sdk.runs.metrics.hints import Hint, hints, mixture_of, named_failures
 from aws_rft_sdk.runs.metrics.intervals import Estimate
 from aws_rft_sdk.runs.metrics.measuring import SUCCESS_THRESHOLD, measure
 from aws_rft_sdk.runs.metrics.passk import pass_at_k, pass_power_k
@@ -22,6 +22,7 @@ __all__ = [
     "hints",
     "measure",
     "mixture_of",
+    "named_failures",
     "pass_at_k",
     "pass_power_k",
     "prompts_needed",

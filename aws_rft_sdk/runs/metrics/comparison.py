@@ -98,8 +98,13 @@ class Comparison:
     only_in_a: int
     """Prompts that B does not have, left out; 0 when they are not paired."""
     only_in_b: int
+    failures_a: Mapping[str, int]
+    """Rollouts that failed or were not reported, by kind, as in `Metrics`."""
+    failures_b: Mapping[str, int]
+    failures_as_zero: bool
+    """Whether these count with a reward of 0. Otherwise they are left out."""
     no_reward_a: int
-    """Rollouts without a reward, as in `Metrics`."""
+    """Rollouts that count and have no reward, as in `Metrics`."""
     no_reward_b: int
     sources_a: Mapping[str, int]
     """Rollouts of each version of SDK and handler, as in `Metrics`."""
@@ -119,6 +124,7 @@ def compare(
     *,
     paired: bool = True,
     success_threshold: float = SUCCESS_THRESHOLD,
+    failures_as_zero: bool = False,
     confidence: float = CONFIDENCE,
     resamples: int | None = None,
     seed: int = SEED,
@@ -126,28 +132,30 @@ def compare(
     """Compare two runs, prompt by prompt.
 
     A pair is a prompt with the same `prompt_index` in both: whether that is the same prompt, the caller knows. Prompts
-    of one run only are left out and counted. Groups may differ in size. A rollout without a reward is no success; a
-    prompt without any reward in one of the runs is left out of the mean reward.
+    of one run only are left out and counted. Groups may differ in size. Rollouts that failed or were not reported are
+    left out and counted by kind. A completed rollout without a reward is no success; a prompt without any reward in one
+    of the runs is left out of the mean reward.
 
     Args:
         a: Rollouts of the first run; of several records of one rollout the last counts.
         b: Rollouts of the second run.
         paired: False for runs of different prompts. Intervals are wider then.
         success_threshold: Lowest reward that counts as a success.
+        failures_as_zero: Whether rollouts that failed or were not reported count with a reward of 0 instead.
         confidence: Of the intervals, between 0 and 1.
         resamples: Of the bootstrap; None for 2,000, and for its closed form with more than 2,500 prompts.
         seed: Of the bootstrap.
 
     Raises:
-        ConfigurationError: The runs have no prompt in common, one is empty, or the confidence is not between 0 and 1,
-            or a reward is too large.
+        ConfigurationError: The runs have no prompt in common, or none with a rollout that counts in both; one is empty;
+            the confidence is not between 0 and 1; or a reward is too large.
     """
     if not 0 < confidence < 1:
         raise ConfigurationError(f"confidence is {confidence:g}; it must be between 0 and 1")
     tables = [RolloutTable.of(records) for records in (a, b)]
     if not all(map(len, tables)):
         raise ConfigurationError(f"no rollout has ended in {'B' if len(tables[0]) else 'A'}")
-    runs = [Groups(table, success_threshold) for table in tables]
+    runs = [Groups(table, success_threshold, failures_as_zero) for table in tables]
     places: Sequence[Sequence[int]] = [range(len(run)) for run in runs]
     if paired:
         places = _common(runs[0].prompt_index, runs[1].prompt_index)
@@ -158,6 +166,11 @@ def compare(
         rows = interval.paired(figures, runs, places)
     else:
         rows = [row for figure in figures if (row := interval.unpaired(figure, runs)) is not None]
+    if not rows:
+        raise ConfigurationError(
+            f"no rollout completed in both runs{' of any prompt' if paired else ''}, so there is nothing to compare; "
+            "--failures-as-zero counts those that failed as 0"
+        )
     counted = list(map(len, places))
     return Comparison(
         paired=paired,
@@ -167,8 +180,11 @@ def compare(
         prompts=min(counted),
         only_in_a=len(runs[0]) - counted[0],
         only_in_b=len(runs[1]) - counted[1],
-        no_reward_a=len(tables[0]) - sum(runs[0].rewarded),
-        no_reward_b=len(tables[1]) - sum(runs[1].rewarded),
+        failures_a=tables[0].failure_counts(),
+        failures_b=tables[1].failure_counts(),
+        failures_as_zero=failures_as_zero,
+        no_reward_a=sum(runs[0].samples) - sum(runs[0].rewarded),
+        no_reward_b=sum(runs[1].samples) - sum(runs[1].rewarded),
         sources_a=tables[0].source_counts(),
         sources_b=tables[1].source_counts(),
         differences=tuple(rows),

@@ -41,7 +41,7 @@ class PassK:
     pass_power: Estimate
     prompts: int
     left_out: int
-    """Prompts with fewer than k rollouts, which say nothing about k."""
+    """Prompts with fewer than k rollouts that count, which say nothing about k."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class GroupFigures:
     zero_variance_zero_reward: int
     """Of these: equal rewards of exactly 0, as the service counts them."""
     arrived: int
-    """Groups of which every rollout has a reward."""
+    """Groups of which every rollout counts and has a reward."""
     completion_ratio: float | None
     """`arrived` by the prompts that were to be run."""
     valid_ratio: float | None
@@ -123,8 +123,12 @@ class Metrics:
     completed: int
     failed: int
     unreported: int
+    failures: Mapping[str, int]
+    """Rollouts that failed or were not reported, by kind of failure, the most first; "unknown" in old records."""
+    failures_as_zero: bool
+    """Whether these count with a reward of 0. Otherwise they are in no figure of rewards, pass@k or groups."""
     no_reward: int
-    """Rollouts without a reward: not in any mean of rewards, no success in pass@k and pass^k."""
+    """Rollouts that count and have no reward: not in any mean of rewards, no success in pass@k and pass^k."""
     superseded: int
     """Records that a later record of the same rollout replaces."""
     retried: int
@@ -142,9 +146,9 @@ class Metrics:
     succeeded: int
     """Rollouts whose reward reaches the success threshold."""
     below_threshold: int
-    """Rollouts whose reward does not. With `succeeded` and `no_reward`: all."""
+    """Rollouts whose reward does not. With `succeeded`, `no_reward` and `left_out`: all."""
     mean_reward: Estimate | None
-    """Over the rollouts that have a reward."""
+    """Over the rollouts that count and have a reward."""
     reward: Spread
     zero_share: float | None
     """Share of the rewards that are exactly 0."""
@@ -160,6 +164,11 @@ class Metrics:
     """Numbers that the handler reports, by name. Texts, truth values and nested values are left out."""
     sources: Mapping[str, int] = field(default_factory=FrozenDict)
     """Rollouts of each version of SDK and handler, as text. More than one where a run mixes versions."""
+
+    @property
+    def left_out(self) -> int:
+        """Rollouts that do not count, because they failed or were not reported."""
+        return 0 if self.failures_as_zero else self.failed + self.unreported
 
     @property
     def not_completed_share(self) -> float | None:
@@ -237,6 +246,7 @@ def _run_names(of: Metrics) -> dict[str, float | int | None]:
         "eval/rollouts/completed": of.completed,
         "eval/rollouts/failed": of.failed,
         "eval/rollouts/unreported": of.unreported,
+        "eval/rollouts/left_out": of.left_out,
         "eval/rollouts/no_reward": of.no_reward,
         "eval/rollouts/superseded": of.superseded,
         "eval/rollouts/retried": of.retried,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.metrics.passk import pass_at_k, pass_power_k
-from aws_rft_sdk.runs.table import RolloutTable
+from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 EQUAL_WITHIN = 1e-9
 """Rewards of a group that differ by less are equal: a trainer adds more than this before it divides by their spread."""
@@ -21,13 +21,13 @@ _GREATEST = 1e100
 
 
 class Group(NamedTuple):
-    """The rollouts of one prompt that have ended."""
+    """The rollouts of one prompt that count: those that completed, or all that ended where failures count as 0."""
 
     prompt_index: int
     samples: int
     successes: int
     rewarded: int
-    """Rollouts that have a reward. Without any, the figures below are NaN."""
+    """Rollouts that count and have a reward. Without any, the figures below are NaN."""
     total: float
     """Sum of the rewards."""
     std: float
@@ -53,22 +53,36 @@ class Group(NamedTuple):
 class Groups:
     """The groups of a settled table in columns, in the order of the dataset. One `Group` for each when iterated over.
 
+    Args:
+        table: The rollouts.
+        success_threshold: Lowest reward that counts as a success.
+        failures_as_zero: Whether rollouts that failed or were not reported count, with a reward of 0. Otherwise they
+            are left out: what the runtime was sent for them is no score.
+
     Raises:
         ConfigurationError: A reward is too large for figures to be computed.
     """
 
-    def __init__(self, table: RolloutTable, success_threshold: float) -> None:
+    def __init__(self, table: RolloutTable, success_threshold: float, failures_as_zero: bool = False) -> None:
         self.prompt_index, self.samples = array("I"), array("I")
+        self.ended = array("I")
+        """Rollouts that have ended, those that do not count included."""
         self.successes, self.rewarded = array("I"), array("I")
         self.total, self.std, self.least, self.greatest = array("d"), array("d"), array("d"), array("d")
+        self.rewards = array("d")
+        """Of the rollouts that count and have one, group by group."""
         self._table = table
         start = 0
         for prompt, members in groupby(table.prompt):
             end = start + sum(1 for _ in members)
-            rewards = [reward for reward in table.reward[start:end] if reward == reward]  # all but NaN
+            rewards, statuses = table.reward[start:end], table.status[start:end]
+            completed = statuses.count(COMPLETED)
+            if completed < end - start:
+                rewards = _without_failures(rewards, statuses, failures_as_zero)
             self.prompt_index.append(prompt)
-            self.samples.append(end - start)
-            self._add(rewards, success_threshold)
+            self.ended.append(end - start)
+            self.samples.append(end - start if failures_as_zero else completed)
+            self._add([reward for reward in rewards if reward == reward], success_threshold)  # all but NaN
             start = end
 
     def _add(self, rewards: list[float], success_threshold: float) -> None:
@@ -80,6 +94,7 @@ class Groups:
             )
         self.successes.append(sum(reward >= success_threshold for reward in rewards))
         self.rewarded.append(len(rewards))
+        self.rewards.extend(rewards)
         self.total.append(math.fsum(rewards))
         self.std.append(std(rewards) if rewards else math.nan)
         self.least.append(least)
@@ -102,11 +117,11 @@ class Groups:
         return ratios(self.total, self.rewarded)
 
     def pass_at(self, k: int) -> array[float]:
-        """pass@k of each group, NaN with less than k rollouts. A rollout without a reward did not succeed."""
+        """pass@k of each group, NaN with less than k that count. A rollout without a reward did not succeed."""
         return self._pass(pass_at_k, k)
 
     def pass_power(self, k: int) -> array[float]:
-        """pass^k of each group, NaN with less than k rollouts. A rollout without a reward did not succeed."""
+        """pass^k of each group, NaN with less than k that count. A rollout without a reward did not succeed."""
         return self._pass(pass_power_k, k)
 
     def _pass(self, estimator: Callable[[int, int, int], float], k: int) -> array[float]:
@@ -127,9 +142,15 @@ class Groups:
     @cached_property
     def _place_of_row(self) -> array[int]:
         places = array("I")
-        for place, samples in enumerate(self.samples):
-            places.extend([place] * samples)
+        for place, ended in enumerate(self.ended):
+            places.extend([place] * ended)
         return places
+
+
+def _without_failures(rewards: array[float], statuses: array[int], as_zero: bool) -> array[float]:
+    instead = 0.0 if as_zero else math.nan
+    pairs = zip(rewards, statuses, strict=True)
+    return array("d", (reward if status == COMPLETED else instead for reward, status in pairs))
 
 
 def ratios(sums: Sequence[float], counts: Sequence[int]) -> array[float]:

@@ -48,8 +48,8 @@ def _of_failures(metrics: Metrics) -> Iterator[tuple[str, str]]:
     if (share := metrics.not_completed_share) is not None and share > FAILED_SHARE:
         yield (
             "failed-share",
-            f"{share:.1%} of the rollouts did not complete: above {FAILED_SHARE:.0%} the environment is broken, and "
-            "more retries do not repair it",
+            f"{share:.1%} of the rollouts did not complete ({named_failures(metrics.failures)}): above "
+            f"{FAILED_SHARE:.0%} the environment is broken, and more retries do not repair it",
         )
     if metrics.zero_share == 1:
         yield "all-zero", "every reward is 0: the environment or the reward is broken"
@@ -108,11 +108,16 @@ def _of_numbers(metrics: Metrics) -> Iterator[tuple[str, str]]:
     if metrics.no_reward:
         yield (
             "no-reward",
-            f"{metrics.no_reward} of {metrics.rollouts} rollouts have no reward: they are in no mean of "
+            f"{metrics.no_reward} of {metrics.rollouts} rollouts completed without a reward: they are in no mean of "
             "rewards, and no success in pass@k",
         )
     if metrics.prompts < FEW_PROMPTS:
         yield "few-prompts", f"few prompts ({metrics.prompts}): take the intervals for rough"
+
+
+def named_failures(failures: Mapping[str, int]) -> str:
+    """Return the numbers of failures by kind as text, for example "10 agent, 2 infrastructure"."""
+    return ", ".join(f"{count} {kind}" for kind, count in failures.items())
 
 
 def mixture_of(sources: Mapping[str, int]) -> str | None:

@@ -45,11 +45,15 @@ def measure(
     prompts: int | None = None,
     group_size: int | None = None,
     max_tokens: int | None = None,
+    failures_as_zero: bool = False,
     confidence: float = CONFIDENCE,
     resamples: int | None = None,
     seed: int = SEED,
 ) -> Metrics:
     """Compute every figure of a set of rollouts.
+
+    Rollouts that failed or were not reported are left out of rewards, pass@k and groups, and counted in `failures`:
+    what the runtime was sent for them is no score.
 
     Args:
         records: Rollouts that have ended; of several records of one rollout the last counts. Otherwise in any order.
@@ -59,6 +63,7 @@ def measure(
         prompts: Prompts that were to be run. None for those up to the last one of which a rollout has ended.
         group_size: Rollouts of each prompt that were to be run. None for the size of the largest group.
         max_tokens: Most tokens that a response was allowed, to see what was cut off. None when that is not known.
+        failures_as_zero: Whether rollouts that failed or were not reported count with a reward of 0 instead.
         confidence: Of the intervals, between 0 and 1.
         resamples: Of the bootstrap; None for 2,000, and for its closed form with more than 2,500 prompts.
         seed: Of the bootstrap. The same records and seed give the same intervals.
@@ -71,11 +76,11 @@ def measure(
     if not 0 < confidence < 1:
         raise ConfigurationError(f"confidence is {confidence:g}; it must be between 0 and 1")
     table = RolloutTable.of(records)
-    groups = Groups(table, success_threshold)
-    rewards = array("d", (reward for reward in table.reward if reward == reward))
+    groups = Groups(table, success_threshold, failures_as_zero)
+    rewards = groups.rewards
     largest = max(groups.samples, default=0)
     expected_prompts = max(table.prompt, default=-1) + 1 if prompts is None else prompts
-    rollouts_per_prompt = largest if group_size is None else group_size
+    rollouts_per_prompt = max(groups.ended, default=0) if group_size is None else group_size
     names = sorted(table.metrics)
     usable = sorted({k for k in (ks_up_to(largest) if ks is None else ks) if k <= largest})
     found = estimate(
@@ -91,7 +96,9 @@ def measure(
         completed=statuses[STATUSES.index(RolloutStatus.COMPLETED)],
         failed=statuses[STATUSES.index(RolloutStatus.FAILED)],
         unreported=statuses[STATUSES.index(RolloutStatus.UNREPORTED)],
-        no_reward=len(table) - len(rewards),
+        failures=table.failure_counts(),
+        failures_as_zero=failures_as_zero,
+        no_reward=sum(groups.samples) - len(rewards),
         superseded=table.superseded,
         retried=sum(attempts > 1 for attempts in table.attempts),
         unsure_turns=sum(table.unsure_turns),
@@ -99,7 +106,7 @@ def measure(
         prompts=len(groups),
         expected_prompts=expected_prompts,
         rollouts_per_prompt=rollouts_per_prompt,
-        smallest_group=min(groups.samples, default=0),
+        smallest_group=min(groups.ended, default=0),
         success_threshold=success_threshold,
         confidence=confidence,
         succeeded=succeeded,

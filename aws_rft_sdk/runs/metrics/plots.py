@@ -11,6 +11,7 @@ from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.metrics.figures import Metrics
+from aws_rft_sdk.runs.metrics.groups import Groups
 from aws_rft_sdk.runs.metrics.intervals import Estimate
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import RolloutTable
@@ -48,8 +49,8 @@ def draw(
     # A Figure of its own instead of pyplot: no window system is looked for, and nothing global is changed.
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
-    rewards = array("d", (reward for reward in RolloutTable.of(records).reward if reward == reward))
-    _draw_rewards(left, rewards, metrics)
+    table = RolloutTable.of(records)
+    _draw_rewards(left, Groups(table, metrics.success_threshold, metrics.failures_as_zero).rewards, metrics)
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
     _draw_pass_k(right, metrics)
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -68,7 +69,8 @@ def draw(
 
 def _draw_rewards(axes: Any, rewards: array[float], metrics: Metrics) -> None:
     lost = f", {metrics.no_reward} without" if metrics.no_reward else ""
-    axes.set_title(f"{len(rewards)} rewards{lost}, {metrics.prompts} prompts", fontsize=11)
+    failed = f", {metrics.left_out} failed" if metrics.left_out else ""
+    axes.set_title(f"{len(rewards)} rewards{lost}{failed}, {metrics.prompts} prompts", fontsize=11)
     axes.set_xlabel("reward")
     axes.set_ylabel("rollouts")
     if not rewards:
