@@ -63,7 +63,7 @@ class Access:
     observe: Observe | None = None
     """None when the runtime does not show what became of a rollout: the service's does not."""
     endpoint: str | None = None
-    """The runtime, if the operator named it by its URL; None for one of this process."""
+    """URL that payloads name, of a runtime that the operator named. None for a runtime of this process."""
 
 
 def _tokens(usage: tuple[JSON, ...], name: str) -> tuple[int, ...] | None:

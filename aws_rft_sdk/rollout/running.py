@@ -22,13 +22,12 @@ from aws_rft_sdk.rollout.interrupts import Interrupts
 from aws_rft_sdk.rollout.options import RunOptions, complete_options, limits_of
 from aws_rft_sdk.rollout.planning import RunPlan, plan_run
 from aws_rft_sdk.rollout.schedule import parse_share
-from aws_rft_sdk.rollout.starting import access_at, access_in
+from aws_rft_sdk.rollout.starting import access_at, access_in, trusting
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import Metrics, measure
 from aws_rft_sdk.runs.records import DATABASE_FILE, RolloutRecord, latest_records, read_records
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 from aws_rft_sdk.runtime import LocalRuntime
-from aws_rft_sdk.settings import ENDPOINT_VARIABLE, RUNTIME_KEY_VARIABLE, overridden
 
 
 class RunStatus(str, Enum):
@@ -215,12 +214,11 @@ def _opened(plan: RunPlan, path: Path | None, *, resumed: bool, accept_changes: 
     """Open what a run needs: runtime, engine, folder. The folder comes last, as far as possible."""
     options = plan.options
     with ExitStack() as stack:
-        if options["key"] and options["endpoint"]:
-            # The clients of the handler, also in child processes, send the key to the endpoint that the operator names.
-            named = {ENDPOINT_VARIABLE: options["endpoint"], RUNTIME_KEY_VARIABLE: options["key"]}
-            stack.enter_context(overridden(named))
-        access = access_at(options["endpoint"], plan.params, options["job_arn"]) if options["endpoint"] else None
-        engine = plan.make_engine(access) if access else None
+        access = engine = None
+        if options["endpoint"]:
+            access = access_at(options["endpoint"], plan.params, options["job_arn"], key=options["key"])
+            stack.enter_context(trusting(access, options["key"]))
+            engine = plan.make_engine(access)
         folder = None
         if not discard:
             folder = stack.enter_context(

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import requests
 
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.credentials import RuntimeKey
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
@@ -19,10 +21,12 @@ from aws_rft_sdk.runtime.auth import is_key_refusal
 from aws_rft_sdk.runtime.rollout_starter import LOCAL_ROLLOUTS_PATH
 from aws_rft_sdk.settings import (
     CA_BUNDLE_VARIABLES,
+    ENDPOINT_VARIABLE,
     RUNTIME_KEY_VARIABLE,
     Endpoint,
     ca_bundle,
     check_key,
+    overridden,
     runtime_key_for,
 )
 from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
@@ -66,7 +70,8 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
     endpoint = check_url(endpoint, "the endpoint of the runtime").rstrip("/")
     named = Endpoint(endpoint, Api.ALPHA, "", "endpoint=")
     call = _caller(endpoint, runtime_key_for(named) if key is None else check_key(key, "key"))
-    if not _is_local_runtime(call, endpoint):
+    about = _describe(call, endpoint)
+    if about is None:
         if job_arn is None:
             raise ConfigurationError(f"{endpoint} is not a local runtime, so it needs the ARN of a job: --job-arn")
         return Access(lambda prompt: _new_payload(prompt, endpoint, params, job_arn), endpoint=endpoint)
@@ -91,7 +96,28 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
         except requests.RequestException as error:
             raise AgentUnreachableError(f"{endpoint} does not tell about a rollout ({error})") from error
 
-    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id), endpoint)
+    said = about.get("endpoint")
+    reached_by = check_url(said, "the endpoint that the runtime names") if isinstance(said, str) else endpoint
+    return Access(start, lambda trajectory_id: in_sdk_thread(look, trajectory_id), reached_by)
+
+
+@contextmanager
+def trusting(access: Access, key: str | None = None) -> Iterator[None]:
+    """Let the handlers of this process, and of child processes begun meanwhile, trust the runtime of an access.
+
+    The operator has named that runtime, so the endpoint that its payloads name is the operator's word. The environment
+    tells the clients of handlers, wherever they are made. Not for several threads.
+
+    Args:
+        access: What `access_at` returned.
+        key: The key that the runtime asks for. None for `RFT_RUNTIME_KEY`.
+
+    Raises:
+        ConfigurationError: The key cannot be one.
+    """
+    values = {ENDPOINT_VARIABLE: access.endpoint, RUNTIME_KEY_VARIABLE: None if key is None else check_key(key, "key")}
+    with overridden({name: value for name, value in values.items() if value is not None}):
+        yield
 
 
 def _caller(endpoint: str, key: str | None) -> Callable[..., requests.Response]:
@@ -109,7 +135,8 @@ def _caller(endpoint: str, key: str | None) -> Callable[..., requests.Response]:
     return lambda method, path="", **options: call(method, endpoint + LOCAL_ROLLOUTS_PATH + path, **options)
 
 
-def _is_local_runtime(call: Callable[..., requests.Response], endpoint: str) -> bool:
+def _describe(call: Callable[..., requests.Response], endpoint: str) -> Mapping[str, JSON] | None:
+    """Return what a local runtime says of itself. Returns None if the server is none."""
     try:
         answer = call("GET")
     except requests.exceptions.SSLError as error:
@@ -123,7 +150,13 @@ def _is_local_runtime(call: Callable[..., requests.Response], endpoint: str) -> 
         raise ConfigurationError(
             f"the runtime at {endpoint} asks for its key, and this one is missing or wrong; set {RUNTIME_KEY_VARIABLE}"
         )
-    return answer.status_code == 200
+    if answer.status_code != 200:
+        return None
+    try:
+        about = answer.json()
+    except requests.JSONDecodeError:
+        return None
+    return about if isinstance(about, Mapping) else None
 
 
 def _new_payload(prompt: str, endpoint: str, params: InferenceParams, job_arn: str) -> Mapping[str, Any]:

@@ -98,7 +98,12 @@ class RolloutStarter:
         ]
 
     async def _describe(self, request: Request) -> Response:
-        about = {"runtime": "local", "trajectories": len(self._trajectories), "jobArn": self._default_job_arn}
+        about = {
+            "runtime": "local",
+            "endpoint": self._endpoint,
+            "trajectories": len(self._trajectories),
+            "jobArn": self._default_job_arn,
+        }
         return Response(json.dumps(about), media_type="application/json")
 
     async def _observe_remotely(self, request: Request) -> Response:

@@ -16,10 +16,10 @@ from aws_rft_sdk import RFTContext, RolloutFeedbackClient, instrument, runtime_m
 from aws_rft_sdk.adapters.langchain import http_clients
 from aws_rft_sdk.adapters.openai import runtime_client_args
 from aws_rft_sdk.errors import AccessDeniedError, ConfigurationError, UntrustedEndpointError
-from aws_rft_sdk.rollout.starting import access_at
+from aws_rft_sdk.rollout.starting import access_at, trusting
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.settings import resolve_endpoint, runtime_key_at, runtime_key_for
-from aws_rft_sdk.types import InferenceParams, RolloutMetadata
+from aws_rft_sdk.types import InferenceParams, RolloutMetadata, RolloutRequest
 
 from .conftest import echo
 
@@ -240,6 +240,34 @@ def test_trust_when_a_plain_http_endpoint_is_configured_then_no_other_passes(url
     assert resolve_endpoint(RolloutMetadata(ARN, "t", endpoint=f"{NODE}/")).url == NODE
     with pytest.raises(UntrustedEndpointError):
         resolve_endpoint(RolloutMetadata(ARN, "t", endpoint=url))
+
+
+def test_trusting_when_the_runtime_names_another_url_than_the_operator_typed_then_handlers_reach_it(monkeypatch):
+    with LocalRuntime(echo, host="localhost", key=KEY) as runtime:
+        typed = runtime.endpoint.replace("localhost", "127.0.0.1")
+        monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", typed)
+        access = access_at(typed, InferenceParams(), key=KEY)
+        assert access.endpoint == runtime.endpoint
+        payload = access.start("p")
+        with trusting(access, KEY):
+            with RFTContext.bind(payload):
+                _runtime_model(runtime.endpoint)
+            RolloutFeedbackClient(payload).report_complete(1.0)
+        assert runtime.trajectories()[0].rewards == (1.0,)
+        assert (os.environ["RFT_RUNTIME_ENDPOINT"], os.environ.get("RFT_RUNTIME_KEY")) == (typed, None)
+        with pytest.raises(ConfigurationError, match="key must be"), trusting(access, "a b "):
+            pass
+
+
+def test_trusting_when_nodes_reach_the_runtime_over_plain_http_then_its_payloads_are_accepted(monkeypatch):
+    with LocalRuntime(echo, host="0.0.0.0", key=KEY, public_url=NODE) as runtime:
+        port = runtime._port
+        access = access_at(f"http://127.0.0.1:{port}", InferenceParams(), key=KEY)
+        metadata = RolloutRequest.parse(access.start("p")).metadata
+        with pytest.raises(UntrustedEndpointError, match="RFT_RUNTIME_ENDPOINT"):
+            resolve_endpoint(metadata)
+        with trusting(access, KEY):
+            assert runtime_key_for(resolve_endpoint(metadata)) == KEY
 
 
 def test_access_when_another_server_is_asked_then_the_key_goes_there_only_by_its_own_name(monkeypatch, service):

@@ -324,6 +324,13 @@ def test_tls_when_the_bundle_is_no_certificate_then_said(secure, monkeypatch):
         access_at(secure.endpoint, PARAMS)
 
 
+def test_tls_when_clients_are_idle_then_a_stop_does_not_wait_for_them_to_say_goodbye(secure, caplog):
+    with requests.Session() as session:
+        assert session.get(f"{secure.endpoint}/ping", verify=str(secure.certfile), timeout=10).ok
+        secure.stop()
+    assert "graceful shutdown exceeded" not in caplog.text
+
+
 def test_tls_when_restarted_then_served_again(secure):
     secure.restart()
     assert requests.get(f"{secure.endpoint}/ping", verify=str(secure.certfile), timeout=10).ok
