@@ -131,6 +131,6 @@ def _print(finished: DatasetRun) -> None:
     for error, count in table.common_errors(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red")
     if finished.hung:
-        console.print(f"{finished.hung} calls of handlers or tools hang in threads left behind", style="yellow")
+        console.print(f"calls of handlers or tools that hang in threads left behind: {finished.hung}", style="yellow")
     if finished.folder:
         console.print(f"records in {finished.folder}")
