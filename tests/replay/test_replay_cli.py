@@ -187,6 +187,7 @@ def test_replay_when_some_are_chosen_then_only_they_run(calculations):
     [
         pytest.param(["--only", "nobody"], "has no rollout 'nobody'", id="unknown-id"),
         pytest.param(["--handler", "nowhere.py:handler"], "there is no file", id="no-file"),
+        pytest.param(["a.py:b", "--handler", "a.py:b"], "both name a handler", id="handler-twice"),
         pytest.param(["--concurrency", "0"], "concurrency", id="no-concurrency"),
     ],
 )
