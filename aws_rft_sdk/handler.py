@@ -76,8 +76,9 @@ def rft_handler(
         fn: The function, when used without parentheses.
         on_error: What happens if the function raises or is cancelled. "floor" seals the trajectory and gives it
             `floor_reward`. "failed" seals it as failed, without a reward. A callable gets the exception and returns
-            the reward, or None for "failed". The exception goes on to the caller in any case. If reporting fails too,
-            that error ends its `__context__` chain.
+            the reward, or None for "failed". The exception has an attribute `kind`, a `FailureKind`, which says why the
+            rollout failed. The exception goes on to the caller in any case. If reporting fails too, that error ends its
+            `__context__` chain.
         floor_reward: Reward of a rollout that raised. A finite number.
         reward: "result" demands a reward. "deferred" allows a result without a reward. Then you seal and reward the
             trajectory later.

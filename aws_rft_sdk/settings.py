@@ -154,7 +154,10 @@ def runtime_key_for(endpoint: Endpoint) -> str | None:
     Raises:
         ConfigurationError: The key cannot be one.
     """
-    named = endpoint.source in ("endpoint=", ENDPOINT_VARIABLE, LISTED, ONLY_LOOPBACK)
+    source = endpoint.source
+    if source == ONLY_LOOPBACK:  # the outbox may have kept it from a time when no runtime was configured
+        source = _payload_source(endpoint.url, ())
+    named = source in ("endpoint=", ENDPOINT_VARIABLE, LISTED, ONLY_LOOPBACK)
     return None if not named or is_service_host(urlsplit(endpoint.url).hostname or "") else runtime_key()
 
 

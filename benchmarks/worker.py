@@ -1,17 +1,23 @@
 """A worker under load: rollouts in flight at the service's rate, callers that misbehave, and a SIGTERM in the middle.
 
     python benchmarks/worker.py [--minutes 10] [--in-flight 96] [--rate 5] [--counts-only]
+    python benchmarks/worker.py --part restart|killed [--rollouts 200] [--rate 20]
 
 Three processes: the local runtime with 5 % faults, the worker (`aws-rft worker http`), and this one, which is the
 platform: it delivers payloads at the service's rate, each until it is accepted, delivers some again, sends malformed
 and oversized ones, ends the worker with SIGTERM at half-time and starts another over the same outbox. Then every
 rollout that was accepted must have its reward, none may have run twice, and the p99 of the answer to `/rollout` must be
 at most ten times that of the idle worker in the same run. Exit status 1 if not.
+
+The other parts run the HTTP engine against the worker, 20 starts a second. `restart`: SIGTERM to the worker, 4 s
+without one after its end, then another one; twice. No rollout is repeated. `killed`: kill -9 in place of SIGTERM; what
+was lost is repeated under a new trajectory. Then no rollout may be lost, and no trajectory may have run twice.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import queue
@@ -34,12 +40,19 @@ import requests
 from rich.console import Console
 from rich.table import Table
 
+from aws_rft_sdk.rollout import run_rollouts
+from aws_rft_sdk.rollout.engines.http import HttpEngine
+from aws_rft_sdk.rollout.starting import access_at
+from aws_rft_sdk.types import InferenceParams
+
 AGENT = Path(__file__).with_name("worker_agent.py")
 AWS_RFT = [sys.executable, "-c", "from aws_rft_sdk.cli import main; main()"]
 TURNS = 3
 SENDERS = 32
 MAX_PAYLOAD_BYTES = 1_000_000
 FACTOR = 10.0
+DOWN_SECONDS = 4.0
+RESTARTS = 2
 IDLE_ROLLOUTS = 200
 FAULTS = """
 seed = 1
@@ -193,13 +206,13 @@ class Platform:
 class Bench:
     """One run."""
 
-    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+    def __init__(self, arguments: argparse.Namespace, folder: Path, faults: str = FAULTS) -> None:
         self.arguments = arguments
         self.folder = folder
         self.figures = Figures()
         self.waiting: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.delivered: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-        (folder / "faults.toml").write_text(FAULTS)
+        (folder / "faults.toml").write_text(faults)
         self.runtime = Command(
             "runtime", "--port", "0", "--policy", f"callable:{AGENT}:policy", "--faults", str(folder / "faults.toml"),
             log=folder / "runtime.log",
@@ -324,6 +337,55 @@ class Bench:
             command.process.wait()
 
 
+class Restarts(Bench):
+    """The HTTP engine, and a worker that ends and comes back."""
+
+    def __init__(self, arguments: argparse.Namespace, folder: Path) -> None:
+        super().__init__(arguments, folder, faults="")
+
+    async def measure(self) -> dict[str, Any]:
+        """Run all rollouts, and return what became of them."""
+        arguments, is_killed = self.arguments, self.arguments.part == "killed"
+        access = access_at(self.runtime.url, InferenceParams())
+        seconds = arguments.in_flight / arguments.rate / TURNS / 4
+        prompts = [f"Twice 21? sleep={seconds:.3f} turns={TURNS}"] * arguments.rollouts
+        began = time.monotonic()
+        restarting = asyncio.create_task(self.end_and_begin(signal.SIGKILL if is_killed else signal.SIGTERM))
+        attempts = run_rollouts(
+            HttpEngine(self.worker.url, access.observe),
+            prompts,
+            access.start,
+            concurrency=arguments.in_flight,
+            starts_per_second=arguments.rate,
+            retries={"infrastructure": RESTARTS} if is_killed else 0,
+            observe=access.observe,
+        )
+        records = [record async for record in attempts]
+        took = time.monotonic() - began
+        await restarting
+        last = {record.key: record for record in records}
+        result = {
+            "rollouts": len(last),
+            "lost": sum(not record.ended_well for record in last.values()),
+            "run_twice": self.run_twice(),
+            "repeated": sum(record.attempts - 1 for record in last.values()),
+            "seconds": round(took, 1),
+            "longest_rollout_seconds": round(max(record.seconds for record in records), 1),
+            "errors": dict(Counter(record.error for record in records if record.error)),
+        }
+        return {**result, "breaches": [name for name in ("lost", "run_twice") if result[name]]}
+
+    async def end_and_begin(self, number: int) -> None:
+        """End the worker with a signal, leave its port closed for a while, and start another one; twice."""
+        share = self.arguments.rollouts / self.arguments.rate / (RESTARTS + 1)
+        for _ in range(RESTARTS):
+            await asyncio.sleep(share)
+            self.worker.process.send_signal(number)
+            await asyncio.to_thread(self.worker.process.wait)
+            await asyncio.sleep(DOWN_SECONDS)
+            self.worker = await asyncio.to_thread(self.start_worker)
+
+
 def p(times: list[float], percent: int) -> float:
     return quantiles(times, n=100, method="inclusive")[percent - 1] if len(times) > 1 else 0.0
 
@@ -362,17 +424,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=10.0, help="of load")
     parser.add_argument("--in-flight", type=int, default=96, help="rollouts, and what the worker takes at once")
-    parser.add_argument("--rate", type=float, default=5.0, help="starts per second")
+    parser.add_argument("--rate", type=float, help="starts per second; 5, and 20 in the other parts")
     parser.add_argument("--grace-seconds", type=float, default=60.0, help="of the worker")
     parser.add_argument("--counts-only", action="store_true", help="say nothing about time")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--part", choices=["load", "restart", "killed"], default="load", help="see above")
+    parser.add_argument("--rollouts", type=int, default=200, help="of the parts restart and killed")
     arguments = parser.parse_args()
+    if arguments.rate is None:
+        arguments.rate = 5.0 if arguments.part == "load" else 20.0
     os.environ.setdefault("AWS_EC2_METADATA_DISABLED", "true")
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(arguments, Path(folder))
+        bench = (Bench if arguments.part == "load" else Restarts)(arguments, Path(folder))
         try:
-            bench.run()
-            result = report(bench)
+            if isinstance(bench, Restarts):
+                result = asyncio.run(bench.measure())
+            else:
+                bench.run()
+                result = report(bench)
         finally:
             bench.close()
             if "result" not in locals() or result["breaches"]:
@@ -381,7 +450,10 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
-        table = Table("", "", title=f"{arguments.in_flight} in flight for {arguments.minutes:g} min", show_header=False)
+        what = (
+            f"for {arguments.minutes:g} min" if arguments.part == "load" else f"and a worker that is {arguments.part}"
+        )
+        table = Table("", "", title=f"{arguments.in_flight} in flight {what}", show_header=False)
         for name, value in result.items():
             table.add_row(name, json.dumps(value))
         Console(width=140).print(table)

@@ -20,13 +20,13 @@ ROOT = Path(aws_rft_sdk.__file__).parent
 TIERS = {
     "values": (
         *("errors", "failures", "types", "wire", "datasets"),
-        *("_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen", "_hosts", "_loading"),
+        *("_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen", "_hosts", "_loading", "_user_code"),
     ),
     "surroundings": ("settings", "credentials", "telemetry", "context"),
     "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
     "life": ("handler", "lifecycle"),
     "rims": ("rollout", "runs", "workers", "proof"),
-    "door": ("pytest_plugin", "cli"),
+    "door": ("pytest_plugin", "cli", "__main__"),
 }
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
@@ -102,7 +102,7 @@ def test_imports_when_of_a_room_with_rules_of_its_own_then_they_hold(path: Path)
         assert rooms <= RUNTIME_MAY_IMPORT | {"runtime"}
     if room == "adapters":
         assert "client" not in rooms
-    if room != "cli":
+    if room not in ("cli", "__main__"):
         assert "cli" not in rooms
 
 

@@ -168,3 +168,8 @@ def test_types_when_checked_strictly_then_users_code_passes() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_package_when_run_as_a_module_then_it_is_the_command() -> None:
+    told = subprocess.run([sys.executable, "-m", "aws_rft_sdk", "--help"], capture_output=True, text=True, check=True)
+    assert "rollout" in told.stdout

@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from aws_rft_sdk.errors import RFTError
 from aws_rft_sdk.rollout.running import DatasetRun, RunListener, RunStatus
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import COMPLETED
@@ -35,12 +34,12 @@ class RunProgress(RunListener):
     def __enter__(self) -> RunProgress:
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop()
-        run = self._run
-        interrupted = run is not None and run.status is RunStatus.INTERRUPTED
-        if run is not None and run.folder is not None and (interrupted or isinstance(error, RFTError)):
-            click.echo(f"go on with: aws-rft rollout --resume {shlex.quote(str(run.folder))}", err=True)
+        folder = self._run.folder if self._run is not None else None
+        is_over = self._run is None or self._run.status in (RunStatus.COMPLETED, RunStatus.FAILED)
+        if folder is not None and folder.exists() and not is_over:
+            click.echo(f"go on with: aws-rft rollout --resume {shlex.quote(str(folder))}", err=True)
 
     def _stop(self) -> None:
         self._over.set()
@@ -56,9 +55,9 @@ class RunProgress(RunListener):
         click.echo(f"records go to {run.folder}" if run.folder else "no records are kept (--discard)", err=True)
         console = Console(stderr=True)
         if console.is_terminal:
-            columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeRemainingColumn()
+            columns = TextColumn("{task.fields[run]}", markup=False), BarColumn(), TimeRemainingColumn()
             self._bar = Progress(*columns, console=console)
-            self._bar.add_task(str(self), total=run.total)
+            self._bar.add_task("", total=run.total, completed=self._ended, run=self)
             self._bar.start()
         else:
             threading.Thread(target=self._lines, name="rft-progress", daemon=True).start()
@@ -68,7 +67,7 @@ class RunProgress(RunListener):
         self._recorded += 1
         self._count(record.key, record.ended_well, record.reward)
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], description=str(self), completed=self._ended)
+            self._bar.update(self._bar.task_ids[0], completed=self._ended)
 
     def interrupted(self, times: int) -> None:
         """Say what the signal does, and what the next one will do."""

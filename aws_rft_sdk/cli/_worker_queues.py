@@ -35,7 +35,11 @@ _EXIT_SECONDS = 2.0
 def _shared_options(max_rollouts: int, visibility_seconds: float) -> Callable[[Any], Any]:
     options = (
         click.option(
-            "--max-rollouts", default=max_rollouts, show_default=True, type=click.IntRange(1), help="At once."
+            *("--concurrency", "--max-rollouts", "max_rollouts"),
+            default=max_rollouts,
+            show_default=True,
+            type=click.IntRange(1),
+            help="Rollouts at once.",
         ),
         deadline_option,
         click.option(

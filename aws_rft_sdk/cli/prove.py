@@ -30,7 +30,9 @@ class _NotUsable(click.ClickException):
 @click.argument("handler", required=False)
 @click.option("--handler", "named", help="The same as HANDLER.")
 @click.option("--rollouts", default=96, show_default=True, type=click.IntRange(1), help="Rollouts to run at once.")
-@click.option("--threads", default=32, show_default=True, type=click.IntRange(1), help="Threads to run them in.")
+@click.option(
+    "--concurrency", "--threads", "threads", default=32, show_default=True, type=click.IntRange(1), help="Threads."
+)
 @click.option("--prompt", help="Prompt cell for the handler. A marker is added to it.")
 @click.option("--dataset", type=click.Path(exists=True, dir_okay=False), help="Prompt cells for it, used in turns.")
 @click.option(

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from aws_rft_sdk._loading import load_function
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.loops import run
 from aws_rft_sdk.runs.recorded import changed_sources, choose_records, find_reference
 from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport
@@ -21,7 +22,8 @@ from aws_rft_sdk.runs.replaying import DEADLINE_SECONDS, replay_rollouts
 
 @click.command("replay")
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--handler", help="The handler, as for `aws-rft rollout`. Default: the one that the run names.")
+@click.argument("handler", required=False)
+@click.option("--handler", "named", help="The same as HANDLER.")
 @click.option("--only", multiple=True, metavar="ID", help="Replay this rollout only; may be repeated.")
 @click.option("--limit", type=click.IntRange(1), help="Replay the first N rollouts only, in the dataset's order.")
 @click.option("--concurrency", default=16, show_default=True, type=click.IntRange(1), help="Rollouts in flight.")
@@ -43,6 +45,7 @@ def command(
     ctx: click.Context,
     folder: Path,
     handler: str | None,
+    named: str | None,
     only: tuple[str, ...],
     limit: int | None,
     concurrency: int,
@@ -54,11 +57,14 @@ def command(
 ) -> None:
     """Run agent, tools and reward of recorded rollouts again, without a model, and show the first turn that differs.
 
-    DIR is what `aws-rft rollout --out` named; nothing is written to it. Inference is answered from the record. Tools
+    DIR is the folder of a run; nothing is written to it. HANDLER is as for `aws-rft rollout`. The default is the one
+    that the run names. Inference is answered from the record. Tools
     run for real. Exit status: 0 when every replay is as it was recorded, 1 when one differs, 2 for bad usage.
     """
+    if handler and named:
+        raise ConfigurationError("HANDLER and --handler both name a handler. Give one of them")
     total = len(choose_records(folder, only, limit))
-    fn = load_function(find_reference(folder, handler))
+    fn = load_function(find_reference(folder, handler or named))
 
     async def collect() -> list[ReplayedRollout]:
         found = []

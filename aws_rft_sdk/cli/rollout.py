@@ -127,10 +127,10 @@ def _print(finished: DatasetRun) -> None:
     if table.damage:
         console.print(str(table.damage), style="yellow")
     for first in table.first_tracebacks()[:_SHOWN_ERRORS]:
-        console.print(f"\nfirst of {first.failure or 'unknown'}, {first.error}\n{first.traceback}", style="dim")
+        console.print(f"\nfirst failure of the kind {first.failure or 'unknown'}:\n{first.traceback}", style="dim")
     for error, count in table.common_errors(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red")
     if finished.hung:
-        console.print(f"{finished.hung} calls of handlers or tools hang in threads left behind", style="yellow")
+        console.print(f"calls of handlers or tools that hang in threads left behind: {finished.hung}", style="yellow")
     if finished.folder:
         console.print(f"records in {finished.folder}")

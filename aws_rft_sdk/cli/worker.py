@@ -27,7 +27,11 @@ def command() -> None:
 @click.option("--host", default=ANY_HOST, show_default=True, help="Address to listen on; containers need the default.")
 @click.option("--port", default=PORT, show_default=True, type=click.IntRange(0, 65535), help="0 for a free one.")
 @click.option(
-    "--max-rollouts", default=MAX_ROLLOUTS, show_default=True, type=click.IntRange(1), help="At once; beyond it 429."
+    *("--concurrency", "--max-rollouts", "max_rollouts"),
+    default=MAX_ROLLOUTS,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Rollouts at once; beyond it 429.",
 )
 @deadline_option
 @grace_option

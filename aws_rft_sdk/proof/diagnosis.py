@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from aws_rft_sdk.proof.verdict import HostCall, ModelCall, Outcome, Reach, Verdict
+from aws_rft_sdk.proof.verdict import HostCall, ModelCall, ProbeOutcome, Reach, Verdict
 
 _SHOWN_ERRORS = 3
 _SHOWN_LENGTH = 300
@@ -85,7 +85,9 @@ class Evidence:
 _NO_EVIDENCE = Evidence()
 
 
-def diagnose(verdict: Verdict, outcomes: Sequence[Outcome], evidence: Evidence = _NO_EVIDENCE) -> tuple[Cause, ...]:
+def diagnose(
+    verdict: Verdict, outcomes: Sequence[ProbeOutcome], evidence: Evidence = _NO_EVIDENCE
+) -> tuple[Cause, ...]:
     """Name what is wrong, the most fundamental first; empty when nothing is.
 
     Args:
@@ -114,11 +116,11 @@ def diagnose(verdict: Verdict, outcomes: Sequence[Outcome], evidence: Evidence =
     return tuple(cause for cause in candidates if cause is not None)
 
 
-def _is_undecorated(outcomes: Sequence[Outcome]) -> bool:
+def _is_undecorated(outcomes: Sequence[ProbeOutcome]) -> bool:
     return bool(outcomes) and not any(outcome.is_bound for outcome in outcomes)
 
 
-def _not_decorated(outcomes: Sequence[Outcome]) -> Cause:
+def _not_decorated(outcomes: Sequence[ProbeOutcome]) -> Cause:
     return Cause(
         CauseKind.NOT_DECORATED,
         len(outcomes),
@@ -162,7 +164,7 @@ def _stray(verdict: Verdict) -> Cause | None:
     )
 
 
-def _hung(outcomes: Sequence[Outcome], evidence: Evidence) -> Cause | None:
+def _hung(outcomes: Sequence[ProbeOutcome], evidence: Evidence) -> Cause | None:
     hung = [outcome for outcome in outcomes if outcome.hung_at is not None]
     if not hung:
         return None
@@ -307,7 +309,7 @@ def _shared(verdict: Verdict) -> Cause | None:
     )
 
 
-def _failures(verdict: Verdict, outcomes: Sequence[Outcome]) -> list[Cause | None]:
+def _failures(verdict: Verdict, outcomes: Sequence[ProbeOutcome]) -> list[Cause | None]:
     counted = [outcome for outcome in outcomes if outcome.is_bound and not outcome.expects_failure]
     missing = [outcome for outcome in counted if outcome.error_type == "RewardError"]
     consequences = {"RewardError"}
@@ -342,7 +344,7 @@ _NOT_DELIVERED_FIX = "return the reward, or report it with RolloutFeedbackClient
 _RAISED_FIX = "run one rollout alone to see the traceback; a prompt of your own (--prompt, --dataset) may help"
 
 
-def _examples(outcomes: Sequence[Outcome]) -> str:
+def _examples(outcomes: Sequence[ProbeOutcome]) -> str:
     texts = Counter(
         (outcome.error or "").replace(outcome.run.trajectory_id or "\0", "<id>").replace(outcome.run.marker, "<marker>")
         if outcome.run.marker

@@ -18,15 +18,15 @@ from strands import Agent
 
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._loading import load_callable
+from aws_rft_sdk._user_code import standing_places, user_location
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.kinds import runs_in_loop
 from aws_rft_sdk.proof.diagnosis import Evidence, diagnose
 from aws_rft_sdk.proof.markers import Placement, new_marker, place, placements
-from aws_rft_sdk.proof.places import standing_places, user_location
 from aws_rft_sdk.proof.report import Proof
-from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, Run, Stage
-from aws_rft_sdk.proof.verdict import Outcome, Reach, Verdict, judge
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, Probe, Stage
+from aws_rft_sdk.proof.verdict import ProbeOutcome, Reach, Verdict, judge
 from aws_rft_sdk.proof.witness import Witness
 from aws_rft_sdk.types import TrajectoryStatus
 
@@ -163,9 +163,9 @@ class _HandlerProof:
         self._trial = trial
         self._progress = progress
         self._placement: Placement | None = None
-        self._due: dict[Run, float] = {}  # deadlines that no event loop has noticed
-        self._outcomes: dict[Run, Outcome] = {}  # of all rollouts that have begun, in this order
-        self._outside: list[Run] = []
+        self._due: dict[Probe, float] = {}  # deadlines that no event loop has noticed
+        self._outcomes: dict[Probe, ProbeOutcome] = {}  # of all rollouts that have begun, in this order
+        self._outside: list[Probe] = []
         self._outside_errors: list[str] = []
         self._threads_before = set(threading.enumerate())
         self._hung_at: str | None = None
@@ -219,7 +219,7 @@ class _HandlerProof:
         if fault is not None:
             self._stage.watch.order(marker, fault)
         loop, seconds = asyncio.get_running_loop(), self._trial.deadline_seconds
-        self._outcomes[run] = Outcome(run, is_reported=False, expects_failure=fault is not None, hung_at="")
+        self._outcomes[run] = ProbeOutcome(run, is_reported=False, expects_failure=fault is not None, hung_at="")
         self._due[run] = time.monotonic() + seconds
         # It is due just before the deadline of `run_handler`: a coroutine that is cancelled no longer stands anywhere.
         alarm = loop.call_later(seconds, self._is_late, run, loop)
@@ -230,7 +230,7 @@ class _HandlerProof:
         self._due.pop(run, None)
         self._progress()
 
-    def _outcome(self, run: Run, ended: Ended, *, expects_failure: bool) -> Outcome:
+    def _outcome(self, run: Probe, ended: Ended, *, expects_failure: bool) -> ProbeOutcome:
         error, status = ended.error, self._stage.trajectory(run).status
         name = type(error).__name__ if error is not None else None
         is_late = isinstance(error, RolloutTimeoutError) and ended.seconds >= self._trial.deadline_seconds
@@ -238,7 +238,7 @@ class _HandlerProof:
             is_reported = status is TrajectoryStatus.REWARD_RECEIVED or self._trial.deferred
         else:
             is_reported = status is not TrajectoryStatus.PENDING
-        return Outcome(
+        return ProbeOutcome(
             run,
             error=f"{name}: {error}" if error is not None else None,
             error_type=name,
@@ -252,7 +252,7 @@ class _HandlerProof:
         """Call the handler as production does."""
         marker = new_marker()
         cell, is_marked = self._cell(index, marker)
-        run = Run(marker if is_marked else "", kind="outside")
+        run = Probe(marker if is_marked else "", kind="outside")
         self._outside.append(run)
         seconds = self._trial.deadline_seconds
         self._due[run] = time.monotonic() + seconds
@@ -276,7 +276,7 @@ class _HandlerProof:
         if self._hung_at is None:
             thread.join(_END_SECONDS)
 
-    def _is_late(self, run: Run, loop: asyncio.AbstractEventLoop | None) -> None:
+    def _is_late(self, run: Probe, loop: asyncio.AbstractEventLoop | None) -> None:
         """Note where a rollout stands at its deadline. `loop` is where it runs, None when that is blocked."""
         self._due.pop(run, None)
         if self._hung_at is None:
@@ -348,7 +348,7 @@ class _HandlerProof:
             skipped_agents=tuple(sorted({name for name, _ in seen.idle_agents} - {name for name, _ in idle})),
         )
 
-    def _notes(self, verdict: Verdict, outcomes: Sequence[Outcome], alone: Outcome) -> Iterator[str]:
+    def _notes(self, verdict: Verdict, outcomes: Sequence[ProbeOutcome], alone: ProbeOutcome) -> Iterator[str]:
         if self._placement is None and verdict.requests:
             yield (
                 "no marker arrived in the requests, wherever in the prompt it was put: the agent does not show the "

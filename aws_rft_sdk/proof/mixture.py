@@ -5,24 +5,164 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from pydantic import BaseModel, Field
+from strands import Agent, tool
 from strands.models.model import Model
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk.adapters.strands import wrap_model
+from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.handler import rft_handler
 from aws_rft_sdk.lifecycle.calling import Handler, run_handler
 from aws_rft_sdk.proof.diagnosis import diagnose
 from aws_rft_sdk.proof.handlers import in_loop_of_its_own
 from aws_rft_sdk.proof.markers import find_markers, new_marker
 from aws_rft_sdk.proof.report import Proof
-from aws_rft_sdk.proof.scenarios import SCENARIOS, Script, Stock, play, play_blocking
-from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, UNSIGNED, Run, Stage
-from aws_rft_sdk.proof.verdict import Outcome, judge
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, UNAVAILABLE, UNSIGNED, Probe, Stage
+from aws_rft_sdk.proof.verdict import ProbeOutcome, judge
 from aws_rft_sdk.types import TrajectoryStatus
+
+# --- what the rollouts do --------------------------------------------------------------------------------------------
+
+
+class Reading(BaseModel):
+    """Read a meter."""
+
+    meter: str = Field(description="Name of the meter.")
+    value: int = Field(ge=0)
+
+
+@dataclass(frozen=True)
+class Stock:
+    """What the scenarios share: the wrapped models, built once, and how agents are called."""
+
+    model: Model
+    """Streams."""
+    unstreamed_model: Model
+    """Does not."""
+    blocking: bool
+    """Whether agents are called as plain functions in threads, as opposed to awaited."""
+    run_inner: Callable[[bool], Awaitable[None]]
+    """Runs another rollout inside this one. Is given `blocking`."""
+
+    def agent(self, *tools: Any) -> Agent:
+        """Return a new agent over the model that streams."""
+        return Agent(model=self.model, tools=list(tools), callback_handler=None)
+
+    async def ask(self, agent: Agent, prompt: str, schema: type[BaseModel] | None = None) -> None:
+        """Have an agent answer."""
+        if self.blocking:
+            await asyncio.to_thread(agent, prompt, structured_output_model=schema)
+        else:
+            await agent.invoke_async(prompt, structured_output_model=schema)
+
+
+@tool
+def read_meter(meter: str) -> str:
+    """Read a meter.
+
+    Args:
+        meter: Its name.
+    """
+    return f"{meter} shows 7"
+
+
+@tool
+async def read_clock(place: str) -> str:
+    """Read a clock.
+
+    Args:
+        place: Where it hangs.
+    """
+    await asyncio.sleep(0)
+    return f"{place}: noon"
+
+
+async def plain(stock: Stock, prompt: str) -> None:
+    """One streamed turn."""
+    await stock.ask(stock.agent(), prompt)
+
+
+async def unstreamed(stock: Stock, prompt: str) -> None:
+    """Turns that are not streamed, in one conversation."""
+    agent = Agent(model=stock.unstreamed_model, callback_handler=None)
+    await stock.ask(agent, prompt)
+    await stock.ask(agent, "go on")
+
+
+async def tools(stock: Stock, prompt: str) -> None:
+    """Two tools called in one turn, which Strands runs at once."""
+    await stock.ask(stock.agent(read_meter, read_clock), prompt)
+
+
+async def subagent(stock: Stock, prompt: str) -> None:
+    """Agents as tools of another, over the same model."""
+
+    @tool
+    async def ask_expert(question: str) -> str:
+        """Ask an expert.
+
+        Args:
+            question: What to ask.
+        """
+        return str(await stock.agent(read_meter).invoke_async(question))
+
+    @tool
+    def ask_librarian(question: str) -> str:
+        """Ask a librarian.
+
+        Args:
+            question: What to ask.
+        """
+        return str(stock.agent()(question))
+
+    await stock.ask(stock.agent(ask_expert, ask_librarian), prompt)
+
+
+async def structured(stock: Stock, prompt: str) -> None:
+    """Structured output in both of Strands' ways: by a tool, and by a response schema."""
+    await stock.ask(stock.agent(), prompt, Reading)
+    async for _ in stock.model.structured_output(Reading, [{"role": "user", "content": [{"text": prompt}]}]):
+        pass
+
+
+async def pool(stock: Stock, prompt: str) -> None:
+    """Two agents at once in a pool of threads that is given the context."""
+    loop = asyncio.get_running_loop()
+    with ThreadPoolExecutor(2) as threads:
+        asks = [RFTContext.carry(partial(stock.agent(), f"{prompt}, part {part}")) for part in (1, 2)]
+        await asyncio.gather(*(loop.run_in_executor(threads, ask) for ask in asks))
+
+
+async def nested(stock: Stock, prompt: str) -> None:
+    """A turn, another rollout within this one, and a turn that is this one's again."""
+    await stock.ask(stock.agent(), prompt)
+    await stock.run_inner(stock.blocking)
+    await stock.ask(stock.agent(), f"{prompt} again")
+
+
+SCENARIOS: dict[str, Callable[[Stock, str], Awaitable[None]]] = {
+    "plain": plain,
+    "not streamed": unstreamed,
+    "parallel tools": tools,
+    "agents as tools": subagent,
+    "structured output": structured,
+    "thread pool": pool,
+    "nested": nested,
+    "throttled (429)": plain,
+    "unavailable (503)": tools,
+    "answer lost (500)": plain,
+    "cancelled": plain,
+}
+"""By kind. What makes the last four special is done to them from outside."""
+
+# --- the proof -------------------------------------------------------------------------------------------------------
 
 _TASKS_AT_ONCE = 64
 _OUTSIDE_SHARE = 8
@@ -88,17 +228,15 @@ class _Mixture:
     def __init__(self, stage: Stage, wrap: Wrap, progress: Callable[[], None] | None) -> None:
         self._stage = stage
         self._progress = progress
-        self.runs: list[Run] = []
+        self.runs: list[Probe] = []
         self._ended: dict[str, tuple[BaseException | None, bool]] = {}  # what was raised, and whether it was bound
         self.outside_errors: list[Exception] = []
         arguments = {"base_url": f"{stage.runtime.endpoint}/v1", "api_key": UNSIGNED}
-        self._stock = Stock(
-            model=wrap(OpenAIModel(client_args=arguments, model_id="default")),
-            unstreamed_model=wrap(OpenAIModel(client_args=arguments, model_id="default", stream=False)),
-            start_inner=self._start_inner,
-            inner_async=rft_handler(floor_reward=_FLOOR)(self._handle),
-            inner_sync=rft_handler(floor_reward=_FLOOR)(self._handle_blocking),
-        )
+        streamed = wrap(OpenAIModel(client_args=arguments, model_id="default"))
+        unstreamed = wrap(OpenAIModel(client_args=arguments, model_id="default", stream=False))
+        self._stocks = {blocking: Stock(streamed, unstreamed, blocking, self._run_inner) for blocking in (False, True)}
+        self._in_tasks = rft_handler(floor_reward=_FLOOR)(self._handle)
+        self._in_threads = rft_handler(floor_reward=_FLOOR)(self._handle_blocking)
 
     async def run_all(self, rollouts: int, threads: int, kinds: Sequence[str]) -> int:
         """Run all rollouts and the calls outside; return how many of the latter."""
@@ -108,15 +246,13 @@ class _Mixture:
             kind = kinds[index // 2 % len(kinds)]
             if index % 2 == 0:
                 async with in_loop:
-                    await self._run(kind, self._stock.inner_async)
+                    await self._run(kind, self._in_tasks)
             else:
                 async with in_threads:
                     if kind == _CANCELLED:  # only tasks can be cancelled, so this one gets a loop of its own
-                        await asyncio.wrap_future(
-                            in_loop_of_its_own(lambda: self._run(kind, self._stock.inner_async))[0]
-                        )
+                        await asyncio.wrap_future(in_loop_of_its_own(lambda: self._run(kind, self._in_tasks))[0])
                     else:
-                        await self._run(kind, self._stock.inner_sync)
+                        await self._run(kind, self._in_threads)
 
         async def outside(number: int) -> None:
             kind = kinds[number % len(kinds)]
@@ -129,14 +265,14 @@ class _Mixture:
         await self._call_outside("plain", blocking=False)
         return count + 1
 
-    def outcome(self, run: Run) -> Outcome:
+    def outcome(self, run: Probe) -> ProbeOutcome:
         """Return how a rollout ended, by the runtime's record of it."""
         trajectory = self._stage.trajectory(run)
         error, is_bound = self._ended.get(run.marker, (None, True))
         name = type(error).__name__ if error is not None else None
         expected = _EXPECTED_ERRORS.get(run.kind, ())
         wanted = _reward_of(run.marker) if error is None else _FLOOR
-        return Outcome(
+        return ProbeOutcome(
             run,
             error=f"{name}: {error}" if error is not None else None,
             error_type=name,
@@ -147,7 +283,7 @@ class _Mixture:
 
     # --- one rollout -------------------------------------------------------------------------------------------------
 
-    def _start(self, kind: str) -> tuple[dict[str, object], Run]:
+    def _start(self, kind: str) -> tuple[dict[str, object], Probe]:
         marker = new_marker()
         payload, run = self._stage.start_rollout(f"{kind}: read the meter ({marker})", marker, kind)
         self._stage.watch.order(marker, *_FAULTS.get(kind, ()))
@@ -158,10 +294,9 @@ class _Mixture:
         if kind in (*_EXPECTED_ERRORS, "nested"):
             kind = "plain"
         marker = new_marker()
-        self.runs.append(Run(marker, kind=f"outside, {kind}"))
-        script = SCENARIOS[kind](self._stock, f"{kind}: read the meter ({marker})")
+        self.runs.append(Probe(marker, kind=f"outside, {kind}"))
         try:
-            await (asyncio.to_thread(play_blocking, script) if blocking else play(script))
+            await SCENARIOS[kind](self._stocks[blocking], f"{kind}: read the meter ({marker})")
         except Exception as error:  # headers that should not be there lead to refusals
             self.outside_errors.append(error)
 
@@ -180,7 +315,7 @@ class _Mixture:
         if self._progress is not None:
             self._progress()
 
-    async def _cancel(self, rollout: asyncio.Future[Any], run: Run) -> None:
+    async def _cancel(self, rollout: asyncio.Future[Any], run: Probe) -> None:
         """Cancel a rollout in the middle of a turn."""
         hold = self._stage.policy.hold(run.marker)
         arrived = asyncio.wrap_future(hold.arrived)
@@ -192,24 +327,20 @@ class _Mixture:
             arrived.cancel()
             hold.release()
 
-    def _start_inner(self) -> tuple[dict[str, object], Callable[[], None]]:
+    async def _run_inner(self, blocking: bool) -> None:
         payload, run = self._start("plain")
-        stack = ExitStack()
-        stack.enter_context(self._stage.watch.in_progress(run.trajectory_id or ""))
-        return payload, stack.close
+        with self._stage.watch.in_progress(run.trajectory_id or ""):
+            await (asyncio.to_thread(self._in_threads, payload) if blocking else self._in_tasks(payload))
 
     # --- the handlers ------------------------------------------------------------------------------------------------
 
-    async def _handle(self, payload: dict[str, Any]) -> dict[str, float]:
-        await play(self._script(payload["prompt"]))
-        return {"reward": _reward_of(payload["prompt"])}
+    async def _handle(self, payload: dict[str, Any], blocking: bool = False) -> dict[str, float]:
+        prompt = payload["prompt"]
+        await SCENARIOS[prompt.partition(":")[0]](self._stocks[blocking], prompt)
+        return {"reward": _reward_of(prompt)}
 
     def _handle_blocking(self, payload: dict[str, Any]) -> dict[str, float]:
-        play_blocking(self._script(payload["prompt"]))
-        return {"reward": _reward_of(payload["prompt"])}
-
-    def _script(self, prompt: str) -> Script:
-        return SCENARIOS[prompt.partition(":")[0]](self._stock, prompt)
+        return asyncio.run(self._handle(payload, blocking=True))
 
 
 def _reward_of(text: str) -> float:

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from aws_rft_sdk.proof.diagnosis import Cause, describe_hosts
 from aws_rft_sdk.proof.stage import Arrival
-from aws_rft_sdk.proof.verdict import HostCall, Outcome, Reach, Verdict
+from aws_rft_sdk.proof.verdict import HostCall, ProbeOutcome, Reach, Verdict
 
 _SHOWN_EXAMPLES = 3
 
@@ -23,7 +23,7 @@ class Proof:
     subject: str
     """What was proved: the name of a handler, or the mixture."""
     verdict: Verdict
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[ProbeOutcome, ...]
     """One for each rollout, in the order of their start."""
     causes: tuple[Cause, ...] = ()
     """Why it failed; empty when it passed."""

@@ -89,7 +89,7 @@ class Arrival:
 
 
 @dataclass(frozen=True)
-class Run:
+class Probe:
     """One rollout that a proof started, or one call that it made outside any rollout."""
 
     marker: str
@@ -212,15 +212,15 @@ class Stage:
         finally:
             _in_use.release()
 
-    def start_rollout(self, prompt: str, marker: str, kind: str) -> tuple[dict[str, object], Run]:
+    def start_rollout(self, prompt: str, marker: str, kind: str) -> tuple[dict[str, object], Probe]:
         """Create a trajectory; return the payload for its agent, and the rollout for the record."""
         payload = dict(self.runtime.new_rollout(prompt))
         request = RolloutRequest.parse(payload)
         if request is None:
             raise ConfigurationError("the runtime made a payload without rollout metadata")
-        return payload, Run(marker, request.job_arn, request.trajectory_id, kind)
+        return payload, Probe(marker, request.job_arn, request.trajectory_id, kind)
 
-    def trajectory(self, run: Run) -> Trajectory:
+    def trajectory(self, run: Probe) -> Trajectory:
         """Return the runtime's record of a rollout."""
         return self.runtime.trajectory(run.trajectory_id or "")
 

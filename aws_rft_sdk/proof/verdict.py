@@ -8,14 +8,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aws_rft_sdk.proof.stage import Arrival, Fate, Run
+from aws_rft_sdk.proof.stage import Arrival, Fate, Probe
 
 
 @dataclass(frozen=True)
-class Outcome:
+class ProbeOutcome:
     """How one rollout ended."""
 
-    run: Run
+    run: Probe
     error: str | None = None
     """Type and message of what the handler raised, None when it returned."""
     error_type: str | None = None
@@ -34,7 +34,7 @@ class Outcome:
 class ModelCall:
     """One call of a Strands model inside a rollout, whoever made it. The fields after `began` are set as it goes on."""
 
-    run: Run | None
+    run: Probe | None
     """None where it cannot be told: in a thread that was there before the rollout."""
     agent: str | None
     """Name of the agent that made it, None for none."""
@@ -79,7 +79,7 @@ class Reach:
     skipped_tools: tuple[str, ...] = ()
     """Not called because the user has said so."""
     failed_tools: tuple[str, ...] = ()
-    """Run, and never to a good end."""
+    """Probe, and never to a good end."""
     agents: tuple[str, ...] = ()
     missed_agents: tuple[str, ...] = ()
     """Made, and never run; with the place that makes them."""
@@ -122,7 +122,7 @@ class Verdict:
         return not (self.wrong or self.untracked or self.stray or self.duplicates or self.foreign)
 
 
-def owner_of(arrival: Arrival, runs: dict[str, Run], by_trajectory: dict[str, Run]) -> Run | None:
+def owner_of(arrival: Arrival, runs: dict[str, Probe], by_trajectory: dict[str, Probe]) -> Probe | None:
     """Return whose a request is by its body; else by being the only rollout in progress; else None."""
     if arrival.markers:
         return runs.get(arrival.markers[-1])
@@ -131,7 +131,7 @@ def owner_of(arrival: Arrival, runs: dict[str, Run], by_trajectory: dict[str, Ru
     return None
 
 
-def judge(runs: Iterable[Run], arrivals: Sequence[Arrival], calls: Sequence[ModelCall] = ()) -> Verdict:
+def judge(runs: Iterable[Probe], arrivals: Sequence[Arrival], calls: Sequence[ModelCall] = ()) -> Verdict:
     """Compare what each request claims with whose it is, and each call of a model with what arrived.
 
     Args:
@@ -171,7 +171,7 @@ def judge(runs: Iterable[Run], arrivals: Sequence[Arrival], calls: Sequence[Mode
 
 
 def _match(
-    arrivals: Sequence[Arrival], owners: Sequence[Run | None], calls: Sequence[ModelCall]
+    arrivals: Sequence[Arrival], owners: Sequence[Probe | None], calls: Sequence[ModelCall]
 ) -> tuple[dict[int, ModelCall], list[ModelCall]]:
     """Return the call of each request, by its `id`, and the calls that no request came from.
 
@@ -196,11 +196,11 @@ def _match(
     return callers, silent
 
 
-def _may_come_from(call: ModelCall, arrival: Arrival, owner: Run | None) -> bool:
+def _may_come_from(call: ModelCall, arrival: Arrival, owner: Probe | None) -> bool:
     return (owner is None or call.run is None or owner == call.run) and call.began <= arrival.at <= call.ended
 
 
-def _fault(arrival: Arrival, owner: Run) -> str | None:
+def _fault(arrival: Arrival, owner: Probe) -> str | None:
     claim = arrival.claim
     if owner.trajectory_id is None:
         return None if claim.is_empty else "stray"

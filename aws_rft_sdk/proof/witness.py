@@ -31,10 +31,10 @@ from strands.hooks import BeforeInvocationEvent
 from strands.models.model import Model
 from strands.telemetry.tracer import get_tracer
 
+from aws_rft_sdk._user_code import user_place
 from aws_rft_sdk.context import RFTContext
-from aws_rft_sdk.proof.places import user_place
 from aws_rft_sdk.proof.providers import ModelProviderRefused, is_loopback, is_provider, listening
-from aws_rft_sdk.proof.stage import Run
+from aws_rft_sdk.proof.stage import Probe
 from aws_rft_sdk.proof.verdict import HostCall, ModelCall
 from aws_rft_sdk.settings import overridden
 
@@ -80,7 +80,7 @@ class Witness(SpanProcessor):
         self._agents: dict[tuple[str, str], bool] = {}
         self._names: set[str] = set()
         self._hosts: Counter[HostCall] = Counter()
-        self._looked_up: set[tuple[Run | None, int | None]] = set()
+        self._looked_up: set[tuple[Probe | None, int | None]] = set()
         with overridden({"OTEL_SDK_DISABLED": "false"}):
             provider = TracerProvider(sampler=ALWAYS_ON, shutdown_on_exit=False)
         provider.add_span_processor(self)
@@ -100,7 +100,7 @@ class Witness(SpanProcessor):
             yield
 
     @contextmanager
-    def within(self, run: Run) -> Iterator[None]:
+    def within(self, run: Probe) -> Iterator[None]:
         """Take everything below the body of a `with`, in threads too, for a part of this rollout or call outside."""
         is_rollout = run.trajectory_id is not None
         with self._lock:
@@ -269,7 +269,7 @@ class Witness(SpanProcessor):
                 "is trained"
             )
 
-    def _concerns_rollout(self, run: Run | None) -> bool:
+    def _concerns_rollout(self, run: Probe | None) -> bool:
         """Whether something happens inside a rollout. Where no run is known: whether there are only rollouts."""
         if run is not None:
             return run.trajectory_id is not None
@@ -333,7 +333,7 @@ def _subclasses(of: type[Any]) -> Iterator[type[Any]]:
         yield from _subclasses(subclass)
 
 
-def _current_run() -> Run | None:
+def _current_run() -> Probe | None:
     return otel.get_value(_RUN)  # type: ignore[return-value] # ours
 
 

@@ -10,7 +10,7 @@ from enum import Enum
 from functools import cached_property
 from pathlib import Path
 
-from typing_extensions import Unpack  # strands-agents and openai bring it; in `typing` since Python 3.11
+from typing_extensions import Unpack
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler

@@ -167,7 +167,7 @@ class RolloutTable:
             rows, numbers = self.metrics.get(name) or self.metrics.setdefault(name, (array("I"), array("d")))
             rows.append(row)
             numbers.append(value)
-        if fields.get("traceback") is not None:
+        if isinstance(fields.get("traceback"), str):
             self._keep_traceback(failure, error or "", trajectory_id, fields["traceback"])
         self._settled = False
 

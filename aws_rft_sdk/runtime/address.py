@@ -36,7 +36,7 @@ class Address:
 
     def __post_init__(self) -> None:
         check_type("host", self.host, str, "an address or a host name, for example '0.0.0.0'")
-        if not self.host or any(character in self.host for character in "/ []"):
+        if not _is_address(self.host) and (not self.host or any(character in self.host for character in "/: []")):
             raise ConfigurationError(f"host is {self.host!r:.80}; it must be an address or a host name without a port")
         check_number("port", self.port, low=0, high=65535, whole=True)
         self._check_key()
@@ -101,11 +101,16 @@ def _no_password() -> str:
     raise ValueError("the private key has a password")
 
 
-def _is_any_address(host: str) -> bool:
+def _is_address(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).is_unspecified
+        ipaddress.ip_address(host)
     except ValueError:
         return False
+    return True
+
+
+def _is_any_address(host: str) -> bool:
+    return _is_address(host) and ipaddress.ip_address(host).is_unspecified
 
 
 def _address_of_this_machine() -> str:

@@ -109,6 +109,8 @@ class LocalRuntime:
             if value not in known:
                 raise ConfigurationError(f"{name} must be one of {', '.join(known)}, not {value!r:.80}")
         check_type("db", db, (str, Path), 'the path of a file, or ":memory:"')
+        if not str(db):
+            raise ConfigurationError('db is empty; it must be the path of a file, or ":memory:"')
         check_type("strict", strict, bool, "True or False")
         check_type("client_tokens", client_tokens, bool, "True or False")
         check_type("region", region, (str, type(None)), "the name of an AWS region, or None")

@@ -1,6 +1,7 @@
 """A worker over HTTP: the custom agent's `/rollout`, and AgentCore's `/invocations` and `/ping`.
 
     POST /rollout       202 at once, the rollout runs in the background
+    GET  /rollout/<id>  what became of the rollout with this trajectory id
     POST /invocations   AgentCore: a rollout, answered when it is over ("sync") or at once ("async"); or production
                         traffic, answered with what the handler returns, generators as server-sent events
     GET  /ping          AgentCore: "Healthy" or "HealthyBusy"; 503 when this process should be replaced
@@ -17,8 +18,11 @@ import contextlib
 import hmac
 import logging
 import math
+import os
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future
 from functools import partial
 from typing import Any, Literal, TypeVar
 
@@ -38,12 +42,15 @@ from aws_rft_sdk.errors import (
     RolloutTimeoutError,
     ShuttingDownError,
 )
+from aws_rft_sdk.failures import failure_kind
 from aws_rft_sdk.lifecycle.calling import Ended, Handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
+from aws_rft_sdk.rollout.engines._telling import WORKER_HEADER, tell
 from aws_rft_sdk.settings import check_key
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._bodies import READ_SECONDS, Refused, read_json, to_json
 from aws_rft_sdk.workers._calls import Items, call
+from aws_rft_sdk.workers._memory import Remembered
 from aws_rft_sdk.workers.metrics import CONTENT_TYPE, WorkerMetrics
 from aws_rft_sdk.workers.outcomes import is_settled
 from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted
@@ -55,14 +62,17 @@ T = TypeVar("T")
 Invocations = Literal["sync", "async"]
 
 MAX_PAYLOAD_BYTES = 10 * 1024 * 1024
-_BAD, _DENIED, _BUSY, _CLOSING, _FAULT = (
+_BAD, _DENIED, _UNKNOWN, _BUSY, _CLOSING, _FAULT = (
     "ValidationError",
     "AccessDenied",
+    "NotFound",
     "Throttled",
     "Unavailable",
     "InternalServerError",
 )
 _RETRY_ELSEWHERE_SECONDS = 1.0
+_LONGEST_WAIT_SECONDS = 30.0
+"""For which an answer about a running rollout is held, whatever its caller asks for."""
 
 
 def create_app(
@@ -85,7 +95,8 @@ def create_app(
         max_rollouts: How many may be in progress at once, production calls included; beyond it 429.
         deadline_seconds: For one rollout; past it, it is reported as an error. Stay below the job's rollout timeout.
         grace_seconds: For rollouts in progress when the server ends, if they have not been drained before.
-        api_key: What callers must present as `Authorization: Bearer <key>` on POST; None for no check.
+        api_key: What callers must present as `Authorization: Bearer <key>` to start rollouts and to ask about them;
+            None for no check.
         max_payload_bytes: Larger bodies get 413.
         read_seconds: For a body to arrive; slower ones get 408.
         invocations: Whether `/invocations` answers a rollout when it is over, or at once.
@@ -115,8 +126,9 @@ def create_app(
     invoked = worker.invoke_and_wait if invocations == "sync" else worker.invoke_and_leave
     app = Starlette(
         routes=[
-            worker.route("/rollout", worker.rollout, guarded=True),
-            worker.route("/invocations", invoked, guarded=True),
+            worker.route("/rollout", worker.rollout, "POST"),
+            worker.route("/rollout/{trajectory_id:path}", worker.tell, guarded=True),
+            worker.route("/invocations", invoked, "POST"),
             worker.route("/ping", worker.ping),
             worker.route("/health", worker.health),
             worker.route("/metrics", worker.show_metrics),
@@ -138,9 +150,18 @@ class _Worker:
         self._metrics = WorkerMetrics(pool)
         self._state: tuple[bool, int] = (False, 0)
         self._updated_at = time.time()
+        self._id = uuid.uuid4().hex
 
-    def route(self, path: str, answer: Callable[[Request], Awaitable[Response]], *, guarded: bool = False) -> Route:
+    def route(
+        self,
+        path: str,
+        answer: Callable[[Request], Awaitable[Response]],
+        method: str = "GET",
+        *,
+        guarded: bool = False,
+    ) -> Route:
         """Return a route whose answers are counted, and whose errors are told in one form."""
+        guarded = guarded or method == "POST"
 
         async def endpoint(request: Request) -> Response:
             began = time.perf_counter()
@@ -155,9 +176,12 @@ class _Worker:
                 response = _refusal(Refused(500, _FAULT, "the worker failed; its log says why"))
             self._metrics.requests.labels(path, str(response.status_code)).inc()
             self._metrics.answers.labels(path).observe(time.perf_counter() - began)
+            response.headers[WORKER_HEADER] = (
+                f"{self._id}-{os.getpid()}"  # a server may fork after the application is made
+            )
             return response
 
-        return Route(path, endpoint, methods=["POST" if guarded else "GET"])
+        return Route(path, endpoint, methods=[method])
 
     # --- rollouts ---
 
@@ -176,6 +200,22 @@ class _Worker:
             return await self._produce(payload)
         submitted = self._submit(payload)
         return _outcome(submitted.trajectory_id, await asyncio.wrap_future(submitted.ended))
+
+    async def tell(self, request: Request) -> Response:
+        trajectory_id, job_arn = request.path_params["trajectory_id"], request.query_params.get("jobArn")
+        wait_seconds = _wait_seconds(request.query_params.get("wait", "0"))
+        found = self._pool.find(trajectory_id, job_arn)
+        if not found:
+            raise Refused(404, _UNKNOWN, f"this process knows no rollout {trajectory_id}")
+        if len(found) > 1:
+            text = f"{len(found)} jobs have a rollout {trajectory_id}; say which one is meant: ?jobArn=<ARN of the job>"
+            raise Refused(400, _BAD, text, field="jobArn")
+        known: Future[Ended] | Remembered | None = found[0]
+        if isinstance(known, Future):
+            await asyncio.wait([asyncio.wrap_future(known)], timeout=wait_seconds)
+            known = Remembered.of(known.result()) if known.done() else None
+        outcome, error = (None, None) if known is None else (known.outcome, known.ended.error)
+        return Response(to_json(tell(trajectory_id, outcome, error)), media_type="application/json")
 
     def _submit(self, payload: Any) -> Submitted:
         submitted = _translated(lambda: self._pool.submit(payload))
@@ -265,7 +305,12 @@ def _outcome(trajectory_id: str, ended: Ended) -> Response:
             # A 200 would say that it is done, and nobody would deliver again what has no reward.
             raise Refused(500, _FAULT, "the handler ended and no reward went out: decorate it with rft_handler")
         return Response(to_json(ended.result), media_type="application/json")
-    error = {"errorType": type(ended.error).__name__, "errorMessage": str(ended.error), "trajectoryId": trajectory_id}
+    error = {
+        "errorType": type(ended.error).__name__,
+        "errorMessage": str(ended.error),
+        "failure": failure_kind(ended.error).value,
+        "trajectoryId": trajectory_id,
+    }
     if isinstance(ended.error, ShuttingDownError):
         return _refusal(_unavailable(ended.error))
     if not is_settled(ended):
@@ -273,6 +318,16 @@ def _outcome(trajectory_id: str, ended: Ended) -> Response:
     decision = ended.context.decision if ended.context is not None else Decision()
     rewards = None if decision.is_refused else decision.rewards
     return JSONResponse({"rewards": rewards, **error})
+
+
+def _wait_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds >= 0:
+        raise Refused(400, _BAD, f"wait is {text!r}; give seconds from 0, such as ?wait=20", field="wait")
+    return min(seconds, _LONGEST_WAIT_SECONDS)
 
 
 async def _events(values: AsyncIterator[Any]) -> AsyncIterator[bytes]:

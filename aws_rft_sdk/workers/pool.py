@@ -29,7 +29,7 @@ from aws_rft_sdk.lifecycle import one_rollout
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
-from aws_rft_sdk.workers._memory import Memory
+from aws_rft_sdk.workers._memory import Key, Memory, Remembered
 from aws_rft_sdk.workers._payloads import read_rollout
 from aws_rft_sdk.workers.outcomes import Figures, is_settled, log_outcome, outcome_of
 
@@ -48,7 +48,6 @@ _STUCK_SECONDS = 5.0
 """Until a pool that is stuck is taken for lost. Some tools end a moment after the deadline of their rollout."""
 LOST = "functions or tools hang in as many threads as there are slots, or block the event loop; start this worker anew"
 
-_Key = tuple[str, str]
 _NEW, _OPEN, _DRAINING, _CLOSED = "new", "open", "draining", "closed"
 
 
@@ -118,7 +117,7 @@ class RolloutPool:
         self.deadline_seconds = deadline_seconds
         self._phase = _NEW
         self._changed = threading.Condition()  # guards all that follows
-        self._running: dict[_Key, _Entry] = {}
+        self._running: dict[Key, _Entry] = {}
         self._done = Memory(remember)
         self._hung: list[Callable[[], bool]] = []
         self._stuck_since: float | None = None
@@ -291,14 +290,29 @@ class RolloutPool:
         with self._changed:
             self._hung.append(lingers)
 
-    def _find(self, key: _Key) -> Future[Ended] | None:
+    def find(self, trajectory_id: str, job_arn: str | None = None) -> list[Future[Ended] | Remembered]:
+        """Return what is known of a trajectory: a future while it is running, else what became of it.
+
+        Args:
+            trajectory_id: Its id.
+            job_arn: Its job. None for all jobs that have a trajectory with this id.
+        """
+        with self._changed:
+            keys = [(job_arn, trajectory_id)] if job_arn is not None else []
+            if job_arn is None:
+                keys = [key for key in dict.fromkeys((*self._running, *self._done)) if key[1] == trajectory_id]
+            running = [self._running[key].ended for key in keys if key in self._running]
+            done = [self._done.find(key) for key in keys if key not in self._running]
+            return [*running, *(remembered for remembered in done if remembered is not None)]
+
+    def _find(self, key: Key) -> Future[Ended] | None:
         if key in self._running:
             return self._running[key].ended
-        ended = self._done.find(key)
-        if ended is None:
+        remembered = self._done.find(key)
+        if remembered is None or not is_settled(remembered.ended):
             return None
         again: Future[Ended] = Future()
-        again.set_result(ended)
+        again.set_result(remembered.ended)
         return again
 
     def _count_hung(self) -> int:
@@ -329,7 +343,7 @@ class RolloutPool:
                 retry_after_seconds=seconds,
             )
 
-    async def _run(self, key: _Key, entry: _Entry, payload: Mapping[str, Any]) -> None:
+    async def _run(self, key: Key, entry: _Entry, payload: Mapping[str, Any]) -> None:
         work = asyncio.ensure_future(
             run_handler(self.handler, payload, deadline_seconds=self.deadline_seconds, trajectory_id=key[1])
         )
@@ -341,9 +355,10 @@ class RolloutPool:
         log_outcome(key[1], ended)
         for error in chain_of(ended.error):
             traceback.clear_frames(error.__traceback__)  # they hold the agent and its whole conversation
+        remembered = Remembered.of(ended)
         with self._changed:
             del self._running[key]
-            self._note(key, ended)
+            self._note(key, remembered)
             self._changed.notify_all()
         entry.ended.set_result(ended)
 
@@ -360,16 +375,16 @@ class RolloutPool:
             return ended._replace(result=None, error=GivenUpError("it was given up before its function returned"))
         return ended
 
-    def _note(self, key: _Key, ended: Ended) -> None:
+    def _note(self, key: Key, remembered: Remembered) -> None:
+        ended = remembered.ended
         self._outcomes[outcome_of(ended)] += 1
         share = 0.1 if self._mean_seconds else 1.0
         self._mean_seconds += share * (ended.seconds - self._mean_seconds)
         if ended.lingers():
             logger.error("trajectory_id=<%s> | its function hangs past the deadline and keeps its slot", key[1])
             self.note_hung(ended.lingers)
-        if is_settled(ended):
-            # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
-            self._done.add(key, ended)
+        # Not the future, which keeps whatever its callbacks hold: a message's body, a caller's connection.
+        self._done.add(key, remembered)
 
     # --- a loop that is blocked --------------------------------------------------------------------------------------
 
@@ -394,7 +409,7 @@ class RolloutPool:
         why = f"the rollout was not over after {self.deadline_seconds:g} s, and a handler blocks the event loop"
         self._report(late, now + _REPORT_SECONDS, why)
 
-    def _report(self, late: dict[_Key, _Entry], end: float, *why: str) -> None:
+    def _report(self, late: dict[Key, _Entry], end: float, *why: str) -> None:
         """Report rollouts as errors from threads of its own: a handler may block the loop for good."""
         keys = {rollout: (rollout.context.job_arn, rollout.context.trajectory_id) for rollout in one_rollout.running()}
         rollouts = [rollout for rollout, key in keys.items() if key in late]
@@ -419,7 +434,7 @@ class RolloutPool:
             self._give_up(late, began + report_seconds)
         return Drained(finished=count - len(late), given_up=len(late))
 
-    def _give_up(self, late: dict[_Key, _Entry], end: float) -> None:
+    def _give_up(self, late: dict[Key, _Entry], end: float) -> None:
         self._report(late, end)
         self.loop.call(_cancel, list(late.values()))
         with self._changed:

@@ -1,6 +1,6 @@
 """Servers for the measurements, each in a process of its own. Also the script that such a process runs.
 
-    python benchmarks/speed/_servers.py canned | echo | runtime DB sync|async|UPSTREAM_URL
+    python benchmarks/speed/_servers.py canned | echo | runtime DB sync|async|UPSTREAM_URL [CAPTURE]
 
 The process prints its port and serves until its standard input is closed.
 """
@@ -24,10 +24,15 @@ TOOL_TURNS = 2
 """How often the canned policy calls a tool before it answers, when the agent has one."""
 
 
+def command_of(*arguments: str) -> list[str]:
+    """Return the command that serves what the arguments name."""
+    return [sys.executable, __file__, *arguments]
+
+
 @contextmanager
 def serving(*arguments: str) -> Iterator[str]:
     """Run one of the servers for the body of a `with`; gives its base URL."""
-    command = [sys.executable, __file__, *arguments]
+    command = command_of(*arguments)
     # A server that cannot start says why on standard error.
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -157,7 +162,7 @@ def _when_closed(stop: Any) -> None:
 # --- the local runtime -----------------------------------------------------------------------------------------------
 
 
-def _serve_runtime(db: str, policy: str) -> None:
+def _serve_runtime(db: str, policy: str, capture: Any = "full") -> None:
     from aws_rft_sdk import LocalRuntime
     from aws_rft_sdk.runtime import UpstreamPolicy
 
@@ -168,7 +173,7 @@ def _serve_runtime(db: str, policy: str) -> None:
         return ANSWER
 
     chosen: Any = {"sync": answer, "async": answer_later}.get(policy) or UpstreamPolicy(f"{policy}/v1")
-    with LocalRuntime(policy=chosen, db=db) as runtime:
+    with LocalRuntime(policy=chosen, db=db, capture=capture) as runtime:
         print(runtime.endpoint.rpartition(":")[2], flush=True)
         sys.stdin.read()
 

@@ -219,7 +219,11 @@ def test_rollout_when_one_raises_what_ends_loops_and_processes_then_the_others_g
     result = rollout(folder, handler, "--out", str(folder / "out"), "--fail-over", "34%")
 
     assert result.exit_code == 0, result.output
-    assert [r.status.value for r in records_of(folder)] == ["completed", "failed", "completed"]
+    assert [(r.status.value, r.floor if r.reward is None else r.reward) for r in records_of(folder)] == [
+        ("completed", 1.0),
+        ("failed", 0.0),
+        ("completed", 1.0),
+    ]
 
 
 def test_rollout_when_some_cannot_be_started_then_they_are_recorded_and_the_others_go_on(folder):

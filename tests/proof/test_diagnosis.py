@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from aws_rft_sdk.proof.diagnosis import CauseKind, Evidence, diagnose
-from aws_rft_sdk.proof.stage import Arrival, Claim, Run
-from aws_rft_sdk.proof.verdict import HostCall, ModelCall, Outcome, Reach, Verdict
+from aws_rft_sdk.proof.stage import Arrival, Claim, Probe
+from aws_rft_sdk.proof.verdict import HostCall, ModelCall, ProbeOutcome, Reach, Verdict
 
-RUN = Run("rft-proof-00000000000a", "job", "trajectory")
-FINE = Outcome(RUN)
+RUN = Probe("rft-proof-00000000000a", "job", "trajectory")
+FINE = ProbeOutcome(RUN)
 ONE = (Arrival(Claim()),)
 RESENT = (Arrival(Claim(), resend=1),)
 
@@ -20,8 +20,8 @@ def verdict(requests: int = 4, **found: tuple[Any, ...]) -> Verdict:
     return Verdict(requests=requests, rollout_requests=requests, turns=requests, **found)
 
 
-def failed(error_type: str, **fields: bool) -> Outcome:
-    return Outcome(RUN, error=f"{error_type}: oh", error_type=error_type, **{"is_reported": False, **fields})
+def failed(error_type: str, **fields: bool) -> ProbeOutcome:
+    return ProbeOutcome(RUN, error=f"{error_type}: oh", error_type=error_type, **{"is_reported": False, **fields})
 
 
 def call(*, knows_rollout: bool) -> ModelCall:
@@ -29,8 +29,8 @@ def call(*, knows_rollout: bool) -> ModelCall:
 
 
 LOST, BARE = call(knows_rollout=False), call(knows_rollout=True)
-SILENT = Outcome(RUN, is_reported=False)
-HUNG = Outcome(RUN, hung_at="agent.py:7 in wait", is_reported=False)
+SILENT = ProbeOutcome(RUN, is_reported=False)
+HUNG = ProbeOutcome(RUN, hung_at="agent.py:7 in wait", is_reported=False)
 UNTRACKED = verdict(untracked=ONE)
 ALL_UNTRACKED = verdict(1, untracked=ONE)
 REFUSED = Evidence(hosts=((HostCall("api.openai.com", True, "tool t", "agent.py:9"), 2),))
@@ -126,7 +126,7 @@ REFUSED = Evidence(hosts=((HostCall("api.openai.com", True, "tool t", "agent.py:
         ),
         pytest.param(
             ALL_UNTRACKED,
-            [Outcome(RUN, is_bound=False, is_reported=False)],
+            [ProbeOutcome(RUN, is_bound=False, is_reported=False)],
             Evidence(),
             [CauseKind.NOT_DECORATED],
             id="not decorated, and what follows",
@@ -168,7 +168,9 @@ def test_retries_of_the_client_are_told_from_others():
 
 
 def test_errors_are_counted_without_what_differs_between_rollouts():
-    errors = [Outcome(Run(f"rft-proof-{n:012x}", "j", f"t{n}"), f"E: t{n} rft-proof-{n:012x}", "E") for n in range(3)]
+    errors = [
+        ProbeOutcome(Probe(f"rft-proof-{n:012x}", "j", f"t{n}"), f"E: t{n} rft-proof-{n:012x}", "E") for n in range(3)
+    ]
 
     (cause,) = diagnose(verdict(), errors)
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from aws_rft_sdk.proof import CauseKind, Proof, prove_mixture
-from aws_rft_sdk.proof.scenarios import SCENARIOS
+from aws_rft_sdk.proof.mixture import SCENARIOS
 
 from .broken import OneSpan, RetriesBlindly, WritesHeaders, remake
 

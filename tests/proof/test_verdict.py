@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 
 from aws_rft_sdk import wire
-from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, Arrival, Claim, Fate, Run, Watch, read_claim
+from aws_rft_sdk.proof.stage import ANSWER_LOST, THROTTLED, Arrival, Claim, Fate, Probe, Watch, read_claim
 from aws_rft_sdk.proof.verdict import ModelCall, Verdict, judge
 
 JOB = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/j"
 MARK = {name: f"rft-proof-00000000000{name}" for name in "abc"}
-A, B = Run(MARK["a"], JOB, "A"), Run(MARK["b"], JOB, "B")
-OUTSIDE = Run(MARK["c"])
+A, B = Probe(MARK["a"], JOB, "A"), Probe(MARK["b"], JOB, "B")
+OUTSIDE = Probe(MARK["c"])
 NOTHING = Claim()
 
 
@@ -125,7 +125,7 @@ def test_duplicates(first, second, duplicates):
 # --- calls of models -------------------------------------------------------------------------------------------------
 
 
-def model_call(run: Run | None = A, span_id: str = "s", began: float = 1.0, **fields: bool) -> ModelCall:
+def model_call(run: Probe | None = A, span_id: str = "s", began: float = 1.0, **fields: bool) -> ModelCall:
     return ModelCall(
         run, "agent", "Model", "id", span_id, knows_rollout=True, where="", began=began, ended=2.0, **fields
     )

@@ -156,7 +156,7 @@ def test_replay_when_the_handler_raises_then_the_error_is_told(calculations, exa
 def test_replay_when_many_differ_in_one_place_then_one_of_them_is_shown(calculations, example):
     change(example, "agent.py", "step by step", "bit by bit")
 
-    output = run("replay", calculations, "--handler", example / "agent.py:handler").output
+    output = run("replay", calculations, example / "agent.py:handler").output
 
     assert "6 rollouts differ in the same place" in output
     assert output.count("the system prompt differs") == 1
@@ -187,6 +187,7 @@ def test_replay_when_some_are_chosen_then_only_they_run(calculations):
     [
         pytest.param(["--only", "nobody"], "has no rollout 'nobody'", id="unknown-id"),
         pytest.param(["--handler", "nowhere.py:handler"], "there is no file", id="no-file"),
+        pytest.param(["a.py:b", "--handler", "a.py:b"], "both name a handler", id="handler-twice"),
         pytest.param(["--concurrency", "0"], "concurrency", id="no-concurrency"),
     ],
 )

@@ -182,7 +182,7 @@ def test_invoke_command_when_it_is_a_handler_then_its_reply_is_checked(tmp_path)
     (tmp_path / "own_handler.py").write_text("def handler(event, context):\n    return [{'id': '0'}]\n")
     events = tmp_path / "events.json"
     events.write_text(json.dumps(EVENT))
-    result = aws_rft("invoke", f"{tmp_path / 'own_handler.py'}:handler", events, "--handler")
+    result = aws_rft("invoke", f"{tmp_path / 'own_handler.py'}:handler", events, "--lambda-handler")
     assert result.exit_code == 1
     assert "1 results for 2 rows" in result.stderr
 
@@ -260,7 +260,7 @@ def test_test_command_when_the_file_cannot_be_imported_then_bad_usage_and_no_bre
 def test_invoke_command_when_a_handler_replies_anything_then_it_says_what_is_wrong(tmp_path, reply):
     (tmp_path / "any_handler.py").write_text(f"def handler(event, context):\n    return {reply}\n")
     (tmp_path / "events.json").write_text(json.dumps(EVENT[:1]))
-    result = aws_rft("invoke", f"{tmp_path / 'any_handler.py'}:handler", tmp_path / "events.json", "--handler")
+    result = aws_rft("invoke", f"{tmp_path / 'any_handler.py'}:handler", tmp_path / "events.json", "--lambda-handler")
     assert (result.exit_code, bool(result.stderr)) == (1, True)
 
 

@@ -8,12 +8,15 @@ import itertools
 import pytest
 
 from aws_rft_sdk import LocalRuntime, rft_handler
-from aws_rft_sdk.errors import BreakerError, ConfigurationError, UnavailableError
+from aws_rft_sdk.errors import BreakerError, ConfigurationError, RolloutTimeoutError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.rollout import RolloutStatus, run_rollouts
 from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.driver import Progress
 from aws_rft_sdk.rollout.engines import Engine, RolloutOutcome
+from aws_rft_sdk.rollout.engines.base import outcome_of
+from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.types import TrajectoryStatus
 
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/x"
@@ -438,3 +441,23 @@ def test_traceback_when_a_handler_raises_then_it_shows_where_and_no_values():
     assert secret not in first.traceback
     assert second.traceback is None
     assert (first.failure, first.reward, second.failure) == ("agent", 0.0, "agent")
+
+
+def test_traceback_when_a_handler_raises_in_a_child_then_it_crosses(tmp_path):
+    (tmp_path / "agent.py").write_text(
+        "from aws_rft_sdk import rft_handler\n\n\n@rft_handler(require_turns=False)\n"
+        "def handler(payload):\n    raise LookupError('in the child')\n"
+    )
+    engine = ProcessEngine(f"{tmp_path / 'agent.py'}:handler", workers=1)
+
+    with LocalRuntime() as runtime:
+        (record,) = asyncio.run(_all(run_rollouts(engine, ["a"], runtime.new_rollout)))
+
+    assert "raise LookupError('in the child')" in record.traceback
+    assert (record.failure, record.reason) == ("agent", ("agent", "LookupError"))
+
+
+def test_outcome_when_the_deadline_passed_before_the_rollout_began_then_infrastructure_and_unreported():
+    outcome = outcome_of(Ended(None, RolloutTimeoutError("late"), None, 1.0))
+
+    assert (outcome.status, outcome.failure, outcome.rewards) == ("unreported", "infrastructure", None)

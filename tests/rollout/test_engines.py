@@ -1,16 +1,13 @@
 """Every engine, the same rollouts, the same records."""
 
 import asyncio
-import dataclasses
 import json
 import math
 import os
-import re
 import select
 import subprocess
 import sys
 import sysconfig
-import threading
 import time
 from contextlib import ExitStack, aclosing, contextmanager
 from pathlib import Path
@@ -18,7 +15,7 @@ from pathlib import Path
 import pytest
 from rollout.worlds import PROMPTS, policy, worker
 
-from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout import RolloutStatus, load_callable, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
@@ -86,30 +83,12 @@ def test_engine_when_handler_fails_then_the_others_go_on(world, engine):
     assert records[1].error.endswith("LookupError: b is not for us")
 
 
-def test_engine_http_when_handler_fails_then_only_its_floor_reward_is_known(world):
-    records = run_on("http", world, "fails_on_b")
-
-    assert [(r.status.value, r.reward) for r in records] == [("completed", r) for r in (1.0, 0.0, 1.0)]
-
-
 @pytest.mark.parametrize("engine", ["local", "process"])
 def test_engine_when_a_rollout_passes_its_deadline_then_it_is_a_failure_and_the_others_go_on(world, engine):
     records = run_on(engine, world, "hangs_on_b", deadline_seconds=2.0)
 
     assert [(r.status.value, r.reward) for r in records] == [("completed", 1.0), ("failed", 0.0), ("completed", 1.0)]
     assert records[1].error == "RolloutTimeoutError: the rollout was not over after 2 s, its deadline"
-
-
-def test_engine_http_when_no_reward_comes_then_the_rollout_is_unreported_at_its_deadline(world):
-    async def main():
-        with LocalRuntime(policy) as runtime, worker(lambda payload: None) as (url, _):
-            access = access_in(runtime, InferenceParams())
-            engine = HttpEngine(url, access.observe, deadline_seconds=0.5)
-            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=access.observe)]
-
-    (record,) = asyncio.run(main())
-    assert (record.status, record.reward) == (RolloutStatus.UNREPORTED, None)
-    assert record.error == "RolloutTimeoutError: the rollout was not over after 0.5 s, its deadline"
 
 
 @pytest.mark.parametrize("engine", ["local", "process", "http-invocations"])
@@ -276,161 +255,11 @@ def test_process_when_cancelled_while_it_starts_then_children_end(world):
             os.kill(child, 0)
 
 
-# --- http ------------------------------------------------------------------------------------------------------------
-
-
-def test_http_when_worker_is_busy_then_it_is_called_again_after_what_it_asks_for(world):
-    async def main():
-        handler = load_callable(f"{world}/engine_handlers.py:plain")
-        with LocalRuntime(policy) as runtime, worker(handler, busy=4, retry_after="0.1") as (url, calls):
-            access = access_in(runtime, InferenceParams())
-            engine = HttpEngine(url, access.observe)
-            records = [r async for r in run_rollouts(engine, PROMPTS, access.start, observe=access.observe)]
-            return records, calls, len(runtime.trajectories())
-
-    records, calls, trajectories = asyncio.run(main())
-    assert {r.status for r in records} == {RolloutStatus.COMPLETED}
-    assert (len(calls), trajectories) == (7, 3)
-    assert {path for path, _ in calls} == {"/rollout"}
-
-
-def test_http_when_nobody_answers_then_rollouts_are_unreported(world):
-    async def main():
-        with LocalRuntime(policy) as runtime:
-            access = access_in(runtime, InferenceParams())
-            engine = HttpEngine("http://127.0.0.1:9", access.observe)
-            return [r async for r in run_rollouts(engine, PROMPTS, access.start, observe=access.observe)]
-
-    records = asyncio.run(main())
-    assert [r.status for r in records] == [RolloutStatus.UNREPORTED] * 3
-    assert records[0].error.startswith("AgentUnreachableError: http://127.0.0.1:9/rollout does not answer")
-
-
-@pytest.mark.parametrize("path", ["/rollout", "/invocations"])
-def test_http_when_the_answer_is_lost_then_the_reward_is_waited_for_in_the_runtime(world, path):
-    """The worker may have begun, and nothing is run twice: the reward may be there already, or arrive later."""
-    looked = threading.Event()
-    plain = load_callable(f"{world}/engine_handlers.py:plain")
-
-    def handler(payload):
-        if path == "/rollout":
-            looked.wait(30)
-        return plain(payload)
-
-    async def main():
-        with LocalRuntime(policy) as runtime, worker(handler, hangs_up=True) as (url, _):
-            access = access_in(runtime, InferenceParams())
-
-            async def observe(trajectory_id):
-                seen = await access.observe(trajectory_id)
-                looked.set()
-                return seen
-
-            engine = HttpEngine(f"{url}{path}", observe)
-            return [r async for r in run_rollouts(engine, ["a"], access.start, observe=observe, retries=1)]
-
-    (record,) = asyncio.run(main())
-    assert (record.status, record.reward, record.attempts) == (RolloutStatus.COMPLETED, 0.1, 1)
-
-
-@pytest.mark.parametrize(("quiet_seconds", "status"), [(60.0, "completed"), (0.0, "unreported")])
-def test_http_when_the_answer_is_lost_in_the_middle_then_it_is_waited_for_unless_nothing_happens(
-    world, quiet_seconds, status
-):
-    """A proxy ends long calls. Without a turn nobody knows that a rollout runs, and it is waited for less long."""
-    infer = load_callable(f"{world}/engine_handlers.py:infer")
-    turned, looked, looks = threading.Event(), threading.Event(), []
-
-    @rft_handler
-    def handler(payload):
-        infer(payload)
-        turned.set()
-        looked.wait(30)
-        return 0.7
-
-    async def main():
-        with LocalRuntime(policy) as runtime, worker(handler, hangs_up=True) as (url, _):
-            access = access_in(runtime, InferenceParams())
-
-            async def observe(trajectory_id):
-                await asyncio.to_thread(turned.wait, 30)
-                looks.append(await access.observe(trajectory_id))
-                if len(looks) == 3:
-                    looked.set()
-                return looks[-1]
-
-            engine = HttpEngine(url, observe)
-            engine.after_error_seconds, engine.quiet_seconds = 0.0, quiet_seconds
-            try:
-                return [r async for r in run_rollouts(engine, ["a"], access.start)]
-            finally:
-                looked.set()
-
-    (record,) = asyncio.run(main())
-    assert (record.status.value, record.turns) == (status, 1)
-
-
-def test_http_when_a_header_cannot_be_sent_then_the_error_does_not_quote_it(world):
-    async def main():
-        with (
-            LocalRuntime(policy) as runtime,
-            worker(load_callable(f"{world}/engine_handlers.py:plain")) as (url, calls),
-        ):
-            access = access_in(runtime, InferenceParams())
-            engine = HttpEngine(url, access.observe, headers={"Authorization": "Bearer secret\n"})
-            return [r async for r in run_rollouts(engine, ["a"], access.start)], calls
-
-    (record,), calls = asyncio.run(main())
-    assert (record.status, calls) == (RolloutStatus.UNREPORTED, [])
-    assert record.error.endswith("does not answer (LocalProtocolError)")
-
-
 @pytest.mark.parametrize("engine", ["local", "process", "http", "http-invocations"])
 def test_engine_when_a_prompt_holds_half_a_pair_of_surrogates_then_it_arrives_as_it_is(world, engine):
     records = run_on(engine, world, "plain", prompts=["half \ud83d", "\u2028\x00 \U0001f600"])
 
     assert [(r.reward, r.status) for r in records] == [(0.6, RolloutStatus.COMPLETED), (0.4, RolloutStatus.COMPLETED)]
-
-
-@pytest.mark.parametrize(
-    ("url", "says"),
-    [("ftp://host", "not the URL of a worker"), ("http://127.0.0.1:1", "the runtime does not tell how it ended")],
-)
-def test_http_when_it_cannot_work_then_it_is_refused_at_once(url, says):
-    with pytest.raises(ConfigurationError, match=says):
-        HttpEngine(url, None)
-
-
-def test_http_when_the_worker_is_ours_then_records_are_those_of_the_local_engine(world):
-    """The worker of this package, as it is deployed: a process of its own."""
-    reference = f"{world}/engine_handlers.py:fails_on_b"
-    serving = subprocess.Popen(
-        [AWS_RFT, "worker", "http", reference, "--port", "0", "--host", "127.0.0.1"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        announced = next(re.search(r"http://127\.0\.0\.1:\d+", line) for line in serving.stdout if "http://" in line)
-        with LocalRuntime(policy) as runtime:
-            access = access_in(runtime, InferenceParams())
-
-            async def main(engine):
-                attempts = run_rollouts(engine, PROMPTS, access.start, observe=access.observe, group_size=2)
-                return [dataclasses.replace(r, id="", seconds=0.0) async for r in attempts]
-
-            def by_key(records):
-                return sorted(records, key=lambda record: record.key)
-
-            here = by_key(asyncio.run(main(LocalEngine(load_callable(reference)))))
-            invoked = by_key(asyncio.run(main(HttpEngine(f"{announced[0]}/invocations", access.observe))))
-            accepted = by_key(asyncio.run(main(HttpEngine(announced[0], access.observe))))
-    finally:
-        serving.terminate()
-        serving.communicate(timeout=60)
-
-    assert invoked == here
-    assert [r.reward for r in accepted] == [r.reward for r in here]
 
 
 def test_engines_when_imported_then_optional_packages_are_not():

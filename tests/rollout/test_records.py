@@ -6,9 +6,10 @@ from array import array
 import pytest
 
 from aws_rft_sdk.errors import DatasetError
+from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus, read_records
 from aws_rft_sdk.rollout._appending import AppendedFile
-from aws_rft_sdk.runs.records import RECORDS_FILE, latest_records
+from aws_rft_sdk.runs.records import RECORDS_FILE, describe_traceback, error_type, latest_records
 from aws_rft_sdk.runs.table import RolloutTable
 
 RECORD = RolloutRecord(
@@ -137,6 +138,97 @@ def test_table_when_it_is_read_then_its_rows_are_those_of_the_records(tmp_path):
     assert table.common_errors(3) == [("RewardError: ü\n", 1)]
     assert vars(RolloutTable.of([*RECORDS, again])).keys() == vars(table).keys()
     assert [*RolloutTable.of([*RECORDS, again]).reward[2:]] == [0.5]
+
+
+def test_table_when_read_then_the_first_traceback_of_each_kind_of_error_can_be_listed(tmp_path):
+    """Also those of attempts that a later record replaced, whose rows are dropped."""
+
+    def failed(sample, kind, error, traceback=None):
+        fields = {"reward": 0.0, "status": RolloutStatus.FAILED, "failure": kind, "error": error}
+        return dataclasses.replace(RECORD, id=f"f{sample}", sample_index=sample, traceback=traceback, **fields)
+
+    agent, tool = FailureKind.AGENT, FailureKind.TOOL
+    failures = [
+        failed(1, agent, "KeyError: no f1", "Traceback one"),
+        failed(2, agent, "KeyError: other", "Traceback two"),
+        failed(3, tool, "KeyError: third", "Traceback three"),
+        failed(4, None, "an old one", "Traceback four"),
+    ]
+    write(tmp_path, [*failures, RECORD])
+
+    table = RolloutTable.read(tmp_path)
+
+    assert [tuple(first) for first in table.first_tracebacks()] == [
+        ("agent", "KeyError: no <id>", "Traceback one"),
+        ("tool", "KeyError: third", "Traceback three"),
+        (None, "an old one", "Traceback four"),
+    ]
+    assert table.first_tracebacks() == RolloutTable.of([*failures, RECORD]).first_tracebacks()
+    assert table.failure_counts() == {"agent": 1, "tool": 1, "unknown": 1}
+    assert RolloutTable.of(RECORDS[::2]).first_tracebacks() == []
+
+
+@pytest.mark.parametrize("failure", [3, ["agent"], {"kind": "agent"}])
+def test_record_when_its_failure_is_no_text_then_the_line_is_named_and_left_out(tmp_path, failure):
+    write(tmp_path, [RECORD])
+    broken = {**json.loads(RECORDS[1].to_json()), "failure": failure}
+    with (tmp_path / RECORDS_FILE).open("a") as file:
+        file.write(json.dumps(broken) + "\n")
+
+    table = RolloutTable.read(tmp_path)
+
+    assert (len(table), [line for line, _ in table.damage.lines]) == (1, [2])
+
+
+def test_traceback_when_it_is_long_then_both_ends_are_kept():
+    def fall(depth):
+        if depth:
+            return fall_on(depth - 1)
+        raise LookupError("at the bottom \ud800 " + "x" * 5_000)
+
+    def fall_on(depth):
+        return fall(depth)
+
+    try:
+        fall(400)
+    except LookupError as error:
+        caught = error
+
+    text = describe_traceback(caught)
+    assert len(text) == 20_000
+    assert text.startswith("Traceback (most recent call last)")
+    assert "characters left out" in text
+    assert "at the bottom \\ud800" in text
+    assert text.encode()
+
+
+def test_traceback_when_there_is_none_then_none():
+    class Silent(Exception):
+        def __str__(self):
+            raise RuntimeError("no text")
+
+    try:
+        raise Silent
+    except Silent as error:
+        caught = error
+
+    assert describe_traceback(LookupError("never raised")) is None
+    assert "Silent" in describe_traceback(caught)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("KeyError: 'x'", "KeyError"),
+        ("CancelledError: ", "CancelledError"),
+        ("the worker: gone", None),
+        ("late", None),
+        ("", None),
+        (None, None),
+    ],
+)
+def test_error_type_when_a_text_was_made_of_an_error_then_its_class(text, name):
+    assert error_type(text) == name
 
 
 def test_table_when_it_is_limited_then_rows_beyond_are_gone():

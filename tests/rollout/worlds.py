@@ -41,6 +41,23 @@ def fails_on_b(payload):
     return 1.0
 
 @rft_handler
+def scores_badly(payload):
+    infer(payload)
+    return {"reward": float("nan") if payload["prompt"] == "b" else 1.0, "metrics": {"odd": {1}}}
+
+def a_tool(payload):
+    raise ConnectionError("no route to the tool")
+
+@rft_handler
+def raises_within_a_tool(payload):
+    infer(payload)
+    try:
+        a_tool(payload)
+    except ConnectionError as error:
+        error.kind = "tool"
+        raise
+
+@rft_handler
 def fails_once(payload):
     infer(payload)
     mark = pathlib.Path(__file__).with_name("failed-" + payload["prompt"])
@@ -137,7 +154,7 @@ def policy(request):
 
 
 @contextmanager
-def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
+def worker(handler, *, busy=0, retry_after="0", hangs_up=False, port=0):
     """Serve a handler as an agent is deployed. Yields its URL and the list of requests as (path, payload).
 
     Args:
@@ -145,6 +162,7 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
         busy: Calls that are answered 429 first.
         retry_after: What those answers say.
         hangs_up: Whether it closes the connection instead of an answer: `/invocations` when the handler has returned.
+        port: Where it listens; 0 for any that is free.
     """
     calls, threads = [], []
     refusals = iter(range(busy))
@@ -183,7 +201,7 @@ def worker(handler, *, busy=0, retry_after="0", hangs_up=False):
         def log_message(self, *args):
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Worker)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Worker)
     serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     serving.start()
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 
 import openai
 import pytest
@@ -68,6 +69,14 @@ def _langchain_async(endpoint):
     asyncio.run(chat.ainvoke("hello"))
 
 
+def _litellm(endpoint):
+    os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # or it asks the network while it is imported
+    litellm = pytest.importorskip("strands.models.litellm")
+    arguments = {"api_base": f"{endpoint}/v1", "api_key": "other"}
+    model = litellm.LiteLLMModel(client_args=arguments, model_id="openai/m")
+    Agent(model=wrap_model(model), callback_handler=None)("hello")
+
+
 def _client_args(endpoint):
     with instrument(openai.OpenAI(**runtime_client_args())) as client:
         client.chat.completions.create(model="m", messages=QUESTION)
@@ -75,7 +84,7 @@ def _client_args(endpoint):
 
 CLIENTS = [
     *(_runtime_model, _wrapped, _wrapped_client, _instrumented),
-    *(_instrumented_async, _langchain, _langchain_async, _client_args),
+    *(_instrumented_async, _langchain, _langchain_async, _litellm, _client_args),
 ]
 each_client = pytest.mark.parametrize("infer", CLIENTS, ids=lambda value: value.__name__.strip("_"))
 
@@ -131,7 +140,7 @@ def test_key_when_a_server_redirects_then_it_does_not_follow(infer, monkeypatch,
     with Service() as elsewhere:
         redirect = Answer(307, b"{}", {"Location": f"{elsewhere.endpoint}/v1/chat/completions"})
         service.script(redirect)
-        with RFTContext.bind(service.payload()), pytest.raises(openai.APIStatusError):
+        with RFTContext.bind(service.payload()), pytest.raises(openai.APIError):
             infer(service.endpoint)
         assert service.requests[0].headers["authorization"] == f"Bearer {KEY}"
         assert elsewhere.requests == []
@@ -213,6 +222,16 @@ def test_rule_when_code_or_the_environment_names_the_endpoint_then_it_receives_t
     assert runtime_key_for(resolve_endpoint(metadata, endpoint=REAL)) is None
     monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", NODE)
     assert runtime_key_for(resolve_endpoint(metadata)) == KEY
+
+
+def test_rule_when_a_runtime_is_configured_after_the_outbox_kept_a_loopback_endpoint_then_no_key_goes_there(
+    monkeypatch,
+):
+    monkeypatch.setenv("RFT_RUNTIME_KEY", KEY)
+    kept = resolve_endpoint(RolloutMetadata(ARN, "t", endpoint="http://127.0.0.1:8080"))
+    assert runtime_key_for(kept) == KEY
+    monkeypatch.setenv("RFT_RUNTIME_ENDPOINT", NODE)
+    assert runtime_key_for(kept) is None
 
 
 @pytest.mark.parametrize("url", ["http://10.0.0.6:8080", "http://10.0.0.5:8081", "http://x@10.0.0.5:8080", f"{NODE}?x"])

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import pytest
 import requests
 from certificates import make_certificate
 from click.testing import CliRunner
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from strands import Agent
 from strands.models.openai import OpenAIModel
 
@@ -45,11 +48,12 @@ PARAMS = InferenceParams()
         ({"region": 3}, "region must be"),
         ({"db": 3}, "db must be"),
         ({"db": None}, "db must be"),
+        ({"db": ""}, "db is empty"),
         ({"port": True}, "port must be"),
         ({"port": "80"}, "port must be"),
         ({"host": 5}, "host must be"),
         ({"host": ""}, "host is ''"),
-        ({"host": "127.0.0.1:80"}, "host"),
+        ({"host": "127.0.0.1:80"}, "host is"),
         ({"host": "http://x"}, "host is"),
         ({"capture": "some"}, "capture must be one of full, last, none"),
         ({"capture": True}, "capture must be one of"),
@@ -288,6 +292,36 @@ def test_tls_when_the_bundle_is_missing_then_it_is_named(secure, monkeypatch):
     ):
         with RFTContext.bind(payload), pytest.raises(ConfigurationError, match="SSL_CERT_FILE names the CA bundle"):
             use()
+
+
+def test_tls_when_the_bundle_is_a_folder_then_agents_read_it(secure, monkeypatch, tmp_path):
+    folder = tmp_path / "authorities"
+    folder.mkdir()
+    certificate = x509.load_pem_x509_certificate(secure.certfile.read_bytes())
+    # OpenSSL finds a certificate in a folder by the hash of its subject.
+    command = ["openssl", "x509", "-subject_hash", "-noout", "-in", str(secure.certfile)]
+    if shutil.which("openssl") is None:
+        pytest.skip("the openssl command hashes the name of the certificate")
+    name = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    (folder / f"{name}.0").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    monkeypatch.setenv("RFT_CA_BUNDLE", str(folder))
+    monkeypatch.setenv("RFT_RUNTIME_KEY", KEY)
+    payload = access_at(secure.endpoint, PARAMS).start("p")
+    with RFTContext.bind(payload):
+        Agent(model=runtime_model(), callback_handler=None)("hello")
+    RolloutFeedbackClient(payload).report_complete(0.5)
+    assert secure.trajectories()[0].rewards == (0.5,)
+
+
+def test_tls_when_the_bundle_is_no_certificate_then_said(secure, monkeypatch):
+    monkeypatch.setenv("RFT_CA_BUNDLE", __file__)
+    payload = secure.new_rollout("p")
+    with RFTContext.bind(payload), pytest.raises(ConfigurationError, match=r"CA bundle .* cannot be used"):
+        Agent(model=runtime_model(), callback_handler=None)("hello")
+    with pytest.raises((ConfigurationError, TransportError)):
+        RolloutFeedbackClient(payload, max_seconds=1).report_complete(1.0)
+    with pytest.raises((ConfigurationError, UnavailableError), match="CA"):
+        access_at(secure.endpoint, PARAMS)
 
 
 def test_tls_when_restarted_then_served_again(secure):

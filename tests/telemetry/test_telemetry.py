@@ -158,6 +158,8 @@ def test_rollout_span_says_what_became_of_it(told):
     )
     assert (fails["attributes"]["rft.outcome"], fails["attributes"]["rft.reward"]) == ("failed", 0.0)
     assert (fails["attributes"]["error.type"], fails["status"]) == ("LookupError", "ERROR")
+    assert (fails["attributes"]["rft.failure.kind"], fails["attributes"]["rft.reward.floor"]) == ("agent", True)
+    assert not {"rft.failure.kind", "rft.reward.floor"} & works["attributes"].keys()
     assert untracked["attributes"]["rft.outcome"] == "unreported"
     assert untracked["attributes"]["error.type"] == "NoTrackedTurnsError"
 

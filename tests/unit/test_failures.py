@@ -37,6 +37,7 @@ from aws_rft_sdk.lifecycle import one_rollout
 from aws_rft_sdk.lifecycle.shutdown import give_up
 from aws_rft_sdk.rewards import WeightedSum, evaluate
 from aws_rft_sdk.rewards.rollout import Rollout
+from aws_rft_sdk.workers import RolloutPool
 
 AGENT, TOOL, MODEL = FailureKind.AGENT, FailureKind.TOOL, FailureKind.MODEL
 REWARD, TIMEOUT, INFRASTRUCTURE = FailureKind.REWARD, FailureKind.TIMEOUT, FailureKind.INFRASTRUCTURE
@@ -556,6 +557,31 @@ def test_shutdown_when_it_gives_a_rollout_up_then_infrastructure(service: Servic
     assert isinstance(failed, errors.RolloutTimeoutError)
     assert failed.kind is INFRASTRUCTURE
     assert service.feedback == [("/CompleteTrajectory", None), ("/UpdateReward", [0.0])]
+
+
+def test_pool_when_it_accepted_a_rollout_that_never_began_then_no_floor_is_sent(service: Service) -> None:
+    """One handler blocks the event loop of the pool, and another rollout waits behind it."""
+    blocking, release, ran = threading.Event(), threading.Event(), []
+
+    @rft_handler(require_turns=False)
+    async def handler(payload: Any) -> Any:
+        ran.append(payload["metadata"]["rolloutId"])
+        blocking.set()
+        release.wait(30)
+        return {"reward": 1.0}
+
+    pool = RolloutPool(handler, max_rollouts=4).start()
+    pool.submit(service.payload("blocks"))
+    assert blocking.wait(30)
+    starved = pool.submit(service.payload("starved"))
+    pool.drain(1.0)
+    release.set()
+    ended = starved.ended.result(30)
+    pool.close()
+    assert ended.error is not None
+    assert (ended.context, failure_kind(ended.error)) == (None, INFRASTRUCTURE)
+    assert ran == ["blocks"]
+    assert {request.json["TrajectoryId"] for request in service.requests} == {"blocks"}
 
 
 def test_error_when_it_has_a_kind_then_it_still_pickles() -> None:

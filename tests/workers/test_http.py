@@ -127,6 +127,123 @@ def test_rollout_when_the_payload_is_no_rollout_then_400_names_metadata(payload)
     assert (answer.status_code, answer.json()["field"]) == (400, "metadata")
 
 
+# --- GET /rollout/<id>
+
+
+def about(worker, payload, **query):
+    return worker.session.get(f"{worker.url}/rollout/{payload['metadata']['rolloutId']}", params=query, timeout=WAIT)
+
+
+def test_rollout_when_asked_about_then_it_is_running_until_it_is_over(runtime, gate):
+    with worker_of(decorated(gate)) as worker, ThreadPoolExecutor(1) as threads:
+        worker.post("/rollout", payload := runtime.new_rollout("p"))
+        gate.wait_for(1)
+        running = about(worker, payload)
+        waiting = threads.submit(about, worker, payload, wait=30)
+        gate.open.set()
+        over = waiting.result(WAIT)
+        again = about(worker, payload, jobArn=payload["metadata"]["jobArn"])
+
+    assert (running.status_code, running.json()["status"]) == (200, "running")
+    seconds = over.json().pop("seconds")
+    assert seconds > 0
+    assert (
+        over.json()
+        == again.json()
+        == {
+            "status": "completed",
+            "trajectoryId": payload["metadata"]["rolloutId"],
+            "rewards": [1.0],
+            "errorType": None,
+            "errorMessage": None,
+            "traceback": None,
+            "failure": None,
+            "metrics": {},
+            "turns": 0,
+            "seconds": seconds,
+            "unsureTurns": 0,
+            "refusedCalls": 0,
+            "foreignCalls": 0,
+        }
+    )
+
+
+def test_rollout_when_it_failed_then_those_who_ask_learn_why(runtime):
+    def handler(payload):
+        if payload["prompt"] == "unreported":
+            return {"reward": "much", "metrics": {"a": 1}}
+        raise LookupError("the tool: no answer")
+
+    with worker_of(decorated(handler, floor_reward=-1.0)) as worker:
+        payloads = [runtime.new_rollout(prompt) for prompt in ("failed", "unreported")]
+        for payload in payloads:
+            worker.post("/invocations", payload)
+        failed, unreported = (about(worker, payload).json() for payload in payloads)
+        worker.post("/invocations", payloads[1])
+        assert worker.pool.figures().started == 3  # what was not reported runs again
+
+    told = ("status", "rewards", "failure", "errorType", "errorMessage")
+    assert [failed[name] for name in told] == ["failed", [-1.0], "agent", "LookupError", "the tool: no answer"]
+    assert [unreported[name] for name in told[:4]] == ["unreported", None, "reward", "RewardError"]
+
+
+def test_rollout_when_hundreds_have_ended_since_then_it_is_still_told(runtime):
+    def handler(payload):
+        return {"reward": 1.0, "metrics": {"text": "x" * (10_000 if payload["prompt"] == "large" else 10)}}
+
+    with worker_of(decorated(handler)) as worker:
+        payloads = [runtime.new_rollout(prompt) for prompt in ("small", "large", *["p"] * 100)]
+        for payload in payloads:
+            worker.pool.submit(payload).ended.result(WAIT)
+        small, large = (about(worker, payload).json() for payload in payloads[:2])
+
+    assert (small["rewards"], small["metrics"]) == ([1.0], {"text": "x" * 10})
+    assert (large["rewards"], large["metrics"]) == ([1.0], {})
+
+
+def test_rollout_when_two_jobs_have_the_id_then_the_job_must_be_named(runtime):
+    jobs = [f"arn:aws:sagemaker:us-west-2:123456789012:job/AgentRFT/{name}" for name in ("one", "two")]
+    with worker_of(decorated(lambda payload: float(payload["prompt"]))) as worker:
+        payload = runtime.new_rollout("0.5", job_arn=jobs[0])
+        other = {**payload, "prompt": "0.25", "metadata": {**payload["metadata"], "jobArn": jobs[1]}}
+        for each in (payload, other):
+            worker.post("/invocations", each)
+        unclear = about(worker, payload)
+        named = [about(worker, payload, jobArn=job).json()["rewards"] for job in jobs]
+
+    assert (unclear.status_code, unclear.json()["field"]) == (400, "jobArn")
+    assert named[0] == [0.5]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "error_type"),
+    [
+        ("/rollout/nobody-knows-it", 404, "NotFound"),
+        ("/rollout/", 404, "NotFound"),
+        ("/rollout/a/b%2Fc", 404, "NotFound"),
+        ("/rollout/t?wait=long", 400, "ValidationError"),
+        ("/rollout/t?wait=-1", 400, "ValidationError"),
+        ("/rollout/t?wait=nan", 400, "ValidationError"),
+    ],
+)
+def test_rollout_when_it_is_unknown_or_the_question_is_wrong_then_that_is_said(path, status, error_type):
+    with worker_of(decorated(echo)) as worker:
+        answer = worker.get(path)
+
+    assert (answer.status_code, answer.json()["errorType"]) == (status, error_type)
+
+
+def test_rollout_when_a_key_is_set_then_those_who_ask_need_it_too(runtime):
+    with worker_of(decorated(echo), api_key="s3cret") as worker:
+        key = {"Authorization": "Bearer s3cret"}
+        worker.post("/invocations", payload := runtime.new_rollout("p"), headers=key)
+        refused = about(worker, payload)
+        worker.session.headers.update(key)
+        assert about(worker, payload).json()["status"] == "completed"
+
+    assert refused.status_code == 401
+
+
 # --- /invocations, synchronous
 
 
@@ -162,8 +279,17 @@ def test_invocation_when_the_caller_leaves_then_the_rollout_goes_on(runtime, gat
     assert len(gate.runs) == 1
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit("no"), KeyboardInterrupt("no")])
-def test_invocation_when_the_handler_raises_and_it_was_reported_then_that_is_no_error_of_the_call(runtime, error):
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        pytest.param(ValueError("no"), "agent", id="error"),
+        pytest.param(SystemExit("no"), "agent", id="exit"),
+        pytest.param(KeyboardInterrupt("no"), "infrastructure", id="interrupt"),
+    ],
+)
+def test_invocation_when_the_handler_raises_and_it_was_reported_then_that_is_no_error_of_the_call(
+    runtime, error, failure
+):
     def handler(payload):
         raise error
 
@@ -177,6 +303,7 @@ def test_invocation_when_the_handler_raises_and_it_was_reported_then_that_is_no_
         "rewards": [-1.0],
         "errorType": type(error).__name__,
         "errorMessage": "no",
+        "failure": failure,
         "trajectoryId": payload["metadata"]["rolloutId"],
     }
 

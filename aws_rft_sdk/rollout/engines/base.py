@@ -11,6 +11,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
+from aws_rft_sdk.errors import RolloutTimeoutError
 from aws_rft_sdk.failures import FailureKind, failure_kind
 from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.runs.records import RolloutStatus, describe_error, describe_traceback
@@ -123,13 +124,15 @@ def outcome_of(ended: Ended) -> RolloutOutcome:
         metrics=metrics_of(ended.result),
         error=_explanation(context, status, error),
         traceback=None if error is None else describe_traceback(error),
-        failure=_failure(status, error),
+        failure=_failure(context, status, error),
     )
 
 
-def _failure(status: RolloutStatus, error: BaseException | None) -> FailureKind | None:
+def _failure(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> FailureKind | None:
     if status is RolloutStatus.COMPLETED:
         return None
+    if context is None and isinstance(error, RolloutTimeoutError):
+        return FailureKind.INFRASTRUCTURE  # its deadline passed before it began: it was starved
     return FailureKind.AGENT if error is None else failure_kind(error)
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 
@@ -16,9 +17,12 @@ from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.rollout.access import Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS
-from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, read_answer
+from aws_rft_sdk.rollout.engines._gate import UNREACHABLE_SECONDS, Gate
+from aws_rft_sdk.rollout.engines._telling import WORKER_HEADER, Told, read_told
+from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, RolloutOutcome
+from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, Standing, read_answer
 from aws_rft_sdk.runs.records import describe_error
+from aws_rft_sdk.types import RolloutRequest
 
 ROLLOUT_PATH = "/rollout"
 """Of the documented custom agent: answers at once and runs in the background."""
@@ -27,30 +31,46 @@ INVOCATIONS_PATH = "/invocations"
 SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 
 _CONNECT_SECONDS = 10.0
+_ACCEPT_SECONDS = 60.0
+"""For the whole answer of `/rollout`, which a worker gives at once."""
+_PULSE_SECONDS = 10.0
+"""Between two looks at whether a worker that tells nothing about rollouts can still be reached."""
 _BUSY = (429, 503)
 _PAUSE_SECONDS = 1.0
 """After a refusal that does not say for how long."""
 _LONGEST_PAUSE_SECONDS = 60.0
 """Whatever a worker asks for: all rollouts wait for it."""
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.LocalProtocolError)
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
+_BROKEN = (httpx.HTTPError, asyncio.TimeoutError)
 _SHOWN = 300
 
 
 class HttpEngine(RemoteEngine):
-    """Sends payloads to a worker and waits until the runtime has the reward.
+    """Sends payloads to a worker and waits until the worker or the runtime tells how the rollout ended.
 
-    A worker that answers 429 or 503 is called again, by all rollouts, only after the time that it asks for. Calls that
-    fail in another way are not repeated: the worker may have begun.
+    Before the deadline of a rollout, a call that certainly was not sent is made again, and so is a call that was
+    answered with 429 or 503. All rollouts wait together: for as long as a busy worker asks for, and at most 2 s after a
+    call that was not answered. Any other failed call is not made again, since the worker may have begun.
+
+    A worker of this package is asked at `GET /rollout/<id>` what became of a rollout. If its process has ended and the
+    runtime shows no new turn for 5 s, the rollout is lost. Of any other worker, only the runtime tells.
 
     Args:
         url: The worker: `http://host:port` for its `/rollout`, or a URL that ends in `/rollout` or `/invocations`.
-        observe: Looks at a rollout in the runtime.
-        deadline_seconds: For each rollout, waiting for a busy worker included; None for no deadline.
+        observe: Looks at a rollout in the runtime; None if the runtime cannot be asked.
+        deadline_seconds: For each rollout, waiting for a busy or unreachable worker included; None for no deadline.
         headers: Sent with each call, for example a key of the worker.
+        unreachable_seconds: For how long the worker may answer no call. After that `run` raises `UnavailableError`.
 
     Raises:
-        ConfigurationError: `url` is no HTTP URL; the runtime cannot be asked, and a worker's `/rollout` tells nothing.
+        ConfigurationError: `url` is no HTTP URL. On entry: the runtime cannot be asked, and neither can the worker's
+            `/rollout`.
     """
+
+    hold_seconds = 20.0
+    """For which a worker of this package is asked to hold its answer about a rollout that is running."""
+    tell_seconds = 10.0
+    """For that answer to arrive beyond the time for which it is held."""
 
     def __init__(
         self,
@@ -59,25 +79,36 @@ class HttpEngine(RemoteEngine):
         *,
         deadline_seconds: float | None = DEADLINE_SECONDS,
         headers: Mapping[str, str] | None = None,
+        unreachable_seconds: float = UNREACHABLE_SECONDS,
     ) -> None:
         super().__init__(observe, deadline_seconds=deadline_seconds)
         self._url = _full_url(url)
-        if observe is None and not self._url.endswith(INVOCATIONS_PATH):
-            raise ConfigurationError(
-                f"{self._url} answers before a rollout is over, and the runtime does not tell how it ended; use a "
-                f"local runtime (aws-rft runtime), or a worker's {INVOCATIONS_PATH}"
-            )
+        self._is_invoked = self._url.endswith(INVOCATIONS_PATH)
+        self._rollouts = self._url.removesuffix(INVOCATIONS_PATH) + ROLLOUT_PATH if self._is_invoked else self._url
         self._headers = dict(headers or {})
         self._client: httpx.AsyncClient | None = None
-        self._not_before = 0.0
+        self._gate = Gate(self._url, unreachable_seconds=unreachable_seconds)
+        self._accept_seconds = min(_ACCEPT_SECONDS, unreachable_seconds)
+        self._tells: bool | None = None  # about rollouts; None until it was asked
+        self._given_to: dict[str, str] = {}  # the process of the worker that has accepted a rollout, by trajectory id
+        self._heard_at: dict[str, float] = {}  # when a process of the worker answered last
+        self._asked_at = -math.inf
 
     async def __aenter__(self) -> HttpEngine:
         """Open the connections."""
-        # No time limit on answers: the deadline of the rollout is one.
+        # The time limits on answers are ours.
         timeout = httpx.Timeout(None, connect=_CONNECT_SECONDS)
         # Idle ones are closed before workers do that, often after 5 s: a call that crosses it would be lost.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=128, keepalive_expiry=2.0)
         self._client = httpx.AsyncClient(timeout=timeout, limits=limits, headers=self._headers)
+        if self._observe is None and not self._is_invoked:
+            await self.ask({}, "of-no-rollout", time.monotonic() + _CONNECT_SECONDS)
+            if self._tells is False:
+                await self._client.aclose()
+                raise ConfigurationError(
+                    f"{self._url} answers before a rollout is over, and neither worker nor runtime tells how it "
+                    f"ended; use a local runtime (aws-rft runtime), or a worker's {INVOCATIONS_PATH}"
+                )
         return self
 
     async def __aexit__(
@@ -87,31 +118,100 @@ class HttpEngine(RemoteEngine):
         if self._client is not None:
             await self._client.aclose()
 
-    async def deliver(self, payload: Mapping[str, Any], trajectory_id: str) -> Answer:
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> RolloutOutcome:
+        """Run a rollout in the worker. See `RemoteEngine.run`."""
+        try:
+            return await super().run(payload, trajectory_id)
+        finally:
+            self._given_to.pop(trajectory_id, None)
+
+    async def deliver(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Answer:
         """Call the worker. See `RemoteEngine.deliver`."""
-        if self._client is None:
-            raise RuntimeError("this engine was not entered; use it in an async with statement")
         headers = {"Content-Type": "application/json"}
-        if self._url.endswith(INVOCATIONS_PATH):
+        if self._is_invoked:
             headers[SESSION_HEADER] = trajectory_id
         body = json.dumps(payload)  # in ASCII, as httpx does not: a prompt may hold half of a surrogate pair
         while True:
-            while time.monotonic() < self._not_before:  # noqa: ASYNC110 - a time is waited for, which others may move
-                await asyncio.sleep(self._not_before - time.monotonic())
+            began = await self._gate.wait(end, for_start=True)
+            limit = end - began if self._is_invoked else min(self._accept_seconds, end - began)
             try:
-                answer = await self._client.post(self._url, content=body, headers=headers)
-            except httpx.HTTPError as error:
-                # What cannot be sent is quoted by the library, and may be the key.
-                text = "" if isinstance(error, httpx.LocalProtocolError) else str(error)
-                unreachable = AgentUnreachableError(f"{self._url} does not answer ({text or type(error).__name__})")
-                if isinstance(error, _NOT_SENT):
-                    raise unreachable from (error if text else None)
+                answer = await self._call("POST", self._url, limit, content=body, headers=headers)
+            except httpx.LocalProtocolError as error:  # it quotes what cannot be sent, which may be the key
+                raise AgentUnreachableError(f"{self._url} does not answer ({type(error).__name__})") from None
+            except _NOT_SENT as error:
+                self._failed(error, began)
+                continue
+            except _BROKEN as error:
+                if time.monotonic() >= end:
+                    raise
+                if self._tells is not False:
+                    self._failed(error, began)
+                unreachable = AgentUnreachableError(f"{self._url} does not answer ({_text(error)})")
                 return Answer(error=describe_error(unreachable), lost=True)
             if answer.status_code not in _BUSY:
+                self._given_to[trajectory_id] = answer.headers.get(WORKER_HEADER, "")
                 return _read(answer)
             asked = parse_retry_after(answer.headers.get("Retry-After"))
-            until = time.monotonic() + (_PAUSE_SECONDS if asked is None else min(asked, _LONGEST_PAUSE_SECONDS))
-            self._not_before = max(self._not_before, until)
+            self._gate.busy(_PAUSE_SECONDS if asked is None else min(asked, _LONGEST_PAUSE_SECONDS))
+
+    async def ask(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Told | Standing:
+        """Ask the worker about a rollout. See `RemoteEngine.ask`."""
+        if self._tells is False and time.monotonic() - self._asked_at < _PULSE_SECONDS:
+            return Standing.NOT_TOLD
+        began = time.monotonic()
+        try:
+            began = self._asked_at = await self._gate.wait(end, for_start=False)
+            wait = max(0.0, min(self.hold_seconds, end - began)) if self._tells else 0.0
+            query = {"wait": f"{wait:.3f}", **_job_of(payload)}
+            # On a new connection, so that a balancer may choose another process.
+            headers = {"Connection": "close"} if self._tells else {}
+            url = f"{self._rollouts}/{quote(trajectory_id, safe='')}"
+            limit = wait + min(self.tell_seconds, max(1.0, end - began))
+            answer = await self._call("GET", url, limit, params=query, headers=headers)
+        except AgentUnreachableError:
+            return Standing.NO_ANSWER
+        except _BROKEN as error:
+            if self._tells is not False or isinstance(error, _NOT_SENT):
+                self._failed(error, began)
+            return Standing.NOT_TOLD if self._tells is False else Standing.NO_ANSWER
+        return self._read_told(answer, trajectory_id)
+
+    def _read_told(self, answer: httpx.Response, trajectory_id: str) -> Told | Standing:
+        process = answer.headers.get(WORKER_HEADER)
+        if answer.status_code == 200:
+            try:
+                told = read_told(_json(answer), trajectory_id)
+            except ValueError:
+                pass
+            else:
+                self._tells = True
+                return Standing.RUNNING if told is None else told
+        elif answer.status_code == 404 and (process is not None or self._tells):
+            self._tells = True
+            given_to = self._given_to.get(trajectory_id)
+            is_alive = time.monotonic() - self._heard_at.get(given_to or "", -math.inf) < self.after_error_seconds
+            return Standing.NO_ANSWER if is_alive and process != given_to else Standing.UNKNOWN
+        if self._tells:
+            return Standing.NO_ANSWER
+        if answer.status_code < 500 or answer.status_code == 501:
+            self._tells = False
+        return Standing.NOT_TOLD
+
+    def _failed(self, error: Exception, began: float) -> None:
+        # A call that waits for the end of a rollout is in order until its connection breaks.
+        is_broken = not isinstance(error, (*_NOT_SENT, asyncio.TimeoutError))
+        self._gate.failed(time.monotonic() if is_broken else began, _text(error))
+
+    async def _call(self, method: str, url: str, limit: float, **options: Any) -> httpx.Response:
+        """Make a call whose answer must be complete after `limit` seconds."""
+        if self._client is None:
+            raise RuntimeError("this engine was not entered; use it in an async with statement")
+        call = self._client.request(method, url, **options)
+        answer = await asyncio.wait_for(call, None if limit == math.inf else limit)
+        self._gate.answered()
+        if process := answer.headers.get(WORKER_HEADER):
+            self._heard_at[process] = time.monotonic()
+        return answer
 
 
 def _full_url(url: str) -> str:
@@ -122,12 +222,24 @@ def _full_url(url: str) -> str:
     return url if parts.path.rstrip("/") else url + ROLLOUT_PATH
 
 
-def _read(answer: httpx.Response) -> Answer:
+def _job_of(payload: Mapping[str, Any]) -> dict[str, str]:
+    request = RolloutRequest.parse(payload)
+    return {} if request is None else {"jobArn": request.job_arn}
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _json(answer: httpx.Response) -> JSON:
     try:
-        value: JSON = json.loads(answer.content)
+        return json.loads(answer.content)
     except (ValueError, RecursionError):
-        value = None
+        return None
+
+
+def _read(answer: httpx.Response) -> Answer:
+    value = _json(answer)
     if answer.is_success:
         return read_answer(value)
-    told = {"message": answer.text[:_SHOWN]} if value is None else value
-    return read_answer(told, f"the worker answered {answer.status_code}")
+    return read_answer({"message": answer.text[:_SHOWN]} if value is None else value, answer.status_code)

@@ -17,7 +17,7 @@ _SHOWN_PLACES = 3
 _LIBRARIES = tuple(
     f"{path}{os.sep}"
     for path in {
-        str(Path(__file__).parents[1]),
+        str(Path(__file__).parent),
         *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     }
 )
