@@ -38,14 +38,15 @@ def user_code_prints_to_stderr() -> Iterator[None]:
     Inside, print with `click.echo(..., file=own_stdout())` or `Console(file=own_stdout())`.
     """
     global _own
+    if sys.stdout is None:  # it is closed, and so nothing is printed
+        yield
+        return
     before = _own, sys.stdout
     taken = _take_descriptor() if _descriptor() == _STDOUT else None
     _own, sys.stdout = taken or own_stdout(), sys.stderr
     try:
         yield
     finally:
-        if _own is not None:
-            _own.flush()
         if not _is_whole_program:
             _own, sys.stdout = before
             if taken is not None:
@@ -54,7 +55,7 @@ def user_code_prints_to_stderr() -> Iterator[None]:
 
 def _descriptor() -> int | None:
     try:
-        return None if sys.stdout is None else sys.stdout.fileno()
+        return sys.stdout.fileno()
     except (io.UnsupportedOperation, ValueError):
         return None  # a stream in memory, or a closed one
 

@@ -126,13 +126,24 @@ def test_command_when_user_code_prints_in_every_way_then_stdout_is_json(folder, 
         assert f"NOISE from {way}" in result.stderr
 
 
-def test_command_when_stderr_is_closed_then_stdout_is_json(folder):
-    command = f"exec {AWS_RFT} reward test loud.py:reward cases.jsonl --max-seconds 60 --json 2>&-"
+def without(descriptor, reward, cwd):
+    """Run `aws-rft reward test` with a descriptor closed."""
+    command = f"exec {AWS_RFT} reward test {reward} cases.jsonl --max-seconds 60 --json {descriptor}>&-"
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(["sh", "-c", command], cwd=cwd, env=environment, capture_output=True, timeout=120)
 
-    result = subprocess.run(["sh", "-c", command], cwd=folder, env=environment, stdout=subprocess.PIPE, timeout=120)
 
-    json.loads(result.stdout)
+def test_command_when_stderr_is_closed_then_stdout_is_json(folder):
+    json.loads(without(2, "loud.py:reward", folder).stdout)
+
+
+def test_command_when_stdout_is_closed_then_stderr_has_no_result(folder):
+    (folder / "quiet.py").write_text("def reward(rollout):\n    print('NOISE')\n    return 1.0\n")
+
+    result = without(1, "quiet.py:reward", folder)
+
+    assert result.returncode in (0, 1)
+    assert b"breaches" not in result.stderr
 
 
 def test_command_when_a_test_runner_calls_it_then_the_streams_are_as_before(tmp_path):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 
+import boto3
 import openai
 import pytest
 import requests
@@ -274,6 +276,24 @@ def plain_http(prompt):
         ).raise_for_status()
 
 
+def boto3_client(prompt):
+    client = boto3.client(
+        "sagemakerjobruntime",
+        region_name="us-west-2",
+        endpoint_url=runtime_client_args()["base_url"].removesuffix("/v1"),
+        aws_access_key_id="AKIDEXAMPLE",
+        aws_secret_access_key="a-secret-for-tests",
+    )
+    metadata = RFTContext.current().metadata
+    with contextlib.closing(client):
+        for _ in range(9):
+            client.sample(
+                JobArn=metadata.job_arn,
+                TrajectoryId=metadata.trajectory_id,
+                Body=json.dumps({"messages": [{"role": "user", "content": prompt}]}),
+            )["Body"].read()
+
+
 AGENTS = [
     pytest.param(strands, id="strands"),
     pytest.param(lambda prompt: strands(prompt, stream=False), id="strands-without-streams"),
@@ -285,6 +305,7 @@ AGENTS = [
     pytest.param(lambda prompt: langchain(prompt, streaming=True), id="langchain-stream"),
     pytest.param(lambda prompt: langchain(prompt, use_responses_api=True), id="langchain-responses"),
     pytest.param(plain_http, id="requests"),
+    pytest.param(boto3_client, id="boto3"),
 ]
 
 
@@ -314,7 +335,7 @@ def test_rollout_when_past_a_limit_then_the_kind_is_limit_and_nothing_is_repeate
     assert not runtime.problems()
 
 
-@pytest.mark.parametrize("agent", AGENTS[:-1])  # headers alone do not tell which calls were answered
+@pytest.mark.parametrize("agent", AGENTS[:-2])  # headers alone do not tell which calls were answered
 def test_rollout_when_the_handler_catches_the_limit_then_it_completes_with_its_reward(limited, agent):
     runtime, _ = limited(lambda request: look_up_for_ever(request) if request.get("tools") else "word", max_turns=2)
 
