@@ -1,4 +1,4 @@
-"""On a Ray cluster, through ray, which only this module imports."""
+"""On a Ray cluster, through ray. Besides the code that is sent to the nodes, only this module imports ray."""
 
 from __future__ import annotations
 
