@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import traceback
 from collections.abc import Iterator, Mapping
 from enum import Enum
 from types import TracebackType
@@ -12,6 +13,19 @@ from typing import Any
 
 from aws_rft_sdk import errors
 from aws_rft_sdk.wire import ERROR_TYPE_HEADER, LIMIT_ERROR_CODE
+
+_TRACEBACK_CHARACTERS = 20_000
+
+
+class RolloutStatus(str, Enum):
+    """How a rollout ended."""
+
+    COMPLETED = "completed"
+    """The handler returned and its reward was delivered."""
+    FAILED = "failed"
+    """The handler raised; the runtime was told, with the floor reward or as a failed trajectory."""
+    UNREPORTED = "unreported"
+    """The runtime was not told how it ended. The service would fail the job over it."""
 
 
 class FailureKind(str, Enum):
@@ -225,3 +239,37 @@ def _innermost_boundary(traceback: TracebackType | None) -> FailureKind | None:
                 found = kind
         traceback = traceback.tb_next
     return found
+
+
+# --- in words ---------------------------------------------------------------------------------------------------------
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and message of an error, as records hold them."""
+    try:
+        message = str(error)
+    except Exception as unprintable:  # an error of the user's own making
+        message = f"no message, since that raised {type(unprintable).__name__}"
+    # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
+    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
+
+
+def describe_traceback(error: BaseException) -> str | None:
+    """Return the traceback of an error, at most 20,000 characters of it. None if the error was never raised."""
+    if error.__traceback__ is None:
+        return None
+    try:
+        lines = traceback.format_exception(error)
+    except Exception:  # an error of the user's own making
+        return None
+    text = "".join(lines).encode(errors="backslashreplace").decode()
+    cut = f"\n... {len(text) - _TRACEBACK_CHARACTERS} characters left out ...\n"
+    head = _TRACEBACK_CHARACTERS // 4  # the end says more: where it was raised
+    tail = _TRACEBACK_CHARACTERS - head - len(cut)
+    return text if len(text) <= _TRACEBACK_CHARACTERS else text[:head] + cut + text[-tail:]
+
+
+def error_type(text: str | None) -> str | None:
+    """Return the class of an error that `describe_error` has described; None for any other text."""
+    name, colon, _ = (text or "").partition(":")
+    return name if colon and name.isidentifier() else None

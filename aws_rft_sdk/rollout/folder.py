@@ -17,12 +17,13 @@ from typing import NamedTuple
 from aws_rft_sdk import __version__
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, UnavailableError
+from aws_rft_sdk.failures import RolloutStatus
 from aws_rft_sdk.rollout._appending import AppendedFile
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
 from aws_rft_sdk.rollout.schedule import Planned
 from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, RolloutRecord, RolloutStatus, decode_line
+from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, RolloutRecord, decode_line
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 STARTED_FILE = "started.jsonl"

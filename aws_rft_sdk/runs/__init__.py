@@ -1,7 +1,8 @@
 """Finished rollouts: read their records, measure them, compare two runs, run or score them again."""
 
+from aws_rft_sdk.failures import RolloutStatus
 from aws_rft_sdk.runs.metrics import Comparison, Metrics, compare, measure
-from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus, read_records
+from aws_rft_sdk.runs.records import RolloutRecord, read_records
 from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport, ReplayStatus
 from aws_rft_sdk.runs.replaying import replay, replay_rollouts
 from aws_rft_sdk.runs.rescore_report import RescoreReport, rescore_report

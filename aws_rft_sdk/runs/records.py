@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from enum import Enum
 from pathlib import Path
 from typing import TypeVar
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.errors import DatasetError
-from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.failures import FailureKind, RolloutStatus, error_type
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -22,20 +20,8 @@ RECORDS_FILE = "rollouts.jsonl"
 DATABASE_FILE = "trajectories.db"
 """The local runtime's own, beside the records."""
 _NAMED_LINES = 5
-_TRACEBACK_CHARACTERS = 20_000
 _FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 _raw_decode = json.JSONDecoder().raw_decode
-
-
-class RolloutStatus(str, Enum):
-    """How a rollout ended."""
-
-    COMPLETED = "completed"
-    """The handler returned and its reward was delivered."""
-    FAILED = "failed"
-    """The handler raised; the runtime was told, with the floor reward or as a failed trajectory."""
-    UNREPORTED = "unreported"
-    """The runtime was not told how it ended. The service would fail the job over it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,34 +228,3 @@ def read_records(
     yield from records if superseded else latest_records(records)
     if damage is None and found:
         logger.warning("%s", found)
-
-
-def describe_error(error: BaseException) -> str:
-    """Return type and message of an error, as records hold them."""
-    try:
-        message = str(error)
-    except Exception as unprintable:  # an error of the user's own making
-        message = f"no message, since that raised {type(unprintable).__name__}"
-    # Messages may quote a model's half of a surrogate pair, which no terminal and no file takes.
-    return f"{type(error).__name__}: {message}".encode(errors="backslashreplace").decode()
-
-
-def describe_traceback(error: BaseException) -> str | None:
-    """Return the traceback of an error, at most 20,000 characters of it. None if the error was never raised."""
-    if error.__traceback__ is None:
-        return None
-    try:
-        lines = traceback.format_exception(error)
-    except Exception:  # an error of the user's own making
-        return None
-    text = "".join(lines).encode(errors="backslashreplace").decode()
-    cut = f"\n... {len(text) - _TRACEBACK_CHARACTERS} characters left out ...\n"
-    head = _TRACEBACK_CHARACTERS // 4  # the end says more: where it was raised
-    tail = _TRACEBACK_CHARACTERS - head - len(cut)
-    return text if len(text) <= _TRACEBACK_CHARACTERS else text[:head] + cut + text[-tail:]
-
-
-def error_type(text: str | None) -> str | None:
-    """Return the class of an error that `describe_error` has described; None for any other text."""
-    name, colon, _ = (text or "").partition(":")
-    return name if colon and name.isidentifier() else None

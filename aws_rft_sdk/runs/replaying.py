@@ -16,6 +16,7 @@ from typing import Any
 from aws_rft_sdk._frozen import thaw
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError
+from aws_rft_sdk.failures import describe_error
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.executor import hosting_handlers, in_sdk_thread
 from aws_rft_sdk.runs.manifest import Manifest, read_manifest
@@ -25,7 +26,7 @@ from aws_rft_sdk.runs.recorded import (
     find_database,
     find_reference,
 )
-from aws_rft_sdk.runs.records import RolloutRecord, describe_error
+from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport, ReplayStatus, kind_of
 from aws_rft_sdk.runs.request_diff import RequestDifference, compare_requests
 from aws_rft_sdk.runs.rotating_runtime import RotatingRuntime

@@ -16,10 +16,11 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, RewardError
+from aws_rft_sdk.failures import RolloutStatus, describe_error
 from aws_rft_sdk.rewards import Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.runs.manifest import read_manifest
 from aws_rft_sdk.runs.recorded import choose_records, find_database
-from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord, RolloutStatus, describe_error
+from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord
 from aws_rft_sdk.runs.truth import TruthFinder, cell_truth
 from aws_rft_sdk.runtime import TrajectoryReader
 from aws_rft_sdk.runtime.capture import check_captured

@@ -11,7 +11,8 @@ from operator import mul
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, RolloutStatus, error_type, parse_lines
+from aws_rft_sdk.failures import RolloutStatus, error_type
+from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, parse_lines
 
 K = TypeVar("K")
 _MOST = sys.float_info.max

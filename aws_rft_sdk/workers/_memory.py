@@ -11,7 +11,7 @@ from aws_rft_sdk._frozen import FrozenDict
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.lifecycle.calling import Ended
 from aws_rft_sdk.lifecycle.one_rollout import result_of
-from aws_rft_sdk.rollout.engines.base import RolloutOutcome, outcome_of
+from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome, outcome_of
 from aws_rft_sdk.types import RolloutRequest
 
 WHOLE = 100

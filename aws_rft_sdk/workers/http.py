@@ -45,7 +45,7 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.failures import failure_kind
 from aws_rft_sdk.lifecycle.calling import Ended, Handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
-from aws_rft_sdk.rollout.engines._telling import WORKER_HEADER, tell
+from aws_rft_sdk.lifecycle.telling import WORKER_HEADER, tell
 from aws_rft_sdk.settings import check_key
 from aws_rft_sdk.types import RolloutRequest
 from aws_rft_sdk.workers._bodies import READ_SECONDS, Refused, read_json, to_json

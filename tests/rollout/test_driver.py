@@ -14,11 +14,11 @@ from aws_rft_sdk import LocalRuntime, rft_handler, wrap_model
 from aws_rft_sdk.errors import BreakerError, ConfigurationError, RolloutTimeoutError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.lifecycle.calling import Ended
+from aws_rft_sdk.lifecycle.outcomes import outcome_of
 from aws_rft_sdk.rollout import RolloutStatus, run_rollouts
 from aws_rft_sdk.rollout.access import Observation
 from aws_rft_sdk.rollout.driver import Progress
 from aws_rft_sdk.rollout.engines import Engine, RolloutOutcome
-from aws_rft_sdk.rollout.engines.base import outcome_of
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.schedule import parse_retries
 from aws_rft_sdk.runs.metrics import measure

@@ -17,13 +17,13 @@ from rollout.worlds import PROMPTS, policy, worker
 
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle.outcomes import metrics_of
 from aws_rft_sdk.rollout import RolloutStatus, load_callable, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
-from aws_rft_sdk.rollout.engines.base import metrics_of
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.starting import access_in
-from aws_rft_sdk.runs.records import describe_error
 from aws_rft_sdk.types import InferenceParams
 
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")

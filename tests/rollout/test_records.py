@@ -6,10 +6,10 @@ from array import array
 import pytest
 
 from aws_rft_sdk.errors import DatasetError
-from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.failures import FailureKind, describe_traceback, error_type
 from aws_rft_sdk.rollout import RolloutRecord, RolloutStatus, read_records
 from aws_rft_sdk.rollout._appending import AppendedFile
-from aws_rft_sdk.runs.records import RECORDS_FILE, describe_traceback, error_type, latest_records
+from aws_rft_sdk.runs.records import RECORDS_FILE, latest_records
 from aws_rft_sdk.runs.table import RolloutTable
 
 RECORD = RolloutRecord(

@@ -16,9 +16,9 @@ import traceback
 from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.rollout.engines.base import RolloutOutcome
+from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
-from aws_rft_sdk.runs.records import describe_error
 
 _PR_SET_PDEATHSIG = 1
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import UnavailableError
-from aws_rft_sdk.rollout.engines.base import RolloutOutcome
+from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.settings import overridden
 

@@ -1,72 +1,16 @@
-"""What an engine is, and what it says about a rollout."""
+"""What an engine is."""
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any
 
-from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
-from aws_rft_sdk.context import RFTContext
-from aws_rft_sdk.errors import RolloutTimeoutError
-from aws_rft_sdk.failures import FailureKind, failure_kind
-from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.runs.records import RolloutStatus, describe_error, describe_traceback
-from aws_rft_sdk.types import RolloutResult
+from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 
 DEADLINE_SECONDS = 540.0
 """For one rollout. The service gives up after 600 s; the rest is for reporting that the rollout was not over."""
-
-
-@dataclass(frozen=True)
-class RolloutOutcome:
-    """What became of one rollout, as far as the engine knows. Made of JSON, so that it travels between processes."""
-
-    status: RolloutStatus
-    rewards: tuple[float, ...] | None = None
-    """What was delivered: one number, or one for each turn; None for no reward."""
-    turns: int = 0
-    unsure_turns: int = 0
-    refused_calls: int = 0
-    foreign_calls: int = 0
-    seconds: float = 0.0
-    metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
-    error: str | None = None
-    """Type and message of what was raised; None when nothing was."""
-    traceback: str | None = None
-    """Where it was raised, at most 20,000 characters; None when nobody knows."""
-    failure: FailureKind | None = None
-    """Why it failed or was not reported; None if it completed."""
-    lost: bool = False
-    """Whether the engine lost sight of the rollout: the runtime may know more."""
-
-    @classmethod
-    def broken(
-        cls, error: BaseException | str, *, lost: bool = False, turns: int = 0, seconds: float = 0.0
-    ) -> RolloutOutcome:
-        """Return the outcome of a rollout that infrastructure broke and that nobody reported."""
-        text, trace = (error, None) if isinstance(error, str) else (describe_error(error), describe_traceback(error))
-        kind, status = FailureKind.INFRASTRUCTURE, RolloutStatus.UNREPORTED
-        return cls(status, failure=kind, error=text, traceback=trace, lost=lost, turns=turns, seconds=seconds)
-
-    def to_fields(self) -> dict[str, JSON]:
-        """Return the outcome as a JSON object."""
-        failure = None if self.failure is None else self.failure.value
-        return {**asdict(self), "status": self.status.value, "metrics": thaw(self.metrics), "failure": failure}
-
-    @classmethod
-    def of_fields(cls, fields: Mapping[str, JSON]) -> RolloutOutcome:
-        """Return the outcome that `to_fields` of another process has told."""
-        rewards, failure = fields["rewards"], fields["failure"]
-        known = {
-            "status": RolloutStatus(fields["status"]),
-            "rewards": None if rewards is None else tuple(rewards),
-            "failure": None if failure is None else FailureKind(failure),
-        }
-        return cls(**{**fields, **known})
 
 
 class Engine(ABC):
@@ -101,60 +45,3 @@ class Engine(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """End what was started. Rollouts that still run are lost."""
-
-
-def outcome_of(ended: Ended) -> RolloutOutcome:
-    """Return what became of a rollout whose handler ran in this process."""
-    context, error = ended.context, ended.error
-    rewards = context.rewards if context is not None else None
-    sealed_as_failed = context is not None and context.completion == "failed"
-    if rewards is None and not sealed_as_failed:
-        status = RolloutStatus.UNREPORTED
-    else:
-        status = RolloutStatus.COMPLETED if error is None else RolloutStatus.FAILED
-    turns = context.turns if context is not None else None
-    return RolloutOutcome(
-        status=status,
-        rewards=rewards,
-        turns=turns.tracked if turns is not None else 0,
-        unsure_turns=turns.unsure if turns is not None else 0,
-        refused_calls=turns.failed - turns.unsure if turns is not None else 0,
-        foreign_calls=0 if context is None else context.foreign_calls,
-        seconds=ended.seconds,
-        metrics=metrics_of(ended.result),
-        error=_explanation(context, status, error),
-        traceback=None if error is None else describe_traceback(error),
-        failure=_failure(context, status, error),
-    )
-
-
-def _failure(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> FailureKind | None:
-    if status is RolloutStatus.COMPLETED:
-        return None
-    if context is None and isinstance(error, RolloutTimeoutError):
-        return FailureKind.INFRASTRUCTURE  # its deadline passed before it began: it was starved
-    return FailureKind.AGENT if error is None else failure_kind(error)
-
-
-def metrics_of(result: object) -> Mapping[str, JSON]:
-    """Return the metrics in a handler's result as JSON; what is no JSON becomes text."""
-    metrics = result.metrics if isinstance(result, RolloutResult) else None
-    if isinstance(result, Mapping):
-        metrics = result.get("metrics")
-    if not isinstance(metrics, Mapping) or not metrics:
-        return FrozenDict()
-    # By way of JSON, so that the record is the same whether or not it has crossed from another process.
-    try:
-        return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True), parse_constant=str))
-    except Exception as error:  # what is in them is the user's, and so is how it becomes text
-        return FrozenDict({"error": f"the metrics cannot be written as JSON: {describe_error(error)}"})
-
-
-def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:
-    if error is not None:
-        return describe_error(error)
-    if status is not RolloutStatus.UNREPORTED:
-        return None
-    if context is None:
-        return "the handler bound no rollout; decorate it with rft_handler"
-    return "the handler returned without a reward (reward='deferred')"

@@ -15,6 +15,7 @@ from itertools import chain, compress
 from statistics import fmean
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.failures import RolloutStatus
 from aws_rft_sdk.runs.metrics.figures import GroupFigures, HandlerMetric, Metrics, PassK, Seconds, Spread, Tokens
 from aws_rft_sdk.runs.metrics.groups import Groups, std
 from aws_rft_sdk.runs.metrics.intervals import (
@@ -29,7 +30,7 @@ from aws_rft_sdk.runs.metrics.intervals import (
     seen_range,
 )
 from aws_rft_sdk.runs.metrics.passk import ks_up_to
-from aws_rft_sdk.runs.records import RolloutRecord, RolloutStatus
+from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import STATUSES, RolloutTable
 
 SUCCESS_THRESHOLD = 1.0

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, FrozenDict
-from aws_rft_sdk.failures import FailureKind
-from aws_rft_sdk.rollout.engines.base import RolloutOutcome
-from aws_rft_sdk.runs.records import RolloutStatus
+from aws_rft_sdk.failures import FailureKind, RolloutStatus
+from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.types import parse_rewards
 
 WORKER_HEADER = "X-Rft-Worker"
