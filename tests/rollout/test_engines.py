@@ -428,7 +428,7 @@ def test_http_when_the_worker_is_ours_then_records_are_those_of_the_local_engine
 
             async def main(engine):
                 attempts = run_rollouts(engine, PROMPTS, access.start, observe=access.observe, group_size=2)
-                return [dataclasses.replace(r, id="", seconds=0.0) async for r in attempts]
+                return [dataclasses.replace(r, id="", seconds=0.0, traceback=None) async for r in attempts]
 
             def by_key(records):
                 return sorted(records, key=lambda record: record.key)
