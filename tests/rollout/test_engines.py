@@ -187,7 +187,8 @@ def test_process_when_a_handler_has_forked_then_what_it_forked_keeps_nobody_and_
 def test_process_when_the_command_is_killed_then_a_child_that_holds_its_lock_ends_too(world):
     command = [AWS_RFT, "rollout", f"{world}/engine_handlers.py:never_lets_go", str(world / "data.jsonl")]
     with fifo_of(world) as gone:
-        process = subprocess.Popen([*command, "--engine", "process", "--workers", "1"], stderr=subprocess.DEVNULL)
+        options = ["--engine", "process", "--workers", "1", "--out", str(world / "out")]
+        process = subprocess.Popen([*command, *options], stderr=subprocess.DEVNULL)
         while not (world / "begun").exists():
             assert process.poll() is None
             time.sleep(0.01)
