@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import boto3
 import pytest
 from botocore.config import Config
+from fakes import refused_endpoint
 from rollout.worlds import PROMPTS, policy
 
 from aws_rft_sdk import LocalRuntime
@@ -260,17 +260,14 @@ def test_agentcore_when_our_worker_answers_that_the_rollout_failed_then_its_kind
 
 
 def test_agentcore_when_nobody_answers_then_the_whole_run_is_told():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-
     async def main(client):
         with LocalRuntime(policy) as runtime:
             payload = access_in(runtime, InferenceParams()).start("a")
             async with AgentCoreEngine(ARN, None, client=client, unreachable_seconds=0.3) as engine:
                 await engine.run(payload, payload["metadata"]["rolloutId"])
 
-    with pytest.raises(UnavailableError, match="AgentCore does not answer"):
-        asyncio.run(main(client_of(f"http://127.0.0.1:{port}")))
+    with refused_endpoint() as url, pytest.raises(UnavailableError, match="AgentCore does not answer"):
+        asyncio.run(main(client_of(url)))
 
 
 # --- sessions are stopped --------------------------------------------------------------------------------------------

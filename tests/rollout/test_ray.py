@@ -5,7 +5,6 @@ import itertools
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from extras import needs
+from fakes import refused_endpoint
 from rollout.worlds import policy
 
 from aws_rft_sdk import LocalRuntime, __version__
@@ -393,12 +393,12 @@ def test_command_when_there_is_no_cluster_then_one_is_started_here(world):
 
 
 def test_cluster_when_nothing_listens_then_it_is_unavailable_at_once(project):
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=address)
+    with refused_endpoint() as url:
+        address = url.removeprefix("http://")
+        engine = RayEngine(f"{project}/src/shipped/agent.py:says_where", address=address)
 
-    with pytest.raises(UnavailableError, match=f"no Ray cluster answers at {address}"):
-        run(engine, ["a"])
+        with pytest.raises(UnavailableError, match=f"no Ray cluster answers at {address}"):
+            run(engine, ["a"])
 
 
 @pytest.mark.parametrize("address", ["head", "http://head:1", "head:port", ":6379"])
