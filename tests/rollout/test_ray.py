@@ -146,7 +146,7 @@ def test_actor_when_it_does_not_report_then_it_is_killed_and_replaced(cluster, p
     engine = RayEngine(
         f"{project}/src/shipped/agent.py:holds_the_lock_on_b",
         address=cluster.address,
-        deadline_seconds=1.0,
+        deadline_seconds=3.0,
         overtime_seconds=1.0,
         concurrency=1,
     )
