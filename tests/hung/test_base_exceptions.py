@@ -196,7 +196,7 @@ def test_driver_when_tasks_of_a_handler_are_cancelled_then_they_are_as_ever(runt
 
 COMMANDS_LOOP = """
     import asyncio, sys
-    from aws_rft_sdk.cli._loop import run
+    from aws_rft_sdk.lifecycle.loops import run
 
     async def ends(error):
         raise error
