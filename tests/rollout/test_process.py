@@ -344,8 +344,13 @@ def test_process_when_no_child_can_load_the_handler_at_the_start_then_that_is_to
     with handlers.open("a") as file:
         file.write(line + "\n")
 
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(UnavailableError, match=says):
         asyncio.run(records_of(handlers, "pid", ["good"]))
+
+
+def test_process_when_the_reference_names_no_handler_then_that_is_bad_usage(handlers):
+    with pytest.raises(ConfigurationError, match="no_such_handler"):
+        asyncio.run(records_of(handlers, "no_such_handler", ["good"]))
 
 
 # --- hostile handlers ------------------------------------------------------------------------------------------------

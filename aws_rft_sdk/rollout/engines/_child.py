@@ -16,6 +16,7 @@ import traceback
 from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk._loading import load_callable
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import describe_error
 from aws_rft_sdk.lifecycle import loops
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
@@ -118,7 +119,7 @@ def main() -> None:
         handler = load_callable(settings["handler"])
     except BaseException as error:  # also of a script that ends when it is imported
         traceback.print_exc()
-        send(outgoing, {"error": describe_error(error)})
+        send(outgoing, {"error": describe_error(error), "is_usage": isinstance(error, ConfigurationError)})
         return
     send(outgoing, {"ready": True})
     engine = LocalEngine(handler, deadline_seconds=settings["deadline_seconds"])

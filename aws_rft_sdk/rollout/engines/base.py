@@ -11,6 +11,8 @@ from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 
 DEADLINE_SECONDS = 540.0
 """For one rollout. The service gives up after 600 s; the rest is for reporting that the rollout was not over."""
+PATIENCE_SECONDS = 50.0
+"""Without anything that runs rollouts. Then the whole run ends, within a minute of the failure."""
 
 
 class Engine(ABC):
