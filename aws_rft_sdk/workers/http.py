@@ -214,8 +214,8 @@ class _Worker:
         if isinstance(known, Future):
             await asyncio.wait([asyncio.wrap_future(known)], timeout=wait_seconds)
             known = Remembered.of(known.result()) if known.done() else None
-        outcome, error = (None, None) if known is None else (known.outcome, known.ended.error)
-        return Response(to_json(tell(trajectory_id, outcome, error)), media_type="application/json")
+        told = tell(trajectory_id, None if known is None else known.outcome)
+        return Response(to_json(told), media_type="application/json")
 
     def _submit(self, payload: Any) -> Submitted:
         submitted = _translated(lambda: self._pool.submit(payload))
