@@ -55,8 +55,8 @@ async def run_rollouts(
     concurrency: int = 16,
     starts_per_second: float | None = None,
     deadline_seconds: float | None = DEADLINE_SECONDS,
-    retries: int | Mapping[str, int] = 0,
-    retry_budget: int | None = None,
+    retries: int | str | Mapping[str, int] = 0,
+    retry_budget: float | None = None,
     breaker: int | None = None,
     observe: Observe | None = None,
     progress: Progress | None = None,
@@ -78,8 +78,9 @@ async def run_rollouts(
         starts_per_second: At most, evenly spaced; None for no limit.
         deadline_seconds: For each rollout of a function; an engine has its own. None for no deadline.
         retries: Repetitions of a rollout that failed or was not reported, with a new trajectory; a low reward is none.
-            One number for every kind of failure, or one for each: `{"infrastructure": 2}`. Other kinds have 0 then.
-        retry_budget: Repetitions of all rollouts together at most; None for no limit.
+            One number for every kind of failure, or one for each: "infrastructure=2" or `{"infrastructure": 2}`. Other
+            kinds have 0 then.
+        retry_budget: Repetitions of all rollouts together at most, rounded up; None for no limit.
         breaker: End the run when so many of the first rollouts all fail for the same reason, which is kind and type of
             the error. None to go on.
         observe: Looks at a rollout in the runtime, for its tokens, and for rollouts that the engine lost. None to know

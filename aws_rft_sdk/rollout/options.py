@@ -12,7 +12,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.rollout.policies import policy_name
-from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_share
+from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_retries, parse_share
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import Policy, RolloutLimits
@@ -155,6 +155,7 @@ def _check(options: RunOptions) -> None:
     elif options["engine"] not in ENGINES:
         known = ", ".join(ENGINES)
         raise ConfigurationError(f"engine is {options['engine']!r}. Give one of {known}, or in Python an Engine")
+    parse_retries(options["retries"])
     check_number("success-threshold", options["success_threshold"])
     parse_share("fail-over", options["fail_over"], 0)
 
