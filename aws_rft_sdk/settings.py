@@ -20,7 +20,7 @@ from aws_rft_sdk._hosts import (
     check_url,
     dual_stack_suffix,
     is_listed,
-    is_loopback,
+    is_loopback_url,
     is_service_host,
     printable,
     trust_problem,
@@ -73,7 +73,7 @@ class Endpoint(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether the endpoint is on this machine, so that nothing leaves it."""
-        return is_loopback(urlsplit(self.url).hostname or "")
+        return is_loopback_url(self.url)
 
 
 def resolve_auth(auth: Auth | None = None) -> Auth:
@@ -282,7 +282,7 @@ def _payload_source(url: str, trusted_endpoints: Iterable[str]) -> str:
     named = [*_trusted(trusted_endpoints), *([configured] if configured else [])]
     if any(is_listed(url, item) for item in named):
         return LISTED
-    return PAYLOAD if named or not is_loopback(urlsplit(url).hostname or "") else ONLY_LOOPBACK
+    return PAYLOAD if named or not is_loopback_url(url) else ONLY_LOOPBACK
 
 
 def _environment_region() -> str | None:

@@ -13,10 +13,10 @@ from typing import Protocol
 from aws_rft_sdk._frozen import FrozenDict
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus
-from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler, trajectory_id_of
 from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
-from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, RolloutOutcome
+from aws_rft_sdk.rollout.engines import Engine, LocalEngine, RolloutOutcome
 from aws_rft_sdk.rollout.schedule import Breaker, Pace, Planned, Schedule
 from aws_rft_sdk.runs.records import RolloutRecord
 

@@ -9,7 +9,8 @@ from typing import Any, TypedDict
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
+from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.rollout.policies import policy_name
 from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_retries, parse_share

@@ -57,5 +57,5 @@ def test_rollout_when_running_then_told_so_and_read_as_none() -> None:
 
 @pytest.mark.parametrize("value", [None, [], {}, {"trajectoryId": "t-2", "status": "failed"}, {"trajectoryId": "t-1"}])
 def test_read_told_when_another_program_has_written_it_then_a_value_error(value: object) -> None:
-    with pytest.raises(ValueError, match="no answer about|not a valid"):
+    with pytest.raises(ValueError, match=r"no answer about|not a valid"):
         read_told(value, "t-1")

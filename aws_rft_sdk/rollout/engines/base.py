@@ -9,9 +9,6 @@ from typing import Any
 
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 
-DEADLINE_SECONDS = 540.0
-"""For one rollout. The service gives up after 600 s; the rest is for reporting that the rollout was not over."""
-
 
 class Engine(ABC):
     """Runs rollouts. An asynchronous context manager: what it needs is started on entry and ended on exit."""

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from aws_rft_sdk._loading import absolute_reference
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.lifecycle.calling import Handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler
 from aws_rft_sdk.rollout.access import Access
 from aws_rft_sdk.rollout.engines._ray_address import check_cluster_reach
 from aws_rft_sdk.rollout.engines.agentcore import RUNTIME_ARN, AgentCoreEngine
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine

@@ -18,11 +18,11 @@ from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.lifecycle.telling import WORKER_HEADER, read_told
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.engines._gate import UNREACHABLE_SECONDS, Gate
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, Standing, read_answer
 from aws_rft_sdk.types import RolloutRequest
 

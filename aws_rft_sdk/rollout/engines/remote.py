@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, RewardError, RolloutTimeoutError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus, describe_error, error_type
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome, metrics_of
 from aws_rft_sdk.rollout.access import Observation, Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
 
 _FIRST_LOOK_SECONDS = 0.05
