@@ -115,12 +115,12 @@ def environment(name: str) -> str | None:
 
 
 def carried(endpoint: str | None = None) -> dict[str, str]:
-    """Return the settings that processes on other machines need to report rollouts as this process would.
+    """Return the environment variables that processes on other machines need to report rollouts as this process would.
 
-    There may be a key among them: keep them out of logs.
+    One of them may be a key, so keep them out of logs.
 
     Args:
-        endpoint: The runtime that the operator named in code; there it is the one of `RFT_RUNTIME_ENDPOINT`.
+        endpoint: The runtime that the operator named in code. The other processes find it in `RFT_RUNTIME_ENDPOINT`.
     """
     known = {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
     return known if endpoint is None else {**known, ENDPOINT_VARIABLE: endpoint}

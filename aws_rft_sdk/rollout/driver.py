@@ -10,7 +10,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from aws_rft_sdk._frozen import FrozenDict
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler, trajectory_id_of
@@ -316,20 +315,11 @@ def recovered_record(trajectory_id: str, planned: Planned, seen: Observation) ->
     Metrics and errors of its handler are not known: a floor reward looks like any other.
     """
     failed = seen.rewards is None
-    rewards = seen.rewards
-    return RolloutRecord(
-        id=trajectory_id,
-        prompt_index=planned.prompt_index,
-        sample_index=planned.sample_index,
-        reward=None if rewards is None else sum(rewards),
+    outcome = RolloutOutcome(
+        RolloutStatus.FAILED if failed else RolloutStatus.COMPLETED,
+        rewards=seen.rewards,
         turns=seen.turns,
-        seconds=round(seen.seconds, 6),
-        status=RolloutStatus.FAILED if failed else RolloutStatus.COMPLETED,
+        seconds=seen.seconds,
         error="the trajectory was sealed as failed" if failed else None,
-        failure=FailureKind.AGENT if failed else None,
-        rewards=rewards if rewards is not None and len(rewards) > 1 else None,
-        metrics=FrozenDict(),
-        prompt_tokens=seen.prompt_tokens,
-        response_tokens=seen.response_tokens,
-        attempts=planned.attempt,
     )
+    return _record(planned, trajectory_id, outcome, seen)

@@ -63,8 +63,8 @@ class RunFolder:
         accept_changes: Whether to resume although something has changed since.
 
     Raises:
-        ConfigurationError: The path is no folder; another process uses it; it holds a run, or to resume none, or
-            another one: the message names each change.
+        ConfigurationError: The path is no folder, or another process uses it. A new run was asked for, and the folder
+            holds one already. Or the folder holds no run to resume, or a different one: the message names each change.
         UnavailableError: It cannot be written.
         DatasetError: To resume, its records cannot be read.
     """

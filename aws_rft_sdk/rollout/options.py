@@ -112,12 +112,12 @@ def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
         raise TypeError(f"run() has no option {', '.join(unknown)}. It has {', '.join(DEFAULTS)}")
     kept: dict[str, Any] = {}
     if then is not None:
-        known = {_python_name(name): value for name, value in {**then.execution, **then.settings}.items()}
+        known = {name.replace("-", "_"): value for name, value in {**then.execution, **then.settings}.items()}
         kept = {name: value for name, value in known.items() if name in DEFAULTS}
         kept["success_threshold"] = then.success_threshold
         if "engine" in given and given["engine"] != kept.get("engine"):
             kept = {name: value for name, value in kept.items() if name not in OF_ENGINE}
-        # Who changes where inference is answered changes it as a whole.
+        # A policy replaces the endpoint of the resumed run. An endpoint replaces its policy and its limits.
         for name, others in (("policy", ("endpoint",)), ("endpoint", ("policy", *_LIMITS))):
             for other in others if given.get(name) else ():
                 kept.pop(other, None)
@@ -185,10 +185,6 @@ def execution_of(options: RunOptions) -> dict[str, JSON]:
 def option_name(name: str) -> str:
     """Return the name of an option on the command line, without the dashes in front."""
     return name.replace("_", "-")
-
-
-def _python_name(name: str) -> str:
-    return name.replace("-", "_")
 
 
 def _plain(options: RunOptions, name: str) -> JSON:

@@ -30,7 +30,7 @@ from aws_rft_sdk.types import InferenceParams
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run that may begin. Whatever can be refused without opening anything was."""
+    """A run that may begin. Handler, dataset and options are checked, and nothing is open yet."""
 
     options: RunOptions
     manifest: Manifest

@@ -21,8 +21,8 @@ class Figures(NamedTuple):
     running: int
     """Rollouts and calls in progress."""
     hung: int
-    """Threads that still run although their rollout is over: functions that were given up at their deadline, each of
-    which holds a slot, and tools of coroutine handlers."""
+    """Threads that still run although their rollout is over. They run functions that missed their deadline, which keep
+    their slots, and tools of coroutine handlers, which do not."""
     free: int
     """How many more may begin now."""
     draining: bool

@@ -27,14 +27,14 @@ class Engine(ABC):
             trajectory_id: The trajectory that it names.
 
         Raises:
-            CancelledError: The caller was cancelled; the rollout is over, and reported as an error where possible.
+            CancelledError: The caller was cancelled. The rollout has ended, and is reported as an error if possible.
         """
 
     async def __aenter__(self) -> Engine:
         """Start what the engine needs.
 
         Raises:
-            ConfigurationError: It cannot run anything, and why.
+            ConfigurationError: The engine cannot run rollouts. The text says why.
         """
         return self
 

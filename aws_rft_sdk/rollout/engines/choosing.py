@@ -88,11 +88,6 @@ class EngineChoice:
         own = (workers, qualifier, address, requirements, show_output)
         return cls(name, handler, concurrency, starts_per_second, deadline_seconds, *own)
 
-    @property
-    def is_deployed(self) -> bool:
-        """Whether the agent runs already, so that there is no function to load."""
-        return self.name in _DEPLOYED
-
     def check_reach(self, endpoint: str | None) -> None:
         """Refuse an agent on another machine whose rollouts would name a runtime on this one.
 

@@ -1,4 +1,4 @@
-"""What engines share whose agent runs elsewhere: it is called, and the runtime tells what became of the rollout."""
+"""What the engines share that call an agent elsewhere. The agent or the runtime tells how the rollout ended."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class RemoteEngine(Engine):
 
     @abstractmethod
     async def deliver(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Answer:
-        """Call the agent, again after a refusal that asks for it, and return what it says.
+        """Call the agent and return its answer. An agent that refuses because it is busy is called again.
 
         Args:
             payload: What the service would send.
