@@ -263,7 +263,7 @@ class _Work:
             group_size=options["group_size"],
             concurrency=self.plan.choice.concurrency,
             starts_per_second=self.plan.choice.starts_per_second,
-            retries=self.plan.retries,
+            retries=options["retries"],
             retry_budget=self.plan.retry_budget,
             breaker=options["breaker"],
             observe=self.access.observe,

@@ -103,7 +103,7 @@ def is_deployed(handler: str) -> bool:
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """Return what a run was made of, None of a folder of an older version.
+    """Return what a run was made of. Returns None if the folder has no manifest: older versions wrote none.
 
     Raises:
         ConfigurationError: There is a manifest that cannot be read.

@@ -59,6 +59,14 @@ async def blocks_its_loop(payload):
             time.sleep(0.01)
     return 1.0
 
+@rft_handler
+async def ends_its_loop(payload):
+    await asyncio.to_thread(infer, payload)
+    if payload["prompt"] == "bad":
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+    await asyncio.sleep(0.01)
+    return 1.0
+
 def ends():
     os._exit(3)
 
@@ -163,6 +171,12 @@ async def records_of(file, name, prompts, *, workers=2, each=lambda record: None
 async def exists(*paths):
     while not all(path.exists() for path in paths):  # noqa: ASYNC110 - another process makes it
         await asyncio.sleep(0.01)
+
+
+def test_process_when_a_callback_of_a_handler_would_end_the_loop_then_all_rollouts_go_on(handlers):
+    records = asyncio.run(records_of(handlers, "ends_its_loop", ["good", "bad", "good", "bad", "good"], concurrency=5))
+
+    assert [record.error for record in records] == [None] * 5
 
 
 # --- children that cannot come back ----------------------------------------------------------------------------------
@@ -330,8 +344,13 @@ def test_process_when_no_child_can_load_the_handler_at_the_start_then_that_is_to
     with handlers.open("a") as file:
         file.write(line + "\n")
 
-    with pytest.raises(ConfigurationError, match=says):
+    with pytest.raises(UnavailableError, match=says):
         asyncio.run(records_of(handlers, "pid", ["good"]))
+
+
+def test_process_when_the_reference_names_no_handler_then_that_is_bad_usage(handlers):
+    with pytest.raises(ConfigurationError, match="no_such_handler"):
+        asyncio.run(records_of(handlers, "no_such_handler", ["good"]))
 
 
 # --- hostile handlers ------------------------------------------------------------------------------------------------

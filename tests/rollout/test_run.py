@@ -220,7 +220,7 @@ REFUSED = {
     "deadline": ({"deadline_seconds": -1}, ConfigurationError, "deadline-seconds"),
     "fail-over": ({"fail_over": "some"}, ConfigurationError, "fail-over is 'some'. Give a count such as 10"),
     "retries": ({"retries": "magic=1"}, ConfigurationError, "the kind 'magic'"),
-    "retries-below-0": ({"retries": -1}, ConfigurationError, "must be at least 0"),
+    "retries-below-0": ({"retries": -1}, ConfigurationError, "must be a whole number of at least 0"),
     "breaker": ({"breaker": 0}, ConfigurationError, "breaker must be"),
     "retry-budget": ({"retry_budget": -1}, ConfigurationError, "retry budget is '-1'"),
     "temperature": ({"temperature": -1}, PayloadError, "temperature"),
