@@ -82,6 +82,20 @@ async def waits(payload):
     await asyncio.sleep(600)
 
 @rft_handler
+async def leaves_a_thread_behind(payload):
+    import asyncio
+    from aws_rft_sdk.lifecycle.executor import DaemonThreads
+
+    DaemonThreads.is_exhausted = property(lambda threads: threads.hung >= 1)
+    await asyncio.to_thread(infer, payload)
+    if payload["prompt"] == "hangs":
+        try:
+            await asyncio.wait_for(asyncio.to_thread(time.sleep, 600), 0.05)
+        except asyncio.TimeoutError:
+            pass
+    return 1.0
+
+@rft_handler
 def knows_the_key(payload):
     infer(payload, {"Authorization": "Bearer " + os.environ["RFT_RUNTIME_KEY"]})
     return {"reward": 1.0, "metrics": {"logs": ray._private.worker._global_node.get_logs_dir_path()}}
@@ -307,6 +321,16 @@ def test_actor_when_it_does_not_report_then_it_is_killed_and_replaced(cluster, p
     assert [outcome.status.value for outcome in outcomes] == ["completed", "unreported", "completed"]
     assert outcomes[1].lost
     assert "did not report at its deadline, and was killed" in outcomes[1].error
+
+
+def test_actor_when_too_many_of_its_threads_hang_then_it_is_replaced(cluster, project):
+    add_node(cluster)
+
+    engine = RayEngine(f"{project}/src/shipped/agent.py:leaves_a_thread_behind", address=cluster.address, workers=1)
+    last, _, rewarded = run(engine, ["hangs", "a", "b"], concurrency=1)
+
+    assert [(record.status, record.error) for record in last.values()] == [(RolloutStatus.COMPLETED, None)] * 3
+    assert set(rewarded.values()) == {1}
 
 
 def test_rollout_when_cancelled_then_it_is_over_in_its_actor_and_its_output_was_shown(cluster, project, capfd):
