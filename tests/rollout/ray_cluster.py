@@ -70,6 +70,20 @@ async def waits(payload):
     await asyncio.sleep(600)
 
 @rft_handler
+async def leaves_a_thread_behind(payload):
+    import asyncio
+    from aws_rft_sdk.lifecycle.executor import DaemonThreads
+
+    DaemonThreads.is_exhausted = property(lambda threads: threads.hung >= 1)
+    await asyncio.to_thread(infer, payload)
+    if payload["prompt"] == "hangs":
+        try:
+            await asyncio.wait_for(asyncio.to_thread(time.sleep, 600), 0.05)
+        except asyncio.TimeoutError:
+            pass
+    return 1.0
+
+@rft_handler
 def knows_the_key(payload):
     infer(payload, {"Authorization": "Bearer " + os.environ["RFT_RUNTIME_KEY"]})
     return {"reward": 1.0, "metrics": {"logs": ray._private.worker._global_node.get_logs_dir_path()}}

@@ -67,6 +67,19 @@ async def ends_its_loop(payload):
     await asyncio.sleep(0.01)
     return 1.0
 
+@rft_handler
+async def leaves_threads_behind(payload):
+    from aws_rft_sdk.lifecycle.executor import DaemonThreads
+
+    DaemonThreads.is_exhausted = property(lambda threads: threads.hung >= 2)
+    await asyncio.to_thread(infer, payload)
+    if payload["prompt"].startswith("hangs"):
+        try:
+            await asyncio.wait_for(asyncio.to_thread(time.sleep, 600), 0.05)
+        except asyncio.TimeoutError:
+            pass
+    return 1.0
+
 def ends():
     os._exit(3)
 
@@ -297,6 +310,16 @@ def test_process_when_a_handler_blocks_the_loop_of_its_child_then_the_child_is_n
             return await asyncio.gather(bad, *good)
 
     assert [outcome.status for outcome in asyncio.run(main())] == [RolloutStatus.COMPLETED] * 5
+
+
+def test_process_when_too_many_threads_of_a_child_hang_then_another_child_takes_over(handlers):
+    prompts = ["hangs 1", "hangs 2", "hangs 3", *[f"good {number}" for number in range(5)]]
+
+    options = {"workers": 1, "concurrency": 1, "retries": {"infrastructure": 1}}
+    records = asyncio.run(records_of(handlers, "leaves_threads_behind", prompts, **options))
+
+    last = {record.prompt_index: record for record in records}
+    assert [(record.status, record.error) for record in last.values()] == [(RolloutStatus.COMPLETED, None)] * 8
 
 
 def test_process_when_children_die_of_a_payload_before_they_take_it_then_it_is_given_up_and_others_run(handlers):

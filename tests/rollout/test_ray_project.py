@@ -7,7 +7,7 @@ import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.engines import _ray_project
-from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements, runtime_env
+from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements
 
 
 def write(folder, *paths):
@@ -121,8 +121,3 @@ def test_requirements_when_they_cannot_be_read_then_that_is_said(tmp_path, name,
 
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_requirements(tmp_path / name)
-
-
-def test_runtime_env_when_made_then_it_has_what_was_asked_for(tmp_path):
-    assert runtime_env(None, None) == {}
-    assert runtime_env(tmp_path / "p.zip", ["pandas"]) == {"working_dir": f"{tmp_path}/p.zip", "pip": ["pandas"]}

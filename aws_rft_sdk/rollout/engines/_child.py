@@ -16,7 +16,7 @@ import traceback
 from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk._loading import load_callable
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import describe_error
 from aws_rft_sdk.lifecycle import loops
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
@@ -68,6 +68,10 @@ class _Child:
     async def _run(self, number: int, payload: dict[str, Any], trajectory_id: str) -> None:
         try:
             outcome = await self._engine.run(payload, trajectory_id)
+        except UnavailableError as error:
+            # All further rollouts would fail here, and at once, which attracts more. Another process has to take over.
+            sys.stderr.write(f"{describe_error(error)}\n")
+            _end()
         except BaseException as error:
             outcome = RolloutOutcome.broken(error)
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -11,6 +12,7 @@ from typing import Any
 
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import UnavailableError
+from aws_rft_sdk.failures import describe_error
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.settings import overridden
@@ -44,18 +46,16 @@ class ActorRollouts:
         self._engine = LocalEngine(load_callable(reference), deadline_seconds=deadline_seconds)
         self._tasks: dict[str, asyncio.Task[RolloutOutcome]] = {}
 
-    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> dict[str, Any] | str:
-        """Return the fields of the outcome. Returns text if the rollout could not begin here, which says why."""
+    async def run(self, payload: Mapping[str, Any], trajectory_id: str) -> dict[str, Any]:
+        """Return the fields of the outcome. Ends the process if so many threads hang that no rollout can begin."""
         task = asyncio.ensure_future(self._engine.run(payload, trajectory_id))
         self._tasks[trajectory_id] = task
         try:
-            await asyncio.wait([task])
-            if task.cancelled():
-                return RolloutOutcome.broken(asyncio.CancelledError()).to_fields()
-            return task.result().to_fields()
+            return (await task).to_fields()
         except UnavailableError as error:
-            return str(error)
-        except Exception as error:
+            sys.stderr.write(f"{describe_error(error)}\n")
+            os._exit(1)  # and the actor is replaced
+        except BaseException as error:  # also that `cancel` was called
             return RolloutOutcome.broken(error).to_fields()
         finally:
             del self._tasks[trajectory_id]

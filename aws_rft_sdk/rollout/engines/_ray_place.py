@@ -74,10 +74,8 @@ class Place:
         except self._ray.exceptions.RayError as error:
             raise NeverRan(self._end(in_one_line(error))) from error
 
-    async def run(
-        self, payload: dict[str, Any], trajectory_id: str, limit_seconds: float | None
-    ) -> Mapping[str, Any] | str:
-        """Return the fields of the outcome. Returns text if the rollout could not begin there, which says why.
+    async def run(self, payload: dict[str, Any], trajectory_id: str, limit_seconds: float | None) -> Mapping[str, Any]:
+        """Return the fields of the outcome.
 
         Raises:
             AgentUnreachableError: The actor has ended, or has not reported in time and was killed.
@@ -87,10 +85,9 @@ class Place:
             await asyncio.wait([answer], timeout=limit_seconds)
             if not answer.done():
                 raise AgentUnreachableError(self._end("it did not report at its deadline, and was killed"))
-            told: Mapping[str, Any] | str = answer.result()
-            self._heard = time.monotonic()
-            self.completed = self.completed or not isinstance(told, str)
-            return told
+            fields: Mapping[str, Any] = answer.result()
+            self._heard, self.completed = time.monotonic(), True
+            return fields
         except asyncio.CancelledError:
             self._actor.cancel.remote(trajectory_id)
             await asyncio.wait([answer], timeout=OVERTIME_SECONDS)

@@ -1,4 +1,4 @@
-"""What a Ray cluster is sent, so that its nodes can load the handler: the project, packages and settings."""
+"""What a Ray cluster is sent, so that its nodes can load the handler: the project, and which packages it needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 from aws_rft_sdk._loading import file_of
 from aws_rft_sdk.errors import ConfigurationError
@@ -146,16 +145,6 @@ def read_requirements(path: Path) -> list[str]:
                 "file. Give --requirements a file that names packages only"
             )
     return wanted
-
-
-def runtime_env(archive: Path | None, requirements: list[str] | None) -> dict[str, Any]:
-    """Return the runtime environment for `ray.init`: the packed project, and what pip installs on each node."""
-    env: dict[str, Any] = {}
-    if archive is not None:
-        env["working_dir"] = str(archive)
-    if requirements:
-        env["pip"] = requirements
-    return env
 
 
 def _is_skipped(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines._ray_address import HERE, cluster_address, knock
 from aws_rft_sdk.rollout.engines._ray_place import OVERTIME_SECONDS, NeverRan, Place, actor_class, in_one_line
-from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements, runtime_env
+from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements
 from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.rollout.engines.places import Places
 from aws_rft_sdk.settings import carried
@@ -146,10 +146,7 @@ class RayEngine(Engine):
             failure: str | None = None
             try:
                 await place.check(payload)
-                answer = await place.run(dict(payload), trajectory_id, self._limit_seconds)
-                if not isinstance(answer, str):
-                    return RolloutOutcome.of_fields(answer)
-                failure = answer
+                return RolloutOutcome.of_fields(await place.run(dict(payload), trajectory_id, self._limit_seconds))
             except NeverRan as error:
                 failure = str(error)
             except AgentUnreachableError as error:
@@ -176,12 +173,13 @@ class RayEngine(Engine):
         await in_sdk_thread(knock, self._address)
         project = None if self._address == HERE else Project.of(self._reference)
         with tempfile.TemporaryDirectory(prefix="rft-ray-") as folder:
-            archive = None
+            env: dict[str, Any] = {"pip": self._requirements} if self._requirements else {}
             if project is not None:
                 settings.update(reference=project.reference, import_paths=list(project.import_paths))
                 archive = Path(folder) / "project.zip"
                 await in_sdk_thread(project.pack, archive)
-            self._init(ray, runtime_env(archive, self._requirements))
+                env["working_dir"] = str(archive)
+            self._init(ray, env)
         return settings
 
     def _init(self, ray: ModuleType, env: dict[str, Any]) -> None:
