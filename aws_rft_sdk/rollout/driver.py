@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from aws_rft_sdk._loading import check_not_loading
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler, trajectory_id_of
@@ -99,6 +100,7 @@ async def run_rollouts(
         UnavailableError: The engine has nothing left to run rollouts on, as it said of one of them. As above.
         Exception: What `prompts` or `journal` raises; rollouts in flight are cancelled.
     """
+    check_not_loading()
     _check(group_size=(group_size, 1), concurrency=(concurrency, 1), breaker=(1 if breaker is None else breaker, 1))
     if starts_per_second is not None and not starts_per_second > 0:
         raise ConfigurationError(f"starts_per_second is {starts_per_second}; it must be above 0")

@@ -52,9 +52,8 @@ class Interrupts:
         Args:
             work: Makes the coroutine. The first signal sets the event that is its argument, the second one cancels it.
         """
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
+        # Not in an `except` block: tracebacks of handlers would begin with its error.
+        if not _has_running_loop():
             loops.run(self._guarded(work))
             return
         self._is_notebook = True
@@ -93,3 +92,11 @@ class Interrupts:
             self._stopping.set()
         elif self._task is not None:
             self._task.cancel()
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

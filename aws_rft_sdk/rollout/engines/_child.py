@@ -16,7 +16,9 @@ import traceback
 from typing import Any, BinaryIO, NoReturn
 
 from aws_rft_sdk._loading import load_callable
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle import loops
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 
@@ -117,11 +119,11 @@ def main() -> None:
         handler = load_callable(settings["handler"])
     except BaseException as error:  # also of a script that ends when it is imported
         traceback.print_exc()
-        send(outgoing, {"error": describe_error(error)})
+        send(outgoing, {"error": describe_error(error), "is_usage": isinstance(error, ConfigurationError)})
         return
     send(outgoing, {"ready": True})
     engine = LocalEngine(handler, deadline_seconds=settings["deadline_seconds"])
-    asyncio.run(_Child(engine, incoming, outgoing).serve())
+    loops.run(_Child(engine, incoming, outgoing).serve())  # also if a callback of a handler would end the loop
 
 
 if __name__ == "__main__":

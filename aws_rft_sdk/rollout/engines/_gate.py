@@ -9,9 +9,8 @@ from collections.abc import Callable
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AgentUnreachableError, UnavailableError
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS
 
-UNREACHABLE_SECONDS = 60.0
-"""Without one answered call. Then the whole run ends."""
 _BACKOFF = Backoff(base_seconds=0.2, cap_seconds=2.0)
 _SPACING_SECONDS = 0.02
 """Between calls that were held back: all at once, they would overflow the queue of a server that has just started."""
@@ -31,7 +30,7 @@ class Gate:
         self,
         agent: str,
         *,
-        unreachable_seconds: float = UNREACHABLE_SECONDS,
+        unreachable_seconds: float = PATIENCE_SECONDS,
         backoff: Backoff = _BACKOFF,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

@@ -25,7 +25,8 @@ from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.rollout.access import Observe
-from aws_rft_sdk.rollout.engines._gate import UNREACHABLE_SECONDS, Gate
+from aws_rft_sdk.rollout.engines._gate import Gate
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import NO_REWARD_IN_ANSWER, Answer, RemoteEngine, kind_of_status, read_answer
 from aws_rft_sdk.rollout.schedule import Pace
 
@@ -78,7 +79,7 @@ class AgentCoreEngine(RemoteEngine):
         deadline_seconds: float | None = DEADLINE_SECONDS,
         client: Any = None,
         calls_per_second: float = CALLS_PER_SECOND,
-        unreachable_seconds: float = UNREACHABLE_SECONDS,
+        unreachable_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         super().__init__(observe, deadline_seconds=deadline_seconds)
         match = RUNTIME_ARN.fullmatch(arn)

@@ -9,6 +9,9 @@ from typing import Any
 
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 
+PATIENCE_SECONDS = 50.0
+"""Without anything that runs rollouts. Then the whole run ends, within a minute of the failure."""
+
 
 class Engine(ABC):
     """Runs rollouts. An asynchronous context manager: what it needs is started on entry and ended on exit."""

@@ -22,7 +22,8 @@ from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.lifecycle.telling import WORKER_HEADER, read_told
 from aws_rft_sdk.rollout.access import Observe
-from aws_rft_sdk.rollout.engines._gate import UNREACHABLE_SECONDS, Gate
+from aws_rft_sdk.rollout.engines._gate import Gate
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, Standing, read_answer
 from aws_rft_sdk.types import RolloutRequest
 
@@ -83,7 +84,7 @@ class HttpEngine(RemoteEngine):
         *,
         deadline_seconds: float | None = DEADLINE_SECONDS,
         headers: Mapping[str, str] | None = None,
-        unreachable_seconds: float = UNREACHABLE_SECONDS,
+        unreachable_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         super().__init__(observe, deadline_seconds=deadline_seconds)
         self._url = _full_url(url)

@@ -10,9 +10,8 @@ from typing import Generic, TypeVar
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import UnavailableError
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS
 
-PATIENCE_SECONDS = 60.0
-"""After this long without a place that works, the run ends."""
 _BACKOFF = Backoff(base_seconds=0.5, cap_seconds=10.0)
 
 P = TypeVar("P", bound=Hashable)
@@ -25,6 +24,8 @@ class _Standing:
     """Since its last success. It decides how long the next quarantine lasts."""
     quarantined_until: float | None = None
     """Time of the event loop. None if the place is trusted."""
+    trusted_at: float = 0.0
+    """When that began. Time of the event loop."""
     on_trial: bool = False
     """Whether a first rollout was sent there after the quarantine, and nothing is known of it yet."""
 
@@ -61,14 +62,15 @@ class Places(Generic[P]):
         """
         if place in self._standings:
             return
-        self._standings[place] = _Standing()
+        self._standings[place] = _Standing(trusted_at=asyncio.get_running_loop().time())
         if error is not None:
             self._quarantine(self._standings[place], error)
         self._wake()
 
     def remove(self, place: P) -> None:
         """Remove a place, also while it runs rollouts; their `release` does nothing then."""
-        self._standings.pop(place, None)
+        if standing := self._standings.pop(place, None):
+            self._note_last_of(standing)
         self._wake()
 
     async def acquire(self) -> P:
@@ -92,6 +94,8 @@ class Places(Generic[P]):
     def answered(self, place: P) -> None:
         """Note that the place has taken a rollout, so it works. `release` comes only when the rollout is over."""
         if standing := self._standings.get(place):
+            if standing.quarantined_until is not None:
+                standing.trusted_at = asyncio.get_running_loop().time()
             standing.quarantined_until, standing.on_trial = None, False
             self._missing_since = None
             self._wake()
@@ -118,9 +122,16 @@ class Places(Generic[P]):
         now = asyncio.get_running_loop().time()
         # All rollouts of a place that dies fail together: that is one failure.
         if standing.is_free(now) or standing.on_trial:
+            self._note_last_of(standing)
             standing.failures += 1
             standing.quarantined_until = now + self._backoff.delay(standing.failures)
             standing.on_trial = False
+
+    def _note_last_of(self, standing: _Standing) -> None:
+        """Begin patience anew if a place is lost that was trusted for that long: its rollouts may just be long."""
+        now = asyncio.get_running_loop().time()
+        if standing.quarantined_until is None and now - standing.trusted_at >= self._patience_seconds:
+            self._missing_since = None
 
     def _check_patience(self, now: float) -> None:
         if any(standing.quarantined_until is None for standing in self._standings.values()):

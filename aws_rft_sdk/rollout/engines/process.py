@@ -19,8 +19,8 @@ from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, Unavai
 from aws_rft_sdk.failures import describe_error
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
-from aws_rft_sdk.rollout.engines.base import Engine
-from aws_rft_sdk.rollout.engines.places import PATIENCE_SECONDS, Places
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.places import Places
 
 logger = logging.getLogger(__name__)
 
@@ -85,14 +85,14 @@ class ProcessEngine(Engine):
         """Start the children and wait until they have loaded the handler. It is enough that one of them can.
 
         Raises:
-            ConfigurationError: None can load it.
-            UnavailableError: None can be started.
+            ConfigurationError: `reference` names no handler.
+            UnavailableError: None can be started, or the handler's module raises in all of them.
         """
         try:
             started = await asyncio.gather(*[child.start() for child in self._children], return_exceptions=True)
             errors = [error for error in started if error is not None]
             if len(errors) == len(self._children):
-                kind = UnavailableError if isinstance(errors[0].__cause__, OSError) else ConfigurationError
+                kind = ConfigurationError if isinstance(errors[0].__cause__, ConfigurationError) else UnavailableError
                 raise kind(str(errors[0])) from errors[0]
         except BaseException:
             await self.__aexit__(None, None, None)
@@ -173,7 +173,7 @@ class _Child:
         """Start the process and wait until it has loaded the handler; nothing if it lives. All who wait share one try.
 
         Raises:
-            AgentUnreachableError: It cannot. The cause is an OSError if there was no process to be had.
+            AgentUnreachableError: It cannot. The cause is a ConfigurationError if the reference names no handler.
         """
         if self._process is None:
             if self._starting is None:
@@ -195,8 +195,11 @@ class _Child:
                 _send(process, self._settings)
                 line = await asyncio.wait_for(_stream(process).readline(), _START_SECONDS)
                 answer = json.loads(line) if line.endswith(b"\n") else {"error": "it died while it was started"}
-                if "error" in answer:
-                    raise AgentUnreachableError(f"a process cannot load the handler: {answer['error']}")
+                if told := answer.get("error"):
+                    is_usage = answer.get("is_usage", False)
+                    raise AgentUnreachableError(f"a process cannot load the handler: {told}") from (
+                        ConfigurationError(told) if is_usage else None
+                    )
             except BaseException:
                 await _end(process)
                 raise
