@@ -89,7 +89,7 @@ def plan_run(
     policy = None if options["endpoint"] else choose_policy(options["policy"], reference)
     params = InferenceParams(options["temperature"], options["top_p"], options["max_tokens"])
     prompts, text, sha256 = _read(dataset, options["limit"])
-    budget = parse_share("retry budget", options["retry_budget"], len(prompts) * options["group_size"])
+    budget = parse_share("retry-budget", options["retry_budget"], len(prompts) * options["group_size"])
     settings = settings_of(options)
     sources = {} if function is None else handler_sources(reference, function)
     for part in (settings["policy"] or "").split(":")[1:]:
