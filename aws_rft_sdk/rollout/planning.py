@@ -129,6 +129,8 @@ def _read(dataset: str | Path | Iterable[str], limit: int | None) -> tuple[list[
     """Return the prompts, the content of `prompts.jsonl` (None for a file), and the SHA-256 of the dataset."""
     if isinstance(dataset, str | Path):
         return list(itertools.islice(read_prompts(dataset), limit)), None, file_sha256(dataset)
+    if isinstance(dataset, bytes | Mapping) or not isinstance(dataset, Iterable):
+        raise DatasetError(f"dataset is {dataset!r:.80}. Give the path of a file, or a list of prompts")
     prompts = list(itertools.islice(dataset, limit))
     for number, prompt in enumerate(prompts):
         if type(prompt) is not str or is_blank(prompt):

@@ -7,6 +7,7 @@ import math
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.errors import BreakerError, ConfigurationError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs.records import RolloutRecord
@@ -163,15 +164,14 @@ def retries_by_kind(retries: int | Mapping[str, int]) -> dict[FailureKind, int]:
     """Return the number for every kind of failure, given one for all or one for each kind; 0 for kinds not named.
 
     Raises:
-        ConfigurationError: A number is below 0, or there is no such kind.
+        ConfigurationError: A number is below 0 or no whole number, or there is no such kind.
     """
     kinds = {kind.value: kind for kind in FailureKind}
-    given = dict.fromkeys(kinds, retries) if isinstance(retries, int) else retries
+    given = retries if isinstance(retries, Mapping) else dict.fromkeys(kinds, retries)
     for kind, count in given.items():
         if kind not in kinds:
             raise ConfigurationError(f"retries names the kind {kind!r}; the kinds are {', '.join(kinds)}")
-        if count < 0:
-            raise ConfigurationError(f"retries is {count} for {kind}; it must be at least 0")
+        check_number(f"retries for {kind}", count, low=0, whole=True)
     return {kinds[kind]: given.get(kind, 0) for kind in kinds}
 
 
@@ -181,7 +181,7 @@ def parse_retry_budget(value: int | str, rollouts: int) -> int:
     Raises:
         ConfigurationError: See `parse_share`.
     """
-    return math.ceil(parse_share("retry budget", value, rollouts))
+    return math.ceil(parse_share("retry-budget", value, rollouts))
 
 
 def parse_share(name: str, value: int | str, rollouts: int) -> float:

@@ -22,6 +22,9 @@ from aws_rft_sdk.rollout.engines.local import LocalEngine
 
 _PR_SET_PDEATHSIG = 1
 
+is_loading = False
+"""Whether this process is a child that imports the handler. An import that starts children would never end."""
+
 
 class _Child:
     """Serves one parent until its end of stdin is closed."""
@@ -112,6 +115,8 @@ def main() -> None:
     settings = json.loads(incoming.readline() or "{}")
     if not settings:
         return
+    global is_loading
+    is_loading = True
     try:
         sys.path[:] = settings["path"]
         handler = load_callable(settings["handler"])
@@ -119,6 +124,7 @@ def main() -> None:
         traceback.print_exc()
         send(outgoing, {"error": describe_error(error)})
         return
+    is_loading = False
     send(outgoing, {"ready": True})
     engine = LocalEngine(handler, deadline_seconds=settings["deadline_seconds"])
     asyncio.run(_Child(engine, incoming, outgoing).serve())

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import describe_error
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
+from aws_rft_sdk.rollout.engines import _child
 from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
 from aws_rft_sdk.rollout.engines.places import PATIENCE_SECONDS, Places
 
@@ -84,9 +85,14 @@ class ProcessEngine(Engine):
         """Start the children and wait until they have loaded the handler. It is enough that one of them can.
 
         Raises:
-            ConfigurationError: None can load it.
+            ConfigurationError: None can load it, or this process is a child that is loading it.
             UnavailableError: None can be started.
         """
+        if _child.is_loading:  # its children would do so too, and so on
+            raise ConfigurationError(
+                "the handler's file starts a run when it is imported, here by a process of a run. Put the call of run "
+                'under: if __name__ == "__main__":'
+            )
         try:
             started = await asyncio.gather(*[child.start() for child in self._children], return_exceptions=True)
             errors = [error for error in started if error is not None]
