@@ -24,7 +24,7 @@ def handler(payload):
     messages = [{"role": "user", "content": payload["prompt"]}]
     requests.post(url, headers=RFTContext.get_headers(), json={"model": "default", "messages": messages}, timeout=30)
     for descriptor in (1, 2):
-        os.write(descriptor, b"NOISE\n")
+        os.write(descriptor, b"NOISE\\n")
     return 1.0
 """
 IN_MAIN = """
