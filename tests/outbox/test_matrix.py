@@ -26,6 +26,7 @@ FAULTS = {
     "body-drips": Trouble(drip="body", applied=True),
     "hangs": Trouble(hang=True, applied=True),
 }
+SLOW = ("head-drips", "body-drips", "hangs")
 each_generation = pytest.mark.parametrize("api", GENERATIONS)
 with_and_without_outbox = pytest.mark.parametrize("with_outbox", [True, False], ids=["outbox", "no-outbox"])
 
@@ -72,13 +73,15 @@ def test_report_when_a_call_fails_and_is_made_again_then_the_ledger_says_what_th
     service, open_outbox, api, with_outbox, restart, kind, fault
 ):
     service.script(kind, FAULTS[fault])
-    client = client_of(service, open_outbox() if with_outbox else None, api)
+    # Long enough for a healthy call on a busy machine.
+    patience = {"timeout_seconds": 1.0 if fault in SLOW else 30.0}
+    client = client_of(service, open_outbox() if with_outbox else None, api, **patience)
     with pytest.raises(RFTError):
         client.report_complete(1.0)
     if client.outbox is not None:
         assert client.outbox.ledger().pending == 1
     if restart:
-        client = client_of(service, open_outbox() if with_outbox else None, api)
+        client = client_of(service, open_outbox() if with_outbox else None, api, **patience)
 
     if restart and not with_outbox:
         # Nobody remembers what was sent. It is not delivered twice, and never taken for delivered when it is not.
