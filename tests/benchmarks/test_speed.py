@@ -11,6 +11,8 @@ from benchmarks.speed._load import post, send_all
 from benchmarks.speed._measure import Effort, Result, difference, interleave, ratio, table
 from benchmarks.speed._servers import serving
 
+pytestmark = pytest.mark.timeout(300)  # all measurements in one process: minutes on a busy machine
+
 ROOT = Path(__file__).parents[2]
 TINY = ["--rounds", "1", "--scale", "0.01"]
 RESULTS = {
@@ -28,7 +30,7 @@ RESULTS = {
 
 def run(*arguments, **options):
     command = [sys.executable, "-m", "benchmarks.speed", *arguments]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False, **options)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=280, check=False, **options)
 
 
 @pytest.fixture(scope="module")
