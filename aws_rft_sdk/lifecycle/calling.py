@@ -8,6 +8,7 @@ is an outcome and ends nothing but its rollout.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import inspect
 import threading
@@ -29,6 +30,8 @@ Handler = Callable[[dict[str, Any]], Any]
 
 DEADLINE_SECONDS = 540.0
 """For one rollout. The service gives up after 600 s. The rest is for reporting that the rollout was not over."""
+_REPORT_SECONDS = 65.0
+"""For reports at the end of a deadline: more than a feedback call takes. An `on_error` that hangs is left behind."""
 _CANCEL_SECONDS = 5.0
 """For a coroutine to end after it was cancelled. After that we stop waiting for it."""
 
@@ -129,18 +132,33 @@ async def _time_out(
 async def _end_early(work: asyncio.Future[_Returned], contexts: list[RFTContext], error: BaseException) -> bool:
     """Report the rollouts of `contexts` as `error`, then end their work. Returns whether any was given up."""
     rollouts = [rollout for rollout in one_rollout.running() if rollout.context in contexts]
-    given_up = [await off_the_loop(_give_up, rollout, error) for rollout in rollouts]
-    if any(given_up) or not rollouts:
+    given_up = await off_the_loop(_give_up, rollouts, error) if rollouts else True
+    if given_up:
         work.cancel()
     await asyncio.wait([work], timeout=_CANCEL_SECONDS)
-    return any(given_up) or not rollouts
+    return given_up
 
 
-def _give_up(rollout: one_rollout.Rollout, error: BaseException) -> bool:
-    try:
-        return rollout.failed(error)
-    except BaseException:  # of `on_error`, which may raise anything; it is logged
-        return True
+def _give_up(rollouts: list[one_rollout.Rollout], error: BaseException) -> bool:
+    """Report rollouts as `error`. Returns whether any was given up. Blocks, as long as a report may take."""
+    given_up: list[bool] = []
+
+    def report(rollout: one_rollout.Rollout) -> None:
+        try:
+            given_up.append(rollout.failed(error))
+        except BaseException:  # of `on_error`, which may raise anything; it is logged
+            given_up.append(True)
+
+    reports = [
+        threading.Thread(target=contextvars.copy_context().run, args=(report, rollout), name="rft-report", daemon=True)
+        for rollout in rollouts
+    ]
+    for thread in reports:
+        thread.start()
+    end = time.monotonic() + _REPORT_SECONDS
+    for thread in reports:
+        thread.join(max(0.0, end - time.monotonic()))
+    return any(given_up) or len(given_up) < len(rollouts)
 
 
 def _is_running(work: asyncio.Future[_Returned], threads: list[threading.Thread]) -> bool:

@@ -11,6 +11,7 @@ import threading
 import pytest
 
 from aws_rft_sdk import LocalRuntime, rft_handler
+from aws_rft_sdk.lifecycle import calling
 from aws_rft_sdk.rollout import run_rollouts
 from aws_rft_sdk.workers import RolloutPool
 
@@ -239,3 +240,34 @@ def test_commands_when_a_task_would_end_the_loop_then_it_goes_on_and_ctrl_c_stil
     assert output == ("cancelled\n" if does == "waits" else "")
     assert "KeyboardInterrupt" in errors
     assert process.returncode != 0
+
+
+@pytest.mark.parametrize("shape", ["coroutine", "plain"])
+def test_on_error_when_it_hangs_then_its_rollout_ends_after_the_deadline_and_others_go_on(shape, monkeypatch):
+    monkeypatch.setattr(calling, "_REPORT_SECONDS", 0.5)
+    monkeypatch.setattr(calling, "_CANCEL_SECONDS", 0.5)
+    let_go = threading.Event()
+
+    async def loses(payload):
+        if payload["prompt"] == "bad":
+            raise ValueError("no")
+        return 1.0
+
+    def loses_in_a_thread(payload):
+        return asyncio.run(loses(payload))
+
+    options = {"require_turns": False, "on_error": lambda error: let_go.wait(WAIT) and 0.0}
+    handler = rft_handler(**options)(loses if shape == "coroutine" else loses_in_a_thread)
+
+    async def main(runtime):
+        attempts = run_rollouts(handler, ["bad", "good"], runtime.new_rollout, deadline_seconds=3.0)
+        return {record.prompt_index: record async for record in attempts}
+
+    try:
+        with LocalRuntime() as runtime:
+            records = asyncio.run(main(runtime))
+    finally:
+        let_go.set()
+
+    assert [records[0].status.value, records[0].failure.value] == ["unreported", "timeout"]
+    assert records[1].reward == 1.0
