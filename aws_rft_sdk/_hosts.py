@@ -124,6 +124,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_loopback_url(url: str) -> bool:
+    """Return whether the host of a URL is this machine, see `is_loopback`."""
+    return is_loopback(urlsplit(url).hostname or "")
+
+
 def _is_well_formed(netloc: str) -> bool:
     # `urlsplit` takes what stands in brackets for the host, whatever stands around them.
     return "[" not in netloc or re.fullmatch(r"\[[0-9a-f:.]+\](:\d*)?", netloc, re.IGNORECASE) is not None

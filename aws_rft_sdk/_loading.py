@@ -7,11 +7,14 @@ import importlib.util
 import sys
 import traceback
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
+
+_being_loaded: ContextVar[str | None] = ContextVar("rft_being_loaded", default=None)
 
 
 def load_callable(reference: str) -> Callable[..., Any]:
@@ -31,7 +34,11 @@ def load_callable(reference: str) -> Callable[..., Any]:
         raise ConfigurationError(
             f"{reference!r} names no function; expected path/to/file.py:function or module:function"
         )
-    module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
+    before = _being_loaded.set(location)
+    try:
+        module = _load_file(Path(location)) if location.endswith(".py") else _load_module(location)
+    finally:
+        _being_loaded.reset(before)
     target: Any = module
     for part in name.split("."):
         if not hasattr(target, part):
@@ -40,6 +47,19 @@ def load_callable(reference: str) -> Callable[..., Any]:
     if not callable(target):
         raise ConfigurationError(f"{reference} is a {type(target).__name__}, not a function")
     return target  # type: ignore[no-any-return] # callable() has just said so
+
+
+def check_not_loading() -> None:
+    """Refuse to begin a run while a handler's module is imported: each child of that run would begin another one.
+
+    Raises:
+        ConfigurationError: A module that `load_callable` imports has called this.
+    """
+    if location := _being_loaded.get():
+        raise ConfigurationError(
+            f"{location} begins a run while it is imported for its handler. Put that call below "
+            'if __name__ == "__main__":'
+        )
 
 
 def load_function(reference: str) -> Callable[..., Any]:

@@ -20,7 +20,7 @@ from aws_rft_sdk._hosts import (
     check_url,
     dual_stack_suffix,
     is_listed,
-    is_loopback,
+    is_loopback_url,
     is_service_host,
     printable,
     trust_problem,
@@ -73,7 +73,7 @@ class Endpoint(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether the endpoint is on this machine, so that nothing leaves it."""
-        return is_loopback(urlsplit(self.url).hostname or "")
+        return is_loopback_url(self.url)
 
 
 def resolve_auth(auth: Auth | None = None) -> Auth:
@@ -115,12 +115,12 @@ def environment(name: str) -> str | None:
 
 
 def carried(endpoint: str | None = None) -> dict[str, str]:
-    """Return the settings that processes on other machines need to report rollouts as this process would.
+    """Return the environment variables that processes on other machines need to report rollouts as this process would.
 
-    There may be a key among them: keep them out of logs.
+    One of them may be a key, so keep them out of logs.
 
     Args:
-        endpoint: The runtime that the operator named in code; there it is the one of `RFT_RUNTIME_ENDPOINT`.
+        endpoint: The runtime that the operator named in code. The other processes find it in `RFT_RUNTIME_ENDPOINT`.
     """
     known = {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
     return known if endpoint is None else {**known, ENDPOINT_VARIABLE: endpoint}
@@ -282,7 +282,7 @@ def _payload_source(url: str, trusted_endpoints: Iterable[str]) -> str:
     named = [*_trusted(trusted_endpoints), *([configured] if configured else [])]
     if any(is_listed(url, item) for item in named):
         return LISTED
-    return PAYLOAD if named or not is_loopback(urlsplit(url).hostname or "") else ONLY_LOOPBACK
+    return PAYLOAD if named or not is_loopback_url(url) else ONLY_LOOPBACK
 
 
 def _environment_region() -> str | None:

@@ -271,8 +271,9 @@ def default_policy(request: Recorded) -> Answer:
 
 @contextlib.contextmanager
 def refused_endpoint() -> Iterator[str]:
-    """Give a loopback endpoint at which nothing listens for the body of the `with`."""
+    """Give a loopback endpoint at which nothing listens for the body of the `with`, unless the body serves there."""
     with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a server of the body may listen there
         taken.bind(("127.0.0.1", 0))  # bound and not listening: connections are refused, and nobody else gets the port
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, overridden
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS
 
 _SECONDS = click.FloatRange(0, min_open=True)
 

@@ -14,7 +14,7 @@ from aws_rft_sdk.cli._metrics_table import failures_as_zero_option
 from aws_rft_sdk.cli._options import finite, success_threshold_option, usage_errors
 from aws_rft_sdk.cli._runs import RecordedRun, damaged_lines, threshold_of
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runs.metrics import Comparison, Difference, compare, mixture_of, named_failures
+from aws_rft_sdk.runs.metrics import Difference, RunComparison, compare, mixture_of, named_failures
 
 _SUCCESS = "eval/reward/pass_at_1"
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -76,7 +76,7 @@ def command(
         ctx.exit(1)
 
 
-def _failure(comparison: Comparison, figure: str, limit: float) -> str | None:
+def _failure(comparison: RunComparison, figure: str, limit: float) -> str | None:
     """Return what to say when the change of a figure is below a limit, None when it is not.
 
     Raises:
@@ -88,7 +88,7 @@ def _failure(comparison: Comparison, figure: str, limit: float) -> str | None:
     return f"{figure}: B - A is {changes[figure]:+.4g}, below {limit:g}" if changes[figure] < limit else None
 
 
-def _print(comparison: Comparison, runs: Sequence[RecordedRun], *, same_dataset_known: bool) -> None:
+def _print(comparison: RunComparison, runs: Sequence[RecordedRun], *, same_dataset_known: bool) -> None:
     console = Console(highlight=False)
     console.print(f"A is {runs[0].folder}\nB is {runs[1].folder}", markup=False)
     console.print(_table(comparison))
@@ -101,7 +101,7 @@ def _print(comparison: Comparison, runs: Sequence[RecordedRun], *, same_dataset_
         console.print(note, style="yellow", markup=False)
 
 
-def _table(comparison: Comparison) -> Table:
+def _table(comparison: RunComparison) -> Table:
     table = Table()
     for heading in ("", "A", "B", "B - A", f"{comparison.confidence:.0%} interval", "prompts", "better"):
         table.add_column(heading)
@@ -137,7 +137,7 @@ def _needed(difference: Difference) -> str:
     return f"a true difference of this size shows in 4 of 5 runs of about {needed:,.0f} prompts; here are {here}"
 
 
-def _notes(comparison: Comparison, same_dataset_known: bool) -> list[str]:
+def _notes(comparison: RunComparison, same_dataset_known: bool) -> list[str]:
     notes = []
     if comparison.paired and not same_dataset_known:
         notes.append(

@@ -82,7 +82,9 @@ def test(
 @click.argument("reward")
 @click.argument("events", type=click.Path(exists=True, dir_okay=False))
 @_floor_option
-@click.option("--lambda-handler", "is_handler", is_flag=True, help="REWARD is a Lambda handler already.")
+@click.option(
+    *("--lambda-handler", "--handler", "is_handler"), is_flag=True, help="REWARD is a Lambda handler already."
+)
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors

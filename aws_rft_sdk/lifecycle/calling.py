@@ -27,6 +27,8 @@ from aws_rft_sdk.types import RolloutRequest, RolloutResult
 
 Handler = Callable[[dict[str, Any]], Any]
 
+DEADLINE_SECONDS = 540.0
+"""For one rollout. The service gives up after 600 s. The rest is for reporting that the rollout was not over."""
 _CANCEL_SECONDS = 5.0
 """For a coroutine to end after it was cancelled. After that we stop waiting for it."""
 

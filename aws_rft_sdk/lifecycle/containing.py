@@ -1,6 +1,8 @@
-"""Keeps SystemExit and KeyboardInterrupt of rollouts out of event loops.
+"""Keeps exceptions of rollouts out of event loops that cannot take them.
 
-asyncio lets these two out of the loop, whichever task raises them. That would end all other rollouts.
+asyncio lets SystemExit and KeyboardInterrupt out of the loop, whichever task raises them. That would end all other
+rollouts. A coroutine that awaits a GeneratorExit may await nothing more, so it could not report. A future of asyncio
+takes no StopIteration, so whoever awaits it would wait for good (until Python 3.12).
 """
 
 from __future__ import annotations
@@ -16,10 +18,12 @@ T = TypeVar("T")
 
 TaskFactory = Callable[..., "asyncio.Future[Any]"]
 
+_NOT_IN_TASKS = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
 
 def contained(error: BaseException) -> BaseException:
-    """Return an error itself, or a `HandlerError` if asyncio would let it out of the loop."""
-    if not isinstance(error, SystemExit | KeyboardInterrupt):
+    """Return an error itself, or a `HandlerError` if event loops cannot take it."""
+    if not isinstance(error, (*_NOT_IN_TASKS, StopIteration)):
         return error
     instead = HandlerError(f"{type(error).__name__}: {error}")
     instead.__cause__ = error
@@ -50,13 +54,13 @@ class _Contained(Coroutine[Any, Any, T]):
     def send(self, value: Any) -> Any:
         try:
             return self._inner.send(value)
-        except (SystemExit, KeyboardInterrupt) as error:
+        except _NOT_IN_TASKS as error:
             raise contained(error) from error
 
     def throw(self, *error: Any) -> Any:
         try:
             return self._inner.throw(*error)
-        except (SystemExit, KeyboardInterrupt) as raised:
+        except _NOT_IN_TASKS as raised:
             raise contained(raised) from raised
 
     def close(self) -> None:

@@ -38,7 +38,8 @@ class DaemonThreads(ThreadPoolExecutor):
 
     A job gets an idle thread, else a new one. It waits while `busy_threads` threads run jobs that do not hang.
 
-    Within a rollout, a job that raises SystemExit or KeyboardInterrupt raises a `HandlerError` instead.
+    Within a rollout, a job that raises what event loops cannot take raises a `HandlerError` instead (see `contained`).
+    Outside of rollouts, that holds for StopIteration only.
 
     A job hangs if it runs although nobody uses its result any more: the rollout in whose context it was submitted is
     over, or whoever awaited it was cancelled. Neither `shutdown` nor the end of the interpreter waits for such a job.
@@ -187,7 +188,8 @@ class _Job(Future[T]):
         try:
             result = fn()
         except BaseException as error:
-            self.set_exception(error if self._rollout is None else contained(error))
+            is_contained = self._rollout is not None or isinstance(error, StopIteration)
+            self.set_exception(contained(error) if is_contained else error)
             del self  # the error's traceback holds this frame
         else:
             self.set_result(result)

@@ -32,45 +32,45 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     with hosting_handlers(loop):
         task = loop.create_task(work)
         try:
-            with _ctrl_c(task) as interrupted:
-                return _outlive(loop, task, interrupted)
+            with _ctrl_c(task) as interrupts:
+                return _outlive(loop, task, interrupts)
         finally:
             loop.run_until_complete(_leave(loop))
             loop.close()
 
 
-def _outlive(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], interrupted: threading.Event) -> T:
+def _outlive(loop: asyncio.AbstractEventLoop, task: asyncio.Task[T], interrupts: list[int]) -> T:
     while True:
         try:
             return loop.run_until_complete(task)
         except (SystemExit, KeyboardInterrupt) as error:
-            if task.done() or interrupted.is_set():
+            if task.done() or interrupts:
                 raise
             logger.error("error=<%s> | a task of a handler tried to end the process", type(error).__name__)
         except asyncio.CancelledError:
-            if interrupted.is_set():
+            if interrupts:
                 raise KeyboardInterrupt from None
             raise
 
 
 @contextmanager
-def _ctrl_c(task: asyncio.Task[Any]) -> Iterator[threading.Event]:
-    """Cancel a task at the first SIGINT. Return an event that is set then."""
-    interrupted = threading.Event()
+def _ctrl_c(task: asyncio.Task[Any]) -> Iterator[list[int]]:
+    """Cancel a task at the first SIGINT, and list the signals that have come."""
+    interrupts: list[int] = []
     is_ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not is_ours or threading.current_thread() is not threading.main_thread():
-        yield interrupted
+        yield interrupts
         return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if interrupted.is_set():
+        if interrupts:
             raise KeyboardInterrupt
-        interrupted.set()
+        interrupts.append(number)
         task.get_loop().call_soon_threadsafe(task.cancel)
 
     signal.signal(signal.SIGINT, interrupt)
     try:
-        yield interrupted
+        yield interrupts
     finally:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -7,14 +7,31 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from typing import Any
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import RolloutTimeoutError
-from aws_rft_sdk.failures import FailureKind, RolloutStatus, describe_error, describe_traceback, failure_kind
+from aws_rft_sdk.failures import (
+    FailureKind,
+    RolloutStatus,
+    describe_error,
+    describe_traceback,
+    error_type,
+    failure_kind,
+)
 from aws_rft_sdk.lifecycle.calling import Ended
-from aws_rft_sdk.types import RolloutResult
+from aws_rft_sdk.types import RolloutResult, parse_rewards
+
+_NUMBERS = {
+    "turns": "turns",
+    "seconds": "seconds",
+    "unsureTurns": "unsure_turns",
+    "refusedCalls": "refused_calls",
+    "foreignCalls": "foreign_calls",
+}
+"""Fields that are numbers, by their names in JSON."""
 
 
 @dataclass(frozen=True)
@@ -49,20 +66,39 @@ class RolloutOutcome:
         return cls(status, failure=kind, error=text, traceback=trace, lost=lost, turns=turns, seconds=seconds)
 
     def to_fields(self) -> dict[str, JSON]:
-        """Return the outcome as a JSON object."""
-        failure = None if self.failure is None else self.failure.value
-        return {**asdict(self), "status": self.status.value, "metrics": thaw(self.metrics), "failure": failure}
+        """Return the outcome as a JSON object, without `lost`: the process that ran the rollout has not lost it."""
+        kind = error_type(self.error)
+        message = self.error if kind is None or self.error is None else self.error.removeprefix(f"{kind}: ")
+        return {
+            "status": self.status.value,
+            "rewards": self.rewards,
+            "errorType": kind,
+            "errorMessage": message,
+            "traceback": self.traceback,
+            "failure": None if self.failure is None else self.failure.value,
+            "metrics": thaw(self.metrics),
+            **{name: getattr(self, field) for name, field in _NUMBERS.items()},
+        }
 
     @classmethod
     def of_fields(cls, fields: Mapping[str, JSON]) -> RolloutOutcome:
-        """Return the outcome that `to_fields` of another process has told."""
-        rewards, failure = fields["rewards"], fields["failure"]
-        known = {
-            "status": RolloutStatus(fields["status"]),
-            "rewards": None if rewards is None else tuple(rewards),
-            "failure": None if failure is None else FailureKind(failure),
-        }
-        return cls(**{**fields, **known})
+        """Return the outcome that `to_fields` of another process has told.
+
+        Raises:
+            ValueError: Another program has told it.
+        """
+        kind, message, rewards = fields.get("errorType"), fields.get("errorMessage"), fields.get("rewards")
+        status, metrics = RolloutStatus(fields.get("status")), fields.get("metrics")
+        failure = FailureKind(fields.get("failure") or FailureKind.AGENT)
+        return cls(
+            status,
+            rewards=None if rewards is None else parse_rewards(rewards),
+            metrics=FrozenDict(metrics if isinstance(metrics, Mapping) else {}),
+            error=message if kind is None else f"{kind}: {message}",
+            traceback=fields.get("traceback"),
+            failure=None if status is RolloutStatus.COMPLETED else failure,
+            **{field: _number(fields.get(name)) for name, field in _NUMBERS.items()},
+        )
 
 
 def outcome_of(ended: Ended) -> RolloutOutcome:
@@ -120,3 +156,7 @@ def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseE
     if context is None:
         return "the handler bound no rollout; decorate it with rft_handler"
     return "the handler returned without a reward (reward='deferred')"
+
+
+def _number(value: JSON) -> Any:
+    return value if isinstance(value, int | float) else 0

@@ -11,7 +11,7 @@ from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.proof.markers import markers_of
-from aws_rft_sdk.runtime import Call, PolicyError
+from aws_rft_sdk.runtime import Call, Policy, PolicyError
 from aws_rft_sdk.runtime.chat import read_answer
 from aws_rft_sdk.runtime.stand_in import functions_of, messages_of, next_message
 
@@ -42,7 +42,7 @@ class Hold:
         await asyncio.wrap_future(self._released)
 
 
-class StandIn:
+class StandIn(Policy):
     """Answers as the policy `standin` does, but calls all tools at once, and always with the same arguments.
 
     Whatever it says repeats the marker of the rollout, so that agents which hear of the task only through a tool call
@@ -82,12 +82,6 @@ class StandIn:
         """Keep the next call of a rollout waiting; then it is answered 503."""
         self._holds[marker] = hold = Hold()
         return hold
-
-    def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing."""
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return the next message of a conversation."""

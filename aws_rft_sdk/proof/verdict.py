@@ -79,7 +79,7 @@ class Reach:
     skipped_tools: tuple[str, ...] = ()
     """Not called because the user has said so."""
     failed_tools: tuple[str, ...] = ()
-    """Probe, and never to a good end."""
+    """They ran, and never came to a good end."""
     agents: tuple[str, ...] = ()
     missed_agents: tuple[str, ...] = ()
     """Made, and never run; with the place that makes them."""

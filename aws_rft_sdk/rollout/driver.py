@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from aws_rft_sdk._frozen import FrozenDict
+from aws_rft_sdk._loading import check_not_loading
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus
-from aws_rft_sdk.lifecycle.calling import Handler, trajectory_id_of
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler, trajectory_id_of
 from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.rollout.access import Observation, Observe, Start
-from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine, LocalEngine, RolloutOutcome
+from aws_rft_sdk.rollout.engines import Engine, LocalEngine, RolloutOutcome
 from aws_rft_sdk.rollout.schedule import Breaker, Pace, Planned, Schedule
 from aws_rft_sdk.runs.records import RolloutRecord
 
@@ -55,8 +55,8 @@ async def run_rollouts(
     concurrency: int = 16,
     starts_per_second: float | None = None,
     deadline_seconds: float | None = DEADLINE_SECONDS,
-    retries: int | Mapping[str, int] = 0,
-    retry_budget: int | None = None,
+    retries: int | str | Mapping[str, int] = 0,
+    retry_budget: float | None = None,
     breaker: int | None = None,
     observe: Observe | None = None,
     progress: Progress | None = None,
@@ -78,8 +78,9 @@ async def run_rollouts(
         starts_per_second: At most, evenly spaced; None for no limit.
         deadline_seconds: For each rollout of a function; an engine has its own. None for no deadline.
         retries: Repetitions of a rollout that failed or was not reported, with a new trajectory; a low reward is none.
-            One number for every kind of failure, or one for each: `{"infrastructure": 2}`. Other kinds have 0 then.
-        retry_budget: Repetitions of all rollouts together at most; None for no limit.
+            One number for every kind of failure, or one for each: "infrastructure=2" or `{"infrastructure": 2}`. Other
+            kinds have 0 then.
+        retry_budget: Repetitions of all rollouts together at most, rounded up; None for no limit.
         breaker: End the run when so many of the first rollouts all fail for the same reason, which is kind and type of
             the error. None to go on.
         observe: Looks at a rollout in the runtime, for its tokens, and for rollouts that the engine lost. None to know
@@ -99,6 +100,7 @@ async def run_rollouts(
         UnavailableError: The engine has nothing left to run rollouts on, as it said of one of them. As above.
         Exception: What `prompts` or `journal` raises; rollouts in flight are cancelled.
     """
+    check_not_loading()
     _check(group_size=(group_size, 1), concurrency=(concurrency, 1), breaker=(1 if breaker is None else breaker, 1))
     if starts_per_second is not None and not starts_per_second > 0:
         raise ConfigurationError(f"starts_per_second is {starts_per_second}; it must be above 0")
@@ -315,20 +317,11 @@ def recovered_record(trajectory_id: str, planned: Planned, seen: Observation) ->
     Metrics and errors of its handler are not known: a floor reward looks like any other.
     """
     failed = seen.rewards is None
-    rewards = seen.rewards
-    return RolloutRecord(
-        id=trajectory_id,
-        prompt_index=planned.prompt_index,
-        sample_index=planned.sample_index,
-        reward=None if rewards is None else sum(rewards),
+    outcome = RolloutOutcome(
+        RolloutStatus.FAILED if failed else RolloutStatus.COMPLETED,
+        rewards=seen.rewards,
         turns=seen.turns,
-        seconds=round(seen.seconds, 6),
-        status=RolloutStatus.FAILED if failed else RolloutStatus.COMPLETED,
+        seconds=seen.seconds,
         error="the trajectory was sealed as failed" if failed else None,
-        failure=FailureKind.AGENT if failed else None,
-        rewards=rewards if rewards is not None and len(rewards) > 1 else None,
-        metrics=FrozenDict(),
-        prompt_tokens=seen.prompt_tokens,
-        response_tokens=seen.response_tokens,
-        attempts=planned.attempt,
     )
+    return _record(planned, trajectory_id, outcome, seen)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
 
 from aws_rft_sdk import __version__
 from aws_rft_sdk._frozen import JSON
@@ -30,16 +29,8 @@ STARTED_FILE = "started.jsonl"
 LOCK_FILE = "run.lock"
 PROMPTS_FILE = "prompts.jsonl"
 """The prompts of a run whose dataset was no file."""
+_SHOWN_CHANGES = 8
 _FILES = (MANIFEST_FILE, RECORDS_FILE, STARTED_FILE, DATABASE_FILE, PROMPTS_FILE)
-
-
-class Started(NamedTuple):
-    """A rollout that began in an earlier run."""
-
-    trajectory_id: str
-    prompt_index: int
-    sample_index: int
-    attempt: int
 
 
 @dataclass(frozen=True)
@@ -50,8 +41,8 @@ class Past:
     """The last record of each rollout."""
     done: set[tuple[int, int]]
     """Prompt and sample of the rollouts that ended well."""
-    unrecorded: list[Started]
-    """Rollouts that began and have no record: the process was killed."""
+    unrecorded: dict[str, Planned]
+    """Rollouts that began and have no record, by trajectory id: the process was killed. Their prompts are not known."""
     attempts: dict[tuple[int, int], int]
     """Times that each rollout was begun that did not end well."""
 
@@ -73,8 +64,8 @@ class RunFolder:
         accept_changes: Whether to resume although something has changed since.
 
     Raises:
-        ConfigurationError: The path is no folder; another process uses it; it holds a run, or to resume none, or
-            another one: the message names each change.
+        ConfigurationError: The path is no folder, or another process uses it. A new run was asked for, and the folder
+            holds one already. Or the folder holds no run to resume, or a different one: the message names each change.
         UnavailableError: It cannot be written.
         DatasetError: To resume, its records cannot be read.
     """
@@ -157,11 +148,10 @@ class RunFolder:
             observe: Looks at a rollout in the runtime that the earlier run used; None when it cannot be asked.
         """
         recovered = []
-        for began in self.past.unrecorded:
-            seen = await observe(began.trajectory_id) if observe is not None else None
+        for trajectory_id, planned in self.past.unrecorded.items():
+            seen = await observe(trajectory_id) if observe is not None else None
             if seen is not None and seen.is_over:
-                planned = Planned(began.prompt_index, began.sample_index, began.attempt, "")
-                recovered.append(self.write(recovered_record(began.trajectory_id, planned, seen)))
+                recovered.append(self.write(recovered_record(trajectory_id, planned, seen)))
         self.past.done.update(record.key for record in recovered if record.ended_well)
         return recovered
 
@@ -202,8 +192,10 @@ def _check_unused(path: Path) -> None:
 def _check_unchanged(then: Manifest, now: Manifest, accept: bool) -> None:
     changes = then.changes_to(now)
     if changes and not accept:
+        shown, more = changes[:_SHOWN_CHANGES], len(changes) - _SHOWN_CHANGES
         raise ConfigurationError(
-            f"this is not the run that was begun, and --accept-changes resumes it all the same: {'; '.join(changes)}"
+            f"this is not the run that was begun, and --accept-changes resumes it all the same: {'; '.join(shown)}"
+            + (f"; and {more} more" if more > 0 else "")
         )
 
 
@@ -235,25 +227,27 @@ def _read_past(path: Path) -> Past:
     done = {key for key, status in zip(table.keys, table.status, strict=True) if status == COMPLETED}
     attempts = {key: tried for key, tried in zip(table.keys, table.attempts, strict=True) if key not in done}
     began, given_up = _read_started(path / STARTED_FILE, done)
-    for item in began:
-        key = item.prompt_index, item.sample_index
-        attempts[key] = max(attempts.get(key, 0), item.attempt)
-    known = broken | given_up
-    return Past(table, done, [item for item in began if item.trajectory_id not in known], attempts)
+    for planned in began.values():
+        attempts[planned.key] = max(attempts.get(planned.key, 0), planned.attempt)
+    for known in broken | given_up:
+        began.pop(known, None)
+    return Past(table, done, began, attempts)
 
 
-def _read_started(path: Path, done: Container[tuple[int, int]]) -> tuple[list[Started], set[str]]:
-    """Return the rollouts that began and are not done, and the ids of those that were given up."""
-    began: list[Started] = []
+def _read_started(path: Path, done: Container[tuple[int, int]]) -> tuple[dict[str, Planned], set[str]]:
+    """Return the rollouts that began and are not done, by id, and the ids of those that were given up."""
+    began: dict[str, Planned] = {}
     given_up: set[str] = set()
     try:
         with path.open("rb") as lines:
             for line in lines:
-                trajectory_id, *planned = decode_line(line)
-                if not planned:
+                trajectory_id, *numbers = decode_line(line)
+                if not numbers:
                     given_up.add(trajectory_id)
-                elif (item := Started(trajectory_id, *planned))[1:3] not in done:
-                    began.append(item)
+                    continue
+                prompt, sample, attempt = numbers
+                if (prompt, sample) not in done:
+                    began[trajectory_id] = Planned(prompt, sample, attempt, "")
     except (ValueError, TypeError) as error:
         raise DatasetError(f"{path} is not the journal of a run ({error})") from error
     return began, given_up

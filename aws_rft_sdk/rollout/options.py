@@ -9,10 +9,11 @@ from typing import Any, TypedDict
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rollout.engines import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
+from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.rollout.policies import policy_name
-from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_share
+from aws_rft_sdk.rollout.schedule import BREAKER, DEFAULT_RETRIES, DEFAULT_RETRY_BUDGET, parse_retries, parse_share
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runtime import Policy, RolloutLimits
@@ -111,12 +112,12 @@ def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
         raise TypeError(f"run() has no option {', '.join(unknown)}. It has {', '.join(DEFAULTS)}")
     kept: dict[str, Any] = {}
     if then is not None:
-        known = {_python_name(name): value for name, value in {**then.execution, **then.settings}.items()}
+        known = {name.replace("-", "_"): value for name, value in {**then.execution, **then.settings}.items()}
         kept = {name: value for name, value in known.items() if name in DEFAULTS}
         kept["success_threshold"] = then.success_threshold
         if "engine" in given and given["engine"] != kept.get("engine"):
             kept = {name: value for name, value in kept.items() if name not in OF_ENGINE}
-        # Who changes where inference is answered changes it as a whole.
+        # A policy replaces the endpoint of the resumed run. An endpoint replaces its policy and its limits.
         for name, others in (("policy", ("endpoint",)), ("endpoint", ("policy", *_LIMITS))):
             for other in others if given.get(name) else ():
                 kept.pop(other, None)
@@ -155,6 +156,7 @@ def _check(options: RunOptions) -> None:
     elif options["engine"] not in ENGINES:
         known = ", ".join(ENGINES)
         raise ConfigurationError(f"engine is {options['engine']!r}. Give one of {known}, or in Python an Engine")
+    parse_retries(options["retries"])
     check_number("success-threshold", options["success_threshold"])
     parse_share("fail-over", options["fail_over"], 0)
 
@@ -183,10 +185,6 @@ def execution_of(options: RunOptions) -> dict[str, JSON]:
 def option_name(name: str) -> str:
     """Return the name of an option on the command line, without the dashes in front."""
     return name.replace("_", "-")
-
-
-def _python_name(name: str) -> str:
-    return name.replace("-", "_")
 
 
 def _plain(options: RunOptions, name: str) -> JSON:

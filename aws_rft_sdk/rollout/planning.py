@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from aws_rft_sdk.rollout.engines.choosing import CONCURRENCY, EngineChoice
 from aws_rft_sdk.rollout.folder import PROMPTS_FILE
 from aws_rft_sdk.rollout.options import OF_ENGINE, RunOptions, execution_of, settings_of
 from aws_rft_sdk.rollout.policies import choose_policy
-from aws_rft_sdk.rollout.schedule import parse_retries, parse_retry_budget, retries_by_kind
+from aws_rft_sdk.rollout.schedule import parse_share
 from aws_rft_sdk.runs.manifest import Manifest, file_sha256, handler_sources, is_deployed
 from aws_rft_sdk.runtime import Policy
 from aws_rft_sdk.runtime.policies import PolicyFunction
@@ -30,7 +30,7 @@ from aws_rft_sdk.types import InferenceParams
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A run that may begin. Whatever can be refused without opening anything was."""
+    """A run that may begin. Handler, dataset and options are checked, and nothing is open yet."""
 
     options: RunOptions
     manifest: Manifest
@@ -45,8 +45,7 @@ class RunPlan:
     policy: Policy | PolicyFunction | None
     """None with an endpoint."""
     params: InferenceParams
-    retries: Mapping[str, int]
-    retry_budget: int
+    retry_budget: float
 
     def make_engine(self, access: Access) -> Engine:
         """Return the engine of the run."""
@@ -90,10 +89,7 @@ def plan_run(
     policy = None if options["endpoint"] else choose_policy(options["policy"], reference)
     params = InferenceParams(options["temperature"], options["top_p"], options["max_tokens"])
     prompts, text, sha256 = _read(dataset, options["limit"])
-    retries = options["retries"]
-    by_kind = parse_retries(retries) if isinstance(retries, str) else retries_by_kind(retries)
-    counts = {kind.value: count for kind, count in by_kind.items()}
-    budget = parse_retry_budget(options["retry_budget"], len(prompts) * options["group_size"])
+    budget = parse_share("retry budget", options["retry_budget"], len(prompts) * options["group_size"])
     settings = settings_of(options)
     sources = {} if function is None else handler_sources(reference, function)
     for part in (settings["policy"] or "").split(":")[1:]:
@@ -109,7 +105,7 @@ def plan_run(
         options["success_threshold"],
         execution_of(options),
     )
-    return RunPlan(options, manifest, prompts, text, function, choice, engine, policy, params, counts, budget)
+    return RunPlan(options, manifest, prompts, text, function, choice, engine, policy, params, budget)
 
 
 def _choose(options: RunOptions, reference: str) -> tuple[Engine | None, EngineChoice]:

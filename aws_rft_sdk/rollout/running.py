@@ -12,6 +12,7 @@ from pathlib import Path
 
 from typing_extensions import Unpack
 
+from aws_rft_sdk._loading import check_not_loading
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
 from aws_rft_sdk.rollout.access import Access
@@ -191,6 +192,7 @@ def run(
 
     Repeating a call begins a new run. Repeating it with `resume` runs what is left.
     """
+    check_not_loading()
     if sum(map(bool, (out, resume, discard))) > 1:
         raise ConfigurationError(
             "--out begins a run, --resume goes on with one, --discard keeps none. Give one of them"
@@ -261,7 +263,7 @@ class _Work:
             group_size=options["group_size"],
             concurrency=self.plan.choice.concurrency,
             starts_per_second=self.plan.choice.starts_per_second,
-            retries=self.plan.retries,
+            retries=options["retries"],
             retry_budget=self.plan.retry_budget,
             breaker=options["breaker"],
             observe=self.access.observe,

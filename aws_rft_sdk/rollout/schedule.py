@@ -5,8 +5,9 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.errors import BreakerError, ConfigurationError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs.records import RolloutRecord
@@ -26,6 +27,11 @@ class Planned(NamedTuple):
     """Attempts at this rollout, this one included."""
     prompt: str
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """Which rollout of the run this is: prompt and sample."""
+        return self[:2]
+
 
 class Schedule:
     """Hands out rollouts so that whole groups finish early: group by group, and repetitions before new rollouts.
@@ -35,8 +41,8 @@ class Schedule:
         group_size: Rollouts of each prompt.
         done: Prompt and sample of rollouts that need not run.
         attempts: How often rollouts were tried before, by prompt and sample; those not named, never.
-        retries: Repetitions of one rollout at most: one number for every kind of failure, or one for each kind.
-        retry_budget: Repetitions of all rollouts together at most; None for no limit.
+        retries: Repetitions of one rollout at most, as for `parse_retries`.
+        retry_budget: Repetitions of all rollouts together at most, rounded up; None for no limit.
     """
 
     def __init__(
@@ -46,13 +52,13 @@ class Schedule:
         *,
         done: Container[tuple[int, int]] = frozenset(),
         attempts: dict[tuple[int, int], int] | None = None,
-        retries: int | Mapping[str, int] = 0,
-        retry_budget: int | None = None,
+        retries: int | str | Mapping[str, int] = 0,
+        retry_budget: float | None = None,
     ) -> None:
         self._before = attempts or {}
         self._fresh = self._plan(prompts, group_size, done)
         self._again: list[Planned] = []
-        self._retries = retries_by_kind(retries)
+        self._retries = parse_retries(retries)
         self._budget = math.inf if retry_budget is None else retry_budget
 
     def _plan(self, prompts: Iterable[str], group_size: int, done: Container[tuple[int, int]]) -> Iterator[Planned]:
@@ -74,8 +80,8 @@ class Schedule:
         Each repetition counts, whatever it was for: with `infrastructure=2,agent=1`, a rollout that infrastructure
         broke once is not repeated for what its agent raises then.
         """
-        tried = planned.attempt - self._before.get((planned.prompt_index, planned.sample_index), 0)
-        if tried > self._retries[kind] or self._budget < 1:
+        tried = planned.attempt - self._before.get(planned.key, 0)
+        if tried > self._retries[kind] or self._budget <= 0:
             return False
         self._budget -= 1
         heapq.heappush(self._again, planned._replace(attempt=planned.attempt + 1))
@@ -138,50 +144,31 @@ class Pace:
         self._next_at = due if due > now else now + self._gap
 
 
-def parse_retries(value: str) -> dict[FailureKind, int]:
+def parse_retries(value: int | str | Mapping[str, int]) -> dict[FailureKind, int]:
     """Return how often a rollout may be repeated after a failure of each kind.
 
     Args:
-        value: `N` for every kind, or `KIND=N[,KIND=N]`; kinds that are not named are not repeated.
+        value: One number for every kind, or numbers by kind; also as text: `N`, or `KIND=N[,KIND=N]`. A kind that is
+            not named is not repeated.
 
     Raises:
-        ConfigurationError: It has another form, or names a kind that there is not.
-    """
-    parts = [part.partition("=") for part in value.split(",")]
-    try:
-        if parts[0][1]:
-            return retries_by_kind({kind.strip(): int(count) for kind, _, count in parts})
-        return retries_by_kind(int(value))
-    except ValueError as error:
-        if isinstance(error, ConfigurationError):
-            raise
-        form = "a number, or numbers by kind such as infrastructure=2,model=1"
-        raise ConfigurationError(f"retries is {value!r}; it must be {form}") from error
-
-
-def retries_by_kind(retries: int | Mapping[str, int]) -> dict[FailureKind, int]:
-    """Return the number for every kind of failure, given one for all or one for each kind; 0 for kinds not named.
-
-    Raises:
-        ConfigurationError: A number is below 0, or there is no such kind.
+        ConfigurationError: It has another form, names a kind that there is not, or a number is below 0.
     """
     kinds = {kind.value: kind for kind in FailureKind}
-    given = dict.fromkeys(kinds, retries) if isinstance(retries, int) else retries
-    for kind, count in given.items():
+    given: Any = value
+    if isinstance(value, str):
+        parts = [part.partition("=") for part in value.split(",")]
+        try:
+            given = {kind.strip(): int(count) for kind, _, count in parts} if parts[0][1] else int(value)
+        except ValueError as error:
+            form = "a number, or numbers by kind such as infrastructure=2,model=1"
+            raise ConfigurationError(f"retries is {value!r}; it must be {form}") from error
+    by_kind = given if isinstance(given, Mapping) else dict.fromkeys(kinds, given)
+    for kind, count in by_kind.items():
         if kind not in kinds:
             raise ConfigurationError(f"retries names the kind {kind!r}; the kinds are {', '.join(kinds)}")
-        if count < 0:
-            raise ConfigurationError(f"retries is {count} for {kind}; it must be at least 0")
-    return {kinds[kind]: given.get(kind, 0) for kind in kinds}
-
-
-def parse_retry_budget(value: int | str, rollouts: int) -> int:
-    """Return how many repetitions a run may make. A share of the rollouts is rounded up.
-
-    Raises:
-        ConfigurationError: See `parse_share`.
-    """
-    return math.ceil(parse_share("retry budget", value, rollouts))
+        check_number(f"retries for {kinds[kind].value}", count, low=0, whole=True)
+    return {kinds[kind]: by_kind.get(kind, 0) for kind in kinds}
 
 
 def parse_share(name: str, value: int | str, rollouts: int) -> float:

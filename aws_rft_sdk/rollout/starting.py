@@ -105,8 +105,8 @@ def access_at(endpoint: str, params: InferenceParams, job_arn: str | None = None
 def trusting(access: Access, key: str | None = None) -> Iterator[None]:
     """Let the handlers of this process, and of child processes begun meanwhile, trust the runtime of an access.
 
-    The operator has named that runtime, so the endpoint that its payloads name is the operator's word. The environment
-    tells the clients of handlers, wherever they are made. Not for several threads.
+    The operator chose this runtime, so its payloads may name its endpoint. Clients in handlers learn that from
+    environment variables. Not for several threads.
 
     Args:
         access: What `access_at` returned.

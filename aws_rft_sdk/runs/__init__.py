@@ -1,7 +1,7 @@
 """Finished rollouts: read their records, measure them, compare two runs, run or score them again."""
 
 from aws_rft_sdk.failures import RolloutStatus
-from aws_rft_sdk.runs.metrics import Comparison, Metrics, compare, measure
+from aws_rft_sdk.runs.metrics import Metrics, RunComparison, compare, measure
 from aws_rft_sdk.runs.records import RolloutRecord, read_records
 from aws_rft_sdk.runs.replay_report import ReplayedRollout, ReplayReport, ReplayStatus
 from aws_rft_sdk.runs.replaying import replay, replay_rollouts
@@ -11,7 +11,6 @@ from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.runs.truth import cell_truth, column_truth
 
 __all__ = [
-    "Comparison",
     "Metrics",
     "ReplayReport",
     "ReplayStatus",
@@ -22,6 +21,7 @@ __all__ = [
     "RolloutRecord",
     "RolloutStatus",
     "RolloutTable",
+    "RunComparison",
     "cell_truth",
     "column_truth",
     "compare",

@@ -89,12 +89,11 @@ class Manifest:
             changes.append(f"the dataset {now.dataset} has other content ({self.rows} rows then, {now.rows} now)")
         if self._name != now._name:
             changes.append(f"the handler was {self.handler} and is {now.handler}")
-        changes += [f"the source file {text}" for text in _differences(self.sources, now.sources)]
         for name in sorted({*self.settings, *now.settings}):
             then, today = self.settings.get(name), now.settings.get(name)
             if then != today:
                 changes.append(f"--{name} was {_shown(then)} and is {_shown(today)}")
-        return changes
+        return [*changes, *(f"the source file {text}" for text in _differences(self.sources, now.sources))]
 
 
 def is_deployed(handler: str) -> bool:
@@ -103,7 +102,7 @@ def is_deployed(handler: str) -> bool:
 
 
 def read_manifest(folder: str | Path) -> Manifest | None:
-    """Return what a run was made of, None of a folder of an older version.
+    """Return what a run was made of. Returns None if the folder has no manifest: older versions wrote none.
 
     Raises:
         ConfigurationError: There is a manifest that cannot be read.

@@ -72,14 +72,19 @@ class RescoredRollout:
 
     @property
     def new_record(self) -> RolloutRecord:
-        """The record with the other reward, and its components among the metrics."""
+        """The record with the other reward, and its components among the metrics.
+
+        Figures leave failed rollouts out. One that has a score now counts, so its record says that it completed.
+        """
         if self.status is RescoreStatus.FAILED:
             return self.record
         result = self.result or RewardResult(None)
         per_turn = result.turns_rewards
         parts = {component.name: component.value for component in result.components}
+        scored: dict[str, Any] = {"status": RolloutStatus.COMPLETED, "failure": None, "floor": None}
         return dataclasses.replace(
             self.record,
+            **(scored if self.new is not None else {}),
             reward=self.new,
             rewards=per_turn if per_turn is not None and len(per_turn) > 1 else None,
             metrics={**thaw(self.record.metrics), **parts},

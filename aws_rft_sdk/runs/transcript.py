@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.runs.request_diff import Comparable, RequestComparison, RequestDifference, compare_requests
-from aws_rft_sdk.runtime import Call, PolicyError
+from aws_rft_sdk.runtime import Call, Policy, PolicyError
 from aws_rft_sdk.types import Turn
 
 
@@ -113,7 +113,7 @@ class Transcript:
         return min(found.items(), key=lambda item: item[1].size)
 
 
-class TranscriptPolicy:
+class TranscriptPolicy(Policy):
     """Answers each trajectory with its own transcript, and no other call."""
 
     def __init__(self) -> None:
@@ -127,9 +127,6 @@ class TranscriptPolicy:
         """Answer the calls of a trajectory no more."""
         self._transcripts.pop(trajectory_id, None)
 
-    def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing: whoever starts the rollout says what it is answered with."""
-
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return the recorded completion.
 
@@ -140,9 +137,6 @@ class TranscriptPolicy:
         if transcript is None:
             raise PolicyError("nothing is recorded for this call: it belongs to no rollout that is being replayed")
         return _completion(transcript.answer(call.request))
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
 
 def without_lost_turns(turns: Sequence[Turn], unsure: int) -> list[Turn]:

@@ -61,10 +61,11 @@ class Passthrough(NamedTuple):
 
 
 class Policy(Protocol):
-    """Answers inference."""
+    """Answers inference. A class of your own may inherit from it, and then needs only `answer`."""
 
     def begin(self, trajectory_id: str, prompt: JSON) -> None:
         """Take note of a new trajectory. Called once for each trajectory, in the order of their creation."""
+        return
 
     async def answer(self, call: Call) -> Mapping[str, JSON] | Passthrough:
         """Return a chat completion, or the answer of another server.
@@ -75,12 +76,13 @@ class Policy(Protocol):
 
     async def aclose(self) -> None:
         """Release everything that was opened in the running event loop."""
+        return
 
 
 PolicyFunction = Callable[[dict[str, Any]], Any]
 
 
-class CallablePolicy:
+class CallablePolicy(Policy):
     """Answers with a function of the chat request.
 
     Args:
@@ -100,9 +102,6 @@ class CallablePolicy:
         call = getattr(fn, "__call__", None)  # noqa: B004 - asked whether it is async, not whether it is callable
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
         self._workers: _Workers | None = None
-
-    def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing. A function sees requests only."""
 
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return the function's answer to the request."""

@@ -15,11 +15,11 @@ from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.capture import check_captured
 from aws_rft_sdk.runtime.chat import AnswerError, read_answer
-from aws_rft_sdk.runtime.policies import Call, PolicyError
+from aws_rft_sdk.runtime.policies import Call, Policy, PolicyError
 from aws_rft_sdk.types import Trajectory
 
 
-class ReplayPolicy:
+class ReplayPolicy(Policy):
     """Answers with recorded trajectories.
 
     A recording is one line of JSON: `{"prompt": <text of the first user message>, "turns": [<assistant message in
@@ -86,9 +86,6 @@ class ReplayPolicy:
                 f"{prompt[:200]!r}, and the agent asks for turn {call.turn} (counted from 0)"
             )
         return read_answer(turns[call.turn], call.request)
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
 
 def first_user_text(request: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime._recent import Recent
 from aws_rft_sdk.runtime.answers import encode
 from aws_rft_sdk.runtime.chat import AnswerError, read_answer
-from aws_rft_sdk.runtime.policies import Call, PolicyError
+from aws_rft_sdk.runtime.policies import Call, Policy, PolicyError
 from aws_rft_sdk.runtime.recordings import first_user_text
 
 Script = Sequence[JSON]
@@ -38,7 +38,7 @@ def scripted(script: Script | Mapping[str, Script]) -> ScriptedPolicy:
     return ScriptedPolicy(script)
 
 
-class ScriptedPolicy:
+class ScriptedPolicy(Policy):
     """Answers turn k of each trajectory with item k of a script.
 
     Every rollout gets the whole script from its beginning. A turn past the end of the script is answered 400, and the
@@ -85,9 +85,6 @@ class ScriptedPolicy:
             raise ConfigurationError(f"the script {path} cannot be read: {error}") from error
         return cls(script, str(path))
 
-    def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing. The first turn chooses the script."""
-
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return the item of this turn."""
         if call.trajectory_id is None:
@@ -112,9 +109,6 @@ class ScriptedPolicy:
                 f"{', '.join(repr(key) for key in self._scripts)[:400]}. Add one, or the key '' for all other prompts"
             )
         return self._scripts[key]
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
 
 def _turns_before(request: Mapping[str, Any]) -> int:

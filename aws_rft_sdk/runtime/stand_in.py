@@ -15,7 +15,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime._plausible import plausible_value
 from aws_rft_sdk.runtime._recent import Recent
 from aws_rft_sdk.runtime.chat import read_answer
-from aws_rft_sdk.runtime.policies import Call
+from aws_rft_sdk.runtime.policies import Call, Policy
 
 _MAX_TOOL_TURNS = 16
 """Turns of a rollout that call tools. An agent that forgets its conversation would have them called for ever."""
@@ -32,7 +32,7 @@ def standin(seed: int = 0) -> StandInPolicy:
     return StandInPolicy(seed)
 
 
-class StandInPolicy:
+class StandInPolicy(Policy):
     """Answers any agent plausibly: calls tools with arguments that fit their schemas, then says something.
 
     It calls each tool of a conversation at most once, and up to 4 in one turn. A request for structured output gets an
@@ -73,9 +73,6 @@ class StandInPolicy:
         tools = [str(function["name"]) for function in offered]
         text = f"example {random.randint(1, 999)}"
         return read_answer(next_message(call.request, tools, text, random), call.request)
-
-    async def aclose(self) -> None:
-        """Do nothing."""
 
 
 def next_message(

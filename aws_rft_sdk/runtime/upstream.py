@@ -15,12 +15,12 @@ from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.answers import encode
-from aws_rft_sdk.runtime.policies import Call, Passthrough, PolicyError
+from aws_rft_sdk.runtime.policies import Call, Passthrough, Policy, PolicyError
 
 _IDLE_CONNECTIONS = 256
 
 
-class UpstreamPolicy:
+class UpstreamPolicy(Policy):
     """Passes requests to an OpenAI-compatible server, and its answers back byte for byte.
 
     Errors of the server keep their status and `Retry-After`. No header of the agent's request is passed on, so neither
@@ -67,9 +67,6 @@ class UpstreamPolicy:
         self._encrypts = parts.scheme == "https"
         self._clients: dict[asyncio.AbstractEventLoop, list[httpx.AsyncClient]] = {}
         """The idle clients of each event loop, the latest last."""
-
-    def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing. A server sees requests only."""
 
     async def answer(self, call: Call) -> Passthrough:
         """Send the request and return the answer before its body is read."""

@@ -1,4 +1,4 @@
-"""What a pool remembers of the rollouts that ended: for deliveries that come again, and for those who ask."""
+"""What a pool remembers of rollouts that ended, for repeated deliveries and for `GET /rollout/<id>`."""
 
 from __future__ import annotations
 

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, TypeVar, cast
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.lifecycle.calling import Handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler
 from aws_rft_sdk.lifecycle.executor import hosting_handlers, in_sdk_thread
 from aws_rft_sdk.lifecycle.shutdown import drain
 from aws_rft_sdk.types import RolloutRequest
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool
+from aws_rft_sdk.workers.pool import MAX_ROLLOUTS, RolloutPool
 
 F = TypeVar("F", bound=Callable[..., Any])
 

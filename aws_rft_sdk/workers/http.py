@@ -43,7 +43,7 @@ from aws_rft_sdk.errors import (
     ShuttingDownError,
 )
 from aws_rft_sdk.failures import failure_kind
-from aws_rft_sdk.lifecycle.calling import Ended, Handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Ended, Handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.lifecycle.telling import WORKER_HEADER, tell
 from aws_rft_sdk.settings import check_key
@@ -53,7 +53,7 @@ from aws_rft_sdk.workers._calls import Items, call
 from aws_rft_sdk.workers._memory import Remembered
 from aws_rft_sdk.workers.metrics import CONTENT_TYPE, WorkerMetrics
 from aws_rft_sdk.workers.outcomes import is_settled
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted
+from aws_rft_sdk.workers.pool import MAX_ROLLOUTS, RolloutPool, Submitted
 
 logger = logging.getLogger(__name__)
 
@@ -214,8 +214,8 @@ class _Worker:
         if isinstance(known, Future):
             await asyncio.wait([asyncio.wrap_future(known)], timeout=wait_seconds)
             known = Remembered.of(known.result()) if known.done() else None
-        outcome, error = (None, None) if known is None else (known.outcome, known.ended.error)
-        return Response(to_json(tell(trajectory_id, outcome, error)), media_type="application/json")
+        told = tell(trajectory_id, None if known is None else known.outcome)
+        return Response(to_json(told), media_type="application/json")
 
     def _submit(self, payload: Any) -> Submitted:
         submitted = _translated(lambda: self._pool.submit(payload))

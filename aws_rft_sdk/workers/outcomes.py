@@ -21,8 +21,8 @@ class Figures(NamedTuple):
     running: int
     """Rollouts and calls in progress."""
     hung: int
-    """Threads that still run although their rollout is over: functions that were given up at their deadline, each of
-    which holds a slot, and tools of coroutine handlers."""
+    """Threads that still run although their rollout is over. They run functions that missed their deadline, which keep
+    their slots, and tools of coroutine handlers, which do not."""
     free: int
     """How many more may begin now."""
     draining: bool
@@ -37,9 +37,9 @@ class Figures(NamedTuple):
 
 
 def is_settled(ended: Ended) -> bool:
-    """Whether nothing is left to do for a rollout: the runtime knows what became of it, or an outbox will tell it.
+    """Return whether nothing is left to do for a rollout: the runtime knows how it ended, or an outbox will tell it.
 
-    One that is not settled may be delivered again, to this process or to another.
+    A rollout that is not settled may be delivered again, to this process or to another.
     """
     context = ended.context
     if context is None:  # nobody decorated the handler
@@ -50,8 +50,8 @@ def is_settled(ended: Ended) -> bool:
     return ended.error is None or context.rewards is not None or context.completion == FAILED
 
 
-def outcome_of(ended: Ended) -> str:
-    """Return the outcome under which `Figures.ended` counts it."""
+def counted_as(ended: Ended) -> str:
+    """Return the key of `Figures.ended` that counts a rollout."""
     if not is_settled(ended):
         return "unreported"
     if ended.error is None:
@@ -66,7 +66,7 @@ def log_outcome(trajectory_id: str, ended: Ended) -> None:
             "trajectory_id=<%s>, error=<%s>, outcome=<%s> | the rollout failed: %s",
             trajectory_id,
             type(ended.error).__name__,
-            outcome_of(ended),
+            counted_as(ended),
             ended.error,
             exc_info=ended.error if ended.error.__traceback__ is not None else None,
         )

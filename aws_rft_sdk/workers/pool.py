@@ -16,29 +16,22 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.context import RFTContext
-from aws_rft_sdk.errors import (
-    AtCapacityError,
-    ConfigurationError,
-    GivenUpError,
-    ShuttingDownError,
-)
+from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, GivenUpError, ShuttingDownError
 from aws_rft_sdk.failures import chain_of
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import shared_outbox
 from aws_rft_sdk.lifecycle import one_rollout
-from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS, REPORT_SHARE, Drained, give_up
 from aws_rft_sdk.workers._loop import BEAT_SECONDS, LoopThread
 from aws_rft_sdk.workers._memory import Key, Memory, Remembered
 from aws_rft_sdk.workers._payloads import read_rollout
-from aws_rft_sdk.workers.outcomes import Figures, is_settled, log_outcome, outcome_of
+from aws_rft_sdk.workers.outcomes import Figures, counted_as, is_settled, log_outcome
 
 logger = logging.getLogger(__name__)
 
 MAX_ROLLOUTS = 96
 """The service's own limit of rollouts in flight."""
-DEADLINE_SECONDS = 540.0
-"""Below the 600 s after which the service gives a rollout up by default, so that there is time to report it."""
 REMEMBERED = 10_000
 MAX_RETRY_SECONDS = 30.0
 _REPORT_SECONDS = 30.0
@@ -377,7 +370,7 @@ class RolloutPool:
 
     def _note(self, key: Key, remembered: Remembered) -> None:
         ended = remembered.ended
-        self._outcomes[outcome_of(ended)] += 1
+        self._outcomes[counted_as(ended)] += 1
         share = 0.1 if self._mean_seconds else 1.0
         self._mean_seconds += share * (ended.seconds - self._mean_seconds)
         if ended.lingers():

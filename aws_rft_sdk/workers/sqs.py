@@ -19,7 +19,7 @@ from typing import Any
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, ShuttingDownError, TrajectoryConflictError
 from aws_rft_sdk.failures import chain_of
-from aws_rft_sdk.lifecycle.calling import Ended, Handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Ended, Handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.workers._aws import aws_client
 from aws_rft_sdk.workers._intake import Intake
@@ -27,7 +27,7 @@ from aws_rft_sdk.workers._keeper import BURIED_SECONDS, Bury, Delete, Fate, Keep
 from aws_rft_sdk.workers._queue import Message, Queue
 from aws_rft_sdk.workers._worker import QueueWorker
 from aws_rft_sdk.workers.outcomes import is_settled
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS, RolloutPool, Submitted
+from aws_rft_sdk.workers.pool import MAX_ROLLOUTS, RolloutPool, Submitted
 
 logger = logging.getLogger(__name__)
 

@@ -21,12 +21,13 @@ from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.cli.worker import command as worker_command
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.runtime import CallablePolicy
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, WORKER_KEY_VARIABLE
 from aws_rft_sdk.types import TrajectoryStatus
 from aws_rft_sdk.workers.command import PORT
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, MAX_ROLLOUTS
+from aws_rft_sdk.workers.pool import MAX_ROLLOUTS
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "examples" / "deploy"

@@ -158,7 +158,7 @@ def in_a_task(make_error):
     return handler
 
 
-@pytest.mark.parametrize("error", ["interrupt", "exit"])
+@pytest.mark.parametrize("error", ["interrupt", "exit", "generator exit"])
 def test_driver_when_a_task_of_a_handler_would_end_the_loop_then_it_is_one_failed_record(runtime, error):
     records = drive(runtime, in_a_task(ERRORS[error]), ["good", "bad", "good"], concurrency=1)
 
@@ -196,7 +196,7 @@ def test_driver_when_tasks_of_a_handler_are_cancelled_then_they_are_as_ever(runt
 
 COMMANDS_LOOP = """
     import asyncio, sys
-    from aws_rft_sdk.cli._loop import run
+    from aws_rft_sdk.lifecycle.loops import run
 
     async def ends(error):
         raise error

@@ -119,18 +119,38 @@ def test_job_when_it_is_cancelled_before_it_begins_then_it_never_runs(gate):
         second.result()
 
 
-@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()], ids=["exit", "interrupt"])
-def test_job_when_it_would_end_the_loop_then_within_a_rollout_it_does_not(error):
+def awaited_from_a_thread(error, within):
+    """Return what an event loop makes of an error that a job raises."""
+
+    def fail():
+        raise error
+
     async def call():
-        def fail():
-            raise error
+        with hosting_handlers(asyncio.get_running_loop()), within:
+            return await asyncio.wait_for(asyncio.gather(asyncio.to_thread(fail), return_exceptions=True), WAIT)
 
-        with hosting_handlers(asyncio.get_running_loop()), rollout():
-            await asyncio.create_task(asyncio.to_thread(fail))
+    [told] = asyncio.run(call())
+    return told
 
-    with pytest.raises(HandlerError, match=type(error).__name__) as raised:
-        asyncio.run(call())
-    assert raised.value.__cause__ is error
+
+NOT_IN_LOOPS = {
+    "exit": SystemExit(3),
+    "interrupt": KeyboardInterrupt(),
+    "generator": GeneratorExit(),
+    "next": StopIteration(),
+}
+
+
+@pytest.mark.parametrize("error", NOT_IN_LOOPS)
+def test_job_when_a_loop_cannot_take_its_error_then_within_a_rollout_it_raises_another(error):
+    told = awaited_from_a_thread(NOT_IN_LOOPS[error], rollout())
+
+    assert isinstance(told, HandlerError)
+    assert told.__cause__ is NOT_IN_LOOPS[error]
+
+
+def test_job_when_it_raises_stop_iteration_outside_of_rollouts_then_nobody_waits_for_good():
+    assert isinstance(awaited_from_a_thread(StopIteration(), contextlib.nullcontext()), HandlerError)
 
 
 def test_shutdown_when_jobs_hang_then_only_the_others_are_awaited(gate):

@@ -109,6 +109,12 @@ def test_driver_when_a_tool_of_a_coroutine_exits_then_the_agent_is_told_and_the_
     assert "SystemExit: 3" in json.dumps(said)
 
 
+def test_driver_when_a_tool_of_a_coroutine_finds_nothing_with_next_then_the_agent_is_told(runtime):
+    [record] = drive(runtime, agents.coroutine, ["next"], deadline_seconds=WAIT)
+
+    assert record.reward == 1.0
+
+
 # --- the command -----------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 import sys
 
 import pytest
+from rollout.ray_cluster import cluster, head, project  # noqa: F401 - fixtures
 from rollout.worlds import write_world
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import boto3
 import pytest
 from botocore.config import Config
+from fakes import refused_endpoint
 from rollout.worlds import PROMPTS, policy
 
 from aws_rft_sdk import LocalRuntime
@@ -165,7 +165,8 @@ def test_agentcore_when_the_runtime_cannot_be_asked_then_the_answer_is_what_is_k
     assert records[2].error == "the agent answered: boom"
 
 
-def test_agentcore_when_it_throttles_then_the_call_is_made_again_and_other_errors_are_the_rollouts(world):
+def test_agentcore_when_it_throttles_then_the_call_is_made_again_and_other_errors_are_the_rollouts(world, monkeypatch):
+    monkeypatch.setattr(AgentCoreEngine, "after_error_seconds", 0.1)  # for a reward that may come all the same
     handler = load_callable(f"{world}/engine_handlers.py:plain")
     throttled = set()
 
@@ -178,7 +179,7 @@ def test_agentcore_when_it_throttles_then_the_call_is_made_again_and_other_error
         return 200, None, handler(payload)
 
     with agentcore(answer) as (client, plane):
-        records = run(client, deadline_seconds=3.0)
+        records = run(client)
 
     assert [r.status.value for r in records] == ["completed", "unreported", "completed"]
     assert "RuntimeClientError" in records[1].error
@@ -260,17 +261,14 @@ def test_agentcore_when_our_worker_answers_that_the_rollout_failed_then_its_kind
 
 
 def test_agentcore_when_nobody_answers_then_the_whole_run_is_told():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-
     async def main(client):
         with LocalRuntime(policy) as runtime:
             payload = access_in(runtime, InferenceParams()).start("a")
             async with AgentCoreEngine(ARN, None, client=client, unreachable_seconds=0.3) as engine:
                 await engine.run(payload, payload["metadata"]["rolloutId"])
 
-    with pytest.raises(UnavailableError, match="AgentCore does not answer"):
-        asyncio.run(main(client_of(f"http://127.0.0.1:{port}")))
+    with refused_endpoint() as url, pytest.raises(UnavailableError, match="AgentCore does not answer"):
+        asyncio.run(main(client_of(url)))
 
 
 # --- sessions are stopped --------------------------------------------------------------------------------------------

@@ -140,7 +140,7 @@ def test_process_when_a_child_holds_its_lock_past_the_deadline_then_it_is_killed
 
     async def main():
         with LocalRuntime(policy) as runtime:
-            engine = ProcessEngine(reference, workers=1, deadline_seconds=1.0, overtime_seconds=0.5)
+            engine = ProcessEngine(reference, workers=1, deadline_seconds=3.0, overtime_seconds=0.5)
             return [r async for r in run_rollouts(engine, PROMPTS, runtime.new_rollout, concurrency=1)]
 
     records = asyncio.run(main())

@@ -14,6 +14,7 @@ from http.server import HTTPServer
 from pathlib import Path
 
 import pytest
+from fakes import refused_endpoint
 from rollout.worlds import PROMPTS, policy, worker
 from workers.web import serving
 
@@ -33,9 +34,11 @@ AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 WAIT = 60
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
+@contextmanager
+def unused_port():
+    """Give a port that nobody else gets and at which nothing listens until the body serves there."""
+    with refused_endpoint() as url:
+        yield int(url.rpartition(":")[2])
 
 
 @contextmanager
@@ -191,9 +194,10 @@ def test_http_when_a_header_cannot_be_sent_then_the_error_does_not_quote_it(worl
 
 def test_http_when_nobody_answers_for_too_long_then_the_whole_run_is_told():
     async def main(runtime, access):
-        async with HttpEngine(f"http://127.0.0.1:{free_port()}", access.observe, unreachable_seconds=0.3) as engine:
-            calls = [begin(engine, access)[0] for _ in range(3)]
-            return await asyncio.gather(*calls, return_exceptions=True)
+        with refused_endpoint() as url:
+            async with HttpEngine(url, access.observe, unreachable_seconds=0.3) as engine:
+                calls = [begin(engine, access)[0] for _ in range(3)]
+                return await asyncio.gather(*calls, return_exceptions=True)
 
     errors = run_one(main)
     assert [type(error) for error in errors] == [UnavailableError] * 3
@@ -202,9 +206,9 @@ def test_http_when_nobody_answers_for_too_long_then_the_whole_run_is_told():
 
 def test_http_when_nobody_answers_before_the_deadline_then_the_rollout_has_not_begun():
     async def main(runtime, access):
-        url = f"http://127.0.0.1:{free_port()}"
-        async with HttpEngine(url, access.observe, deadline_seconds=1.0) as engine:
-            return url, await begin(engine, access)[0]
+        with refused_endpoint() as url:
+            async with HttpEngine(url, access.observe, deadline_seconds=1.0) as engine:
+                return url, await begin(engine, access)[0]
 
     url, outcome = run_one(main)
     assert (outcome.status, outcome.failure) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE)
@@ -234,16 +238,16 @@ def test_http_when_no_connection_is_made_before_the_deadline_then_the_rollout_ha
 
 def test_http_when_the_worker_comes_back_then_what_was_not_sent_is_sent_once(world):
     handler = load_callable(f"{world}/engine_handlers.py:plain")
-    port = free_port()
 
     async def main(runtime, access):
-        async with HttpEngine(f"http://127.0.0.1:{port}", access.observe) as engine:
-            rollouts = [begin(engine, access)[0] for _ in range(20)]
-            await asyncio.wait(rollouts, timeout=0.5)
-            assert not any(rollout.done() for rollout in rollouts)
-            with worker(handler, port=port) as (_, calls):
-                outcomes = await asyncio.gather(*rollouts)
-            return outcomes, [payload["metadata"]["rolloutId"] for _, payload in calls]
+        with unused_port() as port:
+            async with HttpEngine(f"http://127.0.0.1:{port}", access.observe) as engine:
+                rollouts = [begin(engine, access)[0] for _ in range(20)]
+                await asyncio.wait(rollouts, timeout=0.5)
+                assert not any(rollout.done() for rollout in rollouts)
+                with worker(handler, port=port) as (_, calls):
+                    outcomes = await asyncio.gather(*rollouts)
+                return outcomes, [payload["metadata"]["rolloutId"] for _, payload in calls]
 
     outcomes, delivered = run_one(main)
     assert {(outcome.status, outcome.error) for outcome in outcomes} == {(RolloutStatus.COMPLETED, None)}
@@ -252,20 +256,19 @@ def test_http_when_the_worker_comes_back_then_what_was_not_sent_is_sent_once(wor
 
 @pytest.mark.parametrize("path", ["", "/invocations"])
 def test_http_when_a_worker_is_killed_then_its_rollout_is_lost_soon_and_the_next_one_runs(world, path):
-    port = free_port()
-
     async def main(runtime, access):
-        async with HttpEngine(f"http://127.0.0.1:{port}{path}", access.observe) as engine:
-            engine.after_error_seconds = 1.0
-            with worker_process(world, "waits", port) as (process, _):
-                killed, killed_id = begin(engine, access)
-                await exists(world / "started")
-                process.kill()
-                process.wait()
-            (world / "release").touch()
-            with worker_process(world, "waits", port):
-                lost, (repeated, _) = await killed, begin(engine, access)
-                return lost, await repeated, runtime.trajectory(killed_id).rewards
+        with unused_port() as port:
+            async with HttpEngine(f"http://127.0.0.1:{port}{path}", access.observe) as engine:
+                engine.after_error_seconds = 1.0
+                with worker_process(world, "waits", port) as (process, _):
+                    killed, killed_id = begin(engine, access)
+                    await exists(world / "started")
+                    process.kill()
+                    process.wait()
+                (world / "release").touch()
+                with worker_process(world, "waits", port):
+                    lost, (repeated, _) = await killed, begin(engine, access)
+                    return lost, await repeated, runtime.trajectory(killed_id).rewards
 
     lost, repeated, rewards = run_one(main)
     assert (lost.status, lost.failure, lost.lost) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE, True)

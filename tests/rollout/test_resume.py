@@ -331,6 +331,18 @@ def test_folder_when_a_record_is_damaged_then_the_others_count_and_its_reward_is
     assert run.past.table.damage.lines[0][0] == 1
 
 
+def test_folder_when_many_sources_have_changed_then_the_first_are_named_and_the_others_counted(tmp_path):
+    changed = dataclasses.replace(MANIFEST, sources={f"tool_{number}.py": "2" for number in range(100)})
+    with RunFolder(tmp_path, MANIFEST) as run:
+        run.write(RolloutRecord("t0", 0, 0, 1.0, turns=1, seconds=1.0, status=RolloutStatus.COMPLETED))
+
+    with (
+        pytest.raises(ConfigurationError, match=r"tool_1\d\.py was not used then; and 9\d more$"),
+        RunFolder(tmp_path, changed, resume=True),
+    ):
+        pass
+
+
 def test_folder_when_the_handler_has_changed_since_then_its_records_tell_which_is_of_which(tmp_path):
     changed = dataclasses.replace(MANIFEST, sources={"agent.py": "2"})
     record = RolloutRecord("t0", 0, 0, 1.0, turns=1, seconds=1.0, status=RolloutStatus.COMPLETED)
@@ -377,7 +389,7 @@ def test_folder_when_the_journal_is_cut_at_any_byte_then_it_is_read_and_goes_on(
     for length in range(len(content) + 1):
         journal.write_bytes(content[:length])
         with RunFolder(tmp_path, MANIFEST, resume=True) as run:
-            begun = {item.trajectory_id for item in run.past.unrecorded}
+            begun = set(run.past.unrecorded)
             run.started("t9", planned(9))
         assert begun <= {"t1", "t2", "t3"}
         assert json.loads(lines(journal)[-1])[0] == "t9"
@@ -402,7 +414,7 @@ def test_folder_when_the_disk_is_full_then_the_error_says_so_and_what_is_written
     assert "started.jsonl cannot be written: File too large" in process.stderr
     assert (tmp_path / "started.jsonl").stat().st_size == 100
     with RunFolder(tmp_path, MANIFEST, resume=True) as run:
-        assert [item.trajectory_id for item in run.past.unrecorded] == [f"t{number}" for number in range(6)]
+        assert list(run.past.unrecorded) == [f"t{number}" for number in range(6)]
 
 
 def test_folder_when_another_process_uses_it_then_it_is_refused(tmp_path):

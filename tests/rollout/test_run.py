@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,18 @@ def here(world, monkeypatch):
 
 def function(world, name):
     return load_callable(f"{world}/engine_handlers.py:{name}")
+
+
+UNGUARDED = """
+from aws_rft_sdk import rft_handler
+from aws_rft_sdk.rollout import run
+
+@rft_handler
+def handler(payload):
+    return 1.0
+
+run(handler, ["a"], policy=lambda request: "x", engine="process", workers=1, discard=True)
+"""
 
 
 def files(world):
@@ -95,6 +108,15 @@ def test_run_when_called_in_a_notebook_then_its_running_loop_is_no_obstacle(worl
         return run(function(world, "coroutine"), PROMPTS, policy=policy, discard=True)
 
     assert [r.reward for r in sorted(asyncio.run(cell()).records, key=lambda r: r.key)] == [0.1, 0.1, 0.2]
+
+
+def test_run_when_its_script_has_no_guard_then_its_children_begin_no_runs_of_their_own(world):
+    (world / "unguarded.py").write_text(UNGUARDED)
+
+    ended = subprocess.run([sys.executable, "unguarded.py"], capture_output=True, text=True, timeout=100)
+
+    assert ended.returncode == 1
+    assert 'Put that call below if __name__ == "__main__":' in ended.stderr.splitlines()[-1]
 
 
 def test_run_when_called_in_many_threads_at_once_then_each_has_a_folder_of_its_own(world):
@@ -198,7 +220,7 @@ REFUSED = {
     "deadline": ({"deadline_seconds": -1}, ConfigurationError, "deadline-seconds"),
     "fail-over": ({"fail_over": "some"}, ConfigurationError, "fail-over is 'some'. Give a count such as 10"),
     "retries": ({"retries": "magic=1"}, ConfigurationError, "the kind 'magic'"),
-    "retries-below-0": ({"retries": -1}, ConfigurationError, "must be at least 0"),
+    "retries-below-0": ({"retries": -1}, ConfigurationError, "must be a whole number of at least 0"),
     "breaker": ({"breaker": 0}, ConfigurationError, "breaker must be"),
     "retry-budget": ({"retry_budget": -1}, ConfigurationError, "retry budget is '-1'"),
     "temperature": ({"temperature": -1}, PayloadError, "temperature"),

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import FailureKind
-from aws_rft_sdk.rollout.schedule import DEFAULT_RETRIES, Pace, Schedule, parse_retries, parse_retry_budget
+from aws_rft_sdk.rollout.schedule import DEFAULT_RETRIES, Pace, Planned, Schedule, parse_retries, parse_share
 
 
 def drive(schedule, places, failures, pick):
@@ -91,13 +91,16 @@ def test_pace_when_there_is_no_limit_then_nothing_waits():
 
 @pytest.mark.parametrize(("value", "expected"), [("0", 0), ("7", 7), ("20%", 2), ("0%", 0), ("25.5%", 3), ("100%", 10)])
 def test_retry_budget_when_given_then_it_is_a_count_or_a_share_of_ten_rollouts(value, expected):
-    assert parse_retry_budget(value, 10) == expected
+    schedule = Schedule([], 1, retries=99, retry_budget=parse_share("retry budget", value, 10))
+    failed = [schedule.failed(Planned(0, 0, 1, "a"), FailureKind.AGENT) for _ in range(11)]
+
+    assert failed == [True] * expected + [False] * (11 - expected)
 
 
 @pytest.mark.parametrize("value", ["", "-1", "x", "%", "-5%", "nan%", "inf%", "1.5"])
 def test_retry_budget_when_it_is_neither_then_it_is_refused(value):
     with pytest.raises(ConfigurationError, match="retry budget"):
-        parse_retry_budget(value, 10)
+        parse_share("retry budget", value, 10)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +117,14 @@ def test_retries_when_given_then_there_is_a_number_for_each_kind(value, expected
     assert parse_retries(value) == dict.fromkeys(FailureKind, 0) | expected
 
 
-@pytest.mark.parametrize("value", ["", "x", "-1", "1.5", "agent", "agent=", "agent=x", "agent=1,2", "=1", "agent=-1"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("", "x", "-1", "1.5", "agent", "agent=", "agent=x", "agent=1,2", "=1", "agent=-1"),
+        *(-1, 1.5, None, {"agent": "1"}, {"agent": -1}, {"other": 1}),
+    ],
+    ids=str,
+)
 def test_retries_when_they_have_another_form_then_they_are_refused(value):
     with pytest.raises(ConfigurationError, match="retries"):
         parse_retries(value)

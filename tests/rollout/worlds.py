@@ -61,10 +61,11 @@ def raises_within_a_tool(payload):
 def fails_once(payload):
     infer(payload)
     mark = pathlib.Path(__file__).with_name("failed-" + payload["prompt"])
-    if not mark.exists():
-        mark.touch()
-        raise LookupError("the first time")
-    return 1.0
+    try:
+        mark.touch(exist_ok=False)  # of rollouts that run at once, one fails
+    except FileExistsError:
+        return 1.0
+    raise LookupError("the first time")
 
 @rft_handler
 def dies_on_b(payload):

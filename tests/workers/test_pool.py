@@ -15,6 +15,7 @@ from aws_rft_sdk import LocalRuntime, RolloutFeedbackClient, rft_handler
 from aws_rft_sdk.errors import (
     AtCapacityError,
     ConfigurationError,
+    GivenUpError,
     PayloadError,
     RolloutTimeoutError,
     ShuttingDownError,
@@ -419,7 +420,7 @@ def test_drain_when_rollouts_do_not_end_in_time_then_they_are_reported(runtime, 
         assert pool.drain(1.0) == Drained(finished=0, given_up=40)
         outcomes = [future.result(WAIT) for future in futures]
 
-    assert {type(ended.error) for ended in outcomes} == {RolloutTimeoutError}
+    assert {type(ended.error) for ended in outcomes} == {GivenUpError}
     assert all(is_settled(ended) for ended in outcomes)
     assert rewards(runtime) == [(0.0,)] * 40
 
@@ -429,7 +430,7 @@ def test_close_when_rollouts_are_in_progress_then_they_are_reported(runtime, gat
         future = pool.submit(runtime.new_rollout("p")).ended
         gate.wait_for(1)
 
-    assert isinstance(future.result(WAIT).error, RolloutTimeoutError)
+    assert isinstance(future.result(WAIT).error, GivenUpError)
     assert rewards(runtime) == [(0.0,)]
     with pytest.raises(ShuttingDownError):
         pool.submit(runtime.new_rollout("p"))

@@ -189,7 +189,7 @@ def test_worker_when_a_caller_waits_for_the_outcome_then_it_is_answered_before_t
     caller.join(WAIT)
 
     assert worker.wait() == 0, worker.told()
-    assert [(answer.status_code, answer.json()["errorType"]) for answer in answers] == [(200, "RolloutTimeoutError")]
+    assert [(answer.status_code, answer.json()["errorType"]) for answer in answers] == [(200, "GivenUpError")]
 
 
 def test_worker_when_told_to_end_twice_then_it_ends_at_once(start, runtime, policy):

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NoReturn
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle import loops
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 
@@ -126,7 +127,7 @@ def main() -> None:
         return
     send(outgoing, {"ready": True})
     engine = LocalEngine(handler, deadline_seconds=settings["deadline_seconds"])
-    asyncio.run(_Child(engine, incoming, outgoing).serve())
+    loops.run(_Child(engine, incoming, outgoing).serve())  # also if a callback of a handler would end the loop
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 from urllib.parse import urlsplit
 
-from aws_rft_sdk import _hosts
+from aws_rft_sdk._hosts import is_loopback_url
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.settings import environment
 
@@ -45,7 +45,7 @@ def check_cluster_reach(address: str | None, endpoint: str | None) -> None:
         ConfigurationError: The nodes could not reach the runtime; or see `cluster_address`.
     """
     at = _host_and_port(cluster_address(address))
-    if at is not None and not is_here(at[0]) and (endpoint is None or is_loopback(endpoint)):
+    if at is not None and not is_here(at[0]) and (endpoint is None or is_loopback_url(endpoint)):
         raise ConfigurationError(f"the Ray cluster at {at[0]} cannot reach a runtime on loopback. {SERVE_RUNTIME}")
 
 
@@ -58,11 +58,6 @@ def is_here(host: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def is_loopback(url: str) -> bool:
-    """Return whether a URL leads to this machine alone."""
-    return _hosts.is_loopback(urlsplit(url).hostname or "")
 
 
 def _host_and_port(address: str) -> tuple[str, int] | None:

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from aws_rft_sdk import __version__
+from aws_rft_sdk._hosts import is_loopback_url
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
-from aws_rft_sdk.rollout.engines._ray_address import SERVE_RUNTIME, is_here, is_loopback
+from aws_rft_sdk.rollout.engines._ray_address import SERVE_RUNTIME, is_here
 
 OVERTIME_SECONDS = 30.0
 """Past its deadline, for an actor to report."""
@@ -63,7 +64,7 @@ class Place:
             UnavailableError: The rollout would report to a runtime that only this machine can reach.
         """
         endpoint = payload.get("metadata", {}).get("endpoint")
-        if not self._is_here and endpoint and is_loopback(endpoint):
+        if not self._is_here and endpoint and is_loopback_url(endpoint):
             raise UnavailableError(f"node {self._node} cannot reach the runtime at {endpoint}. {SERVE_RUNTIME}")
         if time.monotonic() - self._heard < _QUIET_SECONDS:
             return

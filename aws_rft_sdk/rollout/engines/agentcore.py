@@ -21,11 +21,12 @@ from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.failures import FailureKind, describe_error
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.engines._gate import Gate
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, PATIENCE_SECONDS
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import NO_REWARD_IN_ANSWER, Answer, RemoteEngine, kind_of_status, read_answer
 from aws_rft_sdk.rollout.schedule import Pace
 

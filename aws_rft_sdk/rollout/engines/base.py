@@ -9,8 +9,6 @@ from typing import Any
 
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 
-DEADLINE_SECONDS = 540.0
-"""For one rollout. The service gives up after 600 s; the rest is for reporting that the rollout was not over."""
 PATIENCE_SECONDS = 50.0
 """Without anything that runs rollouts. Then the whole run ends, within a minute of the failure."""
 
@@ -32,14 +30,14 @@ class Engine(ABC):
             trajectory_id: The trajectory that it names.
 
         Raises:
-            CancelledError: The caller was cancelled; the rollout is over, and reported as an error where possible.
+            CancelledError: The caller was cancelled. The rollout has ended, and is reported as an error if possible.
         """
 
     async def __aenter__(self) -> Engine:
         """Start what the engine needs.
 
         Raises:
-            ConfigurationError: It cannot run anything, and why.
+            ConfigurationError: The engine cannot run rollouts. The text says why.
         """
         return self
 

@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from aws_rft_sdk._loading import absolute_reference
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.lifecycle.calling import Handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler
 from aws_rft_sdk.rollout.access import Access
 from aws_rft_sdk.rollout.engines._ray_address import check_cluster_reach
 from aws_rft_sdk.rollout.engines.agentcore import RUNTIME_ARN, AgentCoreEngine
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.local import LocalEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
@@ -87,11 +87,6 @@ class EngineChoice:
         concurrency = concurrency or (SERVICE_CONCURRENCY if deployed else CONCURRENCY)
         own = (workers, qualifier, address, requirements, show_output)
         return cls(name, handler, concurrency, starts_per_second, deadline_seconds, *own)
-
-    @property
-    def is_deployed(self) -> bool:
-        """Whether the agent runs already, so that there is no function to load."""
-        return self.name in _DEPLOYED
 
     def check_reach(self, endpoint: str | None) -> None:
         """Refuse an agent on another machine whose rollouts would name a runtime on this one.

@@ -18,11 +18,12 @@ from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
-from aws_rft_sdk.lifecycle.telling import WORKER_HEADER, Told, read_told
+from aws_rft_sdk.lifecycle.telling import WORKER_HEADER, read_told
 from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.engines._gate import Gate
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, PATIENCE_SECONDS
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS
 from aws_rft_sdk.rollout.engines.remote import Answer, RemoteEngine, Standing, read_answer
 from aws_rft_sdk.types import RolloutRequest
 
@@ -181,7 +182,7 @@ class HttpEngine(RemoteEngine):
             if self._tells:
                 raise asyncio.TimeoutError
 
-    async def ask(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Told | Standing:
+    async def ask(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> RolloutOutcome | Standing:
         """Ask the worker about a rollout. See `RemoteEngine.ask`."""
         if self._tells is False and time.monotonic() - self._asked_at < _PULSE_SECONDS:
             return Standing.NOT_TOLD
@@ -202,7 +203,7 @@ class HttpEngine(RemoteEngine):
             return Standing.NOT_TOLD if self._tells is False else Standing.NO_ANSWER
         return self._read_told(answer, trajectory_id)
 
-    def _read_told(self, answer: httpx.Response, trajectory_id: str) -> Told | Standing:
+    def _read_told(self, answer: httpx.Response, trajectory_id: str) -> RolloutOutcome | Standing:
         process = answer.headers.get(WORKER_HEADER)
         if answer.status_code == 200:
             try:

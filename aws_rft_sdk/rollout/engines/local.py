@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk.errors import UnavailableError
-from aws_rft_sdk.lifecycle.calling import Handler, run_handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler, run_handler
 from aws_rft_sdk.lifecycle.executor import DaemonThreads, hosting_handlers
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome, outcome_of
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import Engine
 
 
 class LocalEngine(Engine):

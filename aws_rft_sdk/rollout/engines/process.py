@@ -17,8 +17,9 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
 from aws_rft_sdk.failures import describe_error
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, PATIENCE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import PATIENCE_SECONDS, Engine
 from aws_rft_sdk.rollout.engines.places import Places
 
 logger = logging.getLogger(__name__)

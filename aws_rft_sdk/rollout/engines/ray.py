@@ -15,12 +15,13 @@ from typing import Any
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError, UnavailableError
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.executor import in_sdk_thread
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.rollout.engines._ray_address import HERE, cluster_address, knock
 from aws_rft_sdk.rollout.engines._ray_place import OVERTIME_SECONDS, NeverRan, Place, actor_class, in_one_line
 from aws_rft_sdk.rollout.engines._ray_project import Project, read_requirements
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.rollout.engines.places import Places
 from aws_rft_sdk.settings import carried
 

@@ -1,4 +1,4 @@
-"""What engines share whose agent runs elsewhere: it is called, and the runtime tells what became of the rollout."""
+"""What the engines share that call an agent elsewhere. The agent or the runtime tells how the rollout ended."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, RewardError, RolloutTimeoutError
-from aws_rft_sdk.failures import FailureKind, RolloutStatus, describe_error
+from aws_rft_sdk.failures import FailureKind, RolloutStatus, describe_error, error_type
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome, metrics_of
-from aws_rft_sdk.lifecycle.telling import Told
 from aws_rft_sdk.rollout.access import Observation, Observe
-from aws_rft_sdk.rollout.engines.base import DEADLINE_SECONDS, Engine
+from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
 
 _FIRST_LOOK_SECONDS = 0.05
@@ -107,7 +107,7 @@ class RemoteEngine(Engine):
 
     @abstractmethod
     async def deliver(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Answer:
-        """Call the agent, again after a refusal that asks for it, and return what it says.
+        """Call the agent and return its answer. An agent that refuses because it is busy is called again.
 
         Args:
             payload: What the service would send.
@@ -120,7 +120,7 @@ class RemoteEngine(Engine):
             UnavailableError: The agent has answered nobody for too long.
         """
 
-    async def ask(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> Told | Standing:
+    async def ask(self, payload: Mapping[str, Any], trajectory_id: str, end: float) -> RolloutOutcome | Standing:
         """Ask the agent what became of a rollout that it was given. May wait a while for the end of the rollout."""
         return Standing.NOT_TOLD
 
@@ -145,7 +145,7 @@ class RemoteEngine(Engine):
         while True:
             looked_at = time.monotonic()
             word = await self.ask(payload, trajectory_id, end)
-            if isinstance(word, Told):
+            if isinstance(word, RolloutOutcome):
                 return await self._confirm(word, trajectory_id, end)
             if word is Standing.NOT_TOLD and self._observe is None:
                 return self._judge_answer(answer, end)
@@ -176,15 +176,15 @@ class RemoteEngine(Engine):
         except AgentUnreachableError:
             return None  # the runtime may be back before the deadline
 
-    async def _confirm(self, told: Told, trajectory_id: str, end: float) -> RolloutOutcome:
+    async def _confirm(self, outcome: RolloutOutcome, trajectory_id: str, end: float) -> RolloutOutcome:
         """Return what a worker has told. A reward that the worker could not confirm may be in the runtime."""
-        outcome = told.outcome
         is_final = outcome.status is not RolloutStatus.UNREPORTED or outcome.failure is FailureKind.REWARD
         give_up_at = min(end, time.monotonic() + self.after_error_seconds)
         while not is_final and self._observe is not None:
             seen = await self._look(trajectory_id)
             if seen is not None and seen.is_over:
-                answer = Answer({"metrics": outcome.metrics}, outcome.error if told.raised else None, outcome.failure)
+                raised = outcome.error if error_type(outcome.error) else None  # else it says why nothing was reported
+                answer = Answer({"metrics": outcome.metrics}, raised, outcome.failure)
                 return replace(self._judge(answer, seen), seconds=outcome.seconds)
             if time.monotonic() >= give_up_at:
                 break

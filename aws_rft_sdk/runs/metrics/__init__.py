@@ -1,6 +1,6 @@
 """How good a set of rollouts is, in the service's names and definitions, and whether another set is better."""
 
-from aws_rft_sdk.runs.metrics.comparison import Comparison, Difference, compare, prompts_needed
+from aws_rft_sdk.runs.metrics.comparison import Difference, RunComparison, compare, prompts_needed
 from aws_rft_sdk.runs.metrics.figures import HandlerMetric, Metrics, PassK
 from aws_rft_sdk.runs.metrics.hints import Hint, hints, mixture_of, named_failures
 from aws_rft_sdk.runs.metrics.intervals import Estimate
@@ -10,13 +10,13 @@ from aws_rft_sdk.runs.metrics.plots import draw
 
 __all__ = [
     "SUCCESS_THRESHOLD",
-    "Comparison",
     "Difference",
     "Estimate",
     "HandlerMetric",
     "Hint",
     "Metrics",
     "PassK",
+    "RunComparison",
     "compare",
     "draw",
     "hints",

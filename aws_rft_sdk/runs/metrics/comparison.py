@@ -85,7 +85,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Two runs of the same prompts, or of different ones when they are not paired."""
 
     paired: bool
@@ -128,7 +128,7 @@ def compare(
     confidence: float = CONFIDENCE,
     resamples: int | None = None,
     seed: int = SEED,
-) -> Comparison:
+) -> RunComparison:
     """Compare two runs, prompt by prompt.
 
     A pair is a prompt with the same `prompt_index` in both: whether that is the same prompt, the caller knows. Prompts
@@ -172,7 +172,7 @@ def compare(
             "--failures-as-zero counts those that failed as 0"
         )
     counted = list(map(len, places))
-    return Comparison(
+    return RunComparison(
         paired=paired,
         success_threshold=success_threshold,
         confidence=confidence,

@@ -23,7 +23,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import PayloadError
 from aws_rft_sdk.runtime import PolicyError
 from aws_rft_sdk.runtime.chat import AnswerError, read_answer
-from aws_rft_sdk.runtime.policies import Call
+from aws_rft_sdk.runtime.policies import Call, Policy
 from aws_rft_sdk.workers._intake import Intake
 from aws_rft_sdk.workers._queue import BATCH, QUEUE_ERRORS, Message, Queue, error_code
 from aws_rft_sdk.workers.nova_forge.messages import GenerateResponse, generate_request
@@ -42,7 +42,7 @@ _NO_ANSWER_STATUS = 424
 _NOT_ASKED_STATUS = 503
 
 
-class QueuePolicy:
+class QueuePolicy(Policy):
     """The policy of a local runtime whose turns are asked for over queues.
 
     Args:
@@ -77,9 +77,6 @@ class QueuePolicy:
         """Whether an answer may be waited for soon."""
         return bool(self._samples)
 
-    def begin(self, trajectory_id: str, prompt: JSON) -> None:
-        """Do nothing: `expect` says more."""
-
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Ask for a turn and wait for its answer.
 
@@ -109,9 +106,6 @@ class QueuePolicy:
             raise PolicyError(
                 f"the generate response of {step_id} cannot be used: {error}", _NO_ANSWER_STATUS
             ) from error
-
-    async def aclose(self) -> None:
-        """Do nothing: several runtimes share the policy."""
 
     def close(self) -> None:
         """Let the threads end."""

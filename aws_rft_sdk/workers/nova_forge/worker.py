@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError, RewardError, RFTError, ShuttingDownError
-from aws_rft_sdk.lifecycle.calling import Ended, Handler
+from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Ended, Handler
 from aws_rft_sdk.lifecycle.shutdown import GRACE_SECONDS
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.settings import OUTBOX_VARIABLE, environment
@@ -33,7 +33,7 @@ from aws_rft_sdk.workers.nova_forge.runtimes import Runtimes
 from aws_rft_sdk.workers.nova_forge.scoring import score_of
 from aws_rft_sdk.workers.nova_forge.tasks import TaskTable
 from aws_rft_sdk.workers.nova_forge.turns import QueuePolicy, ResponseIntake
-from aws_rft_sdk.workers.pool import DEADLINE_SECONDS, RolloutPool
+from aws_rft_sdk.workers.pool import RolloutPool
 from aws_rft_sdk.workers.sqs import check_timing
 
 logger = logging.getLogger(__name__)
