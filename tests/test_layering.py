@@ -20,7 +20,8 @@ ROOT = Path(aws_rft_sdk.__file__).parent
 TIERS = {
     "values": (
         *("errors", "failures", "types", "wire", "datasets"),
-        *("_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen", "_hosts", "_loading", "_user_code"),
+        *("_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen", "_hosts", "_listening", "_loading"),
+        "_user_code",
     ),
     "surroundings": ("settings", "credentials", "telemetry", "context"),
     "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
@@ -30,7 +31,10 @@ TIERS = {
 }
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
-RUNTIME_MAY_IMPORT = {"_checks", "errors", "types", "wire", "credentials", "_fork", "_frozen", "_hosts", "settings"}
+RUNTIME_MAY_IMPORT = {
+    *("_checks", "_fork", "_frozen", "_hosts", "_listening"),
+    *("errors", "types", "wire", "credentials", "settings"),
+}
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,7 +15,7 @@ from typing import Any
 import click
 
 from aws_rft_sdk import __version__
-from aws_rft_sdk.cli._output import this_is_the_whole_program
+from aws_rft_sdk.cli._output import UNAVAILABLE, discard_output, this_is_the_whole_program
 
 _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
@@ -44,11 +47,24 @@ class _LazyGroup(click.Group):
         this_is_the_whole_program()
         try:
             return super().__call__()
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            discard_output()
+            with contextlib.suppress(OSError):  # stderr may be on the same disk
+                click.echo(f"Error: stdout or a file cannot be written: {error.strerror}", err=True)
+            sys.exit(UNAVAILABLE)
         except SystemExit as end:
             # Daemon threads count: Python waits for those of a pool all the same.
             if threading.active_count() > 1:
                 threading.Thread(target=_end, args=(end.code,), name="rft-end", daemon=True).start()
             raise
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # also while a command is being loaded
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)

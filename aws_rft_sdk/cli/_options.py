@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from aws_rft_sdk.cli._output import UNAVAILABLE
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError, UnavailableError
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 
@@ -48,14 +49,13 @@ def limit_options(fn: F) -> F:
 
 
 class _Unavailable(click.ClickException):
-    exit_code = 3
+    exit_code = UNAVAILABLE
 
 
 def usage_errors(fn: F) -> F:
     """Turn errors into a message and an exit status.
 
-    2 for what the user typed or gave us, 3 for an environment that does not work, 130 for Ctrl-C, 1 for other errors of
-    this package.
+    2 for what the user typed or gave us, 3 for an environment that does not work, 1 for other errors of this package.
     """
 
     @functools.wraps(fn)
@@ -67,7 +67,5 @@ def usage_errors(fn: F) -> F:
         except RFTError as error:
             failure = _Unavailable if isinstance(error, UnavailableError) else click.ClickException
             raise failure(f"{type(error).__name__}: {error}") from error
-        except KeyboardInterrupt:
-            raise click.exceptions.Exit(130) from None
 
     return wrapper  # type: ignore[return-value] # the same signature

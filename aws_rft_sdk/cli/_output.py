@@ -14,6 +14,8 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
+UNAVAILABLE = 3
+"""Exit status of all commands when the environment does not work."""
 _STDOUT, _STDERR = 1, 2
 
 _own: TextIO | None = None
@@ -29,6 +31,26 @@ def this_is_the_whole_program() -> None:
     """Let redirections last to the end of the process: user code may print at exit, or from threads left behind."""
     global _is_whole_program
     _is_whole_program = True
+    # A file that is opened later must not get the number of a closed stdout: what agents print would end up in it.
+    while (number := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        pass
+    os.close(number)
+    sys.stdout = sys.stdout or os.fdopen(_STDOUT, "w")
+    sys.stderr = sys.stderr or os.fdopen(_STDERR, "w")
+
+
+def discard_output() -> None:
+    """Drop what could not be printed. Python would try again at exit, complain, and end with status 120."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), own_stdout().fileno())
+
+
+@contextlib.contextmanager
+def reader_may_leave() -> Iterator[None]:
+    """Print in the body. A reader that goes away early, such as `head`, does not change the exit status."""
+    try:
+        yield
+    except BrokenPipeError:
+        discard_output()
 
 
 @contextlib.contextmanager
@@ -38,9 +60,6 @@ def user_code_prints_to_stderr() -> Iterator[None]:
     Inside, print with `click.echo(..., file=own_stdout())` or `Console(file=own_stdout())`.
     """
     global _own
-    if sys.stdout is None:  # it is closed, and so nothing is printed
-        yield
-        return
     before = _own, sys.stdout
     taken = _take_descriptor() if _descriptor() == _STDOUT else None
     _own, sys.stdout = taken or own_stdout(), sys.stderr
@@ -56,15 +75,13 @@ def user_code_prints_to_stderr() -> Iterator[None]:
 def _descriptor() -> int | None:
     try:
         return sys.stdout.fileno()
-    except (io.UnsupportedOperation, ValueError):
-        return None  # a stream in memory, or a closed one
+    except (AttributeError, io.UnsupportedOperation, ValueError):
+        return None  # a stream in memory, a closed one, or none
 
 
 def _take_descriptor() -> TextIO:
     """Let descriptor 1 be stderr. Returns a stream to what it was before, which subprocesses do not inherit."""
     sys.stdout.flush()
-    if sys.stderr is None:  # descriptor 2 is closed, and would become the copy
-        os.dup2(os.open(os.devnull, os.O_WRONLY), _STDERR)
     taken = os.fdopen(os.dup(_STDOUT), "w", encoding=sys.stdout.encoding, errors=sys.stdout.errors)
     os.dup2(_STDERR, _STDOUT)
     return taken

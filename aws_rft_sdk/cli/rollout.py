@@ -12,7 +12,7 @@ from rich.console import Console
 
 from aws_rft_sdk.cli._metrics_table import print_metrics
 from aws_rft_sdk.cli._options import finite, limit_options, usage_errors
-from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli._progress import RunProgress
 from aws_rft_sdk.cli._runs import metrics_json
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
@@ -26,7 +26,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _SHOWN_ERRORS = 5
 _EXIT_STATUSES = {RunStatus.COMPLETED: 0, RunStatus.FAILED: 1, RunStatus.INTERRUPTED: INTERRUPTED}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_FOLDER = click.Path(file_okay=False, path_type=Path)
+_FOLDER = click.Path(file_okay=False)
 
 
 def _option(name: str, text: str, **attributes: Any) -> Callable[[F], F]:
@@ -98,10 +98,14 @@ def command(
         options["breaker"] = DEFAULTS["breaker"] if breaker else None
     with RunProgress() as progress:
         finished = run(handler, dataset, listener=progress, **options)
-    if as_json:
-        click.echo(json.dumps(_report(finished), indent=2, allow_nan=False), file=own_stdout())
-    else:
-        _print(finished)
+    with reader_may_leave():
+        if as_json:
+            click.echo(json.dumps(_report(finished), indent=2, allow_nan=False), file=own_stdout())
+        else:
+            console = Console(file=own_stdout(), highlight=False, soft_wrap=True, markup=False)
+            with console.capture() as captured:  # rich would answer a closed pipe with exit status 1
+                _print(console, finished)
+            click.echo(captured.get(), nl=False, file=own_stdout())
     if finished.status is RunStatus.FAILED:
         allowed = finished.options["fail_over"]
         click.echo(f"{finished.failed} of {finished.total} rollouts failed; --fail-over allows {allowed}", err=True)
@@ -120,8 +124,7 @@ def _report(finished: DatasetRun) -> dict[str, Any]:
     }
 
 
-def _print(finished: DatasetRun) -> None:
-    console = Console(file=own_stdout(), highlight=False, soft_wrap=True, markup=False)
+def _print(console: Console, finished: DatasetRun) -> None:
     table = finished.table
     print_metrics(console, finished.metrics, total=finished.total)
     if table.damage:

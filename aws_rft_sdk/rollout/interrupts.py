@@ -87,11 +87,11 @@ class Interrupts:
             os._exit(INTERRUPTED)
 
     def _act(self, count: int) -> None:
-        self._tell(count)
         if count == 1 and self._stopping is not None:
             self._stopping.set()
         elif self._task is not None:
             self._task.cancel()
+        self._tell(count)  # last, since it may fail: the terminal may be gone
 
 
 def _has_running_loop() -> bool:

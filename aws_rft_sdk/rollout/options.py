@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
-from aws_rft_sdk._checks import check_number
+from aws_rft_sdk._checks import check_number, check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
@@ -94,6 +94,7 @@ OF_ENGINE = ("concurrency", "starts_per_second", "workers", "address", "requirem
 _NOT_KEPT = ("success_threshold", "key")
 _AT_LEAST_1 = ("group_size", "limit", "concurrency", "workers", "breaker")
 _ABOVE_0 = ("starts_per_second", "deadline_seconds")
+_TEXTS = ("endpoint", "job_arn", "qualifier", "address")
 
 
 def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
@@ -129,11 +130,16 @@ def complete_options(given: RunOptions, then: Manifest | None) -> RunOptions:
 def _check(options: RunOptions) -> None:
     values: Mapping[str, Any] = options
     for name in _AT_LEAST_1:
-        if values[name] is not None:
+        if values[name] is not None or name == "group_size":
             check_number(option_name(name), values[name], low=1, whole=True)
     for name in _ABOVE_0:
-        if values[name] is not None and not values[name] > 0:
-            raise ConfigurationError(f"{option_name(name)} is {values[name]}; it must be above 0")
+        if values[name] is not None:
+            check_seconds(option_name(name), values[name])
+    for name in _TEXTS:
+        if values[name] is not None:
+            check_type(option_name(name), values[name], str, "a string")
+            if not values[name]:
+                raise ConfigurationError(f"{option_name(name)} is empty. Give a value, or leave it out")
     if options["policy"] and options["endpoint"]:
         raise ConfigurationError(
             "--policy is for a runtime that the run starts. With --endpoint, that runtime has its own policy"
@@ -144,6 +150,8 @@ def _check(options: RunOptions) -> None:
             "runtime at --endpoint: aws-rft runtime --max-turns N"
         )
     if options["key"] is not None:
+        if not isinstance(values["key"], str):
+            raise ConfigurationError("key is no string")  # it is secret whatever it is
         check_key(options["key"], "key")
         if not options["endpoint"]:
             raise ConfigurationError("--key is the key of the runtime at --endpoint. Give both, or none")

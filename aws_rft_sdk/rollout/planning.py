@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def plan_run(
     policy = None if options["endpoint"] else choose_policy(options["policy"], reference)
     params = InferenceParams(options["temperature"], options["top_p"], options["max_tokens"])
     prompts, text, sha256 = _read(dataset, options["limit"])
-    budget = parse_share("retry budget", options["retry_budget"], len(prompts) * options["group_size"])
+    budget = parse_share("retry-budget", options["retry_budget"], len(prompts) * options["group_size"])
     settings = settings_of(options)
     sources = {} if function is None else handler_sources(reference, function)
     for part in (settings["policy"] or "").split(":")[1:]:
@@ -125,6 +125,8 @@ def _read(dataset: str | Path | Iterable[str], limit: int | None) -> tuple[list[
     """Return the prompts, the content of `prompts.jsonl` (None for a file), and the SHA-256 of the dataset."""
     if isinstance(dataset, str | Path):
         return list(itertools.islice(read_prompts(dataset), limit)), None, file_sha256(dataset)
+    if isinstance(dataset, bytes | Mapping) or not isinstance(dataset, Iterable):
+        raise DatasetError(f"dataset is {dataset!r:.80}. Give the path of a file, or a list of prompts")
     prompts = list(itertools.islice(dataset, limit))
     for number, prompt in enumerate(prompts):
         if type(prompt) is not str or is_blank(prompt):

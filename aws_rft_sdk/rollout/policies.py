@@ -52,7 +52,7 @@ def choose_policy(policy: Policy | PolicyFunction | str | None, handler: str) ->
     Raises:
         ConfigurationError: There is neither, or what is named is not there.
     """
-    if policy:
+    if policy is not None:
         return parse_policy(policy) if isinstance(policy, str) else policy
     file = Path(handler.rpartition(":")[0])
     beside = file.with_name("policy.py")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from typing_extensions import Unpack
 
+from aws_rft_sdk._checks import check_type
 from aws_rft_sdk._loading import check_not_loading
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import Handler
@@ -197,6 +198,11 @@ def run(
         raise ConfigurationError(
             "--out begins a run, --resume goes on with one, --discard keeps none. Give one of them"
         )
+    for name, folder in (("out", out), ("resume", resume)):
+        if folder is not None:
+            check_type(name, folder, (str, Path), "the path of a folder")
+            if folder == "":
+                raise ConfigurationError(f"{name} is empty. Give the path of a folder, or leave it out")
     if accept_changes and not resume:
         raise ConfigurationError("--accept-changes is for --resume")
     then = Manifest.read(Path(resume)) if resume else None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import socket
 import threading
@@ -13,7 +12,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from aws_rft_sdk.errors import ConfigurationError, UnavailableError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.faults import abort
 
 logger = logging.getLogger(__name__)
@@ -22,34 +21,6 @@ HOST = "127.0.0.1"
 START_TIMEOUT_SECONDS = 30.0
 _LAST_WORDS_SECONDS = 1.0
 _KEEP_ALIVE_SECONDS = 300
-
-
-def listen(port: int, host: str = HOST) -> socket.socket:
-    """Return a socket that listens on a port of a host. Port 0 takes any free port.
-
-    Raises:
-        ConfigurationError: The host is no address of this machine.
-        UnavailableError: The port is in use, or this process may not use it.
-    """
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except (OSError, UnicodeError) as error:
-        raise ConfigurationError(f"the host {host!r:.80} has no address: {error}") from error
-    family, _, _, _, address = found[0]
-    # asyncio turns off Nagle's algorithm only where the protocol is named. Nagle would delay each answer by 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(2048)  # some systems report a taken port only here
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigurationError(f"the host {host!r:.80} is no address of this machine") from error
-        raise UnavailableError(
-            f"port {port} of {host} cannot be used: {error.strerror}. Choose another port, or 0 for any free port"
-        ) from error
-    return listener
 
 
 def make_config(

@@ -16,6 +16,7 @@ from typing import Any
 
 from aws_rft_sdk._checks import check_type
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._listening import listen
 from aws_rft_sdk.credentials import Credentials, CredentialSource, Keys
 from aws_rft_sdk.errors import ConfigurationError, TrajectoryNotFoundError
 from aws_rft_sdk.runtime.address import Address
@@ -23,7 +24,7 @@ from aws_rft_sdk.runtime.app import Feedback, make_app
 from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier, key_reader
 from aws_rft_sdk.runtime.capture import CAPTURES, Capture
 from aws_rft_sdk.runtime.faults import Faults
-from aws_rft_sdk.runtime.http_server import HOST, ServerThread, listen, make_config
+from aws_rft_sdk.runtime.http_server import HOST, ServerThread, make_config
 from aws_rft_sdk.runtime.inference import Inference
 from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy

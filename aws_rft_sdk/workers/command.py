@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, Literal
+from typing import Any
 
 import uvicorn
 from starlette.applications import Starlette
 
 from aws_rft_sdk._checks import check_seconds
+from aws_rft_sdk._listening import listen
 from aws_rft_sdk.errors import ConfigurationError, OutboxError, ShuttingDownError
 from aws_rft_sdk.feedback import redrive
 from aws_rft_sdk.feedback.outbox import Outbox, shared_outbox
@@ -30,7 +31,6 @@ logger = logging.getLogger(__name__)
 ANY_HOST = "0.0.0.0"  # noqa: S104 - a container's port is reached from outside it, by probes as well
 PORT = 8080
 _SWITCH_SECONDS = 0.001
-_BACKLOG = 2048
 _CLOSE_SECONDS = 2
 """For answers on their way when everything else is over."""
 _FLUSH_SHARE, _FLUSH_SECONDS = 0.1, 10.0
@@ -62,15 +62,16 @@ def serve(
         announce: Called with the URL once payloads are accepted.
 
     Raises:
-        ConfigurationError: The port cannot be listened on; the grace period is no positive number; not in the main
-            thread.
+        ConfigurationError: There is no such host or port, the grace period is no positive number, or this is not the
+            main thread.
+        UnavailableError: The port is in use, or this process may not use it.
         OutboxError: The outbox cannot be written.
         ShuttingDownError: So many threads hang that this process should be replaced.
     """
     check_seconds("grace_seconds", grace_seconds)
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError("serve() handles signals, so it must be called in the main thread")
-    listener = _listen(host, port)
+    listener = listen(port, host)
     url = _url(listener)
     config = uvicorn.Config(
         app,
@@ -204,22 +205,6 @@ def _deliver_all(outbox: Outbox) -> None:
         logger.error("outbox=<%s>, error=<%s> | could not be flushed", outbox.path, error)
     else:
         logger.info("delivered=<%d>, pending=<%d>, refused=<%d> | outbox flushed", *done)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family: Literal[socket.AddressFamily.AF_INET6, socket.AddressFamily.AF_INET]
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # The protocol is named because asyncio looks at it before it turns off Nagle's algorithm, which would delay each
-    # answer by 40 ms.
-    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(_BACKLOG)
-    except (OSError, OverflowError) as error:
-        listener.close()
-        raise ConfigurationError(f"port {port} of {host} cannot be listened on: {error}") from error
-    return listener
 
 
 def _url(listener: socket.socket) -> str:

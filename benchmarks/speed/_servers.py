@@ -135,13 +135,13 @@ def _serve_echo() -> None:
     from starlette.responses import Response
     from starlette.routing import Route
 
-    from aws_rft_sdk.runtime.http_server import listen
+    from aws_rft_sdk._listening import listen
 
     async def echo(request: Request) -> Response:
         return Response(await request.body(), media_type="application/json")
 
     app = Starlette(routes=[Route("/v1/chat/completions", echo, methods=["POST"])])
-    listener = listen(0)
+    listener = listen(0, "127.0.0.1")
     # As the local runtime is served, so that only what happens behind the server differs.
     config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="off", ws="none")
     config.load_app()

@@ -49,6 +49,16 @@ def test_rollout_when_cancelled_then_it_is_over_in_its_actor_and_its_output_was_
     assert status in ("FAILED", "REWARD_RECEIVED")
 
 
+def test_actor_when_too_many_of_its_threads_hang_then_it_is_replaced(cluster, project):
+    add_node(cluster)
+
+    engine = RayEngine(f"{project}/src/shipped/agent.py:leaves_a_thread_behind", address=cluster.address, workers=1)
+    last, _, rewarded = run(engine, ["hangs", "a", "b"], concurrency=1)
+
+    assert [(record.status, record.error) for record in last.values()] == [(RolloutStatus.COMPLETED, None)] * 3
+    assert set(rewarded.values()) == {1}
+
+
 def test_runtime_when_it_has_a_key_then_actors_report_with_it_and_no_log_has_it(cluster, project, monkeypatch):
     add_node(cluster)
     key = "an-unusual-key-4711"

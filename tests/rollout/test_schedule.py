@@ -91,7 +91,7 @@ def test_pace_when_there_is_no_limit_then_nothing_waits():
 
 @pytest.mark.parametrize(("value", "expected"), [("0", 0), ("7", 7), ("20%", 2), ("0%", 0), ("25.5%", 3), ("100%", 10)])
 def test_retry_budget_when_given_then_it_is_a_count_or_a_share_of_ten_rollouts(value, expected):
-    schedule = Schedule([], 1, retries=99, retry_budget=parse_share("retry budget", value, 10))
+    schedule = Schedule([], 1, retries=99, retry_budget=parse_share("retry-budget", value, 10))
     failed = [schedule.failed(Planned(0, 0, 1, "a"), FailureKind.AGENT) for _ in range(11)]
 
     assert failed == [True] * expected + [False] * (11 - expected)
@@ -99,8 +99,8 @@ def test_retry_budget_when_given_then_it_is_a_count_or_a_share_of_ten_rollouts(v
 
 @pytest.mark.parametrize("value", ["", "-1", "x", "%", "-5%", "nan%", "inf%", "1.5"])
 def test_retry_budget_when_it_is_neither_then_it_is_refused(value):
-    with pytest.raises(ConfigurationError, match="retry budget"):
-        parse_share("retry budget", value, 10)
+    with pytest.raises(ConfigurationError, match="retry-budget"):
+        parse_share("retry-budget", value, 10)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,10 @@ from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
 
+from aws_rft_sdk._listening import listen
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.runtime import LocalRuntime
-from aws_rft_sdk.runtime.http_server import ServerThread, listen
+from aws_rft_sdk.runtime.http_server import ServerThread
 
 KEYS = Keys("AKIDEXAMPLE", "a-secret-for-tests", "a-session-token")
 
@@ -117,7 +118,7 @@ def shared_upstream():
     async def nothing():
         pass
 
-    listener = listen(0)
+    listener = listen(0, "127.0.0.1")
     config = uvicorn.Config(server.app, log_config=None, lifespan="off", ws="none")
     thread = ServerThread(config, listener, lambda loop: None, nothing)
     thread.start()

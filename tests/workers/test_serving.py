@@ -289,8 +289,8 @@ def test_worker_when_the_port_is_taken_then_it_says_so(tmp_path):
             check=False,
         )
 
-    assert done.returncode == 2
-    assert "cannot be listened on" in done.stderr
+    assert done.returncode == 3
+    assert "cannot be used: Address already in use" in done.stderr
 
 
 @pytest.mark.parametrize("options", [{"grace_seconds": 0}, {"host": "no such host"}])

@@ -11,7 +11,8 @@ from typing import Any
 import requests
 import uvicorn
 
-from aws_rft_sdk.runtime.http_server import ServerThread, listen
+from aws_rft_sdk._listening import listen
+from aws_rft_sdk.runtime.http_server import ServerThread
 from aws_rft_sdk.workers.http import create_app
 
 WAIT = 60
@@ -58,7 +59,7 @@ async def _nothing() -> None:
 @contextlib.contextmanager
 def serving(app):
     """Serve any ASGI application with its lifespan."""
-    listener = listen(0)
+    listener = listen(0, "127.0.0.1")
     port = listener.getsockname()[1]
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="on", ws="none", loop="asyncio", timeout_graceful_shutdown=5
