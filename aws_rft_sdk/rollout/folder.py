@@ -29,6 +29,7 @@ STARTED_FILE = "started.jsonl"
 LOCK_FILE = "run.lock"
 PROMPTS_FILE = "prompts.jsonl"
 """The prompts of a run whose dataset was no file."""
+_SHOWN_CHANGES = 8
 _FILES = (MANIFEST_FILE, RECORDS_FILE, STARTED_FILE, DATABASE_FILE, PROMPTS_FILE)
 
 
@@ -191,8 +192,10 @@ def _check_unused(path: Path) -> None:
 def _check_unchanged(then: Manifest, now: Manifest, accept: bool) -> None:
     changes = then.changes_to(now)
     if changes and not accept:
+        shown, more = changes[:_SHOWN_CHANGES], len(changes) - _SHOWN_CHANGES
         raise ConfigurationError(
-            f"this is not the run that was begun, and --accept-changes resumes it all the same: {'; '.join(changes)}"
+            f"this is not the run that was begun, and --accept-changes resumes it all the same: {'; '.join(shown)}"
+            + (f"; and {more} more" if more > 0 else "")
         )
 
 

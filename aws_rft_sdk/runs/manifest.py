@@ -89,12 +89,11 @@ class Manifest:
             changes.append(f"the dataset {now.dataset} has other content ({self.rows} rows then, {now.rows} now)")
         if self._name != now._name:
             changes.append(f"the handler was {self.handler} and is {now.handler}")
-        changes += [f"the source file {text}" for text in _differences(self.sources, now.sources)]
         for name in sorted({*self.settings, *now.settings}):
             then, today = self.settings.get(name), now.settings.get(name)
             if then != today:
                 changes.append(f"--{name} was {_shown(then)} and is {_shown(today)}")
-        return changes
+        return [*changes, *(f"the source file {text}" for text in _differences(self.sources, now.sources))]
 
 
 def is_deployed(handler: str) -> bool:

@@ -331,6 +331,18 @@ def test_folder_when_a_record_is_damaged_then_the_others_count_and_its_reward_is
     assert run.past.table.damage.lines[0][0] == 1
 
 
+def test_folder_when_many_sources_have_changed_then_the_first_are_named_and_the_others_counted(tmp_path):
+    changed = dataclasses.replace(MANIFEST, sources={f"tool_{number}.py": "2" for number in range(100)})
+    with RunFolder(tmp_path, MANIFEST) as run:
+        run.write(RolloutRecord("t0", 0, 0, 1.0, turns=1, seconds=1.0, status=RolloutStatus.COMPLETED))
+
+    with (
+        pytest.raises(ConfigurationError, match=r"tool_1\d\.py was not used then; and 9\d more$"),
+        RunFolder(tmp_path, changed, resume=True),
+    ):
+        pass
+
+
 def test_folder_when_the_handler_has_changed_since_then_its_records_tell_which_is_of_which(tmp_path):
     changed = dataclasses.replace(MANIFEST, sources={"agent.py": "2"})
     record = RolloutRecord("t0", 0, 0, 1.0, turns=1, seconds=1.0, status=RolloutStatus.COMPLETED)

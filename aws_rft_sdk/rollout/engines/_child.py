@@ -123,7 +123,9 @@ def main() -> None:
         handler = load_callable(settings["handler"])
     except BaseException as error:  # also of a script that ends when it is imported
         traceback.print_exc()
-        send(outgoing, {"error": describe_error(error), "is_usage": isinstance(error, ConfigurationError)})
+        send(
+            outgoing, {"error": describe_error(error), "is_usage": isinstance(error, (ConfigurationError, ImportError))}
+        )
         return
     send(outgoing, {"ready": True})
     engine = LocalEngine(handler, deadline_seconds=settings["deadline_seconds"])

@@ -85,8 +85,8 @@ class ProcessEngine(Engine):
         """Start the children and wait until they have loaded the handler. It is enough that one of them can.
 
         Raises:
-            ConfigurationError: `reference` names no handler.
-            UnavailableError: None can be started, or the handler's module raises in all of them.
+            ConfigurationError: `reference` names no handler, or its module imports what is not installed.
+            UnavailableError: None can be started, or the module raises another error in all of them.
         """
         try:
             started = await asyncio.gather(*[child.start() for child in self._children], return_exceptions=True)
@@ -173,7 +173,7 @@ class _Child:
         """Start the process and wait until it has loaded the handler; nothing if it lives. All who wait share one try.
 
         Raises:
-            AgentUnreachableError: It cannot. The cause is a ConfigurationError if the reference names no handler.
+            AgentUnreachableError: It cannot. The cause is a ConfigurationError if the reference or an import is wrong.
         """
         if self._process is None:
             if self._starting is None:
