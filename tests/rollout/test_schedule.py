@@ -96,7 +96,7 @@ def test_retry_budget_when_given_then_it_is_a_count_or_a_share_of_ten_rollouts(v
 
 @pytest.mark.parametrize("value", ["", "-1", "x", "%", "-5%", "nan%", "inf%", "1.5"])
 def test_retry_budget_when_it_is_neither_then_it_is_refused(value):
-    with pytest.raises(ConfigurationError, match="retry budget"):
+    with pytest.raises(ConfigurationError, match="retry-budget"):
         parse_retry_budget(value, 10)
 
 
