@@ -232,7 +232,7 @@ def test_resume_when_engine_and_pace_are_others_then_the_run_goes_on(world):
         (["--workers", "2"], "is for the engines process and ray"),
         (["--qualifier", "x"], "is for the engine agentcore"),
         (["--engine", "process", "--address", "auto"], "is for the engine ray"),
-        (["--retry-budget", "some"], "retry budget"),
+        (["--retry-budget", "some"], "retry-budget"),
     ],
 )
 def test_rollout_when_options_do_not_fit_then_exit_status_is_two(world, monkeypatch, options, says):
