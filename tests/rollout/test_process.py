@@ -312,6 +312,17 @@ def test_process_when_a_handler_blocks_the_loop_of_its_child_then_the_child_is_n
     assert [outcome.status for outcome in asyncio.run(main())] == [RolloutStatus.COMPLETED] * 5
 
 
+def test_process_when_a_thread_of_a_child_hangs_then_the_engine_counts_it(handlers):
+    async def main():
+        async with line_of(handlers, "leaves_threads_behind", workers=1) as line:
+            before = line.engine.hung
+            await line.run("hangs 1")
+            await line.run()  # the thread of the first one hangs once that rollout is over
+            return before, line.engine.hung
+
+    assert asyncio.run(main()) == (0, 1)
+
+
 def test_process_when_too_many_threads_of_a_child_hang_then_another_child_takes_over(handlers):
     prompts = ["hangs 1", "hangs 2", "hangs 3", *[f"good {number}" for number in range(5)]]
 

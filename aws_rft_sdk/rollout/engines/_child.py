@@ -75,7 +75,7 @@ class _Child:
         except BaseException as error:
             outcome = RolloutOutcome.broken(error)
         try:
-            self._send({"number": number, "outcome": outcome.to_fields()})
+            self._send({"number": number, "outcome": outcome.to_fields(), "hung": self._engine.hung})
         except BaseException:
             _end()
 

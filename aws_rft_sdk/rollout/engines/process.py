@@ -81,6 +81,11 @@ class ProcessEngine(Engine):
         for cell in self._cells:
             self._idle_cells.put_nowait(cell)
 
+    @property
+    def hung(self) -> int:
+        """See `Engine.hung`. Each child tells with each rollout that ends."""
+        return sum(child.hung for child in (*self._children, *self._cells))
+
     async def __aenter__(self) -> ProcessEngine:
         """Start the children and wait until they have loaded the handler. It is enough that one of them can.
 
@@ -168,6 +173,8 @@ class _Child:
         self._heard = 0.0
         """When it last said something. Time of the event loop."""
         self._killed_for: str | None = None
+        self.hung = 0
+        """Threads that hung when it last told about a rollout."""
 
     async def start(self) -> None:
         """Start the process and wait until it has loaded the handler; nothing if it lives. All who wait share one try.
@@ -267,7 +274,7 @@ class _Child:
                 self._receive(json.loads(line))
         except Exception as error:  # a line beyond the limit, or one that the handler has written
             self._kill(f"it sent what cannot be read ({describe_error(error)})")
-        self._process = None
+        self._process, self.hung = None, 0
         lost, self._work = self._work, {}
         _kill(process)  # what it has started
         code = await process.wait()
@@ -283,6 +290,7 @@ class _Child:
         work = self._work[message["number"]]
         if "outcome" in message:
             work.ended.set_result(RolloutOutcome.of_fields(message["outcome"]))
+            self.hung = message["hung"]
             del self._work[work.number]
         else:
             work.taken.set_result(None)
