@@ -130,7 +130,8 @@ class RayEngine(Engine):
         await asyncio.gather(*self._keepers, return_exceptions=True)
         if self._ours and self._ray is not None:
             # It ends the actors too. Killing one that is not started yet would wait for a head node that is gone.
-            await in_sdk_thread(self._ray.shutdown)
+            # In this thread: if the loop dropped a reference to a result meanwhile, Ray would end the whole process.
+            self._ray.shutdown()
         else:
             for place in self._kept:
                 place.kill()
