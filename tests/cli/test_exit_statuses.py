@@ -27,17 +27,6 @@ def handler(payload):
         os.write(descriptor, b"NOISE\\n")
     return 1.0
 """
-IN_MAIN = """
-from handlers import handler as other
-from aws_rft_sdk import rft_handler
-from aws_rft_sdk.rollout import run
-
-@rft_handler
-def handler(payload):
-    return 1.0
-
-run(handler, ["a"], policy="standin", engine="process", workers=1, discard=True)
-"""
 SLOW_TO_LOAD = """
 import time
 print("loading", flush=True)
@@ -96,11 +85,3 @@ def test_rollout_when_interrupted_while_the_handler_is_loaded_then_the_status_is
         assert command.stderr.readline() == "loading\n"
         command.send_signal(signal.SIGINT)
         assert command.wait(60) == 130
-
-
-def test_run_when_a_script_without_a_guard_starts_processes_then_they_start_no_more_of_them(folder):
-    (folder / "script.py").write_text(IN_MAIN)
-    result = subprocess.run([sys.executable, "script.py"], capture_output=True, text=True, timeout=120)
-
-    assert result.returncode == 1
-    assert 'Put the call of run under: if __name__ == "__main__":' in result.stderr.splitlines()[-1]

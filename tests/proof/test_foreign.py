@@ -235,7 +235,10 @@ def test_provider_that_a_tool_calls_is_refused_with_the_line_that_calls_it():
         "bedrock-runtime.us-west-2.amazonaws.com (tool converse of agent main, tests/proof/test_foreign.py:"
         in cause.what
     )
-    assert all(line < int(call.where.split(":")[1].split()[0]) < line + 12 for call, _ in proof.hosts)
+    # Threads that earlier tests have left behind may call other hosts meanwhile.
+    lines = [int(call.where.split(":")[1].split()[0]) for call, _ in proof.hosts if call.is_refused]
+    assert lines
+    assert all(line < called < line + 12 for called in lines)
     assert "--allow" in cause.fix
 
 
