@@ -130,7 +130,7 @@ def is_loopback_url(url: str) -> bool:
 
 
 def _is_well_formed(netloc: str) -> bool:
-    # `urlsplit` takes what stands in brackets for the host, whatever stands around them.
+    # `urlsplit` takes the part in brackets for the host, and ignores any text around the brackets.
     return "[" not in netloc or re.fullmatch(r"\[[0-9a-f:.]+\](:\d*)?", netloc, re.IGNORECASE) is not None
 
 

@@ -134,6 +134,6 @@ def _print(console: Console, finished: DatasetRun) -> None:
     for error, count in table.common_errors(_SHOWN_ERRORS):
         console.print(f"{count} x {error}", style="red")
     if finished.hung:
-        console.print(f"calls of handlers or tools that hang in threads left behind: {finished.hung}", style="yellow")
+        console.print(f"threads in which a handler or a tool still hangs: {finished.hung}", style="yellow")
     if finished.folder:
         console.print(f"records in {finished.folder}")

@@ -11,6 +11,7 @@ import asyncio
 import contextvars
 import functools
 import inspect
+import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,12 +27,14 @@ from aws_rft_sdk.lifecycle.kinds import runs_in_loop
 from aws_rft_sdk.lifecycle.threads import in_daemon_thread
 from aws_rft_sdk.types import RolloutRequest, RolloutResult
 
+logger = logging.getLogger(__name__)
+
 Handler = Callable[[dict[str, Any]], Any]
 
 DEADLINE_SECONDS = 540.0
 """For one rollout. The service gives up after 600 s. The rest is for reporting that the rollout was not over."""
 _REPORT_SECONDS = 65.0
-"""For reports at the end of a deadline: more than a feedback call takes. An `on_error` that hangs is left behind."""
+"""For reports at a deadline. A feedback call takes at most 60 s. After that we stop waiting for an `on_error`."""
 _CANCEL_SECONDS = 5.0
 """For a coroutine to end after it was cancelled. After that we stop waiting for it."""
 
@@ -140,7 +143,7 @@ async def _end_early(work: asyncio.Future[_Returned], contexts: list[RFTContext]
 
 
 def _give_up(rollouts: list[one_rollout.Rollout], error: BaseException) -> bool:
-    """Report rollouts as `error`. Returns whether any was given up. Blocks, as long as a report may take."""
+    """Report rollouts as `error`. Returns whether any was given up. Blocks for at most 65 s."""
     given_up: list[bool] = []
 
     def report(rollout: one_rollout.Rollout) -> None:
@@ -156,8 +159,14 @@ def _give_up(rollouts: list[one_rollout.Rollout], error: BaseException) -> bool:
     for thread in reports:
         thread.start()
     end = time.monotonic() + _REPORT_SECONDS
-    for thread in reports:
+    for rollout, thread in zip(rollouts, reports, strict=True):
         thread.join(max(0.0, end - time.monotonic()))
+        if thread.is_alive():
+            logger.error(
+                "trajectory_id=<%s> | not reported: its report, perhaps in `on_error`, has not ended after %g s",
+                rollout.context.trajectory_id,
+                _REPORT_SECONDS,
+            )
     return any(given_up) or len(given_up) < len(rollouts)
 
 

@@ -243,7 +243,7 @@ def test_commands_when_a_task_would_end_the_loop_then_it_goes_on_and_ctrl_c_stil
 
 
 @pytest.mark.parametrize("shape", ["coroutine", "plain"])
-def test_on_error_when_it_hangs_then_its_rollout_ends_after_the_deadline_and_others_go_on(shape, monkeypatch):
+def test_on_error_when_it_hangs_then_its_rollout_ends_after_the_deadline_and_others_go_on(shape, monkeypatch, caplog):
     monkeypatch.setattr(calling, "_REPORT_SECONDS", 0.5)
     monkeypatch.setattr(calling, "_CANCEL_SECONDS", 0.5)
     let_go = threading.Event()
@@ -271,3 +271,4 @@ def test_on_error_when_it_hangs_then_its_rollout_ends_after_the_deadline_and_oth
 
     assert [records[0].status.value, records[0].failure.value] == ["unreported", "timeout"]
     assert records[1].reward == 1.0
+    assert f"trajectory_id=<{records[0].id}> | not reported" in caplog.text

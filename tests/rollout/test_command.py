@@ -158,7 +158,7 @@ def test_output_when_a_handler_hangs_then_it_says_so():
     status, output, _ = rollout("hanging.py:hangs_on_b", "data.jsonl", "--deadline-seconds", "1")
 
     assert status == 1
-    assert "calls of handlers or tools that hang in threads left behind: 1" in output
+    assert "threads in which a handler or a tool still hangs: 1" in output
     assert "1 x RolloutTimeoutError" in output
 
 
