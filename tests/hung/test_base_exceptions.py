@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 
 import pytest
 
@@ -263,11 +264,14 @@ def test_on_error_when_it_hangs_then_its_rollout_ends_after_the_deadline_and_oth
         attempts = run_rollouts(handler, ["bad", "good"], runtime.new_rollout, deadline_seconds=3.0)
         return {record.prompt_index: record async for record in attempts}
 
-    try:
-        with LocalRuntime() as runtime:
+    with LocalRuntime() as runtime:
+        try:
             records = loops.run(main(runtime))  # leaves what hangs, as the command does
-    finally:
-        let_go.set()
+        finally:
+            let_go.set()
+        # What was left behind still reports. It must not do so to a runtime that is gone.
+        while runtime.observe(records[0].id)["status"] != "REWARD_RECEIVED":
+            time.sleep(0.01)
 
     assert [records[0].status.value, records[0].failure.value] == ["unreported", "timeout"]
     assert records[1].reward == 1.0
