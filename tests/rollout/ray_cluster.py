@@ -115,6 +115,8 @@ def cluster(head):
     yield head
     for node in list(head.worker_nodes):
         head.remove_node(node, allow_graceful=False)
+    # Until the head notices, it would place the next test's actors on the nodes that are gone.
+    head.wait_for_nodes()
 
 
 def add_node(cluster, **options):

@@ -19,6 +19,20 @@ from aws_rft_sdk.types import InferenceParams
 
 pytestmark = [needs("ray"), pytest.mark.timeout(120)]
 
+DIES_ONCE = """
+import os, pathlib
+from aws_rft_sdk import rft_handler
+from helper import infer
+
+if not pathlib.Path({marker!r}).exists():
+    pathlib.Path({marker!r}).touch()
+    os._exit(1)
+
+@rft_handler
+def fn(payload):
+    infer(payload)
+    return 1.0
+"""
 NEEDS_MORE = """
 import not_installed_on_any_node
 from aws_rft_sdk import rft_handler
@@ -57,6 +71,18 @@ def test_actor_when_too_many_of_its_threads_hang_then_it_is_replaced(cluster, pr
 
     assert [(record.status, record.error) for record in last.values()] == [(RolloutStatus.COMPLETED, None)] * 3
     assert set(rewarded.values()) == {1}
+
+
+def test_actor_when_its_process_dies_while_it_starts_then_another_is_started(cluster, project, tmp_path):
+    add_node(cluster)
+    (project / "src" / "dies_once.py").write_text(DIES_ONCE.format(marker=str(tmp_path / "died")))
+
+    engine = RayEngine(f"{project}/src/dies_once.py:fn", address=cluster.address, workers=1)
+    last, _, rewarded = run(engine, ["a"])
+
+    assert (tmp_path / "died").exists()
+    assert [(record.status, record.error) for record in last.values()] == [(RolloutStatus.COMPLETED, None)]
+    assert rewarded == {"a": 1}
 
 
 def test_runtime_when_it_has_a_key_then_actors_report_with_it_and_no_log_has_it(cluster, project, monkeypatch):

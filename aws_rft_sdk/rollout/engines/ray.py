@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -57,7 +58,8 @@ class RayEngine(Engine):
         show_output: Whether the handlers' output is shown here.
         endpoint: The runtime that you named, so that actors trust the payloads that name it and send it the key. None
             for what the environment says.
-        patience_seconds: How long a run goes on in which no actor works.
+        patience_seconds: How long actors that die while they start are started again, and a run goes on in which no
+            actor works.
         overtime_seconds: Past the deadline, for an actor to report. One that does not even do that is killed.
     """
 
@@ -92,8 +94,9 @@ class RayEngine(Engine):
         self._kept: set[Place] = set()
         self._working = 0
         """Actors that take rollouts."""
-        self._failed = 0
-        """Keepers whose first actor did not start."""
+        self._patience_seconds = patience_seconds
+        self._hopeless = 0
+        """Keepers that cannot start an actor."""
         self._first: asyncio.Future[None]
 
     async def __aenter__(self) -> RayEngine:
@@ -202,7 +205,7 @@ class RayEngine(Engine):
 
     async def _keep(self, settings: Mapping[str, Any]) -> None:
         """Keep one actor: start another one whenever it ends, after a while if it has completed no rollout."""
-        failures = 0
+        failures, began, hopeless = 0, time.monotonic(), False
         while True:
             place = self._new_place()
             self._kept.add(place)
@@ -210,7 +213,11 @@ class RayEngine(Engine):
                 await place.start(settings)
                 await self._serve(place)
             except (ConfigurationError, UnavailableError) as error:
-                self._not_started(error, is_first=not failures)
+                # Another node may do what a node that died could not. None has what the first one's project lacks.
+                if isinstance(error, ConfigurationError) or time.monotonic() - began > self._patience_seconds:
+                    self._hopeless += not hopeless
+                    hopeless = True
+                self._not_started(error)
             self._kept.discard(place)
             failures = 0 if place.completed else failures + 1
             await asyncio.sleep(_BACKOFF.delay(failures) if failures else 0)
@@ -227,9 +234,8 @@ class RayEngine(Engine):
             self._working -= 1
             self._places.remove(place)
 
-    def _not_started(self, error: Exception, *, is_first: bool) -> None:
-        self._failed += is_first
-        if not self._first.done() and self._failed == self._size:
+    def _not_started(self, error: Exception) -> None:
+        if not self._first.done() and self._hopeless == self._size:
             self._first.set_exception(error)
         else:
             logger.warning("error=<%s> | an actor could not be started; it is tried again", error)
