@@ -33,6 +33,8 @@ _JOINT = re.compile(
     re.IGNORECASE,
 )
 """What joins two candidates directly, and says nothing itself."""
+_CLOSING_TAG = re.compile(r"^</\w{1,20}>")
+_LONGEST_GAP = 40
 _CORRECTION = re.compile(
     r"\b(?:actually|correction|sorry|oops|i mean|make that|scratch that|rather|wait|no|should be|typo)\b[\s,:;.!\u2014-]*"
     r"(?:(?:wait|no|it|is|it's|that's|the answer|should be|must be|to|now|correct(?:ed)?|be)\b[\s,:;.!\u2014-]*)*",
@@ -48,29 +50,54 @@ _TO_THE_VALUE = 12
 """How many characters may stand between a correction and the value that it gives."""
 
 
-def settle(answers: Iterable[Answer], first: FindCandidate) -> Value | None:
+def settle(
+    answers: Iterable[Answer], first: FindCandidate, hedges: Callable[[Value, str], bool] | None = None
+) -> Value | None:
     """Return the value of the first answer that names one.
 
     One rule for hedging: a second, different value that is joined directly to the first by "or", "and", a slash, a
     comma or an arrow. And one for corrections: what the policy takes back afterwards is not its answer.
 
+    Args:
+        answers: Where answers stand, the most likely first.
+        first: Reads a value.
+        hedges: Says whether a text that follows a value joins another one to it. Kinds of values that need a finer
+            reading of the text give their own.
+
     Returns:
         The value. None if no answer names one, or the answer names several, or the policy takes it back.
     """
+    answers = iter(answers)
     for answer in answers:
         text = _STRUCK_OUT.sub(" ", answer.text)
         found = first(text)
-        if found is not None:
-            return _settled(found, text[found.end :] + _STRUCK_OUT.sub(" ", answer.after[:_AFTERWARDS]), first)
+        if found is None:
+            continue
+        rest = text[found.end :] + _STRUCK_OUT.sub(" ", answer.after[:_AFTERWARDS])
+        if hedges(found.value, rest) if hedges else _joins_another(found.value, rest, first):
+            return None
+        return None if _is_one_of(answer, next(answers, None), found.value, first) else _settled(found, rest, first)
     return None
 
 
-def _settled(found: Candidate, rest: str, first: FindCandidate) -> Value | None:
+def _joins_another(value: Value, rest: str, first: FindCandidate) -> bool:
     joint = _JOINT.match(rest)
-    gap = joint.end() if joint else 0
-    other = first(rest[gap:]) if gap else None
-    if other is not None and other.start == 0 and other.value != found.value:
-        return None
+    other = first(rest[joint.end() :]) if joint and joint.end() else None
+    return other is not None and other.start == 0 and other.value != value
+
+
+def _is_one_of(answer: Answer, before: Answer | None, value: Value, first: FindCandidate) -> bool:
+    r"""Say whether the marker before names another value and is joined to this one: `\boxed{A} or \boxed{B}`."""
+    if before is None or before.visible is not answer.visible or before.end > answer.marker:
+        return False
+    gap = _CLOSING_TAG.sub("", answer.visible[before.end : answer.marker])
+    if len(gap) > _LONGEST_GAP or not _JOINT.fullmatch(gap) or ("\n" in gap and not re.search(r"[a-z,/]", gap)):
+        return False
+    other = first(before.text)
+    return other is not None and other.value != value
+
+
+def _settled(found: Candidate, rest: str, first: FindCandidate) -> Value | None:
     value: Value | None = found.value
     for taken_back in re.finditer(rf"(?P<denial>{_DENIAL.pattern})|{_CORRECTION.pattern}", rest, re.IGNORECASE):
         new = first(rest[taken_back.end() :].partition("\n")[0])
