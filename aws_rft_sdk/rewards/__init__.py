@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from aws_rft_sdk.rewards.cases import Case, Expected, parse_case, read_cases
+    from aws_rft_sdk.rewards.choice import Choice, MultipleChoice
     from aws_rft_sdk.rewards.code import CodeTests
     from aws_rft_sdk.rewards.combine import Clip, DominantOutcome, Gate, WeightedSum
     from aws_rft_sdk.rewards.formats import FinalAnswerLine, Format, PublishedFinalAnswer, Tags
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from aws_rft_sdk.rewards.rollout import Component, Reward, RewardResult, Rollout, TextReward, evaluate
     from aws_rft_sdk.rewards.structured import JsonSchema
     from aws_rft_sdk.rewards.symbolic import MathVerify
-    from aws_rft_sdk.rewards.text import ExactMatch, KeywordCoverage, MultipleChoice
+    from aws_rft_sdk.rewards.text import F1, ExactMatch, KeywordCoverage, Text
     from aws_rft_sdk.rewards.tools import ToolCall, ToolUse, tool_calls
     from aws_rft_sdk.rewards.turns import Discounted, TurnCredit, discount_back, prefixes, returns_to_go
     from aws_rft_sdk.rewards.workbench import AdversaryScore, BenchReport, CaseScore, ComponentSignal, bench
@@ -35,6 +36,7 @@ _HOMES = {
     "BenchReport": "workbench",
     "Case": "cases",
     "CaseScore": "workbench",
+    "Choice": "choice",
     "Clip": "combine",
     "CodeTests": "code",
     "Comparison": "judge_results",
@@ -47,6 +49,7 @@ _HOMES = {
     "ExactMatch": "text",
     "ExactNumber": "numeric",
     "Expected": "cases",
+    "F1": "text",
     "FinQA": "numeric",
     "FinalAnswerLine": "formats",
     "Format": "formats",
@@ -58,7 +61,7 @@ _HOMES = {
     "KeywordCoverage": "text",
     "Length": "penalties",
     "MathVerify": "symbolic",
-    "MultipleChoice": "text",
+    "MultipleChoice": "choice",
     "PublishedFinalAnswer": "formats",
     "Repetition": "penalties",
     "Reward": "rollout",
@@ -67,6 +70,7 @@ _HOMES = {
     "Rollout": "rollout",
     "Rubric": "judge_rubrics",
     "Tags": "formats",
+    "Text": "text",
     "TextReward": "rollout",
     "ToolCall": "tools",
     "ToolUse": "tools",
@@ -89,11 +93,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "F1",
     "PANDALM",
     "AdversaryScore",
     "BenchReport",
     "Case",
     "CaseScore",
+    "Choice",
     "Clip",
     "CodeTests",
     "Comparison",
@@ -126,6 +132,7 @@ __all__ = [
     "Rollout",
     "Rubric",
     "Tags",
+    "Text",
     "TextReward",
     "ToolCall",
     "ToolUse",

@@ -88,7 +88,7 @@ def _joins_another(value: Value, rest: str, first: FindCandidate) -> bool:
 
 def _is_one_of(answer: Answer, before: Answer | None, value: Value, first: FindCandidate) -> bool:
     r"""Say whether the marker before names another value and is joined to this one: `\boxed{A} or \boxed{B}`."""
-    if before is None or before.visible is not answer.visible or before.end > answer.marker:
+    if before is None or before.visible != answer.visible or before.end > answer.marker:
         return False
     gap = _CLOSING_TAG.sub("", answer.visible[before.end : answer.marker])
     if len(gap) > _LONGEST_GAP or not _JOINT.fullmatch(gap) or ("\n" in gap and not re.search(r"[a-z,/]", gap)):
