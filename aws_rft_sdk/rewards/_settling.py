@@ -33,14 +33,15 @@ FindCandidate = Callable[[str], "Candidate | None"]
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
-_JOINT = re.compile(rf"{_SIGNS}(?:(?:\b(?:and|or|also|to|plus|versus|vs|as well as)\b){_SIGNS})*\n?{_SIGNS}", re.IGNORECASE)
+_JOINT = re.compile(rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b){_SIGNS})*\n?{_SIGNS}", re.IGNORECASE)
 """What joins two values directly, and says nothing itself."""
 _EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
 """After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
+_BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _DOUBT = re.compile(
     r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|if not"
     r"|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
-    r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it|its|is|it's|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
+    r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it's|its?|is|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
     re.IGNORECASE,
 )
 """A value that follows this is one more, wherever it stands."""
@@ -49,7 +50,7 @@ _CONDITION = re.compile(r"[^\w\n]*(?:if|when|assuming|depending|(?:in|on|under) 
 # --- what the policy takes back ---
 
 _FILLERS = (
-    r"(?:\b(?:wait|no|it|is|it's|its|was|that's|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|think)\b"
+    r"(?:\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|think)\b"
     r"|[^\w\n]+)*"
 )
 _CORRECTION = (
@@ -130,22 +131,24 @@ def _settled(found: Candidate, rest: str, first: FindCandidate) -> Value | None:
 
 def _is_hedged(found: Candidate, rest: str, first: FindCandidate) -> bool:
     """Say whether a text goes on with another value beside the one found."""
+    if any(_is_joined(found, tail, first) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
+        return True
+    return any(
+        other is not None and other.start == 0 and other.value not in (None, found.value)
+        for other in (first(rest[doubt.end() : doubt.end() + _NEAR]) for doubt in _DOUBT.finditer(rest))
+    )
+
+
+def _is_joined(found: Candidate, rest: str, first: FindCandidate) -> bool:
     joint = _JOINT.match(rest)
     gap = joint[0] if joint else ""
     other = first(rest[len(gap) :])
-    if other is None:
+    if other is None or other.value in (None, found.value):
         return False
-    is_other = other.value not in (None, found.value)
     after = rest[len(gap) + other.end :]
-    if is_other and other.start == 0 and gap and not _EXPLAINED.match(after):
-        # A list over several lines has nothing but values; a remark in brackets is a value if it says nothing else.
-        if "\n" in gap:
-            return not after.partition("\n")[0].strip(" .*")
-        return "(" not in gap or not re.match(r"[^)\n]*[a-z]", after)
-    if is_other and _CONDITION.match(rest) and _CONDITION.match(after):
-        return True
-    for doubt in _DOUBT.finditer(rest):
-        other = first(rest[doubt.end() : doubt.end() + _NEAR])
-        if other is not None and other.start == 0 and other.value not in (None, found.value):
-            return True
-    return False
+    if other.start or not gap or (_EXPLAINED.match(after) and not gap.strip(" ,;.:").isalpha()):
+        return _CONDITION.match(rest) is not None and _CONDITION.match(after) is not None
+    # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
+    if "\n" in gap:
+        return not after.partition("\n")[0].strip(" .*")
+    return "(" not in gap or not re.match(r"[^)\n]*[a-z]", after)
