@@ -38,6 +38,8 @@ class Number:
         mine, theirs = _UNITS.get(self.unit), _UNITS.get(other.unit)
         if mine and theirs and mine[0] == theirs[0]:
             return self.value * mine[1] == other.value * theirs[1]
+        if self.value == other.value:
+            return True
         factor = Fraction(100) ** (int(self.percent) - int(other.percent))
         same = {other.value, other.value * factor, *other.others}
         return self.value in same or not same.isdisjoint(self.others)
@@ -297,7 +299,7 @@ def _candidate(text: str, found: re.Match[str], finance: bool) -> Candidate:
         return Candidate(None, found.start(), variable.end() if variable else end)
     result = values[-1]
     # "10/3 = 3.33" is a rounded result, "72 = 73" is none.
-    if not all(side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values):
+    if len(values) > 1 and not all(side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values):
         return Candidate(None, found.start(), end)
     return Candidate(*_with_more(text, result, found.start(), end, finance))
 
@@ -351,6 +353,8 @@ def candidates(text: str, finance: bool = False) -> Iterator[Candidate]:
     Years and spans of time that say when come last. A sentence begins with its conclusion, if it has one:
     "48 in April and 24 in May, so 72".
     """
+    if not _DIGIT.search(text):
+        return
     position = 0
     if _BEGINS_WITH_WORDS.match(text):
         conclusions = list(_CONCLUSION.finditer(text))

@@ -118,6 +118,8 @@ def _is_joint(gap: str) -> bool:
 
 def _settled(found: Candidate, rest: str, first: FindCandidate) -> Value | None:
     """Return the value that a text settles on whose first value is `found` and which goes on with `rest`."""
+    if not rest.strip():
+        return found.value
     value = None if _is_hedged(found, rest, first) else found.value
     for taken_back in _TAKEN_BACK.finditer(rest):
         tail = rest[taken_back.end() :].partition("\n")[0]
