@@ -169,8 +169,7 @@ class Choice(Comparator):
         return float(self._named(answers) in right) if right else None
 
     def _named(self, answers: Iterator[Answer]) -> object:
-        narrow = (answer._replace(visible=answer.visible.translate(_NARROW)) for answer in answers)
-        return settle(narrow, self._first, self._hedges)
+        return settle(answers, self._first, lambda text: text.translate(_NARROW), self._hedges)
 
     def _first(self, text: str) -> Candidate | None:
         patterns = _patterns(self.choices)

@@ -48,8 +48,8 @@ class Rollout:
 
     @property
     def answer(self) -> str:
-        """Text of the last assistant message; "" when there is none, or when it only calls tools."""
-        return message_text(self.turns[-1]) if self.turns else ""
+        """Text of the last assistant message that has one. A closing tool call does not hide it. "" if none has."""
+        return next((text for turn in reversed(self.turns) if (text := message_text(turn)).strip()), "")
 
 
 ASSISTANT_ROLES = ("assistant", "nova_assistant")

@@ -71,7 +71,7 @@ FILLER = (
     r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$-]|\\[(\[]|\\[a-z]{1,10}\s?\{|(?i:\b(?:the|my|our|final|correct|right|best|most|very|"
     r"answer|option|choice|letter|is|it|that|(?:it|that)['\u2019]s|(?:must|would|should) be|of course|i think|i believe|"
     r"i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|"
-    r"almost|indeed|actually|probably|likely|possibly|perhaps|maybe)\b))"
+    r"almost|indeed|actually|probably|likely)\b))"
 )
 """What may stand between a marker and the answer, and says nothing."""
 LEAD = re.compile(FILLER + "{0,16}")
@@ -127,7 +127,7 @@ class Text(Comparator):
         if self.strict:
             return float(any(answer.text in references for answer in [next(answers, Answer.of(""))]))
         right = {_plain(reference) for reference in references} - {""}
-        return float(settle(answers, partial(_read, right), _joins_another) in right)
+        return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
 
 ExactMatch = Text
