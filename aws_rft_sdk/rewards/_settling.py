@@ -29,12 +29,17 @@ class Candidate(NamedTuple):
 FindCandidate = Callable[[str], "Candidate | None"]
 """Returns the first value that a text names, None if it names none."""
 
+Hedges = Callable[[Value, str], bool]
+"""Says whether a text that follows a value names another one beside it."""
+
 # --- hedging ---
 
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
-_JOINT = re.compile(rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b){_SIGNS})*\n?{_SIGNS}", re.IGNORECASE)
+_JOINT = re.compile(
+    rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b){_SIGNS})*\n?{_SIGNS}", re.IGNORECASE
+)
 """What joins two values directly, and says nothing itself."""
 _EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
 """After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
@@ -46,7 +51,9 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 """A value that follows this is one more, wherever it stands."""
-_CONDITION = re.compile(r"[^\w\n]*(?:if|when|assuming|depending|(?:in|on|under) (?:one|another|the (?:first|second|other)))\b", re.I)
+_CONDITION = re.compile(
+    r"[^\w\n]*(?:if|when|assuming|depending|(?:in|on|under) (?:one|another|the (?:first|second|other)))\b", re.I
+)
 
 # --- what the policy takes back ---
 
@@ -68,7 +75,9 @@ _DENIAL = (
     r"|\bi (?:was|am) (?:wrong|mistaken)\b|\b(?:i|i've) made (?:a|an) (?:mistake|error)\b"
 )
 _TAKEN_BACK = re.compile(rf"(?P<denial>{_DENIAL})|(?:{_CORRECTION}){_FILLERS}", re.IGNORECASE)
-_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|s|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL)
+_STRUCK_OUT = re.compile(
+    r"~~.{0,200}?~~|<(del|s|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
+)
 _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
 """After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
@@ -77,7 +86,7 @@ def settle(
     answers: Iterable[Answer],
     first: FindCandidate,
     clean: Callable[[str], str] = lambda text: text,
-    hedges: Callable[[Value, str], bool] | None = None,
+    hedges: Hedges | None = None,
 ) -> Value | None:
     """Return the value of the first answer that names one.
 
@@ -88,8 +97,7 @@ def settle(
         answers: Where answers stand, the most likely first.
         first: Finds the first value of a text.
         clean: Prepares each text that `first` gets.
-        hedges: Says whether a text that follows a value names another one beside it. For kinds of values that need a
-            finer reading than the common rule.
+        hedges: For kinds of values that need a finer reading than the common rule.
 
     Returns:
         The value. None if no answer names one, or the answer names several, or the policy takes it back.
@@ -101,31 +109,39 @@ def settle(
         if found is None:
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _is_listed(found, answer, next(remaining, None), first, clean):
+        if _PART_OF_MORE.match(after) or _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
         return _settled(found, text[found.end :] + clean(after), first, hedges or partial(_is_hedged, first))
     return None
 
 
 def _is_listed(
-    found: Candidate, answer: Answer, previous: Answer | None, first: FindCandidate, clean: Callable[[str], str]
+    found: Candidate,
+    answer: Answer,
+    previous: Answer | None,
+    first: FindCandidate,
+    clean: Callable[[str], str],
+    hedges: Hedges | None,
 ) -> bool:
     r"""Say whether the answer is joined to another one before it, as in `\boxed{72} or \boxed{73}`."""
     if previous is None or previous.marker >= answer.marker or previous.visible != answer.visible:
         return False
     text = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
     other = first(text)
-    return other is not None and other.value not in (None, found.value) and _is_joint(text[other.end :])
+    if other is None or other.value in (None, found.value) or "\n" in text[other.end :].strip(" "):
+        return False
+    gap = text[other.end :]
+    if hedges is None:
+        return _is_joint(gap)
+    return not re.search(r"[.!?]\s", gap) and hedges(other.value, gap + clean(answer.text))
 
 
 def _is_joint(gap: str) -> bool:
     doubted = any(not re.search(r"[.!?]\s", gap[doubt.end() :]) for doubt in _DOUBT.finditer(gap))
-    return "\n" not in gap.strip(" ") and (doubted or _JOINT.fullmatch(gap) is not None)
+    return doubted or _JOINT.fullmatch(gap) is not None
 
 
-def _settled(
-    found: Candidate, rest: str, first: FindCandidate, hedges: Callable[[Value, str], bool]
-) -> Value | None:
+def _settled(found: Candidate, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
     """Return the value that a text settles on whose first value is `found` and which goes on with `rest`."""
     if not rest.strip():
         return found.value

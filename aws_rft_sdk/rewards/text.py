@@ -76,7 +76,7 @@ FILLER = (
 """What may stand between a marker and the answer, and says nothing."""
 LEAD = re.compile(FILLER + "{0,16}")
 _CUT = re.compile(
-    r"\s*(?:[.!?](?=\s|$)|[\u3002\uff01\uff1f\n(\uff08<])|,? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
+    r"\s*(?:[.!?](?=\s|$)|[\u3002\uff01\uff1f\n(\uff08<}])|,? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
     r"|\s?[,:;\u2013\u2014-] (?=(?:the|an?) [\w ]{1,40} (?:of|in|from|that|which|who|where)\b)"
     r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b",
     re.IGNORECASE,
@@ -87,7 +87,7 @@ _REMARK = re.compile(
     r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
 )
 _JOINED = re.compile(
-    r"[\s()\]}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{)?\s*(?:\b(?:or|and|maybe|perhaps|possibly|alternatively)\b|[,;/|&]\s)"
+    r"(?:</\w{1,20}>)?[\s()\]}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{)?\s*(?:\b(?:or|and|maybe|perhaps|possibly|alternatively)\b|[,;/|&]\s)"
     r"|[\s.!?)]*(?:or|maybe|perhaps|alternatively)\b|[ \t*_`'\"$})\]]*\n(?!\s)[^\n.!?:]{1,40}\.?\s*(?:\n|\Z)",
     re.IGNORECASE,
 )
