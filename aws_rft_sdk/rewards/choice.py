@@ -88,7 +88,7 @@ def _patterns(choices: str) -> _Patterns:
     one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
     lead = FILLER + "{0,16}"
     others = rf"(?:(?:,|,? and|,? or|/) {letter})*"
-    joint = rf"(?:[\s:.)}}\]]|{_COMMA}|\b(?:{_JOINED}|(?i:but|then|either|even))\b|{FILLER})"
+    joint = rf"(?:[\s:.)}}\]-]|{_COMMA}|\b(?:{_JOINED}|(?i:but|then|either|even))\b|{FILLER})"
     return _Patterns(
         first=re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}"),
         several=re.compile(rf"{lead}[{upper}]{{2,}}\b"),

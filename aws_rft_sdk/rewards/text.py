@@ -32,8 +32,8 @@ _SAME = str.maketrans(
     }
 )
 _ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
-_BEFORE = " *_`'\"$,;:!?([\u00bf\u00a1\u00ab\u00bb\u3001\u3002\u300a-\u300f"
-_AFTER = " *_`'\"$,;:!?.)]\u00ab\u00bb\u3001\u3002\u3008-\u300f"
+_BEFORE = " *_`'\"$,;:!?([\u00bf\u00a1\u00ab\u00bb\u300a\u300c\u300e"
+_AFTER = " *_`'\"$,;:!?.)]\u00ab\u00bb\u3001\u3002\u300b\u300d\u300f"
 _ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
 
 
@@ -68,19 +68,19 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 
 
 FILLER = (
-    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$-]|\\[(\[]|\\[a-z]{1,10}\s?\{|(?i:\b(?:the|my|our|final|correct|right|best|most|very|"
+    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}\s?\{|(?i:\b(?:the|my|our|final|correct|right|best|most|very|"
     r"answer|option|choice|letter|is|it|that|(?:it|that)['\u2019]s|(?:must|would|should) be|of course|i think|i believe|"
     r"i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|"
     r"almost|indeed|actually|probably|likely)\b))"
 )
 """What may stand between a marker and the answer, and says nothing."""
 LEAD = re.compile(FILLER + "{0,16}")
-_CUT = re.compile(
-    r"\s*(?:[.!?](?=\s|$)|[\u3002\uff01\uff1f\n(\uff08<}])|,? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
+_EXPLAINS = (
+    r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"
     r"|\s?[,:;\u2013\u2014-] (?=(?:the|an?) [\w ]{1,40} (?:of|in|from|that|which|who|where)\b)"
-    r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b",
-    re.IGNORECASE,
 )
+_EXPLAINED = re.compile(_EXPLAINS, re.IGNORECASE)
+_CUT = re.compile(rf"\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS}", re.IGNORECASE)
 """Where an answer may end and words about it begin."""
 _MOST_CUTS = 16
 _REMARK = re.compile(
@@ -149,7 +149,7 @@ def _read(right: set[str], text: str) -> Candidate | None:
 
 
 def _joins_another(value: object, rest: str) -> bool:
-    return _JOINED.match(rest) is not None
+    return not _EXPLAINED.match(rest) and _JOINED.match(rest) is not None
 
 
 _TOKEN = re.compile(rf"[{_NO_WORD_EDGES}]|[^\W{_NO_WORD_EDGES}]+")
