@@ -118,7 +118,9 @@ def plain(text: str) -> str:
             text = pattern.sub(replacement, text)
         text = _LATEX_NAME.sub(lambda name: _LATEX_SIGNS.get(name[1], " "), text)
     if "{" in text:
-        text = _BRACES.sub(r"\1", text).replace("^\u00b0", "\u00b0")
+        text = _BRACES.sub(r"\1", text)
+    if "\u00b0" in text:
+        text = text.replace("^\u00b0", "\u00b0")
     if "<" in text:
         text = _TAG.sub(" ", text)
     if "*" in text or "_" in text or "`" in text:
@@ -164,8 +166,8 @@ _FIGURE = re.compile(
     r"|(?P<whole>[0-9]{1,3}(?:[, '][0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)(?:\.(?P<decimals>[0-9]+))?"
     r"|\.(?P<bare>[0-9]+))(?:[eE](?P<exponent>[+-]?[0-9]{1,3})(?!\w))?"
 )
-_OVER = re.compile(r"(?: ([0-9]{1,9}))?\s?/\s?(-?[0-9]{1,300})(?![0-9]|[.,][0-9]|\s?/\s?[0-9])")
-_PERCENT = re.compile(r"\s?(?:%|per ?cent(?:age points?)?\b|percentage points?\b|pct\b|pp\b)", re.IGNORECASE)
+_OVER = re.compile(r"(?: {1,2}([0-9]{1,9}))?\s?/\s?(-?[0-9]{1,300})(?![0-9]|[.,][0-9]|\s?/\s?[0-9])")
+_PERCENT = re.compile(r"\s?(?:%|per ?cent(?:age points?)?\b|pct\b|pp\b|(?P<basis>basis points?|bps)\b)", re.IGNORECASE)
 _SCALE = re.compile(
     r"(?:\s?\((?:\$ )?in |[\s-]?)((?i:hundred|thousand|million|billion|trillion|lakh|crore|dozen))s?\b|(k|K|M|B|(?i:bn|mn|tn))(?![\w^])"
 )
@@ -179,7 +181,7 @@ _UNIT = re.compile(r"\s?([A-Za-z]+|\u00b0[CF]?)(?:\^[23]|[23]\b)?")
 _LETTER = re.compile(r"\s?(?:[xyznXYZ\u03c0\u221a]{1,3}(?![A-Za-z0-9])(?!\s*[0-9($])|(?<=[0-9])(?!or\b|and\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdp])(?![A-Za-z])|[A-Za-z]+[04-9_]\w*))")
 """Makes an expression of the number before it: "72x", "2 \u03c0", "0x48"."""
 _CLOCK = re.compile(r":00(?=\s?[ap]\.?m\b)", re.IGNORECASE)
-_BROKEN = re.compile(r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026)\s?(?=[0-9])|[})\]]*\s?\^|(?:[eE][+-]?)(?=[0-9])|[\u0660-\u0669])[\w.,:^{}+-]*")
+_BROKEN = re.compile(r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026)\s?(?=[0-9])|[})\]]*\s?\^|(?:[eE][+-]?)(?=[0-9])|\s?[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*")
 """Makes one thing of the number before it and more digits: a time, a version, a power, half a group of digits."""
 _BOUND = re.compile(
     r"(?:\s[a-z]+)?\s?(?:\+(?!\s*[0-9(a-z])|\b(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b"
@@ -207,7 +209,8 @@ def _quantity(text: str, found: re.Match[str], finance: bool) -> tuple[Number | 
     closed = bracketed and not is_fraction and text.startswith(")", end)
     end += closed
     percent = _PERCENT.match(text, end)
-    end = percent.end() if percent else end
+    if percent:
+        value, end = (value / 100 if percent["basis"] else value), percent.end()
     others: tuple[Fraction, ...] = ()
     money = finance or found["currency"]
     if scale := (_MONEY_LETTER.match(text, end) if money else None) or _SCALE.match(text, end):
@@ -261,9 +264,10 @@ _EXPRESSION_BEFORE = re.compile(
     r"(?:[<>\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|[\w)]\s?-|!=|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
     r"|\bat (?:least|most)|\bup to|\bexceeds|\b(?:sqrt|log|ln)|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
 )  # fmt: skip
-_TERM_BEFORE = re.compile(r"\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
+_TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
 _ARROW_BEFORE = re.compile(r"[-=]+>[\s$({]*\Z")
 _NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z", re.IGNORECASE)
+_AND = re.compile(r"\s?,?\s?(?:and )?(?=[0-9])")
 _SAID_AGAIN = re.compile(
     r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*(?:about|approximately|\u2248|~)?\s*(?=[-($\u20ac.0-9])"
 )
@@ -274,7 +278,7 @@ def _candidate(text: str, found: re.Match[str], finance: bool) -> Candidate:
     number, end = _quantity(text, found, finance)
     before = text[max(0, found.start() - 40) : found.start()]
     in_formula = bool(_EXPRESSION_BEFORE.search(before)) and not _ARROW_BEFORE.search(before)
-    in_formula = in_formula or bool(found["sign"] and _TERM_BEFORE.search(before))
+    in_formula = in_formula or bool((found["sign"] or found["open"]) and _TERM_BEFORE.search(before))
     if number and (to := _TO.match(text, end)) and (following := _FIGURE.match(text, to.end())):
         upper, upper_end = _quantity(text, following, finance)
         if upper and upper.percent == number.percent:
@@ -306,33 +310,38 @@ def _candidate(text: str, found: re.Match[str], finance: bool) -> Candidate:
 
 def _with_more(text: str, number: Number, start: int, end: int, finance: bool) -> tuple[Number, int, int]:
     """Add the smaller unit of "2 hours 30 minutes", and the same quantity said again: "25% (0.25)"."""
-    for _ in range(3):
-        gap = re.compile(r"\s?,?\s?(?:and )?(?=[0-9])").match(text, end) or _SAID_AGAIN.match(text, end)
-        gap = _SAID_AGAIN.match(text, end) if number.unit not in _UNITS else gap
-        following = _FIGURE.match(text, gap.end()) if gap else None
-        if following is None:
-            break
-        other, other_end = _quantity(text, following, finance)
+    number, end = _compound(text, number, end, finance)
+    while again := _SAID_AGAIN.match(text, end):
+        following = _FIGURE.match(text, again.end())
+        other, other_end = _quantity(text, following, finance) if following else (None, end)
         if other is None:
             break
-        mine, theirs = _UNITS.get(number.unit), _UNITS.get(other.unit)
-        if mine and theirs and mine[0] == theirs[0] and mine[1] > theirs[1] and number.value.denominator == 1 and not gap[0].strip(" ,and"):
-            whole = number.value * mine[1] + other.value * theirs[1]
-            number = replace(number, value=whole / mine[1], others=(*number.others, whole / theirs[1]))
-        elif number.is_same(other):
-            number = replace(number, others=(*number.others, other.value, *other.others))
-            other_end += text.startswith((")", "]"), other_end)
-        else:
+        other, other_end = _compound(text, other, other_end, finance)
+        if not number.is_same(other):
             break
-        end = other_end
+        number = replace(number, others=(*number.others, other.value, *other.others))
+        end = other_end + text.startswith((")", "]"), other_end)
     return number, start, end
+
+
+def _compound(text: str, number: Number, end: int, finance: bool) -> tuple[Number, int]:
+    """Add what a quantity has in a smaller unit."""
+    mine = _UNITS.get(number.unit)
+    gap = _AND.match(text, end) if mine else None
+    following = _FIGURE.match(text, gap.end()) if gap else None
+    other, other_end = _quantity(text, following, finance) if following else (None, end)
+    theirs = _UNITS.get(other.unit) if other else None
+    if not (mine and other and theirs) or mine[0] != theirs[0] or mine[1] <= theirs[1]:
+        return number, end
+    whole = number.value * mine[1] + other.value * theirs[1]
+    return replace(number, value=whole / mine[1], others=(*number.others, whole / theirs[1])), other_end
 
 
 # --- all candidates of a text ---
 
 _MONTH = r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?\s"
 _LABEL = re.compile(
-    rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?|\b(?:in|for|during|by|since|from|to|through|until|of|and|ended|fy|fiscal|year|q[1-4])\s(?:the )?(?:fiscal |year )*)\Z"
+    rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?|\b(?:in|for|during|by|since|from|to|through|until|of|and|ended|fy|fiscal|year|q[1-4]|the)\s(?:the )?(?:fiscal |year )*|\()\Z"
     , re.IGNORECASE,
 )  # fmt: skip
 """Stands before a year that says when."""
@@ -344,7 +353,8 @@ _CONCLUSION = re.compile(
     r"(?:\b(?:so|thus|therefore|hence|making|makes?|gives?|giving|totall?ing|totals)\b|\btotal(?: \w+){0,2} ?(?::|\b(?:is|was|of)\b)|\u2192|=>)"
     r"[^0-9.;:\n]{0,40}?(?=[-+($\u20ac\u00a3]*[0-9])", re.IGNORECASE,
 )  # fmt: skip
-_BEGINS_WITH_WORDS = re.compile(r"[^0-9]*[A-Za-z]")
+_SENTENCE = re.compile(r"[^0-9]*[A-Za-z]|\W*[0-9.,]+(?:\s[a-z]+)?\s?[-+*/\u00d7\u00f7]\s?\$?[0-9]")
+"""Begins with words or with a calculation, so that the answer may come last."""
 
 
 def candidates(text: str, finance: bool = False) -> Iterator[Candidate]:
@@ -356,23 +366,21 @@ def candidates(text: str, finance: bool = False) -> Iterator[Candidate]:
     if not _DIGIT.search(text):
         return
     position = 0
-    if _BEGINS_WITH_WORDS.match(text):
+    if _SENTENCE.match(text):
         conclusions = list(_CONCLUSION.finditer(text))
         position = conclusions[-1].end() if conclusions else 0
     labels: list[Candidate] = []
     while found := _FIGURE.search(text, position):
-        digits = max(found.start(), found.end("currency"))
+        digits = max(found.start(), found.end("currency"), found.end("open"))
         before = text[max(0, digits - 40) : digits]
         year = _YEAR.match(text, digits)
-        is_label = (
-            (year and (year["says_when"] or _LABEL.search(before)))
-            or _DAY.search(before)
-            or (_SPAN_BEFORE.search(before) and _SPAN.match(text, digits))
-        )
         candidate = _candidate(text, found, finance)
         position = max(candidate.end, found.end())
-        if is_label:
-            labels.append(candidate)
+        if year and (year["says_when"] or _LABEL.search(before)):
+            labels.append(candidate._replace(is_label=True))
+            position = year.end()
+        elif _DAY.search(before) or (_SPAN_BEFORE.search(before) and _SPAN.match(text, digits)):
+            labels.append(candidate._replace(is_label=True))
         elif _NEGATED.search(before):
             labels.append(Candidate(None, candidate.start, candidate.end))
         else:

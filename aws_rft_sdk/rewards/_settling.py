@@ -24,6 +24,8 @@ class Candidate(NamedTuple):
     start: int
     """Where it stands in the text."""
     end: int
+    is_label: bool = False
+    """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
 
 
 FindCandidate = Callable[[str], "Candidate | None"]
@@ -38,12 +40,9 @@ _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
 _JOINT = re.compile(
-    rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b){_SIGNS})*\n?{_SIGNS}", re.IGNORECASE
+    rf"{_SIGNS}(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b{_SIGNS})*\n*{_SIGNS}", re.IGNORECASE
 )
 """What joins two values directly, and says nothing itself."""
-_EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
-"""After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
-_BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _DOUBT = re.compile(
     r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|if not"
     r"|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
@@ -51,14 +50,24 @@ _DOUBT = re.compile(
     re.IGNORECASE,
 )
 """A value that follows this is one more, wherever it stands."""
-_CONDITION = re.compile(
-    r"[^\w\n]*(?:if|when|assuming|depending|(?:in|on|under) (?:one|another|the (?:first|second|other)))\b", re.I
+_EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
+"""After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
+_CONDITION = re.compile(r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I)
+_BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
+_OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
+"""Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
+_DENIED_BEFORE = re.compile(
+    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|sure|certain|that|if|whether|the))*\s*\Z", re.IGNORECASE
 )
+"""Before a marker: "I don't think the answer is 72"."""
+_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
+"""After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
 # --- what the policy takes back ---
 
 _FILLERS = (
-    r"(?:\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|think)\b"
+    r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
+    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|meant|think)\b"
     r"|[^\w\n]+)*"
 )
 _CORRECTION = (
@@ -66,20 +75,19 @@ _CORRECTION = (
     r"|rather(?! than)|(?:it|that|this|answer) should (?:be|have been)|the (?:correct|right|real|true) (?:answer|value|result) is"
     r"|but)\b|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
 )
+_WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo))\b"
 _DENIAL = (
-    r"(?:^|[.!?,\n]|[.!?,]\s{1,3}|\n\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
-    r"|\b(?:that|this|which|it|answer|above)(?:'s| is| was| isn't| can't be| cannot be| doesn't (?:look|seem))? "
-    r"(?:not (?:right|correct|true)|(?<=n't )(?:right|correct|true)|(?<=n't be )(?:right|correct|true)"
-    r"|(?<=look )right|(?<=not be )right|wrong|incorrect|false|a (?:mistake|typo))\b"
+    r"(?:^|[.!?,\n]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
+    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was) {_WRONG}"
+    r"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?:not (?:right|correct|true)|wrong|incorrect|false|a (?:mistake|typo))\b"
+    r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"
     r"|\bi (?:was|am) (?:wrong|mistaken)\b|\b(?:i|i've) made (?:a|an) (?:mistake|error)\b"
 )
-_TAKEN_BACK = re.compile(rf"(?P<denial>{_DENIAL})|(?:{_CORRECTION}){_FILLERS}", re.IGNORECASE)
-_STRUCK_OUT = re.compile(
-    r"~~.{0,200}?~~|<(del|s|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
+_TAKEN_BACK = re.compile(
+    rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|\w+n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})", re.IGNORECASE
 )
-_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
-"""After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
+_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL)
 
 
 def settle(
@@ -106,10 +114,12 @@ def settle(
     for answer in remaining:
         text = clean(_STRUCK_OUT.sub(" ", answer.text))
         found = first(text)
-        if found is None:
+        if found is None or _DENIED_BEFORE.search(answer.before[-_NEAR:]):
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _is_listed(found, answer, next(remaining, None), first, clean, hedges):
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(answer.before[-_NEAR:]):
+            return None
+        if _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
         return _settled(found, text[found.end :] + clean(after), first, hedges or partial(_is_hedged, first))
     return None
@@ -128,17 +138,14 @@ def _is_listed(
         return False
     text = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
     other = first(text)
-    if other is None or other.value in (None, found.value) or "\n" in text[other.end :].strip(" "):
+    if other is None or other.value in (None, found.value):
         return False
     gap = text[other.end :]
-    if hedges is None:
-        return _is_joint(gap)
-    return not re.search(r"[.!?]\s", gap) and hedges(other.value, gap + clean(answer.text))
-
-
-def _is_joint(gap: str) -> bool:
-    doubted = any(not re.search(r"[.!?]\s", gap[doubt.end() :]) for doubt in _DOUBT.finditer(gap))
-    return doubted or _JOINT.fullmatch(gap) is not None
+    if "\n" in gap.strip(" "):
+        return False
+    if hedges:
+        return not re.search(r"[.!?]\s", gap) and hedges(other.value, gap + clean(answer.text))
+    return (_JOINT.fullmatch(gap) or _DOUBT.search(gap)) is not None
 
 
 def _settled(found: Candidate, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
@@ -147,11 +154,17 @@ def _settled(found: Candidate, rest: str, first: FindCandidate, hedges: Hedges) 
         return found.value
     value = None if hedges(found.value, rest) else found.value
     for taken_back in _TAKEN_BACK.finditer(rest):
-        tail = rest[taken_back.end() :].partition("\n")[0]
-        new = first(tail[:_NEAR])
-        if new is not None and new.start == 0 and new.value is not None:
+        for begin in (taken_back.start("fillers"), taken_back.end()):
+            tail = rest[begin:].partition("\n")[0].lstrip(" ,.:*\"'")
+            new = first(tail[:_NEAR])
+            if new is not None and new.start == 0 and new.value is not None:
+                break
+        else:
+            value = None if taken_back["denial"] else value
+            continue
+        if not taken_back["negation"]:
             value = None if hedges(new.value, tail[new.end :]) else new.value
-        elif taken_back["denial"]:
+        elif new.value == value:
             value = None
     return value
 
@@ -167,15 +180,22 @@ def _is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
 
 
 def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
-    joint = _JOINT.match(rest)
-    gap = joint[0] if joint else ""
-    other = first(rest[len(gap) :])
-    if other is None or other.value in (None, value):
+    other = first(rest)
+    if other is None or other.is_label or other.value in (None, value):
         return False
-    after = rest[len(gap) + other.end :]
-    if other.start or not gap or (_EXPLAINED.match(after) and not gap.strip(" ,;.:").isalpha()):
-        return _CONDITION.match(rest) is not None and _CONDITION.match(after) is not None
+    gap, after = rest[: other.start], rest[other.end :]
+    one, two = _CONDITION.match(rest), _CONDITION.match(after)
+    if one and two and (one[1] == two[1] or "otherwise" in two[1]):
+        return True
+    in_brackets = "(" in rest[: other.start + 1]
+    if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
+        return False
     # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
-    if "\n" in gap:
+    if "\n" in gap.strip(" ") and not _WORDS.search(gap):
         return not after.partition("\n")[0].strip(" .*")
-    return "(" not in gap or not re.match(r"[^)\n]*[a-z]", after)
+    if in_brackets and re.match(r"[^)\n]*[a-z]", after):
+        return False
+    return _WORDS.search(gap) is not None or not _EXPLAINED.match(after)
+
+
+_WORDS = re.compile(r"\w")

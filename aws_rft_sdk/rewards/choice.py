@@ -16,7 +16,7 @@ from aws_rft_sdk.rewards.text import FILLER, UNSPACED, references_of
 
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _NARROW |= {0x24B6 + number: ord("A") + number for number in range(26)}  # letters in circles
-_NARROW |= {0x2019: ord("'"), 0x3001: ord(","), 0x3002: ord(".")}
+_NARROW |= str.maketrans("\u2019\u3001\u3002\u3010\u3011\u300c\u300d\u201c\u201d\u201e\u00ab\u00bb", "',.[]\"\"\"\"\"\"\"")
 _NARROW |= dict.fromkeys([0x3000, 0xA0, 0x200B, 0x200C, 0x200D, 0x2060], ord(" "))
 """One character for each, so that places in the text stay what they are."""
 
@@ -28,12 +28,12 @@ _HEDGE = (
 _JOINED = rf"(?:{_HEDGE}|(?i:and|also|as well(?: as)?|plus|versus|vs|to|through|thru))"
 _COMMA = "[,;/|&+~?\u6216\u548c\u4e0e\u8207\u304b]|[=-]>|\u2192|\u21d2|\\\\to\\b"
 _IS_RIGHT = (
-    r"(?:is|seems|must be|would be|should be)(?: \w+ly)?(?: the| my)?(?: most| only| final)?(?: \w+ly)?"
-    r" (?:correct|right|best|better|answer|choice|option|one)\b"
+    r"(?:is|seems|must be|would be|should be)(?: \w+ly)?(?: the| my)?(?: most| only| final)?(?: \w+ly)? (?:answer|choice|"
+    r"option|(?:correct|right|best|better)(?=[^\w\s]|\s*$| (?:answer|choice|option|one|statement|because|since|as|and|but|here)\b))"
 )
 _GOES_ON = (
     rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|are|were|because|since|as|for|but|if|unless|when|not|instead|rather|"
-    r"over|given|due|which|based|by|in|from|according|with|too|(?:obvious|clear|definite|probab)ly)\b"
+    r"over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
 )
 """Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
 _RULED_OUT = (
@@ -42,17 +42,17 @@ _RULED_OUT = (
 )
 _SAID = (
     r"\b(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my) (?:final )?"
-    r"(?:choice|option|statement|answer|alternative|letter|response|one|selection|pick|conclusion)"
-    r"|choice|option|selection|verdict|conclusion)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|solution)"
+    r"[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
     r"|(?<!not )(?<!n't )(?<!never )\b(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|"
     r"settle on|guess|answer with|leaves(?: us with)?(?: only)?)\b"
     r"|\b(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
-    r"|\b(?:so|thus|therefore|hence|consequently|finally|i think|i believe)\b[,:]?(?=\s[(\[*\"']{0,4}@[)\]*\"']{0,4}\.?[ \t]{0,9}$)"
-    rf"|(?<![\w'])(?=(?:option |choice |statement |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT})"
+    r"|\b(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE)|^(?!wrong|false|incorrect|not|question)(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a](?= ?ALONE)"
+    rf"|(?<![\w'])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}|statement @ is (?:\w+ )?true\b)"
     "|(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|"
-    "\u7b54\u3048|\u89e3\u7b54)(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?"
+    "\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?"
     "[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
-)
+).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
 """Words that make a choice the answer. "@" is a choice."""
 
 
@@ -73,6 +73,7 @@ class _Patterns(NamedTuple):
     """After a choice that a sentence speaks about together with others: "A and C"."""
     later: re.Pattern[str]
     """A choice that words of doubt give further on."""
+    also: re.Pattern[str]
     label: re.Pattern[str]
     """A choice that stands before its text: "A. Rome"."""
     line: re.Pattern[str]
@@ -84,11 +85,11 @@ class _Patterns(NamedTuple):
 def _patterns(choices: str) -> _Patterns:
     upper = "".join(sorted(set(choices.upper())))
     letter = f"[{upper}{upper.lower()}]"
-    edge = rf"(?![^\W{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
+    edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
     one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
-    lead = FILLER + "{0,16}"
+    lead = rf"(?:[^\w\n?]|</?\w{{1,6}}>|{FILLER}){{0,16}}"
     others = rf"(?:(?:,|,? and|,? or|/) {letter})*"
-    joint = rf"(?:[\s:.)}}\]-]|{_COMMA}|\b(?:{_JOINED}|(?i:but|then|either|even))\b|{FILLER})"
+    joint = rf"(?:</\w{{1,20}}>|[\s:.)}}\]-]|{_COMMA}|\b(?:{_JOINED}|(?i:but|then|either|even))\b|{FILLER})"
     return _Patterns(
         first=re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}"),
         several=re.compile(rf"{lead}[{upper}]{{2,}}\b"),
@@ -97,9 +98,10 @@ def _patterns(choices: str) -> _Patterns:
         item=re.compile(rf"[)\]}}*_\"']*(?:\s*(?:[.):,;/|]|\Z|\n)|\s+{letter}\b)"),
         statement=re.compile(rf"{others}(?:,? and|,? or) {letter}\b"),
         later=re.compile(rf"\b{_HEDGE}\b[\s,(]*(?:even )?{lead}{one}"),
+        also=re.compile(rf"\b(?P<label>[{upper}]) (?:\w+ )?also\b"),
         label=re.compile(rf"(?<![\w'])({letter})[.):](?=\s)"),
         line=re.compile(
-            rf"^(?:>\s?)?{lead}{one}{_CLOSED}(?:(?P<bare>[.!]?\s*)$|(?<=[)\]])|[.:,;)(/|&]|-(?=\s)|\?(?!\s*\Z)| ?{_GOES_ON}|\s{letter}{edge}"
+            rf"^{lead}{one}{_CLOSED}(?:(?P<bare>[^\w\n?-]*)$|(?<=[)\]])|[.:,;)(/|&]|-(?=\s)|\?(?!\s*\Z)| ?{_GOES_ON}|\s{letter}{edge}"
             "|[\u662f\u3067](?!.{0,2}[\u4e0d\u9519\u932f]))",
             re.MULTILINE,
         ),
@@ -128,9 +130,8 @@ class _Lines(Extractor):
 
 
 def _line_at(visible: str, line: re.Match[str]) -> Answer:
-    start = line.start("label")
-    end = visible.find("\n", start)
-    return Answer(visible, start, start, end if end >= 0 else len(visible))
+    end = visible.find("\n", line.start("label"))
+    return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
 @dataclass(frozen=True)
@@ -195,7 +196,7 @@ class Choice(Comparator):
             return True
         return any(
             each["label"].upper() != value and not self._others(sentence[: each.start()][-4:], value)
-            for each in patterns.later.finditer(sentence)
+            for each in (*patterns.later.finditer(sentence), *patterns.also.finditer(sentence))
         )
 
     def _others(self, text: str, value: object) -> list[str]:
@@ -205,7 +206,7 @@ class Choice(Comparator):
     def _is_one_more(self, gap: str, tail: str) -> bool:
         """Say whether another choice that follows one after a gap is part of the answer, and not of its text."""
         patterns = _patterns(self.choices)
-        if re.search(rf"\b{_JOINED}\b", gap):
+        if re.search(rf"\b{_JOINED}\b", gap) or re.match(r" (?:\w+ )?also\b", tail):
             return True
         if patterns.ruled_out.match(tail) or "actually" in gap.lower():
             return False
@@ -216,7 +217,7 @@ class Choice(Comparator):
         return patterns.item.match(tail) is not None and not patterns.statement.match(tail)
 
 
-_CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending)\b", re.IGNORECASE)
+_CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|when)\b", re.IGNORECASE)
 _OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
 
 MultipleChoice = Choice

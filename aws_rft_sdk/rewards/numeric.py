@@ -99,7 +99,7 @@ gsm8k = ExactNumber()
 """The reward of GSM8K: the number after the last `####` is the right one."""
 
 _WORD = re.compile(
-    r"\b(?:(?P<yes>yes|true)|(?P<no>no|false)(?:(?<=\band no)|(?<=\bor no)|(?!\s+(?!(?:and|or|if|but|for|in|when|at)\b)[a-z])))\b",
+    r"\b(?:(?P<yes>yes|true)|(?P<no>no|false)(?:(?<=\band no)|(?<=\bor no)|(?!\s+(?!(?:and|or|if|but|for|in|when|at|otherwise|under|unless)\b)[a-z])))\b",
     re.IGNORECASE,
 )
 

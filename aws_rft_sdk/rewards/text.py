@@ -68,8 +68,8 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 
 
 FILLER = (
-    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}\s?\{|(?i:\b(?:the|my|our|final|correct|right|best|most|very|"
-    r"answer|option|choice|letter|is|it|that|(?:it|that)['\u2019]s|(?:must|would|should) be|of course|i think|i believe|"
+    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|correct|right|best|most|very|"
+    r"answer|option|choice|statement|letter|only|is|it|that|(?:it|that)['\u2019]s|(?:must|would|should) be|of course|i think|i believe|"
     r"i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|"
     r"almost|indeed|actually|probably|likely)\b))"
 )
@@ -92,6 +92,7 @@ _JOINED = re.compile(
     re.IGNORECASE,
 )
 """What joins a second answer to one that stands before."""
+_NO_NAME = re.compile(r"(?:no|wait|it|that|i|the answer)\b", re.IGNORECASE)
 _LONGEST_NAME = 5
 """Words of a text that can be another answer. A longer one is a sentence."""
 
@@ -145,7 +146,8 @@ def _read(right: set[str], text: str) -> Candidate | None:
                 return Candidate(value, 0, remark.end() if remark else end)
     end = cuts[0] if cuts else len(text)
     value = _plain(text[start:end])
-    return Candidate(value, 0, end) if 0 < len(value.split()) <= _LONGEST_NAME else None
+    is_name = 0 < len(value.split()) <= _LONGEST_NAME and not _NO_NAME.match(text)
+    return Candidate(value, 0, end) if is_name else None
 
 
 def _joins_another(value: object, rest: str) -> bool:
