@@ -109,6 +109,21 @@ def _patterns(choices: str) -> _Patterns:
     )
 
 
+_SAID_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class _Said(Extractor):
+    """What words make the answer, at the end of the text."""
+
+    choices: str
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        skipped = max(0, len(visible) - _SAID_CHARACTERS)
+        for answer in Prose(_patterns(self.choices).said).answers(visible[skipped:]):
+            yield Answer(visible, *(place + skipped for place in answer[1:]))
+
+
 @dataclass(frozen=True)
 class _Lines(Extractor):
     """The last line or the first one, if it begins with a choice. No line of a list of choices."""
@@ -160,7 +175,7 @@ class Choice(Comparator):
             raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
         if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
             raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
-        extract = Extract(MARKED, Prose() | Prose(_patterns(self.choices).said), _Lines(self.choices))
+        extract = Extract(MARKED, Prose() | _Said(self.choices), _Lines(self.choices))
         object.__setattr__(self, "extract", extract)
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
@@ -83,6 +84,8 @@ _EXPLAINED = re.compile(_EXPLAINS, re.IGNORECASE)
 _CUT = re.compile(rf"\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS}", re.IGNORECASE)
 """Where an answer may end and words about it begin."""
 _MOST_CUTS = 16
+_ROOM = 200
+"""How many characters of marks and markup an answer may have beside its text."""
 _REMARK = re.compile(
     r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
 )
@@ -136,16 +139,17 @@ ExactMatch = Text
 
 def _read(right: set[str], text: str) -> Candidate | None:
     """Return the longest beginning of a text that is right, or else what stands before the first cut."""
+    longest = _ROOM + 8 * max(map(len, right), default=0)
     lead = LEAD.match(text)
     start = lead.end() if lead else 0
-    cuts = [cut.start() for _, cut in zip(range(_MOST_CUTS), _CUT.finditer(text, start), strict=False)]
+    cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), _MOST_CUTS)]
     for end in (len(text), *reversed(cuts)):
         for begin in (0, start):
-            if (value := _plain(text[begin:end])) in right:
+            if end - begin <= longest and (value := _plain(text[begin:end])) in right:
                 remark = _REMARK.match(text, end)
                 return Candidate(value, 0, remark.end() if remark else end)
     end = cuts[0] if cuts else len(text)
-    value = _plain(text[start:end])
+    value = _plain(text[start:end]) if end - start <= _ROOM else ""
     is_name = 0 < len(value.split()) <= _LONGEST_NAME and not _NO_NAME.match(text)
     return Candidate(value, 0, end) if is_name else None
 
