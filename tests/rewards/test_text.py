@@ -1,128 +1,39 @@
+# ruff: noqa: E501, RUF001 - answers in many scripts
 import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import F1, ExactMatch, KeywordCoverage, Length, Repetition, Text
 from aws_rft_sdk.rewards.extract import Boxed, JsonPath
+from tests.rewards.tables import cases
 
-RIGHT = [
-    *[
-        "Paris",
-        " paris. ",
-        "PARIS",
-        "\u201cParis.\u201d",
-        "'Paris'",
-        '"Paris"',
-        "Paris!",
-        "**Paris**",
-        "*Paris*",
-        "`Paris`",
-    ],
-    *[
-        "_Paris_",
-        "Paris\u3002",
-        "Paris\uff01",
-        "\u300cParis\u300d",
-        "\uff30\uff41\uff52\uff49\uff53",
-        "Par\u00eds",
-        "Paris\u200b",
-    ],
-    *[
-        "The answer is **Paris**.",
-        "The answer is Paris",
-        "Answer: Paris",
-        'Answer: "Paris"',
-        "**Answer:** Paris",
-        "ANSWER: Paris",
-    ],
-    *[
-        "#### Paris",
-        "#### The answer is Paris",
-        "<answer>Paris</answer>",
-        "<answer>\nParis\n</answer>",
-        "Final answer: Paris",
-    ],
-    *["<answer>The answer is Paris</answer>", r"\boxed{Paris}", r"\boxed{\text{Paris}}", r"$\boxed{\mathrm{Paris}}$."],
-    *[
-        r"So $\boxed{\textbf{Paris}}$.",
-        "The answer is Paris (France).",
-        "Paris (not Rome)",
-        "#### Paris\n\nHope this helps!",
-    ],
-    *[
-        "The answer is Paris, because it is the capital.",
-        "Paris since it fits",
-        "The answer is Paris. It is in France.",
-    ],
-    *["The answer is Paris, the capital of France.", "Paris\n\nIt lies on the Seine.", "The answer is probably Paris."],
-    *["It is Paris.", "Paris is the answer.", "The answer is Rome. Wait, no, Paris.", "The answer is ~~Rome~~ Paris"],
-    *[
-        "<think>Rome? The answer is Rome.</think>Paris",
-        "Answer\uff1aParis",
-        "The answer is Paris, which is in France",
-        "the Paris",
-    ],
-    *[
-        "The answer is Paris, \\boxed{Paris}",
-        "A: It is the capital of France. The answer is Paris.",
-        "Paris \U0001f600"[:6],
-    ],
-]
-WRONG = [
-    *[
-        "",
-        "Rome",
-        "not Paris",
-        "Paris or Rome",
-        "Rome or Paris",
-        "Paris and Rome",
-        "Paris, Rome",
-        "Paris/Rome",
-        "Paris; Rome",
-    ],
-    *[
-        "Paris | Rome",
-        "#### Paris\nor Rome",
-        "Paris (or Rome)",
-        "Paris (maybe Rome)",
-        "Paris. Or Rome.",
-        "Paris, maybe Rome",
-    ],
-    *[
-        "Paris, or perhaps Rome",
-        "Paris\nRome",
-        "either Paris or Rome",
-        "The answer is Paris or Rome",
-        "Paris, France",
-        "Parisian",
-    ],
-    *[
-        r"\boxed{Rome} or \boxed{Paris}",
-        r"\boxed{Paris} or Rome",
-        r"\boxed{Paris} or \boxed{Rome}",
-        r"\boxed{Rome}, \boxed{Paris}",
-    ],
-    *[
-        r"\boxed{Rome}\text{ or }\boxed{Paris}",
-        r"\boxed{Paris, Rome}",
-        "The answer is Paris. No.",
-        "Paris\nActually, Rome.",
-    ],
-    *[
-        "The answer is Paris. Wait, Rome.",
-        "<think>The answer is Paris</think>Rome",
-        "<think>Paris",
-        "It is not Paris",
-        "Paris -> Rome",
-    ],
-    *[
-        "#### Rome\nThe answer is Paris",
-        "Answer: Rome (not Paris)",
-        "Paris & Rome",
-        "The answer is anything but Paris",
-        "Pari s",
-    ],
-    *["Paris, something else", "Paris; something else; nothing of that", "New Paris", "Paris 2", "~~Paris~~ Rome"],
-]
+RIGHT = cases(
+    r"""
+    Paris ¦  paris.  ¦ PARIS ¦ “Paris.” ¦ 'Paris' ¦ "Paris" ¦ Paris! ¦ **Paris** ¦ *Paris* ¦ `Paris` ¦ _Paris_
+    Paris。 ¦ Paris！ ¦ 「Paris」 ¦ Ｐａｒｉｓ ¦ París ¦ Paris\u200b ¦ The answer is **Paris**. ¦ The answer is Paris
+    Answer: Paris ¦ Answer: "Paris" ¦ **Answer:** Paris ¦ ANSWER: Paris ¦ #### Paris ¦ #### The answer is Paris
+    <answer>Paris</answer> ¦ <answer>↵Paris↵</answer> ¦ Final answer: Paris ¦ <answer>The answer is Paris</answer>
+    \boxed{Paris} ¦ \boxed{\text{Paris}} ¦ $\boxed{\mathrm{Paris}}$. ¦ So $\boxed{\textbf{Paris}}$.
+    The answer is Paris (France). ¦ Paris (not Rome) ¦ #### Paris↵↵Hope this helps!
+    The answer is Paris, because it is the capital. ¦ Paris since it fits ¦ The answer is Paris. It is in France.
+    The answer is Paris, the capital of France. ¦ Paris↵↵It lies on the Seine. ¦ The answer is probably Paris.
+    It is Paris. ¦ Paris is the answer. ¦ The answer is Rome. Wait, no, Paris. ¦ The answer is ~~Rome~~ Paris
+    <think>Rome? The answer is Rome.</think>Paris ¦ Answer：Paris ¦ The answer is Paris, which is in France
+    the Paris ¦ The answer is Paris, \boxed{Paris} ¦ A: It is the capital of France. The answer is Paris. ¦ Paris
+    """
+)
+WRONG = cases(
+    r"""
+    (empty) ¦ Rome ¦ not Paris ¦ Paris or Rome ¦ Rome or Paris ¦ Paris and Rome ¦ Paris, Rome ¦ Paris/Rome
+    Paris; Rome ¦ Paris | Rome ¦ #### Paris↵or Rome ¦ Paris (or Rome) ¦ Paris (maybe Rome) ¦ Paris. Or Rome.
+    Paris, maybe Rome ¦ Paris, or perhaps Rome ¦ Paris↵Rome ¦ either Paris or Rome ¦ The answer is Paris or Rome
+    Paris, France ¦ Parisian ¦ \boxed{Rome} or \boxed{Paris} ¦ \boxed{Paris} or Rome ¦ \boxed{Paris} or \boxed{Rome}
+    \boxed{Rome}, \boxed{Paris} ¦ \boxed{Rome}\text{ or }\boxed{Paris} ¦ \boxed{Paris, Rome}
+    The answer is Paris. No. ¦ Paris↵Actually, Rome. ¦ The answer is Paris. Wait, Rome.
+    <think>The answer is Paris</think>Rome ¦ <think>Paris ¦ It is not Paris ¦ Paris -> Rome
+    #### Rome↵The answer is Paris ¦ Answer: Rome (not Paris) ¦ Paris & Rome ¦ The answer is anything but Paris
+    Pari s ¦ Paris, something else ¦ Paris; something else; nothing of that ¦ New Paris ¦ Paris 2 ¦ ~~Paris~~ Rome
+    """
+)
 
 
 @pytest.mark.parametrize("answer", RIGHT)
