@@ -100,7 +100,7 @@ class Tags(TextReward):
         for other in self.names:
             # From the last opening tag before a closing one, so that a mention before does not count.
             for piece in inside.split(f"</{other}>")[:-1]:
-                before, opened, content = piece.rpartition(f"<{other}>")
+                _, opened, content = piece.rpartition(f"<{other}>")
                 if opened and re.search(r"\w", content):
                     return True
         return False

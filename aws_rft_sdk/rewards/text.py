@@ -69,15 +69,16 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 
 
 FILLER = (
-    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|correct|right|best|most|very|"
-    r"answer|option|choice|statement|letter|only|is|it|that|(?:it|that)['\u2019]s|(?:must|would|should) be|of course|i think|i believe|"
-    r"i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|"
-    r"almost|indeed|actually|probably|likely)\b))"
+    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|only|"
+    r"correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|i think|"
+    r"(?:must|would|should) be|of course|i believe|i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|"
+    r"undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
 )
 """What may stand between a marker and the answer, and says nothing."""
 LEAD = re.compile(FILLER + "{0,16}")
 _EXPLAINS = (
-    r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"
+    r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
+    r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"
     r"|\s?[,:;\u2013\u2014-] (?=(?:the|an?) [\w ]{1,40} (?:of|in|from|that|which|who|where)\b)"
 )
 _EXPLAINED = re.compile(_EXPLAINS, re.IGNORECASE)
@@ -106,8 +107,8 @@ class Text(Comparator):
 
     Texts are compared without capitals, accents, an article at the beginning, marks around them (quotes, emphasis,
     LaTeX, punctuation of any script) and differences of Unicode form. A remark after the answer changes nothing:
-    "Paris (France)", "Paris, because ...", "Paris. It lies on the Seine." An answer that names several is wrong. "Paris,
-    France" is not "Paris": list both if both are right.
+    "Paris (France)", "Paris, because ...", "Paris. It lies on the Seine." An answer that names several is wrong.
+    "Paris, France" is not "Paris": list both if both are right.
 
     Example:
         >>> Text().score("The answer is **Paris**.", ["Paris", "City of Paris"])

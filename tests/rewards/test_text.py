@@ -1,4 +1,4 @@
-# ruff: noqa: E501, RUF001 - answers in many scripts
+# ruff: noqa: RUF001 - answers in many scripts
 import pytest
 
 from aws_rft_sdk.errors import ConfigurationError
