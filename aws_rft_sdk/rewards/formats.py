@@ -10,7 +10,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._figures import read_number, reference_number
 from aws_rft_sdk.rewards.combine import WeightedSum
-from aws_rft_sdk.rewards.extract import AfterMarker
+from aws_rft_sdk.rewards.extract import AfterMarker, strip_thoughts
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 
@@ -132,10 +132,17 @@ class FinalAnswerLine(TextReward):
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
-        text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
-        answer = next(AfterMarker("####").answers(text), None)
-        lines = list(_LINE.finditer(text.replace("\r", "")))
-        if answer is None or answer.end < len(text) or len(lines) != 1 or "<|" in lines[0][1]:
+        text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip().replace("\r", "")
+        visible = strip_thoughts(text) or ""
+        lines = list(_LINE.finditer(visible))
+        answer = next(AfterMarker("####").answers(visible), None)
+        # What is no end of the text is followed by another question, or by another turn.
+        if (
+            len(lines) != 1
+            or answer is None
+            or not text.endswith(visible[answer.marker :])
+            or answer.end < len(visible)
+        ):
             return 0.0
         return float(read_number(lines[0][1]) is not None)
 

@@ -26,8 +26,8 @@ _NO_WORD_EDGES = UNSPACED + "\uac00-\ud7af"
 _MARKUP = re.compile(r"\\(?:text\w{0,8}|math\w{1,8}|emph|mbox)\s?(?=\{)|\\[,;:! ]|\\(?=[&%$#_()\[\]])|[{}]")
 _SAME = str.maketrans(
     {
-        **dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"),
-        **dict.fromkeys("\u201c\u201d", '"'),
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\uff07", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
         **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),
     }
@@ -69,7 +69,7 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 
 
 FILLER = (
-    r"(?:[\s*_`'\"\u2018\u201c,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|only|"
+    r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|only|"
     r"correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|i think|"
     r"(?:must|would|should) be|of course|i believe|i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|"
     r"undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
@@ -224,16 +224,15 @@ class KeywordCoverage(TextReward):
 
 def _as_pattern(word: str) -> str:
     edge = rf"[^\W{_NO_WORD_EDGES}]"
-    before = rf"(?<!{edge})(?<!\d[.,])(?<!(?<!\w)\.)" if re.match(edge, word) else r"(?<!\w)"
-    if re.match(f"[{_NO_WORD_EDGES}]", word):
-        before = ""
-    if re.search(f"[{_NO_WORD_EDGES}]$", word):
-        return before + re.escape(word)
+    escaped = re.sub(r"\\[ -]", "[ -]", re.escape(word))
+    before = r"(?<!\w)" if word.startswith(".") else ""
+    if re.match(edge, word):
+        before = rf"(?<!{edge})(?<!\d[.,])(?<!(?<!\w)\.)"
     if not re.search(rf"{edge}$", word):
-        return rf"{before}{re.escape(word)}(?!\w)"
-    stem, endings = re.escape(word), "(?:'s?)?"
-    if re.search(r"[a-z]{3}$", word):
+        return f"{before}{escaped}(?!{re.escape(word[-1])})"
+    plural = ""
+    if re.search(r"[^aeiou]y$", word):
+        escaped, plural = escaped[:-1], "(?:y|ies)"
+    elif re.search(r"[a-z]{3}$", word):
         plural = "(?:es)?" if re.search(r"(?:s|x|z|ch|sh|o)$", word) else "s?"
-        stem, plural = (re.escape(word[:-1]), "(?:y|ies)") if re.search(r"[^aeiou]y$", word) else (stem, plural)
-        endings = f"{plural}{endings}"
-    return rf"{before}{stem}{endings}(?!{edge})(?![+#]|[.,]?\d)"
+    return rf"{before}{escaped}{plural}(?:'s?(?!{edge}))?(?!{edge}|'[a-z]|[+#]|[.,]?\d)"

@@ -206,6 +206,14 @@ COVERED = [
         ),
         ("not Paris", "Paris"),
     ],
+    *[
+        ("well-known", "well known"),
+        ("C++11", "C++"),
+        ("Go!", "Go"),
+        ("studies", "study"),
+        ("Hi\U0001f389", "\U0001f389"),
+        ("it isn't", "isn't"),
+    ],
 ]
 UNCOVERED = [
     *[
@@ -233,6 +241,15 @@ UNCOVERED = [
         ("artist", "art"),
         ("\u4e0a\u6d77", "\u5317\u4eac"),
         ("news", "newss"),
+    ],
+    *[
+        ("don't", "don"),
+        ("C++", "C+"),
+        ("going", "go"),
+        ("R2", "R"),
+        ("ASP.NET", ".NET"),
+        ("$5.50", "$5"),
+        ("hero", "heroes"),
     ],
 ]
 
