@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards.rollout import GroupReward
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...]:
@@ -21,17 +22,17 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     return texts
 
 
-def check_reward(reward: Callable[..., Any], name: str = "the reward") -> None:
-    """Refuse what cannot be a reward: something that is not called, a class, a coroutine function.
+def check_reward(reward: object, name: str = "the reward") -> None:
+    """Refuse what cannot be a reward: a class, a coroutine function, what has neither `__call__` nor `score_group`.
 
     Raises:
         ConfigurationError: It cannot be one; the message says why.
     """
     if isinstance(reward, type):
         raise ConfigurationError(f"{name} is the class {reward.__name__}; give an object of it: {reward.__name__}(...)")
-    if not callable(reward):
+    if not callable(reward) and not isinstance(reward, GroupReward):
         raise ConfigurationError(f"{name} is a {type(reward).__name__}, not a reward")
     call = getattr(reward, "__call__", None)  # noqa: B004 - an object's own method is looked at, not whether it has one
-    for function in (reward, call):
+    for function in (reward, call, getattr(reward, "score_group", None)):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(f"{name} is asynchronous; a reward is a plain function, called without await")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from aws_rft_sdk._checks import check_number
@@ -120,9 +121,7 @@ def prefixes(rollout: Rollout) -> tuple[Rollout, ...]:
     """Return the rollout as it stood after each turn and its tool results, in order; the last is the whole of it."""
     starts = [index for index, message in enumerate(rollout.messages) if message.get("role") in ASSISTANT_ROLES]
     ends = [*starts[1:], len(rollout.messages)] if starts else []
-    return tuple(
-        Rollout(rollout.messages[:end], rollout.ground_truth, rollout.prompt, rollout.metadata) for end in ends
-    )
+    return tuple(dataclasses.replace(rollout, messages=rollout.messages[:end]) for end in ends)
 
 
 def _check_discount(discount: float) -> None:
