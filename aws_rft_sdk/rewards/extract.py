@@ -1,0 +1,471 @@
+r"""Finds the answer of a rollout. Comparing it with the ground truth is the comparators' part.
+
+    gsm8k = Extract(Boxed() | AfterMarker("####"), LastNumber()) >> ExactNumber()
+
+`Extract` tries its extractors in order. `one | other` is one extractor: of the answers of both, the last in the text
+wins. An extractor sees the visible text only: thoughts are cut away, and so is a new question after the answer.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_names
+from aws_rft_sdk.rewards.rollout import Rollout, TextReward
+from aws_rft_sdk.rewards.tools import tool_calls
+
+ANSWER_CHARACTERS = 1_000
+"""How much after a marker can be the answer. Also keeps integers below the digits that Python refuses to convert."""
+_LAST_MARKERS = 8
+"""How many markers are looked at, from the last one."""
+
+# --- the visible text ---
+
+_TAG_NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection"
+_OPENING = (
+    rf"<(?:{_TAG_NAMES})>|<\|begin_(?:of|internal)_thought\|>|\[THINK\]|<seed:think>|\u25c1think\u25b7"
+    r"|<\|channel\|>\s*(?:analysis|commentary)\b"
+)
+_CLOSING = (
+    rf"</(?:{_TAG_NAMES})>|<\|end_(?:of|internal)_thought\|>|\[/THINK\]|</seed:think>|\u25c1/think\u25b7"
+    r"|<\|channel\|>\s*final\b(?:\s*<\|message\|>)?"
+)
+_THOUGHT_MARK = re.compile(rf"(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})", re.IGNORECASE)
+_SOLUTION = re.compile(r"<\|(?:begin|end)_of_(?:solution|answer)\|>", re.IGNORECASE)
+_END_OF_TURN = re.compile(
+    r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return|end_of_turn|eos)\|>|</s>|<end_of_turn>|<eos>"
+)
+
+
+def strip_thoughts(text: str) -> str | None:
+    r"""Return what the policy says, without what it thinks. Linear in the text.
+
+    Known thoughts: `<think>`, `<thinking>`, `<thought>`, `<reasoning>`, `<scratchpad>`, `<reflection>`,
+    `<|begin_of_thought|>`, `<|begin_internal_thought|>`, `[THINK]`, `<seed:think>`, and the analysis and commentary
+    channels of harmony. Thoughts may nest. A closing tag without an opening one ends a thought that began in the
+    prompt. The text ends with the policy's turn: what follows `<|im_end|>` and the like is cut off.
+
+    Returns:
+        The visible text. None if the text ends inside a thought, so that there is no answer.
+
+    Example:
+        >>> strip_thoughts("<think>6 * 7 is 42?</think>#### 42")
+        '#### 42'
+    """
+    visible: list[str] = []
+    depth, end = 0, 0
+    for mark in _THOUGHT_MARK.finditer(text):
+        if mark["opening"]:
+            if not depth:
+                visible.append(text[end : mark.start()])
+            depth += 1
+        elif depth:
+            # The final channel ends all of harmony's other channels.
+            depth = 0 if mark[0].startswith("<|channel") else depth - 1
+        else:
+            visible.clear()
+        end = mark.end()
+    if depth:
+        return None
+    visible.append(text[end:])
+    return _END_OF_TURN.split(_SOLUTION.sub("\n", "".join(visible)).lstrip("\ufeff"), maxsplit=1)[0]
+
+
+_QUESTION = re.compile(
+    r"^[ \t*#]{0,9}(?:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|<\|",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+# --- answers ---
+
+
+class Answer(NamedTuple):
+    """A place in a visible text where an answer stands."""
+
+    visible: str
+    """The whole visible text."""
+    marker: int
+    """Where the marker of the answer begins."""
+    start: int
+    end: int
+
+    @property
+    def text(self) -> str:
+        """The answer, without its marker."""
+        return self.visible[self.start : self.end]
+
+    @property
+    def before(self) -> str:
+        """What the policy says before the marker."""
+        return self.visible[: self.marker]
+
+    @property
+    def after(self) -> str:
+        """What the policy says after the answer, up to a new question that the policy asks itself."""
+        question = _QUESTION.search(self.visible, self.end)
+        return self.visible[self.end : question.start() if question else None]
+
+    @classmethod
+    def of(cls, text: str) -> Answer:
+        """Return a text that is nothing but the answer."""
+        return cls(text, 0, 0, len(text))
+
+
+class Extractor:
+    """Base of extractors. Subclasses define `answers`."""
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the answers of a visible text, the last one first."""
+        raise NotImplementedError
+
+    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
+        """Yield the answers of a rollout, the last one first. None of a rollout that ends inside a thought."""
+        visible = strip_thoughts(rollout.answer)
+        return iter(()) if visible is None else self.answers(visible)
+
+    def __or__(self, other: Extractor) -> Extractor:
+        """Return the extractor that gives the answers of both, the last in the text first."""
+        return _Union((self, other))
+
+    def __rshift__(self, comparator: Comparator) -> Compared:
+        """Return the reward that compares the answer with the ground truth."""
+        if not isinstance(comparator, Comparator):
+            raise ConfigurationError(
+                f"{comparator!r:.80} is no comparator. After >> write one, for example ExactNumber() or Text()"
+            )
+        return Compared(self, comparator)
+
+
+@dataclass(frozen=True)
+class _Union(Extractor):
+    extractors: tuple[Extractor, ...]
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        return heapq.merge(*(each.answers(visible) for each in self.extractors), key=lambda answer: -answer.marker)
+
+
+class Extract(Extractor):
+    """Tries extractors in order: the first that finds an answer wins.
+
+    Raises:
+        ConfigurationError: There is no extractor, or one is something else.
+    """
+
+    def __init__(self, *extractors: Extractor) -> None:
+        if not extractors or not all(isinstance(each, Extractor) for each in extractors):
+            raise ConfigurationError(f"Extract needs extractors such as Boxed(), not {extractors!r:.80}")
+        self.extractors = extractors
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Extract) and self.extractors == other.extractors
+
+    def __hash__(self) -> int:
+        return hash(self.extractors)
+
+    def __repr__(self) -> str:
+        return f"Extract({', '.join(map(repr, self.extractors))})"
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the answers of the first extractor, then those of the next. See `Extractor.answers`."""
+        for each in self.extractors:
+            yield from each.answers(visible)
+
+    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
+        """Yield the answers of the first extractor, then those of the next. See `Extractor.answers_of`."""
+        for each in self.extractors:
+            yield from each.answers_of(rollout)
+
+
+@dataclass(frozen=True)
+class Boxed(Extractor):
+    r"""What stands in `\boxed{...}` or `\fbox{...}`, braces inside included. Anywhere in the text.
+
+    A box that is not closed was cut off, and is no answer.
+    """
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the contents of the last boxes. See `Extractor.answers`."""
+        for found in reversed(list(_BOX.finditer(visible))[-_LAST_MARKERS:]):
+            end = _closing_brace(visible, found.end())
+            if end is not None:
+                yield Answer(visible, found.start(), found.end(), end)
+
+
+_BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    depth = 1
+    for brace in _BRACE.finditer(text, start, start + 4 * ANSWER_CHARACTERS):
+        depth += {"{": 1, "}": -1}.get(brace[0], 0)
+        if not depth:
+            return brace.start()
+    return None
+
+
+@dataclass(frozen=True, init=False)
+class AfterMarker(Extractor):
+    """What follows a marker on its line. If nothing does, the next line that says something.
+
+    Markers are compared as they are written, capitals included. Emphasis around them does not matter
+    (`**ANSWER:** 72`), nor does a full-width colon.
+
+    Raises:
+        ConfigurationError: There is no marker, or one is empty.
+
+    Example:
+        >>> (AfterMarker("RESULT:") >> ExactNumber()).score("RESULT: 72 clips", 72)
+        1.0
+    """
+
+    markers: tuple[str, ...]
+
+    def __init__(self, *markers: str) -> None:
+        names = check_names("markers", markers)
+        if not names or not all(name.strip() for name in names):
+            raise ConfigurationError(f"AfterMarker needs texts to look for, not {markers!r:.80}")
+        object.__setattr__(self, "markers", names)
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield what follows the last markers. See `Extractor.answers`."""
+        pattern = "|".join(re.escape(name).replace(":", r"[*_ ]{0,4}[:\uff1a]") for name in self.markers)
+        return _lines_after(re.compile(pattern), visible)
+
+
+def _lines_after(marker: re.Pattern[str], visible: str) -> Iterator[Answer]:
+    first = marker.search(visible)
+    if first is None:
+        return
+    question = _QUESTION.search(visible, first.end())
+    limit = question.start() if question else len(visible)
+    found = [first, *marker.finditer(visible, first.end(), limit)]
+    for mark in reversed(found[-_LAST_MARKERS:]):
+        start = _NOTHING.match(visible, mark.end(), limit).end()  # type: ignore[union-attr] # it matches nothing too
+        end = visible.find("\n", start, min(limit, start + ANSWER_CHARACTERS))
+        yield Answer(visible, mark.start(), start, min(limit, start + ANSWER_CHARACTERS) if end < 0 else end)
+
+
+_NOTHING = re.compile(r"(?:[\s:*_`\uff1a]|```\w*\n)*")
+"""What says nothing between a marker and its answer: spaces, emphasis, a fence."""
+PROSE_MARKER = re.compile(
+    r"^[ \t#*_]{0,9}(?:final )?answer[ \t*_]{0,9}$|^[ \t*_]{0,9}A[ \t*_]{0,9}:"
+    r"|\b(?:answer(?: to (?:the|this|that) (?:question|problem))?|(?:correct|right|best) (?:choice|option))[\s*_]{0,9}"
+    r"(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?:is|(?:should|must|will|would) be)\b(?! (?:correct|right|wrong)\b))",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True)
+class Prose(Extractor):
+    """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield what follows the last of these. See `Extractor.answers`."""
+        return _lines_after(PROSE_MARKER, visible)
+
+
+@dataclass(frozen=True)
+class Tag(Extractor):
+    """What stands in `<name>...</name>`, or after a `<name>` that is never closed.
+
+    Raises:
+        ConfigurationError: The name is no word.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]+", self.name):
+            raise ConfigurationError(
+                f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
+            )
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the contents of the last tags. See `Extractor.answers`."""
+        marks = list(re.finditer(rf"<{self.name}>", visible, re.IGNORECASE))
+        for mark in reversed(marks[-_LAST_MARKERS:]):
+            closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end())
+            yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else len(visible))
+
+
+@dataclass(frozen=True)
+class CodeFence(Extractor):
+    """What stands in a fenced block of Markdown.
+
+    Args:
+        language: Of the block, capitals apart, such as "json". None for blocks of any language and of none.
+    """
+
+    language: str | None = None
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the contents of the last blocks. See `Extractor.answers`."""
+        for block in reversed(list(_FENCED.finditer(visible))):
+            if self.language is None or block["language"].lower() == self.language.lower():
+                yield Answer(visible, block.start(), block.start("code"), block.end("code"))
+
+
+_FENCED = re.compile(
+    r"(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    re.DOTALL | re.MULTILINE,
+)
+
+
+@dataclass(frozen=True, init=False)
+class JsonPath(Extractor):
+    """A value of the JSON that the answer is. The JSON may stand in a fenced block.
+
+    Args:
+        path: Keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
+
+    Raises:
+        ConfigurationError: The path is empty, or holds something else than texts and whole numbers.
+    """
+
+    path: tuple[str | int, ...]
+
+    def __init__(self, *path: str | int) -> None:
+        if not path or not all(isinstance(step, str | int) and not isinstance(step, bool) for step in path):
+            raise ConfigurationError(f"JsonPath needs keys and indexes such as JsonPath('answer'), not {path!r:.80}")
+        object.__setattr__(self, "path", path)
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the value, of the last JSON text that has it. See `Extractor.answers`."""
+        for text in (*(fence.text for fence in CodeFence().answers(visible)), visible):
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            yield from _value_at(value, self.path)
+
+
+@dataclass(frozen=True)
+class ToolArgument(Extractor):
+    """An argument of the last call of a tool, for agents that answer with a call such as `submit(answer=72)`.
+
+    Args:
+        tool: Its name.
+        argument: Name of the argument.
+    """
+
+    tool: str
+    argument: str
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield nothing: a text has no calls."""
+        return iter(())
+
+    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
+        """Yield the argument of the last call. Nothing if there is no such call, or the last one lacks the argument."""
+        calls = [call for call in tool_calls(rollout) if call.name == self.tool]
+        return _value_at(calls[-1].arguments, (self.argument,)) if calls else iter(())
+
+
+def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
+    for step in path:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return
+    if value is not None:
+        yield Answer.of(value if isinstance(value, str) else json.dumps(value))
+
+
+@dataclass(frozen=True)
+class LastNumber(Extractor):
+    """The last number of the text, without its line. A list of figures earns a lucky reward with it."""
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the last number. See `Extractor.answers`."""
+        found = list(_FIGURE.finditer(visible, max(0, len(visible) - 2 * ANSWER_CHARACTERS)))
+        if found:
+            yield Answer(visible, found[-1].start(), found[-1].start(), found[-1].end())
+
+
+_FIGURE = re.compile(r"[-\u2212]?[$\u20ac\u00a3]?[0-9](?:[0-9.,/]*[0-9])?%?")
+
+
+@dataclass(frozen=True)
+class Whole(Extractor):
+    """The whole text."""
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        """Yield the text, unless it is empty. See `Extractor.answers`."""
+        if visible.strip():
+            yield Answer.of(visible)
+
+
+MARKED = Boxed() | AfterMarker("####", "ANSWER:") | Tag("answer")
+"""The places that only an answer has. They beat every sentence."""
+STANDARD = Extract(MARKED, Prose(), Whole())
+"""How a reward finds the answer unless you say otherwise."""
+
+
+# --- comparing ---
+
+
+class Comparator(TextReward):
+    """Base of rewards that compare an answer with a ground truth. Subclasses define `compare`."""
+
+    extract: Extractor = STANDARD
+    """Where the answer stands unless the comparator comes after `>>`."""
+
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return the reward.
+
+        Args:
+            answers: Where answers stand, the most likely first. May be empty: then there is no answer.
+            ground_truth: What is right.
+
+        Returns:
+            The reward. None if the ground truth is of no use.
+        """
+        raise NotImplementedError
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return the reward of a text. None if the ground truth is of no use."""
+        return self.compare(self.extract.answers_of(Rollout.of_answer(answer_text)), ground_truth)
+
+    def __call__(self, rollout: Rollout) -> float | None:
+        """Return the reward of a rollout. None if its ground truth is of no use."""
+        return self.compare(self.extract.answers_of(rollout), rollout.ground_truth)
+
+
+@dataclass(frozen=True)
+class Compared(TextReward):
+    """An extractor and what its answer is compared by: `Extract(...) >> ExactNumber()`."""
+
+    extract: Extractor
+    comparator: Comparator
+
+    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
+        """Return the reward of a text. None if the ground truth is of no use."""
+        return self(Rollout.of_answer(answer_text, ground_truth))
+
+    def __call__(self, rollout: Rollout) -> float | None:
+        """Return the reward of a rollout. None if its ground truth is of no use."""
+        return self.comparator.compare(self.extract.answers_of(rollout), rollout.ground_truth)
+
+
+_REFERENCE_KEYS = ("final_answer", "answer", "ground_truth", "text")
+
+
+def reference_of(ground_truth: JSON) -> JSON:
+    """Return what is right out of the shapes that datasets give it.
+
+    Returns:
+        The ground truth itself. Of an object, its `final_answer`, `answer`, `ground_truth` or `text`, the first that
+        is there; None if none is.
+    """
+    if not isinstance(ground_truth, Mapping):
+        return ground_truth
+    return next((ground_truth[key] for key in _REFERENCE_KEYS if ground_truth.get(key) is not None), None)
