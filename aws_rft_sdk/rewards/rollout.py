@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -144,10 +144,18 @@ Reward = Callable[[Rollout], "float | RewardResult | None"]
 AnyReward = Reward | GroupReward
 
 
-def is_group_reward(reward: object) -> bool:
+def leaves(reward: AnyReward, path: str = "") -> Iterator[tuple[str, AnyReward]]:
+    """Yield the rewards that a combination is made of, each with its path ("a/condition"), else the reward itself."""
+    parts = getattr(reward, "reward_parts", None)
+    if parts is None:
+        yield path, reward
+    for name, part in parts().items() if parts else ():
+        yield from leaves(part, f"{path}/{name}" if path else name)
+
+
+def is_group_reward(reward: AnyReward) -> bool:
     """Return whether a reward, or a part of it, compares the rollouts of a prompt."""
-    has_group_part = getattr(reward, "has_group_part", None)
-    return callable(getattr(reward, "score_group", None)) if has_group_part is None else bool(has_group_part)
+    return any(isinstance(part, GroupReward) for _, part in leaves(reward))
 
 
 def evaluate(reward: AnyReward, rollout: Rollout) -> RewardResult:
