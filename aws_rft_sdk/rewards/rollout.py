@@ -10,7 +10,14 @@ from typing import Any, Protocol, runtime_checkable
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import RewardError
+from aws_rft_sdk.rewards._messages import chat_messages
 from aws_rft_sdk.types import Trajectory, parse_reward, parse_rewards
+
+
+class HasMessages(Protocol):
+    """An agent with the messages of its conversation, as Strands' `Agent` has."""
+
+    messages: JSON
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,45 @@ class Rollout:
         object.__setattr__(self, "state", freeze(self.state))
 
     @classmethod
-    def of(cls, trajectory: Trajectory, ground_truth: JSON = None) -> Rollout:
+    def from_trajectory(cls, trajectory: Trajectory, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
         """Return a trajectory of the runtime as a reward sees it."""
-        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt)
+        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt, state=state)
+
+    of = from_trajectory
+
+    @classmethod
+    def from_messages(
+        cls,
+        messages: Iterable[JSON],
+        ground_truth: JSON = None,
+        *,
+        prompt: JSON = None,
+        metadata: Mapping[str, JSON] = FrozenDict(),
+        state: JSON = None,
+    ) -> Rollout:
+        """Return a conversation as a reward sees it.
+
+        Args:
+            messages: Chat messages of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects
+                that openai and anthropic answer with. They are converted to OpenAI chat form.
+            ground_truth: As the field of this name; so are the others.
+            prompt: See above.
+            metadata: See above.
+            state: See above.
+
+        Raises:
+            PayloadError: `messages` is no list of messages with a role.
+        """
+        return cls(tuple(chat_messages(messages)), ground_truth, prompt, metadata, state)
+
+    @classmethod
+    def from_agent(cls, agent: HasMessages, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
+        """Return what a Strands `Agent` said and did, from its `messages`, in OpenAI chat form.
+
+        The agent's system prompt is not among its messages. `state` is the final state of the environment, not the
+        agent's own state.
+        """
+        return cls.from_messages(agent.messages, ground_truth, state=state)
 
     @classmethod
     def of_answer(cls, answer: str, ground_truth: JSON = None, prompt: JSON = None) -> Rollout:
