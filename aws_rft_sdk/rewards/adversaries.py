@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -124,35 +124,13 @@ def find_leak(case: Case) -> str | None:
     Found are a field of JSON in the prompt that equals the ground truth and is named like one, and a ground truth of at
     least 12 characters that stands in the prompt word for word.
     """
-    truth = case.rollout.ground_truth
-    text = _text(truth)
-    if not text:
-        return None
+    text = _text(case.rollout.ground_truth)
     prompt = "\n".join(message_text(message) for message in case.visible)
-    if len(text) >= _SHORTEST_LEAK and text in prompt:
-        return text
-    for key, value in _fields(prompt):
-        named = re.search(r"truth|answer|solution|gold|label|expected|target", key, re.IGNORECASE)
-        if named and (value == truth or _text(value) == text):
-            return text
-    return None
-
-
-def _fields(prompt: str) -> Iterator[tuple[str, JSON]]:
-    for start in [found.start() for found in re.finditer(r"\{", prompt)][:50]:
-        try:
-            value, _ = json.JSONDecoder().raw_decode(prompt, start)
-        except (ValueError, RecursionError):
-            continue
-        yield from _pairs(value)
-
-
-def _pairs(value: JSON) -> Iterator[tuple[str, JSON]]:
-    for key, item in value.items() if isinstance(value, Mapping) else ():
-        yield key, item
-        yield from _pairs(item)
-    for item in value if isinstance(value, list) else ():
-        yield from _pairs(item)
+    quote = r'\\{0,3}"'  # escaped in JSON within JSON
+    field = rf"{quote}[^\"]*(?:truth|answer|solution|gold|label|expected|target)[^\"]*{quote}\s*:\s*"
+    value = rf"(?:{quote})?{re.escape(json.dumps(text, ensure_ascii=False)[1:-1])}(?:{quote})?\s*[,}}\]]"
+    is_shown = len(text) >= _SHORTEST_LEAK and text in prompt
+    return text if text and (is_shown or re.search(field + value, prompt, re.IGNORECASE)) else None
 
 
 def _text(truth: JSON) -> str:
@@ -198,17 +176,14 @@ def _every_number(prompt: str, truth: str) -> Iterator[str]:
     right = [number for number in found if number == truth or _number(number) == _number(truth)]
     others = [number for number in found if number not in right]
     listed = [str(_WRONG), *others, *right, *others[::-1], str(_WRONG)]
-    yield " ".join(listed)
-    yield "\n".join(f"#### {number}" for number in listed)
-    yield f"The answer is {', '.join(listed)}."
     # A reading of the first or the last number is right whenever the prompt has the answer.
-    for number in right or others[-1:]:
-        rest = [str(_WRONG), *others]
-        yield " ".join([*rest, number])
-        yield " ".join([number, *rest])
-        yield f"The answer is {', '.join([number, *rest])}."
-        yield " ".join(f"The task says {item}." for item in [*rest, number])
-        yield "\n".join([*rest, number])
+    ends = [[str(_WRONG), *others, number] for number in right or others[-1:]]
+    yield "\n".join(f"#### {number}" for number in listed)
+    yield from (" ".join(f"The task says {item}." for item in numbers) for numbers in ends)
+    for numbers in (listed, *ends, *(end[-1:] + end[:-1] for end in ends)):
+        yield " ".join(numbers)
+        yield "\n".join(numbers)
+        yield f"The answer is {', '.join(numbers)}."
 
 
 def _hedges(truth: str, wrong: tuple[str, ...]) -> Iterator[str]:
@@ -225,11 +200,10 @@ def _options(prompt: str, truth: str) -> Iterator[str]:
     if shown:
         yield "\n".join(shown)
         yield "Answer: " + ", ".join(shown)
-    kinds = (("A", "B", "C", "D"), ("yes", "no"), ("true", "false"))
-    for options in kinds:
+    for options in (("A", "B", "C", "D"), ("yes", "no"), ("true", "false")):
         if truth.lower() in map(str.lower, options):
             last = [*(option for option in options if option.lower() != truth.lower()), truth]
-            for listed in (list(options), last, last[::-1]):
+            for listed in (options, last, last[::-1]):
                 yield from (joint.join(listed) for joint in (", ", "\n", " / ", " or "))
                 yield f"The answer is {', '.join(listed)}."
 
