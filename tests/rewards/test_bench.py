@@ -176,6 +176,28 @@ def test_bench_when_all_options_are_paid_then_a_breach(reward):
     assert not rows["echo of the prompt"].attempts > 1
 
 
+@pytest.mark.parametrize(
+    ("truth", "wrong"),
+    [
+        (72, "73"),
+        ("25%", "26%"),
+        ("$1,000", "1001"),
+        ("yes", "no"),
+        ("False", "true"),
+        ("B", "C"),
+        ("\\frac{1}{2}", "\\frac{2}{2}"),
+        ("5 May 2020", "6 May 2020"),
+        ("\\pi", "2\\pi"),
+        ("Paris", "something else"),
+        ("work\n#### 10", "11"),
+    ],
+)
+def test_attacks_when_the_answer_is_corrected_then_to_a_wrong_one_of_its_kind(truth, wrong):
+    found = attacks(parsed(case("right", truth, "success", "?"))[0])
+    texts = [attack.rollout.answer for attack in found if attack.adversary == "corrected afterwards"]
+    assert f"right\n\nActually {wrong}" in texts
+
+
 def test_attacks_when_the_answer_is_no_then_no_denial_repeats_it():
     texts = [
         attack.rollout.answer
