@@ -13,6 +13,7 @@ _NAMES = {
     "cases": "Case Expected parse_case read_cases",
     "code": "CodeTests",
     "combine": "Clip DominantOutcome Gate WeightedSum",
+    "extract": "AfterMarker Boxed CodeFence Extract JsonPath LastNumber strip_thoughts Tag ToolArgument",
     "formats": "FinalAnswerLine Format PublishedFinalAnswer Tags",
     "integrations": "as_inspect as_trl as_verifiers",
     "judge": "Judge",
@@ -55,6 +56,9 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.rewards.code import CodeTests as CodeTests
     from aws_rft_sdk.rewards.combine import Clip as Clip, DominantOutcome as DominantOutcome, Gate as Gate
     from aws_rft_sdk.rewards.combine import WeightedSum as WeightedSum
+    from aws_rft_sdk.rewards.extract import AfterMarker as AfterMarker, Boxed as Boxed, CodeFence as CodeFence
+    from aws_rft_sdk.rewards.extract import Extract as Extract, JsonPath as JsonPath, LastNumber as LastNumber
+    from aws_rft_sdk.rewards.extract import strip_thoughts as strip_thoughts, Tag as Tag, ToolArgument as ToolArgument
     from aws_rft_sdk.rewards.formats import FinalAnswerLine as FinalAnswerLine, Format as Format
     from aws_rft_sdk.rewards.formats import PublishedFinalAnswer as PublishedFinalAnswer, Tags as Tags
     from aws_rft_sdk.rewards.integrations import as_inspect as as_inspect, as_trl as as_trl
