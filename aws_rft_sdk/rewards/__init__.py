@@ -14,9 +14,8 @@ if TYPE_CHECKING:
     from aws_rft_sdk.rewards.code import CodeTests
     from aws_rft_sdk.rewards.combine import Clip, DominantOutcome, Gate, WeightedSum
     from aws_rft_sdk.rewards.formats import FinalAnswerLine, Format, PublishedFinalAnswer, Tags
-    from aws_rft_sdk.rewards.judge import Judge
+    from aws_rft_sdk.rewards.judge import Comparison, Judge, JudgeCost, JudgeResult, RankingJudge
     from aws_rft_sdk.rewards.judge_cache import VerdictCache
-    from aws_rft_sdk.rewards.judge_results import Comparison, JudgeCost, JudgeResult
     from aws_rft_sdk.rewards.judge_rubrics import PANDALM, Criterion, Deduction, Rubric, single_score
     from aws_rft_sdk.rewards.lambdas import RewardLambda, check_reply, reward_lambda
     from aws_rft_sdk.rewards.numeric import ExactNumber, FinQA, finqa, gsm8k
@@ -46,7 +45,7 @@ _HOMES = {
     "CaseScore": "workbench",
     "Clip": "combine",
     "CodeTests": "code",
-    "Comparison": "judge_results",
+    "Comparison": "judge",
     "Component": "rollout",
     "ComponentSignal": "workbench",
     "Criterion": "judge_rubrics",
@@ -63,13 +62,14 @@ _HOMES = {
     "GroupReward": "rollout",
     "JsonSchema": "structured",
     "Judge": "judge",
-    "JudgeCost": "judge_results",
-    "JudgeResult": "judge_results",
+    "JudgeCost": "judge",
+    "JudgeResult": "judge",
     "KeywordCoverage": "text",
     "Length": "penalties",
     "MathVerify": "symbolic",
     "MultipleChoice": "text",
     "PublishedFinalAnswer": "formats",
+    "RankingJudge": "judge",
     "Repetition": "penalties",
     "Reward": "rollout",
     "RewardLambda": "lambdas",
@@ -131,6 +131,7 @@ __all__ = [
     "MathVerify",
     "MultipleChoice",
     "PublishedFinalAnswer",
+    "RankingJudge",
     "Repetition",
     "Reward",
     "RewardLambda",

@@ -1,252 +1,213 @@
-"""Who answers for a judge: Strands models and OpenAI clients, asked for one object of a given schema.
+"""Models that answer for a judge: Strands models, OpenAI clients, boto3 clients for Bedrock's Converse API.
 
-A call of a judge is no turn of the policy. It is made in an empty `contextvars.Context`, where no rollout is in
-progress, so that a model or a client that is tied to rollouts sends no headers for it.
-
-`openai` and `strands` are not imported here: a model or a client of theirs is recognized once the caller has imported
-them.
+None of the three libraries is imported here. What a source can do decides what it is.
 """
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
+import contextvars
 import copy
-import functools
+import inspect
 import json
+import pickle
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from enum import Enum
+from typing import Any, NamedTuple
 
-from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._backoff import parse_retry_after
+from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards.judge_failures import CallFailedError, Failure, call_failed
-from aws_rft_sdk.rewards.judge_loop import run_in_judges_loop, run_in_thread
-from aws_rft_sdk.rewards.judge_prompts import Question
 
-VERDICT = "verdict"
-"""Name of the tool, or of the response format, that the verdict comes as."""
-CLOSE_SECONDS = 5.0
-_REFUSALS = ("content_filtered", "guardrail_intervened", "refusal")
-"""Why a Strands model stops when it, or its provider, declines; the last one is Anthropic's own word."""
+_VERDICT = "verdict"
+"""Name of the tool, or of the response format, for the verdict."""
+_SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
+_REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
+"""Why a model stops when it, or its provider, declines."""
+
+
+class Failure(str, Enum):
+    """Why there is no verdict. The first three are the last failure of a call that was repeated."""
+
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    """There was no connection, or the service had a fault of its own."""
+    TIMEOUT = "timeout"
+    MALFORMED = "malformed"
+    """The model answered twice, and neither answer was a verdict."""
+    REFUSED = "refused"
+    """The service turned the request away, or the model declined."""
+    NO_REFERENCE = "no reference"
+    """The rubric needs a ground truth and the rollout has none. The model was not called."""
+    NO_COMPARISON = "no comparison"
+    """There is nothing to compare an answer with. The model was not called."""
+    ERROR = "error"
+    """Anything else. The detail says what."""
+
+
+class CallFailedError(Exception):
+    """One call of a model failed. Callers of a judge get a `Failure` instead."""
+
+    def __init__(self, failure: Failure, detail: str, *, was_sent: bool = False) -> None:
+        super().__init__(detail)
+        self.failure = failure
+        self.detail = detail
+        self.was_sent = was_sent
+        """Whether the model may have worked, so that its tokens may have to be paid."""
+        self.retry_after: float | None = None
+        self.blames_form = False
+        """Whether the same call may succeed if no form is forced on the answer."""
 
 
 class Reply(NamedTuple):
-    """What a judge gave."""
+    """What a model said. Tokens are 0 if the provider does not count them."""
 
     text: str
-    """The verdict as JSON, not checked yet."""
-    input_tokens: int
-    output_tokens: int
+    input_tokens: int = 0
+    output_tokens: int = 0
     refusal: str = ""
-    """Why there is no verdict although the model answered; "" when it did not decline."""
+    """Why the model declined; "" if it did not."""
 
 
-class JudgeModel(Protocol):
-    """Whoever answers. Safe from several threads."""
+Turn = tuple[str, str]
+"""Role and text of a message to or from a judge. The system message is not a turn."""
+Schema = Mapping[str, JSON]
 
-    identity: str
-    """What, beside the question, decides about the verdict: the model and its parameters."""
 
-    def ask(self, question: Question, timeout_seconds: float) -> Reply:
+class JudgeModel:
+    """A model that answers for a judge. Safe from several threads.
+
+    Args:
+        client: A Strands model or a client.
+        model_id: See `Judge`.
+        params: See `Judge`.
+        is_owned: Whether the client was made for this judge, so that `close` closes it.
+    """
+
+    sets: frozenset[str] = frozenset()
+    """Arguments of the call that the judge sets itself."""
+
+    def __init__(self, client: Any, model_id: str | None, params: Mapping[str, JSON], is_owned: bool) -> None:
+        if not model_id:
+            raise ConfigurationError(f"{type(client).__name__} does not know which model to ask; pass model_id")
+        if taken := sorted(self.sets & params.keys()):
+            raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
+        self._client = client
+        self._model_id = model_id
+        self._params = thaw(params)
+        self._is_owned = is_owned
+        self.identity = _identity(model_id, params)
+        """What, beside the question, decides about the verdict: the model and its parameters."""
+        self.forces_form = True
+        """Whether the model is made to answer by the schema. False once the model has refused that."""
+
+    def ask(self, system: str, turns: Sequence[Turn], schema: Schema | None, timeout_seconds: float) -> Reply:
         """Make one call, without retries.
 
         Args:
-            question: What to send.
-            timeout_seconds: Seconds for the call.
+            system: The system message.
+            turns: The conversation. The user begins and ends it.
+            schema: What the answer is forced to follow; None for plain text.
+            timeout_seconds: Seconds for the call as a whole.
 
         Raises:
-            CallFailedError: It failed; nothing else is raised.
+            CallFailedError: The call failed. Nothing else is raised.
         """
+        return self._reply(_run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds))
 
     def close(self) -> None:
-        """Close what nobody else can close: connections in the judges' loop, and a client that was made for this."""
+        """Close a client that was made for this judge."""
+        close = getattr(self._client, "close", None)
+        if self._is_owned and callable(close) and not inspect.iscoroutinefunction(close):
+            close()
+
+    def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        """Call the client. Returns what the client returns, or a coroutine that does."""
+        raise NotImplementedError
+
+    def _reply(self, answer: Any) -> Reply:
+        """Read what the client returned."""
+        raise NotImplementedError
 
 
-def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON]) -> JudgeModel:
-    """Return who answers.
+class _OpenAI(JudgeModel):
+    """Asks through chat completions, with a JSON schema as the response format."""
 
-    Args:
-        source: A Strands model, an OpenAI client, or a function without arguments that returns one of these.
-        model_id: See `Judge`.
-        params: See `Judge`.
+    sets = frozenset({"messages", "model", "response_format", "stream", "timeout"})
 
-    Raises:
-        ConfigurationError: It is something else, or an OpenAI client comes without the id of a model.
-    """
-    check_source(source)
-    given = _is_model(source) or _is_client(source)
-    if not given:
-        made = source()
-        if not _is_model(made) and not _is_client(made):
-            raise ConfigurationError(
-                f"the function of a judge must return a Strands model or an OpenAI client, not {type(made).__name__}"
-            )
-        source = made
-    if _is_model(source):
-        return _StrandsJudge(source, model_id, params)
-    if not model_id:
-        raise ConfigurationError("an OpenAI client does not know which model to ask; pass model_id")
-    return _OpenAIJudge(source, model_id, params, owned=not given)
+    def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
+        form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
+        more = {**self._params, **({"response_format": form} if schema else {})}
+        more |= {"model": self._model_id, "messages": messages, "timeout": seconds}
+        return self._client.chat.completions.create(**more)
 
-
-def check_source(source: object) -> None:
-    """Check that this may be something that answers for a judge.
-
-    Raises:
-        ConfigurationError: It may not.
-    """
-    if not _is_model(source) and not _is_client(source) and (not callable(source) or isinstance(source, type)):
-        raise ConfigurationError(
-            f"a judge needs a Strands model, an OpenAI client or a function that makes one, not {type(source).__name__}"
-        )
-
-
-def _is_model(source: object) -> bool:
-    return isinstance(source, _known("strands.models.model", "Model"))
-
-
-def _is_client(source: object) -> bool:
-    return isinstance(source, (*_known("openai", "OpenAI"), *_known("openai", "AsyncOpenAI")))
-
-
-def _known(module: str, name: str) -> tuple[type[Any], ...]:
-    # A module that nobody has imported cannot be the home of anybody's class.
-    found = getattr(sys.modules.get(module), name, None)
-    return (found,) if isinstance(found, type) else ()
-
-
-def picklable(source: Any) -> Any:
-    """Return what makes an equal source in another process: plain OpenAI clients as a recipe, all else as it is.
-
-    Raises:
-        TypeError: A client that has more to it than values.
-    """
-    if not _is_client(source):
-        return source
-    kind: Any = type(source)
-    plain = kind in (*_known("openai", "OpenAI"), *_known("openai", "AsyncOpenAI"))
-    # What `openai` makes when it is given no HTTP client has no public name.
-    own_http = type(source._client).__name__ in ("SyncHttpxClientWrapper", "AsyncHttpxClientWrapper")
-    if not plain or not own_http or getattr(source, "_provider", None) is not None:
-        raise TypeError(
-            f"this {kind.__name__} cannot be pickled: it is of a special kind or has an HTTP client of its own. Give "
-            "the judge a function at the top level of a module that makes the client"
-        )
-    return functools.partial(
-        kind,
-        api_key=source._api_key_provider or source.api_key,
-        organization=source.organization,
-        project=source.project,
-        base_url=str(source.base_url),
-        timeout=source.timeout,
-        default_headers=dict(source._custom_headers),
-        default_query=dict(source._custom_query),
-    )
-
-
-def _identity(model_id: str | None, config: Mapping[str, Any]) -> str:
-    # What is no JSON, such as a function, has no text that lasts; its type has to do.
-    return json.dumps([model_id, config], sort_keys=True, default=lambda value: type(value).__name__)
-
-
-# --- OpenAI clients --------------------------------------------------------------------------------------------------
-
-
-class _OpenAIJudge:
-    """Asks through `chat.completions` with a JSON schema as the response format."""
-
-    def __init__(self, client: Any, model_id: str, params: Mapping[str, JSON], *, owned: bool) -> None:
-        if taken := sorted({"messages", "model", "response_format", "stream", "timeout"} & set(params)):
-            raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
-        self._client = client.with_options(max_retries=0)  # retries are ours, and counted
-        self._is_async = isinstance(client, _known("openai", "AsyncOpenAI"))
-        self._owned = owned
-        self._model_id = model_id
-        self._params = dict(params)
-        self.identity = _identity(model_id, self._params)
-
-    def ask(self, question: Question, timeout_seconds: float) -> Reply:
-        call = functools.partial(
-            self._client.chat.completions.create,
-            **self._params,
-            model=self._model_id,
-            messages=[{"role": "system", "content": question.system}, {"role": "user", "content": question.user}],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": VERDICT, "strict": True, "schema": question.schema},
-            },
-            timeout=timeout_seconds,
-        )
-        handled = sys.exc_info()[1]
+    def _reply(self, answer: Any) -> Reply:
+        # `openai` does not check an answer against its types, so anything may stand here.
+        usage = getattr(answer, "usage", None)
+        tokens = _count(getattr(usage, "prompt_tokens", 0)), _count(getattr(usage, "completion_tokens", 0))
         try:
-            return _reply_of((run_in_judges_loop if self._is_async else run_in_thread)(call, timeout_seconds))
-        except Exception as error:
-            raise call_failed(error, handled) from error
-
-    def close(self) -> None:
-        if self._is_async:
-            run_in_judges_loop(self._client.close, CLOSE_SECONDS)
-        elif self._owned:
-            self._client.close()
+            choice = answer.choices[0]
+            text, refusal = choice.message.content, choice.message.refusal
+        except (AttributeError, LookupError, TypeError):
+            raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
+        if refusal:
+            return Reply("", *tokens, f"the model declined: {refusal!s:.200}")
+        return Reply(text if isinstance(text, str) else "", *tokens, _refusal(choice.finish_reason))
 
 
-def _reply_of(completion: Any) -> Reply:
-    # `openai` does not check what came against its types, so anything may stand here.
-    usage = getattr(completion, "usage", None)
-    tokens = (_count(getattr(usage, "prompt_tokens", None)), _count(getattr(usage, "completion_tokens", None)))
-    try:
-        choice = completion.choices[0]
-        text, refusal = choice.message.content, choice.message.refusal
-    except (AttributeError, LookupError, TypeError) as error:
-        raise CallFailedError(Failure.MALFORMED, "the reply is no chat completion", retry=True) from error
-    if refusal:
-        return Reply("", *tokens, refusal=f"the model declined: {refusal!s:.200}")
-    if choice.finish_reason == "content_filter":
-        return Reply("", *tokens, refusal="the answer was filtered")
-    return Reply(text if isinstance(text, str) else "", *tokens)
+class _AsyncOpenAI(_OpenAI):
+    """Asks through an asynchronous client. Each call runs in a loop, and over a connection, of its own."""
+
+    async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        # The connections of the caller's client belong to the caller's loop.
+        async with self._client.with_options(http_client=_own_connections(self._client)) as client:
+            return await _OpenAI(client, self._model_id, self._params, True)._send(system, turns, schema, seconds)
 
 
-def _count(tokens: object) -> int:
-    """Return a count of tokens, 0 where the provider left it out: a verdict is not lost for the sake of its price."""
-    return tokens if isinstance(tokens, int) else 0
+class _Converse(JudgeModel):
+    """Asks through Bedrock's Converse API, with a tool that must be called. Needs boto3 and nothing else."""
+
+    sets = frozenset({"messages", "modelId", "system", "toolConfig"})
+
+    def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        more = {**self._params, "modelId": self._model_id, "system": [{"text": system}], "messages": _blocks(turns)}
+        if schema:
+            more["toolConfig"] = {"tools": [{"toolSpec": _tool(schema)}], "toolChoice": {"tool": {"name": _VERDICT}}}
+        return self._client.converse(**more)
+
+    def _reply(self, answer: Any) -> Reply:
+        try:
+            usage = answer.get("usage") or {}
+            content = answer["output"]["message"]["content"]
+            calls = [json.dumps(block["toolUse"]["input"]) for block in content if "toolUse" in block]
+            texts = [block["text"] for block in content if "text" in block]
+        except (AttributeError, LookupError, TypeError):
+            raise CallFailedError(Failure.MALFORMED, "the answer has no message", was_sent=True) from None
+        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
+        return Reply("\n".join(calls or texts), *tokens, _refusal(answer.get("stopReason")))
 
 
-# --- Strands models --------------------------------------------------------------------------------------------------
+class _Strands(JudgeModel):
+    """Asks through `stream`, with a tool that must be called."""
 
-
-class _StrandsJudge:
-    """Asks through `stream` with one tool that must be called, which all providers have in common."""
-
-    def __init__(self, model: Any, model_id: str | None, params: Mapping[str, JSON]) -> None:
+    def __init__(self, model: Any, model_id: str | None, params: Mapping[str, JSON], is_owned: bool) -> None:
         if params:
-            raise ConfigurationError("params are for OpenAI clients; a Strands model has its own in its configuration")
-        self._model = _without_retries(model)
-        config = model.get_config()
-        self.identity = _identity(model_id, dict(config) if isinstance(config, Mapping) else {})
+            raise ConfigurationError("params are for clients; a Strands model has its own in its configuration")
+        super().__init__(model, model_id or "of the model", params, is_owned)
+        self.identity = _identity(model_id, dict(model.get_config() or {}))
 
-    def ask(self, question: Question, timeout_seconds: float) -> Reply:
-        handled = sys.exc_info()[1]
-        try:
-            return run_in_judges_loop(functools.partial(self._ask, question), timeout_seconds)
-        except Exception as error:
-            raise call_failed(error, handled) from error
-
-    def close(self) -> None:
-        """Do nothing: Strands opens and closes connections itself."""
-
-    async def _ask(self, question: Question) -> Reply:
-        tool = {
-            "name": VERDICT,
-            "description": "Gives the verdict.",
-            "inputSchema": {"json": question.schema},
-        }
-        messages = [{"role": "user", "content": [{"text": question.user}]}]
-        stream = self._model.stream(messages, [tool], question.system, tool_choice={"tool": {"name": VERDICT}})
+    async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        tools, choice = ([_tool(schema)], {"tool": {"name": _VERDICT}}) if schema else (None, None)
         calls: list[str] = []
         texts: list[str] = []
         usage: Mapping[str, Any] = {}
         stopped = ""
-        async with aclosing(stream) as events:
+        async with aclosing(self._client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
             async for event in events:
                 if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
                     calls.append("")
@@ -256,22 +217,198 @@ class _StrandsJudge:
                 texts.append(delta.get("text", ""))
                 usage = event.get("metadata", {}).get("usage") or usage
                 stopped = event.get("messageStop", {}).get("stopReason") or stopped
-        # Providers without a forced choice of tools may give the object as text. Two calls are no verdict.
-        text = "".join(texts) if not calls else calls[0] if len(calls) == 1 else ""
-        refusal = f"the model stopped: {stopped}" if stopped in _REFUSALS else ""
-        return Reply(text, _count(usage.get("inputTokens")), _count(usage.get("outputTokens")), refusal)
+        # Some providers ignore the choice of a tool and give the object as text.
+        text = "\n".join(calls) or "".join(texts)
+        return Reply(text, _count(usage.get("inputTokens")), _count(usage.get("outputTokens")), _refusal(stopped))
+
+    def _reply(self, answer: Any) -> Reply:
+        return Reply(*answer)
 
 
-def _without_retries(model: Any) -> Any:
-    """Return a Strands model whose OpenAI client, if it has one, does not retry on its own: retries are counted."""
-    kinds = (
-        *_known("strands.models.openai", "OpenAIModel"),
-        *_known("strands.models.openai_responses", "OpenAIResponsesModel"),
-    )
-    if not isinstance(model, kinds) or not isinstance(getattr(model, "client_args", None), dict):
-        return model
-    model = copy.copy(model)
-    model.client_args = {**model.client_args, "max_retries": 0}
-    if _is_client(getattr(model, "_custom_client", None)):
-        model._custom_client = model._custom_client.with_options(max_retries=0)
-    return model
+def make_judge_model(
+    source: Any, model_id: str | None, params: Mapping[str, JSON], *, is_forked: bool = False
+) -> JudgeModel:
+    """Return the model that answers for a judge.
+
+    Args:
+        source: A Strands model, a client, or a function without arguments that makes one.
+        model_id: See `Judge`.
+        params: See `Judge`.
+        is_forked: Whether a client in `source` shares its connections with the parent process.
+
+    Raises:
+        ConfigurationError: The function makes something else, `model_id` is missing, or `params` cannot be used.
+    """
+    kind, made = _kind_of(source), source
+    is_owned = kind is None
+    if kind is None:
+        made = source()
+        kind = _kind_of(made)
+        if kind is None:
+            raise ConfigurationError(
+                f"the function of a judge must return a Strands model or a client, not {made!r:.80}"
+            )
+    if issubclass(kind, _OpenAI):
+        connections = {"http_client": _own_connections(made)} if is_forked and kind is _OpenAI else {}
+        made = made.with_options(max_retries=0, **connections)  # the judge repeats calls itself, and counts
+    elif kind is _Converse and is_forked:
+        made.close()  # the connections only: the next call opens new ones
+    elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
+        made = copy.copy(made)
+        if made.client_args:
+            made.client_args = {**made.client_args, "max_retries": 0}
+    return kind(made, model_id, params, is_owned)
+
+
+def check_source(source: object) -> None:
+    """Check that this may be something that answers for a judge, or a function that makes it.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
+        raise ConfigurationError(f"a judge needs {_SOURCES}, not {source!r:.80}")
+
+
+def check_picklable(source: object) -> None:
+    """Check that a model or client can be pickled. Whether a function can is for `pickle` to say.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    try:
+        if _kind_of(source) is not None:
+            pickle.dumps(source)
+    except Exception as error:
+        raise TypeError(
+            f"the {type(source).__name__} of this judge cannot be pickled. Give the judge a factory: a function "
+            "without arguments, at the top level of a module, that makes it"
+        ) from error
+
+
+def _kind_of(source: object) -> type[JudgeModel] | None:
+    if isinstance(source, type):
+        return None
+    if callable(getattr(source, "converse", None)):
+        return _Converse
+    if callable(getattr(source, "stream", None)) and callable(getattr(source, "get_config", None)):
+        return _Strands
+    if not callable(getattr(getattr(getattr(source, "chat", None), "completions", None), "create", None)):
+        return None
+    return _AsyncOpenAI if inspect.iscoroutinefunction(getattr(source, "close", None)) else _OpenAI
+
+
+def _own_connections(client: Any) -> Any:
+    openai: Any = sys.modules["openai"]  # where the client comes from
+    return openai.DefaultAsyncHttpxClient() if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient()
+
+
+def _identity(model_id: str | None, config: Mapping[str, Any]) -> str:
+    # A value that is not JSON, such as a function, has no text that lasts. Its type has to do.
+    return json.dumps([model_id, config], sort_keys=True, default=lambda value: type(value).__name__)
+
+
+def _tool(schema: Schema) -> dict[str, JSON]:
+    return {"name": _VERDICT, "description": "Gives the verdict.", "inputSchema": {"json": schema}}
+
+
+def _blocks(turns: Sequence[Turn]) -> list[dict[str, JSON]]:
+    return [{"role": role, "content": [{"text": text}]} for role, text in turns]
+
+
+def _count(tokens: object) -> int:
+    return tokens if isinstance(tokens, int) else 0  # a verdict is not lost for the sake of its price
+
+
+def _refusal(stop_reason: object) -> str:
+    return f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
+
+
+# --- calls and their failures ---
+
+
+def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
+    """Call a function in a thread of its own, await what it returns if that is awaitable, and wait for the result.
+
+    The context of the call is empty. No rollout is in progress there, so a model or client that is tied to rollouts
+    sends no headers of them: a call of a judge is no turn of the policy. Nothing can end a blocking call: one that is
+    late goes on by itself until its own timeouts end it.
+
+    Raises:
+        CallFailedError: The call failed, or was late.
+    """
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    async def finish(result: Any) -> Any:
+        return await asyncio.wait_for(result, timeout_seconds)
+
+    def run() -> None:
+        try:
+            result = call()
+            future.set_result(asyncio.run(finish(result)) if inspect.isawaitable(result) else result)
+        except BaseException as error:  # the caller gets it
+            future.set_exception(_call_failed(error))
+
+    thread = threading.Thread(target=contextvars.Context().run, args=(run,), name="rft-judge-call", daemon=True)
+    thread.start()
+    try:
+        return future.result(timeout_seconds)
+    except concurrent.futures.TimeoutError:
+        raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
+
+
+_NOT_SENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ConnectionRefusedError",
+}
+_BY_NAME = (
+    (Failure.UNAVAILABLE, _NOT_SENT),
+    (Failure.THROTTLED, {"ModelThrottledException", "ThrottlingException", "TooManyRequestsException"}),
+    (Failure.REFUSED, {"ContextWindowOverflowException"}),
+    (Failure.TIMEOUT, {"TimeoutError", "TimeoutException", "APITimeoutError", "ReadTimeoutError"}),
+    (Failure.UNAVAILABLE, {"APIConnectionError", "ConnectionError", "TransportError", "HTTPClientError"}),
+    (Failure.MALFORMED, {"JSONDecodeError", "UnicodeDecodeError", "ResponseParserError", "APIResponseValidationError"}),
+)
+
+
+def _call_failed(error: BaseException) -> CallFailedError:
+    """Return what an error of a provider means: by status first, then by names of classes and codes, never by text."""
+    if isinstance(error, CallFailedError):
+        return error
+    names: set[str] = set()
+    status: int | None = None
+    headers: Any = None
+    link: BaseException | None = error
+    while link is not None:
+        response = getattr(link, "response", None)
+        if isinstance(response, Mapping):  # botocore
+            about = response.get("ResponseMetadata", {})
+            found, of_link, code = (
+                about.get("HTTPStatusCode"),
+                about.get("HTTPHeaders"),
+                response.get("Error", {}).get("Code"),
+            )
+        else:  # openai
+            found, of_link, code = (getattr(link, "status_code", None), getattr(response, "headers", None), None)
+        if isinstance(found, int) and found >= 400:  # a success is no cause; the last one is nearest to the wire
+            status, headers = found, of_link
+        names |= {kind.__name__ for kind in type(link).__mro__} | {str(code)}
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    if status is None:
+        failure = next((failure for failure, known in _BY_NAME if names & known), Failure.ERROR)
+        was_sent = failure not in (Failure.THROTTLED, Failure.REFUSED) and not names & _NOT_SENT
+        failed = CallFailedError(failure, f"{type(error).__name__}: {error}"[:300], was_sent=was_sent)
+        failed.blames_form = failure is Failure.ERROR
+    else:
+        is_fault = status in (408, 409, 424) or status >= 500
+        failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
+        failed = CallFailedError(
+            failure, f"{type(error).__name__} {status}"
+        )  # its text may quote the key and the prompt
+        failed.retry_after = parse_retry_after((headers or {}).get("retry-after"))
+        failed.blames_form = status in (400, 422)
+    failed.__cause__ = error
+    return failed

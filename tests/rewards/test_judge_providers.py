@@ -12,20 +12,23 @@ from typing import Any
 import pytest
 from fakes import USAGE, Answer, Recorded, Service, chat_answer, say
 
-from aws_rft_sdk.rewards.judge_failures import Failure
-from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards.judge import JudgeCost
+from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.rollout import Rollout
 
 from .judging import (
     SOURCES,
     answering,
     close_judges,  # noqa: F401 - a fixture
+    converse_answer,
     grades,
+    is_converse,
     make_judge,
 )
 
 ROLLOUT = Rollout.of_answer("4", "4", "2+2?")
 each_source = pytest.mark.parametrize("kind", SOURCES)
+each_chat = pytest.mark.parametrize("kind", ["openai", "async_openai", "strands"])
 each_client = pytest.mark.parametrize("kind", ["openai", "async_openai"])
 
 
@@ -37,7 +40,7 @@ def replaced(answer: Answer, old: str, new: str) -> Answer:
     return answer
 
 
-@each_source
+@each_chat
 @pytest.mark.parametrize(
     "usage", [None, {}, {"total_tokens": 5}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": "3"}]
 )
@@ -47,6 +50,13 @@ def test_judge_when_provider_counts_no_tokens_then_the_verdict_stands(service: S
     judge = make_judge(service, kind)
     assert judge(ROLLOUT).reward == pytest.approx(0.7)
     assert judge.cost == JudgeCost(calls=1)
+
+
+@pytest.mark.parametrize("body", [{}, {"output": {}}, {"output": {"message": {"role": "assistant"}}}, {"usage": 5}])
+def test_judge_when_bedrock_gives_no_message_then_malformed_and_tried_again(service: Service, body: Any) -> None:
+    service.script(Answer(body=json.dumps(body).encode()))
+    service.policy = answering(grades())
+    assert make_judge(service, "converse")(ROLLOUT).reward == pytest.approx(0.7)
 
 
 BODIES = [
@@ -63,7 +73,7 @@ BODIES = [
 ]
 
 
-@each_source
+@each_chat
 @pytest.mark.parametrize(("content_type", "body"), BODIES)
 def test_judge_when_the_reply_is_no_completion_then_malformed_and_tried_again(
     service: Service, kind: str, content_type: str, body: str
@@ -77,7 +87,12 @@ def test_judge_when_the_reply_is_no_completion_then_malformed_and_tried_again(
 
 @each_source
 def test_judge_when_the_answer_is_filtered_then_refused_once_and_paid_for(service: Service, kind: str) -> None:
-    service.policy = lambda request: replaced(chat_answer(request, say("")), '"stop"', '"content_filter"')
+    def filtered(request: Recorded) -> Answer:
+        if is_converse(request):
+            return converse_answer(request, "", stop="guardrail_intervened")
+        return replaced(chat_answer(request, say("")), '"stop"', '"content_filter"')
+
+    service.policy = filtered
     judge = make_judge(service, kind)
     assert judge(ROLLOUT).failure is Failure.REFUSED
     assert judge.cost == JudgeCost(calls=1, failures=1, input_tokens=3, output_tokens=2)
@@ -130,7 +145,7 @@ def test_judge_when_the_process_forks_then_the_child_has_connections_and_costs_o
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def connections(word: str) -> set[int]:
-        return {request.connection for request in service.inference if word in text_sent(request)}
+        return {request.connection for request in service.requests if word in text_sent(request)}
 
     assert sorted("".join(output.split())) == ["1", "2"]  # both write at once, so line ends may come later
     assert connections("child").isdisjoint(connections("before") | connections("after"))
