@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,6 @@ from aws_rft_sdk.types import parse_reward
 logger = logging.getLogger(__name__)
 
 _KNOWN_KEYS = ("id", "messages", "metadata", "reference_answer")
-_TYPES = ("Reward", "Metric")
 _REPLY_SECONDS = 0.5
 """What is kept of the time for sending the reply."""
 _LEAST_SECONDS = 0.01
@@ -96,8 +95,8 @@ def _share_of_time(context: Any) -> float | None:
 def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
     """Return an AWS Lambda `handler(event, context)` that scores with a reward.
 
-    A row that cannot be judged (the reward gives None or raises, or the row is malformed) gets the `floor` and the
-    metric `unscored` 1.0, which every other row carries as 0.0; the cause is in the log. No bad row costs the batch.
+    A row that cannot be judged gets the `floor` and the metric `unscored` 1.0, which every other row carries as 0.0. The
+    cause is in the log. So no bad row costs the batch.
 
     Args:
         reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
@@ -177,42 +176,36 @@ def _id_of(row: JSON, position: int) -> JSON:
 
 
 def check_reply(event: JSON, reply: object) -> list[str]:
-    """Return what is wrong with a handler's reply to an event, one sentence each; empty when nothing is.
+    """Return what is wrong with a handler's reply to an event, one sentence each. Returns [] if nothing is.
 
     The service itself checks less: not the number of results, their ids, or that scores are finite.
     """
     rows = rows_of(event)
     if not isinstance(reply, list):
         return [f"the reply must be a list, not {type(reply).__name__}"]
-    problems = []
-    if len(reply) != len(rows):
-        problems.append(f"{len(reply)} results for {len(rows)} rows")
+    problems = [] if len(reply) == len(rows) else [f"{len(reply)} results for {len(rows)} rows"]
     for position, result in enumerate(reply):
-        if not isinstance(result, Mapping):
-            problems.append(f"result {position} is a {type(result).__name__}, not an object")
-            continue
-        problems += [f"result {position}: {problem}" for problem in _result_problems(result)]
-        if position < len(rows) and result.get("id") != (wanted := _id_of(rows[position], position)):
-            problems.append(f"result {position} has the id {result.get('id')!r}, not {wanted!r}")
+        wanted = _id_of(rows[position], position) if position < len(rows) else None
+        problems += [f"result {position}: {problem}" for problem in _result_problems(result, wanted)]
     return problems
 
 
-def _result_problems(result: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if not is_number(result.get("aggregate_reward_score")):
-        problems.append(
-            f"aggregate_reward_score must be a finite number, not {result.get('aggregate_reward_score')!r:.40}"
-        )
-    metrics = result.get("metrics_list")
+def _result_problems(result: object, wanted_id: JSON) -> Iterator[str]:
+    if not isinstance(result, Mapping):
+        yield f"it is a {type(result).__name__}, not an object"
+        return
+    score, metrics = result.get("aggregate_reward_score"), result.get("metrics_list")
+    if not is_number(score):
+        yield f"aggregate_reward_score must be a finite number, not {score!r:.40}"
     if metrics is not None and not isinstance(metrics, list):
-        return [*problems, "metrics_list must be a list"]
+        yield "metrics_list must be a list"
+        metrics = []
     for metric in metrics or []:
         if not isinstance(metric, Mapping):
-            problems.append("a metric must be an object")
+            yield "a metric must be an object"
         elif not isinstance(metric.get("name"), str) or not is_number(metric.get("value")):
-            problems.append(f"a metric needs a name and a finite number as value: {dict(metric)!r:.80}")
-        elif metric.get("type") not in _TYPES:
-            problems.append(
-                f"the type of metric {metric['name']!r} must be Reward or Metric, not {metric.get('type')!r}"
-            )
-    return problems
+            yield f"a metric needs a name and a finite number as value: {dict(metric)!r:.80}"
+        elif metric.get("type") not in ("Reward", "Metric"):
+            yield f"the type of metric {metric['name']!r} must be Reward or Metric, not {metric.get('type')!r}"
+    if wanted_id is not None and result.get("id") != wanted_id:
+        yield f"it has the id {result.get('id')!r}, not {wanted_id!r}"
