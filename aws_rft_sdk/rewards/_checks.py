@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards.rollout import GroupReward
+from aws_rft_sdk.rewards.rollout import AnyReward, GroupReward, leaves
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...]:
@@ -36,3 +36,23 @@ def check_reward(reward: object, name: str = "the reward") -> None:
     for function in (reward, call, getattr(reward, "score_group", None)):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(f"{name} is asynchronous; a reward is a plain function, called without await")
+
+
+def check_single_reward(reward: AnyReward, user: str) -> None:
+    """Refuse what `check_reward` refuses, and a reward with a part that only scores groups.
+
+    Args:
+        reward: The reward.
+        user: Who scores single rollouts with it, for the message.
+
+    Raises:
+        ConfigurationError: It cannot be used; the message names the part.
+    """
+    check_reward(reward)
+    for path, part in leaves(reward):
+        if not callable(part):
+            named = f"part {path!r} of the reward" if path else "the reward"
+            raise ConfigurationError(
+                f"{named} ({type(part).__name__}) compares the rollouts of a prompt; {user} scores them one by one. "
+                "Use a reward that can be called with one rollout, or score groups with evaluate_group"
+            )

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.errors import DatasetError, PayloadError
+from aws_rft_sdk.rewards._messages import prompt_messages
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
 from aws_rft_sdk.types import parse_reward
 
@@ -119,15 +120,6 @@ def parse_case(value: JSON, line: int = 1) -> Case:
         group = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
     rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata)
     return Case(line, rollout, str(group), kind, _expected(value["expected"]) if "expected" in value else None)
-
-
-def prompt_messages(prompt: JSON) -> list[JSON]:
-    """Return a prompt as messages: itself when it is a list of them, else one message of the user; none for None."""
-    if prompt is None:
-        return []
-    if isinstance(prompt, list) and prompt and all(isinstance(item, Mapping) and "role" in item for item in prompt):
-        return list(prompt)
-    return [{"role": "user", "content": prompt if isinstance(prompt, str) else json.dumps(prompt)}]
 
 
 def _messages(value: Mapping[str, Any], prompt: JSON) -> tuple[JSON, ...]:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import RewardError
+from aws_rft_sdk.rewards._messages import chat_messages
 from aws_rft_sdk.types import Trajectory, parse_reward, parse_rewards
+
+
+class HasMessages(Protocol):
+    """An agent with the messages of its conversation, as Strands' `Agent` has."""
+
+    messages: JSON
 
 
 @dataclass(frozen=True)
@@ -36,9 +43,45 @@ class Rollout:
         object.__setattr__(self, "state", freeze(self.state))
 
     @classmethod
-    def of(cls, trajectory: Trajectory, ground_truth: JSON = None) -> Rollout:
+    def from_trajectory(cls, trajectory: Trajectory, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
         """Return a trajectory of the runtime as a reward sees it."""
-        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt)
+        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt, state=state)
+
+    of = from_trajectory
+
+    @classmethod
+    def from_messages(
+        cls,
+        messages: Iterable[JSON],
+        ground_truth: JSON = None,
+        *,
+        prompt: JSON = None,
+        metadata: Mapping[str, JSON] = FrozenDict(),
+        state: JSON = None,
+    ) -> Rollout:
+        """Return a conversation as a reward sees it.
+
+        Args:
+            messages: Chat messages of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects
+                that openai and anthropic answer with. They are converted to OpenAI chat form.
+            ground_truth: As the field of this name; so are the others.
+            prompt: See above.
+            metadata: See above.
+            state: See above.
+
+        Raises:
+            PayloadError: `messages` is no list of messages with a role.
+        """
+        return cls(tuple(chat_messages(messages)), ground_truth, prompt, metadata, state)
+
+    @classmethod
+    def from_agent(cls, agent: HasMessages, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
+        """Return what a Strands `Agent` said and did, from its `messages`, in OpenAI chat form.
+
+        The agent's system prompt is not among its messages. `state` is the final state of the environment, not the
+        agent's own state.
+        """
+        return cls.from_messages(agent.messages, ground_truth, state=state)
 
     @classmethod
     def of_answer(cls, answer: str, ground_truth: JSON = None, prompt: JSON = None) -> Rollout:
@@ -144,10 +187,18 @@ Reward = Callable[[Rollout], "float | RewardResult | None"]
 AnyReward = Reward | GroupReward
 
 
-def is_group_reward(reward: object) -> bool:
+def leaves(reward: AnyReward, path: str = "") -> Iterator[tuple[str, AnyReward]]:
+    """Yield the rewards that a combination is made of, each with its path ("a/condition"), else the reward itself."""
+    parts = getattr(reward, "reward_parts", None)
+    if parts is None:
+        yield path, reward
+    for name, part in parts().items() if parts else ():
+        yield from leaves(part, f"{path}/{name}" if path else name)
+
+
+def is_group_reward(reward: AnyReward) -> bool:
     """Return whether a reward, or a part of it, compares the rollouts of a prompt."""
-    has_group_part = getattr(reward, "has_group_part", None)
-    return callable(getattr(reward, "score_group", None)) if has_group_part is None else bool(has_group_part)
+    return any(isinstance(part, GroupReward) for _, part in leaves(reward))
 
 
 def evaluate(reward: AnyReward, rollout: Rollout) -> RewardResult:
