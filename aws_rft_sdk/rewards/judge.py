@@ -4,31 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-import os
-import threading
-import time
-import weakref
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import takewhile
-from typing import Any, Literal, TypeVar, get_args
 
-from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._checks import check_number, check_seconds
-from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk._frozen import JSON, freeze, thaw
-from aws_rft_sdk.errors import ConfigurationError, RewardError
+from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk.errors import RewardError
 from aws_rft_sdk.rewards.extract import strip_thoughts
-from aws_rft_sdk.rewards.judge_cache import VerdictCache
-from aws_rft_sdk.rewards.judge_models import (
-    CallFailedError,
-    Failure,
-    JudgeModel,
-    check_picklable,
-    check_source,
-    make_judge_model,
-)
+from aws_rft_sdk.rewards.judge_asking import Asking, NoVerdictError
+from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import (
     EXPLANATION,
     FAILED,
@@ -36,24 +20,13 @@ from aws_rft_sdk.rewards.judge_rubrics import (
     TIE,
     TOP_GRADE,
     Material,
-    Question,
-    Rubric,
     compare_question,
-    parse_verdict,
     rank_question,
     score_question,
     single_score,
 )
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, RewardResult, Rollout, message_text
 
-logger = logging.getLogger(__name__)
-
-Shows = Literal["answer", "conversation"]
-J = TypeVar("J", bound="_Asking")
-
-_MOST_ANSWERS = 2
-"""Answers of the model to one question: the first, and one after a correction."""
-_LONGEST_QUOTE = 4_000
 _REFERENCE_KEYS = ("answer", "reference_answer", "expectedAnswer", "expected_answer", "ground_truth", "text")
 
 
@@ -81,120 +54,8 @@ class Comparison:
     detail: str = ""
 
 
-@dataclass(frozen=True)
-class JudgeCost:
-    """What a judge has used in this process."""
-
-    calls: int = 0
-    """Requests that were made, retries included."""
-    retries: int = 0
-    cache_hits: int = 0
-    """Verdicts that came from the cache, without a request."""
-    failures: int = 0
-    """Questions that ended without a verdict."""
-    input_tokens: int = 0
-    """As the provider reports them; 0 if it does not."""
-    output_tokens: int = 0
-
-    def price(self, input_per_million: float, output_per_million: float) -> float:
-        """Return the price of the tokens, in the currency of the two prices for a million."""
-        return (self.input_tokens * input_per_million + self.output_tokens * output_per_million) / 1_000_000
-
-
-class _NoVerdictError(Exception):
-    def __init__(self, failure: Failure, detail: str) -> None:
-        super().__init__(detail)
-        self.failure = failure
-        self.detail = detail
-
-    def result(self) -> JudgeResult:
-        failed = Component(FAILED, 1.0, counts=False)
-        return JudgeResult(None, (failed,), failure=self.failure, detail=self.detail)
-
-
-class _Asking:
-    """What all judges have in common: they ask a model, keep verdicts, and count."""
-
-    _rubric: Rubric | None = None
-    """What to judge by if the caller does not say."""
-    _shows: Shows = "answer"
-
-    def __init__(
-        self,
-        model: Any,
-        rubric: Rubric | None = None,
-        *,
-        model_id: str | None = None,
-        params: Mapping[str, JSON] | None = None,
-        shows: Shows | None = None,
-        cache: str | os.PathLike[str] | VerdictCache | None = None,
-        timeout_seconds: float = 60.0,
-        max_attempts: int = 4,
-        backoff: Backoff = Backoff(),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        rubric, shows = self._rubric if rubric is None else rubric, shows or self._shows
-        if not isinstance(rubric, Rubric):
-            raise ConfigurationError(
-                f"rubric is {rubric!r:.80}; it must be a Rubric, such as single_score(task, criterion)"
-            )
-        check_source(model)
-        if shows not in get_args(Shows):
-            raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {shows!r}")
-        check_number("max_attempts", max_attempts, low=1, whole=True)
-        check_seconds("timeout_seconds", timeout_seconds)
-        self.rubric = rubric
-        self._source = model
-        self._model_id = model_id
-        self._params = freeze(params or {})
-        self._shows = shows
-        self._cache = VerdictCache(cache) if isinstance(cache, str | os.PathLike) else cache
-        self._timeout_seconds = timeout_seconds
-        self._max_attempts = max_attempts
-        self._backoff = backoff
-        self._sleep = sleep
-        self._begin()
-        if not callable(model):
-            self._make_model()
-
-    def _begin(self, is_forked: bool = False) -> None:
-        self._lock = threading.Lock()
-        self._model: JudgeModel | None = None
-        self._cost = JudgeCost()
-        self._is_forked = is_forked
-        _judges.add(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        check_picklable(self._source)
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_model", "_cost")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin()
-
-    @property
-    def cost(self) -> JudgeCost:
-        """What was used so far in this process."""
-        with self._lock:
-            return self._cost
-
-    def close(self) -> None:
-        """Close an asynchronous client, and a client that a function made. Other clients are the caller's.
-
-        The judge can be used again, unless it was given an asynchronous client.
-        """
-        with self._lock:
-            model, self._model = self._model, None
-        if model is not None:
-            model.close()
-
-    def __enter__(self: J) -> J:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    # --- what the judge sees ---
+class _Judging(Asking):
+    """What a judge sees of rollouts."""
 
     def _work(self, rollout: Rollout) -> str:
         """Return what is judged, "" if the policy said nothing."""
@@ -206,11 +67,11 @@ class _Asking:
         """Return the question and the reference.
 
         Raises:
-            _NoVerdictError: The rubric needs a reference and there is none.
+            NoVerdictError: The rubric needs a reference and there is none.
         """
         reference = reference_text(rollout.ground_truth)
         if self.rubric.needs_reference and not reference:
-            raise _NoVerdictError(Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
+            raise NoVerdictError(Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
         return [*_question_of(rollout), *([Material("reference", reference)] if reference else [])]
 
     def _shared_context(self, rollouts: Sequence[Rollout]) -> list[Material]:
@@ -219,95 +80,13 @@ class _Asking:
             raise RewardError("only rollouts of one prompt can be compared; these differ in question or ground truth")
         return contexts[0] if contexts else []
 
-    # --- asking ---
-
     def _grades(self, context: Sequence[Material], texts: Sequence[str]) -> tuple[dict[str, int], str]:
         """Return a grade for each text, relative to the others, and the judge's explanation."""
         verdict = self._ask(rank_question(self.rubric, context, texts))
         return {text: verdict[f"answer_{n}"] for n, text in enumerate(texts, 1)}, verdict[EXPLANATION]
 
-    def _ask(self, question: Question) -> dict[str, JSON]:
-        """Return the verdict, from the cache or from the model.
 
-        Raises:
-            _NoVerdictError: There is none.
-        """
-        model = self._make_model()
-        key = question.digest(model.identity)
-        if self._cache is None:
-            return self._converse(model, question)
-        kept = self._cache.get(key)
-        if kept is not None:
-            try:
-                verdict = parse_verdict(kept, question.schema)
-                self._count(cache_hits=1)
-                return verdict
-            except ValueError:
-                self._cache.discard(key, kept)
-        kept = self._cache.put(key, json.dumps(self._converse(model, question)))
-        return parse_verdict(kept, question.schema)
-
-    def _make_model(self) -> JudgeModel:
-        with self._lock:
-            if self._model is None:
-                self._model = make_judge_model(self._source, self._model_id, self._params, is_forked=self._is_forked)
-            return self._model
-
-    def _converse(self, model: JudgeModel, question: Question) -> dict[str, JSON]:
-        """Call the model until there is a verdict, and correct it once."""
-        turns = [("user", question.user)]
-        forced, attempts, sent = model.forces_form, 0, 0
-        while True:
-            self._count(calls=1, retries=int(attempts > 0 or forced != model.forces_form))
-            try:
-                reply = model.ask(question.system, turns, question.schema if forced else None, self._timeout_seconds)
-                model.forces_form = forced
-                self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
-                if reply.refusal:
-                    raise CallFailedError(Failure.REFUSED, reply.refusal)
-                return parse_verdict(reply.text, question.schema)
-            except (ValueError, RecursionError) as problem:
-                failed = CallFailedError(Failure.MALFORMED, f"{problem}"[:300], was_sent=True)
-                said, correction = (
-                    reply.text[:_LONGEST_QUOTE].strip() or "(nothing)",
-                    question.correction(failed.detail),
-                )
-                turns = [turns[0], ("assistant", said), ("user", correction)]
-            except CallFailedError as error:
-                failed = error
-                if forced and failed.blames_form:
-                    forced = False  # many models know no forced tool, or not this one's schema
-                    continue
-            attempts += 1
-            sent += failed.was_sent
-            is_last = attempts == self._max_attempts or sent == _MOST_ANSWERS
-            if is_last or failed.failure in (Failure.REFUSED, Failure.ERROR):
-                self._count(failures=1)
-                # Only the class of the error: services quote the prompt, and headers, in what they answer.
-                kind = type(failed.__cause__ or failed).__name__
-                logger.warning(
-                    "attempts=<%d>, failure=<%s>, error=<%s> | no verdict", attempts, failed.failure.value, kind
-                )
-                raise _NoVerdictError(failed.failure, failed.detail)
-            if failed.failure is not Failure.MALFORMED:
-                self._sleep(self._backoff.delay(attempts, failed.retry_after))
-
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            counts = asdict(self._cost)
-            self._cost = replace(self._cost, **{name: counts[name] + count for name, count in more.items()})
-
-
-_judges: weakref.WeakSet[_Asking] = weakref.WeakSet()
-
-
-@in_forked_child
-def _begin_anew_after_a_fork() -> None:
-    for judge in list(_judges):
-        judge._begin(is_forked=True)
-
-
-class Judge(_Asking):
+class Judge(_Judging):
     """A reward by a model that judges. Grades one answer when it is called; also compares two and ranks several.
 
     A judge waits for its model: in asynchronous code call it with `asyncio.to_thread`. Its calls are not turns of the
@@ -357,8 +136,8 @@ class Judge(_Asking):
             if not work:
                 return _judged(0.0, explanation="There is no answer.")
             verdict = self._ask(score_question(self.rubric, [*context, Material("answer", work)]))
-        except _NoVerdictError as error:
-            return error.result()
+        except NoVerdictError as error:
+            return _failed(error)
         reward, components = self.rubric.reward(verdict)
         return _judged(reward, components, verdict[EXPLANATION])
 
@@ -378,7 +157,7 @@ class Judge(_Asking):
         try:
             context = self._shared_context([first, second])
             return self._compare(context, self._work(first), self._work(second))
-        except _NoVerdictError as error:
+        except NoVerdictError as error:
             return Comparison(None, failure=error.failure, detail=error.detail)
 
     def against_reference(self, rollout: Rollout) -> JudgeResult:
@@ -390,10 +169,10 @@ class Judge(_Asking):
         """
         try:
             if not (reference := reference_text(rollout.ground_truth)):
-                raise _NoVerdictError(Failure.NO_COMPARISON, "the rollout has no ground truth to compare with")
+                raise NoVerdictError(Failure.NO_COMPARISON, "the rollout has no ground truth to compare with")
             comparison = self._compare(_question_of(rollout), _visible(rollout.answer), reference)
-        except _NoVerdictError as error:
-            return error.result()
+        except NoVerdictError as error:
+            return _failed(error)
         agrees = Component("judge_agrees", float(bool(comparison.agrees)), counts=False)
         return _judged(comparison.preference, (agrees,), "\n\n".join(comparison.explanations))
 
@@ -415,8 +194,8 @@ class Judge(_Asking):
             if len(works) < 2 or len(texts) < 2:
                 return _without_asking(works)
             asked = [self._grades(context, ordered) for ordered in (texts, texts[::-1])]
-        except _NoVerdictError as error:
-            return [error.result()] * len(rollouts)
+        except NoVerdictError as error:
+            return [_failed(error)] * len(rollouts)
         shares = [_shares_beaten([grades.get(work, -1) for work in works]) for grades, _ in asked]
         explanation = "\n\n".join(said for _, said in asked)
         return [_judged(round(sum(own) / 2, 12), explanation=explanation) for own in zip(*shares, strict=True)]
@@ -433,7 +212,7 @@ class Judge(_Asking):
         return Comparison(sum(preferences) / 2, preferences[0] == preferences[1], explanations)
 
 
-class RankingJudge(_Asking):
+class RankingJudge(_Judging):
     """A group reward by a model that sees all rollouts of a prompt at once and grades them relative to each other.
 
     Relative grades are easier to give than absolute ones, and they differ within a group, which is what GRPO learns
@@ -482,8 +261,8 @@ class RankingJudge(_Asking):
             seed = "".join(texts)
             texts.sort(key=lambda text: hashlib.sha256(f"{seed}{text}".encode("utf-8", "surrogatepass")).digest())
             grades, explanation = self._grades(context, texts)
-        except _NoVerdictError as error:
-            return [error.result()] * len(rollouts)
+        except NoVerdictError as error:
+            return [_failed(error)] * len(rollouts)
         return [_judged(grades.get(work, 0) / TOP_GRADE, explanation=explanation) for work in works]
 
 
@@ -496,9 +275,10 @@ def _without_common_beginning(
     length = max(min([len(common), *(len(messages) - 1 for messages in seen)]), 0)  # each rollout keeps a rest
     beginning = [column[0] for column in common[:length]]
     rests = [_as_text(_seen(rollout.messages)[length:]) if rollout.turns else "" for rollout in rollouts]
-    if all(message.get("role") == "user" for message in beginning):
+    roles = {message.get("role") for message in beginning}
+    if roles <= {"user"}:
         return list(context), rests  # the question is this beginning
-    others = [piece for piece in context if piece.title != "question"]  # the beginning has it
+    others = [piece for piece in context if piece.title != "question" or "user" not in roles]
     return [*others, Material("shared beginning", _as_text(beginning))], rests
 
 
@@ -534,12 +314,20 @@ def _visible(answer: str) -> str:
 
 
 def _seen(messages: Sequence[JSON]) -> list[JSON]:
-    return [message for message in messages if message.get("role") not in ("system", "developer")]
+    """Return the messages that a judge sees: no system text, and nothing that the policy only thought."""
+    seen = []
+    for message in messages:
+        message = {key: value for key, value in message.items() if key != "reasoning_content"}
+        if message.get("role") in ASSISTANT_ROLES and isinstance(message.get("content"), str):
+            message["content"] = _visible(message["content"])
+        if message.get("role") not in ("system", "developer"):
+            seen.append(message)
+    return seen
 
 
 def _as_text(messages: Sequence[JSON]) -> str:
-    if len(messages) == 1 and messages[0].keys() <= {"role", "content"} and messages[0]["role"] in ASSISTANT_ROLES:
-        return _visible(message_text(messages[0]))
+    if len(messages) == 1 and messages[0].keys() == {"role", "content"} and messages[0]["role"] in ASSISTANT_ROLES:
+        return message_text(messages[0]).strip() and message_text(messages[0])
     return json.dumps(thaw(messages), ensure_ascii=False, indent=1)
 
 
@@ -548,6 +336,11 @@ def _as_text(messages: Sequence[JSON]) -> str:
 
 def _judged(reward: float | None, components: tuple[Component, ...] = (), explanation: str = "") -> JudgeResult:
     return JudgeResult(reward, (*components, Component(FAILED, 0.0, counts=False)), explanation=explanation)
+
+
+def _failed(error: NoVerdictError) -> JudgeResult:
+    failed = Component(FAILED, 1.0, counts=False)
+    return JudgeResult(None, (failed,), failure=error.failure, detail=error.detail)
 
 
 def _shares_beaten(grades: Sequence[int]) -> list[float]:
@@ -560,5 +353,5 @@ def _shares_beaten(grades: Sequence[int]) -> list[float]:
 def _without_asking(works: Sequence[str]) -> list[JudgeResult]:
     """Return the results of a group in which no two different answers can be compared."""
     if len(works) < 2:
-        return [_NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order").result()] * len(works)
+        return [_failed(NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
     return [_judged(share) for share in _shares_beaten([0 if work else -1 for work in works])]

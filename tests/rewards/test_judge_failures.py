@@ -10,7 +10,7 @@ import pytest
 from fakes import Answer, Recorded, Service, call_tool, chat_answer, error, refused_endpoint, say
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk.rewards.judge import Judge, JudgeCost
+from aws_rft_sdk.rewards import Judge, JudgeCost
 from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import PANDALM, single_score
 from aws_rft_sdk.rewards.rollout import Component, Rollout

@@ -9,7 +9,7 @@ import pytest
 from fakes import Recorded, Service, error
 
 from aws_rft_sdk.errors import RewardError
-from aws_rft_sdk.rewards.judge import JudgeCost, RankingJudge
+from aws_rft_sdk.rewards import JudgeCost, RankingJudge
 from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import single_score
 from aws_rft_sdk.rewards.rollout import Component, GroupReward, Rollout, evaluate_group
