@@ -40,13 +40,12 @@ _MOST_ANSWERS = 2
 _LONGEST_QUOTE = 4_000
 
 
+@dataclass(eq=False)
 class NoVerdictError(Exception):
     """There is no verdict. Callers of a judge get a result with a `Failure` instead."""
 
-    def __init__(self, failure: Failure, detail: str) -> None:
-        super().__init__(detail)
-        self.failure = failure
-        self.detail = detail
+    failure: Failure
+    detail: str
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ class Asking:
     def _make_model(self) -> JudgeModel:
         with self._lock:
             if self._model is None:
-                self._model = make_judge_model(self._source, self._model_id, self._params, is_forked=self._is_forked)
+                self._model = make_judge_model(self._source, self._model_id, self._params, self._is_forked)
             return self._model
 
     def _converse(self, model: JudgeModel, question: Question) -> dict[str, JSON]:

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -25,6 +26,7 @@ from aws_rft_sdk.errors import ConfigurationError
 
 _VERDICT = "verdict"
 """Name of the tool, or of the response format, for the verdict."""
+_CHOICE = {"tool": {"name": _VERDICT}}
 _SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
 _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
 """Why a model stops when it, or its provider, declines."""
@@ -49,18 +51,18 @@ class Failure(str, Enum):
     """Anything else. The detail says what."""
 
 
+@dataclass(eq=False)
 class CallFailedError(Exception):
     """One call of a model failed. Callers of a judge get a `Failure` instead."""
 
-    def __init__(self, failure: Failure, detail: str, *, was_sent: bool = False) -> None:
-        super().__init__(detail)
-        self.failure = failure
-        self.detail = detail
-        self.was_sent = was_sent
-        """Whether the model may have worked, so that its tokens may have to be paid."""
-        self.retry_after: float | None = None
-        self.blames_form = False
-        """Whether the same call may succeed if no form is forced on the answer."""
+    failure: Failure
+    detail: str
+    was_sent: bool = False
+    """Whether the model may have worked, so that its tokens may have to be paid."""
+    retry_after: float | None = None
+    """Seconds that the service asked for."""
+    blames_form: bool = False
+    """Whether the same call may succeed if no form is forced on the answer."""
 
 
 class Reply(NamedTuple):
@@ -74,19 +76,12 @@ class Reply(NamedTuple):
 
 
 Turn = tuple[str, str]
-"""Role and text of a message to or from a judge. The system message is not a turn."""
+"""Role and text of a message to or from a judge."""
 Schema = Mapping[str, JSON]
 
 
 class JudgeModel:
-    """A model that answers for a judge. Safe from several threads.
-
-    Args:
-        client: A Strands model or a client.
-        model_id: See `Judge`.
-        params: See `Judge`.
-        is_owned: Whether the client was made for this judge, so that `close` closes it.
-    """
+    """A model that answers for a judge. Safe from several threads."""
 
     sets: frozenset[str] = frozenset()
     """Arguments of the call that the judge sets itself."""
@@ -117,7 +112,11 @@ class JudgeModel:
         Raises:
             CallFailedError: The call failed. Nothing else is raised.
         """
-        return self._reply(_run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds))
+        answer = _run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds)
+        try:
+            return self._read(answer)
+        except (AttributeError, LookupError, TypeError):  # clients do not check what came, so it may be anything
+            raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
 
     def close(self) -> None:
         """Close a client that was made for this judge."""
@@ -129,8 +128,7 @@ class JudgeModel:
         """Call the client. Returns what the client returns, or a coroutine that does."""
         raise NotImplementedError
 
-    def _reply(self, answer: Any) -> Reply:
-        """Read what the client returned."""
+    def _read(self, answer: Any) -> Reply:
         raise NotImplementedError
 
 
@@ -142,22 +140,15 @@ class _OpenAI(JudgeModel):
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
         form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
-        more = {**self._params, **({"response_format": form} if schema else {})}
-        more |= {"model": self._model_id, "messages": messages, "timeout": seconds}
-        return self._client.chat.completions.create(**more)
+        more = {**self._params, "model": self._model_id, **({"response_format": form} if schema else {})}
+        return self._client.chat.completions.create(messages=messages, timeout=seconds, **more)
 
-    def _reply(self, answer: Any) -> Reply:
-        # `openai` does not check an answer against its types, so anything may stand here.
-        usage = getattr(answer, "usage", None)
+    def _read(self, answer: Any) -> Reply:
+        choice, usage = answer.choices[0], getattr(answer, "usage", None)
+        text, refusal = choice.message.content, choice.message.refusal
+        declined = f"the model declined: {refusal!s:.200}" if refusal else _stopped(choice.finish_reason)
         tokens = _count(getattr(usage, "prompt_tokens", 0)), _count(getattr(usage, "completion_tokens", 0))
-        try:
-            choice = answer.choices[0]
-            text, refusal = choice.message.content, choice.message.refusal
-        except (AttributeError, LookupError, TypeError):
-            raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
-        if refusal:
-            return Reply("", *tokens, f"the model declined: {refusal!s:.200}")
-        return Reply(text if isinstance(text, str) else "", *tokens, _refusal(choice.finish_reason))
+        return Reply(text if isinstance(text, str) else "", *tokens, declined)
 
 
 class _AsyncOpenAI(_OpenAI):
@@ -175,21 +166,17 @@ class _Converse(JudgeModel):
     sets = frozenset({"messages", "modelId", "system", "toolConfig"})
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
-        more = {**self._params, "modelId": self._model_id, "system": [{"text": system}], "messages": _blocks(turns)}
+        more = {**self._params, "modelId": self._model_id}
         if schema:
-            more["toolConfig"] = {"tools": [{"toolSpec": _tool(schema)}], "toolChoice": {"tool": {"name": _VERDICT}}}
-        return self._client.converse(**more)
+            more["toolConfig"] = {"tools": [{"toolSpec": _tool(schema)}], "toolChoice": _CHOICE}
+        return self._client.converse(system=[{"text": system}], messages=_blocks(turns), **more)
 
-    def _reply(self, answer: Any) -> Reply:
-        try:
-            usage = answer.get("usage") or {}
-            content = answer["output"]["message"]["content"]
-            calls = [json.dumps(block["toolUse"]["input"]) for block in content if "toolUse" in block]
-            texts = [block["text"] for block in content if "text" in block]
-        except (AttributeError, LookupError, TypeError):
-            raise CallFailedError(Failure.MALFORMED, "the answer has no message", was_sent=True) from None
+    def _read(self, answer: Any) -> Reply:
+        content, usage = answer["output"]["message"]["content"], answer.get("usage") or {}
+        calls = [json.dumps(block["toolUse"]["input"]) for block in content if "toolUse" in block]
+        texts = [block["text"] for block in content if "text" in block]
         tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
-        return Reply("\n".join(calls or texts), *tokens, _refusal(answer.get("stopReason")))
+        return Reply("\n".join(calls or texts), *tokens, _stopped(answer.get("stopReason")))
 
 
 class _Strands(JudgeModel):
@@ -198,36 +185,33 @@ class _Strands(JudgeModel):
     def __init__(self, model: Any, model_id: str | None, params: Mapping[str, JSON], is_owned: bool) -> None:
         if params:
             raise ConfigurationError("params are for clients; a Strands model has its own in its configuration")
-        super().__init__(model, model_id or "of the model", params, is_owned)
+        super().__init__(model, model_id or "the model's own", params, is_owned)
         self.identity = _identity(model_id, dict(model.get_config() or {}))
 
     async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
-        tools, choice = ([_tool(schema)], {"tool": {"name": _VERDICT}}) if schema else (None, None)
+        tools, choice = ([_tool(schema)], _CHOICE) if schema else (None, None)
         calls: list[str] = []
-        texts: list[str] = []
+        text, stopped = "", ""
         usage: Mapping[str, Any] = {}
-        stopped = ""
         async with aclosing(self._client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
             async for event in events:
+                delta = event.get("contentBlockDelta", {}).get("delta", {})
                 if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
                     calls.append("")
-                delta = event.get("contentBlockDelta", {}).get("delta", {})
                 if "toolUse" in delta and calls:
                     calls[-1] += delta["toolUse"].get("input", "")
-                texts.append(delta.get("text", ""))
-                usage = event.get("metadata", {}).get("usage") or usage
+                text += delta.get("text", "")
                 stopped = event.get("messageStop", {}).get("stopReason") or stopped
+                usage = event.get("metadata", {}).get("usage") or usage
         # Some providers ignore the choice of a tool and give the object as text.
-        text = "\n".join(calls) or "".join(texts)
-        return Reply(text, _count(usage.get("inputTokens")), _count(usage.get("outputTokens")), _refusal(stopped))
+        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
+        return Reply("\n".join(calls) or text, *tokens, _stopped(stopped))
 
-    def _reply(self, answer: Any) -> Reply:
+    def _read(self, answer: Any) -> Reply:
         return Reply(*answer)
 
 
-def make_judge_model(
-    source: Any, model_id: str | None, params: Mapping[str, JSON], *, is_forked: bool = False
-) -> JudgeModel:
+def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
     """Return the model that answers for a judge.
 
     Args:
@@ -248,34 +232,26 @@ def make_judge_model(
             raise ConfigurationError(
                 f"the function of a judge must return a Strands model or a client, not {made!r:.80}"
             )
+    is_shared = is_forked and not is_owned
     if issubclass(kind, _OpenAI):
-        connections = {"http_client": _own_connections(made)} if is_forked and kind is _OpenAI else {}
-        made = made.with_options(max_retries=0, **connections)  # the judge repeats calls itself, and counts
-    elif kind is _Converse and is_forked:
+        # The judge repeats calls itself, and counts them.
+        made = made.with_options(max_retries=0, **({"http_client": _own_connections(made)} if is_shared else {}))
+    elif kind is _Converse and is_shared:
         made.close()  # the connections only: the next call opens new ones
     elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
         made = copy.copy(made)
-        if made.client_args:
-            made.client_args = {**made.client_args, "max_retries": 0}
+        made.client_args = {**made.client_args, "max_retries": 0} if made.client_args else made.client_args
     return kind(made, model_id, params, is_owned)
 
 
 def check_source(source: object) -> None:
-    """Check that this may be something that answers for a judge, or a function that makes it.
-
-    Raises:
-        ConfigurationError: It cannot.
-    """
+    """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
     if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
         raise ConfigurationError(f"a judge needs {_SOURCES}, not {source!r:.80}")
 
 
 def check_picklable(source: object) -> None:
-    """Check that a model or client can be pickled. Whether a function can is for `pickle` to say.
-
-    Raises:
-        TypeError: It cannot.
-    """
+    """Refuse a live client that cannot be pickled. Raises `TypeError`. Functions are for `pickle` to check."""
     try:
         if _kind_of(source) is not None:
             pickle.dumps(source)
@@ -320,7 +296,7 @@ def _count(tokens: object) -> int:
     return tokens if isinstance(tokens, int) else 0  # a verdict is not lost for the sake of its price
 
 
-def _refusal(stop_reason: object) -> str:
+def _stopped(stop_reason: object) -> str:
     return f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
 
 
@@ -397,18 +373,15 @@ def _call_failed(error: BaseException) -> CallFailedError:
             status, headers = found, of_link
         names |= {kind.__name__ for kind in type(link).__mro__} | {str(code)}
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    if status is None:
-        failure = next((failure for failure, known in _BY_NAME if names & known), Failure.ERROR)
-        was_sent = failure not in (Failure.THROTTLED, Failure.REFUSED) and not names & _NOT_SENT
-        failed = CallFailedError(failure, f"{type(error).__name__}: {error}"[:300], was_sent=was_sent)
-        failed.blames_form = failure is Failure.ERROR
-    else:
+    if status is not None:  # nothing of its text: it may quote the key and the prompt
         is_fault = status in (408, 409, 424) or status >= 500
         failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
-        failed = CallFailedError(
-            failure, f"{type(error).__name__} {status}"
-        )  # its text may quote the key and the prompt
+        failed = CallFailedError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
         failed.retry_after = parse_retry_after((headers or {}).get("retry-after"))
-        failed.blames_form = status in (400, 422)
+    else:
+        failure = next((failure for failure, known in _BY_NAME if names & known), Failure.ERROR)
+        was_sent = failure not in (Failure.THROTTLED, Failure.REFUSED) and not names & _NOT_SENT
+        detail = f"{type(error).__name__}: {error}"[:300]
+        failed = CallFailedError(failure, detail, was_sent, blames_form=failure is Failure.ERROR)
     failed.__cause__ = error
     return failed
