@@ -94,34 +94,30 @@ class Judge(_Judging):
     `judge_failed`.
 
     For one verdict the model answers at most twice: if the first answer holds no verdict, the judge tells the model in
-    the same conversation what is wrong with it. Requests that a model never answered (429, 5xx, no connection) are
+    the same conversation what is wrong with it. Requests that never reached a model (429, 5xx, no connection) are
     repeated, up to `max_attempts` requests in all. A request that was late may have been answered, so it counts.
 
     Args:
         model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, a boto3 client for `bedrock-runtime`, or a
-            function without arguments that makes one when it is first needed. An asynchronous client is used in a loop
-            of the judge's own and closed by `close`, so do not share it with other code.
+            function without arguments that makes one when it is first needed.
         rubric: What to judge by: `PANDALM`, `single_score(...)` or a `Rubric`.
         model_id: Which model a client asks for. Clients need it. For a Strands model it only tells models apart in the
             cache, if the configuration of the model does not.
-        params: More arguments for the call of a client, for example `{"temperature": 0}` for OpenAI and
-            `{"inferenceConfig": {"temperature": 0}}` for Bedrock.
-        shows: What the judge sees of a rollout: the question and the last "answer" without thoughts, or the whole
-            "conversation" with tool calls and results.
+        params: More arguments for the call of a client, for example `{"temperature": 0}`.
+        shows: What the judge sees of a rollout: the question and the last "answer", or the whole "conversation" with
+            tool calls and results. It never sees thoughts.
         cache: File to keep verdicts in; None for none. The key is a digest of everything that is sent, the model's id
             and its parameters, but not its address.
         timeout_seconds: Seconds for one request as a whole.
-        max_attempts: Requests for one verdict, at least 1. A request without a forced form, made once because a
-            model refused the forced one, comes on top.
+        max_attempts: Requests for one verdict, at least 1. If a model refuses a forced form, one more without it.
         backoff: How long to wait in between. `Retry-After` counts, up to its cap.
         sleep: Waits a number of seconds.
 
     Raises:
         ConfigurationError: An argument has a value that it cannot have.
 
-    Concurrency: safe from several threads and after a fork. Picklable if `model` is a Strands model that can be
-    pickled, or a function at the top level of a module. In another process it opens connections anew and counts its
-    own cost.
+    Concurrency: safe from several threads and after a fork. Picklable unless `model` is a live client. In another
+    process it opens connections anew and counts its own cost.
     """
 
     def __call__(self, rollout: Rollout) -> JudgeResult:
@@ -215,21 +211,12 @@ class Judge(_Judging):
 class RankingJudge(_Judging):
     """A group reward by a model that sees all rollouts of a prompt at once and grades them relative to each other.
 
-    Relative grades are easier to give than absolute ones, and they differ within a group, which is what GRPO learns
-    from. Equal rollouts are shown once and get equal rewards. The order in which the judge sees them is drawn from
-    their content, so it is the same whenever the group is judged, and no place in the group is favoured.
+    Equal rollouts are shown once and get equal rewards. The order in which the model sees them is drawn from their
+    content, so it is the same whenever the group is judged, and no place in the group is favoured.
 
-    Args:
-        model: See `Judge`.
-        rubric: What makes a rollout better. If it is not given: whether it reaches the goal of the conversation.
-        shows: See `Judge`. If not given, the "conversation": the messages with which all rollouts begin are shown once,
-            and then the rest of each rollout.
-        others: See `Judge`.
-
-    Raises:
-        ConfigurationError: An argument has a value that it cannot have.
-
-    Concurrency: as `Judge`.
+    The arguments are those of `Judge`, except for two defaults. The `rubric` asks whether a rollout reaches the goal of
+    the conversation. A judge sees the "conversation": the messages with which all rollouts begin once, and then the
+    rest of each rollout.
     """
 
     _rubric = single_score(

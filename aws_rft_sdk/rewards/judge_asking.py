@@ -186,10 +186,7 @@ class Asking:
             return self._cost
 
     def close(self) -> None:
-        """Close an asynchronous client, and a client that a function made. Other clients are the caller's.
-
-        The judge can be used again, unless it was given an asynchronous client.
-        """
+        """Close a client that a function made. Other clients are the caller's. The judge can be used again."""
         with self._lock:
             model, self._model = self._model, None
         if model is not None:

@@ -9,7 +9,7 @@ import pytest
 from fakes import Recorded, Service, error
 
 from aws_rft_sdk.errors import RewardError
-from aws_rft_sdk.rewards import JudgeCost, RankingJudge
+from aws_rft_sdk.rewards import JudgeCost, KeywordCoverage, RankingJudge, WeightedSum
 from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import single_score
 from aws_rft_sdk.rewards.rollout import Component, GroupReward, Rollout, evaluate_group
@@ -287,6 +287,15 @@ def test_ranking_when_there_is_nothing_to_compare_then_no_call(
 ) -> None:
     assert rewards_of(make_ranking(service), *texts) == rewards
     assert service.requests == []
+
+
+def test_ranking_when_combined_then_the_combination_scores_the_group(service: Service) -> None:
+    service.policy = answering(longer_is_better)
+    reward = WeightedSum({"right": KeywordCoverage(("4",)), "better": (make_ranking(service), 0.5)})
+    group = [Rollout.of_answer(text, "4") for text in ("4", "it is 4", "no", "it is not")]
+    right, longer_right, wrong, longer_wrong = (result.reward or 0.0 for result in evaluate_group(reward, group))
+    assert wrong < longer_wrong < right < longer_right
+    assert len(service.requests) == 1
 
 
 def test_ranking_when_it_fails_then_none_for_all_and_other_prompts_are_refused(service: Service) -> None:
