@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from itertools import takewhile
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import RewardError
 from aws_rft_sdk.rewards.extract import strip_thoughts
-from aws_rft_sdk.rewards.judge_asking import Asking, NoVerdictError
+from aws_rft_sdk.rewards.judge_asking import Asking, NoVerdictError, Shows
 from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import (
     EXPLANATION,
@@ -20,6 +20,7 @@ from aws_rft_sdk.rewards.judge_rubrics import (
     TIE,
     TOP_GRADE,
     Material,
+    Rubric,
     compare_question,
     rank_question,
     score_question,
@@ -59,7 +60,7 @@ class _Judging(Asking):
 
     def _work(self, rollout: Rollout) -> str:
         """Return what is judged, "" if the policy said nothing."""
-        if self._shows == "answer":
+        if self.shows == "answer":
             return _visible(rollout.answer)
         return _as_text(_seen(rollout.messages)) if rollout.turns else ""
 
@@ -208,6 +209,13 @@ class Judge(_Judging):
         return Comparison(sum(preferences) / 2, preferences[0] == preferences[1], explanations)
 
 
+_RELATIVE = single_score(
+    "Judge how well each answer does what the conversation asks for.",
+    "An answer that reaches the goal beats one that does not. Of two that reach it, the more direct one is better.",
+)
+
+
+@dataclass(eq=False, repr=False)
 class RankingJudge(_Judging):
     """A group reward by a model that sees all rollouts of a prompt at once and grades them relative to each other.
 
@@ -219,11 +227,9 @@ class RankingJudge(_Judging):
     rest of each rollout.
     """
 
-    _rubric = single_score(
-        "Judge how well each answer does what the conversation asks for.",
-        "An answer that reaches the goal beats one that does not. Of two that reach it, the more direct one is better.",
-    )
-    _shows = "conversation"
+    rubric: Rubric = _RELATIVE
+    _: KW_ONLY
+    shows: Shows = "conversation"
 
     def score_group(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
         """Grade the rollouts of one prompt relative to each other, in one call.
@@ -240,7 +246,7 @@ class RankingJudge(_Judging):
         try:
             context = self._shared_context(rollouts)
             works = [self._work(rollout) for rollout in rollouts]
-            if self._shows == "conversation":
+            if self.shows == "conversation":
                 context, works = _without_common_beginning(context, rollouts)
             texts = sorted(set(filter(None, works)))
             if len(works) < 2 or len(texts) < 2:

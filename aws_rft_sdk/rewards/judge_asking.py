@@ -11,14 +11,14 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import KW_ONLY, asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._checks import check_number, check_seconds
+from aws_rft_sdk._checks import check_number, check_seconds, check_type
 from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk._frozen import JSON, freeze
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards.judge_models import (
     CallFailedError,
@@ -119,61 +119,44 @@ class VerdictCache:
             raise ConfigurationError(f"the verdict cache {self.path} cannot be used: {error}") from error
 
 
+@dataclass(eq=False, repr=False)
 class Asking:
-    """What all judges have in common: they ask a model, keep verdicts, and count."""
+    """What all judges have in common: they ask a model, keep verdicts, and count. `Judge` describes the fields."""
 
-    _rubric: Rubric | None = None
-    """What to judge by if the caller does not say."""
-    _shows: Shows = "answer"
+    model: Any
+    rubric: Rubric
+    _: KW_ONLY
+    model_id: str | None = None
+    params: Mapping[str, JSON] | None = None
+    shows: Shows = "answer"
+    cache: str | os.PathLike[str] | VerdictCache | None = None
+    timeout_seconds: float = 60.0
+    max_attempts: int = 4
+    backoff: Backoff = Backoff()
+    sleep: Callable[[float], None] = time.sleep
 
-    def __init__(
-        self,
-        model: Any,
-        rubric: Rubric | None = None,
-        *,
-        model_id: str | None = None,
-        params: Mapping[str, JSON] | None = None,
-        shows: Shows | None = None,
-        cache: str | os.PathLike[str] | VerdictCache | None = None,
-        timeout_seconds: float = 60.0,
-        max_attempts: int = 4,
-        backoff: Backoff = Backoff(),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        rubric, shows = self._rubric if rubric is None else rubric, shows or self._shows
-        if not isinstance(rubric, Rubric):
-            raise ConfigurationError(
-                f"rubric is {rubric!r:.80}; it must be a Rubric, such as single_score(task, criterion)"
-            )
-        check_source(model)
-        if shows not in get_args(Shows):
-            raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {shows!r}")
-        check_number("max_attempts", max_attempts, low=1, whole=True)
-        check_seconds("timeout_seconds", timeout_seconds)
-        self.rubric = rubric
-        self._source = model
-        self._model_id = model_id
-        self._params = freeze(params or {})
-        self._shows = shows
-        self._cache = VerdictCache(cache) if isinstance(cache, str | os.PathLike) else cache
-        self._timeout_seconds = timeout_seconds
-        self._max_attempts = max_attempts
-        self._backoff = backoff
-        self._sleep = sleep
+    def __post_init__(self) -> None:
+        check_type("rubric", self.rubric, Rubric, "a Rubric, such as single_score(task, criterion)")
+        check_source(self.model)
+        if self.shows not in get_args(Shows):
+            raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {self.shows!r}")
+        check_number("max_attempts", self.max_attempts, low=1, whole=True)
+        check_seconds("timeout_seconds", self.timeout_seconds)
+        self._verdicts = VerdictCache(self.cache) if isinstance(self.cache, str | os.PathLike) else self.cache
         self._begin()
-        if not callable(model):
+        if not callable(self.model):
             self._make_model()
 
     def _begin(self, is_forked: bool = False) -> None:
         self._lock = threading.Lock()
-        self._model: JudgeModel | None = None
+        self._asked: JudgeModel | None = None
         self._cost = JudgeCost()
         self._is_forked = is_forked
         _judges.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
-        check_picklable(self._source)
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_model", "_cost")}
+        check_picklable(self.model)
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_asked", "_cost")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -188,9 +171,9 @@ class Asking:
     def close(self) -> None:
         """Close a client that a function made. Other clients are the caller's. The judge can be used again."""
         with self._lock:
-            model, self._model = self._model, None
-        if model is not None:
-            model.close()
+            asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.close()
 
     def __enter__(self: A) -> A:
         return self
@@ -205,25 +188,23 @@ class Asking:
             NoVerdictError: There is none.
         """
         model = self._make_model()
-        key = question.digest(model.identity)
-        if self._cache is None:
+        if self._verdicts is None:
             return self._converse(model, question)
-        kept = self._cache.get(key)
-        if kept is not None:
+        key = question.digest(model.identity)
+        if (kept := self._verdicts.get(key)) is not None:
             try:
                 verdict = parse_verdict(kept, question.schema)
                 self._count(cache_hits=1)
                 return verdict
             except ValueError:
-                self._cache.discard(key, kept)
-        kept = self._cache.put(key, json.dumps(self._converse(model, question)))
-        return parse_verdict(kept, question.schema)
+                self._verdicts.discard(key, kept)
+        return parse_verdict(self._verdicts.put(key, json.dumps(self._converse(model, question))), question.schema)
 
     def _make_model(self) -> JudgeModel:
         with self._lock:
-            if self._model is None:
-                self._model = make_judge_model(self._source, self._model_id, self._params, self._is_forked)
-            return self._model
+            if self._asked is None:
+                self._asked = make_judge_model(self.model, self.model_id, self.params or {}, self._is_forked)
+            return self._asked
 
     def _converse(self, model: JudgeModel, question: Question) -> dict[str, JSON]:
         """Call the model until there is a verdict, and correct it once."""
@@ -232,7 +213,7 @@ class Asking:
         while True:
             self._count(calls=1, retries=int(attempts > 0 or forced != model.forces_form))
             try:
-                reply = model.ask(question.system, turns, question.schema if forced else None, self._timeout_seconds)
+                reply = model.ask(question.system, turns, question.schema if forced else None, self.timeout_seconds)
                 model.forces_form = forced
                 self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
                 if reply.refusal:
@@ -249,7 +230,7 @@ class Asking:
                 forced = False  # many models know no forced tool, or cannot think with one
                 continue
             attempts += 1
-            is_last = attempts == self._max_attempts or sent == _MOST_ANSWERS
+            is_last = attempts == self.max_attempts or sent == _MOST_ANSWERS
             if is_last or failed.failure in (Failure.REFUSED, Failure.ERROR):
                 self._count(failures=1)
                 # Only the class of the error: services quote the prompt, and headers, in what they answer.
@@ -259,7 +240,7 @@ class Asking:
                 )
                 raise NoVerdictError(failed.failure, failed.detail)
             if failed.failure is not Failure.MALFORMED:
-                self._sleep(self._backoff.delay(attempts, failed.retry_after))
+                self.sleep(self.backoff.delay(attempts, failed.retry_after))
 
     def _count(self, **more: int) -> None:
         with self._lock:

@@ -18,10 +18,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from aws_rft_sdk._backoff import parse_retry_after
-from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 
 _VERDICT = "verdict"
@@ -80,25 +80,32 @@ Turn = tuple[str, str]
 Schema = Mapping[str, JSON]
 
 
+@dataclass(eq=False, repr=False)
 class JudgeModel:
     """A model that answers for a judge. Safe from several threads."""
 
-    sets: frozenset[str] = frozenset()
+    client: Any
+    model_id: str | None
+    params: Mapping[str, JSON]
+    is_owned: bool
+    """Whether the client was made for this judge, so that `close` closes it."""
+    forces_form: bool = True
+    """Whether the model is made to answer by the schema. False once the model has refused that."""
+    sets: ClassVar[frozenset[str]] = frozenset()
     """Arguments of the call that the judge sets itself."""
 
-    def __init__(self, client: Any, model_id: str | None, params: Mapping[str, JSON], is_owned: bool) -> None:
-        if not model_id:
-            raise ConfigurationError(f"{type(client).__name__} does not know which model to ask; pass model_id")
-        if taken := sorted(self.sets & params.keys()):
+    def __post_init__(self) -> None:
+        if not self.model_id:
+            raise ConfigurationError(f"{type(self.client).__name__} does not know which model to ask; pass model_id")
+        if taken := sorted(self.sets & self.params.keys()):
             raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
-        self._client = client
-        self._model_id = model_id
-        self._params = thaw(params)
-        self._is_owned = is_owned
-        self.identity = _identity(model_id, params)
+
+    @property
+    def identity(self) -> str:
         """What, beside the question, decides about the verdict: the model and its parameters."""
-        self.forces_form = True
-        """Whether the model is made to answer by the schema. False once the model has refused that."""
+        # A value that is not JSON, such as a function, has no text that lasts. Its type has to do.
+        what = [self.model_id, self._config()]
+        return json.dumps(what, sort_keys=True, default=lambda value: type(value).__name__)
 
     def ask(self, system: str, turns: Sequence[Turn], schema: Schema | None, timeout_seconds: float) -> Reply:
         """Make one call, without retries.
@@ -120,8 +127,8 @@ class JudgeModel:
 
     def close(self) -> None:
         """Close a client that was made for this judge."""
-        close = getattr(self._client, "close", None)
-        if self._is_owned and callable(close) and not inspect.iscoroutinefunction(close):
+        close = getattr(self.client, "close", None)
+        if self.is_owned and callable(close) and not inspect.iscoroutinefunction(close):
             close()
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
@@ -130,6 +137,9 @@ class JudgeModel:
 
     def _read(self, answer: Any) -> Reply:
         raise NotImplementedError
+
+    def _config(self) -> Mapping[str, Any]:
+        return self.params
 
 
 class _OpenAI(JudgeModel):
@@ -140,8 +150,8 @@ class _OpenAI(JudgeModel):
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
         form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
-        more = {**self._params, "model": self._model_id, **({"response_format": form} if schema else {})}
-        return self._client.chat.completions.create(messages=messages, timeout=seconds, **more)
+        more = {**self.params, "model": self.model_id, **({"response_format": form} if schema else {})}
+        return self.client.chat.completions.create(messages=messages, timeout=seconds, **more)
 
     def _read(self, answer: Any) -> Reply:
         choice, usage = answer.choices[0], getattr(answer, "usage", None)
@@ -156,8 +166,8 @@ class _AsyncOpenAI(_OpenAI):
 
     async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         # The connections of the caller's client belong to the caller's loop.
-        async with self._client.with_options(http_client=_own_connections(self._client)) as client:
-            return await _OpenAI(client, self._model_id, self._params, True)._send(system, turns, schema, seconds)
+        async with self.client.with_options(http_client=_own_connections(self.client)) as client:
+            return await _OpenAI(client, self.model_id, self.params, True)._send(system, turns, schema, seconds)
 
 
 class _Converse(JudgeModel):
@@ -166,10 +176,10 @@ class _Converse(JudgeModel):
     sets = frozenset({"messages", "modelId", "system", "toolConfig"})
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
-        more = {**self._params, "modelId": self._model_id}
+        more = {**self.params, "modelId": self.model_id}
         if schema:
             more["toolConfig"] = {"tools": [{"toolSpec": _tool(schema)}], "toolChoice": _CHOICE}
-        return self._client.converse(system=[{"text": system}], messages=_blocks(turns), **more)
+        return self.client.converse(system=[{"text": system}], messages=_blocks(turns), **more)
 
     def _read(self, answer: Any) -> Reply:
         content, usage = answer["output"]["message"]["content"], answer.get("usage") or {}
@@ -182,18 +192,19 @@ class _Converse(JudgeModel):
 class _Strands(JudgeModel):
     """Asks through `stream`, with a tool that must be called."""
 
-    def __init__(self, model: Any, model_id: str | None, params: Mapping[str, JSON], is_owned: bool) -> None:
-        if params:
+    def __post_init__(self) -> None:
+        if self.params:
             raise ConfigurationError("params are for clients; a Strands model has its own in its configuration")
-        super().__init__(model, model_id or "the model's own", params, is_owned)
-        self.identity = _identity(model_id, dict(model.get_config() or {}))
+
+    def _config(self) -> Mapping[str, Any]:
+        return dict(self.client.get_config() or {})
 
     async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         tools, choice = ([_tool(schema)], _CHOICE) if schema else (None, None)
         calls: list[str] = []
         text, stopped = "", ""
         usage: Mapping[str, Any] = {}
-        async with aclosing(self._client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
+        async with aclosing(self.client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
             async for event in events:
                 delta = event.get("contentBlockDelta", {}).get("delta", {})
                 if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
@@ -277,11 +288,6 @@ def _kind_of(source: object) -> type[JudgeModel] | None:
 def _own_connections(client: Any) -> Any:
     openai: Any = sys.modules["openai"]  # where the client comes from
     return openai.DefaultAsyncHttpxClient() if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient()
-
-
-def _identity(model_id: str | None, config: Mapping[str, Any]) -> str:
-    # A value that is not JSON, such as a function, has no text that lasts. Its type has to do.
-    return json.dumps([model_id, config], sort_keys=True, default=lambda value: type(value).__name__)
 
 
 def _tool(schema: Schema) -> dict[str, JSON]:
