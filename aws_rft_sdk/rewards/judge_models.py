@@ -240,9 +240,8 @@ def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSO
         made = source()
         kind = _kind_of(made)
         if kind is None:
-            raise ConfigurationError(
-                f"the function of a judge must return a Strands model or a client, not {made!r:.80}"
-            )
+            what = type(made).__name__
+            raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
     is_shared = is_forked and not is_owned
     if issubclass(kind, _OpenAI):
         # The judge repeats calls itself, and counts them.
@@ -258,7 +257,7 @@ def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSO
 def check_source(source: object) -> None:
     """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
     if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
-        raise ConfigurationError(f"a judge needs {_SOURCES}, not {source!r:.80}")
+        raise ConfigurationError(f"a judge needs {_SOURCES}, not a {type(source).__name__}")
 
 
 def check_picklable(source: object) -> None:
@@ -342,9 +341,9 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
 _NOT_SENT = {
     "ConnectError",
     "ConnectTimeout",
-    "EndpointConnectionError",
     "ConnectTimeoutError",
     "ConnectionRefusedError",
+    "EndpointConnectionError",
 }
 _BY_NAME = (
     (Failure.UNAVAILABLE, _NOT_SENT),
@@ -363,22 +362,20 @@ def _call_failed(error: BaseException) -> CallFailedError:
     names: set[str] = set()
     status: int | None = None
     headers: Any = None
-    link: BaseException | None = error
-    while link is not None:
+    links: list[BaseException] = [error]
+    for link in links:
+        names |= {kind.__name__ for kind in type(link).__mro__}
         response = getattr(link, "response", None)
+        found, of_link = getattr(link, "status_code", None), getattr(response, "headers", None)  # openai
         if isinstance(response, Mapping):  # botocore
             about = response.get("ResponseMetadata", {})
-            found, of_link, code = (
-                about.get("HTTPStatusCode"),
-                about.get("HTTPHeaders"),
-                response.get("Error", {}).get("Code"),
-            )
-        else:  # openai
-            found, of_link, code = (getattr(link, "status_code", None), getattr(response, "headers", None), None)
-        if isinstance(found, int) and found >= 400:  # a success is no cause; the last one is nearest to the wire
-            status, headers = found, of_link
-        names |= {kind.__name__ for kind in type(link).__mro__} | {str(code)}
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+            found, of_link = about.get("HTTPStatusCode"), about.get("HTTPHeaders")
+            names.add(str(response.get("Error", {}).get("Code")))
+        if isinstance(found, int) and found >= 400:  # a success is no cause
+            status, headers = found, of_link  # of the last link, which is nearest to the wire
+        cause = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        if cause is not None and cause not in links:
+            links.append(cause)
     if status is not None:  # nothing of its text: it may quote the key and the prompt
         is_fault = status in (408, 409, 424) or status >= 500
         failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
