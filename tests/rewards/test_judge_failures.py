@@ -192,7 +192,7 @@ def test_judge_when_the_model_has_answered_twice_then_it_is_not_paid_a_third_tim
         return error(answer) if isinstance(answer, int) else answering(answer)(request)
 
     service.policy = policy
-    judge = make_judge(service, kind, QUALITY, max_attempts=20, timeout_seconds=1.0)
+    judge = make_judge(service, kind, QUALITY, max_attempts=20, timeout_seconds=1.0 if "late" in answers else 60.0)
     result = judge(ROLLOUT)
     assert (result.reward, judge.cost.failures) == (None, 1)
     assert next(given) == GOOD
