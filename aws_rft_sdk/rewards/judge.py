@@ -100,7 +100,8 @@ class Judge(_Judging):
 
     Args:
         model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, a boto3 client for `bedrock-runtime`, or a
-            function without arguments that makes one when it is first needed.
+            function without arguments that makes one when it is first needed. An asynchronous client is used in a loop
+            of the judge's own and closed by `close`, so do not share it with other code.
         rubric: What to judge by: `PANDALM`, `single_score(...)` or a `Rubric`.
         model_id: Which model a client asks for. Clients need it. For a Strands model it only tells models apart in the
             cache, if the configuration of the model does not.

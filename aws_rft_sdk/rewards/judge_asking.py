@@ -169,7 +169,10 @@ class Asking:
             return self._cost
 
     def close(self) -> None:
-        """Close a client that a function made. Other clients are the caller's. The judge can be used again."""
+        """Close an asynchronous client, and a client that a function made. Other clients are the caller's.
+
+        The judge can be used again, unless it was given an asynchronous client.
+        """
         with self._lock:
             asked, self._asked = self._asked, None
         if asked is not None:

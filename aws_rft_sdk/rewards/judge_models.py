@@ -6,6 +6,7 @@ None of the three libraries is imported here. What a source can do decides what 
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextvars
 import copy
@@ -21,6 +22,7 @@ from enum import Enum
 from typing import Any, ClassVar, NamedTuple
 
 from aws_rft_sdk._backoff import parse_retry_after
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 
@@ -28,6 +30,7 @@ _VERDICT = "verdict"
 """Name of the tool, or of the response format, for the verdict."""
 _CHOICE = {"tool": {"name": _VERDICT}}
 _SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
+_CLOSE_SECONDS = 5.0
 _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
 """Why a model stops when it, or its provider, declines."""
 
@@ -126,10 +129,10 @@ class JudgeModel:
             raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
 
     def close(self) -> None:
-        """Close a client that was made for this judge."""
+        """Close a client that was made for this judge, and an asynchronous one: its connections are in our loop."""
         close = getattr(self.client, "close", None)
-        if self.is_owned and callable(close) and not inspect.iscoroutinefunction(close):
-            close()
+        if callable(close) and (self.is_owned or inspect.iscoroutinefunction(close)):
+            _run(close, _CLOSE_SECONDS)
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         """Call the client. Returns what the client returns, or a coroutine that does."""
@@ -159,15 +162,6 @@ class _OpenAI(JudgeModel):
         declined = f"the model declined: {refusal!s:.200}" if refusal else _stopped(choice.finish_reason)
         tokens = _count(getattr(usage, "prompt_tokens", 0)), _count(getattr(usage, "completion_tokens", 0))
         return Reply(text if isinstance(text, str) else "", *tokens, declined)
-
-
-class _AsyncOpenAI(_OpenAI):
-    """Asks through an asynchronous client. Each call runs in a loop, and over a connection, of its own."""
-
-    async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
-        # The connections of the caller's client belong to the caller's loop.
-        async with self.client.with_options(http_client=_own_connections(self.client)) as client:
-            return await _OpenAI(client, self.model_id, self.params, True)._send(system, turns, schema, seconds)
 
 
 class _Converse(JudgeModel):
@@ -243,7 +237,7 @@ def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSO
             what = type(made).__name__
             raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
     is_shared = is_forked and not is_owned
-    if issubclass(kind, _OpenAI):
+    if kind is _OpenAI:
         # The judge repeats calls itself, and counts them.
         made = made.with_options(max_retries=0, **({"http_client": _own_connections(made)} if is_shared else {}))
     elif kind is _Converse and is_shared:
@@ -279,9 +273,8 @@ def _kind_of(source: object) -> type[JudgeModel] | None:
         return _Converse
     if callable(getattr(source, "stream", None)) and callable(getattr(source, "get_config", None)):
         return _Strands
-    if not callable(getattr(getattr(getattr(source, "chat", None), "completions", None), "create", None)):
-        return None
-    return _AsyncOpenAI if inspect.iscoroutinefunction(getattr(source, "close", None)) else _OpenAI
+    completions = getattr(getattr(source, "chat", None), "completions", None)
+    return _OpenAI if callable(getattr(completions, "create", None)) else None
 
 
 def _own_connections(client: Any) -> Any:
@@ -309,7 +302,7 @@ def _stopped(stop_reason: object) -> str:
 
 
 def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
-    """Call a function in a thread of its own, await what it returns if that is awaitable, and wait for the result.
+    """Call a function in a thread of its own, and await what it returns in the judges' loop if that is awaitable.
 
     The context of the call is empty. No rollout is in progress there, so a model or client that is tied to rollouts
     sends no headers of them: a call of a judge is no turn of the policy. Nothing can end a blocking call: one that is
@@ -326,7 +319,9 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
     def run() -> None:
         try:
             result = call()
-            future.set_result(asyncio.run(finish(result)) if inspect.isawaitable(result) else result)
+            if inspect.isawaitable(result):
+                result = asyncio.run_coroutine_threadsafe(finish(result), _judges_loop()).result()
+            future.set_result(result)
         except BaseException as error:  # the caller gets it
             future.set_exception(_call_failed(error))
 
@@ -336,6 +331,39 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
         return future.result(timeout_seconds)
     except concurrent.futures.TimeoutError:
         raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
+
+
+_loop: asyncio.AbstractEventLoop | None = None
+_loop_lock = threading.Lock()
+_loops_of_parents: list[object] = []
+"""Kept so that nothing closes what these loops share with the parent process."""
+
+
+def _judges_loop() -> asyncio.AbstractEventLoop:
+    """Return the one loop for all judges of this process. Asynchronous clients keep their connections in it."""
+    global _loop
+    with _loop_lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_loop.run_forever, name="rft-judge", daemon=True)
+            thread.start()
+            atexit.register(_stop, _loop, thread)
+        return _loop
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_CLOSE_SECONDS)
+    if not thread.is_alive():
+        loop.close()
+
+
+@in_forked_child
+def _forget_after_fork() -> None:
+    global _loop, _loop_lock
+    atexit.unregister(_stop)  # the thread of the loop is not in this process
+    _loops_of_parents.append(_loop)
+    _loop, _loop_lock = None, threading.Lock()
 
 
 _NOT_SENT = {

@@ -119,6 +119,17 @@ def test_judge_when_the_answer_only_trickles_in_then_timeout(service: Service, k
     assert make_judge(service, kind, timeout_seconds=0.5, max_attempts=1)(ROLLOUT).failure is Failure.TIMEOUT
 
 
+@each_source
+def test_judge_when_called_again_then_over_the_same_connection(service: Service, kind: str) -> None:
+    """An asynchronous client cannot use its connections in another event loop than the one it opened them in."""
+    service.policy = answering(grades())
+    judge = make_judge(service, kind)
+    assert [judge(Rollout.of_answer(text)).reward for text in "abc"] == [0.7] * 3
+    assert judge.cost.retries == 0
+    if kind != "strands":  # Strands opens a client for each call
+        assert len({request.connection for request in service.requests}) == 1
+
+
 FORK = """
 import os, sys
 import openai
