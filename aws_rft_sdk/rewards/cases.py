@@ -10,6 +10,7 @@
 | `kind` | `success` or `failure` (an honest try that failed); left out for neither |
 | `group` | name of the prompt's group; by default, cases with one prompt are a group |
 | `metadata` | an object with anything else |
+| `state` | the final state of the environment; adversaries have none |
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from aws_rft_sdk.rewards._messages import prompt_messages
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
 from aws_rft_sdk.types import parse_reward
 
-_FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata"}
+_FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata", "state"}
 _KINDS = ("success", "failure")
 
 
@@ -118,7 +119,7 @@ def parse_case(value: JSON, line: int = 1) -> Case:
     if group is None:
         key = prompt if prompt is not None else [message for message in messages if message.get("role") == "user"][:1]
         group = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
-    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata)
+    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata, value.get("state"))
     return Case(line, rollout, str(group), kind, _expected(value["expected"]) if "expected" in value else None)
 
 
