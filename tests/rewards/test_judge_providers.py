@@ -132,14 +132,20 @@ def test_judge_when_called_again_then_over_the_same_connection(service: Service,
 
 FORK = """
 import os, sys
-import openai
+import boto3, openai
+from botocore.config import Config
 from aws_rft_sdk.rewards import Judge, Rollout, single_score
-client = openai.OpenAI(base_url=sys.argv[1], api_key="k")
+kind, endpoint = sys.argv[1:]
+if kind == "converse":
+    keys = dict(aws_access_key_id="AKIDEXAMPLE", aws_secret_access_key="secret", region_name="us-east-1")
+    client = boto3.client("bedrock-runtime", endpoint_url=endpoint, **keys)
+else:
+    client = {"openai": openai.OpenAI, "async_openai": openai.AsyncOpenAI}[kind](base_url=endpoint + "/v1", api_key="k")
 judge = Judge(client, single_score("Judge.", "Good or bad."), model_id="m")
 judge(Rollout.of_answer("before"))
 child = os.fork()
 judge(Rollout.of_answer("after" if child else "child"))
-print(judge.cost.calls, flush=True)
+print(judge.cost.calls - judge.cost.failures, flush=True)
 if child:
     os.waitpid(child, 0)
 judge.close()
@@ -148,11 +154,14 @@ os._exit(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
-def test_judge_when_the_process_forks_then_the_child_has_connections_and_costs_of_its_own(service: Service) -> None:
+@pytest.mark.parametrize("kind", ["openai", "async_openai", "converse"])
+def test_judge_when_the_process_forks_then_the_child_has_connections_and_costs_of_its_own(
+    service: Service, kind: str
+) -> None:
     """On one connection the processes would get each other's verdicts."""
     service.policy = answering({"explanation": "", "quality": 7})
 
-    command = [sys.executable, "-c", FORK, f"{service.endpoint}/v1"]
+    command = [sys.executable, "-c", FORK, kind, service.endpoint]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def connections(word: str) -> set[int]:

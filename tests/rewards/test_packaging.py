@@ -66,7 +66,8 @@ sys.path += sys.argv[1:3]
 from lambda_function import lambda_handler
 import json
 print(json.dumps(lambda_handler(json.loads(sys.argv[3]), None)))
-print(sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"__main__", "__mp_main__"}))
+known = {*sys.stdlib_module_names, "__main__", "__mp_main__"}
+print(sorted({name.partition(".")[0] for name in sys.modules} - known))
 """
     command = [sys.executable, "-I", "-S", "-c", code, str(zip_path), str(beside), json.dumps(event)]
     result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
