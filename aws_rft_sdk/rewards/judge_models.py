@@ -111,13 +111,7 @@ class JudgeModel:
         return json.dumps(what, sort_keys=True, default=lambda value: type(value).__name__)
 
     def ask(self, system: str, turns: Sequence[Turn], schema: Schema | None, timeout_seconds: float) -> Reply:
-        """Make one call, without retries.
-
-        Args:
-            system: The system message.
-            turns: The conversation. The user begins and ends it.
-            schema: What the answer is forced to follow; None for plain text.
-            timeout_seconds: Seconds for the call as a whole.
+        """Make one call, without retries. The answer is forced to follow the schema, unless that is None.
 
         Raises:
             CallFailedError: The call failed. Nothing else is raised.
@@ -217,16 +211,10 @@ class _Strands(JudgeModel):
 
 
 def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
-    """Return the model that answers for a judge.
-
-    Args:
-        source: A Strands model, a client, or a function without arguments that makes one.
-        model_id: See `Judge`.
-        params: See `Judge`.
-        is_forked: Whether a client in `source` shares its connections with the parent process.
+    """Return the model that answers for a judge. If `is_forked`, the parent process may use a given client too.
 
     Raises:
-        ConfigurationError: The function makes something else, `model_id` is missing, or `params` cannot be used.
+        ConfigurationError: A function makes something else, `model_id` is missing, or `params` cannot be used.
     """
     kind, made = _kind_of(source), source
     is_owned = kind is None

@@ -1,14 +1,11 @@
 """What a judge is asked, and what its reply means. Pure: no model is called here.
 
-The judge grades and we calculate: it gives a whole number for each criterion and says yes or no for each deduction.
-
 The rubric is the system message. Text from a policy or a dataset is material and cannot instruct the judge. Each text
 stands between two lines with a mark, as one JSON string:
 
 - The mark is a digest of the material. To end its own fence, a text would have to contain its own digest.
 - A JSON string has no line breaks, so no text can begin a line that looks like a fence.
-- `<`, `>`, brackets of control tokens, and characters that are invisible or change the direction are escaped. So no
-  text holds the tokens with which chat templates mark roles, or says what a reader does not see.
+- Control tokens of chat templates, and characters that are invisible or change the direction, are escaped.
 """
 
 from __future__ import annotations
@@ -249,11 +246,8 @@ def _question(task: str, material: Sequence[Material], grades: Mapping[str, JSON
 
 
 def _form(schema: Mapping[str, JSON]) -> str:
-    values = {
-        "string": f'"{FIRST}" or "{SECOND}" or "{TIE}"',
-        "integer": f"0 to {TOP_GRADE}",
-        "boolean": "true or false",
-    }
+    choices = f'"{FIRST}" or "{SECOND}" or "{TIE}"'
+    values = {"string": choices, "integer": f"0 to {TOP_GRADE}", "boolean": "true or false"}
     grades = [f'"{key}": {values[of["type"]]}' for key, of in schema["properties"].items() if key != EXPLANATION]
     return f'{{"{EXPLANATION}": "...", {", ".join(grades)}}}'
 
@@ -304,10 +298,6 @@ def parse_verdict(text: str, schema: Mapping[str, JSON]) -> dict[str, JSON]:
 
     Thoughts, fences, text around the object, more keys than asked for, objects in objects, grades as text ("8/10"),
     single quotes and a comma too many do no harm. The explanation may be missing.
-
-    Args:
-        text: What the judge wrote.
-        schema: Of the question.
 
     Returns:
         The keys of the schema with values that the schema allows. Grades are ints.
