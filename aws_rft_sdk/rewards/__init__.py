@@ -16,9 +16,8 @@ _NAMES = {
     "extract": "AfterMarker Boxed CodeFence Extract JsonPath LastNumber strip_thoughts Tag ToolArgument",
     "formats": "FinalAnswerLine Format PublishedFinalAnswer Tags",
     "integrations": "as_inspect as_trl as_verifiers",
-    "judge": "Judge",
-    "judge_cache": "VerdictCache",
-    "judge_results": "Comparison JudgeCost JudgeResult",
+    "judge": "Comparison Judge JudgeResult RankingJudge",
+    "judge_asking": "JudgeCost VerdictCache",
     "judge_rubrics": "Criterion Deduction PANDALM Rubric single_score",
     "lambdas": "check_reply reward_lambda RewardLambda",
     "numeric": "ExactNumber FinQA finqa gsm8k",
@@ -63,10 +62,9 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.rewards.formats import PublishedFinalAnswer as PublishedFinalAnswer, Tags as Tags
     from aws_rft_sdk.rewards.integrations import as_inspect as as_inspect, as_trl as as_trl
     from aws_rft_sdk.rewards.integrations import as_verifiers as as_verifiers
-    from aws_rft_sdk.rewards.judge import Judge as Judge
-    from aws_rft_sdk.rewards.judge_cache import VerdictCache as VerdictCache
-    from aws_rft_sdk.rewards.judge_results import Comparison as Comparison, JudgeCost as JudgeCost
-    from aws_rft_sdk.rewards.judge_results import JudgeResult as JudgeResult
+    from aws_rft_sdk.rewards.judge import Comparison as Comparison, Judge as Judge
+    from aws_rft_sdk.rewards.judge import JudgeResult as JudgeResult, RankingJudge as RankingJudge
+    from aws_rft_sdk.rewards.judge_asking import JudgeCost as JudgeCost, VerdictCache as VerdictCache
     from aws_rft_sdk.rewards.judge_rubrics import Criterion as Criterion, Deduction as Deduction, PANDALM as PANDALM
     from aws_rft_sdk.rewards.judge_rubrics import Rubric as Rubric, single_score as single_score
     from aws_rft_sdk.rewards.lambdas import check_reply as check_reply, reward_lambda as reward_lambda
