@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aws_rft_sdk.datasets._chat import visible_text
-from aws_rft_sdk.datasets._checkers import estimate_tokens
+from aws_rft_sdk.datasets._messages import visible_text
+from aws_rft_sdk.datasets._rows import estimate_tokens
 from aws_rft_sdk.datasets.files import Progress, read_rows
 from aws_rft_sdk.datasets.packing import unpack
 from aws_rft_sdk.datasets.picking import digest_of, prompt_of

@@ -1,0 +1,109 @@
+"""What a list of messages shows a model, and the rules over all messages of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Any
+
+from aws_rft_sdk.datasets._leaks import Seen
+from aws_rft_sdk.datasets._text import show
+
+Found = tuple[str, str, str]
+"""A rule that is broken, the field, and what is wrong with the value."""
+
+_SYSTEM = ("system", "developer")
+
+
+def content_text(content: Any) -> str:
+    """Return the text of a message's content, parts joined."""
+    if type(content) is str:
+        return content
+    parts = content if isinstance(content, list) else ()
+    return "".join([part["text"] for part in parts if isinstance(part, dict) and isinstance(part.get("text"), str)])
+
+
+def visible_text(messages: Any) -> str:
+    """Return all that a model sees of messages, however malformed; messages of equal text read equally."""
+    if not isinstance(messages, list):
+        return ""
+    told = [message for message in messages if isinstance(message, dict)]
+    if len(messages) == len(told) == 1:
+        return content_text(told[0].get("content"))
+    return "\n".join([f"{m.get('role')}: {content_text(m.get('content'))}{m.get('tool_calls') or ''}" for m in told])
+
+
+def seen_in(messages: Any, field: str) -> list[Seen]:
+    """Return what a model sees of text or messages, one by one. Text before the last question may be about others."""
+    if not isinstance(messages, list):
+        return [Seen(field, content_text(messages))]
+    roles = [str(message.get("role")).lower() if isinstance(message, dict) else "" for message in messages]
+    last = max((index for index, role in enumerate(roles) if role == "user"), default=0)
+    return [
+        Seen(
+            f"{field}[{index}].content",
+            visible_text([message]) + str((isinstance(message, dict) and message.get("tool_calls")) or ""),
+            asks=index >= last,
+            answers=index < last and roles[index] not in ("user", *_SYSTEM),
+        )
+        for index, message in enumerate(messages)
+    ]
+
+
+def conversation(messages: Any, field: str) -> list[Found]:
+    """Return the rules that messages break together, however malformed each of them is."""
+    if not isinstance(messages, list) or not messages:
+        return []
+    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
+    lower = [role.lower() if isinstance(role, str) else "" for role in roles]
+    found = [*order(field, *lower)]
+    if "tool" in lower or any("tool_calls" in message for message in messages if isinstance(message, dict)):
+        found += _matched(messages, lower, field)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def order(field: str, *roles: str) -> tuple[Found, ...]:
+    """Return what is wrong with the order of roles. Few orders occur in a dataset, so each is looked at once."""
+    found = [
+        ("system-first", f"{field}[{index}].role", f"a {role} message comes as number {index + 1}")
+        for index, role in enumerate(roles)
+        if index and role in _SYSTEM
+    ]
+    if "user" not in roles:
+        found.append(("user-missing", field, "no message is the user's"))
+    if roles[-1] in ("assistant", "bot"):
+        found.append(("last-assistant", f"{field}[{len(roles) - 1}]", "the last message is the assistant's"))
+    return tuple(found)
+
+
+def _matched(messages: list[Any], roles: list[str], field: str) -> Iterator[Found]:
+    """Yield calls that no message answers, and answers to no call."""
+    calls, answered = dict[str, str](), set[str]()
+    for index, (message, role) in enumerate(zip(messages, roles, strict=True)):
+        made = message.get("tool_calls") if role == "assistant" else None
+        for number, call in enumerate(made if isinstance(made, list) else ()):
+            name, place = call.get("id") if isinstance(call, dict) else None, f"{field}[{index}].tool_calls[{number}]"
+            if isinstance(name, str) and name in calls:
+                yield "tool-call-repeated", f"{place}.id", f"{show(name)} is the id of a call before"
+            elif isinstance(name, str) and name:
+                calls[name] = place
+        if role == "tool" and isinstance(name := message.get("tool_call_id"), str):
+            answered.add(name)
+            if name and name not in calls:
+                place = f"{field}[{index}].tool_call_id"
+                yield "tool-call-unmatched", place, f"no call before has the id {show(name)}"
+    for name, place in calls.items():
+        if name not in answered:
+            yield "tool-call-unanswered", place, f"no tool message answers the call {show(name)}"
+
+
+def names_called(messages: Any) -> Iterator[tuple[str, str]]:
+    """Yield the places of calls in messages, however malformed, and the names of the functions called."""
+    for index, message in enumerate(messages if isinstance(messages, list) else ()):
+        made = message.get("tool_calls") if isinstance(message, dict) else None
+        for number, call in enumerate(made if isinstance(made, list) else ()):
+            function = call.get("function") if isinstance(call, dict) else None
+            name = function.get("name") if isinstance(function, dict) else None
+            if isinstance(name, str) and name:
+                yield f"messages[{index}].tool_calls[{number}].function.name", name
