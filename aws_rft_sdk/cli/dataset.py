@@ -16,6 +16,7 @@ from rich.table import Table
 from aws_rft_sdk import datasets
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.datasets import Lengths, Report, Severity, Shape, Stats, Target
+from aws_rft_sdk.datasets._text import plural
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -208,8 +209,8 @@ def _print_report(report: Report, show: int) -> None:
         if count > show:
             console.print(f"  and {count - min(show, len(shown))} more")
     console.print(
-        f"{report.rows} rows for {report.target.value}: {report.errors} errors, {report.warnings} warnings; "
-        f"longest prompt about {report.longest_tokens} tokens"
+        f"{plural(report.rows, 'row')} for {report.target.value}: {plural(report.errors, 'error')}, "
+        f"{plural(report.warnings, 'warning')}; longest prompt about {plural(report.longest_tokens, 'token')}"
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from aws_rft_sdk.datasets.rules import Target
@@ -52,7 +53,7 @@ def remedy(path: Path, line: int, row: Mapping[str, Any], target: Target) -> str
         made = {}
     if made and _keeps_answer(row, made):
         out = path.with_name(f"{path.name.partition('.')[0]}-{target.value}.jsonl")
-        return f"aws-rft dataset convert {path} {out} --to {target.value}"
+        return f"aws-rft dataset convert {quote(str(path))} {quote(str(out))} --to {target.value}"
     return f"write each row as {_WANTED[target]}, for example with datasets.write_rows"
 
 

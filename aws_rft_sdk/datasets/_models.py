@@ -330,6 +330,7 @@ _PROBLEMS = {
     "value_error": "is no JSON object",
 }
 _PROBLEMS_OF_RULES = {
+    "role-unknown": "is no role of this service",
     "tool-name": "is no name of up to 64 letters, digits, _ and -",
     "content-type": "is neither text nor an array of parts",
     "prompt-type": "is neither text nor messages",
@@ -366,13 +367,12 @@ def broken_rules(model: Model, value: Any, field: str = "") -> Iterator[tuple[st
 
 def _problem(detail: ErrorDetails, rule: str) -> str:
     kind, value = detail["type"], show(detail["input"])
-    if rule in _PROBLEMS_OF_RULES and kind != "missing":
-        return f"{value} {_PROBLEMS_OF_RULES[rule]}"
     if kind == "missing":
         return f"there is no {detail['loc'][-1]}"
-    if kind == "extra_forbidden":
+    if kind == "extra_forbidden" and rule in _FIELDS:
         return f"there is no field {detail['loc'][-1]!r} here{hint(detail['loc'][-1], _FIELDS[rule])}"
+    meant = ""
     if kind == "literal_error":
         expected = str(detail["ctx"]["expected"])
-        return f"{value} is not {expected}{hint(detail['input'], expected.split(chr(39))[1::2])}"
-    return f"{value} {_PROBLEMS.get(kind) or detail['msg']}"
+        kind, meant = f"is not {expected}", hint(detail["input"], expected.split("'")[1::2])
+    return f"{value} {_PROBLEMS_OF_RULES.get(rule) or _PROBLEMS.get(kind, kind)}{meant}"

@@ -17,7 +17,16 @@ from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.datasets.report import Findings
 from aws_rft_sdk.datasets.rules import Target
 
-_ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "label", "reward_spec")
+_ANSWERS = (
+    "ground_truth",
+    "reference_answer",
+    "answer",
+    "solution",
+    "label",
+    "completion",
+    "reward_spec",
+    "reward_model",
+)
 _QUESTIONS = ("question", "prompt", "input_seq", "problem")
 _ASKING = (*_QUESTIONS, "instruction")
 """Columns whose text is a question, so that a job can use it."""

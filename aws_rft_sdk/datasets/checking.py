@@ -6,6 +6,7 @@ import codecs
 import json
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from aws_rft_sdk.datasets._csv import read_csv
@@ -27,6 +28,8 @@ DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 81
 
 _EVERY = 4096
 _SPACE = b" \t\r\n"
+_OPENINGS = (b"{", b"[", b"[{")
+"""First lines of JSON that was printed to be read by people."""
 
 
 def check(
@@ -81,13 +84,13 @@ def check(
     else:
         rows = ChatRows(path, target, findings, limit, require_reference)
     try:
-        count = _check_file(path, suffix, rows, progress)
+        count, whole = _check_file(path, suffix, rows, progress)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     rows.finish()
-    if count is not None:
+    if whole:
         _count(count, batch_size, findings)
-    return findings.report(str(path), count or 0, rows.longest_tokens)
+    return findings.report(str(path), count, rows.longest_tokens)
 
 
 def _target(target: Target | str) -> Target:
@@ -97,24 +100,25 @@ def _target(target: Target | str) -> Target:
         raise ConfigurationError(f"no target {target!r}; use {', '.join(item.value for item in Target)}") from error
 
 
-def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> int | None:
-    """Check all rows; return how many there are, None when none of them can be told from another."""
+def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> tuple[int, bool]:
+    """Check all rows; return how many there are, and whether they were looked at one by one."""
     mark = byte_order_mark(path)
     if mark == "utf-16":
         rows.findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
-        return None
+        return 0, False
     if mark:
         rows.findings.add("file-bom", 1, "", "the file begins with a byte order mark")
     if suffix != ".jsonl":
-        return _check_rows(path, rows, progress)
+        return _check_rows(path, rows, progress), True
     if found := _not_lines(path):
-        rows.findings.add(found[0], 1, "", *found[1:])
-        return None
-    return _check_lines(path, rows, progress)
+        rule, problem, fix, count = found
+        rows.findings.add(rule, 1, "", problem, fix)
+        return count, False
+    return _check_lines(path, rows, progress), True
 
 
-def _not_lines(path: Path) -> tuple[str, str, str] | None:
-    """Return rule, problem and fix if a jsonl file holds JSON, but not one value a line; None otherwise."""
+def _not_lines(path: Path) -> tuple[str, str, str, int] | None:
+    """Return rule, problem, fix and number of rows if a jsonl file is one array, or goes over several lines a row."""
     with path.open("rb") as file:
         first = b""
         while not first and (line := file.readline()):
@@ -127,16 +131,18 @@ def _not_lines(path: Path) -> tuple[str, str, str] | None:
         except (ValueError, RecursionError):
             pass
         text = (first + b"\n" + file.read()).decode(errors="replace")
+    out = quote(str(path.with_name(f"{path.stem}-rows.jsonl")))
     values, broken = _values(text)
-    if first[:1] == b"[" and (len(values) == 1 or (broken and first == b"[")):
-        size = f" of {plural(len(values[0]), 'row')}" if values else ""
-        renamed, out = path.with_suffix(".json"), path.with_name(f"{path.stem}-rows.jsonl")
-        fix = f"mv {path} {renamed} && aws-rft dataset convert {renamed} {out}"
-        return "file-array", f"the file is one JSON array{size}, and jsonl holds one object a line{broken}", fix
-    lines = text.count("\n") + 1
-    if first in (b"{", b"[", b"[{") or (not broken and all(isinstance(value, dict) for value in values)):
-        problem = f"the file is pretty-printed: {plural(len(values), 'object')} on {plural(lines, 'line')}"
-        return "file-pretty", f"{problem}, and jsonl holds one object a line{broken}", _one_a_line(path)
+    if first[:1] == b"[" and (len(values) == 1 or (broken and first in _OPENINGS)):
+        rows, renamed = len(values[0]) if values else 0, path.with_suffix(".json")
+        problem = "the file is one JSON array" + (f" of {plural(rows, 'row')}" if rows else "")
+        fix = f"mv {quote(str(path))} {quote(str(renamed))} && aws-rft dataset convert {quote(str(renamed))} {out}"
+        fix = f"mend the JSON there, then {fix}" if broken else fix
+        return "file-array", f"{problem}, and jsonl holds one object a line{broken}", fix, rows
+    if first in _OPENINGS or (not broken and all(isinstance(value, dict) for value in values)):
+        size = f"{plural(len(values), 'object')} on {plural(len(text.splitlines()), 'line')}"
+        problem = f"the file is pretty-printed, {size}, and jsonl holds one object a line{broken}"
+        return "file-pretty", problem, f"jq -c . {quote(str(path))} > {out}", len(values)
     return None
 
 
@@ -151,10 +157,6 @@ def _values(text: str) -> tuple[list[Any], str]:
             return values, f"; not JSON either ({error})"
         values.append(value)
     return values, ""
-
-
-def _one_a_line(path: Path) -> str:
-    return f"jq -c . {path} > {path.with_name(f'{path.stem}-rows.jsonl')}"
 
 
 def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:

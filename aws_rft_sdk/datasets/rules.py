@@ -129,7 +129,7 @@ RULES: dict[str, Rule] = {
     "role-missing": Rule(_E, _ROWS, _BEDROCK, "a message has no role", "add it"),
     "role-unknown": Rule(_E, _ROWS, _BEDROCK, "a role is none of the service's", "use system, user, assistant or tool"),
     "system-first": Rule(_E, _ROWS, _FORGE, "a system message is not the first", "move it up, or join the two", _LAX),
-    "user-missing": Rule(_E, _ROWS, _FORGE, "there is no user message", "add it", _LAX),
+    "user-missing": Rule(_E, _ROWS, f"{_FORGE}; nothing asks without it", "there is no user message", "add it"),
     "last-assistant": Rule(_W, _ROWS, _OURS, "the assistant has the last word", "remove it: the model writes that"),
     "content-missing": Rule(_E, _ROWS, _OPENAI, "a message has no content", "add it"),
     "content-type": Rule(_E, _ROWS, _OPENAI, "content is neither text nor parts", "write it as a string"),

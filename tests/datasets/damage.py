@@ -96,7 +96,12 @@ def parameters(rule, field, *, properties=None, **schema):
     """Give one row a tool whose parameters are no good schema."""
     properties = {"a": {"type": "string"}} if properties is None else properties
     schema = {"type": "object", "properties": properties, **schema}
-    return tools([tool(parameters=schema)], rule, f"tools[0].function.parameters.{field}", id=f"{rule}-{field}{schema.get('title', '')}")
+    return tools(
+        [tool(parameters=schema)],
+        rule,
+        f"tools[0].function.parameters.{field}",
+        id=f"{rule}-{field}{schema.get('title', '')}",
+    )
 
 
 def call(messages, rule, field, **more):
@@ -329,7 +334,9 @@ DAMAGE = [
     in_row(
         lambda row: row.update(reference_answer=["72"]), "reference-type", "reference_answer", id="reference-is-a-list"
     ),
-    in_row(lambda row: row.update(reference_answer=None), "reference-empty", "reference_answer", id="reference-is-null"),
+    in_row(
+        lambda row: row.update(reference_answer=None), "reference-empty", "reference_answer", id="reference-is-null"
+    ),
     in_row(
         lambda row: row.update(reference_answer=" "), "reference-empty", "reference_answer", id="reference-is-blank"
     ),
