@@ -12,8 +12,9 @@ from typing import Any
 from aws_rft_sdk.datasets._checkers import ChatRows, MultiturnRows, Rows
 from aws_rft_sdk.datasets._csv import read_csv, undecoded
 from aws_rft_sdk.datasets._prompt_rows import NotFinite, PromptRows, scan
+from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, open_bytes
 from aws_rft_sdk.datasets._text import show
-from aws_rft_sdk.datasets.files import TABLES, Progress, byte_order_mark, format_of, read_json, read_rows
+from aws_rft_sdk.datasets.files import read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report
 from aws_rft_sdk.datasets.rules import RULES, Target
 from aws_rft_sdk.datasets.shapes import untabled
@@ -25,7 +26,6 @@ DEFAULT_BATCH = {Target.MTRL: 128}
 DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
-_EVERY = 4096
 _SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
 
 
@@ -72,8 +72,8 @@ def check(
         raise ConfigurationError("batch_size, max_tokens and keep are at least 1")
     suffix = format_of(path)
     findings = Findings(target, ignore, keep)
-    if suffix != ".jsonl":
-        findings.add("file-format", None, "", f"a {suffix} file, and only jsonl is taken")
+    if suffix != ".jsonl" or is_gzip(path):
+        findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only jsonl is taken")
     rows = _rows(target, findings, limit, require_reference)
     try:
         count = _check_file(path, suffix, rows, progress)
@@ -116,12 +116,10 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     add, check_row = rows.findings.add, rows.row
     number = count = 0
     with (
-        path.open("rb") as file,
+        open_bytes(path, progress) as file,
         io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines,
     ):
         for number, line in enumerate(lines, start=1):
-            if progress is not None and number % _EVERY == 0:
-                progress(file.tell())
             text = line.strip(" \t\r\n")
             if not text:
                 add("row-blank", number, "", "the line is blank")
@@ -170,7 +168,7 @@ def _unreadable(error: Exception, line: int, text: str) -> tuple[str, int, str, 
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
     count, add = 0, rows.findings.add
-    table = path.suffix.lower() in TABLES and not isinstance(rows, PromptRows)
+    table = format_of(path) in TABLES and not isinstance(rows, PromptRows)
     try:
         for line, row in _other_rows(path, rows.findings, progress):
             count += 1
@@ -196,7 +194,7 @@ def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 
 def _other_rows(path: Path, findings: Findings, progress: Progress | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    suffix = path.suffix.lower()
+    suffix = format_of(path)
     if suffix == ".csv":
         return read_csv(path, lambda rule, line, problem: findings.add(rule, line, "", problem), progress)
     if suffix == ".json":

@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets.files import Progress, read_rows, write_rows
+from aws_rft_sdk.datasets._foreign import chat_row
+from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 
 def prompt_of(row: Mapping[str, Any]) -> JSON:
     """Return what makes a row the same as another: its messages, metadata.prompt, question or prompt column."""
+    row = chat_row(row)
     if "messages" in row:
         return row["messages"]
     metadata = row.get("metadata")

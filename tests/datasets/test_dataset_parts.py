@@ -130,25 +130,15 @@ class TestConvert:
 
         assert back(tmp_path / "out.jsonl") == make_rows(5)
 
-    def test_file_may_be_converted_in_place_with_encryption(self, tmp_path):
-        path, key = write(tmp_path / "d.jsonl", gsm8k(3)), datasets.new_key()
-
-        datasets.convert(path, path, to="mtrl", key=key)
-
-        assert "####" not in path.read_text()
-        datasets.convert(path, path, to="qa", key=key)
-        assert back(path) == gsm8k(3)
-
-    def test_open_prompts_may_be_encrypted_afterwards(self, tmp_path):
-        path, key = write(tmp_path / "d.jsonl", gsm8k(3)), datasets.new_key()
+    def test_file_may_be_converted_in_place(self, tmp_path):
+        path = write(tmp_path / "d.jsonl", gsm8k(3))
 
         datasets.convert(path, path, to="mtrl")
-        datasets.convert(path, path, to="mtrl", key=key)
+        datasets.convert(path, path, to="qa")
 
-        assert "####" not in path.read_text()
-        assert datasets.unpack(back(path)[0]["prompt"], key=key).ground_truth == gsm8k(1)[0]["answer"]
+        assert back(path) == gsm8k(3)
 
-    @pytest.mark.parametrize("name", ["ground_truth", "reference_answer", "answer"])
+    @pytest.mark.parametrize("name", ["ground_truth", "reference_answer", "answer", "solution", "completion"])
     @pytest.mark.parametrize("prompt", ["What?", '{"question": "What?"}', '{"prompt": "What?", "level": 1}'])
     def test_columns_beside_a_prompt_are_carried(self, tmp_path, prompt, name):
         source = write(tmp_path / "in.jsonl", [{"prompt": prompt, name: "4", "id": "a", "level": 1}])
@@ -177,7 +167,7 @@ class TestConvert:
 
     @pytest.mark.parametrize(
         ("name", "to"),
-        [("question", "mtrl"), ("visible", "mtrl"), ("sealed", "mtrl"), ("question", "qa"), ("answer", "qa")],
+        [("question", "mtrl"), ("visible", "mtrl"), ("question", "qa"), ("answer", "qa")],
     )
     def test_field_that_would_take_the_place_of_another_is_refused(self, tmp_path, name, to):
         row = {"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", name: "k"}
@@ -340,7 +330,7 @@ class TestParts:
         assert len(numbers) == min(count, wanted)
 
     @SAME_FOLDER
-    @given(prompts=st.lists(st.integers(0, 9), max_size=30))
+    @given(prompts=st.lists(st.integers(0, 9), min_size=1, max_size=30))
     def test_dedupe_keeps_the_first_of_each_prompt(self, tmp_path, prompts):
         rows = [{"prompt": f"p{prompt}", "n": n} for n, prompt in enumerate(prompts)]
         source = write(tmp_path / "d.jsonl", rows)
@@ -361,6 +351,8 @@ class TestParts:
             datasets.split(source, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
         with pytest.raises(ConfigurationError, match="at least 1"):
             datasets.sample(source, tmp_path / "a.jsonl", rows=0)
+        with pytest.raises(ConfigurationError, match="use one of mtrl, bedrock"):
+            datasets.convert(source, tmp_path / "a.jsonl", to="verl")
 
 
 class TestStats:
@@ -385,5 +377,6 @@ class TestStats:
         assert stats.prompt_tokens.maximum == 8
 
     def test_file_without_rows_is_refused(self, tmp_path):
+        (tmp_path / "d.jsonl").touch()
         with pytest.raises(DatasetError, match="no rows"):
-            datasets.stats(write(tmp_path / "d.jsonl", []))
+            datasets.stats(tmp_path / "d.jsonl")

@@ -59,7 +59,14 @@ class TestFormats:
         pytest.param("d.json", "[]", None, "no rows", id="json-empty"),
         pytest.param("d.csv", "prompt\n", None, "no rows", id="csv-header-only"),
         pytest.param("d.csv", 'prompt\n"a" b\n', 2, "not CSV", id="csv-broken"),
-        pytest.param("d.parquet", "nope", None, "not a parquet file", id="parquet-broken", marks=needs("parquet")),
+        pytest.param(
+            "d.parquet",
+            "nope",
+            None,
+            "parquet file is damaged, or is another",
+            id="parquet-broken",
+            marks=needs("parquet"),
+        ),
         pytest.param("d.txt", "a", None, "unknown format '.txt'", id="unknown-format"),
     ],
 )
