@@ -12,7 +12,7 @@ from typing import Any
 from aws_rft_sdk.datasets._checkers import ChatRows, MultiturnRows, Rows
 from aws_rft_sdk.datasets._csv import read_csv, undecoded
 from aws_rft_sdk.datasets._prompt_rows import NotFinite, PromptRows, scan
-from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, open_bytes
+from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
 from aws_rft_sdk.datasets._text import show
 from aws_rft_sdk.datasets.files import read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report

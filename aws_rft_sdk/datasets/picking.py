@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets._foreign import chat_row
+from aws_rft_sdk.datasets._interop import chat_row
 from aws_rft_sdk.datasets._storage import Progress
 from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.prompts import prompt_column

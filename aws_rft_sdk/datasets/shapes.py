@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.datasets._foreign import ANSWERS, chat_row, foreign_shape, without_nulls
+from aws_rft_sdk.datasets._interop import ANSWERS, chat_row, foreign_shape, without_nulls
 from aws_rft_sdk.datasets._storage import TABLES, Progress, files_of, format_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.packing import pack_fields, unpack

@@ -11,7 +11,7 @@ from typing import Any
 
 from aws_rft_sdk.datasets._chat import visible_text
 from aws_rft_sdk.datasets._checkers import estimate_tokens
-from aws_rft_sdk.datasets._foreign import chat_row
+from aws_rft_sdk.datasets._interop import chat_row
 from aws_rft_sdk.datasets._storage import Progress
 from aws_rft_sdk.datasets.files import read_rows
 from aws_rft_sdk.datasets.packing import unpack
