@@ -132,7 +132,7 @@ def prepare(name: str, source: Path, folder: Path, shots: int, to: str, seed: in
 @usage_errors
 def split(source: Path, first: Path, second: Path, share: float, seed: int) -> None:
     """Split IN at random into FIRST and SECOND. Rows of one prompt stay together."""
-    with _bar("splitting", source, passes=3) as progress:
+    with _bar("splitting", source) as progress:
         counts = datasets.split(source, first, second, share=share, seed=seed, progress=progress)
     for name, count in zip((first, second), counts, strict=True):
         click.echo(_rows(count, name))
@@ -146,7 +146,7 @@ def split(source: Path, first: Path, second: Path, share: float, seed: int) -> N
 @usage_errors
 def sample(source: Path, out: Path, rows: int, seed: int) -> None:
     """Write rows of IN, chosen at random and in their order, to OUT."""
-    with _bar("sampling", source, passes=2) as progress:
+    with _bar("sampling", source) as progress:
         count = datasets.sample(source, out, rows=rows, seed=seed, progress=progress)
     click.echo(_rows(count, out) + (f", which is all of {source}" if count < rows else ""))
 
@@ -181,30 +181,14 @@ def _rows(count: int, path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _bar(what: str, path: Path, *, passes: int = 1) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how much of a file has been read, in each of several passes."""
+def _bar(what: str, path: Path) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how much of a file has been read."""
     size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(what, total=size * passes)
-        before = read = 0
-
-        def update(done: int) -> None:
-            nonlocal before, read
-            if done < read:  # a pass has ended
-                before += size
-            read = done
-            progress.update(task, completed=before + min(done, size))
-
-        yield update
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=size)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def _print_report(report: Report, show: int) -> None:

@@ -86,42 +86,26 @@ def _columns(path: Path, names: Sequence[str], choose: Choose | None) -> list[st
     return list(names if choose is None else choose(names))
 
 
-class ParquetTarget:
-    """Writes batches of rows, in the types of the first batch."""
+def write_parquet(part: Path, path: Path, columns: Mapping[str, list[Any]]) -> None:
+    """Write columns of equal lengths, each in the type of its values.
 
-    def __init__(self, path: Path, name: Path) -> None:
-        self._pyarrow = _pyarrow(name)
-        self._path, self._name = path, name
-        self._writer: Any = None
-        self._rows = 0
+    Args:
+        part: The file to write.
+        path: What the file will be called.
+        columns: Lists of values by name.
 
-    def write(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Add `rows`; what a row lacks becomes null.
-
-        Raises:
-            DatasetError: A column holds values of several types.
-        """
-        arrow = self._pyarrow
-        try:
-            if self._writer is None:
-                arrays = [arrow.array([row.get(column) for row in rows]) for column in columns]
-                # A column without any value yet is taken for text.
-                types = [arrow.string() if arrow.types.is_null(array.type) else array.type for array in arrays]
-                schema = arrow.schema(list(zip(columns, types, strict=True)))
-                self._writer = arrow.parquet.ParquetWriter(self._path, schema)
-            # Column by column: the schema's types are law, and a value that does not fit is refused.
-            schema = self._writer.schema
-            cells = [arrow.array([row.get(field.name) for row in rows], field.type) for field in schema]
-            self._writer.write_table(arrow.Table.from_arrays(cells, schema=schema))
-        except (arrow.ArrowInvalid, arrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
-            first, last = self._rows + 1, self._rows + len(rows)
-            raise DatasetError(
-                f"{self._name}: rows {first} to {last} do not fit a table ({error}); a column holds one type of "
-                "values, or write jsonl"
-            ) from error
-        self._rows += len(rows)
-
-    def close(self) -> None:
-        """End the file."""
-        if self._writer is not None:
-            self._writer.close()
+    Raises:
+        DatasetError: pyarrow is missing, or a column holds values of several types.
+    """
+    pyarrow = _pyarrow(path)
+    try:
+        arrays = {name: pyarrow.array(values) for name, values in columns.items()}
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
+        raise DatasetError(
+            f"{path}: not a table ({error}); a column holds one type of values, or write jsonl"
+        ) from error
+    # A column without any value is taken for text.
+    typed = {
+        name: array.cast("string") if pyarrow.types.is_null(array.type) else array for name, array in arrays.items()
+    }
+    pyarrow.parquet.write_table(pyarrow.table(typed), part)

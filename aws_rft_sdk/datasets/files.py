@@ -6,7 +6,6 @@ import contextlib
 import csv
 import gzip
 import io
-import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets._arrow import Choose, ParquetTarget, read_table
+from aws_rft_sdk.datasets._arrow import Choose, read_table, write_parquet
 from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._storage import TEXTS, Progress, byte_order_mark, files_of, format_of, is_gzip, open_bytes
 from aws_rft_sdk.errors import DatasetError
@@ -24,7 +23,6 @@ Row = tuple[int, Mapping[str, Any]]
 begins. In any other file, it is the number of the row."""
 
 _BUFFER = 1 << 20
-_BATCH = 4096
 _LARGEST_ARRAY = 1 << 30
 """Bytes of JSON in a .json file, which is read as a whole."""
 
@@ -144,7 +142,7 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, JSON]]) -> int:
     """Write rows to a file, which appears, or is replaced, when the last row is written.
 
     In csv and parquet, an object or an array is written as JSON text, since their cells hold no structure. In csv,
-    numbers and booleans are JSON text too, and None is an empty cell. The columns are those of the first 4,096 rows.
+    numbers and booleans are JSON text too, and None is an empty cell. Rows of these two are held in memory.
 
     Args:
         path: The file; its suffix tells the format. A name that ends in .gz is compressed.
@@ -219,43 +217,27 @@ def _write_json(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> i
 
 
 def _write_csv(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    count = 0
+    kept = list(rows)
     with _text_file(part, path, "") as file:
-        writer: csv.DictWriter[str] | None = None
-        for columns, batch in _batches(path, rows):
-            if writer is None:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-            for row in batch:
-                count += 1
-                try:
-                    writer.writerow({name: _cell(value) for name, value in row.items()})
-                except UnicodeEncodeError as error:
-                    raise DatasetError(f"{path}: row {count} is no UTF-8 text ({error.reason})", line=count) from error
-    return count
+        writer = csv.DictWriter(file, _names(kept))
+        writer.writeheader()
+        for number, row in enumerate(kept, start=1):
+            try:
+                writer.writerow({name: _cell(value) for name, value in row.items()})
+            except UnicodeEncodeError as error:
+                raise DatasetError(f"{path}: row {number} is no UTF-8 text ({error.reason})", line=number) from error
+    return len(kept)
 
 
 def _write_parquet(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    count = 0
-    with contextlib.closing(ParquetTarget(part, path)) as target:
-        for columns, batch in _batches(path, rows):
-            count += len(batch)
-            target.write(columns, [{name: _flat(value) for name, value in row.items()} for row in batch])
-    return count
+    kept = list(rows)
+    if kept:
+        write_parquet(part, path, {name: [_flat(row.get(name)) for row in kept] for name in _names(kept)})
+    return len(kept)
 
 
-def _batches(path: Path, rows: Iterable[Mapping[str, JSON]]) -> Iterator[tuple[list[str], list[Mapping[str, JSON]]]]:
-    columns: dict[str, None] | None = None
-    iterator, done = iter(rows), 0
-    while batch := list(itertools.islice(iterator, _BATCH)):
-        if columns is None:
-            columns = dict.fromkeys(name for row in batch for name in row)
-        for number, row in enumerate(batch, start=done + 1):
-            if not row.keys() <= columns.keys():
-                new = ", ".join(map(repr, row.keys() - columns.keys()))
-                raise DatasetError(f"{path}: row {number} has a column that no row had before: {new}", line=number)
-        done += len(batch)
-        yield list(columns), batch
+def _names(rows: list[Mapping[str, JSON]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _flat(value: JSON) -> JSON:
