@@ -7,9 +7,7 @@ from typing import Any
 
 from aws_rft_sdk.errors import DatasetError
 
-ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "completion")
-"""Columns beside a prompt that hold what it is compared with, the first that has a value."""
-
+_ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "completion")
 _SHAREGPT_ROLES = {
     "system": "system",
     **dict.fromkeys(("human", "user"), "user"),
@@ -49,6 +47,14 @@ def chat_row(row: Mapping[str, Any], shape: str | None = None) -> Mapping[str, A
     return {"messages": messages, **({} if answer is None else {"reference_answer": answer}), **columns}
 
 
+def answer_column(columns: Mapping[str, Any]) -> str | None:
+    """Return which column beside a prompt holds what it is compared with: the first known one that has a value.
+
+    0, false and {} are values. None and an empty text, which is an empty csv cell, are none.
+    """
+    return next((name for name in _ANSWERS if columns.get(name) not in (None, "")), None)
+
+
 # Each reader takes what it uses out of the columns.
 
 
@@ -74,9 +80,9 @@ def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
 
 
 def _answer(columns: dict[str, Any]) -> Any:
-    name = next((name for name in ANSWERS if columns.get(name) is not None), None)
-    answer = columns.pop(name, None) if name else None
-    return answer[-1]["content"] if name == "completion" and isinstance(answer, list) else answer
+    name = answer_column(columns)
+    answer = None if name is None else columns.pop(name)
+    return answer[-1]["content"] if name == "completion" and isinstance(answer, list) and answer else answer
 
 
 def _turn(turn: Mapping[str, Any], index: int) -> dict[str, Any]:
@@ -89,7 +95,11 @@ def _turn(turn: Mapping[str, Any], index: int) -> dict[str, Any]:
 
 
 def _messages(prompt: Any) -> list[Any]:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else without_nulls(prompt)
+    messages: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else without_nulls(prompt)
+    for index, message in enumerate(messages):
+        if not isinstance(message, Mapping) or "role" not in message:
+            raise DatasetError(f"prompt[{index}] is no message of role and content")
+    return messages
 
 
 def without_nulls(value: Any) -> Any:

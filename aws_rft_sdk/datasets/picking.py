@@ -19,7 +19,10 @@ from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 def prompt_of(row: Mapping[str, Any]) -> JSON:
     """Return what makes a row the same as another: its messages, metadata.prompt, question or prompt column."""
-    row = chat_row(row)
+    try:
+        row = chat_row(row)
+    except DatasetError:  # a row of another library, with something odd in it
+        return dict(row)
     if "messages" in row:
         return row["messages"]
     metadata = row.get("metadata")

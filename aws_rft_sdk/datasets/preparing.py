@@ -189,7 +189,7 @@ def _pandalm(row: Mapping[str, Any], examples: tuple[Shot, ...]) -> dict[str, JS
         tied = verdict == 0 or any(other == count for _, other in others)
         answer = "Tie" if tied else str(verdict)
     parts = {"Instruction": _text(row, "instruction"), "Input": row.get("input")}
-    parts |= {"Response 1": row["response1"], "Response 2": row["response2"]}
+    parts |= {"Response 1": row["response1"] or "", "Response 2": row["response2"] or ""}
     question = "\n\n".join(f"### {name}:\n{text}" for name, text in parts.items() if text or name != "Input")
     return _chat(PANDALM_SYSTEM, question, answer)
 

@@ -213,6 +213,9 @@ TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
             set(),
             id="sharegpt-system",
         ),
+        pytest.param(
+            {"prompt": [ASK], "ground_truth": "", "answer": "4"}, [ASK], "4", {"ground_truth"}, id="empty-cell"
+        ),
         *(
             pytest.param({"prompt": [ASK], "answer": value}, [ASK], text, set(), id=f"answer-{text}")
             for value, text in (
@@ -275,6 +278,7 @@ def test_verl_parquet_is_read_without_the_nulls_of_other_rows(tmp_path):
         pytest.param({"conversations": [{"from": "human"}]}, None, "no 'content'", id="no-value"),
         pytest.param({"question": "a"}, "verl", "shape verl: no 'reward_model'", id="not-verl"),
         pytest.param({"prompt": [], "answer": "4"}, None, "no question in it", id="no-messages"),
+        pytest.param({"prompt": ["What?"], "answer": "4"}, None, r"prompt\[0\] is no message", id="no-message"),
     ],
 )
 def test_row_of_others_that_is_broken_is_refused_with_its_line(tmp_path, row, shape, says):
@@ -343,7 +347,7 @@ def test_prepared_files_pass_the_check_of_their_target(tmp_path, name, to):
     ]
     write(tmp_path / "in.jsonl", varied)
 
-    assert datasets.prepare(name, tmp_path / "in.jsonl", tmp_path / "out", to=to, seed=3) == {
+    assert datasets.prepare(name, tmp_path / "in.jsonl", tmp_path / "out", to=to, shots=8 * (name == "gsm8k")) == {
         "train.jsonl": 117,
         "validation.jsonl": 13,
     }
@@ -377,6 +381,7 @@ def test_prepare_when_misused_then_it_says_so(tmp_path):
     for arguments, says in (
         ({"name": "mmlu"}, "use one of gsm8k, finqa, pandalm"),
         ({"name": "finqa", "shots": 1}, "for gsm8k only"),
+        ({"name": "gsm8k", "shots": 9}, "0 to 8"),
         ({"name": "gsm8k", "to": "sharegpt"}, "use one of mtrl, bedrock"),
     ):
         with pytest.raises(ConfigurationError, match=says):
