@@ -78,8 +78,10 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
     if not splits:
         raise DatasetError(f"{path}: the folder holds no jsonl, csv, parquet or arrow files")
     if split not in splits and (split is not None or len(splits) > 1):
-        problem = "has several splits" if split is None else f"has no split {split!r}"
-        raise DatasetError(f"{path}: the folder {problem}; choose one with --split (split=): {', '.join(splits)}")
+        names = ", ".join(splits)
+        problem = f"has the splits {names}" if split is None else f"has no split {split!r}, but {names}"
+        command = f"aws-rft dataset convert {path} rows.jsonl --split {next(iter(splits))}"
+        raise DatasetError(f"{path}: the folder {problem}; choose one with split=, or write it to a file: {command}")
     files = splits[split] if split is not None else next(iter(splits.values()))
     if len({format_of(file) for file in files}) > 1:
         names = ", ".join(file.name for file in files)

@@ -134,8 +134,9 @@ def test_folder_of_several_splits_asks_which(tmp_path, kind):
     right = run("convert", folder, tmp_path / "out.jsonl", "--to", "bedrock", "--split", splits.split(", ")[0])
 
     assert (refused.exit_code, wrong.exit_code, right.exit_code) == (2, 2, 0)
-    assert f"has several splits; choose one with --split (split=): {splits}" in " ".join(refused.output.split())
-    assert "has no split 'dev'" in wrong.output
+    assert f"has the splits {splits}; choose one with split=" in refused.output
+    assert f"rows.jsonl --split {splits.split(', ')[0]}" in refused.output
+    assert f"has no split 'dev', but {splits}" in wrong.output
     assert right.stdout == f"3 rows in {tmp_path / 'out.jsonl'}\n"
 
 
