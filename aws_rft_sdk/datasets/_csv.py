@@ -19,6 +19,8 @@ Note = Callable[[str, int, str], None]
 _LONGEST_CELL = 1 << 26
 """Characters. More than any model's sequence, and a bound for what is read where a quote is not closed."""
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)
+"""A line that Excel takes, and that is no row."""
 _QUOTED = re.compile(r'"[^"]*"')
 
 
@@ -40,9 +42,9 @@ def read_csv(path: Path, note: Note, progress: Progress | None = None) -> Iterat
         lines = _decoded(text, note)
         blank, header = [], ""
         for header in lines:
-            if header.strip("\r\n"):
+            if header.strip("\r\n") and not _SEP.match(header):
                 break
-            blank.append(header)
+            blank.append("\n")
         line = len(blank) + 1
         delimiter = _delimiter(path, header, line, note)
         reader = csv.reader(itertools.chain(blank, [header], lines), delimiter=delimiter, strict=True)

@@ -47,12 +47,17 @@ def chat_row(row: Mapping[str, Any], shape: str | None = None) -> Mapping[str, A
     return {"messages": messages, **({} if answer is None else {"reference_answer": answer}), **columns}
 
 
-def answer_column(columns: Mapping[str, Any]) -> str | None:
-    """Return which column beside a prompt holds what it is compared with: the first known one that has a value.
+def take_answer(columns: dict[str, Any]) -> Any:
+    """Take what a prompt's answers are compared with out of the columns beside it: the first known one with a value.
 
-    0, false and {} are values. None and an empty text, which is an empty csv cell, are none.
+    0, false and {} are values. None, and an empty text as an empty csv cell has it, are none: they are taken out too.
     """
-    return next((name for name in _ANSWERS if columns.get(name) not in (None, "")), None)
+    for name in _ANSWERS:
+        if name in columns and columns[name] in (None, ""):
+            del columns[name]
+    name = next((name for name in _ANSWERS if name in columns), "")
+    answer = columns.pop(name, None)
+    return answer[-1]["content"] if name == "completion" and isinstance(answer, list) and answer else answer
 
 
 # Each reader takes what it uses out of the columns.
@@ -63,11 +68,11 @@ def _verl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     answer = spec.pop("ground_truth", None)
     if spec:
         columns["reward_model"] = spec
-    return _messages(columns.pop("prompt")), _answer(columns) if answer is None else answer
+    return _messages(columns.pop("prompt")), take_answer(columns) if answer is None else answer
 
 
 def _trl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
-    return _messages(columns.pop("prompt")), _answer(columns)
+    return _messages(columns.pop("prompt")), take_answer(columns)
 
 
 def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -76,13 +81,7 @@ def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
         messages.insert(0, {"role": "system", "content": columns.pop("system")})
     if messages and messages[-1]["role"] == "assistant":
         columns.setdefault("completion", messages.pop()["content"])
-    return messages, _answer(columns)
-
-
-def _answer(columns: dict[str, Any]) -> Any:
-    name = answer_column(columns)
-    answer = None if name is None else columns.pop(name)
-    return answer[-1]["content"] if name == "completion" and isinstance(answer, list) and answer else answer
+    return messages, take_answer(columns)
 
 
 def _turn(turn: Mapping[str, Any], index: int) -> dict[str, Any]:

@@ -71,6 +71,12 @@ def read_rows(
             raise DatasetError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
+_HINTS = {
+    "{": "; write each object on one line: jq -c . {} > rows.jsonl",
+    "[": "; a file that is one array must end in .json",
+}
+
+
 def _read_jsonl(path: Path, progress: Progress | None) -> Iterator[Row]:
     with open_bytes(path, progress) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
@@ -79,7 +85,7 @@ def _read_jsonl(path: Path, progress: Progress | None) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                hint = "; one JSON value over several lines is a .json file" if line.strip() in ("{", "[") else ""
+                hint = _HINTS.get(line.strip(), "").format(path)
                 raise DatasetError(f"{path}, line {number}: not JSON ({error}){hint}", line=number) from error
             yield number, _object(path, number, row)
 
@@ -99,7 +105,10 @@ def read_json(
                 )
     text = b"".join(pieces).decode("utf-8-sig")
     if not text.lstrip().startswith("["):
-        raise DatasetError(f"{path}: a .json dataset is an array of objects; one object a line is .jsonl")
+        problem = (
+            "starts with something else; a file of one object a line must end in .jsonl" if text.strip() else "is empty"
+        )
+        raise DatasetError(f"{path}: a .json dataset is an array of objects, and this file {problem}")
     try:
         rows = (decoder or json.JSONDecoder()).decode(text)
     except json.JSONDecodeError as error:
@@ -112,7 +121,7 @@ def read_json(
 
 def _object(path: Path, line: int, row: object) -> Mapping[str, Any]:
     if not isinstance(row, Mapping):
-        hint = "; a file that is one array ends in .json" if isinstance(row, list) else ""
+        hint = _HINTS["["] if isinstance(row, list) else ""
         raise DatasetError(f"{path}, line {line}: a row is an object, not {type(row).__name__}{hint}", line=line)
     return row
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.datasets._interop import answer_column, chat_row, foreign_shape, without_nulls
+from aws_rft_sdk.datasets._interop import chat_row, foreign_shape, take_answer, without_nulls
 from aws_rft_sdk.datasets._storage import TABLES, Progress, files_of, format_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.packing import pack_fields, unpack
@@ -169,8 +169,7 @@ def _parse_mtrl(row: Mapping[str, Any]) -> _Item:
     if not isinstance(cell, str):
         raise DatasetError(f"a prompt is text, not {type(cell).__name__}")
     columns = {name: value for name, value in row.items() if name != column}
-    name = answer_column(columns)
-    answer = None if name is None else columns.pop(name)
+    answer = take_answer(columns)
     packed = unpack(cell) if cell.lstrip().startswith("{") else None
     if packed is None or packed.question is None:
         return _Item(cell, answer, columns)

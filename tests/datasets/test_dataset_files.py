@@ -237,6 +237,7 @@ def test_csv_when_a_row_is_odd_then_nothing_is_made_up(tmp_path, text, line, say
         pytest.param("\ufeffa;b\r\n1,5;2\r\n", [(2, {"a": "1,5", "b": "2"})], id="semicolons"),
         pytest.param('\n"a;x"\t"b"\n"1\n2"\t3\n', [(3, {"a;x": "1\n2", "b": "3"})], id="tabs-and-quotes"),
         pytest.param("a|b\n1|2\n", [(2, {"a": "1", "b": "2"})], id="bars"),
+        pytest.param("sep=;\na;b\n1;2\n", [(3, {"a": "1", "b": "2"})], id="line-for-excel"),
         pytest.param("a;x,b\n1,2\n", [(2, {"a;x": "1", "b": "2"})], id="commas-win"),
         pytest.param('"a,b"\n"1;2"\n', [(2, {"a,b": "1;2"})], id="one-column"),
     ],

@@ -186,7 +186,7 @@ TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
     [
         pytest.param(VERL, [ASK], "4", {"data_source", "ability", "extra_info", "reward_model"}, id="verl"),
         pytest.param({"prompt": [SYSTEM, ASK], "answer": "4", "id": "a"}, [SYSTEM, ASK], "4", {"id"}, id="trl-answer"),
-        pytest.param({"prompt": [ASK], "solution": "4", "answer": None}, [ASK], "4", {"answer"}, id="trl-solution"),
+        pytest.param({"prompt": [ASK], "solution": "4", "answer": None}, [ASK], "4", set(), id="trl-solution"),
         pytest.param({"prompt": [ASK], "ground_truth": 4}, [ASK], "4", set(), id="trl-ground-truth"),
         pytest.param(
             {"prompt": [ASK], "completion": [{"role": "assistant", "content": "4"}]},
@@ -214,9 +214,7 @@ TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
             set(),
             id="sharegpt-system",
         ),
-        pytest.param(
-            {"prompt": [ASK], "ground_truth": "", "answer": "4"}, [ASK], "4", {"ground_truth"}, id="empty-cell"
-        ),
+        pytest.param({"prompt": [ASK], "ground_truth": "", "answer": "4"}, [ASK], "4", set(), id="empty-cell"),
         *(
             pytest.param({"prompt": [ASK], "answer": value}, [ASK], text, set(), id=f"answer-{text}")
             for value, text in (
