@@ -12,9 +12,10 @@ from typing import Any
 from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._prompt_rows import PromptRows
 from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
+from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
 from aws_rft_sdk.datasets._strict import DECODER, oddities, parse_row
 from aws_rft_sdk.datasets._text import plural, show
-from aws_rft_sdk.datasets.files import TABLES, Progress, byte_order_mark, format_of, read_json, read_rows
+from aws_rft_sdk.datasets.files import read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report
 from aws_rft_sdk.datasets.rules import RULES, Target
 from aws_rft_sdk.datasets.shapes import untabled
@@ -26,7 +27,6 @@ DEFAULT_BATCH = {Target.MTRL: 128}
 DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
-_EVERY = 4096
 _SPACE = b" \t\r\n"
 _OPENINGS = (b"{", b"[", b"[{")
 """First lines of JSON that was printed to be read by people."""
@@ -75,8 +75,8 @@ def check(
         raise ConfigurationError("batch_size, max_tokens and keep are at least 1")
     suffix = format_of(path)
     findings = Findings(target, ignore, keep)
-    if suffix != ".jsonl":
-        findings.add("file-format", None, "", f"a {suffix} file, and only jsonl is taken")
+    if suffix != ".jsonl" or is_gzip(path):
+        findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only jsonl is taken")
     if target is Target.MTRL:
         rows: Rows = PromptRows(path, target, findings, limit)
     elif target is Target.NOVA_MULTITURN:
@@ -119,7 +119,7 @@ def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) 
 
 def _not_lines(path: Path) -> tuple[str, str, str, int] | None:
     """Return rule, problem, fix and number of rows if a jsonl file is one array, or goes over several lines a row."""
-    with path.open("rb") as file:
+    with open_bytes(path) as file:
         first = b""
         while not first and (line := file.readline()):
             first = line.removeprefix(codecs.BOM_UTF8).strip(_SPACE)
@@ -162,13 +162,9 @@ def _values(text: str) -> tuple[list[Any], str]:
 def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a jsonl file; a bad line does not end it. This loop is what the speed of a check is made of."""
     add, check_row = rows.findings.add, rows.row
-    count = done = 0
-    with path.open("rb") as file:
+    count = 0
+    with open_bytes(path, progress) as file:
         for number, line in enumerate(file, start=1):
-            if progress is not None:
-                done += len(line)
-                if number % _EVERY == 0:
-                    progress(done)
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             data = line.strip(_SPACE)
@@ -201,7 +197,7 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
     count, add = 0, rows.findings.add
-    table = path.suffix.lower() in TABLES and not isinstance(rows, PromptRows)
+    table = format_of(path) in TABLES and not isinstance(rows, PromptRows)
     try:
         for line, row in _other_rows(path, rows.findings, progress):
             count += 1
@@ -224,7 +220,7 @@ def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 
 def _other_rows(path: Path, findings: Findings, progress: Progress | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    suffix = path.suffix.lower()
+    suffix = format_of(path)
     if suffix == ".csv":
         return read_csv(path, lambda rule, line, problem: findings.add(rule, line, "", problem), progress)
     if suffix == ".json":

@@ -51,8 +51,8 @@ def _prompt(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
     prompt = row[column]
     if not isinstance(prompt, str):
         raise DatasetError(
-            f"{path}, line {line}: column {column!r} holds {type(prompt).__name__}, and a prompt is a string; "
-            "structure goes in as JSON in a string",
+            f"{path}, line {line}: column {column!r} holds {type(prompt).__name__}, and a prompt is a string; to write "
+            f"structure as JSON in a string: aws-rft dataset convert {path} prompts.jsonl --to mtrl",
             line=line,
         )
     if is_blank(prompt):

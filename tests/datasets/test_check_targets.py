@@ -578,7 +578,7 @@ def test_all_problems_are_reported_at_once_counted_and_kept_up_to_a_bound(tmp_pa
 
     assert report.counts == {"rows-min": 1, "role-unknown": 50, "user-missing": 50}
     assert [problem.line for problem in report.problems if problem.rule == "role-unknown"] == [1, 2, 3]
-    assert (report.errors, report.warnings, report.ok) == (51, 50, False)
+    assert (report.errors, report.warnings, report.ok) == (101, 0, False)
     assert json.loads(json.dumps(report.as_json()))["counts"] == report.counts
 
 
