@@ -53,11 +53,13 @@ def conversation(messages: Any, field: str) -> list[Found]:
     """Return the rules that messages break together, however malformed each of them is."""
     if not isinstance(messages, list) or not messages:
         return []
-    roles = [message.get("role") if isinstance(message, dict) else None for message in messages]
-    lower = [role.lower() if isinstance(role, str) else "" for role in roles]
-    found = [*order(field, *lower)]
-    if "tool" in lower or any("tool_calls" in message for message in messages if isinstance(message, dict)):
-        found += _matched(messages, lower, field)
+    try:
+        roles = [message["role"].lower() for message in messages]
+    except (AttributeError, KeyError, TypeError):  # a message is malformed
+        roles = [str(message.get("role")).lower() if isinstance(message, dict) else "" for message in messages]
+    found = [*order(field, *roles)]
+    if "tool" in roles or any("tool_calls" in message for message in messages if isinstance(message, dict)):
+        found += _matched(messages, roles, field)
     return found
 
 

@@ -95,10 +95,14 @@ class Rows:
 
     def leaks(self, line: int, answers: list[Any], visible: str, prompt: Any, field: str) -> None:
         """Note the first of the answers that `visible` gives away, which is all that a model sees of a prompt."""
+        absent = None
         for answer in answers:
-            # The end of a worked solution is in a text wherever the whole is. Most answers are nowhere.
-            if answer is None or (type(answer) is str and answer.rpartition("####")[2].strip() not in visible):
-                continue
+            if type(answer) is str:
+                # The end of a worked solution is in a text wherever the whole is. Most answers are nowhere.
+                end = answer.rpartition("####")[2].strip()
+                if end == absent or end not in visible:
+                    absent = end
+                    continue
             for text in answers_in(answer):
                 if may_leak(text, visible) and (leak := leak_of(text, self.seen(prompt, field))):
                     self.note(line, [leak])

@@ -70,6 +70,8 @@ def _validator() -> Draft7Validator:
 def _schema(schema: dict[str, Any], place: str) -> Iterator[Found]:
     """Yield what is wrong with a schema: what JSON Schema refuses, then what it takes and no service can use."""
     for error in _validator().iter_errors(schema):
+        while error.context:  # of several schemas that may fit, the one that fits longest was meant
+            error = max(error.context, key=lambda inner: len(inner.absolute_path))
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
         rule = "tool-required" if path.rstrip("[]0123456789").endswith(".required") else "tool-property"
         if path not in (".type", ".properties"):  # the parameters themselves, which the model has looked at
