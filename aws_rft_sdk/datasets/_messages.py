@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
 from aws_rft_sdk.datasets._leaks import Seen
-from aws_rft_sdk.datasets._text import show
+from aws_rft_sdk.datasets._text import hint, show
 
 Found = tuple[str, str, str]
 """A rule that is broken, the field, and what is wrong with the value."""
@@ -77,33 +76,43 @@ def order(field: str, *roles: str) -> tuple[Found, ...]:
     return tuple(found)
 
 
-def _matched(messages: list[Any], roles: list[str], field: str) -> Iterator[Found]:
-    """Yield calls that no message answers, and answers to no call."""
-    calls, answered = dict[str, str](), set[str]()
+def _matched(messages: list[Any], roles: list[str], field: str) -> list[Found]:
+    """Return calls that no message answers, and answers to no call."""
+    found: list[Found] = []
+    calls, answered = dict[str, tuple[int, int]](), set[str]()
     for index, (message, role) in enumerate(zip(messages, roles, strict=True)):
-        made = message.get("tool_calls") if role == "assistant" else None
-        for number, call in enumerate(made if isinstance(made, list) else ()):
-            name, place = call.get("id") if isinstance(call, dict) else None, f"{field}[{index}].tool_calls[{number}]"
-            if isinstance(name, str) and name in calls:
-                yield "tool-call-repeated", f"{place}.id", f"{show(name)} is the id of a call before"
-            elif isinstance(name, str) and name:
-                calls[name] = place
-        if role == "tool" and isinstance(name := message.get("tool_call_id"), str):
+        if role == "assistant":
+            for number, call in _calls(message):
+                name = call.get("id")
+                if isinstance(name, str) and calls.setdefault(name, (index, number)) != (index, number):
+                    place = f"{field}[{index}].tool_calls[{number}].id"
+                    found.append(("tool-call-repeated", place, f"{show(name)} is the id of a call before"))
+        elif role == "tool" and isinstance(name := message.get("tool_call_id"), str) and name:
             answered.add(name)
-            if name and name not in calls:
+            if name not in calls:
                 place = f"{field}[{index}].tool_call_id"
-                yield "tool-call-unmatched", place, f"no call before has the id {show(name)}"
-    for name, place in calls.items():
-        if name not in answered:
-            yield "tool-call-unanswered", place, f"no tool message answers the call {show(name)}"
+                found.append(("tool-call-unmatched", place, f"no call before has the id {show(name)}"))
+    for name, (index, number) in calls.items():
+        if name and name not in answered:
+            place = f"{field}[{index}].tool_calls[{number}]"
+            found.append(("tool-call-unanswered", place, f"no tool message answers the call {show(name)}"))
+    return found
 
 
-def names_called(messages: Any) -> Iterator[tuple[str, str]]:
-    """Yield the places of calls in messages, however malformed, and the names of the functions called."""
+def _calls(message: Any) -> list[tuple[int, dict[str, Any]]]:
+    """Return the tool calls of a message, however malformed, each with its number."""
+    made = message.get("tool_calls") if isinstance(message, dict) else None
+    return [item for item in enumerate(made) if isinstance(item[1], dict)] if isinstance(made, list) else []
+
+
+def unknown_calls(messages: Any, names: set[str]) -> list[Found]:
+    """Return the calls of functions that are none of `names`."""
+    found: list[Found] = []
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
-        made = message.get("tool_calls") if isinstance(message, dict) else None
-        for number, call in enumerate(made if isinstance(made, list) else ()):
-            function = call.get("function") if isinstance(call, dict) else None
+        for number, call in _calls(message):
+            function = call.get("function")
             name = function.get("name") if isinstance(function, dict) else None
-            if isinstance(name, str) and name:
-                yield f"messages[{index}].tool_calls[{number}].function.name", name
+            if isinstance(name, str) and name and name not in names:
+                place = f"messages[{index}].tool_calls[{number}].function.name"
+                found.append(("tool-call-unknown", place, f"{show(name)} is no tool{hint(name, names)}"))
+    return found

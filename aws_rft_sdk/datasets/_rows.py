@@ -9,9 +9,17 @@ from typing import Any
 
 from aws_rft_sdk.datasets._foreign import foreign, remedy
 from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
-from aws_rft_sdk.datasets._messages import Found, content_text, conversation, names_called, order, seen_in, visible_text
+from aws_rft_sdk.datasets._messages import (
+    Found,
+    content_text,
+    conversation,
+    order,
+    seen_in,
+    unknown_calls,
+    visible_text,
+)
 from aws_rft_sdk.datasets._models import CHAT, MULTITURN, PLAIN_CHAT, PLAIN_MULTITURN, broken_rules
-from aws_rft_sdk.datasets._text import hint, holds_nothing, nearest, plural, show
+from aws_rft_sdk.datasets._text import holds_nothing, nearest, plural, show
 from aws_rft_sdk.datasets._tools import Tools
 from aws_rft_sdk.datasets.report import Findings, Kinds, Repeats
 from aws_rft_sdk.datasets.rules import Target
@@ -162,7 +170,7 @@ class ChatRows(Rows):
             self.ids.add(row["id"].strip(), line)
         if "tools" in row:
             self.note(line, self._tools.problems(row["tools"]))
-            self.note(line, self._called(messages))
+            self.note(line, unknown_calls(messages, self._tools.names))
         reference = row.get("reference_answer")
         if "reference_answer" in row and (found := _reference(reference)):
             self.note(line, [found])
@@ -181,12 +189,6 @@ class ChatRows(Rows):
                 found.append((f"{key.split('_')[0]}-missing", key, f"the row has no {key}{instead}"))
         self._known[keys] = self.kinds[keys], found
         return self._known[keys]
-
-    def _called(self, messages: Any) -> Iterable[Found]:
-        names = self._tools.names
-        for place, name in names_called(messages):
-            if name not in names:
-                yield "tool-call-unknown", place, f"{show(name)} is no tool{hint(name, names)}"
 
     def finish(self) -> None:
         super().finish()
