@@ -277,6 +277,9 @@ def test_verl_parquet_is_read_without_the_nulls_of_other_rows(tmp_path):
             {"conversations": [{"from": "observation", "value": "x"}]}, None, "is from 'observation'", id="role"
         ),
         pytest.param({"conversations": [{"from": "human"}]}, None, "no 'content'", id="no-value"),
+        pytest.param({"conversations": ["Hi"]}, None, "is from 'Hi'", id="no-turn"),
+        pytest.param({"conversations": [{"from": []}]}, None, r"is from \[\]", id="no-name"),
+        pytest.param({"prompt": [ASK], "completion": ["a"]}, None, "string indices", id="no-completion"),
         pytest.param({"question": "a"}, "verl", "shape verl: no 'reward_model'", id="not-verl"),
         pytest.param({"prompt": [], "answer": "4"}, None, "no question in it", id="no-messages"),
         pytest.param({"prompt": ["What?"], "answer": "4"}, None, r"prompt\[0\] is no message", id="no-message"),
@@ -286,6 +289,7 @@ def test_row_of_others_that_is_broken_is_refused_with_its_line(tmp_path, row, sh
     with pytest.raises(DatasetError, match=f"line 1 .*{says}"):
         converted(tmp_path, row, shape=shape)
     assert not (tmp_path / "out.jsonl").exists()
+    assert datasets.dedupe(write(tmp_path / "twice.jsonl", [row, row]), tmp_path / "out.jsonl") == (1, 1)
 
 
 # --- known datasets --------------------------------------------------------------------------------------------------
@@ -377,16 +381,18 @@ def test_known_dataset_that_is_another_is_refused_and_nothing_is_written(tmp_pat
 
 
 def test_prepare_when_misused_then_it_says_so(tmp_path):
-    source = write(tmp_path / "in.jsonl", ROWS)
+    source = write(tmp_path / "train.jsonl", ROWS)
 
     for arguments, says in (
         ({"name": "mmlu"}, "use one of gsm8k, finqa, pandalm"),
         ({"name": "finqa", "shots": 1}, "for gsm8k only"),
         ({"name": "gsm8k", "shots": 9}, "0 to 8"),
         ({"name": "gsm8k", "to": "sharegpt"}, "use one of mtrl, bedrock"),
+        ({"name": "gsm8k", "folder": tmp_path}, "would be replaced"),
     ):
         with pytest.raises(ConfigurationError, match=says):
-            datasets.prepare(source=source, folder=tmp_path / "out", **arguments)
+            datasets.prepare(source=source, **{"folder": tmp_path / "out"} | arguments)
+    assert back(source) == ROWS
 
 
 # --- nothing in, nothing out -----------------------------------------------------------------------------------------
