@@ -1,282 +1,155 @@
-"""The shapes of rows as pydantic models, and the rule that each of pydantic's errors breaks.
+"""The shapes of rows as pydantic validators, and the rule that each of pydantic's errors breaks.
 
-Sources stand beside the rules, in `rules`. A model knows one row. Rules over all rows are in `_rows`.
+Each shape is there twice. The plain one fits most rows, has no Python in it, and says yes in half the time. The whole
+one says what is wrong with the other rows. Sources stand beside the rules, in `rules`. A shape knows one row; rules
+over all rows are in `_rows`.
 """
 
+from __future__ import annotations
+
 import re
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jiter
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Discriminator,
-    Field,
-    StringConstraints,
-    Tag,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic_core import ErrorDetails, PydanticCustomError
-from typing_extensions import NotRequired, TypedDict
+from pydantic_core import ErrorDetails, PydanticCustomError, SchemaValidator, ValidationError
+from pydantic_core import core_schema as cs
+from pydantic_core.core_schema import CoreSchema
 
 from aws_rft_sdk.datasets._text import SEEN, hint, show
 from aws_rft_sdk.datasets.rules import Target
 
-_CLOSED = ConfigDict(extra="forbid")
+_NONE: Mapping[str, CoreSchema] = {}
 
-Text = Annotated[str, StringConstraints(pattern=SEEN)]
-"""Text in which something can be seen."""
+
+def _keys(*, closed: bool = True, optional: Mapping[str, CoreSchema] = _NONE, **required: CoreSchema) -> CoreSchema:
+    """Return the schema of an object. A closed one has no other keys."""
+    fields = {name: cs.typed_dict_field(schema) for name, schema in required.items()}
+    fields |= {name: cs.typed_dict_field(schema, required=False) for name, schema in optional.items()}
+    return cs.typed_dict_schema(fields, extra_behavior="forbid" if closed else "ignore")
+
+
+def _some(items: CoreSchema) -> CoreSchema:
+    return cs.list_schema(items, min_length=1)
+
+
+def _either(*choices: CoreSchema) -> CoreSchema:
+    return cs.union_schema(list(choices), mode="left_to_right")
 
 
 def _object(value: Any) -> Any:
-    if type(value) is not dict and type(jiter.from_json(value.encode(), allow_inf_nan=False)) is not dict:
+    """Take an object, or text that is one in JSON."""
+    if not isinstance(value, str | dict):
+        raise ValueError
+    if isinstance(value, str) and not isinstance(jiter.from_json(value.encode(), allow_inf_nan=False), dict):
         raise ValueError
     return value
 
 
-def _object_or_text(value: Any) -> Any:
-    if not isinstance(value, str | dict):
-        raise ValueError
-    return _object(value)
-
-
-ObjectText = Annotated[str, AfterValidator(_object)]
-"""Text that is a JSON object."""
-
-
-def _forbidden(value: Any) -> Any:
+def _no_field(value: Any) -> Any:
     raise PydanticCustomError("extra_forbidden", "Extra inputs are not permitted")
 
 
-def _lower(value: Any) -> Any:
-    return value.lower() if isinstance(value, str) else value
-
-
-_Role = Literal["system", "developer", "user", "assistant", "tool"]
-_NovaRole = Annotated[Literal["system", "developer", "user", "assistant", "tool", "bot"], BeforeValidator(_lower)]
-_MultiturnRole = Literal["system", "user", "assistant", "tool"]
-_NoName = Annotated[Any, AfterValidator(_forbidden)]  # OpenAI's messages may have a name, Nova's may not
-_R = TypeVar("_R")
-_N = TypeVar("_N")
-
-
-class Part(TypedDict):
-    """A part of a message's content."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc] # pydantic reads it, and mypy knows no attribute of a TypedDict
-    type: Literal["text"]
-    text: Text
-
-
-def _form(content: Any) -> str:
-    return "<parts>" if type(content) is list else "<text>"
-
-
-def _form_beside_calls(content: Any) -> str:
-    return _form(content) if content else "<nothing>"
-
-
-_TextOrParts = Annotated[Text, Tag("<text>")] | Annotated[list[Part], Field(min_length=1), Tag("<parts>")]
-Content = Annotated[_TextOrParts, Discriminator(_form)]
-
-
-class Function(TypedDict):
-    """The function that a tool call names."""
-
-    name: Text
-    arguments: ObjectText
-
-
-class Call(TypedDict):
-    """A tool call."""
-
-    id: Text
-    type: Literal["function"]
-    function: Function
-
-
-class Says(TypedDict, Generic[_R, _N]):
-    """A message of text."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    role: _R
-    content: Content
-    name: NotRequired[_N]
-
-
-class Calls(TypedDict, Generic[_N]):
-    """A message of the assistant that calls tools. It need not say anything."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    role: Any
-    content: NotRequired[Annotated[_TextOrParts | Annotated[Any, Tag("<nothing>")], Discriminator(_form_beside_calls)]]
-    tool_calls: Annotated[list[Call], Field(min_length=1)]
-    name: NotRequired[_N]
-
-
-class Answers(TypedDict, Generic[_N]):
-    """A message in which a tool answers a call."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    role: Any
-    content: Content
-    tool_call_id: Text
-    name: NotRequired[_N]
-
-
-def _kind(message: Any) -> str:
-    if type(message) is dict:
-        role = message.get("role")
-        if role == "tool":
-            return "<answers>"
-        if role == "assistant" and "tool_calls" in message:
-            return "<calls>"
-    return "<says>"
-
-
-Message = Annotated[
-    Annotated[Says[_R, _N], Tag("<says>")]
-    | Annotated[Calls[_N], Tag("<calls>")]
-    | Annotated[Answers[_N], Tag("<answers>")],
-    Discriminator(_kind),
-]
-
-
-class Chat(TypedDict, Generic[_R, _N]):
-    """A row for Bedrock or Nova, apart from what depends on other rows: answers, tools, optional fields."""
-
-    messages: Annotated[list[Message[_R, _N]], Field(min_length=1)]
-    id: NotRequired[Text]
-
-
-Prompt = Annotated[
-    Annotated[Text, Tag("<text>")]
-    | Annotated[list[Message[_MultiturnRole, _NoName]], Field(min_length=1), Tag("<parts>")],
-    Discriminator(_form),
-]
-
-
-class Metadata(TypedDict):
-    """The metadata of a row for Nova Forge."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    prompt: Prompt
-    answer: NotRequired[str]
-    task: NotRequired[str]
-    info: NotRequired[Annotated[Any, AfterValidator(_object_or_text)]]
-
-
-class Multiturn(TypedDict):
-    """A row for Nova Forge with an environment of one's own."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    id: Text
-    metadata: Metadata
-
-
-_PlainRole = Literal["system", "user", "assistant"]
-
-
-class PlainMessage(TypedDict):
-    """A message as most are."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    role: _PlainRole
-    content: Annotated[Text | Annotated[list[Part], Field(min_length=1)], Field(union_mode="left_to_right")]
-
-
-_PlainMessages = Annotated[list[PlainMessage], Field(min_length=1)]
-
-
-class PlainChat(TypedDict):
-    """A row as most are. What fits breaks no rule of `Chat`, and is looked at in half the time."""
-
-    messages: _PlainMessages
-    id: NotRequired[Text]
-
-
-class PlainMetadata(TypedDict):
-    """Metadata as most are."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    prompt: Annotated[Text | _PlainMessages, Field(union_mode="left_to_right")]
-    answer: NotRequired[str]
-    task: NotRequired[str]
-    info: NotRequired[dict[str, Any]]
-
-
-class PlainMultiturn(TypedDict):
-    """A row as most are, of which `Multiturn` has nothing to say."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    id: Text
-    metadata: PlainMetadata
-
-
-class ObjectSchema(TypedDict):
-    """The parameters of a tool, as far as Nova's validator looks. `jsonschema` looks further."""
-
-    type: Literal["object"]
-    properties: dict[str, Any]
-
-
-_P = TypeVar("_P")
-
-
-class ToolFunction(TypedDict, Generic[_P]):
-    """What a tool is."""
-
-    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    description: Text
-    parameters: _P
-
-
-class Tool(TypedDict, Generic[_P]):
-    """A tool of a row."""
-
-    type: Literal["function"]
-    function: ToolFunction[_P]
-
-
-_Type = Literal["string", "number", "integer", "boolean", "object", "array", "null"]
-
-
-class PlainSchema(TypedDict):
-    """A JSON Schema of everyday keywords. What fits needs no look by jsonschema, which takes 100 times as long."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    type: NotRequired[_Type]
-    title: NotRequired[str]
-    description: NotRequired[str]
-    default: NotRequired[Any]
-    enum: NotRequired[Annotated[list[Any], Field(min_length=1)]]
-    items: NotRequired["PlainSchema"]
-
-
-class PlainParameters(TypedDict):
-    """The parameters of a tool, of the everyday keywords."""
-
-    __pydantic_config__ = _CLOSED  # type: ignore[misc]
-    type: Literal["object"]
-    title: NotRequired[str]
-    description: NotRequired[str]
-    required: NotRequired[list[str]]
-    properties: dict[str, "PlainSchema"]
-
-
-Model = TypeAdapter[Any]
-CHAT: Mapping[Target, Model] = {
-    Target.BEDROCK: TypeAdapter(Chat[_Role, Text]),
-    Target.NOVA: TypeAdapter(Chat[_NovaRole, _NoName]),
+# Tags of unions are in angle brackets, so that they are told from the names of fields in the place of an error.
+_TEXT = cs.str_schema(pattern=SEEN)  # in which something can be seen
+_ANY, _STRING = cs.any_schema(), cs.str_schema()
+_OBJECT_TEXT = cs.no_info_after_validator_function(_object, _STRING)
+_PARTS = _some(_keys(type=cs.literal_schema(["text"]), text=_TEXT))
+
+
+def _content(messages: CoreSchema = _PARTS, **more: CoreSchema) -> CoreSchema:
+    def form(content: Any) -> str:
+        return "<parts>" if type(content) is list else "<text>" if content or not more else "<nothing>"
+
+    return cs.tagged_union_schema(
+        {"<text>": _TEXT, "<parts>": messages, **{f"<{k}>": v for k, v in more.items()}}, form
+    )
+
+
+_CALLS = _some(
+    _keys(
+        closed=False,
+        id=_TEXT,
+        type=cs.literal_schema(["function"]),
+        function=_keys(closed=False, name=_TEXT, arguments=_OBJECT_TEXT),
+    )
+)
+
+
+def _messages(roles: Sequence[str], *, any_case: bool = False, named: bool = False) -> CoreSchema:
+    """Return the schema of messages: those that say something, call tools, or answer a call."""
+    # OpenAI's messages may have a name, Nova's may not.
+    name = {"name": _TEXT if named else cs.no_info_after_validator_function(_no_field, _ANY)}
+    role: CoreSchema = cs.literal_schema(list(roles))
+    if any_case:
+        role = cs.no_info_before_validator_function(lambda v: v.lower() if isinstance(v, str) else v, role)
+    content = _content()
+
+    def kind(message: Any) -> str:
+        told = message.get("role") if type(message) is dict else None
+        return (
+            "<answers>"
+            if told == "tool"
+            else "<calls>"
+            if told == "assistant" and "tool_calls" in message
+            else "<says>"
+        )
+
+    kinds = {
+        "<says>": _keys(role=role, content=content, optional=name),
+        "<calls>": _keys(role=_ANY, tool_calls=_CALLS, optional={"content": _content(nothing=_ANY), **name}),
+        "<answers>": _keys(role=_ANY, content=content, tool_call_id=_TEXT, optional=name),
+    }
+    return _some(cs.tagged_union_schema(kinds, kind))
+
+
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+_MULTITURN_ROLES = ("system", "user", "assistant", "tool")
+_PLAIN_MESSAGES = _some(_keys(role=cs.literal_schema(["system", "user", "assistant"]), content=_either(_TEXT, _PARTS)))
+_ID = {"id": _TEXT}
+
+
+def _multiturn(prompt: CoreSchema, info: CoreSchema) -> CoreSchema:
+    return _keys(id=_TEXT, metadata=_keys(prompt=prompt, optional={"answer": _STRING, "task": _STRING, "info": info}))
+
+
+def _tools(parameters: CoreSchema) -> CoreSchema:
+    name = cs.str_schema(pattern=r"^[A-Za-z0-9_-]{1,64}$")
+    function = _keys(closed=False, name=name, description=_TEXT, parameters=parameters)
+    return _some(_keys(closed=False, type=cs.literal_schema(["function"]), function=function))
+
+
+def _plain_schema(depth: int = 2) -> CoreSchema:
+    """Return the schema of JSON Schemas of everyday keywords. jsonschema takes 100 times as long to check them."""
+    keywords: dict[str, CoreSchema] = {"type": cs.literal_schema(list(TYPES)), "title": _STRING, "description": _STRING}
+    keywords |= {"default": _ANY, "enum": _some(_ANY)}
+    if depth:
+        inner = _plain_schema(depth - 1)
+        keywords |= {"properties": cs.dict_schema(_STRING, inner), "items": inner, "required": cs.list_schema(_STRING)}
+    return _keys(optional=keywords)
+
+
+TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
+_PLAIN_PARAMETERS = _keys(
+    type=cs.literal_schema(["object"]),
+    properties=cs.dict_schema(_STRING, _plain_schema()),
+    optional={"title": _STRING, "description": _STRING, "required": cs.list_schema(_STRING)},
+)
+CHAT = {
+    Target.BEDROCK: SchemaValidator(_keys(closed=False, messages=_messages(_ROLES, named=True), optional=_ID)),
+    Target.NOVA: SchemaValidator(
+        _keys(closed=False, messages=_messages((*_ROLES, "bot"), any_case=True), optional=_ID)
+    ),
 }
-PLAIN_CHAT: Model = TypeAdapter(PlainChat)
-PLAIN_MULTITURN: Model = TypeAdapter(PlainMultiturn)
-MULTITURN: Model = TypeAdapter(Multiturn)
-TOOLS: Model = TypeAdapter(Annotated[list[Tool[ObjectSchema]], Field(min_length=1)])
-PLAIN_TOOLS: Model = TypeAdapter(Annotated[list[Tool[PlainParameters]], Field(min_length=1)])
+MULTITURN = SchemaValidator(
+    _multiturn(_content(_messages(_MULTITURN_ROLES)), cs.no_info_after_validator_function(_object, _ANY))
+)
+TOOLS = SchemaValidator(
+    _tools(_keys(closed=False, type=cs.literal_schema(["object"]), properties=cs.dict_schema(_STRING, _ANY)))
+)
+PLAIN_CHAT = SchemaValidator(_keys(closed=False, messages=_PLAIN_MESSAGES, optional=_ID))
+PLAIN_MULTITURN = SchemaValidator(_multiturn(_either(_TEXT, _PLAIN_MESSAGES), cs.dict_schema(_STRING, _ANY)))
+PLAIN_TOOLS = SchemaValidator(_tools(_PLAIN_PARAMETERS))
 
 # A path without numbers, then pydantic's type of error. The first line that fits says which rule is broken.
 _MESSAGE = r"(?:messages|metadata\.prompt)\[\]"
@@ -348,10 +221,10 @@ _CALLING = ("tool_calls", "tool_call_id")
 _NUMBER = re.compile(r"\[\d+\]")
 
 
-def broken_rules(model: Model, value: Any, field: str = "") -> Iterator[tuple[str, str, str]]:
+def broken_rules(shape: SchemaValidator, value: Any, field: str = "") -> Iterator[tuple[str, str, str]]:
     """Yield rule, field and problem for each error of a value; `field` is where the value is in its row."""
     try:
-        model.validator.validate_python(value)
+        shape.validate_python(value)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
             if detail["type"] == "string_unicode":  # half of a surrogate pair, which is a problem of its own

@@ -79,12 +79,12 @@ class PromptRows(Rows):
         else:
             plan = self._plan(value)
             visible = self._visible(line, cell, value, plan)
-            answers = [value[name] for name in plan.answers]
+            answers = [_truth(value[name]) for name in plan.answers]
         if len(row) > 1:
-            answers += [row[name] for name in self._answer_columns(line, row)]
+            answers += [_truth(row[name]) for name in self._answer_columns(line, row)]
         self.see(line, column, visible, cell)
         if answers:
-            self.leaks(line, list(map(_truth, answers)), visible, cell if value is None else value, column)
+            self.leaks(line, answers, visible, cell if value is None else value, column)
 
     def _choose(self, line: int, row: dict[str, Any]) -> str:
         """Choose the column of prompts, and say what is odd about it."""
@@ -141,7 +141,7 @@ class PromptRows(Rows):
             if _LIKE_JSON.match(cell):
                 self.findings.add("prompt-json", line, self._column, f"{show(cell)} is not JSON: {error}")
             return None
-        if odd:
+        if odd or self.odd:
             self.note(line, oddities(value, self._column))
         if isinstance(value, dict):
             return value

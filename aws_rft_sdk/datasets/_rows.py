@@ -43,6 +43,8 @@ class Rows:
     def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
         self.path, self.target, self.findings = path, target, findings
         self.longest_tokens = self._short = 0
+        self.odd = True
+        """Whether the row at hand may hold what `oddities` looks for, also in the JSON that a cell holds as text."""
         self.kinds = Kinds()
         self.prompts, self.ids = Repeats(), Repeats()
         self._max_tokens = max_tokens
@@ -142,7 +144,7 @@ class ChatRows(Rows):
     ) -> None:
         super().__init__(path, target, findings, max_tokens)
         self._model = CHAT[target]
-        self._is_good = self._model.validator.isinstance_python
+        self._is_good = self._model.isinstance_python
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
         self._known: dict[tuple[str, ...], tuple[array[int], list[Found]]] = {}
         self._tools = Tools()
@@ -203,8 +205,8 @@ def _reference(reference: Any) -> Found | None:
     return None if reference else ("reference-object", "reference_answer", "the object is empty")
 
 
-_IS_PLAIN_CHAT = PLAIN_CHAT.validator.isinstance_python
-_IS_PLAIN_MULTITURN = PLAIN_MULTITURN.validator.isinstance_python
+_IS_PLAIN_CHAT = PLAIN_CHAT.isinstance_python
+_IS_PLAIN_MULTITURN = PLAIN_MULTITURN.isinstance_python
 
 
 class MultiturnRows(Rows):

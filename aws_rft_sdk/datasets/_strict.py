@@ -50,16 +50,17 @@ def parse(data: bytes) -> tuple[Any, bool]:
         RecursionError: The value is nested too deeply.
     """
     try:
-        value = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
+        return jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"), False
     except ValueError:
         return DECODER.decode(data.decode()), True
-    return value, b"\\u0000" in data
 
 
 def parse_row(data: bytes) -> tuple[Any, bool]:
-    """Return what `parse` does, and find numbers such as 1e999 too, which jiter makes an infinity of."""
+    """Return what `parse` does, and look for NUL, and for numbers such as 1e999, which jiter makes an infinity of."""
     value, odd = parse(data)
-    return (DECODER.decode(data.decode()), True) if _overflows(value) else (value, odd)
+    if _overflows(value):
+        return DECODER.decode(data.decode()), True
+    return value, odd or b"\\u0000" in data
 
 
 def _overflows(value: Any) -> bool:

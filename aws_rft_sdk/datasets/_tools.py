@@ -9,10 +9,8 @@ from typing import Any
 from jsonschema import Draft7Validator
 
 from aws_rft_sdk.datasets._messages import Found
-from aws_rft_sdk.datasets._models import PLAIN_TOOLS, TOOLS, broken_rules
+from aws_rft_sdk.datasets._models import PLAIN_TOOLS, TOOLS, TYPES, broken_rules
 from aws_rft_sdk.datasets._text import hint, show
-
-_TYPES = ("string", "number", "integer", "boolean", "object", "array", "null")
 
 
 class Tools:
@@ -28,7 +26,7 @@ class Tools:
         if tools == self._good and tools:
             return []
         self._good = tools
-        if PLAIN_TOOLS.validator.isinstance_python(tools):
+        if PLAIN_TOOLS.isinstance_python(tools):
             functions = [tool["function"] for tool in tools]
             self.names = {function["name"] for function in functions}
             if len(self.names) == len(tools) and all(_are_named(function["parameters"]) for function in functions):
@@ -54,9 +52,14 @@ class Tools:
 
 
 def _are_named(schema: dict[str, Any]) -> bool:
-    """Return whether `required` names properties, each once."""
-    required: list[str] = schema.get("required", [])
-    return all(name in schema["properties"] for name in required) and len(set(required)) == len(required)
+    """Return whether `required` names properties, each once, however deep."""
+    required, properties = schema.get("required", ()), schema.get("properties", {})
+    return (
+        all(name in properties for name in required)
+        and len(set(required)) == len(required)
+        and all(_are_named(inner) for inner in properties.values() if "properties" in inner or "required" in inner)
+        and ("items" not in schema or _are_named(schema["items"]))
+    )
 
 
 @cache
@@ -70,7 +73,7 @@ def _schema(schema: dict[str, Any], place: str) -> Iterator[Found]:
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
         rule = "tool-required" if path.rstrip("[]0123456789").endswith(".required") else "tool-property"
         if path not in (".type", ".properties"):  # the parameters themselves, which the model has looked at
-            known = hint(error.instance, _TYPES) if path.endswith(".type") else ""
+            known = hint(error.instance, TYPES) if path.endswith(".type") else ""
             yield rule, f"{place}{path}", f"{show(error.instance)} is no {_meant(path)} of JSON Schema{known}"
     yield from _unusable(schema, place)
 

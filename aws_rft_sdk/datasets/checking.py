@@ -175,13 +175,13 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
                 continue
             count += 1
             try:
-                row, odd = parse_row(data)
+                row, rows.odd = parse_row(data)
                 if not isinstance(row, dict):
                     add("row-object", number, "", f"{show(row)} is no object")
                 elif not row:
                     add("row-empty", number, "", "the row has no fields")
                 else:
-                    if odd:
+                    if rows.odd:
                         rows.note(number, oddities(row, ""))
                     check_row(number, row)
             except UnicodeDecodeError as error:
