@@ -250,6 +250,24 @@ def test_rows_of_verl_become_rows_of_every_shape(tmp_path, to):
         assert answer.get(to, made.get("metadata", {}).get("answer")) == "4"
 
 
+@pytest.mark.parametrize("name", ["d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(VERL, id="verl"),
+        pytest.param({"conversations": [*TALK, {"from": "human", "value": "Bye"}], "answer": "4"}, id="sharegpt"),
+        pytest.param({"prompt": [ASK], "completion": [{"role": "assistant", "content": "4"}]}, id="trl"),
+        pytest.param({"prompt": '[{"a": 1}]', "answer": "4"}, id="json-text"),
+    ],
+)
+def test_rows_of_others_are_the_same_after_a_table(tmp_path, row, name):
+    datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / name)
+    datasets.convert(tmp_path / name, tmp_path / "out.jsonl", to="bedrock")
+
+    table = back(tmp_path / "out.jsonl")
+    assert table == [converted(tmp_path, row)]
+
+
 @needs("parquet")
 def test_verl_parquet_is_read_without_the_nulls_of_other_rows(tmp_path):
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
