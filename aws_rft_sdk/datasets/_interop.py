@@ -42,8 +42,8 @@ def chat_row(row: Mapping[str, Any], shape: str | None = None) -> Mapping[str, A
     columns = dict(row)
     try:
         messages, answer = _READERS[shape](columns)
-    except KeyError as error:
-        raise DatasetError(f"no {error}") from error
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        raise DatasetError(f"no {error}" if isinstance(error, KeyError) else str(error)) from error
     return {"messages": messages, **({} if answer is None else {"reference_answer": answer}), **columns}
 
 
@@ -84,9 +84,9 @@ def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     return messages, take_answer(columns)
 
 
-def _turn(turn: Mapping[str, Any], index: int) -> dict[str, Any]:
-    speaker = turn.get("from", turn.get("role"))
-    if speaker not in _SHAREGPT_ROLES:
+def _turn(turn: Any, index: int) -> dict[str, Any]:
+    speaker = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else turn
+    if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
         raise DatasetError(
             f"conversations[{index}] is from {speaker!r}; it must be one of {', '.join(_SHAREGPT_ROLES)}"
         )

@@ -10,6 +10,7 @@ import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from shlex import quote
 
 from typing_extensions import Buffer
 
@@ -37,7 +38,8 @@ def format_of(path: str | Path) -> str:
     """
     path = Path(path)
     if path.is_dir():
-        raise DatasetError(f"{path}: is a folder; write its rows to a file: aws-rft dataset convert {path} rows.jsonl")
+        command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl"
+        raise DatasetError(f"{path}: is a folder; write its rows to a file: {command}")
     suffix = Path(path.name.lower().removesuffix(".gz")).suffix
     known = TEXTS if is_gzip(path) else (*TEXTS, *TABLES)
     if suffix not in known:
@@ -80,7 +82,7 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
     if split not in splits and (split is not None or len(splits) > 1):
         names = ", ".join(splits)
         problem = f"has the splits {names}" if split is None else f"has no split {split!r}, but {names}"
-        command = f"aws-rft dataset convert {path} rows.jsonl --split {next(iter(splits))}"
+        command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl --split {next(iter(splits))}"
         raise DatasetError(f"{path}: the folder {problem}; choose one with split=, or write it to a file: {command}")
     files = splits[split] if split is not None else next(iter(splits.values()))
     if len({format_of(file) for file in files}) > 1:

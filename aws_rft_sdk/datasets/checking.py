@@ -12,7 +12,7 @@ from typing import Any
 from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._prompt_rows import PromptRows
 from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
-from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
+from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, open_bytes
 from aws_rft_sdk.datasets._strict import DECODER, oddities, parse_row
 from aws_rft_sdk.datasets._text import plural, show
 from aws_rft_sdk.datasets.files import read_json, read_rows
@@ -27,6 +27,7 @@ DEFAULT_BATCH = {Target.MTRL: 128}
 DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
+_MTRL_FORMATS = (".parquet", ".jsonl", ".json", ".csv")
 _SPACE = b" \t\r\n"
 _OPENINGS = (b"{", b"[", b"[{")
 """First lines of JSON that was printed to be read by people."""
@@ -75,8 +76,9 @@ def check(
         raise ConfigurationError("batch_size, max_tokens and keep are at least 1")
     suffix = format_of(path)
     findings = Findings(target, ignore, keep)
-    if suffix != ".jsonl" or is_gzip(path):
-        findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only jsonl is taken")
+    taken = _MTRL_FORMATS if target is Target.MTRL else (".jsonl",)
+    if path.suffix.lower() not in taken:
+        findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only {', '.join(taken)} is taken")
     if target is Target.MTRL:
         rows: Rows = PromptRows(path, target, findings, limit)
     elif target is Target.NOVA_MULTITURN:

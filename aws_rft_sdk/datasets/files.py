@@ -10,6 +10,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, TextIO
 
 from aws_rft_sdk._frozen import JSON
@@ -85,7 +86,7 @@ def _read_jsonl(path: Path, progress: Progress | None) -> Iterator[Row]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                hint = _HINTS.get(line.strip(), "").format(path)
+                hint = _HINTS.get(line.strip(), "").format(quote(str(path)))
                 raise DatasetError(f"{path}, line {number}: not JSON ({error}){hint}", line=number) from error
             yield number, _object(path, number, row)
 
@@ -101,7 +102,7 @@ def read_json(
             if len(pieces) * _BUFFER > _LARGEST_ARRAY:
                 raise DatasetError(
                     f"{path}: an array above 1 GiB is not read as a whole; write one object a line: "
-                    f"jq -c '.[]' {path} > rows.jsonl"
+                    f"jq -c '.[]' {quote(str(path))} > rows.jsonl"
                 )
     text = b"".join(pieces).decode("utf-8-sig")
     if not text.lstrip().startswith("["):

@@ -18,6 +18,7 @@ from aws_rft_sdk.datasets.shapes import Shape, convert_rows, shape_to_make
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 VALIDATION_SHARE = 0.1
+_FILES = ("train.jsonl", "validation.jsonl")
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _STOPS = re.compile(r"\.{2,}")
@@ -124,7 +125,8 @@ def prepare(
         How many rows each file has, by its name.
 
     Raises:
-        ConfigurationError: The name is unknown, rows of the shape cannot be made, or shots is not 0 to 8.
+        ConfigurationError: The name is unknown, rows of the shape cannot be made, shots is not 0 to 8, or the source
+            would be replaced.
         DatasetError: The source cannot be read, has fewer than two rows, or a row lacks a column or an answer; `.line`
             says which.
     """
@@ -132,6 +134,9 @@ def prepare(
         raise ConfigurationError(f"no dataset {name!r} is known; use one of {', '.join(_TASKS)}")
     if not 0 <= shots <= len(SHOTS) or (shots and name != "gsm8k"):
         raise ConfigurationError(f"shots is {shots}; there are 0 to {len(SHOTS)}, for gsm8k only")
+    folder = Path(folder)
+    if Path(source).resolve() in [(folder / file).resolve() for file in _FILES]:
+        raise ConfigurationError(f"{source} would be replaced; choose another folder than {folder}")
     makes, order = shape_to_make(to), random.Random(seed)
     examples = tuple(order.sample(SHOTS, shots))
     tasks = []
@@ -144,18 +149,25 @@ def prepare(
     if len(tasks) < 2:
         raise DatasetError(f"{source}: two rows or more are needed, for training and validation; found {len(tasks)}")
     held_out = chosen(len(tasks), max(1, round(VALIDATION_SHARE * len(tasks))), order)
-    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     counts = {}
-    for file, wanted in (("train.jsonl", False), ("validation.jsonl", True)):
+    for file, wanted in zip(_FILES, (False, True), strict=True):
         rows = (task for number, task in enumerate(tasks) if (number in held_out) is wanted)
         counts[file] = write_rows(folder / file, convert_rows(rows, makes))
     return counts
 
 
-def prepare_gsm8k(source: str | Path, folder: str | Path, **options: Any) -> dict[str, int]:
-    """Do what `prepare("gsm8k", source, folder, **options)` does."""
-    return prepare("gsm8k", source, folder, **options)
+def prepare_gsm8k(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    shots: int = 0,
+    seed: int = 0,
+    to: Shape | str = Shape.MTRL,
+    progress: Progress | None = None,
+) -> dict[str, int]:
+    """Do what `prepare` does with "gsm8k"."""
+    return prepare("gsm8k", source, folder, shots=shots, seed=seed, to=to, progress=progress)
 
 
 def _gsm8k(row: Mapping[str, Any], examples: tuple[Shot, ...]) -> dict[str, JSON]:

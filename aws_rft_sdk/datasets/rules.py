@@ -72,12 +72,16 @@ RULES: dict[str, Rule] = {
     "file-array": Rule(
         _E, _ALL, _JSON, "a jsonl file is one JSON array", "rename it to .json and convert it to .jsonl"
     ),
-    "file-format": Rule(_E, _ROWS, _BEDROCK, "the file is not jsonl", "aws-rft dataset convert IN OUT.jsonl"),
+    "file-format": Rule(
+        _E, _ALL, _BEDROCK, "the target does not take the file's format", "aws-rft dataset convert IN OUT.jsonl"
+    ),
     "file-broken": Rule(
         _E, _ALL, _JSON, "the file cannot be read to its end", "mend it here; the rest was not checked"
     ),
     "file-bom": Rule(_W, _ALL, _JSON, "the file begins with a byte order mark", "save it as UTF-8 without BOM"),
-    "file-delimiter": Rule(_W, _ALL, _CSV, "cells of a csv file are not divided by commas", "write it with commas"),
+    "file-delimiter": Rule(
+        _E, _ALL, _CSV, "cells of a csv file are not divided by commas", "aws-rft dataset convert IN OUT.csv"
+    ),
     "header-repeated": Rule(_E, _ALL, _CSV, "two columns of a csv file have one name", "rename one; only one is read"),
     "header-empty": Rule(_W, _ALL, _CSV, "a column of a csv file has no name", "name it, or leave the column out"),
     # All rows

@@ -142,7 +142,19 @@ def shape_to_make(to: Shape | str) -> Shape:
     return Shape(to)
 
 
-_STRUCTURED: dict[str, type] = {"messages": list, "tools": list, "metadata": dict, "reference_answer": dict}
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _are_messages(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
+
+
+_STRUCTURED: dict[str, Callable[[Any], bool]] = {
+    **dict.fromkeys(("messages", "tools", "conversations"), lambda value: isinstance(value, list)),
+    **dict.fromkeys(("prompt", "completion"), _are_messages),
+    **dict.fromkeys(("metadata", "reference_answer", "reward_model", "extra_info"), _is_object),
+}
 """What fields hold, if it is no text."""
 
 
@@ -160,7 +172,7 @@ def _structure(name: str, value: Any) -> Any:
         inner = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return inner if isinstance(inner, _STRUCTURED[name]) else value
+    return inner if _STRUCTURED[name](inner) else value
 
 
 def _parse_mtrl(row: Mapping[str, Any]) -> _Item:

@@ -80,8 +80,11 @@ def stats(path: str | Path, *, progress: Progress | None = None) -> Stats:
     labels: Counter[str] = Counter()
     seen: set[int] = set()
     rows = without = 0
-    for _, raw in read_rows(path, progress=progress):
-        row = chat_row(untabled(raw))
+    for line, raw in read_rows(path, progress=progress):
+        try:
+            row = chat_row(untabled(raw))
+        except DatasetError as error:
+            raise DatasetError(f"{path}, line {line}: {error}", line=line) from error
         rows += 1
         seen.add(digest_of(row))
         text, answer = _parts(row)

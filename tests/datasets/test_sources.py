@@ -67,7 +67,9 @@ def test_gzip_when_damaged_then_read_and_check_say_so(tmp_path, data, says):
 def test_gzip_when_checked_for_a_service_then_it_is_no_jsonl(tmp_path):
     rows = [{"messages": [{"role": "user", "content": f"{n} + 1?"}], "reference_answer": "1"} for n in range(100)]
 
-    assert datasets.check(write(tmp_path / "d.jsonl.gz", rows), "bedrock").counts.keys() == {"file-format"}
+    for target in ("bedrock", "mtrl"):
+        report = datasets.check(write(tmp_path / "d.jsonl.gz", rows), target, ignore=["row-shape", "rows-batch"])
+        assert report.counts.keys() == {"file-format"}
 
 
 # --- folders ---------------------------------------------------------------------------------------------------------
@@ -248,6 +250,24 @@ def test_rows_of_verl_become_rows_of_every_shape(tmp_path, to):
         assert answer.get(to, made.get("metadata", {}).get("answer")) == "4"
 
 
+@pytest.mark.parametrize("name", ["d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
+@pytest.mark.parametrize(
+    "row",
+    [
+        pytest.param(VERL, id="verl"),
+        pytest.param({"conversations": [*TALK, {"from": "human", "value": "Bye"}], "answer": "4"}, id="sharegpt"),
+        pytest.param({"prompt": [ASK], "completion": [{"role": "assistant", "content": "4"}]}, id="trl"),
+        pytest.param({"prompt": '[{"a": 1}]', "answer": "4"}, id="json-text"),
+    ],
+)
+def test_rows_of_others_are_the_same_after_a_table(tmp_path, row, name):
+    datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / name)
+    datasets.convert(tmp_path / name, tmp_path / "out.jsonl", to="bedrock")
+
+    table = back(tmp_path / "out.jsonl")
+    assert table == [converted(tmp_path, row)]
+
+
 @needs("parquet")
 def test_verl_parquet_is_read_without_the_nulls_of_other_rows(tmp_path):
     call = {"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}
@@ -275,6 +295,9 @@ def test_verl_parquet_is_read_without_the_nulls_of_other_rows(tmp_path):
             {"conversations": [{"from": "observation", "value": "x"}]}, None, "is from 'observation'", id="role"
         ),
         pytest.param({"conversations": [{"from": "human"}]}, None, "no 'content'", id="no-value"),
+        pytest.param({"conversations": ["Hi"]}, None, "is from 'Hi'", id="no-turn"),
+        pytest.param({"conversations": [{"from": []}]}, None, r"is from \[\]", id="no-name"),
+        pytest.param({"prompt": [ASK], "completion": ["a"]}, None, "string indices", id="no-completion"),
         pytest.param({"question": "a"}, "verl", "shape verl: no 'reward_model'", id="not-verl"),
         pytest.param({"prompt": [], "answer": "4"}, None, "no question in it", id="no-messages"),
         pytest.param({"prompt": ["What?"], "answer": "4"}, None, r"prompt\[0\] is no message", id="no-message"),
@@ -284,6 +307,7 @@ def test_row_of_others_that_is_broken_is_refused_with_its_line(tmp_path, row, sh
     with pytest.raises(DatasetError, match=f"line 1 .*{says}"):
         converted(tmp_path, row, shape=shape)
     assert not (tmp_path / "out.jsonl").exists()
+    assert datasets.dedupe(write(tmp_path / "twice.jsonl", [row, row]), tmp_path / "out.jsonl") == (1, 1)
 
 
 # --- known datasets --------------------------------------------------------------------------------------------------
@@ -375,16 +399,18 @@ def test_known_dataset_that_is_another_is_refused_and_nothing_is_written(tmp_pat
 
 
 def test_prepare_when_misused_then_it_says_so(tmp_path):
-    source = write(tmp_path / "in.jsonl", ROWS)
+    source = write(tmp_path / "train.jsonl", ROWS)
 
     for arguments, says in (
         ({"name": "mmlu"}, "use one of gsm8k, finqa, pandalm"),
         ({"name": "finqa", "shots": 1}, "for gsm8k only"),
         ({"name": "gsm8k", "shots": 9}, "0 to 8"),
         ({"name": "gsm8k", "to": "sharegpt"}, "use one of mtrl, bedrock"),
+        ({"name": "gsm8k", "folder": tmp_path}, "would be replaced"),
     ):
         with pytest.raises(ConfigurationError, match=says):
-            datasets.prepare(source=source, folder=tmp_path / "out", **arguments)
+            datasets.prepare(source=source, **{"folder": tmp_path / "out"} | arguments)
+    assert back(source) == ROWS
 
 
 # --- nothing in, nothing out -----------------------------------------------------------------------------------------
