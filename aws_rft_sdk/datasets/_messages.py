@@ -82,11 +82,12 @@ def _matched(messages: list[Any], roles: list[str], field: str) -> list[Found]:
     """Return calls that no message answers, and answers to no call."""
     found: list[Found] = []
     calls, answered = dict[str, tuple[int, int]](), set[str]()
-    for index, (message, role) in enumerate(zip(messages, roles, strict=True)):
+    for index, message in enumerate(messages):
+        role = roles[index]
         if role == "assistant":
-            for number, call in _calls(message):
-                name = call.get("id")
-                if isinstance(name, str) and calls.setdefault(name, (index, number)) != (index, number):
+            for number, call in enumerate(_calls(message)):
+                name, made = call.get("id"), (index, number)
+                if isinstance(name, str) and calls.setdefault(name, made) is not made:
                     place = f"{field}[{index}].tool_calls[{number}].id"
                     found.append(("tool-call-repeated", place, f"{show(name)} is the id of a call before"))
         elif role == "tool" and isinstance(name := message.get("tool_call_id"), str) and name:
@@ -101,17 +102,17 @@ def _matched(messages: list[Any], roles: list[str], field: str) -> list[Found]:
     return found
 
 
-def _calls(message: Any) -> list[tuple[int, dict[str, Any]]]:
-    """Return the tool calls of a message, however malformed, each with its number."""
+def _calls(message: Any) -> list[dict[str, Any]]:
+    """Return the tool calls of a message, however malformed."""
     made = message.get("tool_calls") if isinstance(message, dict) else None
-    return [item for item in enumerate(made) if isinstance(item[1], dict)] if isinstance(made, list) else []
+    return [call if isinstance(call, dict) else {} for call in made] if isinstance(made, list) else []
 
 
 def unknown_calls(messages: Any, names: set[str]) -> list[Found]:
     """Return the calls of functions that are none of `names`."""
     found: list[Found] = []
     for index, message in enumerate(messages if isinstance(messages, list) else ()):
-        for number, call in _calls(message):
+        for number, call in enumerate(_calls(message)):
             function = call.get("function")
             name = function.get("name") if isinstance(function, dict) else None
             if isinstance(name, str) and name and name not in names:

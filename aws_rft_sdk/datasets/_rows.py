@@ -97,10 +97,12 @@ class Rows:
         """Note the first of the answers that `visible` gives away, which is all that a model sees of a prompt."""
         absent = None
         for answer in answers:
+            if answer == absent:
+                continue
             if type(answer) is str:
                 # The end of a worked solution is in a text wherever the whole is. Most answers are nowhere.
                 end = answer.rpartition("####")[2].strip()
-                if end == absent or end not in visible:
+                if end not in visible:
                     absent = end
                     continue
             for text in answers_in(answer):
@@ -178,9 +180,13 @@ class ChatRows(Rows):
             self.note(line, self._tools.problems(row["tools"]))
             self.note(line, unknown_calls(messages, self._tools.names))
         reference = row.get("reference_answer")
-        if "reference_answer" in row and (found := _reference(reference)):
-            self.note(line, [found])
         answers = [*reference.values()] if type(reference) is dict else [reference]
+        for answer in answers:
+            if type(answer) is str and answer[-1:].isalnum():
+                break  # this is an answer, beyond doubt
+        else:
+            if "reference_answer" in row and (found := _reference(reference)):
+                self.note(line, [found])
         answers.append(row.get("ground_truth"))
         self.leaks(line, answers, text, messages, "messages")
 

@@ -167,15 +167,14 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     count = 0
     with open_bytes(path, progress) as file:
         for number, line in enumerate(file, start=1):
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            data = line.strip(_SPACE)
-            if not data:
+            if number == 1 and line.startswith(codecs.BOM_UTF8):
+                line = line[3:]
+            if not line or line.isspace():
                 add("row-blank", number, "", "the line is blank")
                 continue
             count += 1
             try:
-                row, rows.odd = parse_row(data)
+                row, rows.odd = parse_row(line)
                 if not isinstance(row, dict):
                     add("row-object", number, "", f"{show(row)} is no object")
                 elif not row:
@@ -188,7 +187,7 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
                 add("row-encoding", number, "", f"byte {error.start + 1} of the line is not UTF-8")
             except json.JSONDecodeError as error:
                 problem = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
-                mark = data.startswith(codecs.BOM_UTF8)
+                mark = line.startswith(codecs.BOM_UTF8)
                 add("row-json", number, "", "the line begins with a byte order mark" if mark else problem)
             except (ValueError, RecursionError) as error:  # numbers that Python refuses to read, or nesting
                 deep = isinstance(error, RecursionError)
