@@ -6,6 +6,8 @@ import functools
 import importlib.util
 import numbers
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -13,29 +15,171 @@ from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
-from aws_rft_sdk.rewards._numbers import answer_region, reference_of
-from aws_rft_sdk.rewards.rollout import TextReward
+from aws_rft_sdk.rewards._settling import Candidate, settle
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, reference_of
 
-_DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(")
-_FORMULA = re.compile(r"[\\^_{}()\[\]=<>]")
-_WORD = re.compile(r"(?<!\\)\b(?:no|(?!and\b)[A-Za-z]{3,})\b")
-_EDGES = " \t\r\n*`.,;"
 _MAX_SECONDS = 3_600
+
+# --- formulas in a text ---
+
+_CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
+_FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
+_A_WORD = (
+    rf"(?<![\\A-Za-z])(?!{_CONNECTORS}|(?:{_FUNCTIONS})(?![A-Za-z]))"
+    r"(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?![A-Za-z])"
+)
+_WORD = re.compile(rf"\\[a-z]+\*?(?:\s?\{{[^{{}}]*\}})?|(?P<word>{_A_WORD})", re.IGNORECASE)
+"""A word that is no part of a formula. Commands of LaTeX are looked at first, with the words in their braces."""
+_UNIT = re.compile(
+    rf"(?<=[0-9}}])\s?(?:{_A_WORD}|(?:km|cm|m|ft|mi)/(?:s|h|hr|min)(?:\^?[2\u00b2])?)(?:\s{_A_WORD})?"
+    rf"(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
+    re.IGNORECASE,
+)
+_DELIMITED = re.compile(
+    r"\$\$([^$]+)\$\$|(?<!\\)\$(?=\S)([^$\n]*[^\s$\\])\$(?![0-9])|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL
+)
+_JOINT = (
+    rf"[\s*$)]*(?:\\text\s?\{{\s*)?(?:,|;|/|\||&|->|=>|\u2192|\\to\b)?\s*(?:{_CONNECTORS}[\s,]*)*\}}?"
+    r"(?:\\[,;: ]|\\q?quad\b|[\s*$(])*"
+)
+_BETWEEN_FORMULAS = re.compile(_JOINT)
+_BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
+_SAYS_SOMETHING = re.compile(r"[0-9\\=^<>\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u215e]")
+_LEADING = re.compile(rf"(?:[\s*`.,;:=\u2248]|{_CONNECTORS})*(?![0-9])|[\s*`:=]*")
+_TRAILING = re.compile(rf"(?:[\s*`.,;:]|{_CONNECTORS})*\Z")
+
+
+def _formulas(text: str) -> list[Candidate]:
+    """Return the formulas of a text. Formulas between delimiters that a comma or "or" joins are one."""
+    if "\\" in text or "$" in text:
+        found: list[Candidate] = []
+        for match in _DELIMITED.finditer(text):
+            start, formula = match.start(), match[match.lastindex or 0]
+            if found and _BETWEEN_FORMULAS.fullmatch(text, found[-1].end, start):
+                before = found.pop()
+                formula, start = f"{before.value}{_connector(text[before.end : start])}{formula}", before.start
+            found.append(Candidate(formula, start, match.end()))
+        if found:
+            return found
+    text = _UNIT.sub(lambda unit: " " * len(unit[0]), text)
+    words = [match.span() for match in _WORD.finditer(text) if match["word"]]
+    pieces = zip([0, *(end for _, end in words)], [*(start for start, _ in words), len(text)], strict=True)
+    trimmed = [_trimmed(text, *piece) for piece in pieces]
+    return [piece for piece in trimmed if piece.value and (not words or _SAYS_SOMETHING.search(str(piece.value)))]
+
+
+def _trimmed(text: str, start: int, end: int) -> Candidate:
+    start = _LEADING.match(text, start, end).end()  # type: ignore[union-attr] # it matches nothing too
+    end = max(start, _TRAILING.search(text, start, end).start())  # type: ignore[union-attr]
+    return Candidate(text[start:end] if re.search(r"\w|[\u221e\u2205]|\\", text[start:end]) else "", start, end)
+
+
+def _connector(text: str) -> str:
+    return " and " if "and" in text else ", "
+
+
+def _first_formula(text: str) -> Candidate | None:
+    joined = _BETWEEN_BOXES.sub(lambda gap: _connector(gap[0]), text)
+    if joined != text:
+        return Candidate(joined, 0, len(text))
+    return next(iter(_formulas(text)), None)
+
+
+def _joined_boxes(answers: Iterator[Answer]) -> Iterator[Answer]:
+    r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
+    last = next(answers, None)
+    for each in answers:
+        if last is not None and _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
+            last = last._replace(marker=each.marker, start=each.start)
+        elif last is not None:
+            yield last
+            last = each
+    if last is not None:
+        yield last
 
 
 @dataclass(frozen=True)
-class MathVerify(TextReward):
-    """1.0 when the answer is mathematically equal to the ground truth, else 0.0, by math-verify.
+class _LastFormula(Extractor):
+    """The last formula of a text: between delimiters, or among words."""
 
-    Good for symbolic mathematics: fractions, roots, intervals, sets, expressions, with or without delimiters (`$x^2$`,
-    `x^2`) as long as there are no words among them. Too lenient for figures with percent signs and not made for yes and
-    no: use `ExactNumber` or `FinQA` there.
+    def answers(self, visible: str) -> Iterator[Answer]:
+        for found in reversed(_formulas(visible)):
+            yield Answer(visible, found.start, found.start, found.end)
+
+
+# --- LaTeX that math-verify reads ---
+
+_SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074-\u207b"
+_NAMES = {
+    "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": r"\div ", "\u00b1": r"\pm ",
+    "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2248": r"\approx ", "\u221e": r"\infty ",
+    "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2205": r"\emptyset ", "\u2208": r"\in ", "\u00b0": r"^\circ ",
+    "\u211d": r"\mathbb{R}", "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2044": "/",
+}  # fmt: skip
+_REWRITES = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"(?<=[\w)])\*\*(?=[\w(])", "^"),
+        (r"\*\*|(?<![\w)])\*|`", ""),
+        (r"\\varnothing|\\O\b", r"\\emptyset"),
+        (r"<=", r"\\le "),
+        (r">=", r"\\ge "),
+        (r"!=", r"\\ne "),
+        (r"\*", r"\\cdot "),
+        (r"(?:\\text\s?\{\s*)?(?:\\?%|(?<![A-Za-z])(?:percent|pct)(?![A-Za-z]))(?:\s*\})?", ""),
+        (r"(?<![A-Za-z])(?:maybe|perhaps)(?![A-Za-z])", ","),
+        (r"(?<=[0-9])[eE]([+-]?[0-9]{1,4})(?![\w.])", r"\\cdot 10^{\1}"),
+        (r"(?<![0-9.])([0-9]{1,9}) ([0-9]{1,9})/([0-9]{1,9})(?![0-9.])", r"\1\\frac{\2}{\3}"),
+        (r"(?:\u221a|(?<![A-Za-z\\])sqrt|\\sqrt(?=\s?\())\s?\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
+        (r"\u221a\s?([0-9]+(?:\.[0-9]+)?|[A-Za-z])", r"\\sqrt{\1}"),
+        (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
+        (r"\s+", " "),
+    )
+]
+_DEGREES = re.compile(r"([0-9.]+)\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ)")
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
+
+
+def _latex(text: str) -> str:
+    """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
+    if not text.isascii():
+        text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}", text)
+        text = "".join(_NAMES.get(letter) or _named(letter) for letter in text)
+    for pattern, replacement in _REWRITES:
+        text = pattern.sub(replacement, text)
+    if _TRIGONOMETRY.search(text):
+        text = _DEGREES.sub(r"{\\frac{\1\\pi}{180}}", text)
+    return text.strip(" $")
+
+
+def _named(letter: str) -> str:
+    if "\u03b1" <= letter <= "\u03c9":
+        return "\\" + unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda") + " "
+    plain = unicodedata.normalize("NFKC", letter)
+    over, slash, under = plain.partition("\N{FRACTION SLASH}")
+    return rf"\frac{{{over}}}{{{under}}}" if slash else plain.replace("\N{MINUS SIGN}", "-")
+
+
+# --- the reward ---
+
+
+@dataclass(frozen=True)
+class Math(Comparator):
+    r"""1.0 when the answer is mathematically equal to the ground truth, else 0.0, by math-verify.
+
+    Good for symbolic mathematics: fractions, roots, intervals, sets, matrices, expressions, with or without delimiters
+    (`$x^2$`, `x²`). The answer is what stands in the last box, after `####` or "the answer is", and so on; otherwise the
+    last formula. `x = 5` is 5, and an inequality is its interval. A percent sign is a unit: 10 % is 10, and not 0.1.
+    "12 or 13" is the set of both.
+
+    The ground truth is a number or a text with an expression. A list holds several that are right. A ground truth in
+    words ("even") is compared as words.
 
     math-verify runs in processes of its own, up to 4, which are started on use, serve all threads of this process, and
     end with it. An expression that takes too long ends its process: small texts (towers of powers, sums of many
     symbols) may take hours. An answer for which that happens is wrong, 0.0, since a policy could otherwise escape a bad
     score by it. A ground truth for which it happens cannot be judged, None, and neither can anything when the machine
-    gives no processor time. Only the end of the answer is looked at. POSIX only.
+    gives no processor time. POSIX only.
 
     The limit makes the result depend on the machine for expressions that are close to it. It is of processor time, so
     that a busy machine does not matter.
@@ -46,46 +190,43 @@ class MathVerify(TextReward):
     """
 
     max_characters: int = 2_000
-    """How much of the end of the answer is looked at."""
+    """Longest expression that is compared. A longer answer is wrong."""
     timeout_seconds: float = 2.0
     """Limit of processor time, for the answer and for the ground truth."""
+
+    extract = Extract(MARKED, Prose(), _LastFormula())
 
     def __post_init__(self) -> None:
         check_number("max_characters", self.max_characters, low=1, whole=True)
         check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
 
-    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0; None when the ground truth gives no expression, or none in time."""
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
-        if isinstance(reference, bool) or not isinstance(reference, str | Decimal | numbers.Real):
-            return None
+        golds = [_gold(each) for each in (reference if isinstance(reference, list) else [reference])]
         _check_installed()
-        answer = _expression(answer_text, self.max_characters)
+        settled = settle(_joined_boxes(answers), _first_formula)
+        answer = _latex(str(settled)) if settled is not None and len(str(settled)) <= self.max_characters else ""
         try:
-            equal = _math_worker.is_equal(_gold(reference), _delimited(answer), self.timeout_seconds)
+            verdicts = [_math_worker.is_equal(gold, answer, self.timeout_seconds) for gold in golds if gold]
         except _math_worker.WorkerStartError as error:
             raise ConfigurationError("no process with math-verify could be started") from error
-        return None if equal is None else float(equal)
+        judged = [verdict for verdict in verdicts if verdict is not None]
+        return float(any(judged)) if judged else None
 
 
-def _gold(reference: str | Decimal | numbers.Real) -> str:
-    """Return a ground truth as math-verify reads it, a number without an exponent."""
-    if not isinstance(reference, str):
-        return str(reference) if isinstance(reference, numbers.Rational) else format(Decimal(str(reference)), "f")
-    text = _expression(reference, None)
-    return f"${text}$" if not _DELIMITER.search(text) and _FORMULA.search(text) else _delimited(text)
+MathVerify = Math
+"""The name of `Math` in earlier releases."""
 
 
-def _delimited(text: str) -> str:
-    """Return a formula with the delimiters that datasets and policies leave out, without which `2x + 3` reads as 2."""
-    return text if _DELIMITER.search(text) or _WORD.search(text) else f"${text.strip(_EDGES)}$"
-
-
-def _expression(text: str, limit: int | None) -> str:
-    """Return what math-verify should read: the line after `####` or `A:`, which it does not know, else the text."""
-    text = text[-limit:] if limit else text
-    region = answer_region(text)
-    return region if region is not None and "\\boxed" not in text else text
+def _gold(reference: JSON) -> str | None:
+    """Return a ground truth as math-verify reads it, a number without an exponent. None if it has no expression."""
+    if isinstance(reference, str):
+        found = settle(_joined_boxes(Math.extract.answers(reference)), _first_formula)
+        return None if found is None else _latex(str(found))
+    if isinstance(reference, bool) or not isinstance(reference, Decimal | numbers.Real):
+        return None
+    return str(reference) if isinstance(reference, numbers.Rational) else format(Decimal(str(reference)), "f")
 
 
 @functools.cache
