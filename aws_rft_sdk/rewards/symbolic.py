@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import numbers
 import re
 import unicodedata
@@ -16,22 +17,22 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, reference_of
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, Whole, reference_of
 
 _MAX_SECONDS = 3_600
 
-# --- formulas in a text ---
+# --- formulas and words in a text ---
 
 _CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
 _FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
 _A_WORD = (
-    rf"(?<![\\A-Za-z])(?!{_CONNECTORS}|(?:{_FUNCTIONS})(?![A-Za-z]))"
-    r"(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?![A-Za-z])"
+    rf"(?<![\\A-Za-z])(?!{_CONNECTORS}|(?:{_FUNCTIONS})(?![A-Za-z]))(?:[\u3040-\u30ff\u3400-\u9fff]+"
+    r"|(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?:['\u2019]t)?(?![A-Za-z]))"
 )
 _WORD = re.compile(rf"\\[a-z]+\*?(?:\s?\{{[^{{}}]*\}})?|(?P<word>{_A_WORD})", re.IGNORECASE)
 """A word that is no part of a formula. Commands of LaTeX are looked at first, with the words in their braces."""
 _UNIT = re.compile(
-    rf"(?<=[0-9}}])\s?(?:{_A_WORD}|(?:km|cm|m|ft|mi)/(?:s|h|hr|min)(?:\^?[2\u00b2])?)(?:\s{_A_WORD})?"
+    rf"(?<=[0-9}}])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)(?:\s{_A_WORD})?"
     rf"(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
     re.IGNORECASE,
 )
@@ -44,34 +45,32 @@ _JOINT = (
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
-_SAYS_SOMETHING = re.compile(r"[0-9\\=^<>\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u215e]")
-_LEADING = re.compile(rf"(?:[\s*`.,;:=\u2248]|{_CONNECTORS})*(?![0-9])|[\s*`:=]*")
-_TRAILING = re.compile(rf"(?:[\s*`.,;:]|{_CONNECTORS})*\Z")
+_LEADING = re.compile(rf"(?:[\s*#`.,;:=\u2248](?!(?<=\.)[0-9])|{_CONNECTORS})*")
+_TRAILING = re.compile(rf"(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
+_SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u215e]")
+_DENIED = re.compile(r"(?:\bnot|n['\u2019]t)\s*\Z", re.IGNORECASE)
 
 
 def _formulas(text: str) -> list[Candidate]:
     """Return the formulas of a text. Formulas between delimiters that a comma or "or" joins are one."""
-    if "\\" in text or "$" in text:
-        found: list[Candidate] = []
-        for match in _DELIMITED.finditer(text):
-            start, formula = match.start(), match[match.lastindex or 0]
-            if found and _BETWEEN_FORMULAS.fullmatch(text, found[-1].end, start):
-                before = found.pop()
-                formula, start = f"{before.value}{_connector(text[before.end : start])}{formula}", before.start
-            found.append(Candidate(formula, start, match.end()))
-        if found:
-            return found
-    text = _UNIT.sub(lambda unit: " " * len(unit[0]), text)
-    words = [match.span() for match in _WORD.finditer(text) if match["word"]]
-    pieces = zip([0, *(end for _, end in words)], [*(start for start, _ in words), len(text)], strict=True)
-    trimmed = [_trimmed(text, *piece) for piece in pieces]
-    return [piece for piece in trimmed if piece.value and (not words or _SAYS_SOMETHING.search(str(piece.value)))]
-
-
-def _trimmed(text: str, start: int, end: int) -> Candidate:
-    start = _LEADING.match(text, start, end).end()  # type: ignore[union-attr] # it matches nothing too
-    end = max(start, _TRAILING.search(text, start, end).start())  # type: ignore[union-attr]
-    return Candidate(text[start:end] if re.search(r"\w|[\u221e\u2205]|\\", text[start:end]) else "", start, end)
+    found: list[Candidate] = []
+    for match in _DELIMITED.finditer(text):
+        start, formula = match.start(), match[match.lastindex or 0]
+        if found and _BETWEEN_FORMULAS.fullmatch(text, found[-1].end, start):
+            before = found.pop()
+            formula, start = f"{before.value}{_connector(text[before.end : start])}{formula}", before.start
+        found.append(Candidate(formula, start, match.end()))
+    if not found:
+        bare = _UNIT.sub(lambda unit: " " * len(unit[0]), text)
+        words = [match.span() for match in _WORD.finditer(bare) if match["word"]]
+        for start, end in zip(
+            [0, *(end for _, end in words)], [*(start for start, _ in words), len(bare)], strict=True
+        ):
+            start = _LEADING.match(bare, start, end).end()  # type: ignore[union-attr] # it matches nothing too
+            formula = _TRAILING.sub("", bare[start:end])
+            if (_SAYS_SOMETHING if words else re.compile(r"[\w\u2205]")).search(formula):
+                found.append(Candidate(formula, start, end))
+    return [each for each in found if not _DENIED.search(text[: each.start])]
 
 
 def _connector(text: str) -> str:
@@ -80,9 +79,7 @@ def _connector(text: str) -> str:
 
 def _first_formula(text: str) -> Candidate | None:
     joined = _BETWEEN_BOXES.sub(lambda gap: _connector(gap[0]), text)
-    if joined != text:
-        return Candidate(joined, 0, len(text))
-    return next(iter(_formulas(text)), None)
+    return Candidate(joined, 0, len(text)) if joined != text else next(iter(_formulas(text)), None)
 
 
 def _joined_boxes(answers: Iterator[Answer]) -> Iterator[Answer]:
@@ -105,6 +102,18 @@ class _LastFormula(Extractor):
     def answers(self, visible: str) -> Iterator[Answer]:
         for found in reversed(_formulas(visible)):
             yield Answer(visible, found.start, found.start, found.end)
+
+
+_TEXT_COMMAND = re.compile(r"\\(?:text|mbox|math)[a-z]*\s?\{([^{}]*)\}")
+_CLAUSE = re.compile(r"[,.;:!?\n]|\b(?:because|since)\b")
+
+
+def _first_words(text: str) -> Candidate | None:
+    """Return the words that a text begins with. None if they are no words but a formula."""
+    clause = _CLAUSE.split(_TEXT_COMMAND.sub(r"\1", text).strip("$*`\"'()#. \n"), maxsplit=1)[0]
+    words = " ".join(clause.casefold().split())
+    is_words = re.fullmatch(r"(?:[^\W\d_]|[ '\u2019-])+", words) and re.search(rf"{_A_WORD}", words)
+    return Candidate(words, 0, len(text)) if is_words else None
 
 
 # --- LaTeX that math-verify reads ---
@@ -133,6 +142,8 @@ _REWRITES = [
         (r"(?:\u221a|(?<![A-Za-z\\])sqrt|\\sqrt(?=\s?\())\s?\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
         (r"\u221a\s?([0-9]+(?:\.[0-9]+)?|[A-Za-z])", r"\\sqrt{\1}"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
+        (r"(?<=[0-9])\\[,;:! ]\s?(?=[0-9]{3})", ""),
+        (r"\\\{\s*[a-zA-Z]\s*(?:\\mid\b|\||:)(.*)\\\}", r"\1"),
         (r"\s+", " "),
     )
 ]
@@ -149,7 +160,7 @@ def _latex(text: str) -> str:
         text = pattern.sub(replacement, text)
     if _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"{\\frac{\1\\pi}{180}}", text)
-    return text.strip(" $")
+    return text.strip(" $").rstrip(" .,;:")
 
 
 def _named(letter: str) -> str:
@@ -168,9 +179,9 @@ class Math(Comparator):
     r"""1.0 when the answer is mathematically equal to the ground truth, else 0.0, by math-verify.
 
     Good for symbolic mathematics: fractions, roots, intervals, sets, matrices, expressions, with or without delimiters
-    (`$x^2$`, `x²`). The answer is what stands in the last box, after `####` or "the answer is", and so on; otherwise the
-    last formula. `x = 5` is 5, and an inequality is its interval. A percent sign is a unit: 10 % is 10, and not 0.1.
-    "12 or 13" is the set of both.
+    (`$x^2$`, `x²`). The answer is what stands in the last box, after `####` or "the answer is", and so on. Without
+    them, it is the last formula. `x = 5` is 5, and an inequality is its interval. A percent sign is a unit: 10 % is 10,
+    and not 0.1. "12 or 13" is the set of both.
 
     The ground truth is a number or a text with an expression. A list holds several that are right. A ground truth in
     words ("even") is compared as words.
@@ -194,7 +205,7 @@ class Math(Comparator):
     timeout_seconds: float = 2.0
     """Limit of processor time, for the answer and for the ground truth."""
 
-    extract = Extract(MARKED, Prose(), _LastFormula())
+    extract = Extract(MARKED, Prose(), _LastFormula(), Whole())
 
     def __post_init__(self) -> None:
         check_number("max_characters", self.max_characters, low=1, whole=True)
@@ -203,30 +214,32 @@ class Math(Comparator):
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
-        golds = [_gold(each) for each in (reference if isinstance(reference, list) else [reference])]
         _check_installed()
-        settled = settle(_joined_boxes(answers), _first_formula)
-        answer = _latex(str(settled)) if settled is not None and len(str(settled)) <= self.max_characters else ""
+        found = list(_joined_boxes(answers))
+        golds = reference if isinstance(reference, list) else [reference]
+        verdicts = {self._is_equal(found, gold) for gold in golds} - {None}
+        return float(any(verdicts)) if verdicts else None
+
+    def _is_equal(self, answers: list[Answer], gold: JSON) -> bool | None:
+        if isinstance(gold, str):
+            marked = list(_joined_boxes(self.extract.answers(gold)))
+            if words := settle(marked, _first_words):
+                return settle(answers, _first_words) == words
+            gold = settle(marked, _first_formula)
+        elif isinstance(gold, bool) or not isinstance(gold, Decimal | numbers.Real) or not math.isfinite(gold):
+            return None
+        else:
+            gold = str(gold) if isinstance(gold, numbers.Rational) else format(Decimal(str(gold)), "f")
+        answer = str(settle(answers, _first_formula) or "")
+        answer = _latex(answer) if len(answer) <= self.max_characters else ""
         try:
-            verdicts = [_math_worker.is_equal(gold, answer, self.timeout_seconds) for gold in golds if gold]
+            return _math_worker.is_equal(_latex(str(gold or "")), answer, self.timeout_seconds)
         except _math_worker.WorkerStartError as error:
             raise ConfigurationError("no process with math-verify could be started") from error
-        judged = [verdict for verdict in verdicts if verdict is not None]
-        return float(any(judged)) if judged else None
 
 
 MathVerify = Math
 """The name of `Math` in earlier releases."""
-
-
-def _gold(reference: JSON) -> str | None:
-    """Return a ground truth as math-verify reads it, a number without an exponent. None if it has no expression."""
-    if isinstance(reference, str):
-        found = settle(_joined_boxes(Math.extract.answers(reference)), _first_formula)
-        return None if found is None else _latex(str(found))
-    if isinstance(reference, bool) or not isinstance(reference, Decimal | numbers.Real):
-        return None
-    return str(reference) if isinstance(reference, numbers.Rational) else format(Decimal(str(reference)), "f")
 
 
 @functools.cache
