@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aws_rft_sdk._loading import load_function
+from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._runs import threshold_of
@@ -84,7 +84,7 @@ def command(
         raise ConfigurationError(f"{out} exists already; choose another name")
     threshold = threshold_of(success_threshold, folder)
     truth = _truth(ground_truth, dataset, key_file)
-    made = configured(load_function(reward), _config(config), reward)
+    made = configured(load_function(reward, load_object), _config(config), reward)
     rollouts = rescore(
         folder, made, truth=truth, include_failed=include_failed, concurrency=concurrency, limit=limit, db=db
     )

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from aws_rft_sdk.rewards.lambdas import RewardLambda, check_reply, reward_lambda
     from aws_rft_sdk.rewards.numeric import ExactNumber, FinQA, finqa, gsm8k
     from aws_rft_sdk.rewards.penalties import Length, Repetition
-    from aws_rft_sdk.rewards.rollout import Component, Reward, RewardResult, Rollout, TextReward, evaluate
+    from aws_rft_sdk.rewards.rollout import (
+        Component,
+        GroupReward,
+        Reward,
+        RewardResult,
+        Rollout,
+        TextReward,
+        evaluate,
+        evaluate_group,
+    )
     from aws_rft_sdk.rewards.structured import JsonSchema
     from aws_rft_sdk.rewards.symbolic import MathVerify
     from aws_rft_sdk.rewards.text import ExactMatch, KeywordCoverage, MultipleChoice
@@ -51,6 +60,7 @@ _HOMES = {
     "FinalAnswerLine": "formats",
     "Format": "formats",
     "Gate": "combine",
+    "GroupReward": "rollout",
     "JsonSchema": "structured",
     "Judge": "judge",
     "JudgeCost": "judge_results",
@@ -77,6 +87,7 @@ _HOMES = {
     "check_reply": "lambdas",
     "discount_back": "turns",
     "evaluate": "rollout",
+    "evaluate_group": "rollout",
     "finqa": "numeric",
     "gsm8k": "numeric",
     "parse_case": "cases",
@@ -110,6 +121,7 @@ __all__ = [
     "FinalAnswerLine",
     "Format",
     "Gate",
+    "GroupReward",
     "JsonSchema",
     "Judge",
     "JudgeCost",
@@ -136,6 +148,7 @@ __all__ = [
     "check_reply",
     "discount_back",
     "evaluate",
+    "evaluate_group",
     "finqa",
     "gsm8k",
     "parse_case",

@@ -11,7 +11,7 @@ from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.rewards._alarm import ended_after
-from aws_rft_sdk.rewards._checks import check_reward
+from aws_rft_sdk.rewards._checks import check_single_reward
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
@@ -36,7 +36,7 @@ class RewardLambda:
     def __post_init__(self) -> None:
         if isinstance(self.reward, RewardLambda):
             raise ConfigurationError("this is a Lambda handler already; name the reward that is in it")
-        check_reward(self.reward)
+        check_single_reward(self.reward, "a Lambda function")
         object.__setattr__(self, "floor", parse_reward(self.floor))
 
     def __call__(self, event: JSON, context: Any = None) -> list[dict[str, JSON]]:
