@@ -69,7 +69,8 @@ def _formulas(text: str) -> list[Candidate]:
             start = _LEADING.match(bare, start, end).end()  # type: ignore[union-attr] # it matches nothing too
             formula = _TRAILING.sub("", bare[start:end])
             if (_SAYS_SOMETHING if words else re.compile(r"[\w\u2205]")).search(formula):
-                found.append(Candidate(formula, start, end))
+                unit = _UNIT.match(text, start + len(formula))
+                found.append(Candidate(formula, start, unit.end() if unit else start + len(formula)))
     return [each for each in found if not _DENIED.search(text[: each.start])]
 
 
@@ -82,17 +83,18 @@ def _first_formula(text: str) -> Candidate | None:
     return Candidate(joined, 0, len(text)) if joined != text else next(iter(_formulas(text)), None)
 
 
-def _joined_boxes(answers: Iterator[Answer]) -> Iterator[Answer]:
-    r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
+def _joined(answers: Iterator[Answer]) -> Iterator[Answer]:
+    r"""Yield answers, `\boxed{1} and \boxed{2}` as one. In "1 or \boxed{2}" the answer begins with the line."""
     last = next(answers, None)
-    for each in answers:
-        if last is not None and _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
+    while last is not None:
+        each = next(answers, None)
+        if each is not None and _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
             last = last._replace(marker=each.marker, start=each.start)
-        elif last is not None:
-            yield last
-            last = each
-    if last is not None:
-        yield last
+            continue
+        if re.search(r"\bor[\s$*(]*\Z", last.before[-20:]):
+            last = last._replace(start=last.visible.rfind("\n", 0, last.marker) + 1)
+        yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
+        last = each
 
 
 @dataclass(frozen=True)
@@ -215,14 +217,14 @@ class Math(Comparator):
         """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
         _check_installed()
-        found = list(_joined_boxes(answers))
+        found = list(_joined(answers))
         golds = reference if isinstance(reference, list) else [reference]
         verdicts = {self._is_equal(found, gold) for gold in golds} - {None}
         return float(any(verdicts)) if verdicts else None
 
     def _is_equal(self, answers: list[Answer], gold: JSON) -> bool | None:
         if isinstance(gold, str):
-            marked = list(_joined_boxes(self.extract.answers(gold)))
+            marked = list(_joined(self.extract.answers(gold)))
             if words := settle(marked, _first_words):
                 return settle(answers, _first_words) == words
             gold = settle(marked, _first_formula)
