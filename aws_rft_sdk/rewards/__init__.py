@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from aws_rft_sdk.rewards.judge_rubrics import PANDALM, Criterion, Deduction, Rubric, single_score
     from aws_rft_sdk.rewards.lambdas import RewardLambda, check_reply, reward_lambda
     from aws_rft_sdk.rewards.numeric import ExactNumber, FinQA, finqa, gsm8k
+    from aws_rft_sdk.rewards.outcomes import FinalState, ToolArguments
     from aws_rft_sdk.rewards.penalties import Length, Repetition
     from aws_rft_sdk.rewards.rollout import (
         Component,
@@ -31,14 +32,18 @@ if TYPE_CHECKING:
         evaluate,
         evaluate_group,
     )
-    from aws_rft_sdk.rewards.structured import JsonSchema
-    from aws_rft_sdk.rewards.symbolic import MathVerify
+    from aws_rft_sdk.rewards.structured import JsonSchema, Schema
+    from aws_rft_sdk.rewards.symbolic import Math, MathVerify
     from aws_rft_sdk.rewards.text import ExactMatch, KeywordCoverage, MultipleChoice
     from aws_rft_sdk.rewards.tools import ToolCall, ToolUse, tool_calls
     from aws_rft_sdk.rewards.turns import Discounted, TurnCredit, discount_back, prefixes, returns_to_go
     from aws_rft_sdk.rewards.workbench import AdversaryScore, BenchReport, CaseScore, ComponentSignal, bench
 
 _HOMES = {
+    "Math": "symbolic",
+    "Schema": "structured",
+    "ToolArguments": "outcomes",
+    "FinalState": "outcomes",
     "PANDALM": "judge_rubrics",
     "AdversaryScore": "workbench",
     "BenchReport": "workbench",
@@ -119,6 +124,7 @@ __all__ = [
     "Expected",
     "FinQA",
     "FinalAnswerLine",
+    "FinalState",
     "Format",
     "Gate",
     "GroupReward",
@@ -128,6 +134,7 @@ __all__ = [
     "JudgeResult",
     "KeywordCoverage",
     "Length",
+    "Math",
     "MathVerify",
     "MultipleChoice",
     "PublishedFinalAnswer",
@@ -137,8 +144,10 @@ __all__ = [
     "RewardResult",
     "Rollout",
     "Rubric",
+    "Schema",
     "Tags",
     "TextReward",
+    "ToolArguments",
     "ToolCall",
     "ToolUse",
     "TurnCredit",

@@ -8,15 +8,16 @@ import functools
 import importlib
 import json
 import logging
+import multiprocessing
 import os
 import queue
 import re
 import signal
-import socket
 import subprocess
 import sys
 import weakref
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Any
 
 from aws_rft_sdk._fork import in_forked_child
@@ -27,7 +28,7 @@ _START_SECONDS = 120.0
 _PATIENCE = 30.0
 """How many seconds of the clock a worker may take for a second of processor time."""
 _MEMORY_BYTES = 2**31
-_READY, _GOLD, _NO_GOLD, _EQUAL, _OTHER = b"R", b"G", b"N", b"E", b"O"
+_YES, _NO = b"yes", b"no"
 
 _PROGRAM = """
 import json, sys
@@ -47,24 +48,23 @@ class _LostError(Exception):
 
 
 class _Worker:
-    """A process with math-verify loaded, for one question at a time. When our end of its socket closes, it ends."""
+    """A process with math-verify loaded, for one question at a time. When our end of the connection closes, it ends."""
 
     def __init__(self) -> None:
-        self.socket, theirs = socket.socketpair()
         command = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(path) for path in sys.path])]
         try:
+            self.connection, theirs = multiprocessing.Pipe()
             with theirs:
                 self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                     command,
-                    stdin=theirs,
-                    stdout=theirs,
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,  # an interrupt in the terminal is for us, not for the worker
                 )
             _workers.add(self)
             self._hear(_START_SECONDS)
         except (OSError, _LostError) as error:
-            self.socket.close()
             raise WorkerStartError from error
 
     def ask(self, gold: str, answer: str, seconds: float) -> bool | None:
@@ -74,31 +74,26 @@ class _Worker:
             _LostError: The process ended without an answer, and is of no more use.
         """
         with contextlib.suppress(OSError):  # then there is nothing to hear either
-            self.socket.sendall(json.dumps([gold, answer, seconds]).encode() + b"\n")
-        if self._hear(seconds * _PATIENCE) == _NO_GOLD:
+            self.connection.send_bytes(json.dumps([gold, answer, seconds]).encode())
+        if not self._hear(seconds * _PATIENCE):
             return None
-        return self._hear(seconds * _PATIENCE, otherwise=False) == _EQUAL
+        return self._hear(seconds * _PATIENCE, otherwise=False)
 
     def close(self) -> None:
         """End the process, at whatever it is."""
         self.process.kill()
         self.process.wait()
-        self.socket.close()
+        self.connection.close()
 
-    def _hear(self, seconds: float, otherwise: bool | None = None) -> bytes:
-        self.socket.settimeout(seconds)
+    def _hear(self, seconds: float, otherwise: bool | None = None) -> bool:
         try:
-            said = self.socket.recv(1)
-        except TimeoutError:  # the machine gave no processor time
-            self.close()
-            raise _LostError(None, again=False) from None
-        except OSError:
-            said = b""
-        if not said:
-            exhausted = self.process.wait() == -signal.SIGPROF
-            self.close()
-            raise _LostError(otherwise, again=not exhausted)
-        return said
+            if self.connection.poll(seconds):
+                return self.connection.recv_bytes() == _YES
+            lost = _LostError(None, again=False)  # the machine gave no processor time
+        except (EOFError, OSError):
+            lost = _LostError(otherwise, again=self.process.wait() != -signal.SIGPROF)
+        self.close()
+        raise lost
 
 
 def _forget_workers() -> None:
@@ -117,7 +112,7 @@ _forget_workers()
 @in_forked_child
 def _leave_workers_to_parent() -> None:
     for worker in _workers:
-        worker.socket.close()
+        worker.connection.close()
         worker.process.returncode = 0  # a process that is not ours is not to be waited for
     _forget_workers()  # also because a lock that another thread held at the fork would never be released
 
@@ -169,20 +164,22 @@ def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
 
 
 def serve() -> None:
-    """Answer questions from stdin until it is closed. What a worker does."""
+    """Answer questions from stdin, which is a connection, until it is closed. What a worker does."""
     logging.disable()
     resource = importlib.import_module("resource")
     importlib.import_module("math_verify")
     with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
-    os.write(1, _READY)
-    for line in sys.stdin.buffer:
-        gold, answer, seconds = json.loads(line)
-        parsed = _within(seconds, _parse_gold, gold)
-        os.write(1, _GOLD if parsed else _NO_GOLD)
-        if parsed:
-            os.write(1, _EQUAL if _within(seconds, _is_answer, parsed, answer) else _OTHER)
+    connection = Connection(0)
+    connection.send_bytes(_YES)
+    with contextlib.suppress(EOFError):
+        while True:
+            gold, answer, seconds = json.loads(connection.recv_bytes())
+            parsed = _within(seconds, _parse_gold, gold)
+            connection.send_bytes(_YES if parsed else _NO)
+            if parsed:
+                connection.send_bytes(_YES if _within(seconds, _is_answer, parsed, answer) else _NO)
 
 
 def _within(seconds: float, do: Callable[..., Any], *arguments: Any) -> Any:
