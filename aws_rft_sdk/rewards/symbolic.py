@@ -8,9 +8,10 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from decimal import Decimal
+from fractions import Fraction
 
 from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON
@@ -20,6 +21,8 @@ from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, Whole, reference_of
 
 _MAX_SECONDS = 3_600
+_CHARACTERS = 4_000
+"""How much of a text is searched for a formula: of the beginning after a marker, of the end without one."""
 
 # --- formulas and words in a text ---
 
@@ -45,10 +48,12 @@ _JOINT = (
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
-_LEADING = re.compile(rf"(?:[\s*#`.,;:=\u2248](?!(?<=\.)[0-9])|{_CONNECTORS})*")
+_LEADING = re.compile(rf"(?:[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|\\approx\b|->|=>|{_CONNECTORS})*")
 _TRAILING = re.compile(rf"(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
+_NAMED = re.compile(r"\$[a-zA-Z]\$ (?:is|are|equals|=)\s")
 _SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u215e]")
-_DENIED = re.compile(r"(?:\bnot|n['\u2019]t)\s*\Z", re.IGNORECASE)
+_SIMPLE_FRACTION = re.compile(r"\\[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
+_DENIED = re.compile(r"(?:not|n['\u2019]t)(?: equal to| be| equal)?\s*\Z", re.IGNORECASE)
 
 
 def _formulas(text: str) -> list[Candidate]:
@@ -56,6 +61,8 @@ def _formulas(text: str) -> list[Candidate]:
     found: list[Candidate] = []
     for match in _DELIMITED.finditer(text):
         start, formula = match.start(), match[match.lastindex or 0]
+        if _NAMED.match(text, start):
+            continue
         if found and _BETWEEN_FORMULAS.fullmatch(text, found[-1].end, start):
             before = found.pop()
             formula, start = f"{before.value}{_connector(text[before.end : start])}{formula}", before.start
@@ -68,19 +75,33 @@ def _formulas(text: str) -> list[Candidate]:
         ):
             start = _LEADING.match(bare, start, end).end()  # type: ignore[union-attr] # it matches nothing too
             formula = _TRAILING.sub("", bare[start:end])
-            if (_SAYS_SOMETHING if words else re.compile(r"[\w\u2205]")).search(formula):
+            if (_SAYS_SOMETHING if words else re.compile(r"[\w\u2205\u221e]")).search(formula):
                 unit = _UNIT.match(text, start + len(formula))
                 found.append(Candidate(formula, start, unit.end() if unit else start + len(formula)))
-    return [each for each in found if not _DENIED.search(text[: each.start])]
+    return [each for each in found if not _DENIED.search(text[max(0, each.start - 20) : each.start])]
 
 
 def _connector(text: str) -> str:
     return " and " if "and" in text else ", "
 
 
+@dataclass(frozen=True)
+class _Formula:
+    value: Fraction | str
+    """1/2 and 0.5 are one value: who names both does not hedge."""
+    text: str = field(compare=False)
+
+
 def _first_formula(text: str) -> Candidate | None:
+    text = text[:_CHARACTERS]
     joined = _BETWEEN_BOXES.sub(lambda gap: _connector(gap[0]), text)
-    return Candidate(joined, 0, len(text)) if joined != text else next(iter(_formulas(text)), None)
+    found = Candidate(joined, 0, len(text)) if joined != text else next(iter(_formulas(text)), None)
+    if found is None:
+        return None
+    formula = str(found.value)
+    plain = _SIMPLE_FRACTION.sub(r"\1/\2", formula.strip(" $"))
+    is_number = re.fullmatch(r"-?[0-9]{0,40}\.?[0-9]{1,40}|-?[0-9]{1,40}/0*[1-9][0-9]{0,40}", plain)
+    return found._replace(value=_Formula(Fraction(plain) if is_number else formula, formula))
 
 
 def _joined(answers: Iterator[Answer]) -> Iterator[Answer]:
@@ -102,8 +123,9 @@ class _LastFormula(Extractor):
     """The last formula of a text: between delimiters, or among words."""
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        for found in reversed(_formulas(visible)):
-            yield Answer(visible, found.start, found.start, found.end)
+        before = max(0, len(visible) - _CHARACTERS)
+        for found in reversed(_formulas(visible[before:])):
+            yield Answer(visible, before + found.start, before + found.start, before + found.end)
 
 
 _TEXT_COMMAND = re.compile(r"\\(?:text|mbox|math)[a-z]*\s?\{([^{}]*)\}")
@@ -144,9 +166,9 @@ _REWRITES = [
         (r"(?:\u221a|(?<![A-Za-z\\])sqrt|\\sqrt(?=\s?\())\s?\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
         (r"\u221a\s?([0-9]+(?:\.[0-9]+)?|[A-Za-z])", r"\\sqrt{\1}"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
-        (r"(?<=[0-9])\\[,;:! ]\s?(?=[0-9]{3})", ""),
+        (r"(?<=[0-9])(?:\\[,;:! ]\s?|\s)(?=[0-9]{3}(?![0-9]))", ""),
         (r"\\\{\s*[a-zA-Z]\s*(?:\\mid\b|\||:)(.*)\\\}", r"\1"),
-        (r"\s+", " "),
+        (r"(?:~|\s)+", " "),
     )
 ]
 _DEGREES = re.compile(r"([0-9.]+)\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ)")
@@ -227,17 +249,22 @@ class Math(Comparator):
             marked = list(_joined(self.extract.answers(gold)))
             if words := settle(marked, _first_words):
                 return settle(answers, _first_words) == words
-            gold = settle(marked, _first_formula)
+            gold = _formula(marked)
         elif isinstance(gold, bool) or not isinstance(gold, Decimal | numbers.Real) or not math.isfinite(gold):
             return None
         else:
             gold = str(gold) if isinstance(gold, numbers.Rational) else format(Decimal(str(gold)), "f")
-        answer = str(settle(answers, _first_formula) or "")
+        answer = _formula(answers)
         answer = _latex(answer) if len(answer) <= self.max_characters else ""
         try:
-            return _math_worker.is_equal(_latex(str(gold or "")), answer, self.timeout_seconds)
+            return _math_worker.is_equal(_latex(gold), answer, self.timeout_seconds)
         except _math_worker.WorkerStartError as error:
             raise ConfigurationError("no process with math-verify could be started") from error
+
+
+def _formula(answers: Iterable[Answer]) -> str:
+    found = settle(answers, _first_formula)
+    return found.text if isinstance(found, _Formula) else ""
 
 
 MathVerify = Math
