@@ -37,7 +37,7 @@ class ToolArguments:
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth is no list of calls."""
-        golds, calls = _gold_calls(reference_of(rollout.ground_truth)), tool_calls(rollout)
+        golds, calls = _gold_calls(rollout.ground_truth), tool_calls(rollout)
         if golds is None:
             return None
         if len(calls) < len(golds) or (len(calls) > len(golds) and not self.extra):
@@ -51,7 +51,9 @@ class ToolArguments:
 Gold = ToolCall | tuple[str, Mapping[str, Any]]
 
 
-def _gold_calls(reference: JSON) -> list[Gold] | None:
+def _gold_calls(ground_truth: JSON) -> list[Gold] | None:
+    reference = reference_of(ground_truth)
+    reference = ground_truth if reference is None else reference
     if isinstance(reference, str):
         try:
             reference = json.loads(reference)

@@ -48,7 +48,7 @@ _JOINT = (
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
-_LEADING = re.compile(rf"(?:[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|\\approx\b|->|=>|{_CONNECTORS})*")
+_LEADING = re.compile(rf"(?:->|=>|\\approx\b|[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|{_CONNECTORS})*")
 _TRAILING = re.compile(rf"(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
 _NAMED = re.compile(r"\$[a-zA-Z]\$ (?:is|are|equals|=)\s")
 _SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u215e]")
