@@ -13,14 +13,15 @@ import os
 import queue
 import re
 import signal
-import subprocess
 import sys
 import weakref
 from collections.abc import Callable
-from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aws_rft_sdk._fork import in_forked_child
+
+if TYPE_CHECKING:
+    import subprocess
 
 _WORKERS = min(4, os.cpu_count() or 1)
 """Processes at most, each of about 70 MB; one thread needs one."""
@@ -51,11 +52,13 @@ class _Worker:
     """A process with math-verify loaded, for one question at a time. When our end of the connection closes, it ends."""
 
     def __init__(self) -> None:
+        import subprocess
+
         command = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(path) for path in sys.path])]
         try:
             self.connection, theirs = multiprocessing.Pipe()
             with theirs:
-                self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+                self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                     command,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
@@ -171,7 +174,7 @@ def serve() -> None:
     with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
-    connection = Connection(0)
+    connection = importlib.import_module("multiprocessing.connection").Connection(0)
     connection.send_bytes(_YES)
     with contextlib.suppress(EOFError):
         while True:

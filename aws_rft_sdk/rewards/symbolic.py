@@ -32,8 +32,10 @@ _A_WORD = (
     rf"(?<![\\A-Za-z])(?!{_CONNECTORS}|(?:{_FUNCTIONS})(?![A-Za-z]))(?:[\u3040-\u30ff\u3400-\u9fff]+"
     r"|(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?:['\u2019]t)?(?![A-Za-z]))"
 )
-_WORD = re.compile(rf"\\[a-z]+\*?(?:\s?\{{[^{{}}]*\}})?|(?P<word>{_A_WORD})", re.IGNORECASE)
-"""A word that is no part of a formula. Commands of LaTeX are looked at first, with the words in their braces."""
+_BREAK = re.compile(
+    rf"\\begin\b.*\\end\s?\{{[^{{}}]*\}}|\\[a-z]+\*?(?:\s?\{{[^{{}}]*\}})?|(?P<line>\n)|(?P<word>{_A_WORD})", re.IGNORECASE | re.DOTALL
+)
+"""Where a formula ends: at a word or a line. Commands of LaTeX are looked at first, with the words in their braces."""
 _UNIT = re.compile(
     rf"(?<=[0-9}}])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)(?:\s{_A_WORD})?"
     rf"(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
@@ -69,10 +71,10 @@ def _formulas(text: str) -> list[Candidate]:
         found.append(Candidate(formula, start, match.end()))
     if not found:
         bare = _UNIT.sub(lambda unit: " " * len(unit[0]), text)
-        words = [match.span() for match in _WORD.finditer(bare) if match["word"]]
-        for start, end in zip(
-            [0, *(end for _, end in words)], [*(start for start, _ in words), len(bare)], strict=True
-        ):
+        breaks = [match for match in _BREAK.finditer(bare) if match.lastgroup]
+        words = any(match["word"] for match in breaks)
+        edges = [0, *(edge for match in breaks for edge in match.span()), len(bare)]
+        for start, end in zip(edges[::2], edges[1::2], strict=True):
             start = _LEADING.match(bare, start, end).end()  # type: ignore[union-attr] # it matches nothing too
             formula = _TRAILING.sub("", bare[start:end])
             if (_SAYS_SOMETHING if words else re.compile(r"[\w\u2205\u221e]")).search(formula):
@@ -247,7 +249,7 @@ class Math(Comparator):
     def _is_equal(self, answers: list[Answer], gold: JSON) -> bool | None:
         if isinstance(gold, str):
             marked = list(_joined(self.extract.answers(gold)))
-            if words := settle(marked, _first_words):
+            if words := settle(marked[:1], _first_words):
                 return settle(answers, _first_words) == words
             gold = _formula(marked)
         elif isinstance(gold, bool) or not isinstance(gold, Decimal | numbers.Real) or not math.isfinite(gold):
