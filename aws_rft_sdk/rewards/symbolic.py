@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import math
 import numbers
 import re
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
 from fractions import Fraction
+from typing import NamedTuple
 
 from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON
@@ -33,7 +35,9 @@ _A_WORD = (
     r"|(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?:['\u2019]t)?(?![A-Za-z]))"
 )
 _BREAK = re.compile(
-    rf"\\begin\b.*\\end\s?\{{[^{{}}]*\}}|\\[a-z]+\*?(?:\s?\{{[^{{}}]*\}})?|(?P<line>\n)|(?P<word>{_A_WORD})", re.IGNORECASE | re.DOTALL
+    r"\\begin\b.*\\end\s?\{[^{}]*\}|\\[a-z]+\*?(?:\s?\{[^{}]*\})?"
+    rf"|(?P<line>\n)|(?P<word>{_A_WORD})",
+    re.IGNORECASE | re.DOTALL,
 )
 """Where a formula ends: at a word or a line. Commands of LaTeX are looked at first, with the words in their braces."""
 _UNIT = re.compile(
@@ -49,6 +53,7 @@ _JOINT = (
     r"(?:\\[,;: ]|\\q?quad\b|[\s*$(])*"
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
+_AFTER_BOX = re.compile(rf"\}}{_JOINT}\Z")
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
 _LEADING = re.compile(rf"(?:->|=>|\\approx\b|[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|{_CONNECTORS})*")
 _TRAILING = re.compile(rf"(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
@@ -108,16 +113,14 @@ def _first_formula(text: str) -> Candidate | None:
 
 def _joined(answers: Iterator[Answer]) -> Iterator[Answer]:
     r"""Yield answers, `\boxed{1} and \boxed{2}` as one. In "1 or \boxed{2}" the answer begins with the line."""
-    last = next(answers, None)
-    while last is not None:
-        each = next(answers, None)
-        if each is not None and _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
+    for last in answers:
+        while _AFTER_BOX.search(last.before[-60:]) and (each := next(answers, None)) is not None:
+            if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
+                break
             last = last._replace(marker=each.marker, start=each.start)
-            continue
         if re.search(r"\bor[\s$*(]*\Z", last.before[-20:]):
             last = last._replace(start=last.visible.rfind("\n", 0, last.marker) + 1)
         yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
-        last = each
 
 
 @dataclass(frozen=True)
@@ -240,37 +243,44 @@ class Math(Comparator):
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
+        golds = [_read_gold(gold) for gold in (reference if isinstance(reference, list) else [reference])]
         _check_installed()
-        found = list(_joined(answers))
-        golds = reference if isinstance(reference, list) else [reference]
-        verdicts = {self._is_equal(found, gold) for gold in golds} - {None}
-        return float(any(verdicts)) if verdicts else None
-
-    def _is_equal(self, answers: list[Answer], gold: JSON) -> bool | None:
-        if isinstance(gold, str):
-            marked = list(_joined(self.extract.answers(gold)))
-            if words := settle(marked[:1], _first_words):
-                return settle(answers, _first_words) == words
-            gold = _formula(marked)
-        elif isinstance(gold, bool) or not isinstance(gold, Decimal | numbers.Real) or not math.isfinite(gold):
-            return None
-        else:
-            gold = str(gold) if isinstance(gold, numbers.Rational) else format(Decimal(str(gold)), "f")
-        answer = _formula(answers)
-        answer = _latex(answer) if len(answer) <= self.max_characters else ""
+        as_words, as_formula = itertools.tee(_joined(answers))
+        words = {gold.words for gold in golds if gold.words}
+        if words and settle(as_words, _first_words) in words:
+            return 1.0
+        formula = _settled_formula(as_formula)
+        answer = _latex(formula) if len(formula) <= self.max_characters else ""
         try:
-            return _math_worker.is_equal(_latex(gold), answer, self.timeout_seconds)
+            verdicts = {_math_worker.is_equal(gold.latex, answer, self.timeout_seconds) for gold in golds if gold.latex}
         except _math_worker.WorkerStartError as error:
             raise ConfigurationError("no process with math-verify could be started") from error
-
-
-def _formula(answers: Iterable[Answer]) -> str:
-    found = settle(answers, _first_formula)
-    return found.text if isinstance(found, _Formula) else ""
+        return 1.0 if True in verdicts else 0.0 if words or False in verdicts else None
 
 
 MathVerify = Math
 """The name of `Math` in earlier releases."""
+
+
+class _Gold(NamedTuple):
+    words: str = ""
+    latex: str = ""
+
+
+@functools.lru_cache(1_024)  # a group of rollouts has one ground truth
+def _read_gold(gold: JSON) -> _Gold:
+    if isinstance(gold, str):
+        first, every = itertools.tee(_joined(Math.extract.answers(gold)))
+        words = settle(itertools.islice(first, 1), _first_words)
+        return _Gold(words=str(words)) if words else _Gold(latex=_latex(_settled_formula(every)))
+    if isinstance(gold, bool) or not isinstance(gold, Decimal | numbers.Real) or not math.isfinite(gold):
+        return _Gold()
+    return _Gold(latex=str(gold) if isinstance(gold, numbers.Rational) else format(Decimal(str(gold)), "f"))
+
+
+def _settled_formula(answers: Iterable[Answer]) -> str:
+    found = settle(answers, _first_formula)
+    return found.text if isinstance(found, _Formula) else ""
 
 
 @functools.cache
