@@ -23,6 +23,8 @@ class Candidate(NamedTuple):
     start: int
     """Where it stands in the text."""
     end: int
+    is_label: bool = False
+    """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
 
 
 FindCandidate = Callable[[str], "Candidate | None"]
@@ -33,23 +35,31 @@ FindCandidate = Callable[[str], "Candidate | None"]
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
-_JOINT = re.compile(rf"{_SIGNS}(?:(?:\b(?:and|or|also|to|plus|versus|vs|as well as)\b){_SIGNS})*\n?{_SIGNS}", re.IGNORECASE)
+_JOINT = re.compile(
+    rf"{_SIGNS}(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b{_SIGNS})*\n*{_SIGNS}", re.IGNORECASE
+)
 """What joins two values directly, and says nothing itself."""
-_EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
-"""After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
 _DOUBT = re.compile(
     r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|if not"
     r"|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
-    r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it|its|is|it's|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
+    r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it's|its?|is|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
     re.IGNORECASE,
 )
 """A value that follows this is one more, wherever it stands."""
-_CONDITION = re.compile(r"[^\w\n]*(?:if|when|assuming|depending|(?:in|on|under) (?:one|another|the (?:first|second|other)))\b", re.I)
+_EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
+"""After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
+_CONDITION = re.compile(r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I)
+_BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
+_OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
+"""Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
+_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
+"""After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
 # --- what the policy takes back ---
 
 _FILLERS = (
-    r"(?:\b(?:wait|no|it|is|it's|its|was|that's|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|think)\b"
+    r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
+    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|think)\b"
     r"|[^\w\n]+)*"
 )
 _CORRECTION = (
@@ -57,18 +67,19 @@ _CORRECTION = (
     r"|rather(?! than)|(?:it|that|this|answer) should (?:be|have been)|the (?:correct|right|real|true) (?:answer|value|result) is"
     r"|but)\b|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
 )
+_WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo))\b"
 _DENIAL = (
-    r"(?:^|[.!?,\n]|[.!?,]\s{1,3}|\n\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
-    r"|\b(?:that|this|which|it|answer|above)(?:'s| is| was| isn't| can't be| cannot be| doesn't (?:look|seem))? "
-    r"(?:not (?:right|correct|true)|(?<=n't )(?:right|correct|true)|(?<=n't be )(?:right|correct|true)"
-    r"|(?<=look )right|(?<=not be )right|wrong|incorrect|false|a (?:mistake|typo))\b"
+    r"(?:^|[.!?,\n]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
+    rf"|\A[^\w\n]*(?:\w+ )?(?:is|was) {_WRONG}"
+    r"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?:not (?:right|correct|true)|wrong|incorrect|false|a (?:mistake|typo))\b"
+    r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"
     r"|\bi (?:was|am) (?:wrong|mistaken)\b|\b(?:i|i've) made (?:a|an) (?:mistake|error)\b"
 )
-_TAKEN_BACK = re.compile(rf"(?P<denial>{_DENIAL})|(?:{_CORRECTION}){_FILLERS}", re.IGNORECASE)
-_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|s|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL)
-_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
-"""After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
+_TAKEN_BACK = re.compile(
+    rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|\w+n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})", re.IGNORECASE
+)
+_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL)
 
 
 def settle(
@@ -94,7 +105,9 @@ def settle(
         if found is None:
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _is_listed(found, answer, next(remaining, None), first, clean):
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(answer.before[-_NEAR:]):
+            return None
+        if _is_listed(found, answer, next(remaining, None), first, clean):
             return None
         return _settled(found, text[found.end :] + clean(after), first)
     return None
@@ -108,44 +121,60 @@ def _is_listed(
         return False
     text = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
     other = first(text)
-    return other is not None and other.value not in (None, found.value) and _is_joint(text[other.end :])
-
-
-def _is_joint(gap: str) -> bool:
+    if other is None or other.value in (None, found.value):
+        return False
+    gap = text[other.end :]
     return "\n" not in gap.strip(" ") and (_JOINT.fullmatch(gap) or _DOUBT.search(gap)) is not None
 
 
 def _settled(found: Candidate, rest: str, first: FindCandidate) -> Value | None:
     """Return the value that a text settles on whose first value is `found` and which goes on with `rest`."""
+    if not rest.strip():
+        return found.value
     value = None if _is_hedged(found, rest, first) else found.value
     for taken_back in _TAKEN_BACK.finditer(rest):
-        tail = rest[taken_back.end() :].partition("\n")[0]
-        new = first(tail[:_NEAR])
-        if new is not None and new.start == 0 and new.value is not None:
+        for begin in (taken_back.start("fillers"), taken_back.end()):
+            tail = rest[begin:].partition("\n")[0].lstrip(" ,.:*\"'")
+            new = first(tail[:_NEAR])
+            if new is not None and new.start == 0 and new.value is not None:
+                break
+        else:
+            value = None if taken_back["denial"] else value
+            continue
+        if not taken_back["negation"]:
             value = None if _is_hedged(new, tail[new.end :], first) else new.value
-        elif taken_back["denial"]:
+        elif new.value == value:
             value = None
     return value
 
 
 def _is_hedged(found: Candidate, rest: str, first: FindCandidate) -> bool:
     """Say whether a text goes on with another value beside the one found."""
-    joint = _JOINT.match(rest)
-    gap = joint[0] if joint else ""
-    other = first(rest[len(gap) :])
-    if other is None:
-        return False
-    is_other = other.value not in (None, found.value)
-    after = rest[len(gap) + other.end :]
-    if is_other and other.start == 0 and gap and not _EXPLAINED.match(after):
-        # A list over several lines has nothing but values; a remark in brackets is a value if it says nothing else.
-        if "\n" in gap:
-            return not after.partition("\n")[0].strip(" .*")
-        return "(" not in gap or not re.match(r"[^)\n]*[a-z]", after)
-    if is_other and _CONDITION.match(rest) and _CONDITION.match(after):
+    if any(_is_joined(found, tail, first) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
         return True
-    for doubt in _DOUBT.finditer(rest):
-        other = first(rest[doubt.end() : doubt.end() + _NEAR])
-        if other is not None and other.start == 0 and other.value not in (None, found.value):
-            return True
-    return False
+    return any(
+        other is not None and other.start == 0 and other.value not in (None, found.value)
+        for other in (first(rest[doubt.end() : doubt.end() + _NEAR]) for doubt in _DOUBT.finditer(rest))
+    )
+
+
+def _is_joined(found: Candidate, rest: str, first: FindCandidate) -> bool:
+    other = first(rest)
+    if other is None or other.is_label or other.value in (None, found.value):
+        return False
+    gap, after = rest[: other.start], rest[other.end :]
+    one, two = _CONDITION.match(rest), _CONDITION.match(after)
+    if one and two and (one[1] == two[1] or "otherwise" in two[1]):
+        return True
+    in_brackets = "(" in rest[: other.start + 1]
+    if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
+        return False
+    # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
+    if "\n" in gap.strip(" ") and not _WORDS.search(gap):
+        return not after.partition("\n")[0].strip(" .*")
+    if in_brackets and re.match(r"[^)\n]*[a-z]", after):
+        return False
+    return _WORDS.search(gap) is not None or not _EXPLAINED.match(after)
+
+
+_WORDS = re.compile(r"\w")

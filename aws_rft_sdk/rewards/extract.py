@@ -9,7 +9,6 @@ wins. An extractor sees the visible text only: thoughts are cut away, and so is 
 from __future__ import annotations
 
 import functools
-import heapq
 import json
 import re
 from collections import deque
@@ -30,16 +29,14 @@ _LAST_MARKERS = 8
 
 # --- the visible text ---
 
-_TAG_NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection"
-_OPENING = (
-    rf"<(?:{_TAG_NAMES})>|<\|begin_(?:of|internal)_thought\|>|\[THINK\]|<seed:think>|\u25c1think\u25b7"
-    r"|<\|channel\|>\s*(?:analysis|commentary)\b"
+_TAG_NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection|seed:think"
+_THOUGHT_MARK = re.compile(
+    rf"<(?:/?(?i:{_TAG_NAMES})>|\|(?i:begin|end)_(?:of|internal)_thought\|>"
+    r"|\|channel\|>\s{0,9}(?:analysis|commentary|final)\b(?:\s{0,9}<\|message\|>)?)|\[/?THINK\]|\u25c1/?think\u25b7"
 )
-_CLOSING = (
-    rf"</(?:{_TAG_NAMES})>|<\|end_(?:of|internal)_thought\|>|\[/THINK\]|</seed:think>|\u25c1/think\u25b7"
-    r"|<\|channel\|>\s*final\b(?:\s*<\|message\|>)?|\bassistantfinal(?=[^a-z])"
-)
-_THOUGHT_MARK = re.compile(rf"(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})", re.IGNORECASE)
+_CLOSING = re.compile(r".(?:/|\|end|\|channel\|>\s*final)", re.IGNORECASE)
+_HARMONY_AS_TEXT = "assistantfinal"
+"""What is left of harmony's final channel if the special tokens are not decoded."""
 _SOLUTION = re.compile(r"<\|(?:begin|end)_of_(?:solution|answer)\|>", re.IGNORECASE)
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return|end_of_turn|eos)\|>|</s>|<end_of_turn>|<eos>"
@@ -64,7 +61,7 @@ def strip_thoughts(text: str) -> str | None:
     visible: list[str] = []
     depth, end = 0, 0
     for mark in _THOUGHT_MARK.finditer(text):
-        if mark["opening"]:
+        if not _CLOSING.match(mark[0]):
             if not depth:
                 visible.append(text[end : mark.start()])
             depth += 1
@@ -76,14 +73,14 @@ def strip_thoughts(text: str) -> str | None:
         end = mark.end()
     if depth:
         return None
-    visible.append(text[end:])
+    visible.append(text[end:].rpartition(_HARMONY_AS_TEXT)[2])
     return _END_OF_TURN.split(_SOLUTION.sub("\n", "".join(visible)).lstrip("\ufeff"), maxsplit=1)[0]
 
 
 _QUESTION = re.compile(
-    r"^[ \t*#]{0,9}(?:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|<\|",
-    re.IGNORECASE | re.MULTILINE,
+    r"[\n<](?:(?<=\n)[ \t*#]{0,9}(?i:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|(?<=<)\|)"
 )
+"""A new question that the policy asks itself after its answer, or a template of a chat."""
 
 
 # --- answers ---
@@ -133,8 +130,10 @@ class Extractor:
         raise NotImplementedError
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the answers of a rollout, the last one first. None of a rollout that ends inside a thought."""
-        visible = strip_thoughts(rollout.answer)
+        """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
+        return self._answers_of(rollout, strip_thoughts(rollout.answer))
+
+    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         return iter(()) if visible is None else self.answers(visible)
 
     def __or__(self, other: Extractor) -> Extractor:
@@ -155,7 +154,8 @@ class _Union(Extractor):
     extractors: tuple[Extractor, ...]
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        found = list(heapq.merge(*(each.answers(visible) for each in self.extractors), key=lambda each: -each.marker))
+        found = [answer for each in self.extractors for answer in each.answers(visible)]
+        found.sort(key=lambda answer: -answer.marker)
         # A new question ends the answer to the first one, whatever marks the answer to the new one.
         question = _QUESTION.search(visible, found[-1].end) if len(found) > 1 else None
         return iter([each for each in found if question is None or each.marker < question.start()])
@@ -187,10 +187,9 @@ class Extract(Extractor):
         for each in self.extractors:
             yield from each.answers(visible)
 
-    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the answers of the first extractor, then those of the next. See `Extractor.answers_of`."""
+    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         for each in self.extractors:
-            yield from each.answers_of(rollout)
+            yield from each._answers_of(rollout, visible)
 
 
 @dataclass(frozen=True)
@@ -284,13 +283,19 @@ _BULLET = re.compile(r"[-+\u2022\u2013] +")
 _REMARK = re.compile(r"(?:explanation|reasoning|verif(?:ication|y)|check|note|step|proof|why)\b", re.IGNORECASE)
 """A heading after the answer."""
 _LINE_END = re.compile(r"\r?\n|</answer>", re.IGNORECASE)
+_IS = (
+    r"[\s*_]{0,9}(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?i:is|(?:should|must|will|would) be)\b"
+    r"(?! (?i:correct|right|wrong|greater|more|less|fewer|larger|smaller|bigger|between|divisible|a multiple)\b))"
+)
+_LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*_]{2}", r"[ \t*_]{3}"))
+# Begins with a set of characters, so that a search passes over all others quickly.
 PROSE_MARKER = re.compile(
-    r"^[ \t#*_]{0,9}(?:final )?answer[ \t*_]{0,9}$|^[ \t*_]{0,9}A[ \t*_]{0,9}:"
-    r"|\b(?:answer(?: to (?:the|this|that) (?:question|problem))?|(?:correct|right|best) (?:choice|option))[\s*_]{0,9}"
-    r"(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?:is|(?:should|must|will|would) be)\b"
-    r"(?! (?:correct|right|wrong|greater|more|less|fewer|larger|smaller|bigger|between|divisible|a multiple)\b))"
-    r"|\u7b54\u6848[\u662f\u4e3a:\uff1a]|^#{1,3}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)",
-    re.IGNORECASE | re.MULTILINE,
+    r"[AaCcOo#\u7b54](?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
+    r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
+    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .))(?i:nswer)[ \t*_]{0,9}$"
+    rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"
+    r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)|(?<=\u7b54)\u6848[\u662f\u4e3a:\uff1a])",
+    re.MULTILINE,
 )
 
 
@@ -399,8 +404,7 @@ class ToolArgument(Extractor):
         """Yield nothing: a text has no calls."""
         return iter(())
 
-    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the argument of the last call. Nothing if there is no such call, or the last one lacks the argument."""
+    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         calls = [call for call in tool_calls(rollout) if call.name == self.tool]
         return _value_at(calls[-1].arguments, (self.argument,)) if calls else iter(())
 
