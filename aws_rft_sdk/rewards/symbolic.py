@@ -147,7 +147,8 @@ def _first_words(text: str) -> Candidate | None:
 
 # --- LaTeX that math-verify reads ---
 
-_SUPERSCRIPTS = "\u2070\u00b9\u00b2\u00b3\u2074-\u207b"
+_SCRIPTS = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+)|[\u2080-\u208b]+")
+"""Superscripts, subscripts."""
 _NAMES = {
     "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": r"\div ", "\u00b1": r"\pm ",
     "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2248": r"\approx ", "\u221e": r"\infty ",
@@ -183,7 +184,7 @@ _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 def _latex(text: str) -> str:
     """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
     if not text.isascii():
-        text = re.sub(f"[{_SUPERSCRIPTS}]+", lambda found: f"^{{{unicodedata.normalize('NFKC', found[0])}}}", text)
+        text = _SCRIPTS.sub(lambda found: f"{'^' if found[1] else '_'}{{{_plain(found[0])}}}", text)
         text = "".join(_NAMES.get(letter) or _named(letter) for letter in text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
@@ -195,9 +196,15 @@ def _latex(text: str) -> str:
 def _named(letter: str) -> str:
     if "\u03b1" <= letter <= "\u03c9":
         return "\\" + unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda") + " "
-    plain = unicodedata.normalize("NFKC", letter)
+    plain = _plain(letter)
     over, slash, under = plain.partition("\N{FRACTION SLASH}")
-    return rf"\frac{{{over}}}{{{under}}}" if slash else plain.replace("\N{MINUS SIGN}", "-")
+    if slash:
+        return rf"\frac{{{over}}}{{{under}}}"
+    return letter if any(map(str.isdigit, plain)) else plain  # digits of other scripts are none
+
+
+def _plain(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).replace("\N{MINUS SIGN}", "-")
 
 
 # --- the reward ---
