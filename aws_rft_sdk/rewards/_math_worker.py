@@ -223,6 +223,8 @@ def _parse(text: str) -> list[Any]:
     """Return the expression and its text, or only the text if it cannot be parsed. [] if the text is empty."""
     library, sympy = importlib.import_module("math_verify"), importlib.import_module("sympy")
     expression, *rest = library.parse(f"$${text}$$", [library.LatexExtractionConfig()], parsing_timeout=None) or [None]
+    if isinstance(expression, str) and "=" in text:
+        return _parse(text.rpartition("=")[2])  # the left side has a name that is no symbol, such as an angle's
     if isinstance(expression, sympy.FiniteSet) and all(
         isinstance(each, sympy.Rel) and not isinstance(each, sympy.Eq) for each in expression.args
     ):

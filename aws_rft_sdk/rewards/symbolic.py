@@ -41,7 +41,7 @@ _BREAK = re.compile(
 )
 """Where a formula ends: at a word or a line. Commands of LaTeX are looked at first, with the words in their braces."""
 _UNIT = re.compile(
-    rf"(?<=[0-9}}])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)(?:\s{_A_WORD})?"
+    rf"(?<=[0-9}}\u03c0])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)(?:\s{_A_WORD})?"
     rf"(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
     re.IGNORECASE,
 )
@@ -49,22 +49,26 @@ _DELIMITED = re.compile(
     r"\$\$([^$]+)\$\$|(?<!\\)\$(?=\S)([^$\n]*[^\s$\\])\$(?![0-9])|\\\[(.+?)\\\]|\\\((.+?)\\\)", re.DOTALL
 )
 _JOINT = (
-    rf"[\s*$)]*(?:\\text\s?\{{\s*)?(?:,|;|/|\||&|->|=>|\u2192|\\to\b)?\s*(?:{_CONNECTORS}[\s,]*)*\}}?"
-    r"(?:\\[,;: ]|\\q?quad\b|[\s*$(])*"
+    rf"[\s*$)]{{0,9}}(?:\\text\s?\{{\s?)?(?:,|;|/|\||&|->|=>|\u2192|\\to\b)?(?:[\s,]{{0,9}}{_CONNECTORS}){{0,3}}\s?\}}?"
+    r"(?:\\[,;: ]|\\q?quad\b|[\s*$(]){0,9}"
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
 _AFTER_BOX = re.compile(rf"\}}{_JOINT}\Z")
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
 _LEADING = re.compile(rf"(?:->|=>|\\approx\b|[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|{_CONNECTORS})*")
-_TRAILING = re.compile(rf"(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
+_TRAILING = re.compile(rf"(?<![\s*`.,;:(])(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
 _NAMED = re.compile(r"\$[a-zA-Z]\$ (?:is|are|equals|=)\s")
 _SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u215e]")
+_WORDY = re.compile(rf"\\text\s?\{{(?:([^{{}}]*[0-9][^{{}}]*)|[^{{}}]*({_CONNECTORS})[^{{}}]*)\}}")
+"""Text that holds more than words: `\\text{5 apples}`, `\\text{ apples or }`."""
+_MINUS = re.compile(r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\u221a\u03c0(])", re.IGNORECASE)
 _SIMPLE_FRACTION = re.compile(r"\\[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
-_DENIED = re.compile(r"(?:not|n['\u2019]t)(?: equal to| be| equal)?\s*\Z", re.IGNORECASE)
+_DENIED = re.compile(r"(?:(?:not|n['\u2019]t)(?: equal to| be| equal)?|(?:could|might) be)\s*\Z", re.IGNORECASE)
 
 
 def _formulas(text: str) -> list[Candidate]:
     """Return the formulas of a text. Formulas between delimiters that a comma or "or" joins are one."""
+    text = _MINUS.sub(lambda word: "-".ljust(len(word[0])), text)
     found: list[Candidate] = []
     for match in _DELIMITED.finditer(text):
         start, formula = match.start(), match[match.lastindex or 0]
@@ -163,7 +167,7 @@ _REWRITES = [
         (r"\\varnothing|\\O\b", r"\\emptyset"),
         (r"<=", r"\\le "),
         (r">=", r"\\ge "),
-        (r"!=", r"\\ne "),
+        (r"!=|\\not\s?=", r"\\ne "),
         (r"\*", r"\\cdot "),
         (r"(?:\\text\s?\{\s*)?(?:\\?%|(?<![A-Za-z])(?:percent|pct)(?![A-Za-z]))(?:\s*\})?", ""),
         (r"(?<![A-Za-z])(?:maybe|perhaps)(?![A-Za-z])", ","),
@@ -173,10 +177,14 @@ _REWRITES = [
         (r"\u221a\s?([0-9]+(?:\.[0-9]+)?|[A-Za-z])", r"\\sqrt{\1}"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
         (r"(?<=[0-9])(?:\\[,;:! ]\s?|\s)(?=[0-9]{3}(?![0-9]))", ""),
-        (r"\\\{\s*[a-zA-Z]\s*(?:\\mid\b|\||:)(.*)\\\}", r"\1"),
+        (r"\A\s*\\text\s?\{[^{}]*\}\s*=?\s*(?=[0-9$\\(-])", ""),
+        (r"[\u20ac\u00a3\u00a5\u20b9]", ""),
+        (r"\\\{\s*[a-zA-Z]\s*(?:\\in\b[^:|]*)?(?:\\mid\b|\||:)(.*)\\\}", r"\1"),
         (r"(?:~|\s)+", " "),
     )
 ]
+_BOTH = r"\pm"
+_REPEATING = re.compile(r"([0-9]{0,30})\.([0-9]{0,30})\\overline\s?\{([0-9]{1,30})\}")
 _DEGREES = re.compile(r"([0-9.]+)\s?\^\s?(?:\{\s?\\circ\s?\}|\\circ)")
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
@@ -188,9 +196,17 @@ def _latex(text: str) -> str:
         text = "".join(_NAMES.get(letter) or _named(letter) for letter in text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
+    text = _REPEATING.sub(_fraction, text)
+    if text.count(_BOTH) == 1:
+        text = f"{text.replace(_BOTH, '+')}, {text.replace(_BOTH, '-')}"
     if _TRIGONOMETRY.search(text):
         text = _DEGREES.sub(r"{\\frac{\1\\pi}{180}}", text)
     return text.strip(" $").rstrip(" .,;:")
+
+
+def _fraction(decimal: re.Match[str]) -> str:
+    once, again = decimal[1] + decimal[2], decimal[3]
+    return rf"\frac{{{int(once + again) - int(once or 0)}}}{{{'9' * len(again)}{'0' * len(decimal[2])}}}"
 
 
 def _named(letter: str) -> str:
@@ -286,7 +302,7 @@ def _read_gold(gold: JSON) -> _Gold:
 
 
 def _settled_formula(answers: Iterable[Answer]) -> str:
-    found = settle(answers, _first_formula)
+    found = settle(answers, _first_formula, lambda text: _WORDY.sub(r" \1\2 ", text))
     return found.text if isinstance(found, _Formula) else ""
 
 
