@@ -18,7 +18,8 @@ RIGHT = {
         ("$72", "72"), ("A: 72", "72"), ("72.0", "72"), ("#### 72", "72"), ("0.5", "1/2"), ("1,234.5", "1234.5"),
         ("1 000", "1000"), (r"1\,000", "1000"), (r"\boxed{1{,}000}", "1,000"), ("1 1/2", "3/2"), ("1.5e-3", "0.0015"),
         (r"\boxed{5.}", "5"), (r"\boxed{.5}", "1/2"), (r"\boxed{2\frac12}", "5/2"), ("10**3", "10^3"), ("5!", "120"),
-        (r"\boxed{\frac{1}{3}}", "0.333333333333"),
+        (r"\boxed{\frac{1}{3}}", "0.333333333333"), ("minus 5", "-5"), ("5 €", "5"),
+        (r"\boxed{0.1\overline{6}}", "1/6"),
     ],
     "signs of unicode": [
         ("½", r"\frac12"), ("2⅓", "7/3"), ("√2/2", r"\frac{1}{\sqrt 2}"), ("√(x+1)", r"\sqrt{x+1}"), ("x³", "x^3"),
@@ -37,10 +38,12 @@ RIGHT = {
         (r"\boxed{1}\text{ or }\boxed{2}", "1,2"), ("The points are $(1,2)$ and $(3,4)$.", "(3,4),(1,2)"),
         (r"\boxed{x \ge 0}", r"[0,\infty)"), (r"\boxed{0 < x \le 1}", "(0,1]"), (r"\boxed{(5,\infty)}", "x > 5"),
         (r"\boxed{x<-1 \text{ or } x>1}", r"(-\infty,-1)\cup(1,\infty)"), (r"\boxed{x>0 \text{ and } x<2}", "(0,2)"),
+        (r"\boxed{\frac{-1 \pm \sqrt{5}}{2}}", r"\frac{-1+\sqrt5}{2}, \frac{-1-\sqrt5}{2}"),
         (r"\boxed{\{x \mid x > 5\}}", r"(5,\infty)"), (r"\boxed{\varnothing}", r"\emptyset"),
     ],
     "units and names": [
         ("5 apples", "5"), ("5 km/h", "5"), ("5 cm²", "5"), (r"\boxed{5\ \text{cm}^2}", "5"), ("x = 5", "5"),
+        (r"\boxed{\text{5 apples}}", "5"), (r"\boxed{\text{Area} = 25\pi \text{ cm}^2}", r"25\pi"),
         (r"\boxed{5\mathrm{~cm}}", "5 cm"), (r"\boxed{5}", "x=5"), ("f(x) = x^2 + 1", "x^2+1"),
         (r"\boxed{10\%}", "10"), ("10 %", r"10\%"), ("10 percent", "10%"), (r"\boxed{\cos 60^\circ}", r"\frac12"),
         (r"\boxed{e^{i\pi}}", "-1"), (r"\boxed{(1+i)^2}", "2i"),
@@ -79,6 +82,7 @@ WRONG = {
         ("12 or 13", "13"), ("The answer is 12 or 13.", "12"), ("12 or maybe 13", "13"), ("$12$ or $13$", "12"),
         (r"\boxed{12 \text{ or } 13}", "13"), (r"\boxed{12}\text{ or }\boxed{13}", "13"), (r"\boxed{12} or 13", "12"),
         (r"12 or \boxed{13}", "13"), ("12 → 13", "13"), ("12 cats or 13 cats", "12"), (r"\boxed{\pm 2}", "2"),
+        (r"\boxed{12 \text{ cats or } 13 \text{ cats}}", "12"), ("I'd guess 12, though it could be 13.", "13"),
         ("12, 13", "12"), ("12/13", "12"), ("A, B", "B"), ("even or odd", "even"), ("#### 12 or 13", "12"),
     ],
     "relations and intervals": [
@@ -100,6 +104,7 @@ WRONG = {
     "other values": [
         (r"\boxed{10\%}", "0.1"), ("50 percent", "0.5"), (r"\boxed{0.1}", r"10\%"), ("0.333", "1/3"), ("x²", "2x"),
         (r"\boxed{3.14}", r"\pi"), ("√3", r"\sqrt2"), (r"\boxed{5}", 0.1), ("2", "2x+3"), ("#### 2x+3", "2"),
+        ("negative 5", "5"), (r"\boxed{x=2\pm\sqrt3}", r"2+\sqrt3"), (r"\boxed{x \not= 5}", "5"),
         ("1", 1e-05), (r"\boxed{5i}", "5"), (r"\boxed{y=5}", "x=5"), (r"\boxed{-\infty}", r"\infty"),
         (r"\boxed{0}", r"\emptyset"), (r"\boxed{\text{odd}}", "even"), ("not even", "even"), ("6", ["5", "7"]),
         (r"\boxed{x^2+2}", "$1+x^2$"),
@@ -109,13 +114,11 @@ WRONG = {
 UNUSABLE = [None, "", "   ", float("nan"), float("inf"), True, {}, [], [None]]
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", RIGHT)
 def test_math_when_the_answer_is_right_then_one(kind):
     assert [case for case in RIGHT[kind] if reward.score(*case) != 1.0] == []
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", WRONG)
 def test_math_when_the_answer_is_wrong_then_zero(kind):
     assert [case for case in WRONG[kind] if reward.score(*case) != 0.0] == []
@@ -125,7 +128,19 @@ def test_math_when_the_ground_truth_is_of_no_use_then_none():
     assert [truth for truth in UNUSABLE if reward.score("5", truth) is not None] == []
 
 
-@pytest.mark.timeout(60)
+LENGTH = 100_000
+SLOW = ["$a$" + " " * LENGTH + "x $b$", r"\boxed{1}" + " " * LENGTH + r"x\boxed{2}", "1" + "." * LENGTH + "2"]
+SLOW += [
+    part * (LENGTH // len(part))
+    for part in (r"\[", r"\boxed{", "sqrt(", "$", "a b ", "1 or ", r"\text{", "x=", "not ", "½")
+]
+
+
+@pytest.mark.parametrize("text", SLOW, ids=range(len(SLOW)))
+def test_math_when_a_text_is_made_to_be_slow_then_it_is_judged_all_the_same(text):
+    assert reward.score(text, "5") == 0.0
+
+
 def test_math_when_off_the_main_thread_then_the_same_scores():
     """The library's own time limit raises ValueError there."""
     scores = []
