@@ -82,6 +82,7 @@ def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
             exec(_compiled([*futures, node]), namespace)  # noqa: S102
         except BaseException:  # noqa: S112 - an example that fails, or an exit at the end
             continue
+    restore()
     gc.callbacks.clear()
     if fork():
         leave(0)
@@ -95,12 +96,11 @@ def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
                 result = _found(namespace, job["function"])(*test)
                 write(results, f"\n{dumps([number, result])}\n".encode())
                 continue
-            token, source, used = test
-            scope = _scope(namespace, pristine, used, job["function"])
+            scope = _scope(namespace, pristine, test[2], job["function"])
             restore()  # each time: the test before has called the program
             restore()  # once more, since what was replaced may have had a finalizer
-            if _passes(source, scope, namespace):
-                write(results, f"\n{token}\n".encode())
+            if _passes(test[1], scope, namespace):
+                write(results, f"\n{test[0]}\n".encode())
         except BaseException:  # noqa: S112 - the test has failed
             continue
     leave(0)
@@ -309,6 +309,7 @@ def _main() -> None:
         except Exception:  # noqa: S112 - then the test will say so
             continue
     print("ready", flush=True)  # noqa: T201
+    os.chdir(tempfile.mkdtemp())  # so that the program finds its folder empty
     begun: list[int] = []
     signal.signal(signal.SIGALRM, _time_is_up)
     signal.setitimer(signal.ITIMER_REAL, job["seconds"])
