@@ -14,6 +14,7 @@ _READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localti
 _NEW_USER, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DIES_WITH_PARENT, _ADOPTS_ORPHANS, _NO_NEW_PRIVILEGES = 1, 36, 38
 _MAX_PROCESSES = 128
+_REACHES_OTHERS = ("os.kill", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.", "pty.", "ctypes.")
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -49,6 +50,20 @@ def _restrict(library: ctypes.CDLL, version: int) -> None:
     os.close(ruleset)
 
 
+def _refuse_signals() -> None:
+    """Let Python refuse the program, where the kernel does not, what would end other processes of this user.
+
+    Without it, `os.kill(-1, 9)` ends all of them. Code that breaks Python itself gets past it.
+    """
+    own, current = os.getpid(), os.getpid
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if event.startswith(_REACHES_OTHERS) and current() != own:
+            raise PermissionError(f"{event} is refused, since the kernel does not keep it from other processes")
+
+    sys.addaudithook(hook)
+
+
 def _end_strays() -> None:
     """End what has left the group of its parent, and came here when its parent ended."""
     try:
@@ -65,11 +80,14 @@ def _main() -> None:
     limits = json.loads(sys.argv[1])
     if sys.platform != "linux":
         _limit(limits)
+        _refuse_signals()
         runpy.run_path("main.py", run_name="__main__")
         return
     library = ctypes.CDLL(None)
     version = library.syscall(444, None, 0, 1)
-    apart = library.unshare(_NEW_USER | _NEW_PROCESSES | _NEW_NETWORK) == 0 or library.unshare(_NEW_NETWORK) == 0
+    apart = library.unshare(_NEW_USER | _NEW_PROCESSES | _NEW_NETWORK) == 0
+    if not apart:
+        library.unshare(_NEW_NETWORK)  # root may do that
     library.prctl(_ADOPTS_ORPHANS, 1, 0, 0, 0)
     child = os.fork()
     if child:
@@ -83,6 +101,8 @@ def _main() -> None:
     _limit(limits)
     if version > 0:
         _restrict(library, version)
+    if not apart and version < 6:
+        _refuse_signals()
     runpy.run_path("main.py", run_name="__main__")
 
 
