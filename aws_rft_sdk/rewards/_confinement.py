@@ -13,8 +13,10 @@ import sys
 _READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero")
 _NEW_USER, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DIES_WITH_PARENT, _ADOPTS_ORPHANS, _NO_NEW_PRIVILEGES = 1, 36, 38
-_MAX_PROCESSES = 128
+_FORKS = ("os.fork",)
+"""Refused, since nothing else bounds the number of processes of root."""
 _REACHES_OTHERS = ("os.kill", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.", "pty.", "ctypes.")
+"""Refused where the kernel does not hide other processes: `os.kill(-1, 9)` ends all of the user's."""
 
 
 def _limit(limits: dict[str, int]) -> None:
@@ -50,16 +52,13 @@ def _restrict(library: ctypes.CDLL, version: int) -> None:
     os.close(ruleset)
 
 
-def _refuse_signals() -> None:
-    """Let Python refuse the program, where the kernel does not, what would end other processes of this user.
-
-    Without it, `os.kill(-1, 9)` ends all of them. Code that breaks Python itself gets past it.
-    """
-    own, current = os.getpid(), os.getpid
+def _refuse(events: tuple[str, ...]) -> None:
+    """Let Python refuse the program what the kernel does not. Code that breaks Python itself gets past it."""
+    own, current, frame = os.getpid(), os.getpid, sys._getframe
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event.startswith(_REACHES_OTHERS) and current() != own:
-            raise PermissionError(f"{event} is refused, since the kernel does not keep it from other processes")
+        if event.startswith(events) and current() != own and frame(1).f_code.co_filename != "main.py":
+            raise PermissionError(f"{event} is refused")
 
     sys.addaudithook(hook)
 
@@ -80,7 +79,7 @@ def _main() -> None:
     limits = json.loads(sys.argv[1])
     if sys.platform != "linux":
         _limit(limits)
-        _refuse_signals()
+        _refuse(_FORKS + _REACHES_OTHERS)
         runpy.run_path("main.py", run_name="__main__")
         return
     library = ctypes.CDLL(None)
@@ -96,13 +95,10 @@ def _main() -> None:
         os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
     library.prctl(_DIES_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
     library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    if apart and version > 1:  # Linux 5.19 and newer count the processes of a namespace, not those of the user
-        limits["RLIMIT_NPROC"] = _MAX_PROCESSES
     _limit(limits)
     if version > 0:
         _restrict(library, version)
-    if not apart and version < 6:
-        _refuse_signals()
+    _refuse(_FORKS if apart or version > 5 else _FORKS + _REACHES_OTHERS)
     runpy.run_path("main.py", run_name="__main__")
 
 

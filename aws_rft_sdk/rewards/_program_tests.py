@@ -8,7 +8,7 @@ import math
 import re
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aws_rft_sdk._frozen import JSON, thaw
@@ -16,6 +16,8 @@ from aws_rft_sdk.rewards._programs import Block, Function, only_function, parse
 
 # Assertions by a call that compare their first two arguments; the others are about a class, a truth or a text.
 _COMPARES = re.compile(r"assert_?(?!(?:not_?)?(?:is|raises|warns|logs|true|false|regex|has))", re.IGNORECASE)
+_CANDIDATES = {"candidate", "__candidate__"}
+"""Names in tests for the function that is tested."""
 _ASSERTS = re.compile(r"assert|raises$|fail$")
 
 
@@ -31,54 +33,72 @@ class ProgramTests(Protocol):
 
 def read_tests(truth: JSON) -> ProgramTests | None:
     """Return the tests of a ground truth; None if it has no form that is known, or asserts nothing."""
-    if isinstance(truth, str):
-        parsed = _json(truth) if truth.lstrip()[:1] in ("{", "[") else None
-        return _assertions([truth]) if parsed is None else read_tests(parsed)
+    if isinstance(truth, str) and truth.lstrip()[:1] in ("{", "["):
+        truth = _json(truth) or [truth]
     if isinstance(truth, Mapping):
         return _of_row(truth)
-    if not isinstance(truth, Sequence) or not truth:
-        return None
-    if all(isinstance(test, str) for test in truth):
-        return _assertions(truth)
-    if all(isinstance(test, Mapping) and {"input", "output"} <= test.keys() for test in truth):
-        kinds = {test.get("testtype") for test in truth}
-        inputs, outputs = [test["input"] for test in truth], [test["output"] for test in truth]
-        if kinds == {"functional"}:
-            rows = [[_json(line) for line in str(text).splitlines()] for text in inputs]
-            return _Calls(None, rows, [_json(str(text)) for text in outputs])
-        return _Streams(inputs, outputs, kinds == {"stdin"}) if kinds <= {"stdin", None} else None
-    return None
+    if _texts(truth):
+        return _assertions(_texts(truth))
+    return _of_cases(truth) if isinstance(truth, Sequence) and truth else None
 
 
 def _of_row(row: Mapping[str, Any]) -> ProgramTests | None:
     """Read a row of MBPP, APPS, HumanEval or LiveCodeBench, or an object with `tests`."""
-    metadata = row.get("metadata")
-    metadata = _json(metadata) if isinstance(metadata, str) else metadata
-    name = row.get("entry_point") or row.get("fn_name")
-    name = name or (metadata.get("func_name") if isinstance(metadata, Mapping) else None)
+    metadata = _json(row.get("metadata"))
+    names = (row.get("entry_point"), row.get("fn_name"), isinstance(metadata, Mapping) and metadata.get("func_name"))
+    name = next((name for name in names if isinstance(name, str)), None)
     if "test_list" in row:
-        setup = [*(row.get("test_imports") or ()), row.get("test_setup_code") or ""]
-        return read_tests([*setup, *row["test_list"], *(row.get("challenge_test_list") or ())])
+        keys = ("test_imports", "test_setup_code", "test_list", "challenge_test_list")
+        return _assertions([text for key in keys for text in _texts(row.get(key))])
     if "inputs" in row and "outputs" in row:
         inputs, outputs = thaw(row["inputs"]), thaw(row["outputs"])
         if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs) or not inputs:
             return None
-        return _Calls(name, inputs, outputs) if name else _Streams(inputs, outputs, True)
-    for key in ("tests", "test", "input_output", "public_test_cases", "private_test_cases"):
-        tests = read_tests(row[key]) if key in row else None
-        if isinstance(tests, _Calls):
-            return _Calls(tests.function or name, tests.arguments, tests.expected)
-        if isinstance(tests, _Assertions):
-            prompt = row.get("prompt")
-            return _Assertions(tests.tests, name, prompt if name and isinstance(prompt, str) and parse(prompt) else "")
-        if tests is not None:
-            return tests
-    return None
+        if name is None:
+            return _Streams(inputs, outputs, True)
+        # APPS wraps some of its results in a list.
+        return _Calls(
+            name, inputs, [(gold, *gold) if _is_list(gold) and len(gold) == 1 else (gold,) for gold in outputs]
+        )
+    parts = [_json(row.get(key)) for key in ("public_test_cases", "private_test_cases")]
+    cases = [case for part in parts if isinstance(part, list) for case in part]
+    tests = _of_cases(cases) if cases else None
+    for key in ("tests", "test", "input_output"):
+        tests = tests or read_tests(row.get(key))
+    if isinstance(tests, _Calls):
+        return replace(tests, function=tests.function or name)
+    if isinstance(tests, _Assertions):
+        prompt = str(row.get("prompt") or "")
+        return replace(tests, function=name, prompt=prompt if name and parse(prompt) else "")
+    return tests
 
 
-def _json(text: str) -> Any:
+def _of_cases(cases: Sequence[Any]) -> ProgramTests | None:
+    """Read cases of LiveCodeBench."""
+    if not all(isinstance(case, Mapping) and {"input", "output"} <= case.keys() for case in cases):
+        return None
+    kinds = {str(case.get("testtype", "")) for case in cases}
+    inputs, outputs = [thaw(case["input"]) for case in cases], [thaw(case["output"]) for case in cases]
+    if kinds == {"functional"}:
+        arguments = [[_json(line) for line in str(text).splitlines()] for text in inputs]
+        return _Calls(None, arguments, [(_json(str(text)),) for text in outputs])
+    return _Streams(inputs, outputs, kinds == {"stdin"}) if kinds <= {"stdin", ""} else None
+
+
+def _texts(value: Any) -> list[str]:
+    """Return a text, or texts, as a list; an empty one if it is something else."""
+    values = [value] if isinstance(value, str) else value
+    return list(values) if isinstance(values, Sequence) and all(isinstance(text, str) for text in values) else []
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list)
+
+
+def _json(value: Any) -> Any:
+    """Return what a text of JSON says, None if it is none; something else than a text as it is."""
     try:
-        return json.loads(text)
+        return json.loads(value) if isinstance(value, str) else value
     except (ValueError, RecursionError):
         return None
 
@@ -92,7 +112,8 @@ class _Calls:
 
     function: str | None
     arguments: Sequence[Any]
-    expected: Sequence[Any]
+    expected: Sequence[Sequence[Any]]
+    """For each call, the results that are right."""
 
     def job(self, program: Sequence[Block]) -> dict[str, Any] | None:
         function = self.function or only_function(program)
@@ -101,10 +122,9 @@ class _Calls:
 
     def passed(self, job: Mapping[str, Any], lines: Sequence[str]) -> list[bool]:
         results = _results(lines)
-        # APPS wraps some of its results in a list.
         return [
-            number in results and any(_same(results[number], gold) for gold in (expected, *_only(expected)))
-            for number, expected in enumerate(self.expected)
+            number in results and any(_same(results[number], gold) for gold in golds)
+            for number, golds in enumerate(self.expected)
         ]
 
 
@@ -129,7 +149,7 @@ class _Streams:
     def passed(self, job: Mapping[str, Any], lines: Sequence[str]) -> list[bool]:
         results = _results(lines)
         return [
-            number in results and _same(_tokens(results[number]), _tokens(_text(expected)))
+            number in results and _same(_words(str(results[number])), _words(_text(expected)))
             for number, expected in enumerate(self.expected)
         ]
 
@@ -139,29 +159,27 @@ def _results(lines: Sequence[str]) -> dict[int, Any]:
     return {pair[0]: pair[1] for pair in parsed if isinstance(pair, list) and len(pair) == 2 and type(pair[0]) is int}
 
 
-def _only(value: Any) -> tuple[Any, ...]:
-    return (value[0],) if isinstance(value, list) and len(value) == 1 else ()
-
-
 def _text(value: Any) -> str:
     return "\n".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _tokens(text: Any) -> list[list[str | float]]:
-    return [[_number(token) for token in line.split()] for line in str(text).strip().splitlines()]
-
-
-def _number(token: str) -> str | float:
-    """Return a decimal fraction as a number, since judges of printed fractions allow for rounding."""
-    return float(token) if re.fullmatch(r"[-+]?\d*\.\d+(?:e[-+]?\d+)?", token, re.IGNORECASE) else token
+def _words(text: str) -> list[list[str]]:
+    return [line.split() for line in text.strip().splitlines()]
 
 
 def _same(actual: Any, expected: Any) -> bool:
+    """Compare JSON, or words that were printed. Decimal fractions may be rounded."""
     if isinstance(actual, list) and isinstance(expected, list):
         return len(actual) == len(expected) and all(map(_same, actual, expected))
-    if isinstance(actual, float) and isinstance(expected, int | float):
-        return math.isclose(actual, expected, rel_tol=1e-9, abs_tol=1e-6)
-    return bool(actual == expected)
+    if actual == expected:
+        return True
+    if isinstance(expected, str) and isinstance(actual, str):
+        fraction = re.compile(r"[-+]?\d*\.\d+(?:e[-+]?\d+)?|[-+]?\d+", re.IGNORECASE)
+        if "." not in expected + actual or not fraction.fullmatch(expected) or not fraction.fullmatch(actual):
+            return False
+    elif not isinstance(actual, float) or not isinstance(expected, int | float):
+        return False
+    return math.isclose(float(actual), float(expected), rel_tol=1e-9, abs_tol=1e-6)
 
 
 # --- assertions ---
@@ -188,7 +206,7 @@ class _Assertions:
 
     def job(self, program: Sequence[Block]) -> dict[str, Any] | None:
         function = self.function or only_function(program)
-        if function is None and any(_CANDIDATE in test.names for test in self.tests):
+        if function is None and any(_CANDIDATES & {*test.names} for test in self.tests):
             return None
         tests = [(secrets.token_hex(16), test.source, test.names) for test in self.tests]
         imports = sorted({name for test in self.tests for name in test.imports})
@@ -200,21 +218,13 @@ class _Assertions:
         return [token in written for token, *_ in job["tests"]]
 
 
-_CANDIDATE = "__candidate__"
-
-
 def _assertions(sources: Sequence[str]) -> _Assertions | None:
     """Return the tests of some texts. A text that asserts nothing is the setup of all the others."""
-    trees = [parse(source) for source in sources]
-    setup: list[ast.stmt] = []
-    asserting: list[ast.Module] = []
-    for tree in trees:
-        if tree is None:
-            return None
-        if _asserts(tree):
-            asserting.append(tree)
-        else:
-            setup += tree.body
+    trees = [tree for tree in map(parse, sources) if tree is not None]
+    if len(trees) != len(sources) or any(_needs_fixture(node) for tree in trees for node in ast.walk(tree)):
+        return None
+    asserting = [tree for tree in trees if _asserts(tree)]
+    setup = [node for tree in trees if tree not in asserting for node in tree.body]
     tests = [
         _test(ast.Module([*setup, *tree.body, *ending], []))
         for tree in asserting
@@ -228,13 +238,21 @@ def _calls(tree: ast.Module) -> Iterator[ast.stmt]:
     called = _names(tree)
     for node in tree.body:
         if isinstance(node, Function) and node.name == "check" and "check" not in called:
-            yield from ast.parse(f"check({_CANDIDATE})").body
+            yield from ast.parse("check(__candidate__)").body
         elif isinstance(node, Function) and node.name.startswith("test") and node.name not in called:
             yield from ast.parse(f"__run__({node.name})").body
         elif isinstance(node, ast.ClassDef):
             for method in node.body:
                 if isinstance(method, Function) and method.name.startswith("test"):
                     yield from ast.parse(f"__run__({node.name}, {method.name!r})").body
+
+
+def _needs_fixture(node: ast.AST) -> bool:
+    if not isinstance(node, Function) or not node.name.startswith("test"):
+        return False
+    names = [each.arg for each in node.args.args[: len(node.args.args) - len(node.args.defaults)]]
+    marks = "".join(map(ast.unparse, node.decorator_list))
+    return any(name != "self" and name not in marks for name in names)
 
 
 def _names(tree: ast.AST, kind: type[ast.expr_context] = ast.Load) -> set[str]:
@@ -269,7 +287,8 @@ def _test(tree: ast.Module) -> _Test:
             imports.add(node.module)
             if node.module == "solution":
                 of_program |= {alias.name for alias in node.names}
-    names = _names(tree) - _names(tree, ast.Store) | of_program
+    arguments = {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
+    names = _names(tree) - _names(tree, ast.Store) - arguments | of_program
     source = ast.unparse(ast.fix_missing_locations(_Watched().visit(tree)))
     return _Test(source, tuple(sorted(names)), tuple(sorted(imports - {"solution"})))
 

@@ -17,11 +17,14 @@ _FENCE = re.compile(
     r"(?:(?P=fence)[`~]*[ \t]*$|^[ \t]*(?=(?P=fence)[ \t]*[a-z{])|\Z)",
     re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
+_QUOTE = re.compile(r"^[ \t]*> ?", re.MULTILINE)
+_QUOTED_FENCE = re.compile(r"^[ \t]*> ?(?:```|~~~)", re.MULTILINE)
 _TAG = re.compile(r"[<\[](code|pre|python|answer|solution)\b[^>\]]*[>\]](.*?)(?:[<\[]/\1[>\]]|\Z)", re.DOTALL | re.I)
 _PYTHON = ("py", "python", "ipython")
 _CODE_STARTS = re.compile(r"(?:def|class|import|from|async|@)(?![^\s\w])")
 _MAX_CHARACTERS = 100_000
-_MAX_PROSE_LINES = 40
+_MAX_PROSE_LINES = 20
+_MAX_TAGS = 3
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
@@ -68,6 +71,8 @@ def find_program(answer: str) -> list[Block]:
     if text is None or not text.strip() or len(text) > _MAX_CHARACTERS:
         return []
     text = text.replace("\r\n", "\n")
+    if _QUOTED_FENCE.search(text):
+        text = _QUOTE.sub("", text)
     whole = _block(text)
     if whole is not None:
         return [whole]
@@ -75,10 +80,10 @@ def find_program(answer: str) -> list[Block]:
         blocks = list(_fenced(text))
         of_python = [block for is_python, block in blocks if is_python]
         return of_python if any(block.defines for block in of_python) else [block for _, block in blocks]
-    tag = _TAG.search(text)
-    if tag is not None:
-        return find_program(html.unescape(tag[2]))
-    return _between_prose(text.splitlines())
+    for _ in range(_MAX_TAGS):
+        tag = _TAG.search(text)
+        text = text if tag is None else html.unescape(tag[2])
+    return _between_prose(textwrap.dedent(text.strip("\n")).splitlines())
 
 
 def only_function(blocks: Sequence[Block]) -> str | None:
@@ -138,10 +143,9 @@ def _fenced(text: str) -> Iterator[tuple[bool, Block]]:
 
 
 def _between_prose(lines: list[str]) -> list[Block]:
-    starts = [number for number, line in enumerate(lines) if _CODE_STARTS.match(line)]
-    if starts:
-        for end in range(len(lines), max(starts[0], len(lines) - _MAX_PROSE_LINES), -1):
-            block = _block("\n".join(lines[starts[0] : end]))
-            if block is not None:
-                return [block]
+    start = next((number for number, line in enumerate(lines) if _CODE_STARTS.match(line)), len(lines))
+    for end in range(len(lines), max(start, len(lines) - _MAX_PROSE_LINES), -1):
+        block = _block("\n".join(lines[start:end]))
+        if block is not None:
+            return [block]
     return []

@@ -29,6 +29,7 @@ globals()["__builtins__"] = vars(builtins).copy()
 _MAX_OUTPUT_BYTES = 2**24
 _ONLY_AST = 0x400
 _WRAPPER = type(object.__eq__)
+_PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 
 
 class _TimeIsUpError(BaseException):
@@ -150,8 +151,8 @@ def _scope(
     if not tested <= pristine.keys():
         for name in pristine.keys() & scope.keys():
             del scope[name]
-    if "__candidate__" in used:
-        scope["__candidate__"] = _found(namespace, str(function))
+    for name in {"candidate", "__candidate__"} & {*used} - scope.keys():
+        scope[name] = _found(namespace, str(function))
     return scope | {"__builtins__": dict(pristine), "__name__": "__main__", "__run__": _run}
 
 
@@ -176,7 +177,7 @@ def _has_own_operators(value: Any, namespace: dict[str, Any]) -> bool:
     kind = type(value)
     if kind in (list, tuple, set, frozenset, dict):
         elements = [*value, *value.values()] if kind is dict else value
-        return any(_has_own_operators(element, namespace) for element in elements)
+        return any(_has_own_operators(each, namespace) for each in elements if type(each) not in _PLAIN)
     for name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
         operator = type.__getattribute__(kind, name)
         if type(operator) is _WRAPPER and operator.__name__ == name:

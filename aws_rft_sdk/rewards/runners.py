@@ -69,12 +69,13 @@ class SubprocessRunner:
     """Runs programs in a process of this machine. POSIX only.
 
     Everywhere: no environment, a temporary folder, a session of its own that is killed as a whole, limits of time,
-    memory and file size. On Linux, where the kernel permits it: Landlock (5.13 and newer) refuses files outside of the
-    folder and of Python, TCP (6.7 and newer) and signals to other processes (6.12 and newer); namespaces hide network
-    devices and other processes, and bound the number of processes.
+    memory and file size, and no `os.fork`. On Linux, where the kernel permits it: Landlock (5.13 and newer) refuses
+    files outside of the folder and of Python, TCP (6.7 and newer) and signals to other processes (6.12 and newer), and
+    namespaces hide network devices and other processes. Where neither keeps signals from other processes, an audit hook
+    refuses signals, subprocesses and `ctypes`.
 
-    It is no jail: programs share this kernel, and see files in `/usr` and in Python's folders. What is not permitted
-    on this machine is left out without a word.
+    It is no jail: programs share this kernel, and see files in `/usr` and in Python's folders. What this machine does
+    not permit is left out without a word. Use another runner for policies that you do not trust.
     """
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
@@ -88,7 +89,7 @@ class SubprocessRunner:
         }
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             command = [sys.executable, "-s", "-c", source_of("_confinement"), json.dumps(resources)]
-            environment = {"PYTHONHASHSEED": "0", "TMPDIR": folder}
+            environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "TMPDIR": folder}
             return _run(command, _written(files, folder), stdin, limits, environment)
 
 

@@ -42,6 +42,8 @@ ANSWERS = {
     "four-backticks": (f"````python\n{RIGHT}````", 1.0),
     "carriage-returns": (fenced(RIGHT).replace("\n", "\r\n"), 1.0),
     "code-tag": (f"<code>\n{RIGHT}</code>", 1.0),
+    "quoted": ("> ```python\n> def double(x):\n>     return 2 * x\n> ```", 1.0),
+    "tags-without-end": ("<code>" * 10_000, 0.0),
     "escaped-tags": (f"<pre><code class='python'>{RIGHT}assert 1 &lt; 2</code></pre>", 1.0),
     "answer-tag": (f"So:\n<answer>\n{fenced(RIGHT)}\n</answer>", 1.0),
     "python-tag": (f"[PYTHON]\n{RIGHT}[/PYTHON]", 1.0),
@@ -119,9 +121,11 @@ FORMS = {
     "unittest": UNITTEST,
     "apps-calls": CALLS,
     "apps-text": {"input_output": json.dumps(CALLS)},
+    "candidate": "assert candidate(2) == 4",
     "livecodebench": [{"input": "2", "output": "4", "testtype": "functional"}],
     "livecodebench-row": {
-        "public_test_cases": json.dumps([{"input": "2", "output": "4", "testtype": "functional"}]),
+        "public_test_cases": json.dumps([{"input": "0", "output": "0", "testtype": "functional"}]),
+        "private_test_cases": json.dumps([{"input": "2", "output": "4", "testtype": "functional"}]),
         "metadata": '{"func_name": "double"}',
     },
 }
@@ -164,6 +168,7 @@ def test_code_tests_when_tests_are_standard_input_then_outputs_are_compared(answ
         ("3 \n\n", "3", 1.0),
         ("0.3333333", "0.33333334", 1.0),
         ("0.5", "0.50", 1.0),
+        ("3", "3.0", 1.0),
         ("3", "03", 0.1),
         ("1 2", "1\n2", 0.1),
         ("0.33", "0.333333", 0.1),
@@ -173,9 +178,12 @@ def test_code_tests_when_something_is_printed_then_words_and_fractions_are_compa
     assert reward.score(f"print({printed!r})", {"inputs": [""], "outputs": [expected]}) == score
 
 
+FIXTURE = "import pytest\n@pytest.fixture\ndef x(): return 2\ndef test_double(x):\n    assert double(x) == 4"
 NO_TESTS = [None, "", [], {}, "def (", 5, [5], {"tests": None}, "x = 1", ["import math"], "double(2) == 4", CHECK[:22],
             "def helper():\n    assert double(2) == 4", "print(double(2))", {"inputs": [], "outputs": []},
-            {"inputs": ["1"], "outputs": []}, "import no_such_module\nassert double(2) == 4"]  # fmt: skip
+            {"inputs": ["1"], "outputs": []}, {"inputs": 5, "outputs": 5}, {"test_list": 5}, {"public_test_cases": "5"},
+            {"test": 5, "entry_point": 7}, [{"input": "1", "output": "2", "testtype": ["x"]}], "[1", FIXTURE,
+            "import no_such_module\nassert double(2) == 4"]  # fmt: skip
 
 
 @pytest.mark.parametrize("truth", NO_TESTS, ids=repr)

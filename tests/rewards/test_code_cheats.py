@@ -174,7 +174,6 @@ HONEST = {
     "cached": "import functools\n@functools.lru_cache\ndef f(x): return x",
     "temporary-file": "import tempfile\nwith tempfile.NamedTemporaryFile('w') as file: file.write('x')",
     "imports-for-systems": "import multiprocessing, subprocess, socket, ctypes, sys\nsys.setrecursionlimit(10**5)",
-    "starts-itself": "import subprocess, sys\nassert subprocess.run([sys.executable, '-c', '1']).returncode == 0",
     "no-environment": "import os\nassert not os.environ.get('HOME') and not os.environ.get('PATH')",
     "input": "try: input()\nexcept EOFError: pass",
 }

@@ -53,6 +53,7 @@ def has_landlock():
 REFUSED = {
     "file-size": "open('a', 'wb').write(b'x' * 10**8)",
     "memory": "b'x' * 2**30",
+    "fork": "os.fork()",
 }
 REFUSED_BY_LANDLOCK = {
     "write": "open(OUT, 'w')",
