@@ -58,7 +58,7 @@ def _of_row(row: Mapping[str, Any]) -> ProgramTests | None:
             return _Streams(inputs, outputs, True)
         # APPS wraps some of its results in a list.
         return _Calls(
-            name, inputs, [(gold, *gold) if _is_list(gold) and len(gold) == 1 else (gold,) for gold in outputs]
+            name, inputs, [(gold, *gold) if isinstance(gold, list) and len(gold) == 1 else (gold,) for gold in outputs]
         )
     parts = [_json(row.get(key)) for key in ("public_test_cases", "private_test_cases")]
     cases = [case for part in parts if isinstance(part, list) for case in part]
@@ -89,10 +89,6 @@ def _texts(value: Any) -> list[str]:
     """Return a text, or texts, as a list; an empty one if it is something else."""
     values = [value] if isinstance(value, str) else value
     return list(values) if isinstance(values, Sequence) and all(isinstance(text, str) for text in values) else []
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list)
 
 
 def _json(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import logging
 import math
 import os
 import shlex
@@ -19,7 +20,10 @@ from typing import Any, Protocol
 
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 
+logger = logging.getLogger(__name__)
+
 _GRACE_SECONDS = 10.0
+_LONGEST_SESSION_SECONDS = 28_800
 _DOCKER_FAILED = (125, 126, 127)
 
 
@@ -122,7 +126,7 @@ class ContainerRunner:
             run = [
                 *(self.command, "run", "--rm", "--interactive", "--name", name, "--network=none", "--cap-drop=ALL"),
                 *("--security-opt=no-new-privileges", "--user=65534:65534", "--pids-limit=256", "--read-only"),
-                *("--tmpfs=/tmp:mode=1777", f"--memory={memory}", f"--memory-swap={memory}", "--init"),
+                *("--tmpfs=/tmp:mode=1777", f"--memory={memory}", f"--memory-swap={memory}"),
                 *(f"--ulimit=fsize={limits.file_megabytes * 2**20}", f"--ulimit=cpu={math.ceil(limits.seconds)}"),
                 *(f"--volume={folder}:/program:ro", "--workdir=/tmp", "--env=PYTHONHASHSEED=0", *self.options),
                 *(self.image, "python3", "-s", "/program/main.py"),
@@ -131,7 +135,8 @@ class ContainerRunner:
             if execution.timed_out:  # the client is gone, the container is not
                 subprocess.run([self.command, "kill", name], capture_output=True, check=False)  # noqa: S603
         if execution.exit_status in _DOCKER_FAILED:
-            raise UnavailableError(f"{self.command} cannot run {self.image}: exit status {execution.exit_status}")
+            check = shlex.join([self.command, "run", "--rm", self.image, "python3", "--version"])
+            raise UnavailableError(f"exit status {execution.exit_status} of {self.command}. To see why, type: {check}")
         return execution
 
 
@@ -162,19 +167,27 @@ class CodeInterpreterRunner:
             f"ulimit -f {limits.file_megabytes * 2048}; "  # blocks of 512 bytes
             f"PYTHONHASHSEED=0 exec timeout -k 1 {seconds} python3 -s main.py"
         )
+        lasts = min(seconds + 60, _LONGEST_SESSION_SECONDS)
+        content = [{"path": path, "text": text} for path, text in {**files, "stdin.txt": stdin}.items()]
         try:
-            session = client.start_code_interpreter_session(**target, sessionTimeoutSeconds=seconds + 60)["sessionId"]
-            target["sessionId"] = session
-            try:
-                content = [{"path": path, "text": text} for path, text in {**files, "stdin.txt": stdin}.items()]
-                _invoke(client, target, "writeFiles", {"content": content})
-                result = _invoke(client, target, "executeCommand", {"command": f"sh -c {shlex.quote(script)}"})
-            finally:
-                client.stop_code_interpreter_session(**target)
+            started = client.start_code_interpreter_session(**target, sessionTimeoutSeconds=lasts)
+            target["sessionId"] = started["sessionId"]
+            _invoke(client, target, "writeFiles", {"content": content})
+            result = _invoke(client, target, "executeCommand", {"command": f"sh -c {shlex.quote(script)}"})
         except Exception as error:
             raise UnavailableError(f"Code Interpreter {self.identifier} cannot run a program: {error}") from error
+        finally:
+            _stop(client, target)
         status = result.get("exitCode", 1)
         return Execution(status, result.get("stdout", ""), status in (124, 137))
+
+
+def _stop(client: Any, target: Mapping[str, str]) -> None:
+    try:
+        if "sessionId" in target:
+            client.stop_code_interpreter_session(**target)
+    except Exception as error:
+        logger.warning("session=<%s>, error=<%s> | runs until its timeout", target["sessionId"], error)
 
 
 def _invoke(client: Any, target: Mapping[str, str], name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -209,6 +209,7 @@ class Interpreter:
 
     def stop_code_interpreter_session(self, *, codeInterpreterIdentifier, sessionId):
         self.stopped.append(sessionId)
+        self.fail("stop")
 
     def fail(self, name):
         if self.fails == name:
@@ -227,6 +228,11 @@ def test_code_interpreter_when_a_program_is_scored_then_in_a_session_of_its_own_
     )
     assert reward.score("print(int(input()) * 2)", {"inputs": ["2"], "outputs": ["4"]}) == 1.0
     assert len(client.stopped) == client.sessions == 3
+
+
+def test_code_interpreter_when_a_session_cannot_be_stopped_then_the_program_is_judged(tmp_path):
+    client = Interpreter(tmp_path, "stop")
+    assert CodeTests(runner=CodeInterpreterRunner(client=lambda: client)).score("x = 1", "assert x == 1") == 1.0
 
 
 @pytest.mark.parametrize("fails", ["start", "writeFiles", "writeFiles error", "executeCommand", "silence"])
