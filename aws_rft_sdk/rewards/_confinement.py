@@ -13,9 +13,9 @@ import sys
 _READABLE = ("/usr", "/lib", "/lib64", "/bin", "/etc/ld.so.cache", "/etc/localtime", "/dev/urandom", "/dev/zero")
 _NEW_USER, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 _DIES_WITH_PARENT, _ADOPTS_ORPHANS, _NO_NEW_PRIVILEGES = 1, 36, 38
-_FORKS = ("os.fork",)
-"""Refused, since nothing else bounds the number of processes of root."""
-_REACHES_OTHERS = ("os.kill", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "subprocess.", "pty.", "ctypes.")
+_STARTS_OTHERS = ("os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "subprocess.", "pty.")
+"""Refused: nothing else bounds the processes of root, and another process could wait for what comes to its parent."""
+_REACHES_OTHERS = ("os.kill", "ctypes.")
 """Refused where the kernel does not hide other processes: `os.kill(-1, 9)` ends all of the user's."""
 
 
@@ -79,7 +79,7 @@ def _main() -> None:
     limits = json.loads(sys.argv[1])
     if sys.platform != "linux":
         _limit(limits)
-        _refuse(_FORKS + _REACHES_OTHERS)
+        _refuse(_STARTS_OTHERS + _REACHES_OTHERS)
         runpy.run_path("main.py", run_name="__main__")
         return
     library = ctypes.CDLL(None)
@@ -98,7 +98,7 @@ def _main() -> None:
     _limit(limits)
     if version > 0:
         _restrict(library, version)
-    _refuse(_FORKS if apart or version > 5 else _FORKS + _REACHES_OTHERS)
+    _refuse(_STARTS_OTHERS if apart or version > 5 else _STARTS_OTHERS + _REACHES_OTHERS)
     runpy.run_path("main.py", run_name="__main__")
 
 

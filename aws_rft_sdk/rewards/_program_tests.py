@@ -25,7 +25,10 @@ class ProgramTests(Protocol):
     """Tests that a sandbox runs with a program."""
 
     def job(self, program: Sequence[Block]) -> dict[str, Any] | None:
-        """Return what `_sandbox` is sent. None if it is not known how to test this program."""
+        """Return what `_sandbox` is sent; None if it is not known how to test this program.
+
+        What is `late` is sent when the program's body has run.
+        """
 
     def passed(self, job: Mapping[str, Any], lines: Sequence[str]) -> list[bool]:
         """Return for each test whether it has passed, from what the sandbox has printed."""
@@ -114,7 +117,9 @@ class _Calls:
     def job(self, program: Sequence[Block]) -> dict[str, Any] | None:
         function = self.function or only_function(program)
         sources = [block.source for block in program]
-        return None if function is None else {"sources": sources, "function": function, "calls": self.arguments}
+        return (
+            None if function is None else {"sources": sources, "function": function, "late": ("calls", self.arguments)}
+        )
 
     def passed(self, job: Mapping[str, Any], lines: Sequence[str]) -> list[bool]:
         results = _results(lines)
@@ -207,11 +212,11 @@ class _Assertions:
         tests = [(secrets.token_hex(16), test.source, test.names) for test in self.tests]
         imports = sorted({name for test in self.tests for name in test.imports})
         sources = [*filter(None, [self.prompt]), *(block.source for block in program)]
-        return {"sources": sources, "function": function, "tests": tests, "imports": imports}
+        return {"sources": sources, "function": function, "late": ("tests", tests), "imports": imports}
 
     def passed(self, job: Mapping[str, Any], lines: Sequence[str]) -> list[bool]:
         written = set(lines)
-        return [token in written for token, *_ in job["tests"]]
+        return [token in written for token, *_ in job["late"][1]]
 
 
 def _assertions(sources: Sequence[str]) -> _Assertions | None:

@@ -26,7 +26,7 @@ from typing import Any, NoReturn
 # The functions below keep this copy: the program may replace the attributes of the module.
 globals()["__builtins__"] = vars(builtins).copy()
 
-_MAX_OUTPUT_BYTES = 2**24
+_MAX_BYTES = 2**26
 _ONLY_AST = 0x400
 _WRAPPER = type(object.__eq__)
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
@@ -267,14 +267,13 @@ def _tokens(job: dict[str, Any], begun: list[int]) -> Iterator[bytes]:
     begun.append(loader)
     os.close(control)
     os.close(results)
-    if hasattr(
-        os, "waitid"
-    ):  # the id of the loader, which is also that of its group, stays taken until it is collected
+    if hasattr(os, "waitid"):  # until the loader is collected, no other process gets its id, which names its group
         os.waitid(os.P_PID, loader, os.WEXITED | os.WNOWAIT)
     else:
         os.waitpid(loader, 0)
+    tests = marshal.dumps(json.loads(_read(0)))  # not before now: a process that is forked has what was read
     try:
-        _write_all(to_tester, marshal.dumps(("calls", job["calls"]) if "calls" in job else ("tests", job["tests"])))
+        _write_all(to_tester, tests)
     except BrokenPipeError:
         pass  # the program has ended its process
     os.close(to_tester)
@@ -287,9 +286,9 @@ def _write_all(target: int, data: bytes) -> None:
         data = data[os.write(target, data) :]
 
 
-def _read(source: int) -> bytes:
+def _read(source: int, most: int = _MAX_BYTES) -> bytes:
     data = b""
-    while len(data) < _MAX_OUTPUT_BYTES and (part := os.read(source, 65_536)):
+    while part := os.read(source, min(most - len(data), 65_536)):
         data += part
     return data
 
@@ -299,7 +298,10 @@ def _time_is_up(*_: object) -> None:
 
 
 def _main() -> None:
-    job = json.load(sys.stdin)
+    size = b""
+    while (digit := os.read(0, 1)).isdigit():
+        size += digit
+    job = json.loads(_read(0, int(size)))
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     for name in job.get("imports", []):
         try:
@@ -314,7 +316,7 @@ def _main() -> None:
     begun: list[int] = []
     signal.signal(signal.SIGALRM, _time_is_up)
     signal.setitimer(signal.ITIMER_REAL, job["seconds"])
-    left = _MAX_OUTPUT_BYTES
+    left = _MAX_BYTES
     try:
         for part in _pairs(job, begun) if "inputs" in job else _tokens(job, begun):
             left -= len(part)

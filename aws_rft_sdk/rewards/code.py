@@ -100,7 +100,8 @@ class CodeTests(TextReward):
         if job is None:
             return None
         limits = Limits(self.timeout_seconds, self.memory_megabytes, self.file_megabytes)
-        sent = json.dumps(job | {"seconds": self.timeout_seconds})
+        early = json.dumps({name: value for name, value in job.items() if name != "late"} | {"seconds": limits.seconds})
+        sent = f"{len(early)}\n{early}{json.dumps(job.get('late'))}"
         try:
             execution = self.runner({"main.py": source_of("_sandbox")}, sent, limits)
         except UnavailableError as error:

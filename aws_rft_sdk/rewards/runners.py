@@ -72,11 +72,11 @@ class Runner(Protocol):
 class SubprocessRunner:
     """Runs programs in a process of this machine. POSIX only.
 
-    Everywhere: no environment, a temporary folder, a session of its own that is killed as a whole, limits of time,
-    memory and file size, and no `os.fork`. On Linux, where the kernel permits it: Landlock (5.13 and newer) refuses
-    files outside of the folder and of Python, TCP (6.7 and newer) and signals to other processes (6.12 and newer), and
-    namespaces hide network devices and other processes. Where neither keeps signals from other processes, an audit hook
-    refuses signals, subprocesses and `ctypes`.
+    Everywhere: no environment, a temporary folder, a session of its own that is killed as a whole, and limits of time,
+    memory and file size. An audit hook refuses to start other processes. On Linux, where the kernel permits it,
+    Landlock (5.13 and newer) refuses files outside of the folder and of Python, TCP (6.7 and newer) and signals to
+    other processes (6.12 and newer), and namespaces hide network devices and other processes. Where neither keeps
+    signals from other processes, the hook refuses signals and `ctypes` as well.
 
     It is no jail: programs share this kernel, and see files in `/usr` and in Python's folders. What this machine does
     not permit is left out without a word. Use another runner for policies that you do not trust.

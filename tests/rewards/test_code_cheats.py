@@ -31,6 +31,8 @@ def forge(token):
 BEFORE_THE_TESTS = {
     "frames-of-the-body": "import sys\nframe = sys._getframe(0)\nwhile frame.f_back: frame = frame.f_back\n"
     "for tests in frame.f_locals.values(): pass",
+    "what-the-supervisor-has-read": "import sys\nframe = sys._getframe()\nwhile frame:\n"
+    "  if 'math.is' + 'close' in repr(frame.f_locals): double = lambda x: 2 * x\n  frame = frame.f_back",
     "objects": "import gc\nassert any('double(2)' in o for o in gc.get_objects() if isinstance(o, str))",
     "exec": "import builtins\nbuiltins.exec = lambda *a: None",
     "compile": "import builtins\nreal = compile\nbuiltins.compile = lambda s, *a, **k: real('pass', *a, **k)",
