@@ -25,27 +25,30 @@ _HERE = SubprocessRunner()
 class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
-    The program is all blocks of Python in the answer taken together; of two definitions of a name the later one wins.
-    Blocks that do not compile are left out. Each statement at the top of a block runs by itself, and one that fails
-    costs nothing: examples, asserts of the program's own, `input()`, `sys.exit()`. `__name__` is not `"__main__"`.
-    If the tests are texts for standard input, the last block that reads it runs as a script instead, with what the
-    blocks before it define.
+    The program is all blocks of Python in the answer, taken together. If two blocks define a name, the later definition
+    wins. Blocks that do not compile are left out. Each top-level statement runs by itself, and a statement that fails
+    is skipped. So examples, the program's own asserts, `input()` and `sys.exit()` do no harm. `__name__` is not
+    `"__main__"`. Tests by standard input differ: there the last block that reads standard input runs as a script,
+    after the definitions of the blocks before it.
 
-    Tests are, in the ground truth:
+    The ground truth holds the tests in one of these forms:
 
-    - asserts, as a text or a list of texts. A text that asserts nothing is the setup of the others. A name that the
-      program does not define is looked for in its class `Solution`. Tests may `import solution`.
-    - functions `test_...` of pytest (with `parametrize`, without fixtures), and classes of unittest, one test each.
-    - rows of MBPP (`test_list`), HumanEval (`test` and `entry_point`), APPS (`inputs`, `outputs`, `fn_name`, also as
-      text in `input_output`) and LiveCodeBench (`input`, `output`, `testtype`); an object with one of these as `tests`.
-      Printed texts are compared by words, decimal fractions to within 1e-6.
+    - Asserts, as a text or a list of texts. Each text is a test. A text that asserts nothing is the setup of the
+      others. If the program does not define a name that a test uses, its class `Solution` is asked for a method of
+      that name. Tests may `import solution`.
+    - Functions `test_...` of pytest (with `parametrize`, without fixtures) and classes of unittest. Each function or
+      method is a test.
+    - Rows of MBPP (`test_list`), HumanEval (`test` and `entry_point`), APPS (`inputs`, `outputs`, `fn_name`, also as
+      JSON in `input_output`) and LiveCodeBench (`input`, `output`, `testtype`), or an object with one of these as
+      `tests`. Printed words must be the same; printed decimal fractions may differ by 1e-6.
 
-    `runner` says where the program runs. What the tests expect never reaches the runner if they are inputs and outputs.
-    Asserts run in the program's process, after its body. These win nothing: to print a verdict, to exit, to wait in a
-    thread or a fork handler, to replace builtins or libraries that the tests import, to return an object that claims to
-    be equal to everything, to return nothing to a loop that asserts. These win: to read the asserts from frames, from
-    `gc`, by a hook or a signal handler while they run; to write on the pipe of the results what is found there; to
-    guess from the arguments what is asked. Use inputs and outputs as tests if your policy learns to do that.
+    Inputs and outputs are compared here: the runner never sees what is expected. Asserts run in the program's process
+    after its body has run, so they withstand less:
+
+    - A program does not pass when it prints a verdict, exits, waits in a thread, replaces builtins or modules that the
+      tests import, returns an object that claims to be equal to everything, or gives a loop of asserts nothing to do.
+    - A program may pass when it reads the asserts from frames or `gc` while they run, leaves a hook or a signal handler
+      for that time, or guesses from the arguments what is asked. Prefer inputs and outputs if your policy learns this.
 
     The limits make the result depend on the machine for programs that are close to them; leave room.
 
