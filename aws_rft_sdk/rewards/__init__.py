@@ -25,6 +25,7 @@ _NAMES = {
     "outcomes": "FinalState ToolArguments",
     "penalties": "Length Repetition",
     "rollout": "Component evaluate evaluate_group GroupReward Reward RewardResult Rollout TextReward",
+    "runners": "CodeInterpreterRunner ContainerRunner Execution Limits Runner SubprocessRunner",
     "structured": "JsonSchema Schema",
     "symbolic": "Math MathVerify",
     "text": "ExactMatch F1 KeywordCoverage Text",
@@ -79,6 +80,9 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.rewards.rollout import evaluate_group as evaluate_group, GroupReward as GroupReward
     from aws_rft_sdk.rewards.rollout import Reward as Reward, RewardResult as RewardResult, Rollout as Rollout
     from aws_rft_sdk.rewards.rollout import TextReward as TextReward
+    from aws_rft_sdk.rewards.runners import CodeInterpreterRunner as CodeInterpreterRunner
+    from aws_rft_sdk.rewards.runners import ContainerRunner as ContainerRunner, Execution as Execution, Limits as Limits
+    from aws_rft_sdk.rewards.runners import Runner as Runner, SubprocessRunner as SubprocessRunner
     from aws_rft_sdk.rewards.structured import JsonSchema as JsonSchema, Schema as Schema
     from aws_rft_sdk.rewards.symbolic import Math as Math, MathVerify as MathVerify
     from aws_rft_sdk.rewards.text import ExactMatch as ExactMatch, F1 as F1, KeywordCoverage as KeywordCoverage

@@ -26,7 +26,10 @@ IN_LAMBDA = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "urllib3",
 _ROOT = Path(aws_rft_sdk.__file__).parent
 _LAZY = ("aws_rft_sdk", "aws_rft_sdk.rewards")
 """Packages that resolve their names on use: their own imports are followed name by name."""
-_RESOURCES = {"aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",)}
+_RESOURCES = {
+    "aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",),
+    "aws_rft_sdk.rewards.runners": ("aws_rft_sdk.rewards._confinement",),
+}
 _NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
 """What our modules import on use."""
 
