@@ -52,12 +52,15 @@ _DOUBT = re.compile(
 """A value that follows this is one more, wherever it stands."""
 _EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
 """After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
-_CONDITION = re.compile(r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I)
+_CONDITION = re.compile(
+    r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I
+)
 _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
 """Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
 _DENIED_BEFORE = re.compile(
-    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|select|go|sure|certain|that|if|whether|the))*\s*\Z", re.IGNORECASE
+    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*\s*\Z",
+    re.IGNORECASE,
 )
 """Before a marker: "I don't think the answer is 72"."""
 _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
@@ -67,19 +70,21 @@ _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[
 
 _FILLERS = (
     r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
-    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean|meant|think)\b"
+    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean"
+    r"|meant|think)\b"
     r"|[^\w\n]+)*"
 )
 _CORRECTION = (
-    r"\b(?:actually|correction|corrected|sorry|oops|edit|i meant?|make (?:that|it)|typo|on second thoughts?|my (?:mistake|bad)|hmm"
-    r"|rather(?! than)|(?:it|that|this|answer) should (?:be|have been)|the (?:correct|right|real|true) (?:answer|value|result) is"
-    r"|but)\b|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
+    r"\b(?:actually|correction|corrected|sorry|oops|edit|i meant?|make (?:that|it)|typo|on second thoughts?|hmm"
+    r"|my (?:mistake|bad)"
+    r"|rather(?! than)|(?:it|that|this|answer) should (?:be|have been)"
+    r"|the (?:correct|right|real|true) (?:answer|value|result) is)\b|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
 )
 _WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo))\b"
 _DENIAL = (
     r"(?:^|[.!?,\n]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
     rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was) {_WRONG}"
-    r"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?:not (?:right|correct|true)|wrong|incorrect|false|a (?:mistake|typo))\b"
+    rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
     r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"
     r"|\bi (?:was|am) (?:wrong|mistaken)\b|\b(?:i|i've) made (?:a|an) (?:mistake|error)\b"
@@ -87,7 +92,9 @@ _DENIAL = (
 _TAKEN_BACK = re.compile(
     rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|\w+n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})", re.IGNORECASE
 )
-_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL)
+_STRUCK_OUT = re.compile(
+    r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
+)
 
 
 def settle(

@@ -174,6 +174,11 @@ def _line_at(visible: str, line: re.Match[str]) -> Answer:
     return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
+@lru_cache(maxsize=32)
+def _places_of(choices: str) -> Extractor:
+    return Extract(MARKED, Prose() | _Said(choices), _Lines(choices))
+
+
 @dataclass(frozen=True)
 class Choice(Comparator):
     r"""1.0 if the answer names the right choice, or one of several, else 0.0.
@@ -200,8 +205,11 @@ class Choice(Comparator):
             raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
         if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
             raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
-        extract = Extract(MARKED, Prose() | _Said(self.choices), _Lines(self.choices))
-        object.__setattr__(self, "extract", extract)
+
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return _places_of(self.choices)
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth names no choice."""

@@ -13,7 +13,7 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole, reference_of, strip_thoughts
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, strip_thoughts
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
@@ -71,8 +71,8 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 FILLER = (
     r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|"
     r"final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|"
-    r"i think|i believe|i['\u2019]d say|(?:must|would|should) be|of course|clearly|definitely|obviously|certainly|surely|"
-    r"simply|undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
+    r"i think|i believe|i['\u2019]d say|(?:must|would|should) be|of course|clearly|definitely|obviously|certainly|"
+    r"surely|simply|undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
 )
 """What may stand between a marker and the answer, and says nothing."""
 LEAD = re.compile(FILLER + "{0,16}")
@@ -120,9 +120,10 @@ class Text(Comparator):
     strict: bool = False
     """Compare the whole answer character by character."""
 
-    def __post_init__(self) -> None:
-        if self.strict:
-            object.__setattr__(self, "extract", Whole())
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return Whole() if self.strict else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth is no text, number or boolean, and no list with one."""
