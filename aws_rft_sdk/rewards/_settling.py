@@ -36,6 +36,8 @@ Hedges = Callable[[Value, str], bool]
 
 # --- hedging ---
 
+_FAR = 2_000
+"""How many characters after a value can take it back."""
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
@@ -128,7 +130,8 @@ def settle(
             return None
         if _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
-        return _settled(found, text[found.end :] + clean(after), first, hedges or partial(_is_hedged, first))
+        rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
+        return _settled(found, rest, first, hedges or partial(_is_hedged, first))
     return None
 
 
