@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards._numbers import read_number, reference_number
+from aws_rft_sdk.rewards._figures import read_number, reference_number
 from aws_rft_sdk.rewards._regions import runs_away
 from aws_rft_sdk.rewards.combine import WeightedSum
 from aws_rft_sdk.rewards.numeric import ExactNumber

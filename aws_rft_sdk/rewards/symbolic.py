@@ -13,7 +13,8 @@ from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
-from aws_rft_sdk.rewards._numbers import answer_region, reference_of
+from aws_rft_sdk.rewards._regions import answer_region
+from aws_rft_sdk.rewards.extract import reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _DELIMITER = re.compile(r"\$|\\boxed|\\\[|\\\(")

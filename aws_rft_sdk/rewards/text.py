@@ -19,7 +19,7 @@ from aws_rft_sdk.rewards._hedges import (
     joined_before,
     list_pattern,
 )
-from aws_rft_sdk.rewards._numbers import reference_of
+from aws_rft_sdk.rewards.extract import reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 _SPACE = re.compile(r"\s+")
