@@ -107,4 +107,6 @@ print([name for name in {heavy!r} if name in sys.modules])"""
 
 
 def test_sandbox_program_when_read_then_it_stands_in_the_package():
-    assert "CLONE_NEWNET" in importlib.import_module("aws_rft_sdk.rewards.code")._sandbox()
+    source_of = importlib.import_module("aws_rft_sdk.rewards.runners").source_of
+    assert "landlock" in source_of("_confinement")
+    assert "supervisor" in source_of("_sandbox")
