@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._figures import read_number
-from aws_rft_sdk.rewards.extract import reference_of
 from aws_rft_sdk.rewards._regions import answer_region
 from aws_rft_sdk.rewards.cases import Case
+from aws_rft_sdk.rewards.extract import reference_of
 from aws_rft_sdk.rewards.rollout import Rollout, message_text
 
 _NUMBER = re.compile(r"-?[0-9]+(?:,[0-9]{3})*(?:\.[0-9]+)?")

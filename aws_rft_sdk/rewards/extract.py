@@ -293,7 +293,7 @@ _LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*
 PROSE_MARKER = re.compile(
     r"[AaCcOo#\u7b54](?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
     r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
-    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .))(?i:nswer)[ \t*_]{0,9}$"
+    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .)|(?<=INAL .))(?i:nswer)[ \t*_]{0,9}$"
     rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"
     r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)|(?<=\u7b54)\u6848[\u662f\u4e3a:\uff1a])",
     re.MULTILINE,
