@@ -200,7 +200,7 @@ _LETTER = re.compile(
 _CLOCK = re.compile(r":00(?=\s?[ap]\.?m\b)", re.IGNORECASE)
 _BROKEN = re.compile(
     r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026|~)\s?(?=[0-9])|[})\]]*\s?\^"
-    r"|(?:[eE][+-]?)(?=[0-9])|\s?[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*"
+    r"|(?:[eE][+-]?)(?=[0-9])|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*"
 )
 """Makes one thing of the number before it and more digits: a time, a version, a power, half a group of digits."""
 _BOUND = re.compile(

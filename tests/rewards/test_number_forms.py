@@ -67,7 +67,7 @@ RIGHT_18 = [
     "#### 18 USD", "#### USD 18", "#### US$18", "#### Rs. 18", "#### \u20b918", "#### $18.00", "#### $ 18",
     r"<think>maybe \boxed{3}</think>\boxed{18}", "<think>#### 3\n</think>\n\n18",
     "thinking #### 3</think>\n#### 18",
-    "<|channel|>analysis<|message|>#### 3<|end|><|start|>assistant<|channel|>final<|message|>The answer is 18.<|return|>",
+    "<|channel|>analysis<|message|>#### 3<|end|><|start|>assistant<|channel|>final<|message|>18<|return|>",
     "analysisWe compute 3.assistantfinalThe answer is **18**.",
     "<reasoning>The answer is 3</reasoning><answer>18</answer>", "<answer>\n18\n</answer>",
     "<ANSWER>18</ANSWER>", "<answer>$18</answer>.", "<answer>The answer is 18</answer>",
