@@ -316,9 +316,12 @@ def _until_new_question(visible: str) -> str:
 class Prose(Extractor):
     """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
 
+    marker: re.Pattern[str] = PROSE_MARKER
+    """What says that an answer follows."""
+
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last of these. See `Extractor.answers`."""
-        return _lines_after(PROSE_MARKER, visible)
+        return _lines_after(self.marker, visible)
 
 
 @dataclass(frozen=True)
