@@ -132,7 +132,8 @@ class Extractor:
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
-        return self._answers_of(rollout, strip_thoughts(rollout.answer))
+        visible = strip_thoughts(rollout.answer)
+        return self._answers_of(rollout, visible and _until_new_question(visible))
 
     def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         return iter(()) if visible is None else self.answers(visible)
@@ -293,11 +294,22 @@ _LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*
 PROSE_MARKER = re.compile(
     r"[AaCcOo#\u7b54](?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
     r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
-    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .))(?i:nswer)[ \t*_]{0,9}$"
+    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .)|(?<=INAL .))(?i:nswer)[ \t*_]{0,9}$"
     rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"
     r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)|(?<=\u7b54)\u6848[\u662f\u4e3a:\uff1a])",
     re.MULTILINE,
 )
+
+
+def _until_new_question(visible: str) -> str:
+    """Return a text up to the question that the policy asks itself after an answer in prose."""
+    if _QUESTION.search(visible):
+        for mark in PROSE_MARKER.finditer(visible):
+            start = _NOTHING.match(visible, mark.end()).end()  # type: ignore[union-attr] # it matches nothing too
+            if not _QUESTION.match(visible, start - 1):  # "Answer:", then the question again, is no answer yet
+                question = _QUESTION.search(visible, start)
+                return visible[: question.start()] if question else visible
+    return visible
 
 
 @dataclass(frozen=True)
