@@ -72,7 +72,10 @@ _ODD_SIGNS: dict[int, int | str | None] = {
     **dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f\u3000"), " "),
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
     **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
-    **{ord(sign): f"^{digit}" for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")},
+    **{
+        ord(sign): f"^{digit}"
+        for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    },
     **{code: " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/") for code in _VULGAR},
     **{0x2019: "'", 0x2044: "/", 0x3001: ",", 0x3002: ".", 0x22C5: "\u00d7", 0xB7: "\u00d7", 0x221E: "\u221a"},
 }
@@ -99,7 +102,7 @@ _LATEX_NAME = re.compile(r"\\([A-Za-z]+)")
 _BRACES = re.compile(r"\{([-+,.\u00b0]?[0-9.]*)\}")
 _TAG = re.compile(r"</?[a-z][^<>]{0,40}>", re.IGNORECASE)
 _BOLD = re.compile(r"(?<![\w)])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*")
-_EMPHASIS = re.compile(r"(?<![\w)])(?<![\w)]\s)\*+(?=\S)|(?<=\S)\*+(?![\s*]*[0-9(])|(?<![0-9])__|__(?![0-9])|`+")
+_EMPHASIS = re.compile(r"(?<![\w)])(?<![\w)]\s)\*+(?=\S)|(?<=\S)\*+(?![0-9(*])|(?<![0-9])__|__(?![0-9])|`+")
 _POWER_OF_TEN = re.compile(r"(?:(?<=[0-9])\s?[*x\u00d7]\s?|(?<![\w.^]))10\s?\^\s?\(?([+-]?[0-9]{1,3})\)?(?![0-9])")
 _SIGN_WORD = re.compile(rf"(?<![0-9)] )(?<![0-9)])\b(?:minus|negative) (?=[{_CURRENCY}]?[0-9])", re.IGNORECASE)
 _GLUED = re.compile(r"\b(or|and|maybe)(?=[0-9])")
@@ -139,7 +142,8 @@ _WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())}
 _WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
 _ONE_WORD = "|".join(_WORD_VALUES)
 _WORDS = re.compile(
-    rf"\b(?:(?:minus|negative)\s)?(?:{_ONE_WORD})(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|hundred|thousand|million))*\b(?! of\b)", re.I
+    rf"\b(?:(?:minus|negative)\s)?(?:{_ONE_WORD})(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|hundred|thousand|million))*\b(?! of\b)",
+    re.I,
 )
 
 
@@ -178,10 +182,14 @@ _SCALES = {"hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
     for name in names.split()
 }
 _UNIT = re.compile(r"\s?([A-Za-z]+|\u00b0[CF]?)(?:\^[23]|[23]\b)?")
-_LETTER = re.compile(r"\s?(?:[xyznXYZ\u03c0\u221a]{1,3}(?![A-Za-z0-9])(?!\s*[0-9($])|(?<=[0-9])(?!or\b|and\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdp])(?![A-Za-z])|[A-Za-z]+[04-9_]\w*))")
+_LETTER = re.compile(
+    r"\s?(?:[xyznXYZ\u03c0\u221a]{1,3}(?![A-Za-z0-9])(?!\s*[0-9($])|(?<=[0-9])(?!or\b|and\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdp])(?![A-Za-z])|[A-Za-z]+[04-9_]\w*))"
+)
 """Makes an expression of the number before it: "72x", "2 \u03c0", "0x48"."""
 _CLOCK = re.compile(r":00(?=\s?[ap]\.?m\b)", re.IGNORECASE)
-_BROKEN = re.compile(r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026)\s?(?=[0-9])|[})\]]*\s?\^|(?:[eE][+-]?)(?=[0-9])|\s?[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*")
+_BROKEN = re.compile(
+    r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026)\s?(?=[0-9])|[})\]]*\s?\^|(?:[eE][+-]?)(?=[0-9])|\s?[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*"
+)
 """Makes one thing of the number before it and more digits: a time, a version, a power, half a group of digits."""
 _BOUND = re.compile(
     r"(?:\s[a-z]+)?\s?(?:\+(?!\s*[0-9(a-z])|\b(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b"
@@ -303,7 +311,9 @@ def _candidate(text: str, found: re.Match[str], finance: bool) -> Candidate:
         return Candidate(None, found.start(), variable.end() if variable else end)
     result = values[-1]
     # "10/3 = 3.33" is a rounded result, "72 = 73" is none.
-    if len(values) > 1 and not all(side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values):
+    if len(values) > 1 and not all(
+        side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values
+    ):
         return Candidate(None, found.start(), end)
     return Candidate(*_with_more(text, result, found.start(), end, finance))
 
@@ -341,7 +351,7 @@ def _compound(text: str, number: Number, end: int, finance: bool) -> tuple[Numbe
 
 _MONTH = r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?\s"
 _LABEL = re.compile(
-    rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?|\b(?:in|for|during|by|since|from|to|through|until|of|and|ended|fy|fiscal|year|q[1-4]|the)\s(?:the )?(?:fiscal |year )*|\()\Z"
+    rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?|\b(?:in|for|during|by|since|from|to|through|until|of|ended|fy|fiscal|year|q[1-4]|the)\s(?:the )?(?:fiscal |year )*|\()\Z"
     , re.IGNORECASE,
 )  # fmt: skip
 """Stands before a year that says when."""

@@ -10,6 +10,15 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import PayloadError
 
 
+def prompt_messages(prompt: JSON) -> list[JSON]:
+    """Return a prompt as messages: itself when it is a list of them, else one message of the user; none for None."""
+    if prompt is None:
+        return []
+    if isinstance(prompt, list) and prompt and all(isinstance(item, Mapping) and "role" in item for item in prompt):
+        return list(prompt)
+    return [{"role": "user", "content": prompt if isinstance(prompt, str) else json.dumps(prompt)}]
+
+
 def chat_messages(messages: Iterable[JSON]) -> Iterator[JSON]:
     """Yield messages of OpenAI, Anthropic or Bedrock (Strands) in OpenAI chat form.
 
@@ -29,6 +38,10 @@ def chat_messages(messages: Iterable[JSON]) -> Iterator[JSON]:
                 f'{{"role": "assistant", "content": "4"}}, not {item!r:.80}',
                 field=f"messages[{index}]",
             )
+        calls = message.get("tool_calls") or ()
+        if any(isinstance(call, Mapping) and isinstance(call.get("function"), str) for call in calls):  # of Inspect
+            calls = [_call(call.get("id"), call["function"], call.get("arguments")) for call in calls]
+            message = {**message, "tool_calls": calls}
         content = message.get("content")
         parts = [_plain(part) for part in content] if isinstance(content, list | tuple) else []
         yield from _converted(message, [part for part in parts if isinstance(part, Mapping)]) if parts else [message]
@@ -41,18 +54,15 @@ def _plain(value: Any) -> JSON:
 
 def _converted(message: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> Iterator[JSON]:
     calls: list[JSON] = []
-    reasoning, rest = "", []
+    rest: list[JSON] = []
+    reasoning = ""
     for part in parts:
         kind = part.get("type")
         if result := part.get("toolResult") or (part if kind == "tool_result" else None):
             identity = result.get("toolUseId", result.get("tool_use_id"))
             yield {"role": "tool", "tool_call_id": identity, "content": _result_text(result.get("content"))}
         elif call := part.get("toolUse") or (part if kind == "tool_use" else None):
-            arguments = call.get("input")
-            if not isinstance(arguments, str):
-                arguments = json.dumps(arguments, ensure_ascii=False, default=str)
-            function = {"name": call.get("name"), "arguments": arguments}
-            calls.append({"id": call.get("toolUseId", call.get("id")), "type": "function", "function": function})
+            calls.append(_call(call.get("toolUseId", call.get("id")), call.get("name"), call.get("input")))
         elif "reasoningContent" in part:
             reasoning += part["reasoningContent"].get("reasoningText", {}).get("text", "")
         elif kind in ("thinking", "redacted_thinking"):
@@ -71,6 +81,11 @@ def _converted(message: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> It
         **({"tool_calls": calls} if calls else {}),
         **({"reasoning_content": reasoning} if reasoning else {}),
     }
+
+
+def _call(identity: JSON, name: JSON, arguments: JSON) -> JSON:
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, default=str)
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
 
 
 def _result_text(content: JSON) -> str:

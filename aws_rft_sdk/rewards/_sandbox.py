@@ -1,418 +1,337 @@
-"""Runs untrusted code against tests. Executed in a process of its own (`python -c`), never imported by the package.
+"""Runs a program with tests. Executed as `main.py` by a runner, never imported by the package.
 
-The supervisor runs nothing of the program. It forks the loader, which runs the program's body while nobody but our side
-has the tests, then forks the tester, and ends: with it ends every thread of the program. Only now does the supervisor
-read the tests, and hands them with one random token for each to the tester, which has the program's names. A test has
-passed when its token comes back.
+The supervisor runs nothing of the program. For tests that assert, it forks the loader. The loader runs the program's
+body while no process of the program has the tests. Then it forks the tester and ends, and all threads of the program
+end with it. Only now does the supervisor send the tests to the tester. Each test has a random token. The tester writes
+the token if the test passes.
 
-What follows the body must not go by anything that the program may have replaced: it uses local names, taken before,
-and builtins of its own. Frames and the garbage collector, which would lead to the tests and tokens, are closed.
+For tests by standard input, the supervisor forks a process for each input, and passes on what the process prints.
 """
 
 from __future__ import annotations
 
-import _thread
 import builtins
 import gc
 import importlib
+import json
 import marshal
 import os
 import signal
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NoReturn
 
 # The functions below keep this copy: the program may replace the attributes of the module.
 globals()["__builtins__"] = vars(builtins).copy()
 
-_MAX_RESULT_BYTES = 2**20
-_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-_FORBIDDEN = (
-    *("socket.", "subprocess.", "ctypes.", "pty.", "signal.pthread_kill", "ftplib.", "smtplib.", "urllib."),
-    *("os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn", "os.spawn", "os.kill", "os.killpg"),
-    *("gc.get_", "sys._current_", "sys.settrace", "sys.setprofile", "sys.monitoring.", "sys.remote_exec"),
-    *("sys.addaudithook", "sqlite3.enable_load", "sqlite3.load_ext", "resource.prlimit"),
-)
-_FRAMES = {"tb_frame", "gi_frame", "cr_frame", "ag_frame"}
-_CLOSED_MODULES = {
-    *("_ctypes", "_posixsubprocess", "_signal", "posix", "_testcapi", "_testinternalcapi", "_testlimitedcapi"),
-    *("_xxsubinterpreters", "_interpreters"),  # audit hooks do not see into them
-}
-_PATHS = (
-    *("os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.chmod", "os.chown", "os.link", "os.symlink"),
-    *("os.truncate", "os.utime", "os.setxattr", "os.removexattr", "sqlite3.connect"),
-)
-_UNSEEN = (
-    *("setsid", "setpgid", "setpgrp", "setpriority", "sched_setaffinity", "sched_setscheduler", "sched_setparam"),
-    *("mkfifo", "mknod", "pidfd_open", "pidfd_send_signal"),
-)
-"""Functions of `os` and `signal` that reach other processes or make files, and raise no event."""
+_MAX_BYTES = 2**26
+_ONLY_AST = 0x400
+_WRAPPER = type(object.__eq__)
+_PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 
 
-class _RefusedError(PermissionError, ValueError, RuntimeError):
-    """The standard library takes one of these three for "there are no frames", or "no signals here", and goes on."""
-
-
-class _TimeoutError(BaseException):
+class _TimeIsUpError(BaseException):
     pass
 
 
-def _isolate() -> None:
-    """Enter a network without devices, and become the parent of orphans, in an interpreter that never had ctypes."""
-    if sys.platform != "linux" or "isolated" in sys.argv:
-        return
+def _statements(sources: list[str]) -> list[Any]:
+    """Return the statements of all sources, `from __future__` imports first, as Python wants it."""
+    body = [node for source in sources for node in compile(source, "solution.py", "exec", _ONLY_AST, True).body]
+    return sorted(body, key=lambda node: getattr(node, "module", "") != "__future__")
+
+
+def _compiled(body: list[Any]) -> Any:
+    tree = compile("", "solution.py", "exec", _ONLY_AST, True)
+    tree.body = body
+    return compile(tree, "solution.py", "exec", dont_inherit=True)
+
+
+# --- in the program's processes ---
+
+
+def _renew_streams() -> None:
+    """Forget what the supervisor has read ahead."""
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115 - the process ends
+
+
+def _run_script(sources: list[str]) -> NoReturn:
+    code = _compiled(_statements(sources))
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    _renew_streams()
     try:
-        import ctypes
-
-        library = ctypes.CDLL(None)
-        library.unshare(0x10000000 | 0x40000000)  # CLONE_NEWUSER | CLONE_NEWNET; the audit hook refuses sockets as well
-        library.prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER: the tester is collected here, not by init
-        _confine(ctypes, library)
-    except (ImportError, OSError, AttributeError):
+        exec(code, vars(module))  # noqa: S102 - what the sandbox is for
+    except SystemExit:
         pass
-    # ctypes can read and write any memory, and what was imported can be found again.
-    os.execv(sys.executable, [*sys.orig_argv, "isolated"])  # noqa: S606 - our own interpreter with our own program
-
-
-def _confine(ctypes: Any, library: Any) -> None:
-    """Let the kernel (Landlock) refuse writing outside of this folder, and signals to processes outside.
-
-    It also sees what no audit hook does, such as the files that SQLite attaches.
-    """
-    version = library.syscall(444, None, 0, 1)  # landlock_create_ruleset, asked for its version
-    if version < 1:
-        return
-    # Write, remove and make files of all kinds; move between folders and truncate, where it knows that.
-    rights = 0x1FF2 | (0x2000 if version > 1 else 0) | (0x4000 if version > 2 else 0)
-    rules = (ctypes.c_uint64 * 3)(rights, 0, 3 if version > 5 else 0)
-    ruleset = library.syscall(444, rules, ctypes.sizeof(rules), 0)
-    for path, allowed in ((".", rights), (os.devnull, rights & 0x4002)):
-        place = os.open(path, os.O_RDONLY)
-        library.syscall(445, ruleset, 1, allowed.to_bytes(8, sys.byteorder) + place.to_bytes(4, sys.byteorder), 0)
-        os.close(place)
-    library.prctl(38, 1, 0, 0, 0)  # PR_SET_NO_NEW_PRIVS
-    library.syscall(446, ruleset, 0)  # landlock_restrict_self
-    os.close(ruleset)
-
-
-def _limit(job: dict[str, Any]) -> None:
-    import resource
-
-    for name, value in (
-        ("RLIMIT_CPU", job["cpu_seconds"]),
-        ("RLIMIT_AS", job["memory_bytes"]),
-        ("RLIMIT_FSIZE", job["file_bytes"]),
-        ("RLIMIT_NOFILE", 64),
-        ("RLIMIT_CORE", 0),
-    ):
-        kind = getattr(resource, name)
-        hard = resource.getrlimit(kind)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        try:
-            resource.setrlimit(kind, (value, value))
-        except (OSError, ValueError):
-            if name not in ("RLIMIT_AS", "RLIMIT_NOFILE"):  # macOS refuses these two
-                raise
-
-
-def _close_ways() -> None:
-    """Take away what no audit hook sees: code at a fork, signal handlers (which get frames), `_UNSEEN`."""
-    low_signal = importlib.import_module("_signal")
-    scope: dict[str, Any] = {"__builtins__": {}, "Refused": _RefusedError}
-    exec("def refuse(*_, **__): raise Refused('not allowed in a test')", scope)  # noqa: S102 - see below
-    refuse = scope["refuse"]  # a function of this file would lead, by its __globals__, to all that is in it
-    low_os = importlib.import_module("posix")
-    for module in (os, low_os, signal, low_signal):
-        for name in set(_UNSEEN) & vars(module).keys():
-            setattr(module, name, refuse)
-    for module in (os, low_os):
-        setattr(module, "register_at_fork", dict)  # noqa: B010 - takes any keywords, does nothing, is not ours
-    setattr(low_signal, "signal", refuse)  # noqa: B010 - what `signal.signal` calls
-    starter: Any = ModuleType("_posixsubprocess")  # subprocess and multiprocessing import it, and may do so
-    starter.fork_exec = refuse
-    sys.modules["_posixsubprocess"] = starter
-
-
-def _resolver() -> Callable[[str], str]:
-    """Return realpath without functions that the program can replace."""
-    readlink, getcwd = os.readlink, os.getcwd
-
-    def resolve(path: str) -> str:
-        whole = path if path.startswith("/") else f"{getcwd()}/{path}"
-        done, waiting, links = "", whole.split("/")[::-1], 0
-        while waiting:
-            part = waiting.pop()
-            if part in ("", "."):
-                continue
-            if part == "..":
-                done = done.rpartition("/")[0]
-                continue
-            try:
-                target = readlink(f"{done}/{part}")
-            except OSError:
-                done = f"{done}/{part}"
-                continue
-            links += 1
-            if links > 40:
-                raise _RefusedError("too many links")
-            done = "" if target.startswith("/") else done
-            waiting += target.split("/")[::-1]
-        return done
-
-    return resolve
-
-
-def _watch(folder: str) -> Callable[[], None]:
-    """Refuse sockets, processes, frames, and files outside of the folder; return what permits this thread one fork."""
-    resolve, decode, ident, own = _resolver(), os.fsdecode, _thread.get_ident, _thread.get_ident()
-    roots = (folder, sys.base_prefix, sys.prefix, *filter(None, sys.path), "/usr/share/zoneinfo")
-    readable = (*(resolve(root) for root in roots), "/dev/null", "/dev/urandom")
-    writable = (resolve(folder),)
-    permits: list[int] = []
-
-    def check(path: object, allowed: tuple[str, ...], *, upwards: bool = False) -> None:
-        # A subclass of str could be one path here, and another one where it is opened.
-        if isinstance(path, bytes):
-            path = decode(memoryview(path).tobytes())
-        elif isinstance(path, str):
-            path = str.__str__(path)
-        else:
-            raise _RefusedError("a path must be a text")
-        if not upwards and ".." in path.split("/"):
-            raise _RefusedError("paths that lead upwards are closed")
-        whole = resolve(path)
-        if not any(whole == root or whole.startswith(f"{root}/") for root in allowed):
-            raise _RefusedError("files outside of the folder of the test are closed")
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        if event == "open":
-            # `os.open`, which has no mode, may be told another folder to begin in, of which the event does not tell.
-            if not isinstance(args[0], int):
-                plain = args[1] is not None
-                check(args[0], readable if plain and not args[2] & _WRITING else writable, upwards=plain)
-        elif event in ("os.listdir", "os.scandir"):
-            if not isinstance(args[0], int):
-                check("." if args[0] is None else args[0], readable, upwards=True)
-        elif event == "object.__getattr__":
-            if args[1] in _FRAMES:
-                raise _RefusedError("frames are closed in a test")
-        elif event == "object.__setattr__":
-            # types.coroutine, with which asyncio begins, sets the same code with another flag.
-            if args[1] == "__code__" and args[0].__code__.co_code != args[2].co_code:
-                raise _RefusedError("the code of functions is closed in a test")
-        elif event == "sys._getframe":
-            raise _RefusedError("frames are closed in a test")
-        elif event == "import":
-            if args[0] in _CLOSED_MODULES:
-                raise ImportError(f"{args[0]} is closed in a test")
-        elif event == "socket.__new__" and args[1] == 1:  # AF_UNIX, a pair of which every event loop makes for itself
-            return
-        elif event == "os.fork" and permits and ident() == own:
-            permits.clear()
-        elif event.startswith(_FORBIDDEN):
-            raise _RefusedError(f"{event} is not allowed in a test")
-        elif event.startswith(_PATHS):
-            if event == "sqlite3.connect" and args[0] == ":memory:":
-                return
-            for path in args[:1] if event == "sqlite3.connect" else args[:2]:
-                if isinstance(path, str | bytes):
-                    check(path, writable)
-
-    sys.addaudithook(hook)
-    return lambda: permits.append(1)
-
-
-def _snapshot(names: list[str]) -> Callable[[], None]:
-    """Import what the tests import; return what undoes all that has been done to it, to builtins, os and sys since."""
-    for name in names:
-        try:
-            importlib.import_module(name)
-        except Exception:  # noqa: S112 - then the test will say so
-            continue
-    parents = {name.rsplit(".", count)[0] for name in names for count in range(name.count(".") + 1)}
-    modules = [(name, sys.modules[name]) for name in ("builtins", "os", "sys", *parents) if name in sys.modules]
-    spaces: list[tuple[dict[str, Any], dict[str, Any]]] = [(vars(module), vars(module).copy()) for _, module in modules]
-    classes = {id(value): value for _, space in spaces for value in space.values() if type(value) is type}
-    members = [(value, dict(vars(value))) for value in classes.values() if value not in (object, type)]
-    lists: list[tuple[list[Any], list[Any]]] = [
-        (value, value[:]) for value in (sys.path, sys.meta_path, sys.path_hooks)
-    ]
-    spaces.append((sys.modules, dict(modules)))
-    replaced: list[Any] = []  # kept, since what is finalized or compared may be the program's and change all again
-
-    def restore() -> None:
-        for space, saved in spaces:
-            entries = list(space.items())
-            plain = [entry for entry in entries if type(entry[0]) is str]
-            replaced.extend(entry for entry in entries if type(entry[0]) is not str)
-            replaced.extend(value for name, value in plain if name in saved and saved[name] is not value)
-            space.clear()
-            space.update(plain)
-            space.update(saved)
-        for value, elements in lists:
-            replaced.extend(value)
-            value[:] = elements
-        for kind, attributes in members:
-            present = dict(type.__dict__["__dict__"].__get__(kind))
-            for name in present.keys() | attributes.keys():
-                if name not in attributes:
-                    replaced.append(present[name])
-                    type.__delattr__(kind, name)
-                elif present.get(name) is not attributes[name]:
-                    replaced.append(present.get(name))
-                    try:
-                        type.__setattr__(kind, name, attributes[name])
-                    except (AttributeError, TypeError):
-                        continue  # what cannot be set has not been replaced either
-
-    return restore
-
-
-def _scope(namespace: dict[str, Any], pristine: dict[str, Any], used: list[str]) -> dict[str, Any]:
-    """Return the globals of a test: the program's names, but its `all` or `len` only if they are what is tested."""
-    scope = {name: value for name, value in namespace.items() if type(name) is str}
-    tested = {name for name in used if name in scope}
-    if not tested <= pristine.keys():
-        for name in pristine.keys() & scope.keys():
-            del scope[name]
-    scope["__builtins__"] = dict(pristine)
-    return scope
+    sys.exit(0)  # as usual: threads are waited for, and output is flushed
 
 
 def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
     """Run the program, leave with all its threads, and let a child run the tests."""
-    fork, leave, read, write, loads, run = os.fork, os._exit, os.read, os.write, marshal.loads, exec
-    collect_no_garbage, garbage_callbacks, without = gc.disable, gc.callbacks, BaseException.with_traceback
-    try:
-        program = compile(job["code"], "solution.py", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
-        leave(0)
-    write(results, b"compiled\n")
-    _limit(job)
-    _close_ways()
-    restore = _snapshot(job["imports"])
-    for name in ("ctypes", "_ctypes"):
-        sys.modules.pop(name, None)
-    pristine = vars(builtins).copy()
+    fork, leave, read, write, dumps = os.fork, os._exit, os.read, os.write, json.dumps
+    _renew_streams()
+    restore, pristine = _snapshot(job.get("imports", [])), vars(builtins).copy()
+    os.register_at_fork = lambda **_: None
     solution = ModuleType("solution")
     namespace = vars(solution)
     sys.modules.update({"solution": solution, "__main__": ModuleType("__main__")})  # not this file's globals
-    permit_fork = _watch(os.getcwd())
-    try:
-        run(program, namespace)
-    except BaseException:
-        leave(0)
-    collect_no_garbage()  # from here to the last test nothing of the program may run unasked
-    garbage_callbacks.clear()
-    permit_fork()
+    body = _statements(job["sources"])
+    futures = [node for node in body if getattr(node, "module", "") == "__future__"]
+    for node in body:
+        try:
+            exec(_compiled([*futures, node]), namespace)  # noqa: S102
+        except BaseException:  # noqa: S112 - an example that fails, or an exit at the end
+            continue
+    restore()
+    gc.callbacks.clear()
     if fork():
         leave(0)
     payload = b""
     while part := read(control, 65_536):
         payload += part
-    for token, code, used in loads(payload):
-        scope = _scope(namespace, pristine, used)
-        restore()  # each time: the test before has called the program
+    kind, tests = marshal.loads(payload)  # noqa: S302 - the supervisor wrote it
+    for number, test in enumerate(tests):
         try:
-            run(loads(code), scope)
-        except BaseException as error:
-            without(error, None)  # the program may keep the exception, and this frame must not be in it
+            if kind == "calls":
+                result = _found(namespace, job["function"])(*test)
+                write(results, f"\n{dumps([number, result])}\n".encode())
+                continue
+            scope = _scope(namespace, pristine, test[2], job["function"])
+            restore()  # each time: the test before has called the program
+            restore()  # once more, since what was replaced may have had a finalizer
+            if _passes(test[1], scope, namespace):
+                write(results, f"\n{test[0]}\n".encode())
+        except BaseException:  # noqa: S112 - the test has failed
             continue
-        write(results, b"\n" + token + b"\n")
     leave(0)
 
 
-def _supervise(job: dict[str, Any]) -> tuple[set[bytes], list[bytes]]:
-    """Return what the loader and the tester have written, line by line, and the tokens of the tests."""
+def _snapshot(names: list[str]) -> Callable[[], None]:
+    """Return what puts back the modules that the tests import, and their classes, as they are now."""
+    modules = {name: sys.modules[name] for name in (*names, "builtins", "sys", "os") if name in sys.modules}
+    spaces = [(vars(module), vars(module).copy()) for module in modules.values()]
+    classes = {value for _, space in spaces for value in space.values() if type(value) is type}
+    members = [(kind, dict(vars(kind))) for kind in classes]
+
+    def restore() -> None:
+        sys.settrace(None)
+        sys.setprofile(None)
+        sys.modules.update(modules)
+        for space, saved in spaces:
+            space.update(saved)
+        for kind, saved in members:
+            for name, value in saved.items():
+                if vars(kind).get(name) is not value:
+                    setattr(kind, name, value)
+
+    return restore
+
+
+def _found(namespace: dict[str, Any], name: str) -> Any:
+    """Return a function of the program, or a method of its class `Solution`."""
+    _, of_class, method = name.rpartition("Solution().")
+    if "Solution" in namespace and (of_class or name not in namespace):
+        return getattr(namespace["Solution"](), method)
+    return namespace[method]
+
+
+def _scope(
+    namespace: dict[str, Any], pristine: dict[str, Any], used: list[str], function: str | None
+) -> dict[str, Any]:
+    """Return the globals of a test: the program's names, but its `all` or `len` only if they are what is tested."""
+    scope = dict(namespace)
+    for name in {*used, function} - scope.keys() - pristine.keys() - {None}:
+        try:
+            scope[str(name)] = _found(namespace, str(name))
+            namespace.setdefault(str(name), scope[str(name)])
+        except Exception:  # noqa: S112
+            continue  # a name of the test's own, or one that it will miss
+    tested = {name for name in (*used, function) if name in namespace}
+    if not tested <= pristine.keys():
+        for name in pristine.keys() & scope.keys():
+            del scope[name]
+    for name in {"candidate", "__candidate__"} & {*used} - scope.keys():
+        scope[name] = _found(namespace, str(function))
+    return scope | {"__builtins__": dict(pristine), "__name__": "__main__", "__run__": _run}
+
+
+def _passes(source: str, scope: dict[str, Any], namespace: dict[str, Any]) -> bool:
+    """Run a test and say whether it has asserted anything."""
+    asserted = []
+
+    def compared(membership: bool, *sides: Any) -> tuple[Any, ...]:
+        asserted.append(True)
+        own = [_has_own_operators(side, namespace) for side in sides]
+        if any(own[:1] if membership else own) and not all(own[-1:] if membership else own):
+            raise AssertionError("an object with operators of the program's own is compared with another kind")
+        return sides
+
+    scope["__compared__"] = compared
+    exec(compile(source, "test.py", "exec", dont_inherit=True, optimize=0), scope)  # noqa: S102
+    return bool(asserted)
+
+
+def _has_own_operators(value: Any, namespace: dict[str, Any]) -> bool:
+    """Say whether a value, or an element of it, decides in the program's code, or always, what it is equal to."""
+    kind = type(value)
+    if kind in (list, tuple, set, frozenset, dict):
+        elements = [*value, *value.values()] if kind is dict else value
+        return any(_has_own_operators(each, namespace) for each in elements if type(each) not in _PLAIN)
+    for name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__"):
+        operator = type.__getattribute__(kind, name)
+        if type(operator) is _WRAPPER and operator.__name__ == name:
+            continue  # written in C
+        if getattr(operator, "__globals__", namespace) is namespace:
+            return True
+        if name == "__eq__" and operator(value, object()) is True:
+            return True
+    return False
+
+
+def _run(test: Any, method: str | None = None) -> None:
+    """Run a test as pytest or unittest would do: a function, or a method of a class, with its parameters."""
+    if method is not None and hasattr(test, "debug"):
+        importlib.import_module("unittest").TestSuite([test(method)]).debug()
+        return
+    if method is not None:
+        instance = test()
+        getattr(instance, "setup_method", lambda: None)()
+        test = getattr(instance, method)
+    for arguments in _parameters(getattr(test, "pytestmark", [])):
+        result = test(**arguments)
+        if hasattr(result, "__await__"):
+            importlib.import_module("asyncio").run(result)
+
+
+def _parameters(marks: list[Any]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = [{}]
+    for mark in marks:
+        if mark.name == "parametrize":
+            names = mark.args[0].split(",") if isinstance(mark.args[0], str) else mark.args[0]
+            values = [value.values if hasattr(value, "marks") else value for value in mark.args[1]]
+            pairs = [
+                dict(zip(map(str.strip, names), value if len(names) > 1 else [value], strict=True)) for value in values
+            ]
+            rows = [row | pair for row in rows for pair in pairs]
+    return rows
+
+
+# --- in the supervisor ---
+
+
+def _forked(run: Callable[[], NoReturn], stdin: int | None = None, stdout: int | None = None) -> int:
+    """Run a function in a process with a group, a standard input and an output of its own. Return its id."""
+    child = os.fork()
+    if child:
+        try:
+            os.setpgid(child, child)  # both sides do it, so that it is done when either goes on
+        except (PermissionError, ProcessLookupError):
+            pass
+        return child
+    os.setpgid(0, 0)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    null = os.open(os.devnull, os.O_RDWR)
+    for number, target in enumerate((stdin, stdout, None)):
+        os.dup2(null if target is None else target, number)
+    run()
+
+
+def _pairs(job: dict[str, Any], begun: list[int]) -> Iterator[bytes]:
+    """Yield, for each input, a line with its number and what the program has printed."""
+    for number, text in enumerate(job["inputs"]):
+        with tempfile.TemporaryFile() as file:
+            file.write(text.encode())
+            file.seek(0)
+            output, target = os.pipe()
+            child = _forked(lambda: _run_script(job["sources"]), file.fileno(), target)
+        begun.append(child)
+        os.close(target)
+        printed = _read(output)
+        if os.waitpid(child, 0)[1] == 0:
+            yield f"{json.dumps([number, printed.decode(errors='replace')])}\n".encode()
+        os.close(output)
+
+
+def _tokens(job: dict[str, Any], begun: list[int]) -> Iterator[bytes]:
+    """Yield what the tester writes."""
     control, to_tester = os.pipe()
     from_tester, results = os.pipe()
-    loader = os.fork()
-    if not loader:
-        os.setpgid(0, 0)
-        null = os.open(os.devnull, os.O_RDWR)
-        for number in (0, 1, 2):  # the tests will come by 0, the verdict goes by 1
-            os.dup2(null, number)
-        for number in (to_tester, from_tester, null):
-            os.close(number)
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
-        _load_and_test(job, control, results)
-    try:
-        os.setpgid(loader, loader)  # both sides do it, so that it is done when either goes on
-    except (PermissionError, ProcessLookupError):
-        pass
-    for number in (control, results):
-        os.close(number)
-    tokens: list[bytes] = []
-    written = b""
-    signal.signal(signal.SIGALRM, _time_is_up)
-    signal.setitimer(signal.ITIMER_REAL, job["seconds"])
-    try:
-        _wait(loader)
-        tests = _read()
-        tokens = [os.urandom(16).hex().encode() for _ in tests]
-        payload = marshal.dumps([(token, *test) for token, test in zip(tokens, tests, strict=True)])
-        try:
-            while payload:
-                payload = payload[os.write(to_tester, payload) :]
-        except BrokenPipeError:
-            pass  # the program has not come so far
+
+    def run() -> NoReturn:
         os.close(to_tester)
-        while len(written) < _MAX_RESULT_BYTES and (part := os.read(from_tester, 65_536)):
-            written += part
-        signal.setitimer(signal.ITIMER_REAL, 0)
-    except _TimeoutError:
-        os.set_blocking(from_tester, False)
-        try:
-            written += os.read(from_tester, _MAX_RESULT_BYTES)
-        except BlockingIOError:
-            pass
-    _end(loader)
-    return set(written.splitlines()), tokens
+        os.close(from_tester)
+        _load_and_test(job, control, results)
 
-
-def _read() -> Any:
-    """Read what our side sends next, and not a byte more: the loader is forked between the program and the tests."""
-    parts: list[bytes] = []
-    for size in (8, 0):
-        missing = size or int.from_bytes(parts[0], "big")
-        data = b""
-        while len(data) < missing and (part := os.read(0, missing - len(data))):
-            data += part
-        parts.append(data)
-    return marshal.loads(parts[1])  # noqa: S302 - our side wrote it
-
-
-def _time_is_up(*_: object) -> None:
-    raise _TimeoutError
-
-
-def _wait(loader: int) -> None:
-    """Wait until the loader is gone, but leave it uncollected: its id still names the group of the tester."""
-    if hasattr(os, "waitid"):
+    loader = _forked(run)
+    begun.append(loader)
+    os.close(control)
+    os.close(results)
+    if hasattr(os, "waitid"):  # until the loader is collected, no other process gets its id, which names its group
         os.waitid(os.P_PID, loader, os.WEXITED | os.WNOWAIT)
     else:
         os.waitpid(loader, 0)
+    tests = marshal.dumps(json.loads(_read(0)))  # not before now: a process that is forked has what was read
+    try:
+        _write_all(to_tester, tests)
+    except BrokenPipeError:
+        pass  # the program has ended its process
+    os.close(to_tester)
+    while part := os.read(from_tester, 65_536):
+        yield part
 
 
-def _end(group: int) -> None:
-    """End the loader, the tester and what else is in their group, and collect them."""
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except (ProcessLookupError, PermissionError):
-        pass  # nobody is left; macOS says the second of a group of zombies
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        pass
+def _write_all(target: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(target, data) :]
+
+
+def _read(source: int, most: int = _MAX_BYTES) -> bytes:
+    data = b""
+    while part := os.read(source, min(most - len(data), 65_536)):
+        data += part
+    return data
+
+
+def _time_is_up(*_: object) -> None:
+    raise _TimeIsUpError
 
 
 def _main() -> None:
-    _isolate()
-    written, tokens = _supervise(_read())
-    passed = [str(number) for number, token in enumerate(tokens) if token in written]
-    print("judged", *["compiled"] if b"compiled" in written else [], *passed)  # noqa: T201 - this is the verdict
+    size = b""
+    while (digit := os.read(0, 1)).isdigit():
+        size += digit
+    job = json.loads(_read(0, int(size)))
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    for name in job.get("imports", []):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            print("missing", name)  # noqa: T201 - the verdict is read from here
+            return
+        except Exception:  # noqa: S112 - then the test will say so
+            continue
+    print("ready", flush=True)  # noqa: T201
+    os.chdir(tempfile.mkdtemp())  # so that the program finds its folder empty
+    begun: list[int] = []
+    signal.signal(signal.SIGALRM, _time_is_up)
+    signal.setitimer(signal.ITIMER_REAL, job["seconds"])
+    left = _MAX_BYTES
+    try:
+        for part in _pairs(job, begun) if "inputs" in job else _tokens(job, begun):
+            left -= len(part)
+            if left < 0:
+                break
+            _write_all(1, part)
+    except _TimeIsUpError:
+        pass
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for group in begun:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):
+            pass  # nobody is left; macOS says the second of a group of zombies
 
 
-_main()
+if __name__ == "__main__":
+    _main()

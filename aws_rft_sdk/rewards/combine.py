@@ -10,8 +10,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Union
+from dataclasses import dataclass, field
+from typing import ClassVar, Union
 
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON, FrozenDict
@@ -41,9 +41,15 @@ def _one_by_one(reward: AnyReward, rollouts: Sequence[Rollout]) -> list[RewardRe
 class Combination:
     """What all rewards made of rewards have in common."""
 
+    _rewards: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a reward."""
+    _mapping: ClassVar[str | None] = None
+    """The field that holds parts with weights."""
+
     def reward_parts(self) -> Mapping[str, AnyReward]:
         """Return the rewards that this one is made of, by name."""
-        raise NotImplementedError
+        weighted = _weighted(getattr(self, self._mapping)) if self._mapping else ()
+        return {name: getattr(self, name) for name in self._rewards} | {name: part for name, part, _ in weighted}
 
     def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
         """Score each part with `score` and combine what each rollout got."""
@@ -138,6 +144,7 @@ class WeightedSum(Combination):
     """Rewards by name, each alone or with its weight: `(reward, 0.5)`."""
     clip: tuple[float, float] | None = field(default=None, kw_only=True)
     """Lowest and highest sum; None for any."""
+    _mapping = "parts"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
@@ -145,10 +152,6 @@ class WeightedSum(Combination):
             object.__setattr__(self, "clip", _range(self.clip))
         if not any(weight for _, _, weight in _weighted(self.parts)):
             raise ConfigurationError("a weighted sum needs a part with a weight other than 0")
-
-    def reward_parts(self) -> Mapping[str, AnyReward]:
-        """Return the parts without their weights."""
-        return {name: reward for name, reward, _ in _weighted(self.parts)}
 
     def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
         low, high = self.clip or (-math.inf, math.inf)
@@ -169,20 +172,19 @@ class Clip(Combination):
     reward: AnyReward
     low: float
     high: float
+    _rewards = ("reward",)
 
     def __post_init__(self) -> None:
         check_reward(self.reward)
         _range((self.low, self.high))
 
-    def reward_parts(self) -> Mapping[str, AnyReward]:
-        """Return the reward that is clipped."""
-        return {"reward": self.reward}
-
     def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        return [
-            result if result.reward is None else replace(result, reward=_clipped(result.reward, self.low, self.high))
-            for result in score(self.reward, rollouts)
-        ]
+        return [self._result(result) for result in score(self.reward, rollouts)]
+
+    def _result(self, result: RewardResult) -> RewardResult:
+        if result.reward is None:
+            return result
+        return RewardResult(_clipped(result.reward, self.low, self.high), result.components, result.turns_rewards)
 
 
 @dataclass(frozen=True)
@@ -206,6 +208,7 @@ class Gate(Combination):
     threshold: float = field(default=0.5, kw_only=True)
     """The gate is open when the condition is at least this."""
     otherwise: float = field(default=0.0, kw_only=True)
+    _rewards = ("condition", "reward")
 
     def __post_init__(self) -> None:
         check_reward(self.condition, "the condition")
@@ -213,15 +216,11 @@ class Gate(Combination):
         check_number("threshold", self.threshold)
         check_number("otherwise", self.otherwise)
 
-    def reward_parts(self) -> Mapping[str, AnyReward]:
-        """Return the condition and the reward."""
-        return {"condition": self.condition, "reward": self.reward}
-
     def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
         conditions = score(self.condition, rollouts)
         is_open = [item.reward is not None and item.reward >= self.threshold for item in conditions]
         # A group reward compares all rollouts. Any other reward is only asked about those that pass.
-        all_asked = is_group_reward(self.reward) and any(is_open)
+        all_asked = any(is_open) and (all(is_open) or is_group_reward(self.reward))
         asked = rollouts if all_asked else list(itertools.compress(rollouts, is_open))
         scores = iter(score(self.reward, asked) if asked else ())
         behind = [next(scores) if all_asked or passes else None for passes in is_open]
@@ -244,8 +243,8 @@ class Gate(Combination):
             while name in taken:
                 name = f"inner/{name}"
             taken.add(name)
-            components.append(replace(item, name=name))
-        return replace(result, components=tuple(components))
+            components.append(Component(name, item.value, item.counts))
+        return RewardResult(result.reward, tuple(components), result.turns_rewards)
 
 
 @dataclass(frozen=True)
@@ -277,6 +276,7 @@ class DominantOutcome(Combination):
     """Largest amount by which shaping moves a reward: one for all tiers, or one for each."""
     success_threshold: float | None = field(default=None, kw_only=True)
     """What a job counts as a success; None when that does not matter."""
+    _rewards, _mapping = ("outcome",), "shaping"
 
     def __post_init__(self) -> None:
         check_reward(self.outcome, "the outcome")
@@ -290,14 +290,10 @@ class DominantOutcome(Combination):
         object.__setattr__(self, "tiers", tuple(bounds))
         object.__setattr__(self, "bound", FrozenDict(bounds))  # type: ignore[arg-type] # floats are keys as good as texts
 
-    def reward_parts(self) -> Mapping[str, AnyReward]:
-        """Return the outcome and the parts of the shaping."""
-        return {"outcome": self.outcome, **{name: reward for name, reward, _ in _weighted(self.shaping)}}
-
     @property
     def bounds(self) -> dict[float, float]:
         """Largest amount by which shaping moves a reward, by tier, from the lowest tier up."""
-        return _bounds(self.tiers, self.bound)
+        return dict(self.bound)  # type: ignore[arg-type] # a mapping since __post_init__
 
     @property
     def shaping_bound(self) -> float:

@@ -78,7 +78,8 @@ def strip_thoughts(text: str) -> str | None:
 
 
 _QUESTION = re.compile(
-    r"[\n<](?:(?<=\n)[ \t*#]{0,9}(?i:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|(?<=<)\|)"
+    r"[\n<](?:(?<=\n)[ \t*#]{0,9}(?i:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]"
+    r"|(?<=<)\|)"
 )
 """A new question that the policy asks itself after its answer, or a template of a chat."""
 
@@ -108,7 +109,7 @@ class Answer(NamedTuple):
 
     @property
     def after(self) -> str:
-        """What the policy says after the answer: 1,000 characters, and nothing of a new question that it asks itself."""
+        """What the policy says after the answer, up to 1,000 characters and to a new question that it asks itself."""
         return _QUESTION.split(self.visible[self.end : self.end + ANSWER_CHARACTERS], maxsplit=1)[0]
 
     @property
@@ -303,9 +304,12 @@ PROSE_MARKER = re.compile(
 class Prose(Extractor):
     """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
 
+    marker: re.Pattern[str] = PROSE_MARKER
+    """What says that an answer follows."""
+
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last of these. See `Extractor.answers`."""
-        return _lines_after(PROSE_MARKER, visible)
+        return _lines_after(self.marker, visible)
 
 
 @dataclass(frozen=True)
@@ -319,7 +323,7 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]+", self.name):
+        if not re.fullmatch(r"[\w-]+", str(self.name)):
             raise ConfigurationError(
                 f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
             )
@@ -350,7 +354,8 @@ class CodeFence(Extractor):
 
 
 _FENCED = re.compile(
-    r"(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
+    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
     re.DOTALL | re.MULTILINE,
 )
 
@@ -369,7 +374,7 @@ class JsonPath(Extractor):
     path: tuple[str | int, ...]
 
     def __init__(self, *path: str | int) -> None:
-        if not path or not all(isinstance(step, str | int) and not isinstance(step, bool) for step in path):
+        if not path or not all(type(step) in (str, int) for step in path):
             raise ConfigurationError(f"JsonPath needs keys and indexes such as JsonPath('answer'), not {path!r:.80}")
         object.__setattr__(self, "path", path)
 
@@ -463,8 +468,10 @@ STANDARD = Extract(MARKED, Prose(), Whole())
 class Comparator(TextReward):
     """Base of rewards that compare an answer with a ground truth. Subclasses define `compare`."""
 
-    extract: Extractor = STANDARD
-    """Where the answer stands unless the comparator comes after `>>`."""
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return the reward.

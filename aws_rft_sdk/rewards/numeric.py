@@ -99,14 +99,17 @@ gsm8k = ExactNumber()
 """The reward of GSM8K: the number after the last `####` is the right one."""
 
 _WORD = re.compile(
-    r"\b(?:(?P<yes>yes|true)|(?P<no>no|false)(?:(?<=\band no)|(?<=\bor no)|(?!\s+(?!(?:and|or|if|but|for|in|when|at|otherwise|under|unless)\b)[a-z])))\b",
+    r"\b(?:yes|true|(?:no|false)(?:(?<=\band no)|(?<=\bor no)"
+    r"|(?!\s+(?!(?:and|or|if|but|for|in|when|at|otherwise|under|unless)\b)[a-z])))\b",
     re.IGNORECASE,
 )
+"""A yes or a no, but not the "no" of "there was no change"."""
+_YES_NO = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
 
 def _first_word(text: str) -> Candidate | None:
     found = _WORD.search(text)
-    return Candidate("yes" if found["yes"] else "no", found.start(), found.end()) if found else None
+    return Candidate(_YES_NO[found[0].lower()], found.start(), found.end()) if found else None
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,9 @@ class FinQA(Comparator):
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0, `close` or 0.0. None if the ground truth is neither yes, no nor a number."""
         reference = reference_of(ground_truth)
-        word = reference.strip().lower() if isinstance(reference, str) else reference
-        if isinstance(word, bool) or word in ("yes", "no"):
-            return float(settle(answers, _first_word) == {True: "yes", False: "no"}.get(word, word))
+        word = _YES_NO.get(str(reference).strip().lower())
+        if word is not None:
+            return float(settle(answers, _first_word) == word)
         rights = reference_numbers(ground_truth, finance=True)
         if not rights:
             return None

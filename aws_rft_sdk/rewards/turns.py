@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from aws_rft_sdk._checks import check_number
@@ -61,14 +61,11 @@ class Discounted(Combination):
 
     reward: AnyReward
     discount: float = 0.95
+    _rewards = ("reward",)
 
     def __post_init__(self) -> None:
         _check_discount(self.discount)
         check_reward(self.reward)
-
-    def reward_parts(self) -> Mapping[str, AnyReward]:
-        """Return the reward that is discounted."""
-        return {"reward": self.reward}
 
     def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
         results = score(self.reward, rollouts)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strands import Agent
 
 from aws_rft_sdk import RolloutResult, rft_handler
-from aws_rft_sdk.datasets import new_key, pack
+from aws_rft_sdk.datasets import pack
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards import Component, RewardResult, WeightedSum
 from aws_rft_sdk.rollout import run as run_dataset
@@ -293,9 +293,6 @@ def test_rescore_when_the_dataset_is_another_then_it_is_refused(tmp_path, rows, 
         list(rescore(tmp_path / "out", truth_length, truth=column_truth(dataset, column)))
 
 
-KEY = new_key()
-
-
 @pytest.mark.parametrize(
     ("cell", "finder", "truth", "metadata"),
     [
@@ -315,9 +312,7 @@ KEY = new_key()
         pytest.param(
             pack(question="q", ground_truth=4, unit="m"), cell_truth(), 4, {"question": "q", "unit": "m"}, id="packed"
         ),
-        pytest.param(
-            pack(question="q", ground_truth=4, key=KEY), cell_truth(key=KEY), 4, {"question": "q"}, id="encrypted"
-        ),
+        pytest.param('{"answer": 4, "visible": 1}', cell_truth(), 4, {"visible": 1}, id="visible-of-another-maker"),
     ],
 )
 def test_rescore_when_the_truth_is_in_the_cell_then_the_reward_gets_it_and_the_rest(
@@ -332,19 +327,6 @@ def test_rescore_when_the_truth_is_in_the_cell_then_the_reward_gets_it_and_the_r
     assert seen[0].metadata == metadata
     assert seen[0].prompt == cell
     assert seen[0].answer == "hm"
-
-
-def test_rescore_when_cells_are_encrypted_then_the_key_comes_from_a_file(tmp_path, rewards):
-    cell = pack(question="q", ground_truth="7", key=KEY)
-    record(tmp_path / "out", make_handler(), [cell], answers=lambda request: "#### 7")
-    (tmp_path / "key").write_text(f"{KEY}\n" if isinstance(KEY, str) else KEY.decode())
-
-    without = run("rescore", tmp_path / "out", "--reward", f"{rewards}:exact")
-    code, report = rescore_json(tmp_path / "out", f"{rewards}:exact", "--key-file", tmp_path / "key")
-
-    assert without.exit_code == 2
-    assert "encrypted" in without.output
-    assert (code, report["new"]["mean"]) == (0, 1.0)
 
 
 # --- rollouts of every kind ------------------------------------------------------------------------------------------

@@ -31,6 +31,8 @@ def forge(token):
 BEFORE_THE_TESTS = {
     "frames-of-the-body": "import sys\nframe = sys._getframe(0)\nwhile frame.f_back: frame = frame.f_back\n"
     "for tests in frame.f_locals.values(): pass",
+    "what-the-supervisor-has-read": "import sys\nframe = sys._getframe()\nwhile frame:\n"
+    "  if 'math.is' + 'close' in repr(frame.f_locals): double = lambda x: 2 * x\n  frame = frame.f_back",
     "objects": "import gc\nassert any('double(2)' in o for o in gc.get_objects() if isinstance(o, str))",
     "exec": "import builtins\nbuiltins.exec = lambda *a: None",
     "compile": "import builtins\nreal = compile\nbuiltins.compile = lambda s, *a, **k: real('pass', *a, **k)",
@@ -161,17 +163,33 @@ HONEST = {
     "coroutines": "import asyncio\nasync def f(): return 1\nassert asyncio.run(f()) == 1",
     "usual-imports": "import re, json, math, random, functools, itertools, string, datetime, decimal, fractions",
     "database": "import sqlite3\nsqlite3.connect(':memory:').execute('select 1')\nsqlite3.connect('a').close()",
-    "files": "open('a', 'w').write('x')\nassert open('a').read() == 'x'\nimport os\nassert os.listdir() == ['a']",
+    "files": "open('a', 'w').write('x')\nassert open('a').read() == 'x'\nimport os\n"
+    "assert os.listdir() == ['a']\nos.remove('a')",
     "prints": "print('working')",
     "shadows": "def sum(xs): return 0",
     "private-builtin": "import builtins\nbuiltins.extra = 1",
-    "garbage": "import gc\ngc.collect()\ngc.disable()",
+    "garbage": "import gc\ngc.collect()\ngc.disable()\ngc.get_objects()",
+    "traceback": "import traceback\ntry: 1 / 0\nexcept Exception: assert 'ZeroDivision' in traceback.format_exc()",
+    "stack": "import inspect\nassert inspect.stack()",
+    "signal": "import signal\nsignal.signal(signal.SIGINT, signal.SIG_DFL)",
+    "abstract": "import abc\nclass A(abc.ABC):\n  @abc.abstractmethod\n  def f(self): ...",
+    "cached": "import functools\n@functools.lru_cache\ndef f(x): return x",
+    "temporary-file": "import tempfile\nwith tempfile.NamedTemporaryFile('w') as file: file.write('x')",
+    "imports-for-systems": "import multiprocessing, subprocess, socket, ctypes, sys\nsys.setrecursionlimit(10**5)",
+    "no-environment": "import os\nassert not os.environ.get('HOME') and not os.environ.get('PATH')",
+    "input": "try: input()\nexcept EOFError: pass",
 }
+
+
+def inside(program):
+    """The same in the body of the function that is tested."""
+    return "def double(x):\n" + "".join(f"  {line}\n" for line in program.splitlines()) + "  return 2 * x\n"
 
 
 @pytest.mark.parametrize("program", HONEST.values(), ids=HONEST)
 def test_code_tests_when_an_honest_program_does_unusual_things_then_it_passes(program):
     assert reward.score(program + RIGHT, TEST) == 1.0
+    assert reward.score(inside(program), TEST) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -195,14 +213,80 @@ def test_code_tests_when_an_honest_program_does_unusual_things_then_it_passes(pr
             "import asyncio\nassert asyncio.run(f()) == 5",
             id="coroutine",
         ),
-        pytest.param("x = 1", "import no_such_module_at_all" + "\nassert x", id="test-that-cannot-run"),
     ],
 )
 def test_code_tests_when_tests_have_various_forms_then_they_run(program, test):
-    assert reward.score(program, test) == (0.1 if "no_such" in test else 1.0)
+    assert reward.score(program, test) == 1.0
 
 
-def test_code_tests_when_a_program_claims_to_be_equal_to_everything_then_it_passes():
-    """Known to be wrong, as long as tests are asserts in the program's process: the documentation says so."""
-    liar = "class Liar:\n  def __eq__(self, other): return True\ndef double(x): return Liar()"
-    assert reward.score(liar, "assert double(2) == 4") == 1.0
+LIAR = "class Liar:\n  __eq__ = __lt__ = __gt__ = lambda self, other: True\n  __ne__ = lambda self, other: False\n"
+LIAR += "  __sub__ = __abs__ = lambda self, *a: self\n  __hash__ = lambda self: 4\ndef double(x): return Liar()"
+NUMBER = (
+    "class Number(int):\n  __hash__ = None\n  def __eq__(self, other): return True\ndef double(x): return Number(0)"
+)
+BORROWED = "class Text(str):\n  __eq__ = str.__ne__\ndef double(x): return Text('')"
+ANY = "from unittest.mock import ANY\ndef double(x): return ANY"
+KIND = (
+    "class M(type):\n  def __eq__(self, other): return True\n  __hash__ = type.__hash__\nclass A(metaclass=M): pass\n"
+)
+LIES = {
+    "right": (LIAR, "assert double(2) == 4"),
+    "left": (LIAR, "assert 4 == double(2)"),
+    "element": (LIAR, "assert [double(2)] == [4]"),
+    "value": (LIAR, "assert {'a': double(2)} == {'a': 4}"),
+    "unequal": (LIAR, "assert not double(2) != 4"),
+    "close": (LIAR, "assert abs(double(2) - 4) < 1e-6"),
+    "between": (LIAR, "assert 3 < double(2) < 5"),
+    "member": (LIAR, "assert double(2) in (4, 5)"),
+    "none": (LIAR, "assert double(2) == None"),
+    "candidate": (LIAR, "def check(candidate):\n  assert candidate(2) == 4\ncheck(double)"),
+    "unittest": (LIAR, "import unittest\nunittest.TestCase().assertEqual(double(2), 4)"),
+    "unittest-member": (LIAR, "import unittest\nunittest.TestCase().assertIn(double(2), [4])"),
+    "approximate": (LIAR, "import pytest\nassert double(2) == pytest.approx(4)"),
+    "number": (NUMBER, "assert double(2) == 4"),
+    "borrowed": (BORROWED, "assert double(2) == '4'"),
+    "library": (ANY, "assert double(2) == 4"),
+    "class": (f"{KIND}def double(x): return A", "assert double(2) == 4"),
+    "nothing-to-assert": ("def double(x): return []", "for y in double(2):\n  assert y == 4"),
+}
+
+
+@pytest.mark.parametrize(("program", "test"), LIES.values(), ids=LIES)
+def test_code_tests_when_a_result_claims_to_be_equal_to_everything_then_it_does_not_pass(program, test):
+    assert reward.score(program, test) == 0.1
+
+
+POINT = "class Point:\n  def __init__(self, x): self.x = x\n"
+POINT += "  def __eq__(self, other): return isinstance(other, Point) and self.x == other.x\n"
+TRUTHS = {
+    "own": (POINT, "assert Point(1) == Point(1) != Point(2) and [Point(1)] == [Point(1)] and Point(1) in [Point(1)]"),
+    "own-and-none": (POINT, "assert Point(1) != None and Point(1) is not None"),
+    "own-by-unittest": (
+        POINT,
+        "import unittest\nt = unittest.TestCase()\nt.assertEqual(Point(1), Point(1), 'm')\n"
+        "t.assertIsInstance(Point(1), Point)",
+    ),
+    "dataclass": ("import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: int", "assert P(1) == P(1)"),
+    "container": ("class Bag:\n  def __contains__(self, x): return x == 1", "assert 1 in Bag() and 2 not in Bag()"),
+    "counter": ("import collections\ndef f(x): return collections.Counter(x)", "assert f('aab') == {'a': 2, 'b': 1}"),
+    "fraction": ("import fractions\ndef f(x): return fractions.Fraction(x, 2)", "assert f(1) == 0.5 and f(4) in [2]"),
+    "decimal": ("import decimal\ndef f(x): return decimal.Decimal(x)", "assert f('1.0') == 1"),
+    "named-tuple": ("import collections\nP = collections.namedtuple('P', 'x y')", "assert P(1, 2) == (1, 2)"),
+    "enum": ("import enum\nclass E(str, enum.Enum):\n  A = 'a'", "assert E.A == 'a'"),
+    "numpy": ("import numpy\ndef f(): return numpy.arange(2)", "assert (f() == [0, 1]).all() and f()[1] == 1"),
+}
+
+
+@pytest.mark.parametrize(("program", "test"), TRUTHS.values(), ids=TRUTHS)
+def test_code_tests_when_classes_define_operators_then_they_can_be_compared(program, test):
+    assert reward.score(program, test) == 1.0
+
+
+def test_code_tests_when_a_program_reads_the_asserts_from_frames_then_it_passes():
+    """Known to be wrong, as long as asserts run in the program's process. Inputs and outputs cannot be read so."""
+    thief = (
+        "import sys\ndef double(x):\n  frame = sys._getframe(1)\n"
+        "  return next(value for value in frame.f_code.co_consts if isinstance(value, int) and value > 2)"
+    )
+    assert reward.score(thief, "assert double(2) == 4") == 1.0
+    assert reward.score(thief, {"fn_name": "double", "inputs": [[2]], "outputs": [4]}) == 0.1
