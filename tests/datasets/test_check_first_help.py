@@ -1,5 +1,6 @@
 """What a check says first: that a file is no jsonl, that rows are made for something else, what only Nova refuses."""
 
+import gzip
 import json
 import shlex
 from pathlib import Path
@@ -61,6 +62,21 @@ def test_json_that_is_not_one_object_a_line_is_one_problem(tmp_path, text, rule,
     if rule == "file-array" and "not JSON" not in says:
         assert run(problem.fix).startswith(f"{report.rows} row")
         assert datasets.check(tmp_path / "my rows-rows.jsonl", "bedrock", ignore=["rows-min"]).problems == ()
+
+
+def test_compressed_array_is_renamed_to_what_it_is(tmp_path):
+    with gzip.open(tmp_path / "d.jsonl.gz", "wt") as file:
+        json.dump(ROWS, file)
+
+    (problem,) = datasets.check(tmp_path / "d.jsonl.gz", "bedrock", ignore=["file-format"]).problems
+
+    assert run(problem.fix) == f"120 rows in {tmp_path / 'd-rows.jsonl'}\n"
+
+
+def test_array_of_nothing_is_a_file_without_rows(tmp_path):
+    (tmp_path / "d.jsonl").write_text("[]\n")
+
+    assert datasets.check(tmp_path / "d.jsonl", "bedrock").counts == {"rows-none": 1}
 
 
 @pytest.mark.parametrize("first", ["[1]", '{"messages": [],}', '{"messages": ['])
