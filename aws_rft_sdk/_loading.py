@@ -18,7 +18,20 @@ _being_loaded: ContextVar[str | None] = ContextVar("rft_being_loaded", default=N
 
 
 def load_callable(reference: str) -> Callable[..., Any]:
-    """Load a function.
+    """Load a function, as `load_object` does.
+
+    Raises:
+        ConfigurationError: The reference has another form, or names a file, a module or a function that is not there.
+        Exception: Whatever importing the module raises.
+    """
+    target = load_object(reference)
+    if not callable(target):
+        raise ConfigurationError(f"{reference} is a {type(target).__name__}, not a function")
+    return target  # type: ignore[no-any-return] # callable() has just said so
+
+
+def load_object(reference: str) -> Any:
+    """Load what a reference names, of any type.
 
     The folder of a file is put on `sys.path`, as Python does for a script, so that it can import its neighbours.
 
@@ -44,9 +57,7 @@ def load_callable(reference: str) -> Callable[..., Any]:
         if not hasattr(target, part):
             raise ConfigurationError(f"{location} has no {name!r}")
         target = getattr(target, part)
-    if not callable(target):
-        raise ConfigurationError(f"{reference} is a {type(target).__name__}, not a function")
-    return target  # type: ignore[no-any-return] # callable() has just said so
+    return target
 
 
 def check_not_loading() -> None:
@@ -62,14 +73,14 @@ def check_not_loading() -> None:
         )
 
 
-def load_function(reference: str) -> Callable[..., Any]:
-    """Load a function that a user names.
+def load_function(reference: str, load: Callable[[str], Any] = load_callable) -> Any:
+    """Load a function that a user names, or an object of any type with `load=load_object`.
 
     Raises:
         ConfigurationError: It is not there, or importing its module failed. The message ends with the traceback.
     """
     try:
-        return load_callable(reference)
+        return load(reference)
     except ConfigurationError:
         raise
     except (Exception, SystemExit) as error:  # a script without a guard must not end the command as a success

@@ -232,6 +232,9 @@ class RolloutResult:
         reward: Score of the whole trajectory, a finite number. None if there is no score, which is not zero.
         rewards: One score for each turn, in turn order. If given, the service gets these in place of `reward`.
         metrics: Figures for your own records. The service has no field for them.
+        state: Final state of the environment, any JSON, for example the rows of a database. It goes into the record of
+            the rollout, and rewards read it as `Rollout.state` when they are applied again. It is never reported to the
+            service. Its size is not limited: every record of the run holds it, so keep what rewards need.
         turns_rewards: The former name of `rewards`. It is accepted with a `DeprecationWarning`.
 
     Raises:
@@ -244,6 +247,8 @@ class RolloutResult:
     """What the service gets: one score for each turn, or `reward` alone. None if the result has no score."""
     metrics: Mapping[str, JSON]
     """Figures for your own records, frozen."""
+    state: JSON
+    """Final state of the environment, frozen. None if the handler gave none."""
 
     def __init__(
         self,
@@ -251,6 +256,7 @@ class RolloutResult:
         rewards: Sequence[float] | None = None,
         metrics: Mapping[str, JSON] = NO_FIELDS,
         *,
+        state: JSON = None,
         turns_rewards: Sequence[float] | None = None,
     ) -> None:
         if turns_rewards is not None:
@@ -261,6 +267,7 @@ class RolloutResult:
         object.__setattr__(self, "reward", number)
         object.__setattr__(self, "rewards", whole if rewards is None else parse_rewards(rewards))
         object.__setattr__(self, "metrics", freeze(metrics))
+        object.__setattr__(self, "state", freeze(state))
 
     @classmethod
     def of(cls, value: object) -> RolloutResult | None:
@@ -268,7 +275,7 @@ class RolloutResult:
 
         Args:
             value: A `RolloutResult`, a finite number, or a mapping with `reward` (a number, or a list with one number
-                for each turn) and / or `rewards` (such a list), optionally `metrics`.
+                for each turn) and / or `rewards` (such a list), optionally `metrics` and `state`.
 
         Returns:
             The result, or None when `value` carries no reward: another type, no such key, or None under it.
@@ -285,7 +292,7 @@ class RolloutResult:
         reward, rewards, metrics = (value.get(name) for name in ("reward", "rewards", "metrics"))
         if rewards is None and _is_list(reward):
             reward, rewards = None, reward
-        return cls(reward, rewards, metrics if isinstance(metrics, Mapping) else NO_FIELDS)
+        return cls(reward, rewards, metrics if isinstance(metrics, Mapping) else NO_FIELDS, state=value.get("state"))
 
 
 def carries_reward(value: object) -> bool:

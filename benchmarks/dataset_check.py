@@ -2,12 +2,14 @@
 
     python benchmarks/dataset_check.py [--rows N] [--rounds N] [--json FILE]
 
-The files are made here, one for each target, rows like those of a real training file: 500 to 700 bytes, a question, a
-worked solution, a final answer, which stands in one question of ten by chance, as GSM8K's do. Both take turns, each
-time the other one first; the figure is the median of the rounds' ratios of CPU time, since others may use the machine
-too. The floor is a loop over the lines of the file opened as text, which is faster than over its bytes; what a prompt
-of mtrl holds as JSON in text stays text there, and is parsed by the check. Exit 1 when the check for any target manages
-less than a third of the floor's rows per second.
+The files are made here. Rows are like those of a real training file: 500 to 700 bytes, a question, a worked solution, a
+final answer, which stands in one question of ten by chance, as GSM8K's do. Each target has a file of such rows, and one
+of prompts with eight solved examples. Nova has files of rows with tools, and with calls of tools, as well.
+
+Both take turns, each time the other one first. The figure is the median of the rounds' ratios of CPU time, since others
+may use the machine too. The floor is a loop over the lines of the file opened as text, which is faster than over its
+bytes. JSON in the text of an mtrl prompt stays text there, and is parsed by the check. Exit 1 when the check of
+any file manages less than 0.33 of the floor's rows per second.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import Any
 
 from aws_rft_sdk import datasets
 
-TARGET = 1 / 3
+TARGET = 0.33
 _NAMES = ("Ada", "Bela", "Chen", "Dora", "Emil", "Fatou", "Goran", "Hana")
 _THINGS = ("pears", "ribbons", "tiles", "postcards", "candles", "screws", "kites", "lamps")
 
@@ -67,11 +69,75 @@ def _mtrl(question: str, solution: str, answer: str, number: int) -> dict[str, A
     return {"prompt": datasets.pack(question=question, ground_truth=answer, solution=solution)}
 
 
-SHAPES: dict[str, Callable[[str, str, str, int], dict[str, Any]]] = {
-    "bedrock": _bedrock,
-    "nova": _nova,
-    "nova-multiturn": _multiturn,
-    "mtrl": _mtrl,
+_SHOTS = [(question, solution) for question, solution, _ in rows(8, seed=5)]
+_TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": f"look_up_{thing}",
+            "description": f"Returns how many {thing} a shop has packed on a day.",
+            "parameters": {
+                "type": "object",
+                "properties": {
+                    "shop": {"type": "integer", "description": "Number of the shop."},
+                    "day": {"type": "string", "enum": ["today", "yesterday"]},
+                },
+                "required": ["shop"],
+            },
+        },
+    }
+    for thing in _THINGS[:3]
+]
+
+
+def _with_shots(question: str) -> str:
+    shots = "".join(f"Question: {shot}\nSolution: {solution}\n\n" for shot, solution in _SHOTS)
+    return f"{shots}Question: {question}\nSolution: Let's think step by step."
+
+
+def _in_messages(question: str, solution: str, answer: str, number: int) -> dict[str, Any]:
+    """Return a row whose solved examples are messages."""
+    shots = [
+        {"role": role, "content": text}
+        for shot in _SHOTS
+        for role, text in zip(("user", "assistant"), shot, strict=True)
+    ]
+    row = _nova(question, solution, answer, number)
+    return {**row, "messages": [row["messages"][0], *shots, row["messages"][1]]}
+
+
+def _with_calls(question: str, solution: str, answer: str, number: int) -> dict[str, Any]:
+    function = {"name": "look_up_pears", "arguments": json.dumps({"shop": number})}
+    call = {"id": f"call-{number}", "type": "function", "function": function}
+    messages = [
+        {"role": "user", "content": question},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": f"call-{number}", "content": "None was packed."},
+    ]
+    return {**_nova(question, solution, answer, number), "messages": messages, "tools": _TOOLS}
+
+
+Make = Callable[[str, str, str, int], dict[str, Any]]
+
+
+def _eight_shot(make: Make) -> Make:
+    return lambda question, solution, answer, number: make(_with_shots(question), solution, answer, number)
+
+
+FILES: dict[str, tuple[str, Make]] = {
+    **{
+        name: (target, make)
+        for target, shape in (
+            ("bedrock", _bedrock),
+            ("nova", _nova),
+            ("nova-multiturn", _multiturn),
+            ("mtrl", _mtrl),
+        )
+        for name, make in ((target, shape), (f"{target}, 8 shots", _eight_shot(shape)))
+    },
+    "nova, 8 shots as messages": ("nova", _in_messages),
+    "nova, tools": ("nova", lambda *row: {**_nova(*row), "tools": _TOOLS}),
+    "nova, tools and calls": ("nova", _with_calls),
 }
 
 
@@ -94,10 +160,11 @@ def ours(path: Path, target: str) -> float:
     return seconds
 
 
-def measure(target: str, count: int, rounds: int, folder: Path) -> dict[str, Any]:
+def measure(name: str, count: int, rounds: int, folder: Path) -> dict[str, Any]:
     """Let both take turns over one file."""
-    path = folder / f"{target}.jsonl"
-    size = datasets.write_rows(path, (SHAPES[target](*row, n) for n, row in enumerate(rows(count))))
+    target, make = FILES[name]
+    path = folder / f"{name}.jsonl"
+    size = datasets.write_rows(path, (make(*row, n) for n, row in enumerate(rows(count))))
     pairs = []
     for number in range(rounds):
         if number % 2:
@@ -107,6 +174,7 @@ def measure(target: str, count: int, rounds: int, folder: Path) -> dict[str, Any
             pairs.append((floor(path), ours(path, target)))
     ratios = sorted(one / other for one, other in pairs)
     return {
+        "file": name,
         "target": target,
         "rows": size,
         "bytes": path.stat().st_size,
@@ -119,7 +187,7 @@ def measure(target: str, count: int, rounds: int, folder: Path) -> dict[str, Any
 
 
 def main() -> None:
-    """Measure all targets, print a table, exit 1 unless the bound is kept."""
+    """Measure all files, print a table, exit 1 unless the bound is kept."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=7)
@@ -127,17 +195,17 @@ def main() -> None:
     arguments = parser.parse_args()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        for target in SHAPES:
-            result = measure(target, arguments.rows, arguments.rounds, Path(folder))
+        for name in FILES:
+            result = measure(name, arguments.rows, arguments.rounds, Path(folder))
             results.append(result)
             print(
-                f"{target:15} json.loads {result['floor_rows_per_second']:>9,.0f} rows/s   "
+                f"{name:25} json.loads {result['floor_rows_per_second']:>9,.0f} rows/s   "
                 f"check {result['check_rows_per_second']:>9,.0f} rows/s   ratio {result['ratio']:.2f} "
                 f"({result['ratio_minimum']:.2f} to {result['ratio_maximum']:.2f})"
             )
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n")
-    missed = [result["target"] for result in results if result["ratio"] < TARGET]
+    missed = [result["file"] for result in results if result["ratio"] < TARGET]
     print(f"at least {TARGET:.2f} wanted: {'MISSED by ' + ', '.join(missed) if missed else 'met by all'}")
     raise SystemExit(1 if missed else 0)
 

@@ -60,7 +60,7 @@ SIGNATURES = {
     "wrap_model": ["model", "*sampling"],
     "RolloutRequest.parse": ["payload"],
     "RolloutRequest.to_payload": ["spelling"],
-    "RolloutResult": ["reward", "rewards", "metrics", "*turns_rewards"],
+    "RolloutResult": ["reward", "rewards", "metrics", "*state", "*turns_rewards"],
     "RFTContext.bind": ["request"],
     "RFTContext.carry": ["fn"],
     "RFTContext.current": [],

@@ -16,16 +16,20 @@ from rich.table import Table
 from aws_rft_sdk import datasets
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.datasets import Lengths, Report, Severity, Shape, Stats, Target
+from aws_rft_sdk.datasets._text import plural
+from aws_rft_sdk.datasets.preparing import DATASETS
+from aws_rft_sdk.datasets.shapes import MADE
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
-_SHAPES = click.Choice([shape.value for shape in Shape])
+_TO = click.Choice([shape.value for shape in MADE])
+_SPLIT = click.option("--split", metavar="NAME", help="Which split of a folder, if it has several.")
 _SEED = click.option("--seed", default=0, show_default=True, type=int, help="The same seed gives the same rows.")
 
 
 @click.group("dataset")
 def command() -> None:
-    """Check, convert and prepare prompt files: jsonl, json, csv, parquet."""
+    """Check, convert and prepare prompt files: jsonl, json, csv, parquet; read .gz, and folders of arrow or parquet."""
 
 
 @command.command("check")
@@ -76,42 +80,48 @@ def check(
 @command.command("convert")
 @click.argument("source", metavar="IN", type=_FILE)
 @click.argument("out", type=_OUT)
-@click.option("--from", "shape", type=_SHAPES, help="How the rows of IN are made; the first row tells, if left out.")
-@click.option("--to", type=_SHAPES, help="How to make the rows; as they are, if left out.")
+@click.option(
+    "--from",
+    "shape",
+    type=click.Choice([shape.value for shape in Shape]),
+    help="How the rows of IN are made; the first row tells, if left out.",
+)
+@click.option("--to", type=_TO, help="How to make the rows; as they are, if left out.")
+@_SPLIT
 @usage_errors
-def convert(source: Path, out: Path, shape: str | None, to: str | None) -> None:
+def convert(source: Path, out: Path, shape: str | None, to: str | None, split: str | None) -> None:
     """Convert IN to OUT: another format (the suffix tells), another kind of rows, or both.
 
-    qa rows have `question` and `answer`, as GSM8K does.
+    IN may be a folder that Hugging Face's datasets saved, or one of parquet files. Rows of qa have `question` and
+    `answer`, as GSM8K does.
     """
     if shape and not to:
         raise click.UsageError("--from says how to read rows that --to makes into others; give --to as well")
     with _bar("converting", source) as progress:
-        count = datasets.convert(source, out, to=to, shape=shape, progress=progress)
-    click.echo(f"{count} rows in {out}")
+        count = datasets.convert(source, out, to=to, shape=shape, progress=progress, split=split)
+    click.echo(_rows(count, out))
 
 
-@command.group("prepare")
-def prepare() -> None:
-    """Make training files out of known data."""
-
-
-@prepare.command("gsm8k")
+@command.command("prepare")
+@click.argument("name", metavar="|".join(DATASETS), type=click.Choice(DATASETS))
 @click.argument("source", metavar="IN", type=_FILE)
 @click.argument("folder", metavar="OUT_DIR", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--shots", default=0, show_default=True, type=click.IntRange(0, 8), help="Solved examples in a prompt.")
-@click.option("--to", default=Shape.MTRL.value, show_default=True, type=_SHAPES, help="How to make the rows.")
+@click.option("--shots", default=0, type=click.IntRange(0, 8), help="gsm8k: solved examples in a prompt. Default: 0.")
+@click.option("--to", default=Shape.MTRL.value, show_default=True, type=_TO, help="How to make the rows.")
 @_SEED
+@_SPLIT
 @usage_errors
-def gsm8k(source: Path, folder: Path, shots: int, to: str, seed: int) -> None:
-    """Write train.jsonl and validation.jsonl, 90 and 10 percent of the questions of IN, into OUT_DIR.
+def prepare(name: str, source: Path, folder: Path, shots: int, to: str, seed: int, split: str | None) -> None:
+    """Write train.jsonl and validation.jsonl, 90 and 10 percent of the rows of IN, into OUT_DIR.
 
-    IN has `question` and `answer`, the answer ending in #### and a number.
+    IN is a file of a known dataset, as its authors publish it. gsm8k: `question`, and `answer` that ends in #### and a
+    number. finqa: train.json or dev.json. pandalm: `instruction`, `input`, `response1`, `response2`, and verdicts
+    in `annotator1` and so on, or `output_sequence`.
     """
-    with _bar("preparing", source, passes=2) as progress:
-        counts = datasets.prepare_gsm8k(source, folder, shots=shots, seed=seed, to=to, progress=progress)
-    for name, count in counts.items():
-        click.echo(f"{count} rows in {folder / name}")
+    with _bar("preparing", source) as progress:
+        counts = datasets.prepare(name, source, folder, shots=shots, seed=seed, to=to, progress=progress, split=split)
+    for file, count in counts.items():
+        click.echo(_rows(count, folder / file))
 
 
 @command.command("split")
@@ -123,10 +133,10 @@ def gsm8k(source: Path, folder: Path, shots: int, to: str, seed: int) -> None:
 @usage_errors
 def split(source: Path, first: Path, second: Path, share: float, seed: int) -> None:
     """Split IN at random into FIRST and SECOND. Rows of one prompt stay together."""
-    with _bar("splitting", source, passes=3) as progress:
+    with _bar("splitting", source) as progress:
         counts = datasets.split(source, first, second, share=share, seed=seed, progress=progress)
     for name, count in zip((first, second), counts, strict=True):
-        click.echo(f"{count} rows in {name}")
+        click.echo(_rows(count, name))
 
 
 @command.command("sample")
@@ -137,9 +147,9 @@ def split(source: Path, first: Path, second: Path, share: float, seed: int) -> N
 @usage_errors
 def sample(source: Path, out: Path, rows: int, seed: int) -> None:
     """Write rows of IN, chosen at random and in their order, to OUT."""
-    with _bar("sampling", source, passes=2) as progress:
+    with _bar("sampling", source) as progress:
         count = datasets.sample(source, out, rows=rows, seed=seed, progress=progress)
-    click.echo(f"{count} rows in {out}" + (f", which is all of {source}" if count < rows else ""))
+    click.echo(_rows(count, out) + (f", which is all of {source}" if count < rows else ""))
 
 
 @command.command("dedupe")
@@ -150,7 +160,7 @@ def dedupe(source: Path, out: Path) -> None:
     """Write IN to OUT without rows whose prompt was there before."""
     with _bar("comparing", source) as progress:
         count, left_out = datasets.dedupe(source, out, progress=progress)
-    click.echo(f"{count} rows in {out}, {left_out} left out")
+    click.echo(f"{_rows(count, out)}, {left_out} left out")
 
 
 @command.command("stats")
@@ -167,31 +177,19 @@ def stats(file: Path, as_json: bool) -> None:
         _print_stats(figures)
 
 
+def _rows(count: int, path: Path) -> str:
+    return f"{plural(count, 'row')} in {path}"
+
+
 @contextlib.contextmanager
-def _bar(what: str, path: Path, *, passes: int = 1) -> Iterator[Callable[[int], None]]:
-    """Show on stderr how much of a file has been read, in each of several passes."""
-    size = path.stat().st_size
+def _bar(what: str, path: Path) -> Iterator[Callable[[int], None]]:
+    """Show on stderr how much of a file has been read."""
+    size = sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob("*")))
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as progress:
-        task = progress.add_task(what, total=size * passes)
-        before = read = 0
-
-        def update(done: int) -> None:
-            nonlocal before, read
-            if done < read:  # a pass has ended
-                before += size
-            read = done
-            progress.update(task, completed=before + min(done, size))
-
-        yield update
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(what, total=size)
+        yield lambda done: progress.update(task, completed=done)
 
 
 def _print_report(report: Report, show: int) -> None:
@@ -208,8 +206,8 @@ def _print_report(report: Report, show: int) -> None:
         if count > show:
             console.print(f"  and {count - min(show, len(shown))} more")
     console.print(
-        f"{report.rows} rows for {report.target.value}: {report.errors} errors, {report.warnings} warnings; "
-        f"longest prompt about {report.longest_tokens} tokens"
+        f"{plural(report.rows, 'row')} for {report.target.value}: {plural(report.errors, 'error')}, "
+        f"{plural(report.warnings, 'warning')}; longest prompt about {plural(report.longest_tokens, 'token')}"
     )
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from aws_rft_sdk._loading import load_function
+from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.cli._options import success_threshold_option, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli._runs import threshold_of
@@ -40,7 +40,6 @@ _SHOWN_PROMPTS = 20
     "field ground_truth or answer.",
 )
 @click.option("--dataset", type=click.Path(exists=True, dir_okay=False), help="The file that the rollouts ran over.")
-@click.option("--key-file", type=click.Path(exists=True, dir_okay=False), help="File with the key of encrypted cells.")
 @click.option("--failed", "include_failed", is_flag=True, help="Score rollouts whose handler failed, too.")
 @click.option("--limit", type=click.IntRange(1), help="Score the first N rollouts only, in the dataset's order.")
 @click.option("--concurrency", default=1, show_default=True, type=click.IntRange(1), help="Rewards at work at once.")
@@ -64,7 +63,6 @@ def command(
     config: str | None,
     ground_truth: str | None,
     dataset: str | None,
-    key_file: str | None,
     include_failed: bool,
     limit: int | None,
     concurrency: int,
@@ -83,8 +81,8 @@ def command(
     if out is not None and out.exists():
         raise ConfigurationError(f"{out} exists already; choose another name")
     threshold = threshold_of(success_threshold, folder)
-    truth = _truth(ground_truth, dataset, key_file)
-    made = configured(load_function(reward), _config(config), reward)
+    truth = _truth(ground_truth, dataset)
+    made = configured(load_function(reward, load_object), _config(config), reward)
     rollouts = rescore(
         folder, made, truth=truth, include_failed=include_failed, concurrency=concurrency, limit=limit, db=db
     )
@@ -103,13 +101,12 @@ def command(
     ctx.exit(1 if broken or not report.with_status(RescoreStatus.SCORED) else 0)
 
 
-def _truth(name: str | None, dataset: str | None, key_file: str | None) -> TruthFinder:
-    key = Path(key_file).read_text(encoding="utf-8").strip() if key_file else None
+def _truth(name: str | None, dataset: str | None) -> TruthFinder:
     if dataset is None:
-        return cell_truth(name, key=key)
+        return cell_truth(name)
     if name is None:
         raise ConfigurationError("--dataset needs --ground-truth, the name of the column")
-    return column_truth(dataset, name, key=key)
+    return column_truth(dataset, name)
 
 
 def _config(text: str | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from aws_rft_sdk._loading import load_function
+from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
@@ -39,7 +39,7 @@ _floor_option = click.option(
 def command() -> None:
     """Test a reward, run it as a Lambda function, package it.
 
-    REWARD is path/to/file.py:name or module:name, a function or an object that takes a rollout.
+    REWARD is path/to/file.py:name or module:name: a function or an object that takes a rollout, or a group reward.
     """
 
 
@@ -134,7 +134,7 @@ def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:
 
 
 def _load(reference: str) -> Any:
-    reward = load_function(reference)
+    reward = load_function(reference, load_object)
     check_reward(reward, reference)
     return reward
 

@@ -1,11 +1,10 @@
 """What a job is fed with: prompt files in every format, checked before they are paid for."""
 
-from aws_rft_sdk.datasets._crypto import new_key
 from aws_rft_sdk.datasets.checking import check
 from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.packing import Packed, pack, unpack
 from aws_rft_sdk.datasets.picking import dedupe, sample, split
-from aws_rft_sdk.datasets.preparing import few_shot_prompt, final_answer, prepare_gsm8k
+from aws_rft_sdk.datasets.preparing import few_shot_prompt, final_answer, prepare, prepare_gsm8k
 from aws_rft_sdk.datasets.prompts import read_prompts
 from aws_rft_sdk.datasets.report import Problem, Report
 from aws_rft_sdk.datasets.rules import RULES, Rule, Severity, Target
@@ -28,8 +27,8 @@ __all__ = [
     "dedupe",
     "few_shot_prompt",
     "final_answer",
-    "new_key",
     "pack",
+    "prepare",
     "prepare_gsm8k",
     "read_prompts",
     "read_rows",

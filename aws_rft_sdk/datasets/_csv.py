@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
+import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TextIO
 
+from aws_rft_sdk.datasets._storage import Progress, open_bytes
 from aws_rft_sdk.errors import DatasetError
 
 Note = Callable[[str, int, str], None]
 """Takes a rule that is broken, the line, and the problem. Reading goes on if it returns."""
 
-_EVERY = 1024
 _LONGEST_CELL = 1 << 26
 """Characters. More than any model's sequence, and a bound for what is read where a quote is not closed."""
+_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)
+"""A line that Excel takes, and that is no row."""
+_QUOTED = re.compile(r'"[^"]*"')
 
 
-def read_csv(
-    path: Path, note: Note, progress: Callable[[int], None] | None = None
-) -> Iterator[tuple[int, dict[str, str]]]:
+def read_csv(path: Path, note: Note, progress: Progress | None = None) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield rows, each with the line where it begins: a cell in quotes may go over several.
 
-    A row of another length than the header is noted, and yielded with the cells that have a column.
+    If the header has no comma, but semicolons, tabs or bars, that is noted, and they divide the cells. A row of another
+    length than the header is noted, and yielded with the cells that have a column.
 
     Raises:
         DatasetError: From here on the text is not CSV.
@@ -32,36 +36,53 @@ def read_csv(
     # The limit is the process's, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
     with (
-        path.open("rb") as raw,
+        open_bytes(path, progress) as raw,
         io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
-        reader = csv.reader(_decoded(text, note), strict=True)
+        lines = _decoded(text, note)
+        blank, header = [], ""
+        for header in lines:
+            if header.strip("\r\n") and not _SEP.match(header):
+                break
+            blank.append("\n")
+        line = len(blank) + 1
+        delimiter = _delimiter(path, header, line, note)
+        reader = csv.reader(itertools.chain(blank, [header], lines), delimiter=delimiter, strict=True)
         names: list[str] = []
         line = 1
         try:
-            for number, cells in enumerate(reader):
+            for cells in reader:
                 begin, line = line, reader.line_num + 1
-                if progress is not None and number % _EVERY == 0:
-                    progress(raw.tell())
                 if not cells:
                     note("row-blank", begin, "the line is blank")
                 elif not names:
                     names = cells
-                    _header(names, begin, note)
+                    _check_header(names, begin, note)
                 else:
                     if len(cells) != len(names):
-                        note("row-cells", begin, f"{_cells(len(cells))}, and the header has {len(names)}")
+                        count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+                        note("row-cells", begin, f"{count}, and the header has {len(names)}")
                     yield begin, dict(zip(names, cells, strict=False))
         except csv.Error as error:
             problem = f"not CSV ({error}); look at the quotes of the row that begins here"
             raise DatasetError(f"{path}, line {line}: {problem}", line=line) from error
 
 
-def _cells(count: int) -> str:
-    return "1 cell" if count == 1 else f"{count} cells"
+def _delimiter(path: Path, header: str, line: int, note: Note) -> str:
+    bare = _QUOTED.sub("", header)
+    marks = [mark for mark in _DELIMITERS if mark in bare]
+    if "," in bare or not marks:
+        return ","
+    names = " or ".join(f"{_DELIMITERS[mark]} ({mark!r})" for mark in marks)
+    if len(marks) > 1:
+        raise DatasetError(
+            f"{path}, line {line}: the cells may be divided by {names}; save them with commas", line=line
+        )
+    note("file-delimiter", line, f"the cells are divided by {names}, not by commas")
+    return marks[0]
 
 
-def _decoded(lines: TextIO, note: Note) -> Iterator[str]:
+def _decoded(lines: Iterable[str], note: Note) -> Iterator[str]:
     """Yield lines, with U+FFFD in place of what is not UTF-8."""
     for number, line in enumerate(lines, start=1):
         if not line.isascii() and (start := undecoded(line)):
@@ -84,11 +105,9 @@ def undecoded(line: str) -> int:
     return 0
 
 
-def _header(names: list[str], line: int, note: Note) -> None:
+def _check_header(names: list[str], line: int, note: Note) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             note("header-repeated", line, f"{count} columns are called {name!r}")
         elif not name.strip():
             note("header-empty", line, f"column {names.index(name) + 1} has no name")
-    if len(names) == 1 and (mark := next((mark for mark in ";\t|" if mark in names[0]), None)):
-        note("file-delimiter", line, f"the header is one cell, {names[0]!r}, with {mark!r} in it")

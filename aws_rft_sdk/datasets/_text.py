@@ -6,15 +6,17 @@ import difflib
 import json
 import re
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any
 
 _SHOWN = 60
 _NEAR, _LIKELY = 0.85, 0.75
 # Controls, spaces, and what Unicode has besides that leaves no mark: joiners, directions, fillers, variations, tags.
-_SEEN = re.compile(
+SEEN = (
     r"[^\s\x00-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     r"\u2060-\u206f\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e0fff]"
 )
+"""A pattern that finds a character that can be seen. Python's `re` and pydantic's Rust engine both read it."""
+_SEEN = re.compile(SEEN)
 
 
 def show(value: object) -> str:
@@ -32,26 +34,22 @@ def is_blank(text: str) -> bool:
 
 
 def holds_nothing(value: Any) -> bool:
-    """Return whether there is no text or number anywhere in a value."""
+    """Return whether a value is no answer: null, blank text, or an object or array of such values only.
+
+    `{}`, `[]`, 0 and false are answers: a call without arguments, an empty list, a number, a verdict. Blank text is
+    not: a failed export leaves it, and a grader that looks for "" in a completion finds it in every completion.
+    """
     if isinstance(value, str):
         return is_blank(value)
-    if isinstance(value, dict):
-        return all(map(holds_nothing, value.values()))
-    return all(map(holds_nothing, value)) if isinstance(value, list) else value is None
+    if isinstance(value, dict | list):
+        items = value.values() if isinstance(value, dict) else value
+        return bool(items) and all(map(holds_nothing, items))
+    return value is None
 
 
-def is_object_text(value: Any) -> bool:
-    """Return whether this is text that parses to a JSON object."""
-    if not isinstance(value, str):
-        return False
-    try:
-        return isinstance(json.loads(value, parse_constant=_refuse), dict)
-    except (ValueError, RecursionError):
-        return False
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 row`, `2 rows`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = _NEAR) -> str | None:

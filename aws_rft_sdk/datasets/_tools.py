@@ -1,99 +1,100 @@
-"""Rules of tool schemas."""
+"""Rules of a row's tools: pydantic looks at their form, jsonschema at their parameters."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
-from aws_rft_sdk.datasets._text import hint, is_blank, show
+from jsonschema import Draft7Validator
 
-Note = Callable[[str, str, str], None]
-"""Takes rule, field and problem; the line is the caller's."""
-
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TYPES = frozenset({"string", "number", "integer", "boolean", "object", "array", "null"})
+from aws_rft_sdk.datasets._messages import Found
+from aws_rft_sdk.datasets._models import PLAIN_TOOLS, TOOLS, TYPES, broken_rules
+from aws_rft_sdk.datasets._text import hint, show
 
 
-def check_tools(tools: Any, note: Note) -> set[str]:
-    """Note every rule that a row's tools break; return their names."""
-    names: set[str] = set()
-    if not isinstance(tools, list):
-        note("tools-type", "tools", f"{show(tools)} is no array")
-        return names
-    if not tools:
-        note("tools-empty", "tools", "the array is empty")
-    for index, tool in enumerate(tools):
-        place = f"tools[{index}]"
-        if not isinstance(tool, dict) or tool.get("type") != "function":
-            kind = f"{place}.type" if isinstance(tool, dict) else place
-            note("tool-type", kind, f"{show(tool)} is no tool of type function")
-            continue
-        function = tool.get("function")
-        if not isinstance(function, dict):
-            note("tool-type", f"{place}.function", f"{show(function)} is no object")
-            continue
-        _tool(function, f"{place}.function", names, note)
-    return names
+class Tools:
+    """Checks the tools of rows. Good ones that stand in one row after the other are looked at once."""
+
+    def __init__(self) -> None:
+        self._good: Any = None
+        self.names: set[str] = set()
+        """Names of the tools that were checked last."""
+
+    def problems(self, tools: Any) -> list[Found]:
+        """Return every rule that the tools break."""
+        if tools == self._good and tools:
+            return []
+        self._good = tools
+        if PLAIN_TOOLS.isinstance_python(tools):
+            functions = [tool["function"] for tool in tools]
+            self.names = {function["name"] for function in functions}
+            if len(self.names) == len(tools) and all(_are_named(function["parameters"]) for function in functions):
+                return []
+        self.names = set()
+        found = list(broken_rules(TOOLS, tools, "tools"))
+        for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+            function = tool.get("function") if isinstance(tool, dict) else None
+            if isinstance(function, dict):
+                found += self._function(function, f"tools[{index}].function")
+        if found:
+            self._good = None
+        return found
+
+    def _function(self, function: dict[str, Any], place: str) -> Iterator[Found]:
+        name, parameters = function.get("name"), function.get("parameters")
+        if isinstance(name, str):
+            if name in self.names:
+                yield "tool-name-repeated", f"{place}.name", f"{show(name)} is the name of a tool before"
+            self.names.add(name)
+        if isinstance(parameters, dict):
+            yield from _schema(parameters, f"{place}.parameters")
 
 
-def _tool(function: dict[str, Any], place: str, names: set[str], note: Note) -> None:
-    name, description, parameters = (function.get(key) for key in ("name", "description", "parameters"))
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        note("tool-name", f"{place}.name", f"{show(name)} is no name")
-    elif name in names:
-        note("tool-name-repeated", f"{place}.name", f"{show(name)} is the name of a tool before")
-    else:
-        names.add(name)
-    if not isinstance(description, str) or is_blank(description):
-        note("tool-description", f"{place}.description", f"{show(description)} describes nothing")
-    place = f"{place}.parameters"
-    if not isinstance(parameters, dict):
-        note("tool-parameters", place, f"{show(parameters)} is no schema")
-    elif parameters.get("type") != "object":
-        note("tool-parameters", f"{place}.type", f"{show(parameters.get('type'))} is not object")
-    elif not isinstance(parameters.get("properties"), dict):
-        note("tool-parameters", f"{place}.properties", f"{show(parameters.get('properties'))} is no object")
-    else:
-        _members(parameters, place, note)
+def _are_named(schema: dict[str, Any]) -> bool:
+    """Return whether `required` names properties, each once, however deep."""
+    required, properties = schema.get("required", ()), schema.get("properties", {})
+    return (
+        all(name in properties for name in required)
+        and len(set(required)) == len(required)
+        and all(_are_named(inner) for inner in properties.values() if "properties" in inner or "required" in inner)
+        and ("items" not in schema or _are_named(schema["items"]))
+    )
 
 
-def _members(schema: dict[str, Any], place: str, note: Note) -> None:
-    """Note what is wrong with the properties, the items and the required names of a schema, however deep."""
-    properties = schema.get("properties", {})
-    if not isinstance(properties, dict):
-        note("tool-property", f"{place}.properties", f"{show(properties)} is no object")
-        return
-    for name, inner in properties.items():
-        _property(inner, f"{place}.properties.{name}", note)
-    if "items" in schema:
-        _property(schema["items"], f"{place}.items", note)
-    if "required" in schema:
-        _required(schema["required"], properties, f"{place}.required", note)
+@cache
+def _validator() -> Draft7Validator:
+    return Draft7Validator(Draft7Validator.META_SCHEMA)
 
 
-def _property(schema: Any, place: str, note: Note) -> None:
+def _schema(schema: dict[str, Any], place: str) -> Iterator[Found]:
+    """Yield what is wrong with a schema: what JSON Schema refuses, then what it takes and no service can use."""
+    for error in _validator().iter_errors(schema):
+        while error.context:  # of several schemas that may fit, the one that fits longest was meant
+            error = max(error.context, key=lambda inner: len(inner.absolute_path))
+        path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
+        rule = "tool-required" if path.rstrip("[]0123456789").endswith(".required") else "tool-property"
+        if path not in (".type", ".properties"):  # the parameters themselves, which the model has looked at
+            known = hint(error.instance, TYPES) if path.endswith(".type") else ""
+            yield rule, f"{place}{path}", f"{show(error.instance)} is no {_meant(path)} of JSON Schema{known}"
+    yield from _unusable(schema, place)
+
+
+def _meant(path: str) -> str:
+    last = path.rpartition(".")[2]
+    return last if last in ("type", "required", "enum") else "valid value"
+
+
+def _unusable(schema: Any, place: str) -> Iterator[Found]:
     if not isinstance(schema, dict):
-        note("tool-property", place, f"{show(schema)} is no schema")
         return
-    if "type" in schema:
-        named = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
-        for kind in named:
-            if not isinstance(kind, str) or kind not in _TYPES:
-                note("tool-property", f"{place}.type", f"{show(kind)} is no type of JSON Schema{hint(kind, _TYPES)}")
-        if not named:
-            note("tool-property", f"{place}.type", "[] names no type")
-    if "enum" in schema and (not isinstance(schema["enum"], list) or not schema["enum"]):
-        note("tool-property", f"{place}.enum", f"{show(schema['enum'])} names no values")
-    _members(schema, place, note)
-
-
-def _required(names: Any, properties: dict[str, Any], place: str, note: Note) -> None:
-    if not isinstance(names, list):
-        note("tool-required", place, f"{show(names)} is no array of names")
-        return
-    for index, name in enumerate(names):
-        if not isinstance(name, str) or name not in properties:
-            note("tool-required", f"{place}[{index}]", f"{show(name)} is no property{hint(name, properties)}")
-        elif name in names[:index]:
-            note("tool-required", f"{place}[{index}]", f"{show(name)} is there twice")
+    properties, required = schema.get("properties"), schema.get("required")
+    properties = properties if isinstance(properties, dict) else {}
+    if schema.get("enum") == []:
+        yield "tool-property", f"{place}.enum", "[] names no values"
+    for index, name in enumerate(required if isinstance(required, list) else ()):
+        if isinstance(name, str) and name not in properties:
+            yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is no property{hint(name, properties)}"
+    for name, inner in properties.items():
+        yield from _unusable(inner, f"{place}.properties.{name}")
+    yield from _unusable(schema.get("items"), f"{place}.items")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import io
+import codecs
 import json
-import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from aws_rft_sdk.datasets._checkers import ChatRows, MultiturnRows, Rows
-from aws_rft_sdk.datasets._csv import read_csv, undecoded
-from aws_rft_sdk.datasets._prompt_rows import NotFinite, PromptRows, scan
-from aws_rft_sdk.datasets._text import show
-from aws_rft_sdk.datasets.files import TABLES, Progress, byte_order_mark, format_of, read_json, read_rows
+from aws_rft_sdk.datasets._csv import read_csv
+from aws_rft_sdk.datasets._prompt_rows import PromptRows
+from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
+from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, open_bytes
+from aws_rft_sdk.datasets._strict import DECODER, oddities, parse_row
+from aws_rft_sdk.datasets._text import plural, show
+from aws_rft_sdk.datasets.files import read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report
 from aws_rft_sdk.datasets.rules import RULES, Target
 from aws_rft_sdk.datasets.shapes import untabled
@@ -25,8 +27,10 @@ DEFAULT_BATCH = {Target.MTRL: 128}
 DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
-_EVERY = 4096
-_SUSPECT = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
+_MTRL_FORMATS = (".parquet", ".jsonl", ".json", ".csv")
+_SPACE = b" \t\r\n"
+_OPENINGS = (b"{", b"[", b"[{")
+"""First lines of JSON that was printed to be read by people."""
 
 
 def check(
@@ -42,7 +46,7 @@ def check(
 ) -> Report:
     """Check a dataset by every rule of its target.
 
-    The file is read once, and a few bytes of each row are kept, so that it may be larger than memory.
+    The file is read once, row by row, so that it may be larger than memory. About 100 bytes of each row are kept.
 
     Args:
         path: A jsonl, json, csv or parquet file.
@@ -72,17 +76,23 @@ def check(
         raise ConfigurationError("batch_size, max_tokens and keep are at least 1")
     suffix = format_of(path)
     findings = Findings(target, ignore, keep)
-    if suffix != ".jsonl":
-        findings.add("file-format", None, "", f"a {suffix} file, and only jsonl is taken")
-    rows = _rows(target, findings, limit, require_reference)
+    taken = _MTRL_FORMATS if target is Target.MTRL else (".jsonl",)
+    if path.suffix.lower() not in taken:
+        findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only {', '.join(taken)} is taken")
+    if target is Target.MTRL:
+        rows: Rows = PromptRows(path, target, findings, limit)
+    elif target is Target.NOVA_MULTITURN:
+        rows = MultiturnRows(path, target, findings, limit)
+    else:
+        rows = ChatRows(path, target, findings, limit, require_reference)
     try:
-        count = _check_file(path, suffix, rows, progress)
+        count, whole = _check_file(path, suffix, rows, progress)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     rows.finish()
-    if count is not None:
+    if whole:
         _count(count, batch_size, findings)
-    return findings.report(str(path), count or 0, rows.longest_tokens)
+    return findings.report(str(path), count, rows.longest_tokens)
 
 
 def _target(target: Target | str) -> Target:
@@ -92,85 +102,103 @@ def _target(target: Target | str) -> Target:
         raise ConfigurationError(f"no target {target!r}; use {', '.join(item.value for item in Target)}") from error
 
 
-def _rows(target: Target, findings: Findings, max_tokens: int, require_reference: bool) -> Rows:
-    if target is Target.MTRL:
-        return PromptRows(findings, max_tokens)
-    if target is Target.NOVA_MULTITURN:
-        return MultiturnRows(findings, max_tokens)
-    return ChatRows(findings, max_tokens, target, require_reference)
-
-
-def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> int | None:
-    """Check all rows; return how many there are, None when none of them can be told from another."""
+def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> tuple[int, bool]:
+    """Check all rows; return how many there are, and whether they were looked at one by one."""
     mark = byte_order_mark(path)
     if mark == "utf-16":
         rows.findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
-        return None
+        return 0, False
     if mark:
         rows.findings.add("file-bom", 1, "", "the file begins with a byte order mark")
-    return _check_lines(path, rows, progress) if suffix == ".jsonl" else _check_rows(path, rows, progress)
+    if suffix != ".jsonl":
+        return _check_rows(path, rows, progress), True
+    if found := _not_lines(path):
+        rule, problem, fix, count = found
+        rows.findings.add(rule, 1, "", problem, fix)
+        return count, False
+    return _check_lines(path, rows, progress), True
+
+
+def _not_lines(path: Path) -> tuple[str, str, str, int] | None:
+    """Return rule, problem, fix and number of rows if a jsonl file is one array, or goes over several lines a row."""
+    with open_bytes(path) as file:
+        first = b""
+        while not first and (line := file.readline()):
+            first = line.removeprefix(codecs.BOM_UTF8).strip(_SPACE)
+        if first[:1] not in (b"{", b"["):
+            return None
+        try:
+            if isinstance(parse_row(first)[0], dict):
+                return None
+        except (ValueError, RecursionError):
+            pass
+        text = (first + b"\n" + file.read()).decode(errors="replace")
+    out = quote(str(path.with_name(f"{path.stem}-rows.jsonl")))
+    values, broken = _values(text)
+    if first[:1] == b"[" and (len(values) == 1 or (broken and first in _OPENINGS)):
+        rows, renamed = len(values[0]) if values else 0, path.with_suffix(".json")
+        problem = "the file is one JSON array" + (f" of {plural(rows, 'row')}" if rows else "")
+        fix = f"mv {quote(str(path))} {quote(str(renamed))} && aws-rft dataset convert {quote(str(renamed))} {out}"
+        fix = f"mend the JSON there, then {fix}" if broken else fix
+        return "file-array", f"{problem}, and jsonl holds one object a line{broken}", fix, rows
+    if first in _OPENINGS or (not broken and all(isinstance(value, dict) for value in values)):
+        size = f"{plural(len(values), 'object')} on {plural(len(text.splitlines()), 'line')}"
+        problem = f"the file is pretty-printed, {size}, and jsonl holds one object a line{broken}"
+        return "file-pretty", problem, f"jq -c . {quote(str(path))} > {out}", len(values)
+    return None
+
+
+def _values(text: str) -> tuple[list[Any], str]:
+    """Return the JSON values that stand one after the other in a text, and what is wrong where one is none."""
+    values: list[Any] = []
+    end, decoder = 0, json.JSONDecoder()
+    while end < len(text) and (rest := len(text) - len(text[end:].lstrip())) < len(text):
+        try:
+            value, end = decoder.raw_decode(text, rest)
+        except (ValueError, RecursionError) as error:
+            return values, f"; not JSON either ({error})"
+        values.append(value)
+    return values, ""
 
 
 def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a jsonl file; a bad line does not end it. This loop is what the speed of a check is made of."""
     add, check_row = rows.findings.add, rows.row
-    number = count = 0
-    with (
-        path.open("rb") as file,
-        io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines,
-    ):
-        for number, line in enumerate(lines, start=1):
-            if progress is not None and number % _EVERY == 0:
-                progress(file.tell())
-            text = line.strip(" \t\r\n")
-            if not text:
+    count = 0
+    with open_bytes(path, progress) as file:
+        for number, line in enumerate(file, start=1):
+            if number == 1 and line.startswith(codecs.BOM_UTF8):
+                line = line[3:]
+            if not line or line.isspace():
                 add("row-blank", number, "", "the line is blank")
                 continue
             count += 1
-            if not text.isascii() and (start := undecoded(line)):
-                add("row-encoding", number, "", f"byte {start} of the line is not UTF-8")
-                continue
             try:
-                row, end = scan(text, 0)
-            except (StopIteration, ValueError, RecursionError) as error:
-                add(*_unreadable(error, number, text))
-                continue
-            if end != len(text):
-                add("row-json", number, "", f"more text after the value, at character {end + 1}")
-            elif type(row) is not dict:
-                add("row-object", number, "", f"{show(row)} is no object")
-            elif not row:
-                add("row-empty", number, "", "the row has no fields")
-            else:
-                try:
-                    if check_row(number, row, text):
-                        _check_keys(number, text, rows, row)
-                    if _SUSPECT.search(text):  # half the time that a search for two characters takes
-                        _check_values(number, row, rows)
-                except RecursionError:
-                    add("row-json", number, "", "the value is nested too deeply")
+                row, rows.odd = parse_row(line)
+                if not isinstance(row, dict):
+                    add("row-object", number, "", f"{show(row)} is no object")
+                elif not row:
+                    add("row-empty", number, "", "the row has no fields")
+                else:
+                    if rows.odd:
+                        rows.note(number, oddities(row, ""))
+                    check_row(number, row)
+            except UnicodeDecodeError as error:
+                add("row-encoding", number, "", f"byte {error.start + 1} of the line is not UTF-8")
+            except json.JSONDecodeError as error:
+                problem = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
+                mark = line.startswith(codecs.BOM_UTF8)
+                add("row-json", number, "", "the line begins with a byte order mark" if mark else problem)
+            except (ValueError, RecursionError) as error:  # numbers that Python refuses to read, or nesting
+                deep = isinstance(error, RecursionError)
+                add("row-json", number, "", "the value is nested too deeply" if deep else str(error))
     return count
-
-
-def _unreadable(error: Exception, line: int, text: str) -> tuple[str, int, str, str]:
-    rule, problem = "row-json", str(error)
-    if isinstance(error, NotFinite):
-        rule, problem = "row-constant", f"{error} is not JSON"
-    elif text.startswith("\ufeff"):
-        problem = "the line begins with a byte order mark"
-    elif isinstance(error, StopIteration):
-        problem = f"Expecting value at character {error.value + 1}"
-    elif isinstance(error, json.JSONDecodeError):
-        problem = f"{error.msg.removesuffix(' at')} at character {error.pos + 1}"
-    if line == 1 and text[0] == "[":
-        problem += "; a file that is one array ends in .json"
-    return rule, line, "", problem
 
 
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
     count, add = 0, rows.findings.add
-    table = path.suffix.lower() in TABLES and not isinstance(rows, PromptRows)
+    table = format_of(path) in TABLES and not isinstance(rows, PromptRows)
     try:
         for line, row in _other_rows(path, rows.findings, progress):
             count += 1
@@ -178,11 +206,8 @@ def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
                 add("row-empty", line, "", "the row has no fields")
                 continue
             try:
-                whole = untabled(row) if table else dict(row)
-                rows.row(line, whole, "")
-                _check_values(line, row, rows)
-                _find_doubled(line, row, "", rows.findings)
-                _check_cell_keys(line, rows, whole)
+                rows.note(line, oddities(row, ""))
+                rows.row(line, untabled(row) if table else dict(row))
             except RecursionError:
                 add("row-json", line, "", "the value is nested too deeply")
     except DatasetError as error:
@@ -196,111 +221,24 @@ def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 
 def _other_rows(path: Path, findings: Findings, progress: Progress | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    suffix = path.suffix.lower()
+    suffix = format_of(path)
     if suffix == ".csv":
         return read_csv(path, lambda rule, line, problem: findings.add(rule, line, "", problem), progress)
     if suffix == ".json":
-        return read_json(path, progress=progress, decoder=_keys_decoder)
+        return read_json(path, progress=progress, decoder=DECODER)
     return read_rows(path, progress=progress)
 
 
-class _Doubled(dict[str, Any]):
-    """An object that has keys twice."""
-
-    keys_twice: tuple[str, ...] = ()
-
-
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    value = dict(pairs)
-    if len(value) == len(pairs):
-        return value
-    names = [name for name, _ in pairs]
-    doubled = _Doubled(value)
-    doubled.keys_twice = tuple(name for name in value if names.count(name) > 1)
-    return doubled
-
-
-class _NotFinite(float):
-    """A number that JSON does not have, to be told from those of a table, which has them."""
-
-
-_keys_decoder = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_NotFinite)
-
-
-def _check_keys(line: int, text: str, rows: Rows, row: dict[str, Any]) -> None:
-    _find_doubled(line, _keys_decoder.decode(text), "", rows.findings)
-    _check_cell_keys(line, rows, row)
-
-
-def _check_cell_keys(line: int, rows: Rows, row: dict[str, Any]) -> None:
-    """Look for keys that are twice in an object that a cell holds as text."""
-    name, cell = rows.cell(row)
-    if '"' in cell:
-        try:
-            value = _keys_decoder.decode(cell)
-        except (ValueError, RecursionError):
-            return
-        _find_doubled(line, value, name, rows.findings)
-
-
-def _find_doubled(line: int, value: Any, place: str, findings: Findings) -> None:
-    for field, inner in _walk(value, place):
-        if isinstance(inner, _Doubled):
-            for name in inner.keys_twice:
-                findings.add("row-repeated-key", line, f"{field}.{name}".lstrip("."), f"{name!r} is there twice")
-
-
-def _check_values(line: int, row: Any, rows: Rows) -> None:
-    """Look for characters and numbers that JSON does not have, in a row and in the object that a cell holds as text."""
-    _check_inside(line, row, "", rows.findings)
-    name, cell = rows.cell(row)
-    if "\\u" in cell:
-        try:
-            value = json.loads(cell)
-        except (ValueError, RecursionError):
-            return
-        _check_inside(line, value, name, rows.findings)
-
-
-def _check_inside(line: int, row: Any, place: str, findings: Findings) -> None:
-    for field, value in _walk(row, place):
-        for text in (value,) if isinstance(value, str) else value if isinstance(value, dict) else ():
-            if "\0" in text:
-                findings.add("row-text", line, field, "the text holds NUL")
-            elif not text.isascii() and not _encodes(text):
-                findings.add("row-text", line, field, "the text holds half of a surrogate pair")
-        if isinstance(value, _NotFinite):
-            findings.add("row-constant", line, field, f"{value} is not JSON")
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _walk(value: Any, field: str) -> Iterator[tuple[str, Any]]:
-    """Yield everything inside a value with the path to it."""
-    yield field, value
-    if isinstance(value, dict):
-        for name, item in value.items():
-            yield from _walk(item, f"{field}.{name}" if field else str(name))
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            yield from _walk(item, f"{field}[{index}]")
-
-
 def _count(count: int, batch_size: int | None, findings: Findings) -> None:
+    rows = plural(count, "row")
     if not count:
         findings.add("rows-none", None, "", "the file has no rows")
         return
     if count < MIN_ROWS:
-        findings.add("rows-min", None, "", f"{count} rows")
+        findings.add("rows-min", None, "", f"{rows}, and at least {MIN_ROWS} are wanted")
     if count > MAX_ROWS:
-        findings.add("rows-max", None, "", f"{count:,} rows")
+        findings.add("rows-max", None, "", f"{rows}, and at most {MAX_ROWS:,} are taken")
     if batch_size is not None and count <= batch_size:
-        findings.add("rows-batch", None, "", f"{count} rows, and a batch of {batch_size}")
+        findings.add("rows-batch", None, "", f"{rows}, and a batch of {batch_size}")
     elif batch_size is not None and count < 10 * batch_size:
-        findings.add("rows-few-batches", None, "", f"{count} rows, and a batch of {batch_size}")
+        findings.add("rows-few-batches", None, "", f"{rows}, and a batch of {batch_size}")

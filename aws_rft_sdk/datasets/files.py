@@ -1,139 +1,129 @@
-"""Reads and writes rows of jsonl, json, csv and parquet files, a few in memory at a time."""
+"""Reads and writes rows of jsonl, json, csv and parquet files; reads arrow files and folders of files too."""
 
 from __future__ import annotations
 
-import codecs
 import contextlib
 import csv
+import gzip
 import io
-import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import Any, TextIO
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets._arrow import Choose, read_table, write_parquet
 from aws_rft_sdk.datasets._csv import read_csv
-from aws_rft_sdk.datasets._json_array import ArrayError, read_array
-from aws_rft_sdk.datasets._parquet import ParquetTarget, read_parquet
+from aws_rft_sdk.datasets._storage import TEXTS, Progress, byte_order_mark, files_of, format_of, is_gzip, open_bytes
 from aws_rft_sdk.errors import DatasetError
 
 Row = tuple[int, Mapping[str, Any]]
-"""Where a row is, from 1, and its columns in their order: in a jsonl or csv file the line where it begins, in a json or
-parquet file its number."""
+"""Where a row is, from 1, and its columns in their order. In a jsonl or csv file, where is the line at which the row
+begins. In any other file, it is the number of the row."""
 
-Progress = Callable[[int], None]
-"""Is told now and then how many bytes of a file have been read."""
-
-TABLES = (".csv", ".parquet")
-"""Formats whose cells hold no structure: objects and arrays stand in them as JSON text."""
-
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-_EVERY = 1024
-_BATCH = 4096
-
-
-def format_of(path: str | Path) -> str:
-    """Return the suffix of a file whose format is known.
-
-    Raises:
-        DatasetError: It is none of .jsonl, .json, .csv, .parquet.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix not in _READERS:
-        raise DatasetError(f"{path}: unknown format {Path(path).suffix!r}; use one of {', '.join(_READERS)}")
-    return suffix
+_BUFFER = 1 << 20
+_LARGEST_ARRAY = 1 << 30
+"""Bytes of JSON in a .json file, which is read as a whole."""
 
 
 def read_rows(
     path: str | Path,
     *,
-    choose: Callable[[Sequence[str]], Sequence[str]] | None = None,
+    choose: Choose | None = None,
     progress: Progress | None = None,
+    split: str | None = None,
 ) -> Iterator[Row]:
-    """Read a file row by row, in file order.
+    """Read a file, or a split of a folder, row by row and in order.
 
-    Cells of a csv file are strings; of a parquet file what they are there. Blank lines of a jsonl or csv file are
-    passed over. A csv row of another length than the header is malformed.
+    Cells of a csv file are strings. Cells of a parquet or arrow file are what they are there. Blank lines of a jsonl or
+    csv file are passed over. A csv row of another length than the header is malformed. A csv file whose header has no
+    comma but a semicolon, a tab or a bar is read with that delimiter. A .json file is held in memory.
 
     Args:
-        path: The file; its suffix tells the format.
+        path: The file, whose suffix tells the format, or a folder as `files_of` takes it.
         choose: For parquet, makes the columns to read out of all there are; None for all. Other formats ignore it.
         progress: Is told how many bytes have been read.
+        split: Which split of a folder. None if it has only one.
 
     Yields:
-        Line or row number, and the row.
+        Line or row number in its file, and the row.
 
     Raises:
-        DatasetError: The file cannot be read, its format is unknown, or a row is malformed. `.line` says where.
+        DatasetError: A file cannot be read, its format is unknown, or a row is malformed. `.line` says where.
     """
-    path = Path(path)
-    reader = _READERS[format_of(path)]
-    try:
-        if reader is read_parquet:
-            yield from read_parquet(path, choose, progress)
-        elif byte_order_mark(path) == "utf-16":
-            raise DatasetError(f"{path}: the file is UTF-16; save it as UTF-8", line=1)
-        else:
-            yield from reader(path, progress=progress)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
-
-
-def byte_order_mark(path: Path) -> str:
-    """Return which encoding the first bytes of a file tell of: utf-8, utf-16, or, empty, none.
-
-    Raises:
-        DatasetError: It is a pipe, whose first bytes would be lost to the next reader.
-    """
-    if path.is_fifo():
-        raise DatasetError(f"{path}: a pipe can be read only once; write it to a file first")
-    with path.open("rb") as file:
-        first = file.read(3)
-    return "utf-8" if first == codecs.BOM_UTF8 else "utf-16" if first[:2] in _UTF16 else ""
-
-
-def _read_jsonl(path: Path, *, progress: Progress | None = None) -> Iterator[Row]:
     done = 0
-    with path.open(encoding="utf-8-sig", newline="\n") as lines:
+
+    def told(read: int) -> None:
+        if progress is not None:
+            progress(done + read)
+
+    for file in files_of(path, split):
+        suffix = format_of(file)
+        try:
+            if suffix in TEXTS and byte_order_mark(file) == "utf-16":
+                raise DatasetError(f"{file}: the file is UTF-16; save it as UTF-8", line=1)
+            yield from _READERS[suffix](file, choose, told)
+            done += file.stat().st_size
+        except OSError as error:
+            raise DatasetError(f"{file}: {error.strerror or error}") from error
+        except UnicodeDecodeError as error:
+            raise DatasetError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+_HINTS = {
+    "{": "; write each object on one line: jq -c . {} > rows.jsonl",
+    "[": "; a file that is one array must end in .json",
+}
+
+
+def _read_jsonl(path: Path, progress: Progress | None) -> Iterator[Row]:
+    with open_bytes(path, progress) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
-            if progress is not None:
-                done += len(line)  # of text in Latin letters characters are bytes, near enough for a bar
-                if number % _EVERY == 0:
-                    progress(done)
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DatasetError(f"{path}, line {number}: not JSON ({error})", line=number) from error
+                hint = _HINTS.get(line.strip(), "").format(quote(str(path)))
+                raise DatasetError(f"{path}, line {number}: not JSON ({error}){hint}", line=number) from error
             yield number, _object(path, number, row)
 
 
 def read_json(
     path: Path, *, progress: Progress | None = None, decoder: json.JSONDecoder | None = None
 ) -> Iterator[Row]:
-    """Read a .json file as `read_rows` does, with a decoder of one's own."""
-    with path.open("rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig") as file:
-        try:
-            for number, row in enumerate(read_array(file, decoder), start=1):
-                if progress is not None and number % _EVERY == 0:
-                    progress(raw.tell())
-                yield number, _object(path, number, row)
-        except ArrayError as error:
-            if str(error) == "no array":
+    """Read a .json file as `read_rows` does, with a decoder of one's own. The array is held in memory."""
+    pieces: list[bytes] = []
+    with open_bytes(path, progress) as file:
+        while piece := file.read(_BUFFER):
+            pieces.append(piece)
+            if len(pieces) * _BUFFER > _LARGEST_ARRAY:
                 raise DatasetError(
-                    f"{path}: a .json dataset is an array of objects; one object a line is .jsonl"
-                ) from error
-            raise DatasetError(f"{path}, line {error.line}: {error}", line=error.line) from error
+                    f"{path}: an array above 1 GiB is not read as a whole; write one object a line: "
+                    f"jq -c '.[]' {quote(str(path))} > rows.jsonl"
+                )
+    text = b"".join(pieces).decode("utf-8-sig")
+    if not text.lstrip().startswith("["):
+        problem = (
+            "starts with something else; a file of one object a line must end in .jsonl" if text.strip() else "is empty"
+        )
+        raise DatasetError(f"{path}: a .json dataset is an array of objects, and this file {problem}")
+    try:
+        rows = (decoder or json.JSONDecoder()).decode(text)
+    except json.JSONDecodeError as error:
+        raise DatasetError(f"{path}, line {error.lineno}: not JSON ({error.msg})", line=error.lineno) from error
+    except (ValueError, RecursionError) as error:  # numbers or nesting that Python refuses to read
+        raise DatasetError(f"{path}: not JSON that can be read ({error})", line=1) from error
+    for number, row in enumerate(rows, start=1):
+        yield number, _object(path, number, row)
 
 
 def _object(path: Path, line: int, row: object) -> Mapping[str, Any]:
     if not isinstance(row, Mapping):
-        raise DatasetError(f"{path}, line {line}: a row is an object, not {type(row).__name__}", line=line)
+        hint = _HINTS["["] if isinstance(row, list) else ""
+        raise DatasetError(f"{path}, line {line}: a row is an object, not {type(row).__name__}{hint}", line=line)
     return row
 
 
@@ -141,7 +131,7 @@ _PASSED_OVER = frozenset({"row-blank", "header-empty", "file-delimiter"})
 """Odd things in a csv file that leave no doubt about its rows."""
 
 
-def _read_csv(path: Path, *, progress: Progress | None = None) -> Iterator[Row]:
+def _read_csv(path: Path, progress: Progress | None) -> Iterator[Row]:
     def note(rule: str, line: int, problem: str) -> None:
         if rule not in _PASSED_OVER:
             raise DatasetError(f"{path}, line {line}: {problem}", line=line)
@@ -150,42 +140,56 @@ def _read_csv(path: Path, *, progress: Progress | None = None) -> Iterator[Row]:
 
 
 _READERS: dict[str, Callable[..., Iterator[Row]]] = {
-    ".jsonl": _read_jsonl,
-    ".json": read_json,
-    ".csv": _read_csv,
-    ".parquet": read_parquet,
+    ".jsonl": lambda path, choose, progress: _read_jsonl(path, progress),
+    ".json": lambda path, choose, progress: read_json(path, progress=progress),
+    ".csv": lambda path, choose, progress: _read_csv(path, progress),
+    ".parquet": read_table,
+    ".arrow": read_table,
 }
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, JSON]]) -> int:
     """Write rows to a file, which appears, or is replaced, when the last row is written.
 
-    In csv and parquet, an object or an array is written as JSON text, since their cells hold no structure; in csv,
-    so are numbers and booleans, and None is an empty cell. The columns are those of the first 4,096 rows.
+    In csv and parquet, an object or an array is written as JSON text, since their cells hold no structure. In csv,
+    numbers and booleans are JSON text too, and None is an empty cell. Rows of these two are held in memory.
 
     Args:
-        path: The file; its suffix tells the format.
+        path: The file; its suffix tells the format. A name that ends in .gz is compressed.
         rows: JSON objects.
 
     Returns:
-        How many rows were written. 0 writes an empty file, except parquet, which has no columns then and is refused.
+        How many rows were written, at least 1.
 
     Raises:
-        DatasetError: The file cannot be written, its format is unknown, or a row does not fit it. What stood under
-            this name before stands there still.
+        DatasetError: There are no rows, the file cannot be written, its format is unknown, or a row does not fit it.
+            What stood under this name before stands there still.
     """
     path = Path(path)
     suffix = format_of(path)
+    if suffix not in _WRITERS:
+        raise DatasetError(f"{path}: {suffix} files are only read; write .parquet")
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         try:
             count = _WRITERS[suffix](part, path, rows)
+            if not count:
+                raise DatasetError(f"{path}: not written, since there are no rows to write")
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     return count
+
+
+@contextlib.contextmanager
+def _text_file(part: Path, path: Path, newline: str) -> Iterator[TextIO]:
+    with contextlib.ExitStack() as stack:
+        raw: io.BufferedWriter | gzip.GzipFile = stack.enter_context(part.open("wb"))
+        if is_gzip(path):  # without name and time, so that equal rows make equal files
+            raw = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=newline))
 
 
 def encode_row(path: Path, number: int, row: Mapping[str, JSON]) -> str:
@@ -207,7 +211,7 @@ def encode_row(path: Path, number: int, row: Mapping[str, JSON]) -> str:
 
 def _write_jsonl(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
     count = 0
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with _text_file(part, path, "\n") as file:
         for count, row in enumerate(rows, start=1):
             file.write(encode_row(path, count, row) + "\n")
     return count
@@ -215,53 +219,35 @@ def _write_jsonl(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> 
 
 def _write_json(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
     count = 0
-    with part.open("w", encoding="utf-8", newline="\n") as file:
+    with _text_file(part, path, "\n") as file:
         for count, row in enumerate(rows, start=1):
             file.write(("[\n" if count == 1 else ",\n") + encode_row(path, count, row))
-        file.write("\n]\n" if count else "[]\n")
+        file.write("\n]\n")
     return count
 
 
 def _write_csv(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    count = 0
-    with part.open("w", encoding="utf-8", newline="") as file:
-        writer: csv.DictWriter[str] | None = None
-        for columns, batch in _batches(path, rows):
-            if writer is None:
-                writer = csv.DictWriter(file, columns)
-                writer.writeheader()
-            for row in batch:
-                count += 1
-                try:
-                    writer.writerow({name: _cell(value) for name, value in row.items()})
-                except UnicodeEncodeError as error:
-                    raise DatasetError(f"{path}: row {count} is no UTF-8 text ({error.reason})", line=count) from error
-    return count
+    kept = list(rows)
+    with _text_file(part, path, "") as file:
+        writer = csv.DictWriter(file, _names(kept))
+        writer.writeheader()
+        for number, row in enumerate(kept, start=1):
+            try:
+                writer.writerow({name: _cell(value) for name, value in row.items()})
+            except UnicodeEncodeError as error:
+                raise DatasetError(f"{path}: row {number} is no UTF-8 text ({error.reason})", line=number) from error
+    return len(kept)
 
 
 def _write_parquet(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    count = 0
-    with contextlib.closing(ParquetTarget(part, path)) as target:
-        for columns, batch in _batches(path, rows):
-            count += len(batch)
-            target.write(columns, [{name: _flat(value) for name, value in row.items()} for row in batch])
-    if not count:
-        raise DatasetError(f"{path}: no rows, so a parquet file would have no columns")
-    return count
+    kept = list(rows)
+    if kept:
+        write_parquet(part, path, {name: [_flat(row.get(name)) for row in kept] for name in _names(kept)})
+    return len(kept)
 
 
-def _batches(path: Path, rows: Iterable[Mapping[str, JSON]]) -> Iterator[tuple[list[str], list[Mapping[str, JSON]]]]:
-    columns: dict[str, None] | None = None
-    iterator, done = iter(rows), 0
-    while batch := list(itertools.islice(iterator, _BATCH)):
-        if columns is None:
-            columns = dict.fromkeys(name for row in batch for name in row)
-        for number, row in enumerate(batch, start=done + 1):
-            if not row.keys() <= columns.keys():
-                new = ", ".join(map(repr, row.keys() - columns.keys()))
-                raise DatasetError(f"{path}: row {number} has a column that no row had before: {new}", line=number)
-        done += len(batch)
-        yield list(columns), batch
+def _names(rows: list[Mapping[str, JSON]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
 
 
 def _flat(value: JSON) -> JSON:

@@ -1,23 +1,28 @@
-"""Parts of a dataset: split, sample, dedupe. Files are read twice rather than held in memory; order is kept."""
+"""Parts of a dataset: split, sample, dedupe. Rows keep their order. Except in `dedupe` they are held in memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import random
-from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets.files import Progress, read_rows, write_rows
+from aws_rft_sdk.datasets._interop import chat_row
+from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 
 def prompt_of(row: Mapping[str, Any]) -> JSON:
     """Return what makes a row the same as another: its messages, metadata.prompt, question or prompt column."""
+    try:
+        row = chat_row(row)
+    except DatasetError:  # a row of another library, with something odd in it
+        return dict(row)
     if "messages" in row:
         return row["messages"]
     metadata = row.get("metadata")
@@ -56,7 +61,7 @@ def split(
         second: Where the share goes.
         share: Of different prompts, 0 < share < 1; rounded, and at least one prompt on each side.
         seed: Decides which; the same file and seed give the same parts.
-        progress: Is told how many bytes have been read, in each of three passes.
+        progress: Is told how many bytes have been read.
 
     Returns:
         How many rows `first` and `second` have.
@@ -69,22 +74,17 @@ def split(
         raise ConfigurationError(f"share is {share}; it lies between 0 and 1")
     if len({Path(name).resolve() for name in (source, first, second)}) < 3:
         raise ConfigurationError("the file and its two parts are three files")
-    groups: dict[int, int] = {}
-    group_of = array("q")
-    for _, row in read_rows(source, progress=progress):
-        group_of.append(groups.setdefault(digest_of(row), len(groups)))
-    total = len(groups)
-    groups.clear()
-    if total < 2:
-        raise DatasetError(f"{source}: a split needs two different prompts, and there are {total}")
-    picked = chosen(total, min(total - 1, max(1, round(share * total))), random.Random(seed))
-
-    def part(wanted: bool) -> Iterator[Mapping[str, Any]]:
-        for group, (_, row) in zip(group_of, read_rows(source, progress=progress), strict=True):
-            if (group in picked) is wanted:
-                yield row
-
-    return write_rows(first, part(False)), write_rows(second, part(True))
+    rows = [row for _, row in read_rows(source, progress=progress)]
+    digests = [digest_of(row) for row in rows]
+    prompts = list(dict.fromkeys(digests))
+    if len(prompts) < 2:
+        raise DatasetError(f"{source}: a split needs two different prompts, and there are {len(prompts)}")
+    count = min(len(prompts) - 1, max(1, round(share * len(prompts))))
+    picked = {prompts[index] for index in chosen(len(prompts), count, random.Random(seed))}
+    parts: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
+    for row, digest in zip(rows, digests, strict=True):
+        parts[digest in picked].append(row)
+    return write_rows(first, parts[0]), write_rows(second, parts[1])
 
 
 def sample(
@@ -97,7 +97,7 @@ def sample(
         target: The file to write; it may be the same.
         rows: How many.
         seed: Decides which; the same file and seed give the same rows.
-        progress: Is told how many bytes have been read, in each of two passes.
+        progress: Is told how many bytes have been read.
 
     Returns:
         How many rows were written.
@@ -108,10 +108,9 @@ def sample(
     """
     if rows < 1:
         raise ConfigurationError(f"rows is {rows}; take at least 1")
-    total = sum(1 for _ in read_rows(source, progress=progress))
-    picked = chosen(total, min(rows, total), random.Random(seed))
-    found = enumerate(read_rows(source, progress=progress))
-    return write_rows(target, (row for number, (_, row) in found if number in picked))
+    kept = [row for _, row in read_rows(source, progress=progress)]
+    picked = chosen(len(kept), min(rows, len(kept)), random.Random(seed))
+    return write_rows(target, (row for number, row in enumerate(kept) if number in picked))
 
 
 def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None = None) -> tuple[int, int]:

@@ -1,20 +1,24 @@
-"""Makes training files out of GSM8K: a prompt with solved examples, and the final answer to compare with."""
+"""Makes training files out of known datasets, as their authors publish them: GSM8K, FinQA, PandaLM."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Mapping
+from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets.files import Progress, read_rows, write_rows
+from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets.files import read_rows, write_rows
 from aws_rft_sdk.datasets.picking import chosen
-from aws_rft_sdk.datasets.shapes import Shape, convert_rows
+from aws_rft_sdk.datasets.shapes import Shape, convert_rows, shape_to_make
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 VALIDATION_SHARE = 0.1
+_FILES = ("train.jsonl", "validation.jsonl")
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _STOPS = re.compile(r"\.{2,}")
@@ -52,6 +56,15 @@ SHOTS = (
 )
 """Eight easy examples to show before a question."""
 
+FINQA_SYSTEM = (
+    "You are a financial analyst. Answer the question from the report below. Show your calculation step by step. End "
+    "with a line of ANSWER: and one number, or yes or no. Write a percentage with its sign, as in ANSWER: 12.5%."
+)
+PANDALM_SYSTEM = (
+    "You compare two responses to one instruction. Write on the first line which response is better: 1, 2 or Tie. Then "
+    "write '### Reason:' and your reasons, then '### Reference:' and a response that is better than both."
+)
+
 
 def final_answer(solution: str) -> str | None:
     """Return the number after the last `####` of a GSM8K solution, without commas; None when there is none."""
@@ -74,6 +87,76 @@ def few_shot_prompt(question: str, shots: tuple[Shot, ...] = ()) -> str:
     return "".join(solved) + begin.format(clean_solution(question).strip())
 
 
+def prepare(
+    name: str,
+    source: str | Path,
+    folder: str | Path,
+    *,
+    shots: int = 0,
+    seed: int = 0,
+    to: Shape | str = Shape.MTRL,
+    progress: Progress | None = None,
+    split: str | None = None,
+) -> dict[str, int]:
+    """Write `train.jsonl` and `validation.jsonl`, 90 and 10 percent of the rows of a known dataset, in file order.
+
+    Args:
+        name: "gsm8k", "finqa" or "pandalm".
+        source: A file as the dataset's authors publish it, or a folder of such files. It is held in memory.
+
+            gsm8k has `question`, and `answer` that ends in `#### <number>`. The reference is that number, no commas.
+
+            finqa has `pre_text`, `table`, `post_text`, and `qa` of `question` and `exe_ans`. What is in `qa` may be in
+            the row itself. The reference is the text of `exe_ans`, else of `final_result`, else of `answer`. The prompt
+            asks for `ANSWER:`, which `rewards.finqa` reads.
+
+            pandalm has `instruction`, `input`, `response1` and `response2`. It also has `output_sequence`, a worked
+            evaluation, or verdicts in `annotator1`, `annotator2` and so on: 1, 2, or 0 for a tie. The reference is the
+            evaluation, or the verdict of most annotators: 1, 2 or Tie. It is Tie if no verdict has most votes. Judge
+            answers with `rewards.PANDALM`.
+        folder: Where to write; it is made if need be.
+        shots: For gsm8k, how many of eight solved examples stand before each question, the same in each.
+        seed: Decides which rows are for validation, and which examples are shown in which order.
+        to: The shape of the rows.
+        progress: Is told how many bytes have been read.
+        split: Which split of a folder. None if it has only one.
+
+    Returns:
+        How many rows each file has, by its name.
+
+    Raises:
+        ConfigurationError: The name is unknown, rows of the shape cannot be made, shots is not 0 to 8, or the source
+            would be replaced.
+        DatasetError: The source cannot be read, has fewer than two rows, or a row lacks a column or an answer; `.line`
+            says which.
+    """
+    if name not in _TASKS:
+        raise ConfigurationError(f"no dataset {name!r} is known; use one of {', '.join(_TASKS)}")
+    if not 0 <= shots <= len(SHOTS) or (shots and name != "gsm8k"):
+        raise ConfigurationError(f"shots is {shots}; there are 0 to {len(SHOTS)}, for gsm8k only")
+    folder = Path(folder)
+    if Path(source).resolve() in [(folder / file).resolve() for file in _FILES]:
+        raise ConfigurationError(f"{source} would be replaced; choose another folder than {folder}")
+    makes, order = shape_to_make(to), random.Random(seed)
+    examples = tuple(order.sample(SHOTS, shots))
+    tasks = []
+    for line, row in read_rows(source, progress=progress, split=split):
+        try:
+            tasks.append((line, _TASKS[name](row, examples)))
+        except (DatasetError, AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"the row has no {error}" if isinstance(error, KeyError) else error
+            raise DatasetError(f"{source}, line {line}: {reason}", line=line) from error
+    if len(tasks) < 2:
+        raise DatasetError(f"{source}: two rows or more are needed, for training and validation; found {len(tasks)}")
+    held_out = chosen(len(tasks), max(1, round(VALIDATION_SHARE * len(tasks))), order)
+    folder.mkdir(parents=True, exist_ok=True)
+    counts = {}
+    for file, wanted in zip(_FILES, (False, True), strict=True):
+        rows = (task for number, task in enumerate(tasks) if (number in held_out) is wanted)
+        counts[file] = write_rows(folder / file, convert_rows(rows, makes))
+    return counts
+
+
 def prepare_gsm8k(
     source: str | Path,
     folder: str | Path,
@@ -83,50 +166,61 @@ def prepare_gsm8k(
     to: Shape | str = Shape.MTRL,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Write `train.jsonl` and `validation.jsonl`, 90 and 10 percent of the questions, in file order.
-
-    Args:
-        source: A file of `question` and `answer`, the answer ending in `#### <number>`.
-        folder: Where to write; it is made if need be.
-        shots: How many of the eight examples stand before each question, the same in each.
-        seed: Decides which examples, in which order, and which questions are for validation.
-        to: The shape of the rows. The reference is the final answer alone, commas removed.
-        progress: Is told how many bytes have been read.
-
-    Returns:
-        How many rows each file has, by its name.
-
-    Raises:
-        ConfigurationError: shots is not 0 to 8.
-        DatasetError: The file cannot be read, or a row has no question or no final answer; `.line` says which.
-    """
-    if not 0 <= shots <= len(SHOTS):
-        raise ConfigurationError(f"shots is {shots}; there are 0 to {len(SHOTS)}")
-    order = random.Random(seed)
-    examples = tuple(order.sample(SHOTS, shots))
-    total = sum(1 for _ in read_rows(source))
-    held_out = chosen(total, round(VALIDATION_SHARE * total), order)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for name, wanted in (("train.jsonl", False), ("validation.jsonl", True)):
-        rows = (
-            (line, row)
-            for number, (line, row) in enumerate(_questions(Path(source), examples, progress))
-            if (number in held_out) is wanted
-        )
-        counts[name] = write_rows(folder / name, convert_rows(rows, Shape(to), shape=Shape.QA))
-    return counts
+    """Do what `prepare` does with "gsm8k"."""
+    return prepare("gsm8k", source, folder, shots=shots, seed=seed, to=to, progress=progress)
 
 
-def _questions(
-    path: Path, examples: tuple[Shot, ...], progress: Progress | None
-) -> Iterator[tuple[int, dict[str, JSON]]]:
-    for line, row in read_rows(path, progress=progress):
-        question, answer = row.get("question"), row.get("answer")
-        if not isinstance(question, str) or not question.strip():
-            raise DatasetError(f"{path}, line {line}: the row has no question", line=line)
-        final = final_answer(answer) if isinstance(answer, str) else None
-        if final is None:
-            raise DatasetError(f"{path}, line {line}: the answer does not end in #### and a number", line=line)
-        yield line, {"question": few_shot_prompt(question, examples), "answer": final}
+def _gsm8k(row: Mapping[str, Any], examples: tuple[Shot, ...]) -> dict[str, JSON]:
+    final = final_answer(row["answer"])
+    if final is None:
+        raise DatasetError("the answer does not end in #### and a number")
+    return {"question": few_shot_prompt(_text(row, "question"), examples), "answer": final}
+
+
+def _finqa(row: Mapping[str, Any], examples: tuple[Shot, ...]) -> dict[str, JSON]:
+    qa = row["qa"] if isinstance(row.get("qa"), Mapping) else row
+    answers = (qa.get(name) for name in ("exe_ans", "final_result", "answer"))
+    answer = next((answer for answer in answers if answer not in (None, "")), None)
+    if answer is None:
+        raise DatasetError("the row has no exe_ans, final_result or answer")
+    if isinstance(answer, float):
+        answer = format(Decimal(repr(answer)), "f")  # digits without an exponent
+    table = "\n".join(" | ".join(map(str, cells)) for cells in row["table"])
+    report = filter(None, (" ".join(row["pre_text"]), table, " ".join(row["post_text"])))
+    made = _chat(FINQA_SYSTEM, "\n\n".join([*report, f"Question: {_text(qa, 'question')}"]), str(answer))
+    return {**made, "id": row["id"]} if "id" in row else made
+
+
+def _pandalm(row: Mapping[str, Any], examples: tuple[Shot, ...]) -> dict[str, JSON]:
+    answer = row.get("output_sequence")
+    if not answer:
+        votes = [int(row[name]) for name in sorted(row) if name.startswith("annotator") and row[name] not in (None, "")]
+        if not votes or not set(votes) <= {0, 1, 2}:
+            raise DatasetError(f"verdicts in annotator1, annotator2, ... must be 0, 1 or 2, and they are {votes}")
+        (verdict, count), *others = Counter(votes).most_common()
+        tied = verdict == 0 or any(other == count for _, other in others)
+        answer = "Tie" if tied else str(verdict)
+    parts = {"Instruction": _text(row, "instruction"), "Input": row.get("input")}
+    parts |= {"Response 1": row["response1"] or "", "Response 2": row["response2"] or ""}
+    question = "\n\n".join(f"### {name}:\n{text}" for name, text in parts.items() if text or name != "Input")
+    return _chat(PANDALM_SYSTEM, question, answer)
+
+
+def _chat(system: str, question: str, answer: str) -> dict[str, JSON]:
+    messages: list[JSON] = [{"role": "system", "content": system}, {"role": "user", "content": question}]
+    return {"messages": messages, "reference_answer": answer}
+
+
+def _text(row: Mapping[str, Any], name: str) -> str:
+    if not isinstance(row[name], str) or not row[name].strip():
+        raise DatasetError(f"the row has no {name}")
+    return str(row[name])
+
+
+_TASKS: dict[str, Callable[[Mapping[str, Any], tuple[Shot, ...]], dict[str, JSON]]] = {
+    "gsm8k": _gsm8k,
+    "finqa": _finqa,
+    "pandalm": _pandalm,
+}
+DATASETS = tuple(_TASKS)
+"""Names of datasets that `prepare` knows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from aws_rft_sdk.datasets._text import is_blank
@@ -51,8 +52,8 @@ def _prompt(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
     prompt = row[column]
     if not isinstance(prompt, str):
         raise DatasetError(
-            f"{path}, line {line}: column {column!r} holds {type(prompt).__name__}, and a prompt is a string; "
-            "structure goes in as JSON in a string",
+            f"{path}, line {line}: column {column!r} holds {type(prompt).__name__}, and a prompt is a string; to write "
+            f"structure as JSON in a string: aws-rft dataset convert {quote(str(path))} prompts.jsonl --to mtrl",
             line=line,
         )
     if is_blank(prompt):

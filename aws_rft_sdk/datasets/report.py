@@ -63,7 +63,7 @@ class Report:
         return not self.errors
 
     def _count(self, severity: Severity) -> int:
-        return sum(count for rule, count in self.counts.items() if RULES[rule].severity is severity)
+        return sum(n for rule, n in self.counts.items() if RULES[rule].severity_for(self.target) is severity)
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values, the sums first."""
@@ -88,14 +88,15 @@ class Findings:
         self._problems: dict[str, list[Problem]] = {}
         self._counts: Counter[str] = Counter()
 
-    def add(self, rule: str, line: int | None, field: str, problem: str) -> None:
-        """Note a problem, unless its rule is ignored or is none of this target's."""
+    def add(self, rule: str, line: int | None, field: str, problem: str, fix: str = "") -> None:
+        """Note a problem, unless its rule is ignored or is none of this target's. An empty fix is the rule's."""
         known = RULES[rule]
         if rule in self._ignore or self._target not in known.targets:
             return
         self._counts[rule] += 1
         if self._counts[rule] <= self._keep:
-            self._problems.setdefault(rule, []).append(Problem(rule, known.severity, line, field, problem, known.fix))
+            severity = known.severity_for(self._target)
+            self._problems.setdefault(rule, []).append(Problem(rule, severity, line, field, problem, fix or known.fix))
 
     def report(self, path: str, rows: int, longest_tokens: int) -> Report:
         """Put everything in order."""
@@ -108,46 +109,23 @@ class Findings:
         return Report(path, self._target, rows, longest_tokens, ordered, counts)
 
 
-class Kinds:
-    """Tells rows that are made differently from the others, and says which lines those are. Eight bytes a row."""
+class Kinds(dict[Any, "array[int]"]):
+    """Lines of rows by how they are made, to tell the few from the many. Eight bytes a row."""
 
-    def __init__(self) -> None:
-        self.lines: dict[Any, array[int]] = {}
-
-    def of(self, kind: object) -> array[int]:
-        """Return the lines of the rows of `kind`, to add to."""
-        return self.lines.setdefault(kind, array("q"))
-
-    def add(self, kind: object, line: int) -> None:
-        """Note that the row at `line` is of `kind`."""
-        (self.lines.get(kind) or self.of(kind)).append(line)
-
-
-_PASS_ROWS = 1_000_000
+    def __missing__(self, kind: Any) -> array[int]:
+        lines = self[kind] = array("q")
+        return lines
 
 
 class Repeats:
-    """Finds values that are there twice. Sixteen bytes a value, besides a table for a part of them at a time."""
+    """Finds values that are there twice. It keeps a hash of each value, not the value."""
 
     def __init__(self) -> None:
-        self.hashes = array("q")
-        self.lines = array("q")
+        self._first: dict[int, int] = {}
+        self.found: list[tuple[int, int]] = []
+        """Lines of values seen before, each with the line where the value was first."""
 
     def add(self, value: str, line: int) -> None:
         """Note the value at `line`."""
-        self.hashes.append(hash(value))
-        self.lines.append(line)
-
-    def find(self) -> list[tuple[int, int]]:
-        """Return the lines of values seen before, each with the line where the value was first."""
-        total = len(self.hashes)
-        passes = 1 + total // _PASS_ROWS
-        if passes == 1 and len(set(self.hashes)) == total:
-            return []
-        found = []
-        for part in range(passes):
-            first: dict[int, int] = {}
-            for value, line in zip(self.hashes, self.lines, strict=True):
-                if value % passes == part and (before := first.setdefault(value, line)) != line:
-                    found.append((line, before))
-        return sorted(found)
+        if (first := self._first.setdefault(hash(value), line)) != line:
+            self.found.append((line, first))

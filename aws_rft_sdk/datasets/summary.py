@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from aws_rft_sdk.datasets._chat import visible_text
-from aws_rft_sdk.datasets._checkers import estimate_tokens
-from aws_rft_sdk.datasets.files import Progress, read_rows
+from aws_rft_sdk.datasets._interop import chat_row
+from aws_rft_sdk.datasets._messages import visible_text
+from aws_rft_sdk.datasets._rows import estimate_tokens
+from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets.files import read_rows
 from aws_rft_sdk.datasets.packing import unpack
 from aws_rft_sdk.datasets.picking import digest_of, prompt_of
 from aws_rft_sdk.datasets.preparing import final_answer
@@ -78,8 +80,11 @@ def stats(path: str | Path, *, progress: Progress | None = None) -> Stats:
     labels: Counter[str] = Counter()
     seen: set[int] = set()
     rows = without = 0
-    for _, raw in read_rows(path, progress=progress):
-        row = untabled(raw)
+    for line, raw in read_rows(path, progress=progress):
+        try:
+            row = chat_row(untabled(raw))
+        except DatasetError as error:
+            raise DatasetError(f"{path}, line {line}: {error}", line=line) from error
         rows += 1
         seen.add(digest_of(row))
         text, answer = _parts(row)

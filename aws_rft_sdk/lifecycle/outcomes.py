@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
+from aws_rft_sdk._frozen import JSON, FrozenDict, freeze, thaw
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import RolloutTimeoutError
 from aws_rft_sdk.failures import (
@@ -47,6 +47,8 @@ class RolloutOutcome:
     foreign_calls: int = 0
     seconds: float = 0.0
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
+    state: JSON = None
+    """Final state of the environment; None if the handler gave none."""
     error: str | None = None
     """Type and message of what was raised; None when nothing was."""
     traceback: str | None = None
@@ -77,6 +79,7 @@ class RolloutOutcome:
             "traceback": self.traceback,
             "failure": None if self.failure is None else self.failure.value,
             "metrics": thaw(self.metrics),
+            "state": thaw(self.state),
             **{name: getattr(self, field) for name, field in _NUMBERS.items()},
         }
 
@@ -94,6 +97,7 @@ class RolloutOutcome:
             status,
             rewards=None if rewards is None else parse_rewards(rewards),
             metrics=FrozenDict(metrics if isinstance(metrics, Mapping) else {}),
+            state=freeze(fields.get("state")),
             error=message if kind is None else f"{kind}: {message}",
             traceback=fields.get("traceback"),
             failure=None if status is RolloutStatus.COMPLETED else failure,
@@ -120,6 +124,7 @@ def outcome_of(ended: Ended) -> RolloutOutcome:
         foreign_calls=0 if context is None else context.foreign_calls,
         seconds=ended.seconds,
         metrics=metrics_of(ended.result),
+        state=state_of(ended.result),
         error=_explanation(context, status, error),
         traceback=None if error is None else describe_traceback(error),
         failure=_failure(context, status, error),
@@ -136,16 +141,28 @@ def _failure(context: RFTContext | None, status: RolloutStatus, error: BaseExcep
 
 def metrics_of(result: object) -> Mapping[str, JSON]:
     """Return the metrics in a handler's result as JSON; what is no JSON becomes text."""
-    metrics = result.metrics if isinstance(result, RolloutResult) else None
-    if isinstance(result, Mapping):
-        metrics = result.get("metrics")
-    if not isinstance(metrics, Mapping) or not metrics:
-        return FrozenDict()
+    metrics = _field(result, "metrics")
+    return _as_json("metrics", metrics) if isinstance(metrics, Mapping) and metrics else FrozenDict()
+
+
+def state_of(result: object) -> JSON:
+    """Return the final state in a handler's result as JSON; what is no JSON becomes text. None if there is none."""
+    state = _field(result, "state")
+    return None if state is None else _as_json("state", state)
+
+
+def _field(result: object, name: str) -> Any:
+    if isinstance(result, RolloutResult):
+        return getattr(result, name)
+    return result.get(name) if isinstance(result, Mapping) else None
+
+
+def _as_json(name: str, value: JSON) -> JSON:
     # By way of JSON, so that the record is the same whether or not it has crossed from another process.
     try:
-        return FrozenDict(json.loads(json.dumps(thaw(metrics), default=str, skipkeys=True), parse_constant=str))
-    except Exception as error:  # what is in them is the user's, and so is how it becomes text
-        return FrozenDict({"error": f"the metrics cannot be written as JSON: {describe_error(error)}"})
+        return freeze(json.loads(json.dumps(thaw(value), default=str, skipkeys=True), parse_constant=str))
+    except Exception as error:  # what is in it is the user's, and so is how it becomes text
+        return FrozenDict({"error": f"the {name} cannot be written as JSON: {describe_error(error)}"})
 
 
 def _explanation(context: RFTContext | None, status: RolloutStatus, error: BaseException | None) -> str | None:

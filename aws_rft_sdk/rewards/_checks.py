@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards.rollout import AnyReward, GroupReward, leaves
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...]:
@@ -21,17 +22,37 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
     return texts
 
 
-def check_reward(reward: Callable[..., Any], name: str = "the reward") -> None:
-    """Refuse what cannot be a reward: something that is not called, a class, a coroutine function.
+def check_reward(reward: object, name: str = "the reward") -> None:
+    """Refuse what cannot be a reward: a class, a coroutine function, what has neither `__call__` nor `score_group`.
 
     Raises:
         ConfigurationError: It cannot be one; the message says why.
     """
     if isinstance(reward, type):
         raise ConfigurationError(f"{name} is the class {reward.__name__}; give an object of it: {reward.__name__}(...)")
-    if not callable(reward):
+    if not callable(reward) and not isinstance(reward, GroupReward):
         raise ConfigurationError(f"{name} is a {type(reward).__name__}, not a reward")
     call = getattr(reward, "__call__", None)  # noqa: B004 - an object's own method is looked at, not whether it has one
-    for function in (reward, call):
+    for function in (reward, call, getattr(reward, "score_group", None)):
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise ConfigurationError(f"{name} is asynchronous; a reward is a plain function, called without await")
+
+
+def check_single_reward(reward: AnyReward, user: str) -> None:
+    """Refuse what `check_reward` refuses, and a reward with a part that only scores groups.
+
+    Args:
+        reward: The reward.
+        user: Who scores single rollouts with it, for the message.
+
+    Raises:
+        ConfigurationError: It cannot be used; the message names the part.
+    """
+    check_reward(reward)
+    for path, part in leaves(reward):
+        if not callable(part):
+            named = f"part {path!r} of the reward" if path else "the reward"
+            raise ConfigurationError(
+                f"{named} ({type(part).__name__}) compares the rollouts of a prompt; {user} scores them one by one. "
+                "Use a reward that can be called with one rollout, or score groups with evaluate_group"
+            )

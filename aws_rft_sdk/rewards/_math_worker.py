@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import importlib
 import json
 import logging
+import multiprocessing
 import os
-import selectors
+import queue
+import re
 import signal
 import sys
-import threading
+import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from aws_rft_sdk._fork import in_forked_child
 
@@ -26,8 +29,7 @@ _START_SECONDS = 120.0
 _PATIENCE = 30.0
 """How many seconds of the clock a worker may take for a second of processor time."""
 _MEMORY_BYTES = 2**31
-_READY, _GOLD, _NO_GOLD, _EQUAL, _OTHER = b"R", b"G", b"N", b"E", b"O"
-_HEAD_BYTES = 8
+_YES, _NO = b"yes", b"no"
 
 _PROGRAM = """
 import json, sys
@@ -42,212 +44,149 @@ class WorkerStartError(Exception):
 
 
 class _LostError(Exception):
-    def __init__(self, how: Literal["exhausted", "starved", "ended"], *, had_gold: bool) -> None:
-        self.how, self.had_gold = how, had_gold
+    def __init__(self, verdict: bool | None, *, again: bool) -> None:
+        self.verdict, self.again = verdict, again
 
 
 class _Worker:
-    """A process with math-verify loaded, for one question at a time."""
+    """A process with math-verify loaded, for one question at a time. When our end of the connection closes, it ends."""
 
     def __init__(self) -> None:
         import subprocess
 
         command = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(path) for path in sys.path])]
-        self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-            command,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # an interrupt in the terminal is for us, not for it
-        )
-        self._selector = selectors.DefaultSelector()
-        self._selector.register(self._pipe("stdout"), selectors.EVENT_READ)
         try:
-            self._expect(_START_SECONDS)
-        except _LostError as error:
+            self.connection, theirs = multiprocessing.Pipe()
+            with theirs:
+                self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+                    command,
+                    stdin=theirs.fileno(),
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    start_new_session=True,  # an interrupt in the terminal is for us, not for the worker
+                )
+            _workers.add(self)
+            self._hear(_START_SECONDS)
+        except (OSError, _LostError) as error:
             raise WorkerStartError from error
 
     def ask(self, gold: str, answer: str, seconds: float) -> bool | None:
-        """Return whether the answer is equal to the gold; None for a gold without an expression.
+        """Return whether the answer is equal to the gold. None if the gold holds no expression.
 
         Raises:
-            _LostError: The process ended without saying, and is of no more use.
+            _LostError: The process ended without an answer, and is of no more use.
         """
-        data = json.dumps([gold, answer, seconds]).encode()
-        data = len(data).to_bytes(_HEAD_BYTES, "big") + data
-        try:
-            while data:
-                data = data[os.write(self._pipe("stdin"), data) :]
-        except BrokenPipeError:
-            raise self._lost("ended", had_gold=False) from None
-        if self._expect(seconds * _PATIENCE) == _NO_GOLD:
+        with contextlib.suppress(OSError):  # then there is nothing to hear either
+            self.connection.send_bytes(json.dumps([gold, answer, seconds]).encode())
+        if not self._hear(seconds * _PATIENCE):
             return None
-        return self._expect(seconds * _PATIENCE, had_gold=True) == _EQUAL
+        return self._hear(seconds * _PATIENCE, otherwise=False)
 
     def close(self) -> None:
         """End the process, at whatever it is."""
         self.process.kill()
         self.process.wait()
-        self.forget()
+        self.connection.close()
 
-    def forget(self) -> None:
-        """Close our ends; in a forked process, where the worker is another's."""
-        self._selector.close()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self.process.returncode = self.process.returncode or 0  # a process that is not ours is not to be waited for
-
-    def _expect(self, seconds: float, *, had_gold: bool = False) -> bytes:
-        if not self._selector.select(seconds):
-            raise self._lost("starved", had_gold=had_gold)
-        said = os.read(self._pipe("stdout"), 1)
-        if not said:
-            raise self._lost("ended", had_gold=had_gold)
-        return said
-
-    def _lost(self, how: Literal["starved", "ended"], *, had_gold: bool) -> _LostError:
-        exhausted = how == "ended" and self.process.wait() == -signal.SIGPROF
+    def _hear(self, seconds: float, otherwise: bool | None = None) -> bool:
+        try:
+            if self.connection.poll(seconds):
+                return self.connection.recv_bytes() == _YES
+            lost = _LostError(None, again=False)  # the machine gave no processor time
+        except (EOFError, OSError):
+            lost = _LostError(otherwise, again=self.process.wait() != -signal.SIGPROF)
         self.close()
-        return _LostError("exhausted" if exhausted else how, had_gold=had_gold)
-
-    def _pipe(self, name: str) -> int:
-        return int(getattr(self.process, name).fileno())
+        raise lost
 
 
-class Pool:
-    """Workers that are started on use, shared by all threads, and never by two processes."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._free = threading.BoundedSemaphore(_WORKERS)
-        self._idle: list[_Worker] = []
-        self._all: set[_Worker] = set()
-
-    def is_equal(self, gold: str, answer: str, seconds: float) -> bool | None:
-        """Return whether an answer is equal to the gold, which an answer that takes too long is not.
-
-        Args:
-            gold: The right expression, as math-verify reads it.
-            answer: The answer.
-            seconds: Processor time for each of the two.
-
-        Returns:
-            None when the gold has no expression or takes too long itself, or when the machine gave no processor time.
-
-        Raises:
-            WorkerStartError: No worker could be started.
-        """
-        with self._free:
-            try:
-                return self._ask(gold, answer, seconds)
-            except _LostError as lost:
-                if lost.how == "ended":
-                    # Perhaps somebody else ended it; what ends two workers in a row is the expression.
-                    try:
-                        return self._ask(gold, answer, seconds, fresh=True)
-                    except _LostError as again:
-                        lost = again
-                return False if lost.had_gold and lost.how != "starved" else None
-
-    def _ask(self, gold: str, answer: str, seconds: float, *, fresh: bool = False) -> bool | None:
-        worker = self._take(fresh)
-        try:
-            verdict = worker.ask(gold, answer, seconds)
-        except BaseException:
-            with self._lock:
-                self._all.discard(worker)
-            worker.close()  # interrupted: its reply would be taken for that to the next question
-            raise
-        with self._lock:
-            self._idle.append(worker)
-        return verdict
-
-    def close(self) -> None:
-        """End all workers. The pool may be used again."""
-        with self._lock:
-            workers, self._all, self._idle = self._all, set(), []
-        for worker in workers:
-            worker.close()
-
-    def forget(self) -> None:
-        """Leave the workers to the process that this one was forked from. The pool is of no more use."""
-        for worker in self._all:
-            worker.forget()
-
-    def _take(self, fresh: bool) -> _Worker:
-        with self._lock:
-            worker = self._idle.pop() if self._idle else None
-            if worker is not None and not fresh:
-                return worker
-            self._all.discard(worker)
-        if worker is not None:
-            worker.close()
-        try:
-            worker = _Worker()
-        except OSError as error:
-            raise WorkerStartError from error
-        with self._lock:
-            self._all.add(worker)
-        return worker
+def _forget_workers() -> None:
+    global _slots, _workers
+    _workers = weakref.WeakSet()
+    _slots = queue.LifoQueue()
+    for _ in range(_WORKERS):
+        _slots.put(None)
 
 
-_pool = Pool()
-
-
-def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
-    """Ask the pool of this process, see `Pool.is_equal`."""
-    return _pool.is_equal(gold, answer, seconds)
+_slots: queue.LifoQueue[_Worker | None]
+_workers: weakref.WeakSet[_Worker]
+_forget_workers()
 
 
 @in_forked_child
-def _forget_after_fork() -> None:
-    global _pool
-    _pool.forget()
-    _pool = Pool()  # a lock that another thread held at the fork would never be released
+def _leave_workers_to_parent() -> None:
+    for worker in _workers:
+        worker.connection.close()
+        worker.process.returncode = 0  # a process that is not ours is not to be waited for
+    _forget_workers()  # also because a lock that another thread held at the fork would never be released
 
 
-atexit.register(lambda: _pool.close())
+@atexit.register
+def close_workers() -> None:
+    """End all processes."""
+    for worker in list(_workers):
+        worker.close()
+
+
+def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
+    """Return whether an answer is equal to the gold. An answer that takes too long is not.
+
+    Args:
+        gold: The right expression, in LaTeX.
+        answer: The expression of the answer, in LaTeX. "" is equal to nothing.
+        seconds: Processor time for each of the two.
+
+    Returns:
+        None if the gold holds no expression or takes too long itself, or the machine gave no processor time.
+
+    Raises:
+        WorkerStartError: No worker could be started.
+    """
+    slots = _slots
+    worker = slots.get()
+    try:
+        try:
+            worker = worker or _Worker()
+            return worker.ask(gold, answer, seconds)
+        except _LostError as lost:
+            worker = None
+            if not lost.again:
+                return lost.verdict
+        # Perhaps somebody else ended the process. What ends two in a row is the expression.
+        worker = _Worker()
+        return worker.ask(gold, answer, seconds)
+    except _LostError as lost:
+        worker = None
+        return lost.verdict
+    except BaseException:
+        if worker is not None:
+            worker.close()  # interrupted: its reply would be taken for that to the next question
+            worker = None
+        raise
+    finally:
+        slots.put(worker)
 
 
 def serve() -> None:
-    """Answer questions from stdin until it is closed. What a worker does."""
-    library = importlib.import_module("math_verify")
+    """Answer questions from stdin, which is a connection, until it is closed. What a worker does."""
     logging.disable()
     resource = importlib.import_module("resource")
-    try:
+    importlib.import_module("math_verify")
+    with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    except (OSError, ValueError):
-        pass  # macOS refuses it, and a lower limit may be in force
-    # What is loaded on first use is not to count against an answer.
-    library.verify(
-        *(library.parse(text, parsing_timeout=None) for text in (r"$\frac{x}{2}$", "$x/2$")), timeout_seconds=None
-    )
-    os.write(1, _READY)
-    while head := _read(_HEAD_BYTES):
-        gold, answer, seconds = json.loads(_read(int.from_bytes(head, "big")))
-        parsed = _within(seconds, _parse_gold, library, gold)
-        os.write(1, _GOLD if parsed else _NO_GOLD)
-        if parsed:
-            os.write(1, _EQUAL if _within(seconds, _is_equal, library, parsed, answer) else _OTHER)
-
-
-@functools.lru_cache(1_024)  # a group of rollouts has one ground truth
-def _parse_gold(library: Any, gold: str) -> Any:
-    parsed = library.parse(gold, parsing_timeout=None)
-    # What cannot even be compared with 0 in time is no fault of the answer.
-    library.verify(parsed, library.parse("0", parsing_timeout=None), timeout_seconds=None)
-    return parsed
-
-
-def _is_equal(library: Any, gold: Any, answer: str) -> Any:
-    # The order matters: verify(gold, answer) is not symmetric.
-    return library.verify(gold, library.parse(answer, parsing_timeout=None), timeout_seconds=None)
+    _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
+    connection = importlib.import_module("multiprocessing.connection").Connection(0)
+    connection.send_bytes(_YES)
+    with contextlib.suppress(EOFError):
+        while True:
+            gold, answer, seconds = json.loads(connection.recv_bytes())
+            parsed = _within(seconds, _parse_gold, gold)
+            connection.send_bytes(_YES if parsed else _NO)
+            if parsed:
+                connection.send_bytes(_YES if _within(seconds, _is_answer, parsed, answer) else _NO)
 
 
 def _within(seconds: float, do: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what `do` returns, None when it raises. When it takes too long, the signal ends this process.
+    """Return what `do` returns, None if it raises. If it takes too long, the signal ends this process.
 
     No handler is set: Python would run it only between two of its instructions, and a power may take hours.
     """
@@ -260,8 +199,37 @@ def _within(seconds: float, do: Callable[..., Any], *arguments: Any) -> Any:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _read(size: int) -> bytes:
-    data = b""
-    while len(data) < size and (part := os.read(0, size - len(data))):
-        data += part
-    return data
+@functools.lru_cache(1_024)  # a group of rollouts has one ground truth
+def _parse_gold(text: str) -> list[Any]:
+    gold = _parse(text)
+    _verify(gold, _parse("0"))  # what cannot even be compared with 0 in time is no fault of the answer
+    return gold
+
+
+def _is_answer(gold: list[Any], text: str) -> bool:
+    answer = _parse(text)
+    several = answer[0].args if answer and type(answer[0]).__name__ == "FiniteSet" else ()
+    # "1/2 or 0.5" names one value.
+    return _verify(gold, answer) or (bool(several) and all(_verify(gold, [each]) for each in several))
+
+
+def _verify(gold: list[Any], answer: list[Any]) -> bool:
+    # The order matters: verify(gold, answer) is not symmetric.
+    verify = importlib.import_module("math_verify").verify
+    return bool(verify(gold, answer, allow_set_relation_comp=True, timeout_seconds=None))
+
+
+def _parse(text: str) -> list[Any]:
+    """Return the expression and its text, or only the text if it cannot be parsed. [] if the text is empty."""
+    library, sympy = importlib.import_module("math_verify"), importlib.import_module("sympy")
+    expression, *rest = library.parse(f"$${text}$$", [library.LatexExtractionConfig()], parsing_timeout=None) or [None]
+    if isinstance(expression, str) and "=" in text:
+        return _parse(text.rpartition("=")[2])  # the left side has a name that is no symbol, such as an angle's
+    if isinstance(expression, sympy.FiniteSet) and all(
+        isinstance(each, sympy.Rel) and not isinstance(each, sympy.Eq) for each in expression.args
+    ):
+        join = sympy.Intersection if re.search(r"\band\b", text) else sympy.Union
+        expression = join(*(each.as_set() for each in expression.args))
+    elif isinstance(expression, sympy.Basic):
+        expression = expression.subs({each: sympy.I for each in expression.free_symbols if each.name == "i"})
+    return [] if expression is None else [expression, *rest]

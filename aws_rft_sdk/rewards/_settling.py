@@ -1,9 +1,13 @@
-r"""Decides which value an answer settles on: "72 or 73" settles on none, "70... no wait, 72" on 72, "72. No." on none."""
+r"""Decides which value an answer settles on: "72 or 73" settles on none, "70... no wait, 72" on 72, "72. No." on none.
+
+A reader names the values: `first(text)` returns the first value of a text. This module does not know what values are.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 from aws_rft_sdk.rewards.extract import Answer
@@ -16,66 +20,189 @@ class Candidate(NamedTuple):
     """A value that a text names."""
 
     value: Value
+    """None if something stands here that commits to no value, such as "72x" or "> 72"."""
     start: int
     """Where it stands in the text."""
     end: int
+    is_label: bool = False
+    """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
 
 
 FindCandidate = Callable[[str], "Candidate | None"]
 """Returns the first value that a text names, None if it names none."""
 
-_AFTERWARDS = 300
-"""How many characters after the answer can take it back."""
-_STRUCK_OUT = re.compile(r"~~.*?~~|<(del|s|strike)>.*?</\1>", re.DOTALL)
+Hedges = Callable[[Value, str], bool]
+"""Says whether a text that follows a value names another one beside it."""
+
+# --- hedging ---
+
+_NEAR = 60
+"""How many characters after "or" can name another value."""
+_SIGNS = r"[^\w\n~#]*"
 _JOINT = re.compile(
-    r"[\s\"'*_`$)\]}?\\]*(?:(?:,|;|/|\||&|->|=>|\u2192|\u21d2|\\to\b|\\text\s?\{)?\s*(?:\b(?:or|and|maybe|perhaps)\b\s*\}?)*)"
-    r"[\s\"'*_`$(\[{\\]*",
+    rf"{_SIGNS}(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b{_SIGNS})*\n*{_SIGNS}", re.IGNORECASE
+)
+"""What joins two values directly, and says nothing itself."""
+_DOUBT = re.compile(
+    r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|if not"
+    r"|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
+    r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it's|its?|is|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
     re.IGNORECASE,
 )
-"""What joins two candidates directly, and says nothing itself."""
-_CORRECTION = re.compile(
-    r"\b(?:actually|correction|sorry|oops|i mean|make that|scratch that|rather|wait|no|should be|typo)\b[\s,:;.!\u2014-]*"
-    r"(?:(?:wait|no|it|is|it's|that's|the answer|should be|must be|to|now|correct(?:ed)?|be)\b[\s,:;.!\u2014-]*)*",
+"""A value that follows this is one more, wherever it stands."""
+_EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
+"""After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
+_CONDITION = re.compile(
+    r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I
+)
+_BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
+_OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
+"""Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
+_DENIED_BEFORE = re.compile(
+    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|sure|certain|that|if|whether|the))*\s*\Z",
     re.IGNORECASE,
 )
-"""What follows is the answer, and what stands before is not."""
-_DENIAL = re.compile(
-    r"(?:^|[.!?\n]\s*)no[.!]|\b(?:that|this|which|it)(?:'s|\u2019s| is| was)? (?:not (?:right|correct|true)|wrong|incorrect|false)\b"
-    r"|\bscratch that\b|\bnever ?mind\b|\bi (?:was|am) wrong\b",
-    re.IGNORECASE,
+"""Before a marker: "I don't think the answer is 72"."""
+_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
+"""After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
+
+# --- what the policy takes back ---
+
+_FILLERS = (
+    r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
+    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean"
+    r"|meant|think)\b"
+    r"|[^\w\n]+)*"
 )
-_TO_THE_VALUE = 12
-"""How many characters may stand between a correction and the value that it gives."""
+_CORRECTION = (
+    r"\b(?:actually|correction|corrected|sorry|oops|edit|i meant?|make (?:that|it)|typo|on second thoughts?|hmm"
+    r"|my (?:mistake|bad)"
+    r"|rather(?! than)|(?:it|that|this|answer) should (?:be|have been)"
+    r"|the (?:correct|right|real|true) (?:answer|value|result) is)\b|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
+)
+_WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo))\b"
+_DENIAL = (
+    r"(?:^|[.!?,\n]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
+    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was) {_WRONG}"
+    rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
+    r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
+    r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"
+    r"|\bi (?:was|am) (?:wrong|mistaken)\b|\b(?:i|i've) made (?:a|an) (?:mistake|error)\b"
+)
+_TAKEN_BACK = re.compile(
+    rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|\w+n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})", re.IGNORECASE
+)
+_STRUCK_OUT = re.compile(
+    r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
+)
 
 
-def settle(answers: Iterable[Answer], first: FindCandidate) -> Value | None:
+def settle(
+    answers: Iterable[Answer],
+    first: FindCandidate,
+    clean: Callable[[str], str] = lambda text: text,
+    hedges: Hedges | None = None,
+) -> Value | None:
     """Return the value of the first answer that names one.
 
-    One rule for hedging: a second, different value that is joined directly to the first by "or", "and", a slash, a
-    comma or an arrow. And one for corrections: what the policy takes back afterwards is not its answer.
+    One rule for hedging: a second, different value that is joined directly to the first, or that "or" and the like
+    introduce. And one for corrections: what the policy takes back afterwards is not its answer.
+
+    Args:
+        answers: Where answers stand, the most likely first.
+        first: Finds the first value of a text.
+        clean: Prepares each text that `first` gets.
+        hedges: For kinds of values that need a finer reading than the common rule.
 
     Returns:
         The value. None if no answer names one, or the answer names several, or the policy takes it back.
     """
-    for answer in answers:
-        text = _STRUCK_OUT.sub(" ", answer.text)
+    remaining = iter(answers)
+    for answer in remaining:
+        text = clean(_STRUCK_OUT.sub(" ", answer.text))
         found = first(text)
-        if found is not None:
-            return _settled(found, text[found.end :] + _STRUCK_OUT.sub(" ", answer.after[:_AFTERWARDS]), first)
+        if found is None or _DENIED_BEFORE.search(answer.before[-_NEAR:]):
+            continue
+        after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(answer.before[-_NEAR:]):
+            return None
+        if _is_listed(found, answer, next(remaining, None), first, clean, hedges):
+            return None
+        return _settled(found, text[found.end :] + clean(after), first, hedges or partial(_is_hedged, first))
     return None
 
 
-def _settled(found: Candidate, rest: str, first: FindCandidate) -> Value | None:
-    joint = _JOINT.match(rest)
-    gap = joint.end() if joint else 0
-    other = first(rest[gap:]) if gap else None
-    if other is not None and other.start == 0 and other.value != found.value:
-        return None
-    value: Value | None = found.value
-    for taken_back in re.finditer(rf"(?P<denial>{_DENIAL.pattern})|{_CORRECTION.pattern}", rest, re.IGNORECASE):
-        new = first(rest[taken_back.end() :].partition("\n")[0])
-        if new is not None and new.start <= _TO_THE_VALUE:
-            value = new.value
-        elif taken_back["denial"]:
+def _is_listed(
+    found: Candidate,
+    answer: Answer,
+    previous: Answer | None,
+    first: FindCandidate,
+    clean: Callable[[str], str],
+    hedges: Hedges | None,
+) -> bool:
+    r"""Say whether the answer is joined to another one before it, as in `\boxed{72} or \boxed{73}`."""
+    if previous is None or previous.marker >= answer.marker or previous.visible != answer.visible:
+        return False
+    text = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
+    other = first(text)
+    if other is None or other.value in (None, found.value):
+        return False
+    gap = text[other.end :]
+    if "\n" in gap.strip(" "):
+        return False
+    if hedges:
+        return not re.search(r"[.!?]\s", gap) and hedges(other.value, gap + clean(answer.text))
+    return (_JOINT.fullmatch(gap) or _DOUBT.search(gap)) is not None
+
+
+def _settled(found: Candidate, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
+    """Return the value that a text settles on whose first value is `found` and which goes on with `rest`."""
+    if not rest.strip():
+        return found.value
+    value = None if hedges(found.value, rest) else found.value
+    for taken_back in _TAKEN_BACK.finditer(rest):
+        for begin in (taken_back.start("fillers"), taken_back.end()):
+            tail = rest[begin:].partition("\n")[0].lstrip(" ,.:*\"'")
+            new = first(tail[:_NEAR])
+            if new is not None and new.start == 0 and new.value is not None:
+                break
+        else:
+            value = None if taken_back["denial"] else value
+            continue
+        if not taken_back["negation"]:
+            value = None if hedges(new.value, tail[new.end :]) else new.value
+        elif new.value == value:
             value = None
     return value
+
+
+def _is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
+    """Say whether a text goes on with another value beside the one found."""
+    if any(_is_joined(first, value, tail) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
+        return True
+    return any(
+        other is not None and other.start == 0 and other.value not in (None, value)
+        for other in (first(rest[doubt.end() : doubt.end() + _NEAR]) for doubt in _DOUBT.finditer(rest))
+    )
+
+
+def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
+    other = first(rest)
+    if other is None or other.is_label or other.value in (None, value):
+        return False
+    gap, after = rest[: other.start], rest[other.end :]
+    one, two = _CONDITION.match(rest), _CONDITION.match(after)
+    if one and two and (one[1] == two[1] or "otherwise" in two[1]):
+        return True
+    in_brackets = "(" in rest[: other.start + 1]
+    if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
+        return False
+    # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
+    if "\n" in gap.strip(" ") and not _WORDS.search(gap):
+        return not after.partition("\n")[0].strip(" .*")
+    if in_brackets and re.match(r"[^)\n]*[a-z]", after):
+        return False
+    return _WORDS.search(gap) is not None or not _EXPLAINED.match(after)
+
+
+_WORDS = re.compile(r"\w")

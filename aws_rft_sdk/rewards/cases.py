@@ -10,6 +10,7 @@
 | `kind` | `success` or `failure` (an honest try that failed); left out for neither |
 | `group` | name of the prompt's group; by default, cases with one prompt are a group |
 | `metadata` | an object with anything else |
+| `state` | the final state of the environment; adversaries have none |
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from typing import Any, Literal
 
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.errors import DatasetError, PayloadError
+from aws_rft_sdk.rewards._messages import prompt_messages
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
 from aws_rft_sdk.types import parse_reward
 
-_FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata"}
+_FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata", "state"}
 _KINDS = ("success", "failure")
 
 
@@ -117,17 +119,8 @@ def parse_case(value: JSON, line: int = 1) -> Case:
     if group is None:
         key = prompt if prompt is not None else [message for message in messages if message.get("role") == "user"][:1]
         group = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
-    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata)
+    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata, value.get("state"))
     return Case(line, rollout, str(group), kind, _expected(value["expected"]) if "expected" in value else None)
-
-
-def prompt_messages(prompt: JSON) -> list[JSON]:
-    """Return a prompt as messages: itself when it is a list of them, else one message of the user; none for None."""
-    if prompt is None:
-        return []
-    if isinstance(prompt, list) and prompt and all(isinstance(item, Mapping) and "role" in item for item in prompt):
-        return list(prompt)
-    return [{"role": "user", "content": prompt if isinstance(prompt, str) else json.dumps(prompt)}]
 
 
 def _messages(value: Mapping[str, Any], prompt: JSON) -> tuple[JSON, ...]:

@@ -1,70 +1,71 @@
-"""Rewards made of rewards. Each reports its parts as components of the result."""
+"""Rewards made of rewards. Each reports its parts as components of the result.
+
+A combination with a group reward among its parts is a group reward: each part gets the whole group, and the values of
+each rollout are combined. Called with one rollout, such a combination raises a `RewardError`, unless the group reward
+can also be called with one rollout.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Union
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Union
 
 from aws_rft_sdk._checks import check_number
-from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.errors import ConfigurationError, RewardError
 from aws_rft_sdk.rewards._checks import check_reward
-from aws_rft_sdk.rewards.rollout import Component, Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rewards.rollout import (
+    AnyReward,
+    Component,
+    RewardResult,
+    Rollout,
+    evaluate,
+    evaluate_group,
+    is_group_reward,
+    leaves,
+)
 
-Part = Union[Reward, "tuple[Reward, float]"]
+Part = Union[AnyReward, "tuple[AnyReward, float]"]
 """A reward with the weight 1, or a reward and its weight."""
+Scorer = Callable[[AnyReward, Sequence[Rollout]], list[RewardResult]]
+"""`evaluate_group`, or what scores rollouts one by one."""
 
 
-@dataclass(frozen=True)
-class _Weighted:
-    name: str
-    reward: Reward
-    weight: float
+def _one_by_one(reward: AnyReward, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+    return [evaluate(reward, rollout) for rollout in rollouts]
 
 
-def _parts(parts: Mapping[str, Part]) -> tuple[_Weighted, ...]:
-    weighted = []
-    for name, part in parts.items():
-        reward, weight = part if isinstance(part, tuple) else (part, 1.0)
-        check_reward(reward, f"part {name!r}")
-        check_number(f"the weight of {name!r}", weight)
-        weighted.append(_Weighted(name, reward, float(weight)))
-    return tuple(weighted)
-
-
-def _sum(parts: Sequence[_Weighted], rollout: Rollout) -> tuple[float | None, tuple[Component, ...]]:
-    """Return the weighted sum, None when a part that counts cannot be judged, and all that could be."""
-    total: float | None = 0.0
-    components: list[Component] = []
-    terms = []
-    for part in parts:
-        result = evaluate(part.reward, rollout)
-        if result.reward is None:
-            total = None if part.weight else total
-        else:
-            components.append(Component(part.name, result.reward, counts=bool(part.weight)))
-            terms.append(part.weight * result.reward)
-        components += _inner(part.name, result)
-    # fsum is exact, so that the order of the parts does not matter.
-    return (None if total is None else math.fsum(terms)), tuple(components)
-
-
-def _inner(name: str, result: RewardResult) -> list[Component]:
-    return [Component(f"{name}/{item.name}", item.value, counts=False) for item in result.components]
-
-
-class _Combination:
+class Combination:
     """What all rewards made of rewards have in common."""
 
-    def __call__(self, rollout: Rollout) -> RewardResult:
+    _rewards: ClassVar[tuple[str, ...]] = ()
+    """Fields that hold a reward."""
+    _mapping: ClassVar[str | None] = None
+    """The field that holds parts with weights."""
+
+    def reward_parts(self) -> Mapping[str, AnyReward]:
+        """Return the rewards that this one is made of, by name."""
+        weighted = _weighted(getattr(self, self._mapping)) if self._mapping else ()
+        return {name: getattr(self, name) for name in self._rewards} | {name: part for name, part, _ in weighted}
+
+    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
+        """Score each part with `score` and combine what each rollout got."""
         raise NotImplementedError
 
-    def _named_parts(self) -> Mapping[str, Reward]:
-        """Return the rewards that this one is made of."""
-        raise NotImplementedError
+    def __call__(self, rollout: Rollout) -> RewardResult:
+        """Return the reward of one rollout.
+
+        Raises:
+            RewardError: A part only scores groups; use `score_group`.
+        """
+        return self._results([rollout], _one_by_one)[0]
+
+    def score_group(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+        """Return the reward of each rollout of one prompt, in order. Parts that compare rollouts get all of them."""
+        return self._results(rollouts, evaluate_group)
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the reward of a text against a ground truth, None when it cannot be judged.
@@ -72,24 +73,57 @@ class _Combination:
         Raises:
             ConfigurationError: A part looks at more than the text, so that it has no `score`; the message names it.
         """
-        if path := _part_without_score(self):
-            raise ConfigurationError(
-                f"part {path!r} has no score: it looks at the whole rollout; call the reward with a Rollout"
-            )
+        for path, part in leaves(self):
+            if not callable(getattr(part, "score", None)):
+                raise ConfigurationError(
+                    f"part {path!r} has no score: it looks at the whole rollout; call the reward with a Rollout"
+                )
         return self(Rollout.of_answer(answer_text, ground_truth)).reward
 
 
-def _part_without_score(combination: _Combination) -> str | None:
-    for name, part in combination._named_parts().items():
-        if isinstance(part, _Combination):
-            if inner := _part_without_score(part):
-                return f"{name}/{inner}"
-        elif not callable(getattr(part, "score", None)):
-            return name
-    return None
+def _weighted(parts: Mapping[str, Part]) -> Iterator[tuple[str, AnyReward, float]]:
+    for name, part in parts.items():
+        reward, weight = part if isinstance(part, tuple | list) else (part, 1.0)
+        yield name, reward, weight
 
 
-class WeightedSum(_Combination):
+def _checked(parts: Mapping[str, Part]) -> Mapping[str, Part]:
+    for name, reward, weight in _weighted(parts):
+        check_reward(reward, f"part {name!r}")
+        check_number(f"the weight of {name!r}", weight)
+    return FrozenDict({name: (reward, float(weight)) for name, reward, weight in _weighted(parts)})
+
+
+def _sums(
+    parts: Mapping[str, Part], rollouts: Sequence[Rollout], score: Scorer
+) -> list[tuple[float | None, list[Component]]]:
+    """Return the weighted sum of each rollout, None when a part that counts cannot be judged, and all that could be."""
+    scored = [(name, weight, score(reward, rollouts)) for name, reward, weight in _weighted(parts)]
+    return [_sum([(name, weight, results[i]) for name, weight, results in scored]) for i in range(len(rollouts))]
+
+
+def _sum(parts: Sequence[tuple[str, float, RewardResult]]) -> tuple[float | None, list[Component]]:
+    components: list[Component] = []
+    for name, weight, result in parts:
+        if result.reward is not None:
+            components.append(Component(name, result.reward, counts=bool(weight)))
+        components += _inner(name, result)
+    if any(weight and result.reward is None for _, weight, result in parts):
+        return None, components
+    # fsum is exact, so that the order of the parts does not matter.
+    return math.fsum(weight * result.reward for _, weight, result in parts if result.reward is not None), components
+
+
+def _inner(name: str, result: RewardResult) -> list[Component]:
+    return [Component(f"{name}/{item.name}", item.value, counts=False) for item in result.components]
+
+
+def _clipped(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
+
+
+@dataclass(frozen=True)
+class WeightedSum(Combination):
     """The sum of w_i * r_i over the parts that count, clipped to a range where one is given.
 
     A part with the weight 0 is a metric: reported, and never part of the reward. When a part that counts cannot be
@@ -106,49 +140,59 @@ class WeightedSum(_Combination):
         1.1
     """
 
-    def __init__(self, parts: Mapping[str, Part], *, clip: tuple[float, float] | None = None) -> None:
-        self.parts = _parts(parts)
-        self.clip = _range(clip) if clip else None
-        if not any(part.weight for part in self.parts):
+    parts: Mapping[str, Part]
+    """Rewards by name, each alone or with its weight: `(reward, 0.5)`."""
+    clip: tuple[float, float] | None = field(default=None, kw_only=True)
+    """Lowest and highest sum; None for any."""
+    _mapping = "parts"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "parts", _checked(self.parts))
+        if self.clip:
+            object.__setattr__(self, "clip", _range(self.clip))
+        if not any(weight for _, _, weight in _weighted(self.parts)):
             raise ConfigurationError("a weighted sum needs a part with a weight other than 0")
 
-    def __call__(self, rollout: Rollout) -> RewardResult:
-        """Return the sum with its parts as components."""
-        total, components = _sum(self.parts, rollout)
-        if total is not None and self.clip:
-            total = min(max(total, self.clip[0]), self.clip[1])
-        return RewardResult(total, components)
-
-    def _named_parts(self) -> Mapping[str, Reward]:
-        return {part.name: part.reward for part in self.parts}
+    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
+        low, high = self.clip or (-math.inf, math.inf)
+        return [
+            RewardResult(None if total is None else _clipped(total, low, high), tuple(components))
+            for total, components in _sums(self.parts, rollouts, score)
+        ]
 
 
-class Clip(_Combination):
-    """A reward, clipped to a range. None stays None.
+@dataclass(frozen=True)
+class Clip(Combination):
+    """A reward, clipped to a range. None stays None. Components and rewards of turns stay as they are.
 
     Raises:
         ConfigurationError: The range is empty or not finite.
     """
 
-    def __init__(self, reward: Reward, low: float, high: float) -> None:
-        check_reward(reward)
-        self.reward = reward
-        self.low, self.high = _range((low, high))
+    reward: AnyReward
+    low: float
+    high: float
+    _rewards = ("reward",)
 
-    def _named_parts(self) -> Mapping[str, Reward]:
-        return {"reward": self.reward}
+    def __post_init__(self) -> None:
+        check_reward(self.reward)
+        _range((self.low, self.high))
 
-    def __call__(self, rollout: Rollout) -> RewardResult:
-        """Return the clipped reward; components and rewards of turns stay as they are."""
-        result = evaluate(self.reward, rollout)
+    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
+        return [self._result(result) for result in score(self.reward, rollouts)]
+
+    def _result(self, result: RewardResult) -> RewardResult:
         if result.reward is None:
             return result
-        return RewardResult(min(max(result.reward, self.low), self.high), result.components, result.turns_rewards)
+        return RewardResult(_clipped(result.reward, self.low, self.high), result.components, result.turns_rewards)
 
 
-class Gate(_Combination):
-    """A reward that is only given when a condition is met.
+@dataclass(frozen=True)
+class Gate(Combination):
+    """A reward that is only given when a condition is met, otherwise `otherwise`.
 
+    None when the condition, or the reward behind an open gate, cannot be judged. A group reward behind the gate
+    compares all rollouts of the prompt, also those that do not pass.
     A gated bonus tells a policy nothing about how to open the gate: prefer a small ungated part for what leads there.
 
     Raises:
@@ -158,29 +202,41 @@ class Gate(_Combination):
         >>> reward = Gate(Format.tags("answer"), gsm8k, otherwise=-0.1)
     """
 
-    def __init__(self, condition: Reward, reward: Reward, *, threshold: float = 0.5, otherwise: float = 0.0) -> None:
-        check_reward(condition, "the condition")
-        check_reward(reward)
-        check_number("threshold", threshold)
-        check_number("otherwise", otherwise)
-        self.condition = condition
-        self.reward = reward
-        self.threshold = threshold
-        self.otherwise = otherwise
+    condition: AnyReward
+    reward: AnyReward
+    """Computed only when a gate is open."""
+    threshold: float = field(default=0.5, kw_only=True)
+    """The gate is open when the condition is at least this."""
+    otherwise: float = field(default=0.0, kw_only=True)
+    _rewards = ("condition", "reward")
 
-    def _named_parts(self) -> Mapping[str, Reward]:
-        return {"condition": self.condition, "reward": self.reward}
+    def __post_init__(self) -> None:
+        check_reward(self.condition, "the condition")
+        check_reward(self.reward)
+        check_number("threshold", self.threshold)
+        check_number("otherwise", self.otherwise)
 
-    def __call__(self, rollout: Rollout) -> RewardResult:
-        """Return the reward, `otherwise` below the threshold; None when what was asked cannot be judged."""
-        condition = evaluate(self.condition, rollout)
+    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
+        conditions = score(self.condition, rollouts)
+        is_open = [item.reward is not None and item.reward >= self.threshold for item in conditions]
+        # A group reward compares all rollouts. Any other reward is only asked about those that pass.
+        all_asked = any(is_open) and (all(is_open) or is_group_reward(self.reward))
+        asked = rollouts if all_asked else list(itertools.compress(rollouts, is_open))
+        scores = iter(score(self.reward, asked) if asked else ())
+        behind = [next(scores) if all_asked or passes else None for passes in is_open]
+        return [
+            self._result(condition, result if passes else None)
+            for condition, result, passes in zip(conditions, behind, is_open, strict=True)
+        ]
+
+    def _result(self, condition: RewardResult, result: RewardResult | None) -> RewardResult:
+        """Return what the result behind the gate is worth; None for it when the gate is closed."""
+        components = _inner("gate", condition)
         if condition.reward is None:
-            return RewardResult(None, tuple(_inner("gate", condition)))
-        is_open = condition.reward >= self.threshold
-        components = [Component("gate", float(is_open), counts=False), *_inner("gate", condition)]
-        if not is_open:
+            return RewardResult(None, tuple(components))
+        components.insert(0, Component("gate", float(result is not None), counts=False))
+        if result is None:
             return RewardResult(self.otherwise, tuple(components))
-        result = evaluate(self.reward, rollout)
         taken = {component.name for component in components}
         for item in result.components:  # those of a gate behind this gate have the same names
             name = item.name
@@ -191,74 +247,76 @@ class Gate(_Combination):
         return RewardResult(result.reward, tuple(components), result.turns_rewards)
 
 
-class DominantOutcome(_Combination):
+@dataclass(frozen=True)
+class DominantOutcome(Combination):
     """An outcome with few levels, plus shaping so small that it never reorders them.
 
     reward = outcome + min(max(sum of w_i * s_i, -b), b), b being the bound at the outcome's tier. At construction,
     t + b(t) < u - b(u) is checked for all tiers t < u, and that no tier straddles the success threshold. Without this
     check a published game reward let slow and fast wins swap places, and a slow win fall below the threshold.
 
-    Args:
-        outcome: A reward that gives one of the tiers and nothing else.
-        shaping: Its parts, as in `WeightedSum`.
-        tiers: All values of the outcome.
-        bound: Largest amount by which shaping moves a reward: one for all tiers, or one for each.
-        success_threshold: What a job counts as a success; None when that does not matter.
+    None when the outcome or a part of the shaping that counts cannot be judged.
 
     Raises:
         ConfigurationError: Shaping could reorder two tiers, or carry one across the threshold; the message says which.
+        RewardError: On a call, the outcome is none of the tiers.
 
     Example:
         >>> DominantOutcome(gsm8k, {"short": Length(200, 400)}, tiers=(0.0, 1.0), bound=0.1).bounds
         {0.0: 0.1, 1.0: 0.1}
     """
 
-    def __init__(
-        self,
-        outcome: Reward,
-        shaping: Mapping[str, Part],
-        *,
-        tiers: Sequence[float] = (0.0, 1.0),
-        bound: float | Mapping[float, float] = 0.1,
-        success_threshold: float | None = None,
-    ) -> None:
-        check_reward(outcome, "the outcome")
-        self.outcome = outcome
-        self.shaping = _parts(shaping)
-        if taken := {"outcome", "shaping"} & set(shaping):
-            raise ConfigurationError(f"a part of the shaping needs another name than {min(taken)!r}")
-        self.bounds = _bounds(tiers, bound)
-        if success_threshold is not None:
-            check_number("success_threshold", success_threshold)
-        _check_tiers(self.bounds, success_threshold)
+    outcome: AnyReward
+    """A reward that gives one of the tiers and nothing else."""
+    shaping: Mapping[str, Part]
+    """Parts as in `WeightedSum`."""
+    tiers: Sequence[float] = field(default=(0.0, 1.0), kw_only=True)
+    """All values of the outcome."""
+    bound: float | Mapping[float, float] = field(default=0.1, kw_only=True)
+    """Largest amount by which shaping moves a reward: one for all tiers, or one for each."""
+    success_threshold: float | None = field(default=None, kw_only=True)
+    """What a job counts as a success; None when that does not matter."""
+    _rewards, _mapping = ("outcome",), "shaping"
 
-    def _named_parts(self) -> Mapping[str, Reward]:
-        return {"outcome": self.outcome, **{part.name: part.reward for part in self.shaping}}
+    def __post_init__(self) -> None:
+        check_reward(self.outcome, "the outcome")
+        object.__setattr__(self, "shaping", _checked(self.shaping))
+        if taken := {"outcome", "shaping"} & set(self.shaping):
+            raise ConfigurationError(f"a part of the shaping needs another name than {min(taken)!r}")
+        if self.success_threshold is not None:
+            check_number("success_threshold", self.success_threshold)
+        bounds = _bounds(self.tiers, self.bound)
+        _check_tiers(bounds, self.success_threshold)
+        object.__setattr__(self, "tiers", tuple(bounds))
+        object.__setattr__(self, "bound", FrozenDict(bounds))  # type: ignore[arg-type] # floats are keys as good as texts
+
+    @property
+    def bounds(self) -> dict[float, float]:
+        """Largest amount by which shaping moves a reward, by tier, from the lowest tier up."""
+        return dict(self.bound)  # type: ignore[arg-type] # a mapping since __post_init__
 
     @property
     def shaping_bound(self) -> float:
         """Largest amount by which shaping moves any reward."""
         return max(self.bounds.values())
 
-    def __call__(self, rollout: Rollout) -> RewardResult:
-        """Return outcome plus shaping; None when the outcome or a part of the shaping that counts cannot be judged.
+    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
+        shapings = _sums(self.shaping, rollouts, score)
+        return list(map(self._result, score(self.outcome, rollouts), shapings))
 
-        Raises:
-            RewardError: The outcome is none of the tiers.
-        """
-        outcome = evaluate(self.outcome, rollout)
-        shaping, components = _sum(self.shaping, rollout)
-        inner = (*_inner("outcome", outcome), *components)
+    def _result(self, outcome: RewardResult, shaping: tuple[float | None, list[Component]]) -> RewardResult:
+        amount, parts = shaping
+        inner = (*_inner("outcome", outcome), *parts)
         if outcome.reward is None:
             return RewardResult(None, inner)
-        tier = min(self.bounds, key=lambda tier: abs(tier - outcome.reward))  # type: ignore[operator] # not None
+        bounds = self.bounds
+        tier = min(bounds, key=lambda tier: abs(tier - outcome.reward))  # type: ignore[operator] # not None
         if not math.isclose(tier, outcome.reward, abs_tol=1e-9):
-            raise RewardError(f"the outcome {outcome.reward} is none of the tiers {sorted(self.bounds)}")
+            raise RewardError(f"the outcome {outcome.reward} is none of the tiers {sorted(bounds)}")
         components = (Component("outcome", tier), *inner)
-        if shaping is None:
+        if amount is None:
             return RewardResult(None, components)
-        bound = self.bounds[tier]
-        clipped = min(max(shaping, -bound), bound)
+        clipped = _clipped(amount, -bounds[tier], bounds[tier])
         return RewardResult(tier + clipped, (*components, Component("shaping", clipped, counts=False)))
 
 

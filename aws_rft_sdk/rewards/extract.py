@@ -8,9 +8,10 @@ wins. An extractor sees the visible text only: thoughts are cut away, and so is 
 
 from __future__ import annotations
 
-import heapq
+import functools
 import json
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,16 +29,14 @@ _LAST_MARKERS = 8
 
 # --- the visible text ---
 
-_TAG_NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection"
-_OPENING = (
-    rf"<(?:{_TAG_NAMES})>|<\|begin_(?:of|internal)_thought\|>|\[THINK\]|<seed:think>|\u25c1think\u25b7"
-    r"|<\|channel\|>\s*(?:analysis|commentary)\b"
+_TAG_NAMES = "think|thinking|thought|thoughts|reasoning|scratchpad|reflection|seed:think"
+_THOUGHT_MARK = re.compile(
+    rf"<(?:/?(?i:{_TAG_NAMES})>|\|(?i:begin|end)_(?:of|internal)_thought\|>"
+    r"|\|channel\|>\s{0,9}(?:analysis|commentary|final)\b(?:\s{0,9}<\|message\|>)?)|\[/?THINK\]|\u25c1/?think\u25b7"
 )
-_CLOSING = (
-    rf"</(?:{_TAG_NAMES})>|<\|end_(?:of|internal)_thought\|>|\[/THINK\]|</seed:think>|\u25c1/think\u25b7"
-    r"|<\|channel\|>\s*final\b(?:\s*<\|message\|>)?"
-)
-_THOUGHT_MARK = re.compile(rf"(?P<opening>{_OPENING})|(?P<closing>{_CLOSING})", re.IGNORECASE)
+_CLOSING = re.compile(r".(?:/|\|end|\|channel\|>\s*final)", re.IGNORECASE)
+_HARMONY_AS_TEXT = "assistantfinal"
+"""What is left of harmony's final channel if the special tokens are not decoded."""
 _SOLUTION = re.compile(r"<\|(?:begin|end)_of_(?:solution|answer)\|>", re.IGNORECASE)
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return|end_of_turn|eos)\|>|</s>|<end_of_turn>|<eos>"
@@ -62,7 +61,7 @@ def strip_thoughts(text: str) -> str | None:
     visible: list[str] = []
     depth, end = 0, 0
     for mark in _THOUGHT_MARK.finditer(text):
-        if mark["opening"]:
+        if not _CLOSING.match(mark[0]):
             if not depth:
                 visible.append(text[end : mark.start()])
             depth += 1
@@ -74,14 +73,15 @@ def strip_thoughts(text: str) -> str | None:
         end = mark.end()
     if depth:
         return None
-    visible.append(text[end:])
+    visible.append(text[end:].rpartition(_HARMONY_AS_TEXT)[2])
     return _END_OF_TURN.split(_SOLUTION.sub("\n", "".join(visible)).lstrip("\ufeff"), maxsplit=1)[0]
 
 
 _QUESTION = re.compile(
-    r"^[ \t*#]{0,9}(?:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]|<\|",
-    re.IGNORECASE | re.MULTILINE,
+    r"[\n<](?:(?<=\n)[ \t*#]{0,9}(?i:question|problem|exercise|human|user|q)[ \t]{0,3}[0-9]{0,4}[ \t*]{0,3}[:.]"
+    r"|(?<=<)\|)"
 )
+"""A new question that the policy asks itself after its answer, or a template of a chat."""
 
 
 # --- answers ---
@@ -109,9 +109,13 @@ class Answer(NamedTuple):
 
     @property
     def after(self) -> str:
-        """What the policy says after the answer, up to a new question that the policy asks itself."""
-        question = _QUESTION.search(self.visible, self.end)
-        return self.visible[self.end : question.start() if question else None]
+        """What the policy says after the answer, up to 1,000 characters and to a new question that it asks itself."""
+        return _QUESTION.split(self.visible[self.end : self.end + ANSWER_CHARACTERS], maxsplit=1)[0]
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the answer is the whole text, so that no marker says where it stands."""
+        return self.start == 0 and self.end == len(self.visible)
 
     @classmethod
     def of(cls, text: str) -> Answer:
@@ -127,8 +131,10 @@ class Extractor:
         raise NotImplementedError
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the answers of a rollout, the last one first. None of a rollout that ends inside a thought."""
-        visible = strip_thoughts(rollout.answer)
+        """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
+        return self._answers_of(rollout, strip_thoughts(rollout.answer))
+
+    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         return iter(()) if visible is None else self.answers(visible)
 
     def __or__(self, other: Extractor) -> Extractor:
@@ -149,7 +155,11 @@ class _Union(Extractor):
     extractors: tuple[Extractor, ...]
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        return heapq.merge(*(each.answers(visible) for each in self.extractors), key=lambda answer: -answer.marker)
+        found = [answer for each in self.extractors for answer in each.answers(visible)]
+        found.sort(key=lambda answer: -answer.marker)
+        # A new question ends the answer to the first one, whatever marks the answer to the new one.
+        question = _QUESTION.search(visible, found[-1].end) if len(found) > 1 else None
+        return iter([each for each in found if question is None or each.marker < question.start()])
 
 
 class Extract(Extractor):
@@ -178,10 +188,9 @@ class Extract(Extractor):
         for each in self.extractors:
             yield from each.answers(visible)
 
-    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the answers of the first extractor, then those of the next. See `Extractor.answers_of`."""
+    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         for each in self.extractors:
-            yield from each.answers_of(rollout)
+            yield from each._answers_of(rollout, visible)
 
 
 @dataclass(frozen=True)
@@ -193,10 +202,20 @@ class Boxed(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last boxes. See `Extractor.answers`."""
-        for found in reversed(list(_BOX.finditer(visible))[-_LAST_MARKERS:]):
+        for found in _last_marks(_BOX, visible)[0]:
             end = _closing_brace(visible, found.end())
             if end is not None:
                 yield Answer(visible, found.start(), found.end(), end)
+
+
+def _last_marks(marker: re.Pattern[str], visible: str) -> tuple[list[re.Match[str]], int]:
+    """Return the last marks before a new question, the last one first, and where the new question begins."""
+    first = marker.search(visible)
+    if first is None:
+        return [], len(visible)
+    question = _QUESTION.search(visible, first.end())
+    limit = question.start() if question else len(visible)
+    return [*reversed(deque(marker.finditer(visible, first.start(), limit), _LAST_MARKERS))], limit
 
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
@@ -237,30 +256,47 @@ class AfterMarker(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last markers. See `Extractor.answers`."""
-        pattern = "|".join(re.escape(name).replace(":", r"[*_ ]{0,4}[:\uff1a]") for name in self.markers)
-        return _lines_after(re.compile(pattern), visible)
+        return _lines_after(_marker_pattern(self.markers), visible)
+
+
+@functools.lru_cache(maxsize=64)
+def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(re.escape(name).replace(":", r"[*_ ]{0,4}[:\uff1a]") for name in markers))
 
 
 def _lines_after(marker: re.Pattern[str], visible: str) -> Iterator[Answer]:
-    first = marker.search(visible)
-    if first is None:
-        return
-    question = _QUESTION.search(visible, first.end())
-    limit = question.start() if question else len(visible)
-    found = [first, *marker.finditer(visible, first.end(), limit)]
-    for mark in reversed(found[-_LAST_MARKERS:]):
+    marks, limit = _last_marks(marker, visible)
+    for mark in marks:
         start = _NOTHING.match(visible, mark.end(), limit).end()  # type: ignore[union-attr] # it matches nothing too
-        end = visible.find("\n", start, min(limit, start + ANSWER_CHARACTERS))
-        yield Answer(visible, mark.start(), start, min(limit, start + ANSWER_CHARACTERS) if end < 0 else end)
+        if "\n" in visible[mark.end() : start] and (bullet := _BULLET.match(visible, start, limit)):
+            start = bullet.end()
+        if not _REMARK.match(visible, start, limit):
+            end = min(limit, start + ANSWER_CHARACTERS)
+            line_end = _LINE_END.search(visible, start, end)
+            yield Answer(visible, mark.start(), start, line_end.start() if line_end else end)
 
 
-_NOTHING = re.compile(r"(?:[\s:*_`\uff1a]|```\w*\n)*")
-"""What says nothing between a marker and its answer: spaces, emphasis, a fence."""
+_NOTHING = re.compile(
+    r"(?:```\w*\n|[\s:#*_`\uff1a]|(?:the )?(?:final |correct )?answer(?: is\b)?(?=[\s:*\uff1a]))*", re.IGNORECASE
+)
+"""What says nothing between a marker and its answer: spaces, emphasis, a fence, another marker."""
+_BULLET = re.compile(r"[-+\u2022\u2013] +")
+_REMARK = re.compile(r"(?:explanation|reasoning|verif(?:ication|y)|check|note|step|proof|why)\b", re.IGNORECASE)
+"""A heading after the answer."""
+_LINE_END = re.compile(r"\r?\n|</answer>", re.IGNORECASE)
+_IS = (
+    r"[\s*_]{0,9}(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?i:is|(?:should|must|will|would) be)\b"
+    r"(?! (?i:correct|right|wrong|greater|more|less|fewer|larger|smaller|bigger|between|divisible|a multiple)\b))"
+)
+_LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*_]{2}", r"[ \t*_]{3}"))
+# Begins with a set of characters, so that a search passes over all others quickly.
 PROSE_MARKER = re.compile(
-    r"^[ \t#*_]{0,9}(?:final )?answer[ \t*_]{0,9}$|^[ \t*_]{0,9}A[ \t*_]{0,9}:"
-    r"|\b(?:answer(?: to (?:the|this|that) (?:question|problem))?|(?:correct|right|best) (?:choice|option))[\s*_]{0,9}"
-    r"(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?:is|(?:should|must|will|would) be)\b(?! (?:correct|right|wrong)\b))",
-    re.IGNORECASE | re.MULTILINE,
+    r"[AaCcOo#\u7b54](?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
+    r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
+    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .))(?i:nswer)[ \t*_]{0,9}$"
+    rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"
+    r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)|(?<=\u7b54)\u6848[\u662f\u4e3a:\uff1a])",
+    re.MULTILINE,
 )
 
 
@@ -268,9 +304,12 @@ PROSE_MARKER = re.compile(
 class Prose(Extractor):
     """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
 
+    marker: re.Pattern[str] = PROSE_MARKER
+    """What says that an answer follows."""
+
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last of these. See `Extractor.answers`."""
-        return _lines_after(PROSE_MARKER, visible)
+        return _lines_after(self.marker, visible)
 
 
 @dataclass(frozen=True)
@@ -284,17 +323,17 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]+", self.name):
+        if not re.fullmatch(r"[\w-]+", str(self.name)):
             raise ConfigurationError(
                 f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
             )
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last tags. See `Extractor.answers`."""
-        marks = list(re.finditer(rf"<{self.name}>", visible, re.IGNORECASE))
-        for mark in reversed(marks[-_LAST_MARKERS:]):
-            closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end())
-            yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else len(visible))
+        marks, limit = _last_marks(re.compile(rf"<{self.name}>", re.IGNORECASE), visible)
+        for mark in marks:
+            closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end(), limit)
+            yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else limit)
 
 
 @dataclass(frozen=True)
@@ -315,14 +354,15 @@ class CodeFence(Extractor):
 
 
 _FENCED = re.compile(
-    r"(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
+    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
     re.DOTALL | re.MULTILINE,
 )
 
 
 @dataclass(frozen=True, init=False)
 class JsonPath(Extractor):
-    """A value of the JSON that the answer is. The JSON may stand in a fenced block.
+    """A value of the JSON object or array that the answer is, or holds: in a fenced block or between sentences.
 
     Args:
         path: Keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
@@ -334,18 +374,23 @@ class JsonPath(Extractor):
     path: tuple[str | int, ...]
 
     def __init__(self, *path: str | int) -> None:
-        if not path or not all(isinstance(step, str | int) and not isinstance(step, bool) for step in path):
+        if not path or not all(type(step) in (str, int) for step in path):
             raise ConfigurationError(f"JsonPath needs keys and indexes such as JsonPath('answer'), not {path!r:.80}")
         object.__setattr__(self, "path", path)
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the value, of the last JSON text that has it. See `Extractor.answers`."""
-        for text in (*(fence.text for fence in CodeFence().answers(visible)), visible):
+        begins = min((at for at in (visible.find("{"), visible.find("[")) if at >= 0), default=0)
+        inside = visible[begins : max(visible.rfind("}"), visible.rfind("]")) + 1]
+        for text in (*(fence.text for fence in CodeFence().answers(visible)), visible, inside):
             try:
                 value = json.loads(text)
             except (ValueError, RecursionError):
                 continue
-            yield from _value_at(value, self.path)
+            found = list(_value_at(value, self.path))
+            yield from found
+            if found:
+                return
 
 
 @dataclass(frozen=True)
@@ -364,8 +409,7 @@ class ToolArgument(Extractor):
         """Yield nothing: a text has no calls."""
         return iter(())
 
-    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the argument of the last call. Nothing if there is no such call, or the last one lacks the argument."""
+    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         calls = [call for call in tool_calls(rollout) if call.name == self.tool]
         return _value_at(calls[-1].arguments, (self.argument,)) if calls else iter(())
 
@@ -382,16 +426,24 @@ def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
 
 @dataclass(frozen=True)
 class LastNumber(Extractor):
-    """The last number of the text, without its line. A list of figures earns a lucky reward with it."""
+    """The last number of the text, without its line. A list of figures earns a lucky reward with it.
+
+    A number inside a calculation does not count, nor does a span of time such as "in 2 months" after the number.
+    """
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the last number. See `Extractor.answers`."""
-        found = list(_FIGURE.finditer(visible, max(0, len(visible) - 2 * ANSWER_CHARACTERS)))
-        if found:
-            yield Answer(visible, found[-1].start(), found[-1].start(), found[-1].end())
+        """Yield the last numbers, the last one first. See `Extractor.answers`."""
+        found = deque(_FIGURE.finditer(visible, max(0, len(visible) - 2 * ANSWER_CHARACTERS)), 2 * _LAST_MARKERS)
+        spans = [bool(_SPAN.search(visible, max(0, each.start() - 8), each.end() + 8)) for each in found]
+        for figure, _ in sorted(zip(reversed(found), reversed(spans), strict=True), key=lambda pair: pair[1]):
+            yield Answer(visible, figure.start(), figure.start(), figure.end())
 
 
-_FIGURE = re.compile(r"[-\u2212]?[$\u20ac\u00a3]?[0-9](?:[0-9.,/]*[0-9])?%?")
+_FIGURE = re.compile(
+    r"(?<![\w.^])(?<![+*/\u00d7\u00f7])(?<![+*/\u00d7\u00f7] )-?[$\u20ac\u00a3]?[0-9](?:[0-9.,/]*[0-9])?"
+    r"(?:%|(?: (?:percent|hundred|thousand|million|billion))\b)?(?![\w^]| ?[+*/\u00d7\u00f7] ?[0-9])"
+)
+_SPAN = re.compile(r"\b(?:in|over|within|for|after|every) [0-9]+ (?:second|minute|hour|day|week|month|year)")
 
 
 @dataclass(frozen=True)
@@ -416,8 +468,10 @@ STANDARD = Extract(MARKED, Prose(), Whole())
 class Comparator(TextReward):
     """Base of rewards that compare an answer with a ground truth. Subclasses define `compare`."""
 
-    extract: Extractor = STANDARD
-    """Where the answer stands unless the comparator comes after `>>`."""
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return the reward.

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards._numbers import read_number, reference_number
-from aws_rft_sdk.rewards._regions import runs_away
+from aws_rft_sdk.rewards._figures import read_number, reference_number
 from aws_rft_sdk.rewards.combine import WeightedSum
+from aws_rft_sdk.rewards.extract import AfterMarker, strip_thoughts
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 
@@ -66,7 +66,10 @@ class Format(TextReward):
 
 @dataclass(frozen=True)
 class Tags(TextReward):
-    """1.0 when the answer is these tags in order, each once and not empty, with only spaces between them, else 0.0.
+    """1.0 if the answer is these tags in order, each once and not empty, with only spaces between them, else 0.0.
+
+    A tag before the last one, a thought for example, may mention tags ("I use <answer> tags"). A pair of tags with
+    something between is no mention: it would smuggle in a second answer. The last tag has no tag inside.
 
     Raises:
         ConfigurationError: There is no name, one is no word, or one occurs twice.
@@ -82,28 +85,39 @@ class Tags(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return 1.0 or 0.0. Linear in the text: the tags are looked for one after the other."""
-        rest = answer_text.strip()
+        rest = _END_OF_TURN.sub("", answer_text.strip())
         for name in self.names:
             opening, closing = f"<{name}>", f"</{name}>"
-            if answer_text.count(opening) != 1 or answer_text.count(closing) != 1 or not rest.startswith(opening):
+            inside, closed, after = rest.removeprefix(opening).partition(closing)
+            if not rest.startswith(opening) or not closed or not inside.strip() or self._smuggles(name, inside):
                 return 0.0
-            inside, _, rest = rest.removeprefix(opening).partition(closing)
-            if not inside.strip() or any(f"<{other}>" in inside or f"</{other}>" in inside for other in self.names):
-                return 0.0
-            rest = rest.lstrip()
+            rest = after.lstrip()
         return float(not rest)
 
+    def _smuggles(self, name: str, inside: str) -> bool:
+        if name == self.names[-1]:
+            return any(f"<{mark}{other}>" in inside for other in self.names for mark in ("", "/"))
+        for other in self.names:
+            # From the last opening tag before a closing one, so that a mention before does not count.
+            for piece in inside.split(f"</{other}>")[:-1]:
+                _, opened, content = piece.rpartition(f"<{other}>")
+                if opened and re.search(r"\w", content):
+                    return True
+        return False
 
+
+_END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
 _PHRASE = "#### The final answer is"
-_LAST_LINE = re.compile(r"#{4}[ \t]*the final answer is[ \t]*:?[ \t]*(\S.*)\Z", re.IGNORECASE)
-_ANY_LINE = re.compile(r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b", re.IGNORECASE | re.MULTILINE)
+_LINE = re.compile(
+    r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE
+)
 
 
 @dataclass(frozen=True)
 class FinalAnswerLine(TextReward):
-    """1.0 when the last line of the answer, and no other, is "#### The final answer is N", N a number, else 0.0.
+    """1.0 if the last line of the answer, and no other, is "#### The final answer is N", N a number, else 0.0.
 
-    An answer that goes on after that line has another form, also when it goes on to a second one: a new "Question:"
+    An answer that goes on after that line has another form, also if it goes on to a second one: a new "Question:"
     with its own solution, or another try.
 
     The published form asks for a line break, this phrase, and a digit, anywhere. It refuses the phrase on the first
@@ -118,11 +132,19 @@ class FinalAnswerLine(TextReward):
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
-        before, _, last = answer_text.strip().rpartition("\n")
-        found = _LAST_LINE.match(last.strip()[:1_000])
-        if found is None or _ANY_LINE.search(before) or runs_away(answer_text):
+        text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip().replace("\r", "")
+        visible = strip_thoughts(text) or ""
+        lines = list(_LINE.finditer(visible))
+        answer = next(AfterMarker("####").answers(visible), None)
+        # What is no end of the text is followed by another question, or by another turn.
+        if (
+            len(lines) != 1
+            or answer is None
+            or not text.endswith(visible[answer.marker :])
+            or answer.end < len(visible)
+        ):
             return 0.0
-        return float(read_number(found[1]) is not None)
+        return float(read_number(lines[0][1]) is not None)
 
 
 @dataclass(frozen=True)

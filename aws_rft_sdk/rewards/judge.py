@@ -1,237 +1,181 @@
-"""Judge: rewards by a model that grades, compares or ranks answers."""
+"""Judges: rewards by a model that grades one answer, compares two, or ranks the rollouts of a prompt."""
 
 from __future__ import annotations
 
-import contextlib
+import hashlib
 import json
-import logging
-import os
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
+from itertools import takewhile
 
-from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk._checks import check_number, check_seconds
-from aws_rft_sdk._frozen import JSON, freeze, thaw
-from aws_rft_sdk.errors import ConfigurationError, RewardError
-from aws_rft_sdk.rewards.judge_cache import VerdictCache
-from aws_rft_sdk.rewards.judge_failures import CallFailedError, Failure
-from aws_rft_sdk.rewards.judge_models import (
-    JudgeModel,
-    check_source,
-    make_judge_model,
-    picklable,
-)
-from aws_rft_sdk.rewards.judge_prompts import (
+from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk.errors import RewardError
+from aws_rft_sdk.rewards.extract import strip_thoughts
+from aws_rft_sdk.rewards.judge_asking import Asking, NoVerdictError, Shows
+from aws_rft_sdk.rewards.judge_models import Failure
+from aws_rft_sdk.rewards.judge_rubrics import (
+    EXPLANATION,
+    FAILED,
+    FIRST,
+    TIE,
+    TOP_GRADE,
     Material,
-    Question,
+    Rubric,
     compare_question,
     rank_question,
     score_question,
+    single_score,
 )
-from aws_rft_sdk.rewards.judge_results import Comparison, JudgeCost, JudgeResult
-from aws_rft_sdk.rewards.judge_rubrics import EXPLANATION, FAILED, FIRST, TIE, Rubric, parse_verdict
-from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Rollout, message_text
-
-logger = logging.getLogger(__name__)
-
-Shows = Literal["answer", "conversation"]
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, RewardResult, Rollout, message_text
 
 _REFERENCE_KEYS = ("answer", "reference_answer", "expectedAnswer", "expected_answer", "ground_truth", "text")
 
 
-class _Answer(NamedTuple):
-    """What became of a question: a verdict, or a failure and its detail."""
+@dataclass(frozen=True)
+class JudgeResult(RewardResult):
+    """A reward by a judge. Without a verdict, `reward` is None and `failure` says why; a judged 0.5 has no failure."""
 
-    verdict: Mapping[str, JSON] | None
+    explanation: str = ""
+    """What the judge said before it graded. Never part of the reward."""
+    failure: Failure | None = None
+    detail: str = ""
+    """More about the failure, for people; "" if there is none."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Which of two answers a judge prefers, asked in both orders."""
+
+    preference: float | None
+    """1.0 for the first, 0.0 for the second, 0.5 for neither; the mean of both orders. None without both verdicts."""
+    agrees: bool | None = None
+    """Whether both orders gave one verdict. If not, the judge went by position, at least in part."""
+    explanations: tuple[str, ...] = ()
     failure: Failure | None = None
     detail: str = ""
 
 
-_NO_REFERENCE = _Answer(None, Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
+class _Judging(Asking):
+    """What a judge sees of rollouts."""
+
+    def _work(self, rollout: Rollout) -> str:
+        """Return what is judged, "" if the policy said nothing."""
+        if self.shows == "answer":
+            return _visible(rollout.answer)
+        return _as_text(_seen(rollout.messages)) if rollout.turns else ""
+
+    def _context(self, rollout: Rollout) -> list[Material]:
+        """Return the question and the reference.
+
+        Raises:
+            NoVerdictError: The rubric needs a reference and there is none.
+        """
+        reference = reference_text(rollout.ground_truth)
+        if self.rubric.needs_reference and not reference:
+            raise NoVerdictError(Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
+        return [*_question_of(rollout), *([Material("reference", reference)] if reference else [])]
+
+    def _shared_context(self, rollouts: Sequence[Rollout]) -> list[Material]:
+        contexts = [self._context(rollout) for rollout in rollouts]
+        if any(context != contexts[0] for context in contexts):
+            raise RewardError("only rollouts of one prompt can be compared; these differ in question or ground truth")
+        return contexts[0] if contexts else []
+
+    def _grades(self, context: Sequence[Material], texts: Sequence[str]) -> tuple[dict[str, int], str]:
+        """Return a grade for each text, relative to the others, and the judge's explanation."""
+        verdict = self._ask(rank_question(self.rubric, context, texts))
+        return {text: verdict[f"answer_{n}"] for n, text in enumerate(texts, 1)}, verdict[EXPLANATION]
 
 
-class Judge:
-    """A reward by a model that judges. Grades one answer when called; also compares two and ranks a group.
+class Judge(_Judging):
+    """A reward by a model that judges. Grades one answer when it is called; also compares two and ranks several.
 
-    It makes inference calls, and waits for them: in asynchronous code use `await asyncio.to_thread(judge, rollout)`.
-    The calls are no turns of the policy, also when it is called within a rollout. A judge that fails gives no reward
-    rather than a middling one, and says why in `failure` and in the metric `judge_failed`.
+    A judge waits for its model: in asynchronous code call it with `asyncio.to_thread`. Its calls are not turns of the
+    policy, also inside a rollout. A judge that fails gives no reward, and says why in `failure` and in the metric
+    `judge_failed`.
 
-    The text under judgement is fenced and escaped so that it cannot instruct the judge. It may still flatter or mislead
-    it, as it may a person.
+    For one verdict the model answers at most twice: if the first answer holds no verdict, the judge tells the model in
+    the same conversation what is wrong with it. Requests that never reached a model (429, 5xx, no connection) are
+    repeated, up to `max_attempts` requests in all. A request that was late may have been answered, so it counts.
 
     Args:
-        model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, or a function without arguments that makes
-            one when it is first needed. An asynchronous client is used in a loop of the judge's own, and closed by
-            `close`, so do not share it with other code.
+        model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, a boto3 client for `bedrock-runtime`, or a
+            function without arguments that makes one when it is first needed. An asynchronous client is used in a loop
+            of the judge's own and closed by `close`, so do not share it with other code.
         rubric: What to judge by: `PANDALM`, `single_score(...)` or a `Rubric`.
-        model_id: Which model a client asks for; needed for OpenAI clients. For a Strands model it only tells models
-            apart in the cache, if its configuration does not.
-        params: More arguments for the call, for example `{"temperature": 0}`; OpenAI clients only.
+        model_id: Which model a client asks for. Clients need it. For a Strands model it only tells models apart in the
+            cache, if the configuration of the model does not.
+        params: More arguments for the call of a client, for example `{"temperature": 0}`.
         shows: What the judge sees of a rollout: the question and the last "answer", or the whole "conversation" with
-            tool calls and results.
-        cache: File to keep verdicts in, None for none. They are found again under the digest of everything that was
-            sent, the model's id and its parameters, but not its address.
-        timeout_seconds: Seconds for one attempt as a whole.
-        max_attempts: Attempts for one verdict, at least 1. Repeated are timeouts, lost connections, 429, 5xx, replies
-            that are no completion, and verdicts that break the schema.
+            tool calls and results. It never sees thoughts.
+        cache: File to keep verdicts in; None for none. The key is a digest of everything that is sent, the model's id
+            and its parameters, but not its address.
+        timeout_seconds: Seconds for one request as a whole.
+        max_attempts: Requests for one verdict, at least 1. If a model refuses a forced form, one more without it.
         backoff: How long to wait in between. `Retry-After` counts, up to its cap.
         sleep: Waits a number of seconds.
 
     Raises:
         ConfigurationError: An argument has a value that it cannot have.
 
-    Concurrency: safe from several threads, after a fork, and picklable. In another process it opens cache and
-    connections anew, and counts its own cost. An OpenAI client with an HTTP client of your own cannot be pickled, and
-    keeps its connections in a fork; pass a function.
+    Concurrency: safe from several threads and after a fork. Picklable unless `model` is a live client. In another
+    process it opens connections anew and counts its own cost.
     """
-
-    def __init__(
-        self,
-        model: Any,
-        rubric: Rubric,
-        *,
-        model_id: str | None = None,
-        params: Mapping[str, JSON] | None = None,
-        shows: Shows = "answer",
-        cache: str | os.PathLike[str] | VerdictCache | None = None,
-        timeout_seconds: float = 60.0,
-        max_attempts: int = 4,
-        backoff: Backoff = Backoff(),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        if not isinstance(rubric, Rubric):
-            raise ConfigurationError(f"a judge goes by a Rubric, not {type(rubric).__name__}")
-        check_source(model)
-        if shows not in get_args(Shows):
-            raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {shows!r}")
-        check_number("max_attempts", max_attempts, low=1, whole=True)
-        check_seconds("timeout_seconds", timeout_seconds)
-        self.rubric = rubric
-        self._source = model
-        self._model_id = model_id
-        self._params = freeze(params or {})
-        self._shows = shows
-        self._cache = VerdictCache(cache) if cache is not None and not isinstance(cache, VerdictCache) else cache
-        self._timeout_seconds = timeout_seconds
-        self._max_attempts = max_attempts
-        self._backoff = backoff
-        self._sleep = sleep
-        self._begin()
-        if not callable(model):
-            self._model()
-
-    def _begin(self) -> None:
-        self._lock = threading.Lock()
-        self._asked: JudgeModel | None = None
-        self._cost = JudgeCost()
-        self._process = os.getpid()  # last: other threads go by it
-
-    def _begin_anew_after_a_fork(self) -> None:
-        # Two processes on one connection would get each other's verdicts.
-        if self._process != os.getpid():
-            with contextlib.suppress(TypeError):  # of a client with an HTTP client of its own nothing more is known
-                self._source = picklable(self._source)
-            self._begin()
-
-    def __getstate__(self) -> dict[str, Any]:
-        own = ("_process", "_lock", "_asked", "_cost")
-        state = {name: value for name, value in self.__dict__.items() if name not in own}
-        return {**state, "_source": picklable(self._source)}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin()
-
-    @property
-    def cost(self) -> JudgeCost:
-        """What was used so far in this process."""
-        self._begin_anew_after_a_fork()
-        with self._lock:
-            return self._cost
-
-    def close(self) -> None:
-        """Close the cache, an asynchronous client, and a client that came from a function; others are the caller's.
-
-        All but an asynchronous client that was given as such are opened anew when the judge is used again.
-        """
-        self._begin_anew_after_a_fork()
-        with self._lock:
-            asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.close()
-        if self._cache is not None:
-            self._cache.close()
-
-    def __enter__(self) -> Judge:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
-
-    # --- the three ways to judge -------------------------------------------------------------------------------------
 
     def __call__(self, rollout: Rollout) -> JudgeResult:
         """Grade the rollout by the rubric.
 
         Returns:
             A reward from 0 to 1, with what each criterion and deduction added to it as components. A rollout in which
-            the model said nothing gets 0, and the judge is not asked.
+            the policy said nothing gets 0, and the model is not called.
         """
-        if self._lacks_reference(rollout):
-            return _failed(_NO_REFERENCE)
-        work = self._work(rollout)
-        if not work:
-            return _judged(0.0, explanation="There is no answer.")
-        answer = self._ask(score_question(self.rubric, [*self._context(rollout), Material("answer", work)]))
-        if answer.verdict is None:
-            return _failed(answer)
-        reward, components = self.rubric.reward(answer.verdict)
-        return _judged(reward, components, answer.verdict[EXPLANATION])
+        try:
+            context, work = self._context(rollout), self._work(rollout)
+            if not work:
+                return _judged(0.0, explanation="There is no answer.")
+            verdict = self._ask(score_question(self.rubric, [*context, Material("answer", work)]))
+        except NoVerdictError as error:
+            return _failed(error)
+        reward, components = self.rubric.reward(verdict)
+        return _judged(reward, components, verdict[EXPLANATION])
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
-        """Return the grade of an answer by itself, None when it cannot be judged."""
+        """Return the grade of an answer by itself. Returns None if it cannot be judged."""
         return self(Rollout.of_answer(answer_text, ground_truth)).reward
 
     def compare(self, first: Rollout, second: Rollout) -> Comparison:
-        """Say which of two rollouts of one prompt is better. The judge is asked in both orders.
+        """Say which of two rollouts of one prompt is better. The model is asked in both orders.
 
-        Equal answers are a tie, and something beats nothing; the judge is not asked then. A judge that goes by
+        Equal answers are a tie, and something beats nothing; the model is not called then. A judge that goes by
         position comes out at 0.5.
 
         Raises:
             RewardError: The rollouts have different questions.
         """
-        works = self._works([first, second])
-        if self._lacks_reference(first):
-            return Comparison(None, failure=_NO_REFERENCE.failure, detail=_NO_REFERENCE.detail)
-        return self._compare(self._context(first), *works)
+        try:
+            context = self._shared_context([first, second])
+            return self._compare(context, self._work(first), self._work(second))
+        except NoVerdictError as error:
+            return Comparison(None, failure=error.failure, detail=error.detail)
 
     def against_reference(self, rollout: Rollout) -> JudgeResult:
         """Compare the rollout's last answer with its ground truth, in both orders. A reward of its own.
 
         Returns:
             1.0 if the answer is better, 0.5 for neither, 0.0 if the reference is better, or a mean of these; with the
-            metric `judge_agrees`, 0.0 when the judge went by position.
+            metric `judge_agrees`, 0.0 if the judge went by position.
         """
-        reference = reference_text(rollout.ground_truth)
-        if not reference:
-            return _failed(_Answer(None, Failure.NO_COMPARISON, "the rollout has no ground truth to compare with"))
-        answer = rollout.answer if rollout.answer.strip() else ""
-        comparison = self._compare(_question_material(rollout), answer, reference)
-        if comparison.preference is None:
-            return _failed(_Answer(None, comparison.failure, comparison.detail))
+        try:
+            if not (reference := reference_text(rollout.ground_truth)):
+                raise NoVerdictError(Failure.NO_COMPARISON, "the rollout has no ground truth to compare with")
+            comparison = self._compare(_question_of(rollout), _visible(rollout.answer), reference)
+        except NoVerdictError as error:
+            return _failed(error)
         agrees = Component("judge_agrees", float(bool(comparison.agrees)), counts=False)
         return _judged(comparison.preference, (agrees,), "\n\n".join(comparison.explanations))
 
     def rank(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
-        """Score the rollouts of a group relative to each other. The judge is asked in both orders, in two calls.
-
-        Args:
-            rollouts: Rollouts of one prompt.
+        """Score the rollouts of one prompt relative to each other, in two calls with opposite orders.
 
         Returns:
             One result for each rollout, in their order. The reward is the share of the others that it beats, ties
@@ -242,131 +186,101 @@ class Judge:
         Raises:
             RewardError: The rollouts have different questions.
         """
-        works = self._works(rollouts)
-        if any(map(self._lacks_reference, rollouts)):
-            return [_failed(_NO_REFERENCE)] * len(works)
-        if len(works) < 2:
-            return [_failed(_Answer(None, Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
-        texts = sorted({work for work in works if work}, key=works.index)
-        orders: list[dict[str, int]] = [{texts[0]: 0} if texts else {}]
-        explanations: list[str] = []
-        if len(texts) > 1:
-            orders = []
-            for ordered in (texts, texts[::-1]):
-                answer = self._ask(rank_question(self.rubric, self._context(rollouts[0]), ordered))
-                if answer.verdict is None:
-                    return [_failed(answer)] * len(works)
-                orders.append({text: answer.verdict[f"answer_{n}"] for n, text in enumerate(ordered, 1)})
-                explanations.append(answer.verdict[EXPLANATION])
-        shares = [_shares_beaten([order.get(work, -1) for work in works]) for order in orders]
-        means = [round(sum(of_one) / len(of_one), 12) for of_one in zip(*shares, strict=True)]
-        return [_judged(mean, explanation="\n\n".join(explanations)) for mean in means]
+        try:
+            context, works = self._shared_context(rollouts), [self._work(rollout) for rollout in rollouts]
+            texts = list(dict.fromkeys(filter(None, works)))
+            if len(works) < 2 or len(texts) < 2:
+                return _without_asking(works)
+            asked = [self._grades(context, ordered) for ordered in (texts, texts[::-1])]
+        except NoVerdictError as error:
+            return [_failed(error)] * len(rollouts)
+        shares = [_shares_beaten([grades.get(work, -1) for work in works]) for grades, _ in asked]
+        explanation = "\n\n".join(said for _, said in asked)
+        return [_judged(round(sum(own) / 2, 12), explanation=explanation) for own in zip(*shares, strict=True)]
 
     def _compare(self, context: Sequence[Material], first: str, second: str) -> Comparison:
         if first == second or not first or not second:
             return Comparison(0.5 if first == second else float(bool(first)), agrees=True)
-        preferences: list[float] = []
-        explanations: list[str] = []
-        for swapped in (False, True):
-            texts = (second, first) if swapped else (first, second)
-            answer = self._ask(compare_question(self.rubric, context, *texts))
-            if answer.verdict is None:
-                return Comparison(None, failure=answer.failure, detail=answer.detail)
-            verdict = answer.verdict["verdict"]
-            for_front = 0.5 if verdict == TIE else float(verdict == FIRST)
-            preferences.append(1 - for_front if swapped else for_front)
-            explanations.append(answer.verdict[EXPLANATION])
-        return Comparison(sum(preferences) / 2, preferences[0] == preferences[1], tuple(explanations))
+        verdicts = [
+            self._ask(compare_question(self.rubric, context, *pair)) for pair in ((first, second), (second, first))
+        ]
+        of_front = [0.5 if verdict["verdict"] == TIE else float(verdict["verdict"] == FIRST) for verdict in verdicts]
+        preferences = of_front[0], 1 - of_front[1]
+        explanations = tuple(verdict[EXPLANATION] for verdict in verdicts)
+        return Comparison(sum(preferences) / 2, preferences[0] == preferences[1], explanations)
 
-    # --- what the judge sees -----------------------------------------------------------------------------------------
 
-    def _work(self, rollout: Rollout) -> str:
-        """Return what is judged, "" when the model said nothing."""
-        if self._shows == "answer":
-            return rollout.answer if rollout.answer.strip() else ""
-        messages = [thaw(message) for message in rollout.messages if message.get("role") not in ("system", "developer")]
-        return json.dumps(messages, ensure_ascii=False, indent=1) if rollout.turns else ""
+_RELATIVE = single_score(
+    "Judge how well each answer does what the conversation asks for.",
+    "An answer that reaches the goal beats one that does not. Of two that reach it, the more direct one is better.",
+)
 
-    def _lacks_reference(self, rollout: Rollout) -> bool:
-        return self.rubric.needs_reference and not reference_text(rollout.ground_truth)
 
-    def _context(self, rollout: Rollout) -> list[Material]:
-        reference = reference_text(rollout.ground_truth)
-        return [*_question_material(rollout), *([Material("reference", reference)] if reference else [])]
+@dataclass(eq=False, repr=False)
+class RankingJudge(_Judging):
+    """A group reward by a model that sees all rollouts of a prompt at once and grades them relative to each other.
 
-    def _works(self, rollouts: Sequence[Rollout]) -> list[str]:
-        contexts = [self._context(rollout) for rollout in rollouts]
-        if any(context != contexts[0] for context in contexts):
-            raise RewardError("only rollouts of one prompt can be compared; these differ in question or ground truth")
-        return [self._work(rollout) for rollout in rollouts]
+    Equal rollouts are shown once and get equal rewards. The order in which the model sees them is drawn from their
+    content, so it is the same whenever the group is judged, and no place in the group is favoured.
 
-    # --- asking ------------------------------------------------------------------------------------------------------
+    The arguments are those of `Judge`, except for two defaults. The `rubric` asks whether a rollout reaches the goal of
+    the conversation. A judge sees the "conversation": the messages with which all rollouts begin once, and then the
+    rest of each rollout.
+    """
 
-    def _ask(self, question: Question) -> _Answer:
-        model = self._model()
-        key = question.digest(model.identity)
-        cached = self._cached(key, question)
-        if cached is not None:
-            self._count(cache_hits=1)
-            return _Answer(cached)
-        for attempt in range(1, self._max_attempts + 1):
-            try:
-                verdict = self._attempt(model, question, retry=attempt > 1)
-            except CallFailedError as error:
-                if not error.retry or attempt == self._max_attempts:
-                    self._count(failures=1)
-                    # Of the error its class alone: services quote the prompt, and headers, in what they answer.
-                    kind, failure = type(error.__cause__ or error).__name__, error.failure.value
-                    logger.warning("attempts=<%d>, failure=<%s>, error=<%s> | no verdict", attempt, failure, kind)
-                    return _Answer(None, error.failure, error.detail)
-                if error.failure is not Failure.MALFORMED:
-                    self._sleep(self._backoff.delay(attempt, error.retry_after))
-            else:
-                return _Answer(self._keep(key, question, verdict))
-        raise AssertionError("the last attempt has returned")
+    rubric: Rubric = _RELATIVE
+    _: KW_ONLY
+    shows: Shows = "conversation"
 
-    def _attempt(self, model: JudgeModel, question: Question, *, retry: bool) -> dict[str, JSON]:
-        self._count(calls=1, retries=int(retry))
-        reply = model.ask(question, self._timeout_seconds)
-        self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
-        if reply.refusal:
-            raise CallFailedError(Failure.REFUSED, reply.refusal)
+    def score_group(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
+        """Grade the rollouts of one prompt relative to each other, in one call.
+
+        Returns:
+            One result for each rollout, in their order. The reward is the grade from 0 to 1. A rollout in which the
+            policy said nothing gets 0. If there are no two different rollouts to compare, the model is not called: all
+            equal rollouts get 0.5, one beside silent ones 1. A group of one, and a group without a verdict, has no
+            rewards.
+
+        Raises:
+            RewardError: The rollouts have different questions or ground truths.
+        """
         try:
-            return parse_verdict(reply.text, question.schema)
-        except (ValueError, RecursionError) as error:
-            raise CallFailedError(Failure.MALFORMED, f"{error}"[:300], retry=True) from error
+            context = self._shared_context(rollouts)
+            works = [self._work(rollout) for rollout in rollouts]
+            if self.shows == "conversation":
+                context, works = _without_common_beginning(context, rollouts)
+            texts = sorted(set(filter(None, works)))
+            if len(works) < 2 or len(texts) < 2:
+                return _without_asking(works)
+            seed = "".join(texts)
+            texts.sort(key=lambda text: hashlib.sha256(f"{seed}{text}".encode("utf-8", "surrogatepass")).digest())
+            grades, explanation = self._grades(context, texts)
+        except NoVerdictError as error:
+            return [_failed(error)] * len(rollouts)
+        return [_judged(grades.get(work, 0) / TOP_GRADE, explanation=explanation) for work in works]
 
-    def _model(self) -> JudgeModel:
-        self._begin_anew_after_a_fork()
-        with self._lock:
-            if self._asked is None:
-                self._asked = make_judge_model(self._source, self._model_id, self._params)
-            return self._asked
 
-    def _cached(self, key: str, question: Question) -> dict[str, JSON] | None:
-        text = None if self._cache is None else self._cache.get(key)
-        if self._cache is None or text is None:
-            return None
-        try:
-            return parse_verdict(text, question.schema)
-        except ValueError:
-            self._cache.discard(key, text)
-            return None
+def _without_common_beginning(
+    context: Sequence[Material], rollouts: Sequence[Rollout]
+) -> tuple[list[Material], list[str]]:
+    """Return the messages with which all rollouts begin as material, and the rest of each rollout."""
+    seen = [_seen(rollout.messages) for rollout in rollouts if rollout.turns]
+    common = list(takewhile(lambda column: column.count(column[0]) == len(column), zip(*seen, strict=False)))
+    length = max(min([len(common), *(len(messages) - 1 for messages in seen)]), 0)  # each rollout keeps a rest
+    beginning = [column[0] for column in common[:length]]
+    rests = [_as_text(_seen(rollout.messages)[length:]) if rollout.turns else "" for rollout in rollouts]
+    roles = {message.get("role") for message in beginning}
+    if roles <= {"user"}:
+        return list(context), rests  # the question is this beginning
+    others = [piece for piece in context if piece.title != "question" or "user" not in roles]
+    return [*others, Material("shared beginning", _as_text(beginning))], rests
 
-    def _keep(self, key: str, question: Question, verdict: dict[str, JSON]) -> dict[str, JSON]:
-        """Return the verdict that counts: another process may have been faster, and the first one stays."""
-        if self._cache is None:
-            return verdict
-        return parse_verdict(self._cache.put(key, json.dumps(verdict)), question.schema)
 
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            counts = {field.name: getattr(self._cost, field.name) for field in fields(self._cost)}
-            self._cost = replace(self._cost, **{name: counts[name] + count for name, count in more.items()})
+# --- texts ---
 
 
 def reference_text(ground_truth: JSON) -> str | None:
-    """Return a ground truth as a judge reads it, None without one.
+    """Return a ground truth as a judge reads it. Returns None if there is none.
 
     Of an object it is the first of `answer`, `reference_answer`, `expectedAnswer`, `expected_answer`, `ground_truth`
     and `text`, otherwise the object as a whole.
@@ -378,29 +292,60 @@ def reference_text(ground_truth: JSON) -> str | None:
     return json.dumps(ground_truth, ensure_ascii=False)
 
 
-def _question_material(rollout: Rollout) -> list[Material]:
-    """Return what the user said before the first turn; the prompt cell, if it is text, where there are no messages."""
-    asked = []
-    for message in rollout.messages:
-        if message.get("role") in ASSISTANT_ROLES:
-            break
-        if message.get("role") == "user":
-            asked.append(message_text(message))
-    text = "\n\n".join(asked) or (rollout.prompt if isinstance(rollout.prompt, str) else "")
+def _question_of(rollout: Rollout) -> list[Material]:
+    """Return what the user said before the first turn; the prompt cell, if it is text, if there are no messages."""
+    before = takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, rollout.messages)
+    asked = "\n\n".join(message_text(message) for message in before if message.get("role") == "user")
+    text = asked or (rollout.prompt if isinstance(rollout.prompt, str) else "")
     return [Material("question", text)] if text else []
 
 
-def _shares_beaten(grades: Sequence[int]) -> list[float]:
-    others = len(grades) - 1
-    beaten = [sum(grade > other for other in grades) for grade in grades]
-    tied = [grades.count(grade) - 1 for grade in grades]
-    return [(b + t / 2) / others for b, t in zip(beaten, tied, strict=True)]
+def _visible(answer: str) -> str:
+    """Return an answer without thoughts, "" if nothing is left of it."""
+    visible = strip_thoughts(answer) or ""
+    # What follows the end of the turn stays: it may be a forged message, and the judge is to see it.
+    return (answer if visible and answer.startswith(visible) else visible) if visible.strip() else ""
 
 
-def _judged(reward: float, components: tuple[Component, ...] = (), explanation: str = "") -> JudgeResult:
+def _seen(messages: Sequence[JSON]) -> list[JSON]:
+    """Return the messages that a judge sees: no system text, and nothing that the policy only thought."""
+    seen = []
+    for message in messages:
+        message = {key: value for key, value in message.items() if key != "reasoning_content"}
+        if message.get("role") in ASSISTANT_ROLES and isinstance(message.get("content"), str):
+            message["content"] = _visible(message["content"])
+        if message.get("role") not in ("system", "developer"):
+            seen.append(message)
+    return seen
+
+
+def _as_text(messages: Sequence[JSON]) -> str:
+    if len(messages) == 1 and messages[0].keys() == {"role", "content"} and messages[0]["role"] in ASSISTANT_ROLES:
+        return message_text(messages[0]).strip() and message_text(messages[0])
+    return json.dumps(thaw(messages), ensure_ascii=False, indent=1)
+
+
+# --- results ---
+
+
+def _judged(reward: float | None, components: tuple[Component, ...] = (), explanation: str = "") -> JudgeResult:
     return JudgeResult(reward, (*components, Component(FAILED, 0.0, counts=False)), explanation=explanation)
 
 
-def _failed(answer: _Answer) -> JudgeResult:
+def _failed(error: NoVerdictError) -> JudgeResult:
     failed = Component(FAILED, 1.0, counts=False)
-    return JudgeResult(None, (failed,), failure=answer.failure or Failure.ERROR, detail=answer.detail)
+    return JudgeResult(None, (failed,), failure=error.failure, detail=error.detail)
+
+
+def _shares_beaten(grades: Sequence[int]) -> list[float]:
+    """Return for each grade the share of the others that it beats. Ties count half."""
+    return [
+        (sum(grade > other for other in grades) + (grades.count(grade) - 1) / 2) / (len(grades) - 1) for grade in grades
+    ]
+
+
+def _without_asking(works: Sequence[str]) -> list[JudgeResult]:
+    """Return the results of a group in which no two different answers can be compared."""
+    if len(works) < 2:
+        return [_failed(NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
+    return [_judged(share) for share in _shares_beaten([0 if work else -1 for work in works])]

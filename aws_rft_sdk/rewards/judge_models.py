@@ -1,277 +1,406 @@
-"""Who answers for a judge: Strands models and OpenAI clients, asked for one object of a given schema.
+"""Models that answer for a judge: Strands models, OpenAI clients, boto3 clients for Bedrock's Converse API.
 
-A call of a judge is no turn of the policy. It is made in an empty `contextvars.Context`, where no rollout is in
-progress, so that a model or a client that is tied to rollouts sends no headers for it.
-
-`openai` and `strands` are not imported here: a model or a client of theirs is recognized once the caller has imported
-them.
+None of the three libraries is imported here. What a source can do decides what it is.
 """
 
 from __future__ import annotations
 
+import asyncio
+import atexit
+import concurrent.futures
+import contextvars
 import copy
-import functools
+import inspect
 import json
+import pickle
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, ClassVar, NamedTuple
 
+from aws_rft_sdk._backoff import parse_retry_after
+from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards.judge_failures import CallFailedError, Failure, call_failed
-from aws_rft_sdk.rewards.judge_loop import run_in_judges_loop, run_in_thread
-from aws_rft_sdk.rewards.judge_prompts import Question
 
-VERDICT = "verdict"
-"""Name of the tool, or of the response format, that the verdict comes as."""
-CLOSE_SECONDS = 5.0
-_REFUSALS = ("content_filtered", "guardrail_intervened", "refusal")
-"""Why a Strands model stops when it, or its provider, declines; the last one is Anthropic's own word."""
+_VERDICT = "verdict"
+"""Name of the tool, or of the response format, for the verdict."""
+_CHOICE = {"tool": {"name": _VERDICT}}
+_SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
+_CLOSE_SECONDS = 5.0
+_REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
+"""Why a model stops when it, or its provider, declines."""
+
+
+class Failure(str, Enum):
+    """Why there is no verdict. The first three are the last failure of a call that was repeated."""
+
+    THROTTLED = "throttled"
+    UNAVAILABLE = "unavailable"
+    """There was no connection, or the service had a fault of its own."""
+    TIMEOUT = "timeout"
+    MALFORMED = "malformed"
+    """The model answered twice, and neither answer was a verdict."""
+    REFUSED = "refused"
+    """The service turned the request away, or the model declined."""
+    NO_REFERENCE = "no reference"
+    """The rubric needs a ground truth and the rollout has none. The model was not called."""
+    NO_COMPARISON = "no comparison"
+    """There is nothing to compare an answer with. The model was not called."""
+    ERROR = "error"
+    """Anything else. The detail says what."""
+
+
+@dataclass(eq=False)
+class CallFailedError(Exception):
+    """One call of a model failed. Callers of a judge get a `Failure` instead."""
+
+    failure: Failure
+    detail: str
+    was_sent: bool = False
+    """Whether the model may have worked, so that its tokens may have to be paid."""
+    retry_after: float | None = None
+    """Seconds that the service asked for."""
+    blames_form: bool = False
+    """Whether the same call may succeed if no form is forced on the answer."""
 
 
 class Reply(NamedTuple):
-    """What a judge gave."""
+    """What a model said. Tokens are 0 if the provider does not count them."""
 
     text: str
-    """The verdict as JSON, not checked yet."""
-    input_tokens: int
-    output_tokens: int
+    input_tokens: int = 0
+    output_tokens: int = 0
     refusal: str = ""
-    """Why there is no verdict although the model answered; "" when it did not decline."""
+    """Why the model declined; "" if it did not."""
 
 
-class JudgeModel(Protocol):
-    """Whoever answers. Safe from several threads."""
+Turn = tuple[str, str]
+"""Role and text of a message to or from a judge."""
+Schema = Mapping[str, JSON]
 
-    identity: str
-    """What, beside the question, decides about the verdict: the model and its parameters."""
 
-    def ask(self, question: Question, timeout_seconds: float) -> Reply:
-        """Make one call, without retries.
+@dataclass(eq=False, repr=False)
+class JudgeModel:
+    """A model that answers for a judge. Safe from several threads."""
 
-        Args:
-            question: What to send.
-            timeout_seconds: Seconds for the call.
+    client: Any
+    model_id: str | None
+    params: Mapping[str, JSON]
+    is_owned: bool
+    """Whether the client was made for this judge, so that `close` closes it."""
+    forces_form: bool = True
+    """Whether the model is made to answer by the schema. False once the model has refused that."""
+    sets: ClassVar[frozenset[str]] = frozenset()
+    """Arguments of the call that the judge sets itself."""
+
+    def __post_init__(self) -> None:
+        if not self.model_id:
+            raise ConfigurationError(f"{type(self.client).__name__} does not know which model to ask; pass model_id")
+        if taken := sorted(self.sets & self.params.keys()):
+            raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
+
+    @property
+    def identity(self) -> str:
+        """What, beside the question, decides about the verdict: the model and its parameters."""
+        # A value that is not JSON, such as a function, has no text that lasts. Its type has to do.
+        what = [self.model_id, self._config()]
+        return json.dumps(what, sort_keys=True, default=lambda value: type(value).__name__)
+
+    def ask(self, system: str, turns: Sequence[Turn], schema: Schema | None, timeout_seconds: float) -> Reply:
+        """Make one call, without retries. The answer is forced to follow the schema, unless that is None.
 
         Raises:
-            CallFailedError: It failed; nothing else is raised.
+            CallFailedError: The call failed. Nothing else is raised.
         """
+        answer = _run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds)
+        try:
+            return self._read(answer)
+        except (AttributeError, LookupError, TypeError):  # clients do not check what came, so it may be anything
+            raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
 
     def close(self) -> None:
-        """Close what nobody else can close: connections in the judges' loop, and a client that was made for this."""
+        """Close a client that was made for this judge, and an asynchronous one: its connections are in our loop."""
+        close = getattr(self.client, "close", None)
+        if callable(close) and (self.is_owned or inspect.iscoroutinefunction(close)):
+            _run(close, _CLOSE_SECONDS)
+
+    def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        """Call the client. Returns what the client returns, or a coroutine that does."""
+        raise NotImplementedError
+
+    def _read(self, answer: Any) -> Reply:
+        raise NotImplementedError
+
+    def _config(self) -> Mapping[str, Any]:
+        return self.params
 
 
-def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON]) -> JudgeModel:
-    """Return who answers.
+class _OpenAI(JudgeModel):
+    """Asks through chat completions, with a JSON schema as the response format."""
 
-    Args:
-        source: A Strands model, an OpenAI client, or a function without arguments that returns one of these.
-        model_id: See `Judge`.
-        params: See `Judge`.
+    sets = frozenset({"messages", "model", "response_format", "stream", "timeout"})
+
+    def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
+        form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
+        more = {**self.params, "model": self.model_id, **({"response_format": form} if schema else {})}
+        return self.client.chat.completions.create(messages=messages, timeout=seconds, **more)
+
+    def _read(self, answer: Any) -> Reply:
+        choice, usage = answer.choices[0], getattr(answer, "usage", None)
+        text, refusal = choice.message.content, choice.message.refusal
+        declined = f"the model declined: {refusal!s:.200}" if refusal else _stopped(choice.finish_reason)
+        tokens = _count(getattr(usage, "prompt_tokens", 0)), _count(getattr(usage, "completion_tokens", 0))
+        return Reply(text if isinstance(text, str) else "", *tokens, declined)
+
+
+class _Converse(JudgeModel):
+    """Asks through Bedrock's Converse API, with a tool that must be called. Needs boto3 and nothing else."""
+
+    sets = frozenset({"messages", "modelId", "system", "toolConfig"})
+
+    def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        more = {**self.params, "modelId": self.model_id}
+        if schema:
+            more["toolConfig"] = {"tools": [{"toolSpec": _tool(schema)}], "toolChoice": _CHOICE}
+        return self.client.converse(system=[{"text": system}], messages=_blocks(turns), **more)
+
+    def _read(self, answer: Any) -> Reply:
+        content, usage = answer["output"]["message"]["content"], answer.get("usage") or {}
+        calls = [json.dumps(block["toolUse"]["input"]) for block in content if "toolUse" in block]
+        texts = [block["text"] for block in content if "text" in block]
+        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
+        return Reply("\n".join(calls or texts), *tokens, _stopped(answer.get("stopReason")))
+
+
+class _Strands(JudgeModel):
+    """Asks through `stream`, with a tool that must be called."""
+
+    def __post_init__(self) -> None:
+        if self.params:
+            raise ConfigurationError("params are for clients; a Strands model has its own in its configuration")
+
+    def _config(self) -> Mapping[str, Any]:
+        return dict(self.client.get_config() or {})
+
+    async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
+        tools, choice = ([_tool(schema)], _CHOICE) if schema else (None, None)
+        calls: list[str] = []
+        text, stopped = "", ""
+        usage: Mapping[str, Any] = {}
+        async with aclosing(self.client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
+            async for event in events:
+                delta = event.get("contentBlockDelta", {}).get("delta", {})
+                if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
+                    calls.append("")
+                if "toolUse" in delta and calls:
+                    calls[-1] += delta["toolUse"].get("input", "")
+                text += delta.get("text", "")
+                stopped = event.get("messageStop", {}).get("stopReason") or stopped
+                usage = event.get("metadata", {}).get("usage") or usage
+        # Some providers ignore the choice of a tool and give the object as text.
+        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
+        return Reply("\n".join(calls) or text, *tokens, _stopped(stopped))
+
+    def _read(self, answer: Any) -> Reply:
+        return Reply(*answer)
+
+
+def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
+    """Return the model that answers for a judge. If `is_forked`, the parent process may use a given client too.
 
     Raises:
-        ConfigurationError: It is something else, or an OpenAI client comes without the id of a model.
+        ConfigurationError: A function makes something else, `model_id` is missing, or `params` cannot be used.
     """
-    check_source(source)
-    given = _is_model(source) or _is_client(source)
-    if not given:
+    kind, made = _kind_of(source), source
+    is_owned = kind is None
+    if kind is None:
         made = source()
-        if not _is_model(made) and not _is_client(made):
-            raise ConfigurationError(
-                f"the function of a judge must return a Strands model or an OpenAI client, not {type(made).__name__}"
-            )
-        source = made
-    if _is_model(source):
-        return _StrandsJudge(source, model_id, params)
-    if not model_id:
-        raise ConfigurationError("an OpenAI client does not know which model to ask; pass model_id")
-    return _OpenAIJudge(source, model_id, params, owned=not given)
+        kind = _kind_of(made)
+        if kind is None:
+            what = type(made).__name__
+            raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
+    is_shared = is_forked and not is_owned
+    if kind is _OpenAI:
+        # The judge repeats calls itself, and counts them.
+        made = made.with_options(max_retries=0, **({"http_client": _own_connections(made)} if is_shared else {}))
+    elif kind is _Converse and is_shared:
+        made.close()  # the connections only: the next call opens new ones
+    elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
+        made = copy.copy(made)
+        made.client_args = {**made.client_args, "max_retries": 0} if made.client_args else made.client_args
+    return kind(made, model_id, params, is_owned)
 
 
 def check_source(source: object) -> None:
-    """Check that this may be something that answers for a judge.
-
-    Raises:
-        ConfigurationError: It may not.
-    """
-    if not _is_model(source) and not _is_client(source) and (not callable(source) or isinstance(source, type)):
-        raise ConfigurationError(
-            f"a judge needs a Strands model, an OpenAI client or a function that makes one, not {type(source).__name__}"
-        )
+    """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
+    if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
+        raise ConfigurationError(f"a judge needs {_SOURCES}, not a {type(source).__name__}")
 
 
-def _is_model(source: object) -> bool:
-    return isinstance(source, _known("strands.models.model", "Model"))
-
-
-def _is_client(source: object) -> bool:
-    return isinstance(source, (*_known("openai", "OpenAI"), *_known("openai", "AsyncOpenAI")))
-
-
-def _known(module: str, name: str) -> tuple[type[Any], ...]:
-    # A module that nobody has imported cannot be the home of anybody's class.
-    found = getattr(sys.modules.get(module), name, None)
-    return (found,) if isinstance(found, type) else ()
-
-
-def picklable(source: Any) -> Any:
-    """Return what makes an equal source in another process: plain OpenAI clients as a recipe, all else as it is.
-
-    Raises:
-        TypeError: A client that has more to it than values.
-    """
-    if not _is_client(source):
-        return source
-    kind: Any = type(source)
-    plain = kind in (*_known("openai", "OpenAI"), *_known("openai", "AsyncOpenAI"))
-    # What `openai` makes when it is given no HTTP client has no public name.
-    own_http = type(source._client).__name__ in ("SyncHttpxClientWrapper", "AsyncHttpxClientWrapper")
-    if not plain or not own_http or getattr(source, "_provider", None) is not None:
-        raise TypeError(
-            f"this {kind.__name__} cannot be pickled: it is of a special kind or has an HTTP client of its own. Give "
-            "the judge a function at the top level of a module that makes the client"
-        )
-    return functools.partial(
-        kind,
-        api_key=source._api_key_provider or source.api_key,
-        organization=source.organization,
-        project=source.project,
-        base_url=str(source.base_url),
-        timeout=source.timeout,
-        default_headers=dict(source._custom_headers),
-        default_query=dict(source._custom_query),
-    )
-
-
-def _identity(model_id: str | None, config: Mapping[str, Any]) -> str:
-    # What is no JSON, such as a function, has no text that lasts; its type has to do.
-    return json.dumps([model_id, config], sort_keys=True, default=lambda value: type(value).__name__)
-
-
-# --- OpenAI clients --------------------------------------------------------------------------------------------------
-
-
-class _OpenAIJudge:
-    """Asks through `chat.completions` with a JSON schema as the response format."""
-
-    def __init__(self, client: Any, model_id: str, params: Mapping[str, JSON], *, owned: bool) -> None:
-        if taken := sorted({"messages", "model", "response_format", "stream", "timeout"} & set(params)):
-            raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
-        self._client = client.with_options(max_retries=0)  # retries are ours, and counted
-        self._is_async = isinstance(client, _known("openai", "AsyncOpenAI"))
-        self._owned = owned
-        self._model_id = model_id
-        self._params = dict(params)
-        self.identity = _identity(model_id, self._params)
-
-    def ask(self, question: Question, timeout_seconds: float) -> Reply:
-        call = functools.partial(
-            self._client.chat.completions.create,
-            **self._params,
-            model=self._model_id,
-            messages=[{"role": "system", "content": question.system}, {"role": "user", "content": question.user}],
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": VERDICT, "strict": True, "schema": question.schema},
-            },
-            timeout=timeout_seconds,
-        )
-        handled = sys.exc_info()[1]
-        try:
-            return _reply_of((run_in_judges_loop if self._is_async else run_in_thread)(call, timeout_seconds))
-        except Exception as error:
-            raise call_failed(error, handled) from error
-
-    def close(self) -> None:
-        if self._is_async:
-            run_in_judges_loop(self._client.close, CLOSE_SECONDS)
-        elif self._owned:
-            self._client.close()
-
-
-def _reply_of(completion: Any) -> Reply:
-    # `openai` does not check what came against its types, so anything may stand here.
-    usage = getattr(completion, "usage", None)
-    tokens = (_count(getattr(usage, "prompt_tokens", None)), _count(getattr(usage, "completion_tokens", None)))
+def check_picklable(source: object) -> None:
+    """Refuse a live client that cannot be pickled. Raises `TypeError`. Functions are for `pickle` to check."""
     try:
-        choice = completion.choices[0]
-        text, refusal = choice.message.content, choice.message.refusal
-    except (AttributeError, LookupError, TypeError) as error:
-        raise CallFailedError(Failure.MALFORMED, "the reply is no chat completion", retry=True) from error
-    if refusal:
-        return Reply("", *tokens, refusal=f"the model declined: {refusal!s:.200}")
-    if choice.finish_reason == "content_filter":
-        return Reply("", *tokens, refusal="the answer was filtered")
-    return Reply(text if isinstance(text, str) else "", *tokens)
+        if _kind_of(source) is not None:
+            pickle.dumps(source)
+    except Exception as error:
+        raise TypeError(
+            f"the {type(source).__name__} of this judge cannot be pickled. Give the judge a factory: a function "
+            "without arguments, at the top level of a module, that makes it"
+        ) from error
+
+
+def _kind_of(source: object) -> type[JudgeModel] | None:
+    if isinstance(source, type):
+        return None
+    if callable(getattr(source, "converse", None)):
+        return _Converse
+    if callable(getattr(source, "stream", None)) and callable(getattr(source, "get_config", None)):
+        return _Strands
+    completions = getattr(getattr(source, "chat", None), "completions", None)
+    return _OpenAI if callable(getattr(completions, "create", None)) else None
+
+
+def _own_connections(client: Any) -> Any:
+    openai: Any = sys.modules["openai"]  # where the client comes from
+    return openai.DefaultAsyncHttpxClient() if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient()
+
+
+def _tool(schema: Schema) -> dict[str, JSON]:
+    return {"name": _VERDICT, "description": "Gives the verdict.", "inputSchema": {"json": schema}}
+
+
+def _blocks(turns: Sequence[Turn]) -> list[dict[str, JSON]]:
+    return [{"role": role, "content": [{"text": text}]} for role, text in turns]
 
 
 def _count(tokens: object) -> int:
-    """Return a count of tokens, 0 where the provider left it out: a verdict is not lost for the sake of its price."""
-    return tokens if isinstance(tokens, int) else 0
+    return tokens if isinstance(tokens, int) else 0  # a verdict is not lost for the sake of its price
 
 
-# --- Strands models --------------------------------------------------------------------------------------------------
+def _stopped(stop_reason: object) -> str:
+    return f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
 
 
-class _StrandsJudge:
-    """Asks through `stream` with one tool that must be called, which all providers have in common."""
+# --- calls and their failures ---
 
-    def __init__(self, model: Any, model_id: str | None, params: Mapping[str, JSON]) -> None:
-        if params:
-            raise ConfigurationError("params are for OpenAI clients; a Strands model has its own in its configuration")
-        self._model = _without_retries(model)
-        config = model.get_config()
-        self.identity = _identity(model_id, dict(config) if isinstance(config, Mapping) else {})
 
-    def ask(self, question: Question, timeout_seconds: float) -> Reply:
-        handled = sys.exc_info()[1]
+def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
+    """Call a function in a thread of its own, and await what it returns in the judges' loop if that is awaitable.
+
+    The context of the call is empty. No rollout is in progress there, so a model or client that is tied to rollouts
+    sends no headers of them: a call of a judge is no turn of the policy. Nothing can end a blocking call: one that is
+    late goes on by itself until its own timeouts end it.
+
+    Raises:
+        CallFailedError: The call failed, or was late.
+    """
+    future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+    async def finish(result: Any) -> Any:
+        return await asyncio.wait_for(result, timeout_seconds)
+
+    def run() -> None:
         try:
-            return run_in_judges_loop(functools.partial(self._ask, question), timeout_seconds)
-        except Exception as error:
-            raise call_failed(error, handled) from error
+            result = call()
+            if inspect.isawaitable(result):
+                result = asyncio.run_coroutine_threadsafe(finish(result), _judges_loop()).result()
+            future.set_result(result)
+        except BaseException as error:  # the caller gets it
+            future.set_exception(_call_failed(error))
 
-    def close(self) -> None:
-        """Do nothing: Strands opens and closes connections itself."""
-
-    async def _ask(self, question: Question) -> Reply:
-        tool = {
-            "name": VERDICT,
-            "description": "Gives the verdict.",
-            "inputSchema": {"json": question.schema},
-        }
-        messages = [{"role": "user", "content": [{"text": question.user}]}]
-        stream = self._model.stream(messages, [tool], question.system, tool_choice={"tool": {"name": VERDICT}})
-        calls: list[str] = []
-        texts: list[str] = []
-        usage: Mapping[str, Any] = {}
-        stopped = ""
-        async with aclosing(stream) as events:
-            async for event in events:
-                if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
-                    calls.append("")
-                delta = event.get("contentBlockDelta", {}).get("delta", {})
-                if "toolUse" in delta and calls:
-                    calls[-1] += delta["toolUse"].get("input", "")
-                texts.append(delta.get("text", ""))
-                usage = event.get("metadata", {}).get("usage") or usage
-                stopped = event.get("messageStop", {}).get("stopReason") or stopped
-        # Providers without a forced choice of tools may give the object as text. Two calls are no verdict.
-        text = "".join(texts) if not calls else calls[0] if len(calls) == 1 else ""
-        refusal = f"the model stopped: {stopped}" if stopped in _REFUSALS else ""
-        return Reply(text, _count(usage.get("inputTokens")), _count(usage.get("outputTokens")), refusal)
+    thread = threading.Thread(target=contextvars.Context().run, args=(run,), name="rft-judge-call", daemon=True)
+    thread.start()
+    try:
+        return future.result(timeout_seconds)
+    except concurrent.futures.TimeoutError:
+        raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
 
 
-def _without_retries(model: Any) -> Any:
-    """Return a Strands model whose OpenAI client, if it has one, does not retry on its own: retries are counted."""
-    kinds = (
-        *_known("strands.models.openai", "OpenAIModel"),
-        *_known("strands.models.openai_responses", "OpenAIResponsesModel"),
-    )
-    if not isinstance(model, kinds) or not isinstance(getattr(model, "client_args", None), dict):
-        return model
-    model = copy.copy(model)
-    model.client_args = {**model.client_args, "max_retries": 0}
-    if _is_client(getattr(model, "_custom_client", None)):
-        model._custom_client = model._custom_client.with_options(max_retries=0)
-    return model
+_loop: asyncio.AbstractEventLoop | None = None
+_loop_lock = threading.Lock()
+_loops_of_parents: list[object] = []
+"""Kept so that nothing closes what these loops share with the parent process."""
+
+
+def _judges_loop() -> asyncio.AbstractEventLoop:
+    """Return the one loop for all judges of this process. Asynchronous clients keep their connections in it."""
+    global _loop
+    with _loop_lock:
+        if _loop is None:
+            _loop = asyncio.new_event_loop()
+            thread = threading.Thread(target=_loop.run_forever, name="rft-judge", daemon=True)
+            thread.start()
+            atexit.register(_stop, _loop, thread)
+        return _loop
+
+
+def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(_CLOSE_SECONDS)
+    if not thread.is_alive():
+        loop.close()
+
+
+@in_forked_child
+def _forget_after_fork() -> None:
+    global _loop, _loop_lock
+    atexit.unregister(_stop)  # the thread of the loop is not in this process
+    _loops_of_parents.append(_loop)
+    _loop, _loop_lock = None, threading.Lock()
+
+
+_NOT_SENT = {
+    "ConnectError",
+    "ConnectTimeout",
+    "ConnectTimeoutError",
+    "ConnectionRefusedError",
+    "EndpointConnectionError",
+}
+_BY_NAME = (
+    (Failure.UNAVAILABLE, _NOT_SENT),
+    (Failure.THROTTLED, {"ModelThrottledException", "ThrottlingException", "TooManyRequestsException"}),
+    (Failure.REFUSED, {"ContextWindowOverflowException"}),
+    (Failure.TIMEOUT, {"TimeoutError", "TimeoutException", "APITimeoutError", "ReadTimeoutError"}),
+    (Failure.UNAVAILABLE, {"APIConnectionError", "ConnectionError", "TransportError", "HTTPClientError"}),
+    (Failure.MALFORMED, {"JSONDecodeError", "UnicodeDecodeError", "ResponseParserError", "APIResponseValidationError"}),
+)
+
+
+def _call_failed(error: BaseException) -> CallFailedError:
+    """Return what an error of a provider means: by status first, then by names of classes and codes, never by text."""
+    if isinstance(error, CallFailedError):
+        return error
+    names: set[str] = set()
+    status: int | None = None
+    headers: Any = None
+    links: list[BaseException] = [error]
+    for link in links:
+        names |= {kind.__name__ for kind in type(link).__mro__}
+        response = getattr(link, "response", None)
+        found, of_link = getattr(link, "status_code", None), getattr(response, "headers", None)  # openai
+        if isinstance(response, Mapping):  # botocore
+            about = response.get("ResponseMetadata", {})
+            found, of_link = about.get("HTTPStatusCode"), about.get("HTTPHeaders")
+            names.add(str(response.get("Error", {}).get("Code")))
+        if isinstance(found, int) and found >= 400:  # a success is no cause
+            status, headers = found, of_link  # of the last link, which is nearest to the wire
+        cause = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        if cause is not None and cause not in links:
+            links.append(cause)
+    if status is not None:  # nothing of its text: it may quote the key and the prompt
+        is_fault = status in (408, 409, 424) or status >= 500
+        failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
+        failed = CallFailedError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
+        failed.retry_after = parse_retry_after((headers or {}).get("retry-after"))
+    else:
+        failure = next((failure for failure, known in _BY_NAME if names & known), Failure.ERROR)
+        was_sent = failure not in (Failure.THROTTLED, Failure.REFUSED) and not names & _NOT_SENT
+        detail = f"{type(error).__name__}: {error}"[:300]
+        failed = CallFailedError(failure, detail, was_sent, blames_form=failure is Failure.ERROR)
+    failed.__cause__ = error
+    return failed

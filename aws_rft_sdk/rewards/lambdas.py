@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,18 +11,17 @@ from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.rewards._alarm import ended_after
-from aws_rft_sdk.rewards._checks import check_reward
+from aws_rft_sdk.rewards._checks import check_single_reward
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
 logger = logging.getLogger(__name__)
 
 _KNOWN_KEYS = ("id", "messages", "metadata", "reference_answer")
-_TYPES = ("Reward", "Metric")
 _REPLY_SECONDS = 0.5
-"""What is kept of the time for sending the reply."""
+"""Time that is kept for sending the reply."""
 _LEAST_SECONDS = 0.01
-"""What a row gets when there is no time left: enough for most, too little to matter."""
+"""Time for a row when no time is left. It is enough for most rewards."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +35,22 @@ class RewardLambda:
     def __post_init__(self) -> None:
         if isinstance(self.reward, RewardLambda):
             raise ConfigurationError("this is a Lambda handler already; name the reward that is in it")
-        check_reward(self.reward)
+        check_single_reward(self.reward, "a Lambda function")
         object.__setattr__(self, "floor", parse_reward(self.floor))
 
     def __call__(self, event: JSON, context: Any = None) -> list[dict[str, JSON]]:
         """Return one result for each row of the event, in order, its id echoed.
 
-        A row that takes more than half of the time that is left cannot be judged, so that one that hangs leaves time
-        for the others. This needs Lambda's context, and a signal: in threads and on Windows there is no limit.
+        A row that takes more than half of the time that is left cannot be judged, so a row that hangs leaves time for
+        the others. In threads and on Windows there is no limit.
 
         Args:
             event: What the service sends: a list of rows, also as the value of `trajectories`, or a single row.
             context: Lambda's context, which knows the time that is left. Without it there is no limit.
 
         Raises:
-            PayloadError: The event has no rows at all, so that there is nothing to answer row by row.
-            ConfigurationError: No row could be judged because the reward lacks what it needs, a package for example:
-                the floor for all of them would hide that.
+            PayloadError: The event has no rows.
+            ConfigurationError: No row could be judged because the reward lacks what it needs, a package for example.
         """
         lacking: list[ConfigurationError] = []
         results = [self._score(row, position, context, lacking) for position, row in enumerate(rows_of(event))]
@@ -96,8 +94,8 @@ def _share_of_time(context: Any) -> float | None:
 def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
     """Return an AWS Lambda `handler(event, context)` that scores with a reward.
 
-    A row that cannot be judged (the reward gives None or raises, or the row is malformed) gets the `floor` and the
-    metric `unscored` 1.0, which every other row carries as 0.0; the cause is in the log. No bad row costs the batch.
+    A row that cannot be judged gets the `floor` and the metric `unscored` 1.0, which is 0.0 for every other row. The
+    cause is in the log. So no bad row costs the batch.
 
     Args:
         reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
@@ -135,9 +133,9 @@ def rows_of(event: JSON) -> Sequence[JSON]:
 def rollout_of(row: JSON) -> Rollout:
     """Return a row of an event as a rollout.
 
-    The ground truth is `metadata.reference_answer`, else `reference_answer`, else `ground_truth` in the same two
-    places, the first of these that is not empty; `{"text": ...}`, which the service makes of a string, becomes the
-    string again. All other keys are metadata.
+    The ground truth is `metadata.reference_answer`, `reference_answer`, or `ground_truth` in the same two places: the
+    first that is not empty, or else the first. `{"text": ...}`, which the service makes of a string, becomes the string
+    again. All other keys are metadata.
 
     Raises:
         PayloadError: The row is no object, or its messages are no list of objects with an answer of the policy.
@@ -149,10 +147,10 @@ def rollout_of(row: JSON) -> Rollout:
         raise PayloadError("messages must be a list of objects", field="messages")
     if not any(message.get("role") in ASSISTANT_ROLES for message in messages):
         raise PayloadError("no message is from the assistant", field="messages")
-    given = row.get("metadata")
-    metadata = dict(given) if isinstance(given, Mapping) else {}
+    metadata = dict(row["metadata"]) if isinstance(row.get("metadata"), Mapping) else {}
     truths = [_unwrapped(place.get(key)) for key in ("reference_answer", "ground_truth") for place in (metadata, row)]
-    truth = next((truth for truth in truths if not _is_empty(truth)), None)
+    given = [truth for truth in truths if truth is not None]
+    truth = next((truth for truth in given if not _is_empty(truth)), given[0] if given else None)
     extras = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
     prompt = [message for message in messages if message.get("role") not in ASSISTANT_ROLES]
     return Rollout(tuple(messages), truth, prompt, {**extras, **metadata})
@@ -163,10 +161,8 @@ def _unwrapped(truth: JSON) -> JSON:
 
 
 def _is_empty(truth: JSON) -> bool:
-    """Say whether a field is there in form only, so that one in another place counts. False and 0 are answers."""
-    return truth is None or (
-        isinstance(truth, str | Mapping | list | tuple) and not (truth.strip() if isinstance(truth, str) else truth)
-    )
+    """Return whether a field may be there in form only, so that a filled one counts. False and 0 are answers."""
+    return not (truth.strip() if isinstance(truth, str) else truth) and isinstance(truth, str | Mapping | list | tuple)
 
 
 def _id_of(row: JSON, position: int) -> JSON:
@@ -177,42 +173,36 @@ def _id_of(row: JSON, position: int) -> JSON:
 
 
 def check_reply(event: JSON, reply: object) -> list[str]:
-    """Return what is wrong with a handler's reply to an event, one sentence each; empty when nothing is.
+    """Return what is wrong with a handler's reply to an event, one sentence each. Returns [] if nothing is.
 
     The service itself checks less: not the number of results, their ids, or that scores are finite.
     """
     rows = rows_of(event)
     if not isinstance(reply, list):
         return [f"the reply must be a list, not {type(reply).__name__}"]
-    problems = []
-    if len(reply) != len(rows):
-        problems.append(f"{len(reply)} results for {len(rows)} rows")
+    problems = [] if len(reply) == len(rows) else [f"{len(reply)} results for {len(rows)} rows"]
     for position, result in enumerate(reply):
-        if not isinstance(result, Mapping):
-            problems.append(f"result {position} is a {type(result).__name__}, not an object")
-            continue
-        problems += [f"result {position}: {problem}" for problem in _result_problems(result)]
-        if position < len(rows) and result.get("id") != (wanted := _id_of(rows[position], position)):
-            problems.append(f"result {position} has the id {result.get('id')!r}, not {wanted!r}")
+        wanted = _id_of(rows[position], position) if position < len(rows) else None
+        problems += [f"result {position}: {problem}" for problem in _result_problems(result, wanted)]
     return problems
 
 
-def _result_problems(result: Mapping[str, Any]) -> list[str]:
-    problems = []
-    if not is_number(result.get("aggregate_reward_score")):
-        problems.append(
-            f"aggregate_reward_score must be a finite number, not {result.get('aggregate_reward_score')!r:.40}"
-        )
-    metrics = result.get("metrics_list")
+def _result_problems(result: object, wanted_id: JSON) -> Iterator[str]:
+    if not isinstance(result, Mapping):
+        yield f"it is a {type(result).__name__}, not an object"
+        return
+    score, metrics = result.get("aggregate_reward_score"), result.get("metrics_list")
+    if not is_number(score):
+        yield f"aggregate_reward_score must be a finite number, not {score!r:.40}"
     if metrics is not None and not isinstance(metrics, list):
-        return [*problems, "metrics_list must be a list"]
+        yield "metrics_list must be a list"
+        metrics = []
     for metric in metrics or []:
         if not isinstance(metric, Mapping):
-            problems.append("a metric must be an object")
+            yield "a metric must be an object"
         elif not isinstance(metric.get("name"), str) or not is_number(metric.get("value")):
-            problems.append(f"a metric needs a name and a finite number as value: {dict(metric)!r:.80}")
-        elif metric.get("type") not in _TYPES:
-            problems.append(
-                f"the type of metric {metric['name']!r} must be Reward or Metric, not {metric.get('type')!r}"
-            )
-    return problems
+            yield f"a metric needs a name and a finite number as value: {dict(metric)!r:.80}"
+        elif metric.get("type") not in ("Reward", "Metric"):
+            yield f"the type of metric {metric['name']!r} must be Reward or Metric, not {metric.get('type')!r}"
+    if wanted_id is not None and result.get("id") != wanted_id:
+        yield f"it has the id {result.get('id')!r}, not {wanted_id!r}"

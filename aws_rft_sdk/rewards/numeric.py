@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -10,21 +11,25 @@ from typing import Literal
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards._hedges import (
-    DOUBT_BEFORE,
-    GAP,
-    JOINED,
-    WORD_FOLLOWS,
-    find_answer,
-    joined_before,
-    list_pattern,
+from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_number
+from aws_rft_sdk.rewards._settling import Candidate, settle
+from aws_rft_sdk.rewards.extract import (
+    MARKED,
+    STANDARD,
+    Answer,
+    Comparator,
+    Extract,
+    Extractor,
+    LastNumber,
+    Prose,
+    reference_of,
 )
-from aws_rft_sdk.rewards._numbers import Number, answer_number, reference_number, reference_of
-from aws_rft_sdk.rewards.rollout import TextReward
+
+_ANYWHERE = Extract(MARKED, Prose(), LastNumber())
 
 
 @dataclass(frozen=True)
-class ExactNumber(TextReward):
+class ExactNumber(Comparator):
     r"""1.0 when the answer gives the number of the ground truth, else 0.0.
 
     The answer stands after the last of `####`, `\boxed{`, "answer is", "answer:" and `A:` at the beginning of a line,
@@ -53,42 +58,62 @@ class ExactNumber(TextReward):
     """Largest absolute difference that still counts as equal."""
     anywhere: bool = False
     """Without a marker, take the last number of the text, which a runaway answer makes a lottery."""
+    relative_tolerance: float = 0.0
+    """Largest difference that still counts as equal, as a part of the right number: 0.01 for 1 %."""
 
     def __post_init__(self) -> None:
         check_number("tolerance", self.tolerance, low=0)
+        check_number("relative_tolerance", self.relative_tolerance, low=0)
 
-    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0; None when the ground truth gives no number, or several ("5 or 6").
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return _ANYWHERE if self.anywhere else STANDARD
+
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0. None if the ground truth gives no number, or several ("5 or 6").
 
         Args:
-            answer_text: The answer.
-            ground_truth: A number, its text, a solution that ends in one, or an object with one of these under
-                `final_answer`, `answer`, `ground_truth` or `text`.
+            answers: Where answers stand.
+            ground_truth: A number, its text, a solution that ends in one, an object with one of these under
+                `final_answer`, `answer`, `ground_truth` or `text`, or a list of accepted ones.
         """
-        right = reference_number(ground_truth)
-        if right is None:
+        rights = reference_numbers(ground_truth)
+        if not rights:
             return None
-        given = answer_number(answer_text, anywhere=self.anywhere)
-        if given is None:
-            return 0.0
-        if not self.tolerance:
-            return float(given.value == right.value)
-        return float(abs(Fraction(given.value) - right.value) <= Fraction(str(self.tolerance)))
+        given = settled_number(answers)
+        return float(given is not None and any(self._is_equal(given, right) for right in rights))
+
+    def _is_equal(self, given: Number, right: Number) -> bool:
+        allowed = Fraction(str(self.tolerance)) if self.tolerance else 0
+        relative = Fraction(str(self.relative_tolerance)) if self.relative_tolerance else 0
+        accepted = (right.value, *right.others)
+        return any(
+            value == wanted or abs(value - wanted) <= max(allowed, relative * abs(wanted))
+            for value in (given.value, *given.others)
+            for wanted in accepted
+        )
 
 
 gsm8k = ExactNumber()
 """The reward of GSM8K: the number after the last `####` is the right one."""
 
-_YES_NO = re.compile(r"\W{0,9}(yes|no)\b", re.IGNORECASE)
-_ONE_MORE = re.compile(rf"\b(?P<word>yes|no)\b(?P<goes_on>{WORD_FOLLOWS})?", re.IGNORECASE)
-_ANY_WORD = re.compile(r"\b(?:yes|no)\b", re.IGNORECASE)
-_ONLY_GAP = re.compile(GAP, re.IGNORECASE)
-_LISTED_WORD = list_pattern(r"\b(?:yes|no)")
-_YES_NO_CHARACTERS = 300
+_WORD = re.compile(
+    r"\b(?:yes|true|(?:no|false)(?:(?<=\band no)|(?<=\bor no)"
+    r"|(?!\s+(?!(?:and|or|if|but|for|in|when|at|otherwise|under|unless)\b)[a-z])))\b",
+    re.IGNORECASE,
+)
+"""A yes or a no, but not the "no" of "there was no change"."""
+_YES_NO = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
+
+
+def _first_word(text: str) -> Candidate | None:
+    found = _WORD.search(text)
+    return Candidate(_YES_NO[found[0].lower()], found.start(), found.end()) if found else None
 
 
 @dataclass(frozen=True)
-class FinQA(TextReward):
+class FinQA(Comparator):
     """1.0 for the right figure, `close` for one within the tolerance, else 0.0; yes and no are compared as words.
 
     With answer a, gold g and d = max(2, decimals that g is written with):
@@ -125,27 +150,31 @@ class FinQA(TextReward):
         if self.percent not in ("marked", "either"):
             raise ConfigurationError(f"percent must be 'marked' or 'either', not {self.percent!r}")
 
-    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return 1.0, `close` or 0.0; None when the ground truth is neither yes, no nor a number."""
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return _ANYWHERE if self.anywhere else STANDARD
+
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return 1.0, `close` or 0.0. None if the ground truth is neither yes, no nor a number."""
         reference = reference_of(ground_truth)
-        if isinstance(reference, str) and reference.strip().lower() in ("yes", "no"):
-            answer = find_answer(answer_text, _ANY_WORD)
-            word = _yes_or_no(answer_text if answer is None else answer.text)
-            joined = _yes_or_no(joined_before(answer, _LISTED_WORD))
-            return float(word == reference.strip().lower() and joined in (None, word))
-        right = reference_number(ground_truth, letters=True)
-        if right is None:
+        word = _YES_NO.get(str(reference).strip().lower())
+        if word is not None:
+            return float(settle(answers, _first_word) == word)
+        rights = reference_numbers(ground_truth, finance=True)
+        if not rights:
             return None
-        given = answer_number(answer_text, anywhere=self.anywhere, letters=True)
-        return 0.0 if given is None else max(self._compare(value, right) for value in self._readings(given, right))
+        given = settled_number(answers, finance=True)
+        if given is None:
+            return 0.0
+        return max(self._compare(value, right) for right in rights for value in self._readings(given, right))
 
     def _readings(self, given: Number, right: Number) -> list[Fraction]:
-        value = Fraction(given.value)
-        readings = [value]
+        readings = [given.value, *given.others]
         if self.percent == "either" or (right.percent and not given.percent):
-            readings.append(value * 100)
+            readings.append(given.value * 100)
         if self.percent == "either" or (given.percent and not right.percent):
-            readings.append(value / 100)
+            readings.append(given.value / 100)
         return readings
 
     def _compare(self, given: Fraction, right: Number) -> float:
@@ -157,23 +186,6 @@ class FinQA(TextReward):
         difference = abs(given - right.value)
         relative = Fraction(str(self.relative_tolerance)) * abs(Fraction(right.value))
         return self.close if difference < relative or difference < Fraction(str(self.absolute_tolerance)) else 0.0
-
-
-def _yes_or_no(answer: str) -> str | None:
-    """Return the word that an answer begins with, None when it is neither, or both."""
-    word = _YES_NO.match(answer)
-    if word is None:
-        return None
-    rest = answer[word.end() : word.end() + _YES_NO_CHARACTERS]
-    for other in _ONE_MORE.finditer(rest):
-        if other["word"].lower() == word[1].lower():
-            continue
-        gap = rest[: other.start()]
-        # "yes, no change was seen" is a yes; "yes, no", "yes and no longer so" and "yes, it did, or no" are nothing.
-        is_listed = _ONLY_GAP.fullmatch(gap) and (JOINED.search(gap) or not other["goes_on"])
-        if is_listed or (DOUBT_BEFORE.search(gap[-60:]) and not other["goes_on"]):
-            return None
-    return word[1].lower()
 
 
 finqa = FinQA()

@@ -32,7 +32,6 @@ _RESOURCES = {
 }
 _NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
 """What our modules import on use."""
-_DATE = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
@@ -87,17 +86,36 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
     for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
         content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
     ours, our_needs = closure(wanted)
-    content.update(named(ours))
-    content["lambda_function.py"] = _entry(file.stem, name, floor).encode()
-    data = zipped(content)
+    content |= {**ours, "lambda_function.py": _entry(file.stem, name, floor).encode()}
+    return write_package(out, content, needs | our_needs)
+
+
+def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable[str]) -> Package:
+    """Write files, by their names in the zip, as a zip. The same content gives the same bytes.
+
+    Args:
+        out: The zip, overwritten.
+        content: The files.
+        needs: Packages that the files import. What Lambda has is left out of `Package.needs`.
+
+    Raises:
+        ConfigurationError: The zip cannot be written.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name in sorted(content):
+            info = zipfile.ZipInfo(name)  # dated 1980
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3  # Unix, on every system
+            info.external_attr = 0o644 << 16  # Lambda's user has to be able to read it
+            archive.writestr(info, content[name])
     try:
-        Path(out).write_bytes(data)
+        Path(out).write_bytes(buffer.getvalue())
     except OSError as error:
         raise ConfigurationError(f"{out} cannot be written: {error}") from error
-    missing = {need for need in needs | our_needs if need not in sys.stdlib_module_names} - IN_LAMBDA - {"__future__"}
-    return Package(
-        Path(out), tuple(sorted(content)), len(data), sum(map(len, content.values())), tuple(sorted(missing))
-    )
+    missing = tuple(sorted(set(needs) - sys.stdlib_module_names - IN_LAMBDA))
+    size = sum(map(len, content.values()))
+    return Package(Path(out), tuple(sorted(content)), buffer.getbuffer().nbytes, size, missing)
 
 
 def _entry(module: str, name: str, floor: float) -> str:
@@ -107,19 +125,6 @@ def _entry(module: str, name: str, floor: float) -> str:
         "from aws_rft_sdk.rewards.lambdas import reward_lambda\n\n"
         f"lambda_handler = reward_lambda({module}.{name}, floor={floor!r})\n"
     )
-
-
-def zipped(content: Mapping[str, bytes]) -> bytes:
-    """Return a zip of files by their names in it. The same input gives the same bytes."""
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name in sorted(content):
-            info = zipfile.ZipInfo(name, _DATE)
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.create_system = 3  # Unix, on every system
-            info.external_attr = 0o644 << 16  # Lambda's user has to be able to read it
-            archive.writestr(info, content[name])
-    return buffer.getvalue()
 
 
 def _own_files(file: Path) -> Iterator[tuple[Path, str]]:
@@ -168,20 +173,25 @@ def _modules_of(module: str, name: str | None) -> set[str]:
     return {module, found}
 
 
-def closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:
-    """Return the files of our modules with all that they import of ours, and what they import of others.
+def closure(wanted: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
+    """Return the files of our modules with all that they import of ours, by their names in a zip.
 
     Args:
-        wanted: Full names of our modules; what is no module of ours is passed over.
+        wanted: Full names of our modules. Names of other modules are passed over.
+
+    Returns:
+        The files, and the packages of others that they import.
     """
-    waiting, seen, files, needs = list(wanted), set[str](), {_ROOT / "__init__.py"}, set[str]()
+    waiting, seen, needs = list(wanted), set[str](), set[str]()
+    files = {_ROOT / "__init__.py"}
     while waiting:
         module = waiting.pop()
         path = _path_of(module)
         if module in seen or path is None:
             continue
         seen.add(module)
-        files |= {path, *_parents_of(path)}
+        files.add(path)
+        files.update(folder / "__init__.py" for folder in path.parents if _ROOT in folder.parents)
         waiting += _RESOURCES.get(module, ())
         needs |= {_NEEDS[module]} if module in _NEEDS else set()
         for imported, name in () if module in _LAZY else _imports(path):
@@ -189,24 +199,9 @@ def closure(wanted: Iterable[str]) -> tuple[set[Path], set[str]]:
                 waiting += _modules_of(imported, name)
             else:
                 needs.add(imported.partition(".")[0])
-    return files, needs
-
-
-def named(files: Iterable[Path]) -> dict[str, bytes]:
-    """Return the content of files of ours, by their names in a zip."""
-    return {path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in files}
+    return {path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in files}, needs
 
 
 def _path_of(module: str) -> Path | None:
     path = _ROOT.parent.joinpath(*module.split("."))
-    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _parents_of(path: Path) -> Iterator[Path]:
-    folder = path.parent
-    while folder != _ROOT.parent:
-        yield folder / "__init__.py"
-        folder = folder.parent
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)

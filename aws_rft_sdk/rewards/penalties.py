@@ -10,8 +10,15 @@ from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards.rollout import TextReward
+from aws_rft_sdk.rewards.text import UNSPACED
 
-_WORD = re.compile(r"\w+")
+_WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
+_SEQUENCE_TOKEN = re.compile(
+    rf"(?=([{UNSPACED}]{{1,4}}))[{UNSPACED}]"  # four characters are about two words of Chinese
+    r"|(\w(?=\w{24}))"  # no word is that long: "aaaa...", "1111..."
+    rf"|([^\W{UNSPACED}]+)"
+    r"|([^\w\s](?=(?:\s?[^\w\s]){31}))"  # punctuation counts in long runs only: "!!!!...", ". . . ."
+)
 
 
 @dataclass(frozen=True)
@@ -19,7 +26,8 @@ class Length(TextReward):
     """0.0 up to `soft`, falling in a straight line to -1.0 at `hard`, -1.0 beyond.
 
     With length n: 0 if n <= soft, -(n - soft) / (hard - soft) if soft < n <= hard, -1 if n > hard (the soft overlong
-    punishment of DAPO, Yu et al. 2025, equation 13, in characters or words instead of tokens).
+    punishment of DAPO, Yu et al. 2025, equation 13, in characters or words instead of tokens). In scripts without
+    spaces (Chinese, Japanese, Thai), each character is a word.
 
     Raises:
         ConfigurationError: Not 0 <= soft < hard, or one is no whole number.
@@ -43,7 +51,7 @@ class Length(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the penalty. The ground truth is not looked at."""
-        length = len(answer_text) if self.unit == "characters" else len(answer_text.split())
+        length = len(answer_text) if self.unit == "characters" else sum(1 for _ in _WORD.finditer(answer_text))
         excess = min(max(length - self.soft, 0), self.hard - self.soft)
         return -excess / (self.hard - self.soft) if excess else 0.0
 
@@ -53,7 +61,8 @@ class Repetition(TextReward):
     """The share of word sequences that were there before, times -1: 0.0 without repetition, towards -1.0.
 
     -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. An answer of fewer than n words gets
-    0.
+    0. In scripts without spaces (Chinese, Japanese, Thai), four characters in a row are a word. Longer runs than words
+    have (one letter or digit 500 times) count by characters, and so do long runs of punctuation.
 
     Raises:
         ConfigurationError: n is no whole number of at least 1.
@@ -71,7 +80,7 @@ class Repetition(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the penalty. The ground truth is not looked at."""
-        words = _WORD.findall(answer_text.lower())
+        words = [found[found.lastindex or 0] for found in _SEQUENCE_TOKEN.finditer(answer_text.lower())]
         total = len(words) - self.n + 1
         if total < 1:
             return 0.0

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import RewardError
+from aws_rft_sdk.rewards._messages import chat_messages
 from aws_rft_sdk.types import Trajectory, parse_reward, parse_rewards
+
+
+class HasMessages(Protocol):
+    """An agent with the messages of its conversation, as Strands' `Agent` has."""
+
+    messages: JSON
 
 
 @dataclass(frozen=True)
@@ -24,17 +32,56 @@ class Rollout:
     """The prompt cell that the rollout began with; None when it is not known."""
     metadata: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Anything else that is known about the task, frozen."""
+    state: JSON = None
+    """Final state of the environment as the handler gave it in `RolloutResult.state`, frozen. None if it gave none."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "messages", tuple(freeze(message) for message in self.messages))
         object.__setattr__(self, "ground_truth", freeze(self.ground_truth))
         object.__setattr__(self, "prompt", freeze(self.prompt))
         object.__setattr__(self, "metadata", freeze(self.metadata))
+        object.__setattr__(self, "state", freeze(self.state))
 
     @classmethod
-    def of(cls, trajectory: Trajectory, ground_truth: JSON = None) -> Rollout:
+    def from_trajectory(cls, trajectory: Trajectory, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
         """Return a trajectory of the runtime as a reward sees it."""
-        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt)
+        return cls(tuple(trajectory.messages), ground_truth, trajectory.prompt, state=state)
+
+    of = from_trajectory
+
+    @classmethod
+    def from_messages(
+        cls,
+        messages: Iterable[JSON],
+        ground_truth: JSON = None,
+        *,
+        prompt: JSON = None,
+        metadata: Mapping[str, JSON] = FrozenDict(),
+        state: JSON = None,
+    ) -> Rollout:
+        """Return a conversation as a reward sees it.
+
+        Args:
+            messages: Chat messages of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects
+                that openai and anthropic answer with. They are converted to OpenAI chat form.
+            ground_truth: As the field of this name; so are the others.
+            prompt: See above.
+            metadata: See above.
+            state: See above.
+
+        Raises:
+            PayloadError: `messages` is no list of messages with a role.
+        """
+        return cls(tuple(chat_messages(messages)), ground_truth, prompt, metadata, state)
+
+    @classmethod
+    def from_agent(cls, agent: HasMessages, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
+        """Return what a Strands `Agent` said and did, from its `messages`, in OpenAI chat form.
+
+        The agent's system prompt is not among its messages. `state` is the final state of the environment, not the
+        agent's own state.
+        """
+        return cls.from_messages(agent.messages, ground_truth, state=state)
 
     @classmethod
     def of_answer(cls, answer: str, ground_truth: JSON = None, prompt: JSON = None) -> Rollout:
@@ -48,8 +95,11 @@ class Rollout:
 
     @property
     def answer(self) -> str:
-        """Text of the last assistant message; "" when there is none, or when it only calls tools."""
-        return message_text(self.turns[-1]) if self.turns else ""
+        """Text of the last assistant message that has text; "" if none has.
+
+        A closing tool call without text hides no answer that came before it. Reasoning is not text.
+        """
+        return next((text for turn in reversed(self.turns) if (text := message_text(turn)).strip()), "")
 
 
 ASSISTANT_ROLES = ("assistant", "nova_assistant")
@@ -57,13 +107,21 @@ ASSISTANT_ROLES = ("assistant", "nova_assistant")
 
 
 def message_text(message: Mapping[str, Any]) -> str:
-    """Return the text of a chat message: its content, or the text parts of its content joined; "" without any."""
+    """Return the text of a chat message: its content, or the text parts of its content joined; "" if it has none.
+
+    Parts with reasoning (of OpenAI, Anthropic, Bedrock and Gemini) are not text.
+    """
     content = message.get("content")
     if isinstance(content, str):
         return content
     if not isinstance(content, Iterable):
         return ""
-    return "".join(part["text"] for part in content if isinstance(part, Mapping) and isinstance(part.get("text"), str))
+    return "".join(part["text"] for part in content if isinstance(part, Mapping) and _is_text(part))
+
+
+def _is_text(part: Mapping[str, Any]) -> bool:
+    is_reasoning = part.get("thought") is True or re.search("reason|think", str(part.get("type", "")))
+    return isinstance(part.get("text"), str) and not is_reasoning
 
 
 @dataclass(frozen=True)
@@ -109,24 +167,83 @@ class RewardResult:
             raise RewardError(f"components of a reward need names of their own, not {names}")
 
 
+@runtime_checkable
+class GroupReward(Protocol):
+    """A reward that compares the rollouts of one prompt with each other, for example by ranking them.
+
+    Group rewards apply wherever all rollouts of a prompt are at hand: `evaluate_group`, `aws-rft rescore`,
+    `aws-rft reward test` and TRL (`as_trl`). A handler scores one rollout and cannot know its group, so it cannot use a
+    group reward.
+    """
+
+    def score_group(self, rollouts: Sequence[Rollout]) -> Sequence[float | RewardResult | None]:
+        """Return one reward for each rollout, in the order of the rollouts. None means "cannot be judged"."""
+        ...
+
+
 Reward = Callable[[Rollout], "float | RewardResult | None"]
 """A reward: a plain picklable function or object. Equal rollouts get equal rewards; None says "cannot be judged"."""
 
+AnyReward = Reward | GroupReward
 
-def evaluate(reward: Reward, rollout: Rollout) -> RewardResult:
-    """Apply a reward and return its result in one form.
+
+def leaves(reward: AnyReward, path: str = "") -> Iterator[tuple[str, AnyReward]]:
+    """Yield the rewards that a combination is made of, each with its path ("a/condition"), else the reward itself."""
+    parts = getattr(reward, "reward_parts", None)
+    if parts is None:
+        yield path, reward
+    for name, part in parts().items() if parts else ():
+        yield from leaves(part, f"{path}/{name}" if path else name)
+
+
+def is_group_reward(reward: AnyReward) -> bool:
+    """Return whether a reward, or a part of it, compares the rollouts of a prompt."""
+    return any(isinstance(part, GroupReward) for _, part in leaves(reward))
+
+
+def evaluate(reward: AnyReward, rollout: Rollout) -> RewardResult:
+    """Apply a reward to one rollout and return its result in one form.
 
     Raises:
-        RewardError: It gave something that is neither a finite number, a `RewardResult` nor None.
+        RewardError: The reward only scores groups, or it returned neither a finite number, a `RewardResult` nor None.
         Exception: Whatever the reward raises.
     """
-    result = reward(rollout)
-    if inspect.iscoroutine(result):
-        result.close()  # or Python warns that nobody awaited it
+    if not callable(reward):
+        raise RewardError(
+            f"{type(reward).__name__} compares the rollouts of a prompt and cannot score one alone; "
+            "use evaluate_group(reward, rollouts)"
+        )
+    return _result(reward(rollout))
+
+
+def evaluate_group(reward: AnyReward, rollouts: Sequence[Rollout]) -> list[RewardResult]:
+    """Apply a reward to the rollouts of one prompt and return one result for each, in their order.
+
+    A reward with `score_group` gets the whole group. Any other reward scores the rollouts one by one.
+
+    Raises:
+        RewardError: `score_group` returned another number of rewards than there are rollouts, or something that is
+            neither a finite number, a `RewardResult` nor None.
+        Exception: Whatever the reward raises.
+    """
+    if not isinstance(reward, GroupReward):
+        return [evaluate(reward, rollout) for rollout in rollouts]
+    scores: object = reward.score_group(rollouts)
+    if inspect.iscoroutine(scores):
+        _result(scores)
+    if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(rollouts):
+        got = f"{len(scores)} rewards" if isinstance(scores, Sequence) else type(scores).__name__
+        raise RewardError(f"score_group returned {got} for {len(rollouts)} rollouts; return a list with one for each")
+    return [_result(score) for score in scores]
+
+
+def _result(value: object) -> RewardResult:
+    if inspect.iscoroutine(value):
+        value.close()  # or Python warns that nobody awaited it
         raise RewardError("the reward is asynchronous; a reward is a plain function, called without await")
-    if result is None or isinstance(result, RewardResult):
-        return result if result is not None else RewardResult(None)
-    return RewardResult(parse_reward(result))
+    if value is None or isinstance(value, RewardResult):
+        return RewardResult(None) if value is None else value
+    return RewardResult(parse_reward(value))
 
 
 class TextReward:

@@ -4,163 +4,203 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards._hedges import (
-    DOUBT_BEFORE,
-    GAP,
-    JOINED,
-    WORD_FOLLOWS,
-    find_answer,
-    joined_before,
-    list_pattern,
-)
-from aws_rft_sdk.rewards._numbers import reference_of
+from aws_rft_sdk.rewards._settling import Candidate, settle
+from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole, reference_of, strip_thoughts
 from aws_rft_sdk.rewards.rollout import TextReward
 
-_SPACE = re.compile(r"\s+")
-_LATEX_TEXT = re.compile(r"\\(?:text(?:bf|rm)?|mathrm|mathbf)\s?\{")
-_BOXED_REST = re.compile(r"([^{}]*)\}[\s}$.*\])\\]*")
-"""What follows the marker `\\boxed{`: the answer, the closing braces, and nothing else."""
-_LISTED_TEXT = list_pattern(r"\w")
-_EDGES = " \t\n*_`'\".,;:!\u2018\u2019\u201c\u201d\u00ab\u00bb"
+UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese. For a class of `re`."""
+_NO_WORD_EDGES = UNSPACED + "\uac00-\ud7af"
+"""Also Korean, which writes particles onto its words."""
+
+_MARKUP = re.compile(r"\\(?:text\w{0,8}|math\w{1,8}|emph|mbox)\s?(?=\{)|\\[,;:! ]|\\(?=[&%$#_()\[\]])|[{}]")
+_SAME = str.maketrans(
+    {
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u02bc\uff07", "'"),
+        **dict.fromkeys("\u201c\u201d\u201e\u201f", '"'),
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\u00ad", None),
+    }
+)
+_ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
+_BEFORE = " *_`'\"$,;:!?([\u00bf\u00a1\u00ab\u00bb\u300a\u300c\u300e"
+_AFTER = " *_`'\"$,;:!?.)]\u00ab\u00bb\u3001\u3002\u300b\u300d\u300f"
+_ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
+
+
+def fold(text: str) -> str:
+    """Return a text as texts are compared: no capitals, accents, LaTeX or invisible characters, single spaces."""
+    text = _MARKUP.sub("", text)
+    if not text.isascii():
+        accented = unicodedata.normalize("NFKD", text.translate(_SAME))
+        text = unicodedata.normalize("NFKC", _ACCENTS.sub("", accented))
+    return " ".join(text.casefold().split())
 
 
 def _plain(text: str) -> str:
-    """Return a text as it is compared: Unicode in one form, no capitals, single spaces, no marks around it."""
-    return _SPACE.sub(" ", unicodedata.normalize("NFKC", text).casefold()).strip(_EDGES)
+    """Return a folded text without an article before it and marks around it."""
+    return _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1)
 
 
-def _references(ground_truth: JSON) -> tuple[str, ...]:
+def references_of(ground_truth: JSON) -> tuple[str, ...]:
+    """Return the texts that are right. Empty if the ground truth is of no use."""
     reference = reference_of(ground_truth)
-    if isinstance(reference, str):
-        return (reference,)
-    if isinstance(reference, Sequence):
-        return tuple(item for item in reference if isinstance(item, str))
-    return () if reference is None or isinstance(reference, bool) else (str(reference),)
+    if isinstance(reference, str) or not isinstance(reference, Sequence):
+        reference = (reference,)
+    return tuple(text for item in reference for text in _spellings(item))
+
+
+def _spellings(reference: JSON) -> tuple[str, ...]:
+    if isinstance(reference, bool):
+        return ("true", "yes") if reference else ("false", "no")
+    if isinstance(reference, float) and reference.is_integer():
+        return str(reference), str(int(reference))
+    return (str(reference),) if isinstance(reference, str | int | float) else ()
+
+
+FILLER = (
+    r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|only|"
+    r"correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|i think|"
+    r"(?:must|would|should) be|of course|i believe|i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|"
+    r"undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
+)
+"""What may stand between a marker and the answer, and says nothing."""
+LEAD = re.compile(FILLER + "{0,16}")
+_EXPLAINS = (
+    r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
+    r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"
+    r"|\s?[,:;\u2013\u2014-] (?=(?:the|an?) [\w ]{1,40} (?:of|in|from|that|which|who|where)\b)"
+)
+_EXPLAINED = re.compile(_EXPLAINS, re.IGNORECASE)
+_CUT = re.compile(rf"\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS}", re.IGNORECASE)
+"""Where an answer may end and words about it begin."""
+_MOST_CUTS = 16
+_ROOM = 200
+"""How many characters of marks and markup an answer may have beside its text."""
+_REMARK = re.compile(
+    r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
+)
+_JOINED = re.compile(
+    r"(?:</\w{1,20}>)?[\s()\]}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{)?\s*(?:\b(?:or|and|maybe|perhaps|possibly|alternatively)\b|[,;/|&]\s)"
+    r"|[\s.!?)]*(?:or|maybe|perhaps|alternatively)\b|[ \t*_`'\"$})\]]*\n(?!\s)[^\n.!?:]{1,40}\.?\s*(?:\n|\Z)",
+    re.IGNORECASE,
+)
+"""What joins a second answer to one that stands before."""
+_NO_NAME = re.compile(r"(?:no|wait|it|that|i|the answer)\b", re.IGNORECASE)
+_LONGEST_NAME = 5
+"""Words of a text that can be another answer. A longer one is a sentence."""
 
 
 @dataclass(frozen=True)
-class ExactMatch(TextReward):
-    """1.0 when the answer is the ground truth, or one of several, else 0.0.
+class Text(Comparator):
+    """1.0 if the answer is the ground truth, or one of several, else 0.0.
 
-    Unless `strict`, texts are compared without capitals, surplus spaces, marks around them (quotes, emphasis, full
-    stop) and differences of Unicode form; an answer that is marked (`#### x`, "the answer is x") is compared without
-    the rest.
+    Texts are compared without capitals, accents, an article at the beginning, marks around them (quotes, emphasis,
+    LaTeX, punctuation of any script) and differences of Unicode form. A remark after the answer changes nothing:
+    "Paris (France)", "Paris, because ...", "Paris. It lies on the Seine." An answer that names several is wrong.
+    "Paris, France" is not "Paris": list both if both are right.
 
     Example:
-        >>> ExactMatch().score("The answer is **Paris**.", ["Paris", "City of Paris"])
+        >>> Text().score("The answer is **Paris**.", ["Paris", "City of Paris"])
         1.0
+        >>> Text().score("Paris or Rome", "Paris")
+        0.0
     """
 
     strict: bool = False
     """Compare the whole answer character by character."""
 
-    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0; None when the ground truth is not a text, a number, or a list with a text."""
-        references = _references(ground_truth)
+    def __post_init__(self) -> None:
+        if self.strict:
+            object.__setattr__(self, "extract", Whole())
+
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0. None if the ground truth is no text, number or boolean, and no list with one."""
+        references = references_of(ground_truth)
         if not references:
             return None
         if self.strict:
-            return float(answer_text in references)
-        answer = find_answer(answer_text)
-        marked = answer.text if answer else ""
-        boxed = _BOXED_REST.fullmatch(_LATEX_TEXT.sub("", marked))
-        given = {_plain(answer_text), _plain(marked), _plain(boxed[1] if boxed else "")} - {""}
-        joined = _plain(joined_before(answer, _LISTED_TEXT))
-        # "\\boxed{Rome} or \\boxed{Paris}": the last marker counts, but not as one of a list.
-        return float(
-            any((plain := _plain(reference)) in given and plain in (joined or plain) for reference in references)
-        )
+            return float(any(answer.text in references for answer in [next(answers, Answer.of(""))]))
+        right = {_plain(reference) for reference in references} - {""}
+        return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
+
+
+ExactMatch = Text
+
+
+def _read(right: set[str], text: str) -> Candidate | None:
+    """Return the longest beginning of a text that is right, or else what stands before the first cut."""
+    longest = _ROOM + 8 * max(map(len, right), default=0)
+    lead = LEAD.match(text)
+    start = lead.end() if lead else 0
+    cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), _MOST_CUTS)]
+    for end in (len(text), *reversed(cuts)):
+        for begin in (0, start):
+            if end - begin <= longest and (value := _plain(text[begin:end])) in right:
+                remark = _REMARK.match(text, end)
+                return Candidate(value, 0, remark.end() if remark else end)
+    end = cuts[0] if cuts else len(text)
+    value = _plain(text[start:end]) if end - start <= _ROOM else ""
+    is_name = 0 < len(value.split()) <= _LONGEST_NAME and not _NO_NAME.match(text)
+    return Candidate(value, 0, end) if is_name else None
+
+
+def _joins_another(value: object, rest: str) -> bool:
+    return not _EXPLAINED.match(rest) and _JOINED.match(rest) is not None
+
+
+_TOKEN = re.compile(rf"[{_NO_WORD_EDGES}]|[^\W{_NO_WORD_EDGES}]+")
 
 
 @dataclass(frozen=True)
-class MultipleChoice(TextReward):
-    r"""1.0 when the answer names the right choice, else 0.0.
+class F1(Comparator):
+    """The overlap of the words of the answer and of the ground truth, from 0.0 to 1.0, as for SQuAD.
 
-    The choice stands after the last marker (`#### B`, `\boxed{B}`, "answer is (B)", `Answer: B`), or is the last line
-    that begins with it ("B", "(B)", "B. Paris"). Naming two ("A or B", "A, B", "B, or maybe C") is wrong.
-
-    Raises:
-        ConfigurationError: There are not at least two choices, or one is not a single letter.
+    F1 = 2 * precision * recall / (precision + recall) over words, without capitals, accents, punctuation, articles. Of
+    several ground truths the best counts. Chinese, Japanese, Korean, Thai and the like are compared character by
+    character. Listing words costs precision, so that it pays less than the answer alone.
 
     Example:
-        >>> MultipleChoice().score("So the answer is (b) Paris.", "B")
-        1.0
-        >>> MultipleChoice().score("A or B", "B")
-        0.0
+        >>> F1().score("The answer is the city of Paris.", ["Paris", "Paris, France"])
+        0.5
     """
 
-    choices: str = "ABCDEFGHIJ"
-    """The letters that may be named."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.choices, str):
-            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
-        if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
-            raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
-
-    def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0; None when the ground truth names no choice."""
-        reference = reference_of(ground_truth)
-        right = self._named(reference) if isinstance(reference, str) else None
-        if right is None:
-            return None
-        answer = find_answer(answer_text, re.compile(rf"(?<![\w'])[{self.choices}](?!\w)", re.IGNORECASE))
-        if answer is not None:
-            joined = self._named(joined_before(answer, _LISTED_LETTER))
-            return float(self._named(answer.text) == right and joined in (None, right))
-        lines = [line for line in answer_text[-2_000:].splitlines() if line.strip()]
-        is_list = len(lines) > 1 and bool(_ONLY_LETTER.fullmatch(lines[-2])) and self._named(lines[-2]) != right
-        return float(bool(lines) and not is_list and self._named(lines[-1]) == right)
-
-    def _named(self, line: str) -> str | None:
-        letters = self.choices.upper() + self.choices.lower()
-        line = _LATEX_TEXT.sub("", line[:1_000])
-        found = re.match(
-            rf"[\s*_`\"'\[({{]{{0,9}}(?:(?:option|choice|letter)\s)?[\s*_`\"'(]{{0,3}}([{letters}])(?!\w)",
-            line,
-            re.IGNORECASE,
-        )
-        if found is None:
-            return None
-        rest = _RULED_OUT.sub(" ", line[found.end() :])
-        # "A man walks" is a sentence that begins with an article.
-        if _NOUN_FOLLOWS.match(rest) and found[0].strip() in ("A", "a", "I", "i") and not JOINED.match(rest.strip()):
-            return None
-        for other in re.finditer(rf"(?<![\w'])[{letters}](?![\w'])(?P<goes_on>{WORD_FOLLOWS})?", rest):
-            if other[0][0].upper() != found[1].upper() and _is_one_more(rest[: other.start()], other):
-                return None
-        return found[1].upper()
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return the best F1. None if the ground truth is no text, number or boolean, and no list with one."""
+        references = references_of(ground_truth)
+        given = _tokens(next(answers, Answer.of("")).text)
+        return max((_overlap(given, _tokens(reference)) for reference in references), default=None)
 
 
-_RULED_OUT = re.compile(
-    r"(?<=[.:;(])\s*[A-J](?:(?:,|,? and|,? or) [A-J])* (?:is|are)(?: both| all)? (?:wrong|incorrect|false|not\b|too\b)",
-)
-_NOUN_FOLLOWS = re.compile(r" (?!(?:is|because|since|as|for|which)\b)[a-z]")
-_ONLY_LETTER = re.compile(r"\W*[A-Za-z]\W*")
-_LISTED_LETTER = list_pattern(r"\b[A-Z]")
-_ONLY_GAP = re.compile(GAP, re.IGNORECASE)
+def _tokens(text: str) -> Counter[str]:
+    return Counter(token for token in _TOKEN.findall(fold(text)) if token not in ("a", "an", "the"))
 
 
-def _is_one_more(gap: str, other: re.Match[str]) -> bool:
-    """Say whether a letter after the choice names another one, which "B, a city" and "B. vitamin C" do not."""
-    if other["goes_on"]:
-        return bool(_ONLY_GAP.fullmatch(gap) and JOINED.search(gap)) and other[0][0] not in "AaIi"
-    if other[0].islower() and not JOINED.search(gap) and not re.search(r"[,;/|&]", gap):
-        return False
-    return bool(_ONLY_GAP.fullmatch(gap) or DOUBT_BEFORE.search(gap[-60:]))
+def _overlap(given: Counter[str], right: Counter[str]) -> float:
+    if not given or not right:
+        return float(given == right)
+    return 2 * (given & right).total() / (given.total() + right.total())
 
 
 @dataclass(frozen=True)
 class KeywordCoverage(TextReward):
     """The share of the keywords that occur in the answer as whole words, from 0.0 to 1.0.
 
-    A measure of coverage, not of truth: an answer that lists words gets it too. Use it as a small part of a sum.
+    A plural ("rivers" for river) and a possessive ("Bob's") count. "C" does not stand in "C++", nor "net" in ".NET".
+    Scripts without spaces have no word boundaries. Thoughts do not count.
+
+    A measure of coverage, not of truth: "not Paris" covers Paris, and an answer that lists words gets all of them. Use
+    it as a small part of a sum.
 
     Example:
         >>> KeywordCoverage().score("Paris lies on the Seine.", ["Seine", "Paris", "Louvre", "bridge"])
@@ -168,15 +208,31 @@ class KeywordCoverage(TextReward):
     """
 
     keywords: tuple[str, ...] = ()
-    """What to look for; empty to take the ground truth, which is then a text or a list of them."""
+    """What to look for. Empty to take the ground truth, which is then a text or a list of them."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "keywords", check_names("keywords", self.keywords))
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return the share; None when there are no keywords."""
-        wanted = {_plain(word) for word in self.keywords or _references(ground_truth)} - {""}
+        """Return the share. None if there are no keywords."""
+        wanted = {fold(word).strip(" *_`'\",;:!?") for word in self.keywords or references_of(ground_truth)} - {""}
         if not wanted:
             return None
-        text = _plain(answer_text)
-        return sum(bool(re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text)) for word in wanted) / len(wanted)
+        text = fold(strip_thoughts(answer_text) or "")
+        return sum(bool(re.search(_as_pattern(word), text)) for word in wanted) / len(wanted)
+
+
+def _as_pattern(word: str) -> str:
+    edge = rf"[^\W{_NO_WORD_EDGES}]"
+    escaped = re.sub(r"\\[ -]", "[ -]", re.escape(word))
+    before = r"(?<!\w)" if word.startswith(".") else ""
+    if re.match(edge, word):
+        before = rf"(?<!{edge})(?<!\d[.,])(?<!(?<!\w)\.)"
+    if not re.search(rf"{edge}$", word):
+        return f"{before}{escaped}(?!{re.escape(word[-1])})"
+    plural = ""
+    if re.search(r"[^aeiou]y$", word):
+        escaped, plural = escaped[:-1], "(?:y|ies)"
+    elif re.search(r"[a-z]{3}$", word):
+        plural = "(?:es)?" if re.search(r"(?:s|x|z|ch|sh|o)$", word) else "s?"
+    return rf"{before}{escaped}{plural}(?:'s?(?!{edge}))?(?!{edge}|'[a-z]|[+#]|[.,]?\d)"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from aws_rft_sdk._checks import check_number
+from aws_rft_sdk._checks import check_number, check_type
+from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards.rollout import Component, RewardResult, Rollout, message_text
+from aws_rft_sdk.rewards._json import schema_text, validator
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, RewardResult, Rollout, message_text
 
 _CALL_AS_TEXT = re.compile(
     r"<tool_call>|<function[=_]|<\|tool|\[TOOL_CALLS\]|\"(?:name|tool|function)\"\s?:\s?\"[^\"\n]{1,80}\",\s{0,9}\"(?:arguments|parameters|input)\"\s?:"
@@ -27,36 +29,42 @@ class ToolCall(NamedTuple):
 
 
 def tool_calls(rollout: Rollout) -> tuple[ToolCall, ...]:
-    """Return all calls of a rollout in order, in OpenAI's form (`tool_calls`) and in Bedrock's (`toolUse` content)."""
-    return tuple(call for turn in rollout.turns for call in _calls(turn))
+    """Return all calls of a rollout in order, as far as they were made and not only written as text.
+
+    Known forms: OpenAI's `tool_calls`, `function_call` and items of Responses, Anthropic's `tool_use`, and Bedrock's
+    `toolUse`.
+    """
+    return tuple(call for message in rollout.messages for call in _calls(message))
 
 
-def _calls(turn: Mapping[str, Any]) -> Iterator[ToolCall]:
-    for call in _objects(turn.get("tool_calls")):
-        function = call.get("function")
-        function = function if isinstance(function, Mapping) else call
-        yield ToolCall(_name(function), _arguments(function.get("arguments")))
-    for part in _objects(turn.get("content")):
-        if isinstance(part.get("toolUse"), Mapping):
-            yield ToolCall(_name(part["toolUse"]), _arguments(part["toolUse"].get("input")))
+def _calls(message: Mapping[str, Any]) -> Iterator[ToolCall]:
+    if message.get("type") == "function_call":  # an item of the Responses API
+        yield read_call(message)
+    if message.get("role") not in ASSISTANT_ROLES:
+        return
+    for call in _objects(message.get("tool_calls")) or _objects([message.get("function_call")]):
+        yield read_call(call)
+    for part in _objects(message.get("content")):
+        if "toolUse" in part or part.get("type") in ("tool_use", "function_call"):
+            yield read_call(part)
 
 
-def _objects(value: object) -> Iterable[Mapping[str, Any]]:
+def _objects(value: object) -> list[Mapping[str, Any]]:
     return [item for item in value if isinstance(item, Mapping)] if isinstance(value, Sequence) else []
 
 
-def _name(function: Mapping[str, Any]) -> str:
-    name = function.get("name")
-    return name if isinstance(name, str) else ""
-
-
-def _arguments(value: object) -> Mapping[str, Any] | None:
-    if isinstance(value, str):
+def read_call(call: Mapping[str, Any]) -> ToolCall:
+    """Return a call in OpenAI's, Anthropic's or Bedrock's form. Missing, empty and null arguments are {}."""
+    inner = call.get("function") or call.get("toolUse")
+    call = inner if isinstance(inner, Mapping) else call
+    name, arguments = call.get("name"), call.get("arguments", call.get("input"))
+    if isinstance(arguments, str):
         try:
-            value = json.loads(value)
+            arguments = json.loads(arguments.strip() or "{}")
         except (ValueError, RecursionError):
-            return None
-    return value if isinstance(value, Mapping) else None
+            arguments = ()
+    arguments = {} if arguments is None else arguments
+    return ToolCall(name if isinstance(name, str) else "", arguments if isinstance(arguments, Mapping) else None)
 
 
 @dataclass(frozen=True)
@@ -65,16 +73,19 @@ class ToolUse:
 
     reward = coverage * well_formed * economy, with
     coverage: share of the required tools called at least once in good form (without required tools: 1 if any call was);
-    well_formed: share of all calls that name an allowed tool with a JSON object as arguments; calls written as text
-    into the answer count as calls in bad form, since nothing runs them;
+    well_formed: share of all calls that name an allowed tool with a JSON object as arguments that the tool's schema
+    allows; calls written as text into the answer count as calls in bad form, since nothing runs them;
     economy: min(1, max_calls / (calls + repeated calls)), a repeated call being one with a name and arguments seen
     before.
 
     The three are reported as metrics. A rollout without any call gets 0.0.
 
+    A tool's schema is in `schemas`, or else in `tools` of the rollout's metadata or prompt: definitions in OpenAI's,
+    Anthropic's or Bedrock's form. Without either, every object is good.
+
     Raises:
         ConfigurationError: max_calls is less than 1 or than the number of required tools, or a required tool is not
-            allowed.
+            allowed, or a schema is none (when it is first used, if it is an object).
     """
 
     required: tuple[str, ...] = ()
@@ -82,6 +93,8 @@ class ToolUse:
     """Names of the tools that exist; None when any name is good."""
     max_calls: int = 10
     """How many calls a good rollout may need."""
+    schemas: Mapping[str, JSON] = field(default_factory=FrozenDict)
+    """JSON Schema of the arguments, for each name of a tool."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "required", check_names("required", self.required))
@@ -92,11 +105,16 @@ class ToolUse:
             raise ConfigurationError(f"max_calls {self.max_calls} does not suffice for the required tools")
         if self.allowed is not None and not set(self.required) <= set(self.allowed):
             raise ConfigurationError(f"required tools {self.required} are not all allowed")
+        check_type("schemas", self.schemas, Mapping, "an object with a JSON Schema for each name of a tool")
+        object.__setattr__(self, "schemas", freeze(self.schemas))
+        for name, schema in self.schemas.items():
+            schema_text(f"schemas[{name!r}]", schema)
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the reward with its factors as metrics."""
         calls = tool_calls(rollout)
-        good = [call for call in calls if self._is_good(call)]
+        schemas = {**_defined_schemas(rollout), **self.schemas}
+        good = [call for call in calls if self._is_good(call, schemas)]
         written = sum(len(_CALL_AS_TEXT.findall(message_text(turn))) for turn in rollout.turns)
         names = {call.name for call in good}
         required = set(self.required)
@@ -109,5 +127,20 @@ class ToolUse:
         components = tuple(Component(name, value, counts=False) for name, value in metrics.items())
         return RewardResult(coverage * well_formed * economy, components)
 
-    def _is_good(self, call: ToolCall) -> bool:
-        return bool(call.name) and call.arguments is not None and (self.allowed is None or call.name in self.allowed)
+    def _is_good(self, call: ToolCall, schemas: Mapping[str, JSON]) -> bool:
+        if not call.name or call.arguments is None or (self.allowed is not None and call.name not in self.allowed):
+            return False
+        schema = schemas.get(call.name)
+        return schema is None or validator(schema_text(f"the schema of {call.name!r}", schema))(call.arguments)
+
+
+def _defined_schemas(rollout: Rollout) -> dict[str, JSON]:
+    """Return the schema of each tool that the rollout's metadata or prompt defines."""
+    sources = [source.get("tools") for source in (rollout.prompt, rollout.metadata) if isinstance(source, Mapping)]
+    schemas: dict[str, JSON] = {}
+    for tool in (each for source in sources for each in _objects(source)):
+        inner = tool.get("function") or tool.get("toolSpec")
+        tool = inner if isinstance(inner, Mapping) else tool
+        schema = tool.get("parameters") or tool.get("input_schema") or tool.get("inputSchema")
+        schemas[str(tool.get("name"))] = schema["json"] if isinstance(schema, Mapping) and "json" in schema else schema
+    return schemas

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from aws_rft_sdk._checks import check_number
-from aws_rft_sdk.rewards._checks import check_reward
-from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rewards._checks import check_reward, check_single_reward
+from aws_rft_sdk.rewards.combine import Combination, Scorer
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, AnyReward, Component, Reward, RewardResult, Rollout, evaluate
 
 
 def discount_back(outcome: float, turns: int, discount: float) -> tuple[float, ...]:
@@ -47,7 +49,8 @@ def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[floa
     return tuple(reversed(returns))
 
 
-class Discounted:
+@dataclass(frozen=True)
+class Discounted(Combination):
     """The reward of a rollout, discounted back over its turns. The aggregate stays the reward of the rollout.
 
     Without turns there is only the aggregate. None stays None.
@@ -56,21 +59,24 @@ class Discounted:
         ConfigurationError: The discount is not from 0 to 1.
     """
 
-    def __init__(self, reward: Reward, discount: float = 0.95) -> None:
-        _check_discount(discount)
-        check_reward(reward)
-        self.reward = reward
-        self.discount = discount
+    reward: AnyReward
+    discount: float = 0.95
+    _rewards = ("reward",)
 
-    def __call__(self, rollout: Rollout) -> RewardResult:
-        """Return the reward with one number for each turn."""
-        result = evaluate(self.reward, rollout)
-        turns = len(rollout.turns)
-        if result.reward is None or not turns:
-            return RewardResult(result.reward, result.components)
-        return RewardResult(result.reward, result.components, discount_back(result.reward, turns, self.discount))
+    def __post_init__(self) -> None:
+        _check_discount(self.discount)
+        check_reward(self.reward)
+
+    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
+        results = score(self.reward, rollouts)
+        return [self._result(result, len(rollout.turns)) for result, rollout in zip(results, rollouts, strict=True)]
+
+    def _result(self, result: RewardResult, turns: int) -> RewardResult:
+        per_turn = discount_back(result.reward, turns, self.discount) if result.reward is not None and turns else None
+        return RewardResult(result.reward, result.components, per_turn)
 
 
+@dataclass(frozen=True)
 class TurnCredit:
     """What each turn contributed: r_t = R(up to turn t) - R(up to turn t - 1), `start` being R of nothing.
 
@@ -79,23 +85,22 @@ class TurnCredit:
     by a potential leaves the best policy as it is): a lost rollout cannot collect credit on the way, as it can with
     rewards that are merely summed over turns. The aggregate is R of the whole.
 
-    Args:
-        reward: R. It has to be able to judge a rollout that has not ended.
-        start: R before the first turn.
-        discount: When given, each turn gets the discounted sum of its own and all later credit (`returns_to_go`).
-
     Raises:
-        ConfigurationError: The discount is not from 0 to 1, or `start` is not finite.
+        ConfigurationError: The discount is not from 0 to 1, `start` is not finite, or the reward only scores groups.
     """
 
-    def __init__(self, reward: Reward, *, start: float = 0.0, discount: float | None = None) -> None:
-        if discount is not None:
-            _check_discount(discount)
-        check_reward(reward)
-        check_number("start", start)
-        self.reward = reward
-        self.start = start
-        self.discount = discount
+    reward: Reward
+    """R. It has to be able to judge a rollout that has not ended."""
+    start: float = field(default=0.0, kw_only=True)
+    """R before the first turn."""
+    discount: float | None = field(default=None, kw_only=True)
+    """When given, each turn gets the discounted sum of its own and all later credit (`returns_to_go`)."""
+
+    def __post_init__(self) -> None:
+        if self.discount is not None:
+            _check_discount(self.discount)
+        check_single_reward(self.reward, "TurnCredit")
+        check_number("start", self.start)
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the reward with one number for each turn; None when it cannot be judged after one of the turns."""
@@ -120,9 +125,7 @@ def prefixes(rollout: Rollout) -> tuple[Rollout, ...]:
     """Return the rollout as it stood after each turn and its tool results, in order; the last is the whole of it."""
     starts = [index for index, message in enumerate(rollout.messages) if message.get("role") in ASSISTANT_ROLES]
     ends = [*starts[1:], len(rollout.messages)] if starts else []
-    return tuple(
-        Rollout(rollout.messages[:end], rollout.ground_truth, rollout.prompt, rollout.metadata) for end in ends
-    )
+    return tuple(replace(rollout, messages=rollout.messages[:end]) for end in ends)
 
 
 def _check_discount(discount: float) -> None:

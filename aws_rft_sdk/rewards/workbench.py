@@ -7,17 +7,19 @@ import pickle
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._alarm import OutOfTimeError, ended_after
 from aws_rft_sdk.rewards._checks import check_reward
-from aws_rft_sdk.rewards.adversaries import attacks, find_leak
+from aws_rft_sdk.rewards.adversaries import SANITY_SENTENCE, attacks, find_leak
 from aws_rft_sdk.rewards.cases import Case
-from aws_rft_sdk.rewards.rollout import Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rewards.rollout import AnyReward, RewardResult, Rollout, evaluate_group, is_group_reward
+
+T = TypeVar("T")
 
 _TOLERANCE = 1e-9
 _HANGING = 10
@@ -109,21 +111,28 @@ class BenchReport:
 
 @dataclass
 class _Bench:
-    reward: Reward
-    shaping: float
-    limits: tuple[float, float] | None
+    reward: AnyReward
+    cases: Sequence[Case]
     max_seconds: float
+    shaping: float = 0.0
+    limits: tuple[float, float] | None = None
     breaches: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
 
-    def call(self, rollout: Rollout) -> tuple[RewardResult | None, str | None]:
-        """Return a result and what is wrong with the call: it raised, took too long, or left the range."""
+    def call(self, rollout: Rollout, case: Case) -> tuple[RewardResult | None, str | None]:
+        """Return a result and what is wrong with the call: it raised, took too long, or left the range.
+
+        A group reward gets the rollout together with the other cases of the case's group.
+        """
+        beside = []
+        if is_group_reward(self.reward):
+            beside = [item.rollout for item in self.cases if item.group == case.group and item.rollout is not rollout]
         limit = max(_HANGING * self.max_seconds, 1.0)
         began = time.perf_counter()
         try:
             with ended_after(limit):
-                result = evaluate(self.reward, rollout)
+                result = evaluate_group(self.reward, [*beside, rollout])[-1]
         except OutOfTimeError:
             return None, f"was ended after {limit:g} s"
         except KeyboardInterrupt:
@@ -143,7 +152,7 @@ class _Bench:
 
 
 def bench(
-    reward: Reward,
+    reward: AnyReward,
     cases: Sequence[Case],
     *,
     shaping: float | None = None,
@@ -155,11 +164,12 @@ def bench(
 
     A breach is: a reward that differs from the expected one; a success that is not above a failed try of its group; an
     adversary that reaches the lowest success of its prompt (of the file, if the prompt has none), or is above the
-    lowest honest failed try by more than the shaping; a reward that raises, leaves the range, takes too long, differs
-    between calls, judges no case at all, or cannot be pickled; a prompt that shows its ground truth.
+    lowest honest failed try by more than the shaping; a success that is no longer paid when a sentence follows that
+    changes nothing; a reward that raises, leaves the range, takes too long, differs between calls, judges no case at
+    all, or cannot be pickled; a prompt that shows its ground truth.
 
     Args:
-        reward: The reward.
+        reward: The reward. A group reward is given each case, and each adversary, with the other cases of its group.
         cases: At least one success and one failed try, or the rules cannot be checked, which is noted.
         shaping: How far an adversary may rise above an honest failed try. None: the reward's `shaping_bound`, if it has
             one (as `DominantOutcome` has), else 0.
@@ -183,20 +193,16 @@ def bench(
     check_number("repeat", repeat, low=1, whole=True)
     check_number("max_seconds", max_seconds, low=0)
     allowed = float(getattr(reward, "shaping_bound", 0.0)) if shaping is None else shaping
-    run = _Bench(reward, allowed, limits, max_seconds)
-    results = _score_cases(run, cases)
-    scores = tuple(score for score, _ in results)
+    run = _Bench(reward, cases, max_seconds, allowed, limits)
+    results, scores = _score_cases(run)
     if not run.rewards:
         run.breaches.append("the reward judges no case at all: each gets None")
     _check_order(run, scores)
-    _check_same(run, cases, [result for _, result in results], repeat)
-    for case in _first_of_groups(cases):
-        if find_leak(case) is not None:
-            run.breaches.append(f"line {case.line}: the prompt shows its ground truth")
-    adversaries = _attack(run, cases, scores)
-    components = tuple(_signals(cases, [result for _, result in results]))
+    _check_same(run, results, repeat)
+    adversaries = _attack(run, scores)
+    components = tuple(_signals(cases, results))
     return BenchReport(
-        cases=scores,
+        cases=tuple(scores),
         adversaries=adversaries,
         components=components,
         low=min(run.rewards, default=None),
@@ -209,35 +215,33 @@ def bench(
     )
 
 
-def _score_cases(run: _Bench, cases: Iterable[Case]) -> list[tuple[CaseScore, RewardResult | None]]:
-    results = []
-    for case in cases:
-        result, problem = run.call(case.rollout)
+def _score_cases(run: _Bench) -> tuple[list[RewardResult | None], list[CaseScore]]:
+    results, scores = [], []
+    for case in run.cases:
+        result, problem = run.call(case.rollout, case)
         reward = result.reward if result else None
         if result is not None and case.expected is not None and not case.expected.allows(reward):
             problem = f"{_shown(reward)} instead of {case.expected}"
         if problem:
             run.breaches.append(f"line {case.line}: {problem}")
         expected = None if case.expected is None else str(case.expected)
-        results.append((CaseScore(case.line, case.group, case.kind, expected, reward, problem), result))
-    return results
+        results.append(result)
+        scores.append(CaseScore(case.line, case.group, case.kind, expected, reward, problem))
+    return results, scores
 
 
 def _check_order(run: _Bench, scores: Iterable[CaseScore]) -> None:
-    for group in _grouped(scores).values():
-        wins = [score for score in group if score.kind == "success" and score.reward is not None]
-        losses = [score for score in group if score.kind == "failure" and score.reward is not None]
-        if not wins or not losses:
-            continue
-        win, loss = min(wins, key=_reward_of), max(losses, key=_reward_of)
-        if _reward_of(win) <= _reward_of(loss):
+    for group in _grouped(scores, lambda score: score.group).values():
+        wins, losses = _rewards("success", group), _rewards("failure", group)
+        if wins and losses and min(wins)[0] <= max(losses)[0]:
+            (win, win_line), (loss, loss_line) = min(wins), max(losses)
             run.breaches.append(
-                f"line {win.line}: a success gets {_shown(win.reward)}, not more than the failed try of line "
-                f"{loss.line} with {_shown(loss.reward)}"
+                f"line {win_line}: a success gets {win:g}, not more than the failed try of line {loss_line} with "
+                f"{loss:g}"
             )
 
 
-def _check_same(run: _Bench, cases: Sequence[Case], results: Sequence[RewardResult | None], repeat: int) -> None:
+def _check_same(run: _Bench, results: Sequence[RewardResult | None], repeat: int) -> None:
     """Score all cases again, and with a pickled copy: a reward keeps no state and survives the way to a process."""
     rewards = [run.reward] * (repeat - 1)
     try:
@@ -245,55 +249,66 @@ def _check_same(run: _Bench, cases: Sequence[Case], results: Sequence[RewardResu
     except Exception as error:
         run.breaches.append(f"the reward cannot be pickled: {error!s:.200}")
     for reward in rewards:
-        again = _Bench(reward, 0.0, None, run.max_seconds)
-        for case, first in zip(cases, results, strict=True):
-            if again.call(case.rollout)[0] != first:
+        again = _Bench(reward, run.cases, run.max_seconds)
+        for case, first in zip(run.cases, results, strict=True):
+            if again.call(case.rollout, case)[0] != first:
                 run.breaches.append(f"line {case.line}: the same rollout gets different rewards")
 
 
-def _attack(run: _Bench, cases: Sequence[Case], scores: Sequence[CaseScore]) -> tuple[AdversaryScore, ...]:
-    found: dict[str, list[tuple[float | None, str, str | None]]] = defaultdict(list)
-    bounds = _grouped(scores)
-    for number, case in enumerate(_first_of_groups(cases)):
-        success = _lowest("success", bounds[case.group], scores)
-        failure = _lowest("failure", bounds[case.group], scores)
+def _attack(run: _Bench, scores: Sequence[CaseScore]) -> tuple[AdversaryScore, ...]:
+    """Attack each group once, and its success where there is one: its answer shows the format."""
+    attempts: list[tuple[str, str, float | None, str | None]] = []
+    of_cases = list(zip(run.cases, scores, strict=True))
+    for number, pairs in enumerate(_grouped(of_cases, lambda pair: pair[0].group).values()):
+        case, own = next((pair for pair in pairs if pair[0].kind == "success"), pairs[0])
+        group = [score for _, score in pairs]
+        if find_leak(case) is not None:
+            run.breaches.append(f"line {case.line}: the prompt shows its ground truth")
+        wins = _rewards("success", group) or _rewards("success", scores)
+        losses = _rewards("failure", group) or _rewards("failure", scores)
         for adversary, rollout in attacks(case, enormous=number < _ATTACKED_ENORMOUSLY):
-            result, problem = run.call(rollout)
+            result, problem = run.call(rollout, case)
             reward = result.reward if result else None
-            if reward is not None and success is not None and reward >= success - _TOLERANCE:
-                problem = f"gets {reward:g}, as much as an honest success ({success:g})"
-            elif reward is not None and failure is not None and reward > failure + run.shaping + _TOLERANCE:
-                problem = f"gets {reward:g}, more than an honest failed try ({failure:g}) and the shaping"
-            found[adversary].append((reward, case.group, problem))
+            if adversary == SANITY_SENTENCE:
+                problem = problem or _unpaid(reward, own.reward, losses, run.shaping)
+            elif reward is not None and wins and reward >= min(wins)[0] - _TOLERANCE:
+                problem = f"gets {reward:g}, as much as an honest success ({min(wins)[0]:g})"
+            elif reward is not None and losses and reward > min(losses)[0] + run.shaping + _TOLERANCE:
+                problem = f"gets {reward:g}, more than an honest failed try ({min(losses)[0]:g}) and the shaping"
+            attempts.append((adversary, case.group, reward, problem))
             if problem:
                 run.breaches.append(f"{adversary}, group {case.group[:60]!r}: {problem}")
-    return tuple(_summary(adversary, attempts) for adversary, attempts in found.items())
+    return tuple(map(_summary, _grouped(attempts, lambda attempt: attempt[0]).values()))
 
 
-def _summary(adversary: str, attempts: Sequence[tuple[float | None, str, str | None]]) -> AdversaryScore:
-    best = max(attempts, key=lambda attempt: -math.inf if attempt[0] is None else attempt[0])
-    problem = next((problem for _, _, problem in attempts if problem), None)
-    return AdversaryScore(adversary, len(attempts), best[0], best[1], problem)
+def _unpaid(reward: float | None, own: float | None, losses: Sequence[tuple[float, int]], shaping: float) -> str | None:
+    """Return what is wrong with the reward of an honest success that goes on with a sentence; None if it is paid."""
+    if own is None:
+        return None
+    is_paid = reward is not None and (reward > max(losses)[0] if losses else reward >= own - 2 * shaping - _TOLERANCE)
+    return None if is_paid else f"gets {_shown(reward)}, and without the sentence {own:g}"
 
 
-def _signals(cases: Sequence[Case], results: Sequence[RewardResult | None]) -> Iterable[ComponentSignal]:
+def _summary(attempts: Sequence[tuple[str, str, float | None, str | None]]) -> AdversaryScore:
+    adversary, group, best, _ = max(attempts, key=lambda attempt: -math.inf if attempt[2] is None else attempt[2])
+    problem = next((problem for *_, problem in attempts if problem), None)
+    return AdversaryScore(adversary, len(attempts), best, group, problem)
+
+
+def _signals(cases: Sequence[Case], results: Sequence[RewardResult | None]) -> Iterator[ComponentSignal]:
     """Yield what the reward as a whole and each of its components tell."""
     values: dict[str, list[tuple[Case, float]]] = {"reward": []}
     counting = {"reward": True}
     for case, result in zip(cases, results, strict=True):
-        if result is None:
-            continue
-        if result.reward is not None:
+        if result is not None and result.reward is not None:
             values["reward"].append((case, result.reward))
-        for component in result.components:
+        for component in result.components if result is not None else ():
             values.setdefault(component.name, []).append((case, component.value))
             counting[component.name] = component.counts
     for name, pairs in values.items():
-        groups: dict[str, list[tuple[Case, float]]] = defaultdict(list)
-        for case, value in pairs:
-            groups[case.group].append((case, value))
-        spreads = [statistics.pstdev([value for _, value in group]) for group in groups.values() if len(group) > 1]
-        compared = _compared(groups.values()) or _compared([pairs])
+        groups = _grouped(pairs, lambda pair: pair[0].group).values()
+        spreads = [statistics.pstdev([value for _, value in group]) for group in groups if len(group) > 1]
+        compared = [pair for group in groups for pair in _compared(group)] or _compared(pairs)
         yield ComponentSignal(
             name=name,
             counts=counting[name],
@@ -306,7 +321,13 @@ def _signals(cases: Sequence[Case], results: Sequence[RewardResult | None]) -> I
         )
 
 
-def _notes(cases: Sequence[Case], components: Iterable[ComponentSignal]) -> Iterable[str]:
+def _compared(group: Sequence[tuple[Case, float]]) -> list[tuple[float, float]]:
+    wins = [value for case, value in group if case.kind == "success"]
+    losses = [value for case, value in group if case.kind == "failure"]
+    return [(win, loss) for win in wins for loss in losses]
+
+
+def _notes(cases: Sequence[Case], components: Iterable[ComponentSignal]) -> Iterator[str]:
     for kind in ("success", "failure"):
         if not any(case.kind == kind for case in cases):
             yield f"no case is a {kind}, so that the rule about adversaries and it cannot be checked"
@@ -317,42 +338,16 @@ def _notes(cases: Sequence[Case], components: Iterable[ComponentSignal]) -> Iter
             yield f"{signal.name} prefers failed tries to successes"
 
 
-def _compared(groups: Iterable[Sequence[tuple[Case, float]]]) -> list[tuple[float, float]]:
-    pairs = []
-    for group in groups:
-        wins = [value for case, value in group if case.kind == "success"]
-        losses = [value for case, value in group if case.kind == "failure"]
-        pairs += [(win, loss) for win in wins for loss in losses]
-    return pairs
-
-
-def _first_of_groups(cases: Iterable[Case]) -> Iterable[Case]:
-    """Return one case of each group, a success where there is one: its answer shows the format."""
-    first: dict[str, Case] = {}
-    for case in cases:
-        if case.group not in first or (case.kind == "success" and first[case.group].kind != "success"):
-            first[case.group] = case
-    return first.values()
-
-
-def _grouped(scores: Iterable[CaseScore]) -> Mapping[str, list[CaseScore]]:
-    groups: dict[str, list[CaseScore]] = defaultdict(list)
-    for score in scores:
-        groups[score.group].append(score)
+def _grouped(items: Iterable[T], key: Callable[[T], str]) -> dict[str, list[T]]:
+    groups: dict[str, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
     return groups
 
 
-def _lowest(kind: str, *choices: Iterable[CaseScore]) -> float | None:
-    """Return the lowest reward of a kind in the first of the choices that has one."""
-    for scores in choices:
-        rewards = [score.reward for score in scores if score.kind == kind and score.reward is not None]
-        if rewards:
-            return min(rewards)
-    return None
-
-
-def _reward_of(score: CaseScore) -> float:
-    return math.nan if score.reward is None else score.reward
+def _rewards(kind: str, scores: Iterable[CaseScore]) -> list[tuple[float, int]]:
+    """Return the rewards of one kind that could be judged, each with its line."""
+    return [(score.reward, score.line) for score in scores if score.kind == kind and score.reward is not None]
 
 
 def _shown(reward: float | None) -> str:

@@ -302,6 +302,7 @@ def _record(
         floor=sum(given) if given is not None and is_floor else None,
         rewards=rewards if rewards is not None and len(rewards) > 1 else None,
         metrics=outcome.metrics,
+        state=outcome.state,
         unsure_turns=outcome.unsure_turns,
         refused_calls=outcome.refused_calls,
         foreign_calls=outcome.foreign_calls,

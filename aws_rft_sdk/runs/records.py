@@ -55,6 +55,8 @@ class RolloutRecord:
     """One number for each turn; None when there was one for the whole trajectory, or none."""
     metrics: Mapping[str, JSON] = field(default_factory=FrozenDict)
     """Figures that the handler returned."""
+    state: JSON = None
+    """Final state of the environment that the handler returned, of any size; None if it returned none."""
     unsure_turns: int = 0
     """Turns that failed and may have been sampled all the same: if the agent made the call again, it was twice."""
     refused_calls: int = 0
@@ -90,8 +92,9 @@ class RolloutRecord:
     def to_json(self) -> str:
         """Return the record as one line of JSON, without the line end."""
         values = {**asdict(self), "metrics": thaw(self.metrics)}
-        if self.traceback is None:
-            del values["traceback"]  # nearly every record is without
+        for name in ("traceback", "state"):
+            if values[name] is None:
+                del values[name]  # nearly every record is without
         return json.dumps(values, default=str)
 
 

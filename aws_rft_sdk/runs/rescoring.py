@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,12 +13,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, RewardError
 from aws_rft_sdk.failures import RolloutStatus, describe_error
-from aws_rft_sdk.rewards import Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rewards import RewardResult, Rollout, evaluate_group
+from aws_rft_sdk.rewards._checks import check_reward
+from aws_rft_sdk.rewards.rollout import AnyReward, is_group_reward
 from aws_rft_sdk.runs.manifest import read_manifest
 from aws_rft_sdk.runs.recorded import choose_records, find_database
 from aws_rft_sdk.runs.records import RECORDS_FILE, RolloutRecord
@@ -27,6 +30,8 @@ from aws_rft_sdk.runtime.capture import check_captured
 from aws_rft_sdk.types import Trajectory
 
 _WAITING = 4
+_Batch = tuple[RolloutRecord, ...]
+"""Records that are scored together: those of one prompt, or one alone."""
 
 
 class RescoreStatus(str, Enum):
@@ -108,7 +113,7 @@ class RescoredRollout:
 
 def rescore(
     folder: str | Path,
-    reward: Reward,
+    reward: AnyReward,
     *,
     truth: TruthFinder | None = None,
     include_failed: bool = False,
@@ -118,17 +123,19 @@ def rescore(
 ) -> Iterator[RescoredRollout]:
     """Apply a reward to the rollouts of a folder, a few of them in memory at a time.
 
-    The reward gets the conversation of the last turn with its answer, the ground truth, the prompt cell, and the other
-    fields of the cell as metadata.
+    The reward gets the conversation of the last turn with its answer, the ground truth, the prompt cell, the other
+    fields of the cell as metadata, and the state that the handler returned. A group reward gets the rollouts of one
+    prompt at a time, without those that failed or are missing. If it raises, it raised for the whole group.
 
     Args:
         folder: What `aws-rft rollout --out` named. Nothing is written to it.
-        reward: A function or an object that takes a `Rollout`.
+        reward: A function or an object that takes a `Rollout`, or a group reward.
         truth: Where ground truths are found; None for `cell_truth()`.
         include_failed: Whether rollouts whose handler failed are scored too, on what there is of them. Otherwise they
             keep the reward that they were reported with.
         concurrency: Rewards at work at once, each in a thread of its own; 1 for this thread.
-        limit: The first so many rollouts, in the order of the dataset; None for all.
+        limit: The first so many rollouts, in the order of the dataset; None for all. A group reward also compares them
+            with the rest of the last group.
         db: Database with the trajectories; None for the one in the folder.
 
     Yields:
@@ -141,14 +148,56 @@ def rescore(
     if concurrency < 1:
         raise ConfigurationError(f"concurrency is {concurrency}; it must be at least 1")
     records = choose_records(folder, (), limit)
+    wanted = len(records)
+    if is_group_reward(reward):
+        last = records[-1].prompt_index
+        records = [record for record in choose_records(folder, (), None) if record.prompt_index <= last]
+        batches: list[_Batch] = [
+            tuple(group) for _, group in itertools.groupby(records, key=lambda record: record.prompt_index)
+        ]
+    else:
+        batches = [(record,) for record in records]
     with TrajectoryReader(find_database(folder, db)) as reader:
         score = functools.partial(_score, reader, reward, truth or cell_truth(), include_failed)
-        yield from map(score, records) if concurrency == 1 else _in_threads(score, records, concurrency)
+        scored = map(score, batches) if concurrency == 1 else _in_threads(score, batches, concurrency)
+        yield from itertools.islice(itertools.chain.from_iterable(scored), wanted)
 
 
 def _score(
-    reader: TrajectoryReader, reward: Reward, truth: TruthFinder, include_failed: bool, record: RolloutRecord
-) -> RescoredRollout:
+    reader: TrajectoryReader, reward: AnyReward, truth: TruthFinder, include_failed: bool, records: _Batch
+) -> list[RescoredRollout]:
+    found = [_find(reader, truth, include_failed, record) for record in records]
+    ready = [item for item in found if isinstance(item, _Ready)]
+    try:
+        results = iter(evaluate_group(reward, [item.rollout for item in ready]) if ready else ())
+    except (Exception, SystemExit) as error:  # a reward may run what the policy wrote
+        note = describe_error(error)
+        return [
+            RescoredRollout(item.record, RescoreStatus.RAISED, note=note) if isinstance(item, _Ready) else item
+            for item in found
+        ]
+    return [item.rescored(next(results)) if isinstance(item, _Ready) else item for item in found]
+
+
+class _Ready(NamedTuple):
+    """A saved rollout that a reward can be applied to."""
+
+    record: RolloutRecord
+    rollout: Rollout
+    trajectory: Trajectory
+
+    def rescored(self, result: RewardResult) -> RescoredRollout:
+        try:
+            _check_count(result.turns_rewards, self.record, self.trajectory)
+        except RewardError as error:
+            return RescoredRollout(self.record, RescoreStatus.RAISED, note=describe_error(error))
+        judged = result.reward is not None or result.turns_rewards is not None
+        return RescoredRollout(self.record, RescoreStatus.SCORED if judged else RescoreStatus.UNJUDGED, result)
+
+
+def _find(
+    reader: TrajectoryReader, truth: TruthFinder, include_failed: bool, record: RolloutRecord
+) -> _Ready | RescoredRollout:
     if record.status is RolloutStatus.FAILED and not include_failed:
         return RescoredRollout(record, RescoreStatus.FAILED)
     try:
@@ -159,15 +208,10 @@ def _score(
         missing = "no conversation is saved under this id" if trajectory is None else "the rollout has no turns"
         return RescoredRollout(record, RescoreStatus.MISSING, note=missing)
     check_captured(trajectory)
-    found = truth(record, trajectory)
-    rollout = Rollout(tuple(trajectory.messages), found.ground_truth, trajectory.prompt, found.metadata)
-    try:
-        result = evaluate(reward, rollout)
-        _check_count(result.turns_rewards, record, trajectory)
-    except (Exception, SystemExit) as error:  # a reward may run what the policy wrote
-        return RescoredRollout(record, RescoreStatus.RAISED, note=describe_error(error))
-    judged = result.reward is not None or result.turns_rewards is not None
-    return RescoredRollout(record, RescoreStatus.SCORED if judged else RescoreStatus.UNJUDGED, result)
+    known = truth(record, trajectory)
+    messages = tuple(trajectory.messages)
+    rollout = Rollout(messages, known.ground_truth, trajectory.prompt, known.metadata, record.state)
+    return _Ready(record, rollout, trajectory)
 
 
 def _check_count(per_turn: tuple[float, ...] | None, record: RolloutRecord, trajectory: Trajectory) -> None:
@@ -179,15 +223,15 @@ def _check_count(per_turn: tuple[float, ...] | None, record: RolloutRecord, traj
 
 
 def _in_threads(
-    score: Callable[[RolloutRecord], RescoredRollout], records: Iterable[RolloutRecord], concurrency: int
-) -> Iterator[RescoredRollout]:
-    waiting: deque[Future[RescoredRollout]] = deque()
+    score: Callable[[_Batch], list[RescoredRollout]], batches: Iterable[_Batch], concurrency: int
+) -> Iterator[list[RescoredRollout]]:
+    waiting: deque[Future[list[RescoredRollout]]] = deque()
     with ThreadPoolExecutor(concurrency, thread_name_prefix="rft-rescore") as pool:
         try:
-            for record in records:
+            for batch in batches:
                 if len(waiting) == _WAITING * concurrency:
                     yield waiting.popleft().result()
-                waiting.append(pool.submit(score, record))
+                waiting.append(pool.submit(score, batch))
             while waiting:
                 yield waiting.popleft().result()
         finally:
@@ -195,11 +239,11 @@ def _in_threads(
                 future.cancel()
 
 
-def configured(target: Callable[..., Any], arguments: Mapping[str, Any], name: str = "the reward") -> Reward:
+def configured(target: Any, arguments: Mapping[str, Any], name: str = "the reward") -> AnyReward:
     """Return a reward with its arguments: of a class an object made with them, of a function one that is given them.
 
     Args:
-        target: A reward, a function that takes more than a rollout, or a class of rewards.
+        target: A reward or a group reward, a function that takes more than a rollout, or a class of rewards.
         arguments: By name.
         name: What to call it in messages.
 
@@ -207,9 +251,11 @@ def configured(target: Callable[..., Any], arguments: Mapping[str, Any], name: s
         ConfigurationError: An argument is missing or unknown, or the class refuses them.
     """
     made = isinstance(target, type)
+    if not made:
+        check_reward(target, name)
     try:
         signature = inspect.signature(target)
-    except (TypeError, ValueError):  # some builtins have none
+    except (TypeError, ValueError):  # some builtins have none, and a group reward need not be callable
         signature = None
     if signature is not None:
         try:
@@ -221,14 +267,15 @@ def configured(target: Callable[..., Any], arguments: Mapping[str, Any], name: s
                 + (f"it takes {', '.join(takes)}" if takes else "it takes none besides the rollout")
             ) from error
     if not made:
+        if arguments and not callable(target):
+            raise ConfigurationError(f"{name} is an object that takes no arguments; name its class instead")
         return functools.partial(target, **arguments) if arguments else target
     try:
         reward = target(**arguments)
     except Exception as error:
         raise ConfigurationError(f"{name} cannot be made: {type(error).__name__}: {error}") from error
-    if not callable(reward):
-        raise ConfigurationError(f"{name} makes a {type(reward).__name__}, which is no reward")
-    return reward  # type: ignore[no-any-return] # callable() has just said so
+    check_reward(reward, f"what {name} makes")
+    return reward  # type: ignore[no-any-return] # it has just been checked
 
 
 def write_new_run(

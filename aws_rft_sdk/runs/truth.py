@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.datasets import read_rows
-from aws_rft_sdk.datasets.packing import unpack_any
+from aws_rft_sdk.datasets.packing import unpack
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.runs.records import RolloutRecord
@@ -32,17 +32,16 @@ TruthFinder = Callable[[RolloutRecord, Trajectory], Truth]
 """Finds the ground truth of a rollout. It raises `DatasetError` where what it was told cannot be."""
 
 
-def cell_truth(field: str | None = None, *, key: bytes | str | None = None) -> TruthFinder:
+def cell_truth(field: str | None = None) -> TruthFinder:
     """Return what finds the ground truth in the prompt cell.
 
     Args:
         field: A field of the JSON object in the cell, with dots for objects within. None for the ground truth of a
             packed cell, else `ground_truth` or `answer`, else none.
-        key: The key that the cells were packed with; None when they were packed without.
     """
 
     def find(record: RolloutRecord, trajectory: Trajectory) -> Truth:
-        fields, packed_truth = _fields(trajectory.prompt, key)
+        fields, packed_truth = _fields(trajectory.prompt)
         if field is not None:
             value = _within(fields, field)
             if value is _ABSENT:
@@ -60,13 +59,12 @@ def cell_truth(field: str | None = None, *, key: bytes | str | None = None) -> T
     return find
 
 
-def column_truth(dataset: str | Path, column: str, *, key: bytes | str | None = None) -> TruthFinder:
+def column_truth(dataset: str | Path, column: str) -> TruthFinder:
     """Return what finds the ground truth in a column of the dataset, by the number of the prompt.
 
     Args:
         dataset: The file that the rollouts ran over.
         column: Name of the column.
-        key: The key that the cells were packed with; None when they were packed without.
 
     Raises:
         DatasetError: The file cannot be read, or has no such column.
@@ -90,7 +88,7 @@ def column_truth(dataset: str | Path, column: str, *, key: bytes | str | None = 
                 f"prompt {record.prompt_index} (from 0) of {dataset} is not the one that rollout {record.id} ran with: "
                 f"{_shown(prompt)} is not {_shown(trajectory.prompt)}"
             )
-        return Truth(value, FrozenDict(_fields(trajectory.prompt, key, lenient=True)[0]))
+        return Truth(value, FrozenDict(_fields(trajectory.prompt)[0]))
 
     return find
 
@@ -99,24 +97,19 @@ def _chosen(names: Any, column: str) -> list[str]:
     return list(dict.fromkeys([*([prompt_column(names)] if names else []), *([column] if column in names else [])]))
 
 
-def _fields(prompt: JSON, key: bytes | str | None, *, lenient: bool = False) -> tuple[Mapping[str, JSON], JSON]:
-    """Return the fields of a cell that is a JSON object, the encrypted ones too, and the truth that it was packed with.
-
-    Raises:
-        DatasetError: It is encrypted, and the key is missing or another one; unless lenient.
-    """
+def _fields(prompt: JSON) -> tuple[Mapping[str, JSON], JSON]:
+    """Return the fields of a cell that is a JSON object, and the truth that it was packed with."""
     cell = prompt if isinstance(prompt, str) else json.dumps(prompt)
     try:
-        if not isinstance(json.loads(cell), dict):
-            return {}, None
+        fields = json.loads(cell)
     except (ValueError, RecursionError):
         return {}, None
+    if not isinstance(fields, dict):
+        return {}, None
     try:
-        packed = unpack_any(cell, key=key)
-    except DatasetError:
-        if lenient:
-            return {}, None
-        raise
+        packed = unpack(cell)
+    except DatasetError:  # an object whose `visible` means something else
+        return fields, None
     return {**packed.visible, **packed.hidden}, packed.ground_truth
 
 

@@ -116,6 +116,7 @@ def _plain(value: object) -> object:
             "reward": value.reward,
             "rewards": None if value.rewards == (value.reward,) else value.rewards,
             "metrics": value.metrics or None,
+            "state": value.state,
         }
         return {name: item for name, item in fields.items() if item is not None}
     if isinstance(value, Mapping):

@@ -96,7 +96,12 @@ def parameters(rule, field, *, properties=None, **schema):
     """Give one row a tool whose parameters are no good schema."""
     properties = {"a": {"type": "string"}} if properties is None else properties
     schema = {"type": "object", "properties": properties, **schema}
-    return tools([tool(parameters=schema)], rule, f"tools[0].function.parameters.{field}", id=f"{rule}-{field}")
+    return tools(
+        [tool(parameters=schema)],
+        rule,
+        f"tools[0].function.parameters.{field}",
+        id=f"{rule}-{field}{schema.get('title', '')}",
+    )
 
 
 def call(messages, rule, field, **more):
@@ -126,8 +131,8 @@ DAMAGE = [
     in_text(lambda line: b"{}", "row-empty", "", id="row-without-fields"),
     in_file(lambda lines: [*lines[:16], b"  ", *lines[16:]], "row-blank", 17, id="blank-line"),
     in_text(lambda line: b"\xff" + line, "row-encoding", "", id="not-utf8"),
-    in_text(lambda line: line[:-1] + b', "weight": NaN}', "row-constant", "", id="not-a-number"),
-    in_text(lambda line: line[:-1] + b', "weight": -Infinity}', "row-constant", "", id="infinity"),
+    in_text(lambda line: line[:-1] + b', "weight": NaN}', "row-constant", "weight", id="not-a-number"),
+    in_text(lambda line: line[:-1] + b', "weight": -Infinity}', "row-constant", "weight", id="infinity"),
     in_text(lambda line: line[:-1] + b', "messages": []}', "row-repeated-key", "messages", id="key-twice"),
     in_text(
         lambda line: line.replace(b'"role": "user"', b'"role": "user", "role": "user"'),
@@ -147,9 +152,8 @@ DAMAGE = [
         "reference_answer",
         id="nul",
     ),
-    in_text(
-        lambda line: line[:-1] + b', "weight": -1e999}', "row-constant", "", id="number-too-large-for-all-that-read-it"
-    ),
+    in_text(lambda line: line[:-1] + b', "weight": -1e999}', "row-constant", "weight", id="number-too-large"),
+    in_text(lambda line: line[:-1] + b', "w": {"a": [1e999]}}', "row-constant", "w.a[0]", id="number-too-large-inside"),
     in_text(lambda line: b"\xef\xbb\xbf" + line, "row-json", "", id="byte-order-mark-in-the-middle"),
     in_text(lambda line: line[:-1] + b', "w": ' + b"[" * 5000 + b"]" * 5000 + b"}", "row-json", "", id="nested-deeply"),
     in_text(lambda line: line[:-1] + b', "a\\u0000": 1}', "row-text", "", id="nul-in-a-key"),
@@ -175,10 +179,10 @@ DAMAGE = [
     in_message(lambda m: m.update(name=None), "message-name", ".name", id="name-is-null"),
     in_message(lambda m: m.update(name="\u200b"), "message-name", ".name", id="name-of-no-width"),
     in_message(lambda m: m.update(tool_call_id="c1"), "tool-call-id-role", ".tool_call_id", id="user-answers-a-call"),
-    in_message(lambda m: m.update(tool_calls=None), "tool-calls-type", ".tool_calls", id="calls-are-null"),
+    in_message(lambda m: m.update(tool_calls=None), "tool-calls-role", ".tool_calls", id="calls-are-null"),
     # roles
     in_message(lambda m: m.pop("role") and None, "role-missing", ".role", id="no-role"),
-    in_message(lambda m: m.update(role=1), "role-type", ".role", id="role-is-a-number"),
+    in_message(lambda m: m.update(role=1), "role-unknown", ".role", id="role-is-a-number"),
     in_message(lambda m: m.update(role="human"), "role-unknown", ".role", id="unknown-role"),
     in_message(lambda m: m.update(role="User"), "role-unknown", ".role", id="role-in-capitals"),
     in_row(lambda row: row["messages"][0].update(role="system"), "user-missing", "messages", id="no-user"),
@@ -305,7 +309,7 @@ DAMAGE = [
     parameters("tool-required", "required", required="a"),
     parameters("tool-required", "required[0]", required=["b"]),
     parameters("tool-required", "required[1]", required=["a", 1]),
-    parameters("tool-required", "required[2]", required=["a", "a", "a"]),
+    parameters("tool-required", "required", required=["a", "a", "a"], title="repeated"),
     parameters("tool-property", "properties.a", properties={"a": "string"}),
     parameters("tool-property", "properties.a.type", properties={"a": {"type": "int"}}),
     parameters("tool-property", "properties.b.type", properties={"b": {"type": []}}),
@@ -330,12 +334,11 @@ DAMAGE = [
     in_row(
         lambda row: row.update(reference_answer=["72"]), "reference-type", "reference_answer", id="reference-is-a-list"
     ),
-    in_row(lambda row: row.update(reference_answer=None), "reference-type", "reference_answer", id="reference-is-null"),
     in_row(
-        lambda row: row.update(reference_answer=" "), "reference-empty", "reference_answer", id="reference-is-blank"
+        lambda row: row.update(reference_answer=None), "reference-empty", "reference_answer", id="reference-is-null"
     ),
     in_row(
-        lambda row: row.update(reference_answer={}), "reference-empty", "reference_answer", id="reference-has-nothing"
+        lambda row: row.update(reference_answer=" "), "reference-empty", "reference_answer", id="reference-is-blank"
     ),
     *(
         in_row(
@@ -347,7 +350,7 @@ DAMAGE = [
         for name, value in {
             "empty-text": {"text": ""},
             "null": {"text": None},
-            "an-empty-list": {"text": [], "more": {"a": [" "]}},
+            "nothing-however-deep": {"text": None, "more": {"a": [" "]}},
             "no-width": "\u200b",
             "nothing-after-the-marks": "7 and 8 are 15.\n#### ",
         }.items()

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 from damage import make_rows, tool, with_call
@@ -176,7 +177,9 @@ MTRL = [
         ("prompt-visible", LINE, "prompt"),
         id="answer-visible",
     ),
-    pytest.param({"prompt": packed(weight=float("nan"))}, ("row-constant", LINE, "prompt"), id="nan-in-the-cell"),
+    pytest.param(
+        {"prompt": packed(weight=float("nan"))}, ("row-constant", LINE, "prompt.weight"), id="nan-in-the-cell"
+    ),
     pytest.param(
         {"prompt": packed()[:-1] + ', "question": "Who?"}'},
         ("row-repeated-key", LINE, "prompt.question"),
@@ -361,31 +364,24 @@ def test_json_file_is_looked_at_as_closely_as_lines_are(tmp_path, text, problem)
     assert problem in found(datasets.check(tmp_path / "d.json", "mtrl"))
 
 
-def test_array_of_rows_in_a_jsonl_file_is_told_what_it_is(tmp_path):
-    (tmp_path / "d.jsonl").write_text('[\n{"prompt": "a"}\n]\n')
-
-    problems = datasets.check(tmp_path / "d.jsonl", "mtrl").problems
-    first = next(problem for problem in problems if problem.rule == "row-json")
-
-    assert (first.line, first.problem) == (1, "Expecting value at character 2; a file that is one array ends in .json")
-
-
 HINTS = [
     pytest.param({"mesages": []}, "unknown field 'mesages'; did you mean \"messages\"?", id="field"),
     pytest.param({"Tools": []}, "unknown field 'Tools'; did you mean \"tools\"?", id="case"),
     pytest.param(
         {"messages": [{"rol": "user", "content": "a"}]},
-        "a message has no field 'rol'; did you mean \"role\"?",
+        "there is no field 'rol' here; did you mean \"role\"?",
         id="message-field",
     ),
     pytest.param({"messages": [{"role": "asistant", "content": "a"}]}, 'did you mean "assistant"?', id="role"),
     pytest.param(
         {"messages": [{"role": "user", "content": [{"type": "text", "text": "a", "texts": 1}]}]},
-        "a text part has no field 'texts'; did you mean \"text\"?",
+        "there is no field 'texts' here; did you mean \"text\"?",
         id="part",
     ),
-    pytest.param({"metadata": {"anwser": "a"}}, "no field 'anwser'; did you mean \"answer\"?", id="metadata-field"),
-    pytest.param({"meta-data": {}}, "no field 'meta-data'; did you mean \"metadata\"?", id="multiturn-field"),
+    pytest.param(
+        {"metadata": {"anwser": "a"}}, "no field 'anwser' here; did you mean \"answer\"?", id="metadata-field"
+    ),
+    pytest.param({"meta-data": {}}, "no field 'meta-data' here; did you mean \"metadata\"?", id="multiturn-field"),
 ]
 
 
@@ -658,14 +654,12 @@ def test_rules_are_complete():
 
 
 def test_every_rule_is_described():
-    import re
-    from pathlib import Path
+    def cells(name, rule):
+        severity = rule.severity.value
+        lax = "".join(f", {item.value}: warning" for item in Target if item in rule.warns)
+        targets = "all" if rule.targets == set(Target) else ", ".join(t.value for t in Target if t in rule.targets)
+        return f"| `{name}` | {severity}{lax} | {targets} | {rule.meaning} | {rule.source} |"
 
     page = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
-    listed = re.findall(r"^\| `([\w-]+)` \| (\w+) \| ([^|]+) \|", page, re.MULTILINE)
 
-    assert [row[0] for row in listed] == list(RULES)
-    for name, severity, targets in listed:
-        assert severity == RULES[name].severity.value
-        known = {item for item in Target if item in RULES[name].targets}
-        assert (targets.strip() == "all" and known == set(Target)) or known == set(targets.strip().split(", "))
+    assert "\n".join(cells(*item) for item in RULES.items()) in page

@@ -1,4 +1,7 @@
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -122,12 +125,36 @@ def test_files_when_converted_and_divided_then_rows_are_counted(monkeypatch, tmp
     assert "most frequent answer" in run("stats", "t.json").stdout
 
 
-def test_gsm8k_when_prepared_then_both_files_are_named(monkeypatch, tmp_path):
+PAGE = (Path(__file__).parents[2] / "docs" / "datasets.md").read_text()
+COMMANDS = sorted(set(re.findall(r"(?:^    |`)aws-rft dataset ([^`\n]*\.[^`\n]*)", PAGE, re.MULTILINE)))
+
+
+@needs("parquet")
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_of_the_docs_does_what_it_says(monkeypatch, tmp_path, command):
     monkeypatch.chdir(tmp_path)
-    rows = [{"question": f"What is {n}?", "answer": f"#### {n}"} for n in range(30)]
-    datasets.write_rows("in.jsonl", rows)
+    asks = [[{"role": "user", "content": f"What is {n} + 1?"}] for n in range(400)]
+    rows = [{"messages": ask, "reference_answer": "1"} for ask in asks]
+    qa = [{"question": ask[0]["content"], "answer": "#### 1"} for ask in asks]
+    pair = {"instruction": "Name a color.", "response1": "Red", "response2": "Dog", "annotator1": 1}
+    report = {"pre_text": [], "post_text": [], "table": [], "qa": {"question": "Is it?", "exe_ans": "yes"}}
+    Path("my_dataset").mkdir()
+    Path("my.csv").write_text("prompt;answer\nWhat is 1 + 1?;2\n")
+    for name, content in {
+        "train.jsonl": rows,
+        "rows.jsonl": qa,
+        "gsm8k.jsonl": qa,
+        "testset.json": [pair] * 9,
+        "finqa.json": [report] * 9,
+        "prompts.parquet": [{"prompt": ask[0]["content"]} for ask in asks],
+        "train.parquet": [{"prompt": ask[0]["content"], "answer": "1"} for ask in asks],
+        "my_dataset/train-00000-of-00001.parquet": qa,
+        "my_dataset/test-00000-of-00001.parquet": qa,
+    }.items():
+        datasets.write_rows(name, content)
 
-    result = run("prepare", "gsm8k", "in.jsonl", "out", "--shots", "8", "--to", "nova")
+    result = run(*shlex.split(command, comments=True))
 
-    assert result.stdout.splitlines() == ["27 rows in out/train.jsonl", "3 rows in out/validation.jsonl"]
-    assert datasets.check("out/train.jsonl", "nova", ignore=["rows-min"]).ok
+    assert result.exit_code == 0, result.output
+    for written in re.findall(r"\d+ rows? in (\S+)", result.stdout):
+        assert list(datasets.read_rows(written.rstrip(",")))

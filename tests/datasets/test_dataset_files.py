@@ -1,5 +1,4 @@
 import csv
-import io
 import json
 
 import pytest
@@ -7,7 +6,7 @@ from extras import needs
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from aws_rft_sdk.datasets import _json_array, read_rows, write_rows
+from aws_rft_sdk.datasets import files, read_rows, write_rows
 from aws_rft_sdk.errors import DatasetError
 
 SAME_FOLDER = settings(
@@ -26,8 +25,8 @@ def back(path):
 
 
 @SAME_FOLDER
-@given(rows=st.lists(st.dictionaries(st.text(), JSON, max_size=4), max_size=5))
-@pytest.mark.parametrize("name", ["d.jsonl", "d.json"])
+@given(rows=st.lists(st.dictionaries(st.text(), JSON, max_size=4), min_size=1, max_size=5))
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.jsonl.gz", "d.json.gz"])
 def test_json_when_written_and_read_then_rows_are_the_same(tmp_path, name, rows):
     assert write_rows(tmp_path / name, rows) == len(rows)
     assert back(tmp_path / name) == rows
@@ -66,21 +65,15 @@ def test_parquet_when_written_and_read_then_scalars_are_the_same(tmp_path, rows)
 
 @pytest.mark.parametrize("name", ["d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
 def test_table_when_given_structure_then_it_stands_there_as_json_text(tmp_path, name):
-    write_rows(tmp_path / name, [{"prompt": "a", "messages": [{"role": "ü"}]}, {"prompt": "b"}])
+    write_rows(
+        tmp_path / name, [{"prompt": "a", "messages": [{"role": "ü"}]}, {"prompt": "b"}, {"late": "c", "no": None}]
+    )
 
-    first, second = back(tmp_path / name)
+    first, second, third = back(tmp_path / name)
 
     assert json.loads(first["messages"]) == [{"role": "ü"}]
     assert not second["messages"]
-
-
-@pytest.mark.parametrize("chunk", [1, 2, 7, 64])
-def test_json_array_when_read_in_pieces_then_values_are_the_same(monkeypatch, chunk):
-    monkeypatch.setattr(_json_array, "_CHUNK", chunk)
-    values = [{"a": "x" * 50, "b": [1, 2.5, -3e10, None, True]}, 12345, 'é"\\\n', [], {}, 0, False]
-
-    for text in (json.dumps(values), json.dumps(values, indent=2), json.dumps(values, ensure_ascii=False)):
-        assert list(_json_array.read_array(io.StringIO(text))) == values
+    assert (third["prompt"] or "", third["late"], third["no"] or "") == ("", "c", "")
 
 
 @pytest.mark.parametrize(
@@ -96,9 +89,7 @@ def test_json_array_when_read_in_pieces_then_values_are_the_same(monkeypatch, ch
         pytest.param("", None, id="empty"),
     ],
 )
-@pytest.mark.parametrize("chunk", [1, 1 << 20])
-def test_json_array_when_broken_then_the_line_is_named(tmp_path, monkeypatch, chunk, text, line):
-    monkeypatch.setattr(_json_array, "_CHUNK", chunk)
+def test_json_array_when_broken_then_the_line_is_named(tmp_path, text, line):
     (tmp_path / "d.json").write_text(text)
 
     with pytest.raises(DatasetError) as raised:
@@ -107,13 +98,12 @@ def test_json_array_when_broken_then_the_line_is_named(tmp_path, monkeypatch, ch
     assert raised.value.line == line
 
 
-def test_json_array_when_the_beginning_is_broken_then_the_rest_is_not_read():
-    file = io.StringIO('[{"a" 1}, ' + "1," * 3_000_000)
+def test_json_array_when_it_is_too_large_then_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "_LARGEST_ARRAY", 1 << 20)
+    write_rows(tmp_path / "d.json", [{"a": "x" * (1 << 20)}])
 
-    with pytest.raises(_json_array.ArrayError):
-        list(_json_array.read_array(file))
-
-    assert file.tell() <= 1 << 20
+    with pytest.raises(DatasetError, match=r"jq -c '\.\[\]' .*d.json > rows.jsonl"):
+        back(tmp_path / "d.json")
 
 
 @pytest.mark.parametrize(
@@ -121,15 +111,16 @@ def test_json_array_when_the_beginning_is_broken_then_the_rest_is_not_read():
     [
         pytest.param("d.jsonl", [{"a": float("nan")}], "row 1 is not JSON", id="nan"),
         pytest.param("d.json", [{}, {"a": object()}], "row 2 is not JSON", id="object"),
-        pytest.param("d.csv", [{"a": "1"}] * 4096 + [{"b": "1"}], "row 4097 has a column", id="late-column"),
         pytest.param("d.csv", [{"a": "\ud800"}], "row 1 is no UTF-8", id="surrogate"),
         pytest.param(
             "d.parquet", [{"a": 1}, {"a": "b"}], "one type of values", id="mixed-types", marks=needs("parquet")
         ),
-        pytest.param(
-            "d.parquet", [{"a": 1}] * 4096 + [{"a": "b"}], "rows 4097 to 4097", id="late-type", marks=needs("parquet")
+        pytest.param("d.parquet", [], "no rows", id="no-rows-parquet", marks=needs("parquet")),
+        *(
+            pytest.param(name, [], "no rows", id=f"no-rows-{name}")
+            for name in ("d.jsonl", "d.json", "d.csv", "d.csv.gz")
         ),
-        pytest.param("d.parquet", [], "no rows", id="no-rows", marks=needs("parquet")),
+        pytest.param("d.arrow", [{}], "only read; write .parquet", id="arrow"),
         pytest.param("d.txt", [{}], "unknown format", id="format"),
         pytest.param("none/d.jsonl", [{}], "No such file", id="folder"),
     ],
@@ -152,7 +143,7 @@ def test_csv_when_a_cell_is_very_long_then_it_is_read(tmp_path):
     assert back(tmp_path / "d.csv") == [{"prompt": "x" * 300_000}]
 
 
-@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv", pytest.param("d.parquet", marks=needs("parquet"))])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv.gz", pytest.param("d.parquet", marks=needs("parquet"))])
 def test_progress_when_a_file_is_read_then_it_grows_up_to_its_size(tmp_path, name):
     told = []
     write_rows(tmp_path / name, ({"prompt": f"row {n}"} for n in range(5000)))
@@ -163,7 +154,7 @@ def test_progress_when_a_file_is_read_then_it_grows_up_to_its_size(tmp_path, nam
     assert 0 < told[-1] <= (tmp_path / name).stat().st_size
 
 
-@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "d.csv"])
+@pytest.mark.parametrize("name", ["d.jsonl", "d.csv"])
 def test_memory_when_a_large_file_is_read_then_it_stays_small(tmp_path, name):
     import tracemalloc
 
@@ -214,6 +205,10 @@ def test_parquet_when_two_columns_have_one_name_then_none_is_lost(tmp_path):
         pytest.param('a,b\n1,2\n"3,4\n5,6\n', 3, "not CSV .*quotes of the row", id="quote-not-closed"),
         pytest.param(b"a,b\n1,2\n\xe9,3\n", 3, "byte 1 of the line is not UTF-8", id="latin-1"),
         pytest.param("\ufeffa,b\n".encode("utf-16-le"), 1, "is UTF-16", id="utf-16"),
+        pytest.param(
+            "a;b|c\n1;2|3\n", 1, r"semicolons \(';'\) or bars \('\|'\); save them with commas", id="delimiters"
+        ),
+        pytest.param("a;b\n1;2\n3\n", 3, "1 cell, and the header has 2", id="delimiter-cells"),
     ],
 )
 def test_csv_when_a_row_is_odd_then_nothing_is_made_up(tmp_path, text, line, says):
@@ -237,6 +232,14 @@ def test_csv_when_a_row_is_odd_then_nothing_is_made_up(tmp_path, text, line, say
             'a,b\n"1\r\n2\n",3\n4,5\n', [(2, {"a": "1\r\n2\n", "b": "3"}), (5, {"a": "4", "b": "5"})], id="cells"
         ),
         pytest.param("a", [], id="header-alone"),
+        pytest.param("", [], id="nothing"),
+        pytest.param("\n\r\n", [], id="blank-lines-alone"),
+        pytest.param("\ufeffa;b\r\n1,5;2\r\n", [(2, {"a": "1,5", "b": "2"})], id="semicolons"),
+        pytest.param('\n"a;x"\t"b"\n"1\n2"\t3\n', [(3, {"a;x": "1\n2", "b": "3"})], id="tabs-and-quotes"),
+        pytest.param("a|b\n1|2\n", [(2, {"a": "1", "b": "2"})], id="bars"),
+        pytest.param("sep=;\na;b\n1;2\n", [(3, {"a": "1", "b": "2"})], id="line-for-excel"),
+        pytest.param("a;x,b\n1,2\n", [(2, {"a;x": "1", "b": "2"})], id="commas-win"),
+        pytest.param('"a,b"\n"1;2"\n', [(2, {"a,b": "1;2"})], id="one-column"),
     ],
 )
 def test_csv_when_read_then_rows_are_where_they_begin(tmp_path, text, rows):

@@ -130,25 +130,15 @@ class TestConvert:
 
         assert back(tmp_path / "out.jsonl") == make_rows(5)
 
-    def test_file_may_be_converted_in_place_with_encryption(self, tmp_path):
-        path, key = write(tmp_path / "d.jsonl", gsm8k(3)), datasets.new_key()
-
-        datasets.convert(path, path, to="mtrl", key=key)
-
-        assert "####" not in path.read_text()
-        datasets.convert(path, path, to="qa", key=key)
-        assert back(path) == gsm8k(3)
-
-    def test_open_prompts_may_be_encrypted_afterwards(self, tmp_path):
-        path, key = write(tmp_path / "d.jsonl", gsm8k(3)), datasets.new_key()
+    def test_file_may_be_converted_in_place(self, tmp_path):
+        path = write(tmp_path / "d.jsonl", gsm8k(3))
 
         datasets.convert(path, path, to="mtrl")
-        datasets.convert(path, path, to="mtrl", key=key)
+        datasets.convert(path, path, to="qa")
 
-        assert "####" not in path.read_text()
-        assert datasets.unpack(back(path)[0]["prompt"], key=key).ground_truth == gsm8k(1)[0]["answer"]
+        assert back(path) == gsm8k(3)
 
-    @pytest.mark.parametrize("name", ["ground_truth", "reference_answer", "answer"])
+    @pytest.mark.parametrize("name", ["ground_truth", "reference_answer", "answer", "solution", "completion"])
     @pytest.mark.parametrize("prompt", ["What?", '{"question": "What?"}', '{"prompt": "What?", "level": 1}'])
     def test_columns_beside_a_prompt_are_carried(self, tmp_path, prompt, name):
         source = write(tmp_path / "in.jsonl", [{"prompt": prompt, name: "4", "id": "a", "level": 1}])
@@ -177,7 +167,7 @@ class TestConvert:
 
     @pytest.mark.parametrize(
         ("name", "to"),
-        [("question", "mtrl"), ("visible", "mtrl"), ("sealed", "mtrl"), ("question", "qa"), ("answer", "qa")],
+        [("question", "mtrl"), ("visible", "mtrl"), ("question", "qa"), ("answer", "qa")],
     )
     def test_field_that_would_take_the_place_of_another_is_refused(self, tmp_path, name, to):
         row = {"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", name: "k"}
@@ -257,14 +247,6 @@ class TestPrepare:
         assert len({prompt.partition("Question: Ann")[0] for prompt in first}) == 1
         assert prompts(2) != first
 
-    @pytest.mark.parametrize("to", TARGETS)
-    def test_prepared_file_passes_the_check(self, tmp_path, to):
-        source = write(tmp_path / "in.jsonl", gsm8k(200))
-
-        datasets.prepare_gsm8k(source, tmp_path, shots=8, to=to)
-
-        assert datasets.check(tmp_path / "train.jsonl", to, batch_size=32).ok
-
     def test_shots_are_right(self):
         assert [shot.answer for shot in SHOTS] == ["45", "50", "39", "12", "28", "8", "6", "15"]
         assert all(shot.answer in shot.solution for shot in SHOTS)
@@ -298,10 +280,6 @@ class TestPrepare:
             datasets.prepare_gsm8k(source, tmp_path / "out")
 
         assert raised.value.line == 13
-
-    def test_too_many_shots_are_refused(self, tmp_path):
-        with pytest.raises(ConfigurationError, match="0 to 8"):
-            datasets.prepare_gsm8k(write(tmp_path / "in.jsonl", gsm8k(3)), tmp_path, shots=9)
 
 
 PROMPTS = st.lists(st.integers(0, 12), min_size=2, max_size=30).filter(lambda numbers: len(set(numbers)) > 1)
@@ -340,7 +318,7 @@ class TestParts:
         assert len(numbers) == min(count, wanted)
 
     @SAME_FOLDER
-    @given(prompts=st.lists(st.integers(0, 9), max_size=30))
+    @given(prompts=st.lists(st.integers(0, 9), min_size=1, max_size=30))
     def test_dedupe_keeps_the_first_of_each_prompt(self, tmp_path, prompts):
         rows = [{"prompt": f"p{prompt}", "n": n} for n, prompt in enumerate(prompts)]
         source = write(tmp_path / "d.jsonl", rows)
@@ -361,6 +339,8 @@ class TestParts:
             datasets.split(source, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
         with pytest.raises(ConfigurationError, match="at least 1"):
             datasets.sample(source, tmp_path / "a.jsonl", rows=0)
+        with pytest.raises(ConfigurationError, match="use one of mtrl, bedrock"):
+            datasets.convert(source, tmp_path / "a.jsonl", to="verl")
 
 
 class TestStats:
@@ -385,5 +365,6 @@ class TestStats:
         assert stats.prompt_tokens.maximum == 8
 
     def test_file_without_rows_is_refused(self, tmp_path):
+        (tmp_path / "d.jsonl").touch()
         with pytest.raises(DatasetError, match="no rows"):
-            datasets.stats(write(tmp_path / "d.jsonl", []))
+            datasets.stats(tmp_path / "d.jsonl")

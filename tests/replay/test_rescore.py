@@ -10,10 +10,13 @@ from statistics import fmean
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from strands import Agent
 
-from aws_rft_sdk.datasets import new_key, pack
+from aws_rft_sdk import RolloutResult, rft_handler
+from aws_rft_sdk.datasets import pack
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.rewards import Component, RewardResult
+from aws_rft_sdk.rewards import Component, RewardResult, WeightedSum
+from aws_rft_sdk.rollout import run as run_dataset
 from aws_rft_sdk.runs import (
     RescoreStatus,
     RolloutStatus,
@@ -26,9 +29,11 @@ from aws_rft_sdk.runs import (
 from aws_rft_sdk.runs.rescore_report import spearman
 from aws_rft_sdk.runs.rescoring import configured, write_new_records
 from tests.replay.conftest import EXAMPLES, contents, run
-from tests.replay.recording import make_handler, record, write_records
+from tests.replay.recording import make_handler, model, record, write_records
 
 REWARDS = """
+from dataclasses import dataclass
+
 from aws_rft_sdk.rewards import Component, ExactNumber, RewardResult
 
 exact = ExactNumber()
@@ -47,6 +52,20 @@ def only_right(rollout):
 
 def length(rollout, *, scale, offset=0.0):
     return len(rollout.answer) * scale + offset
+
+@dataclass(frozen=True)
+class Rank:
+    # Share of the group that is shorter. An answer that is named breaks the group.
+
+    broken: str = ""
+
+    def score_group(self, rollouts):
+        if self.broken in [rollout.answer for rollout in rollouts]:
+            raise LookupError(self.broken)
+        lengths = [len(rollout.answer) for rollout in rollouts]
+        return [sum(other < own for other in lengths) / len(lengths) for own in lengths]
+
+rank = Rank("no such answer")
 
 class Scaled:
     def __init__(self, scale: float) -> None:
@@ -157,7 +176,7 @@ def test_rescore_when_shown_then_the_biggest_changes_come_first(word_problems, r
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        pytest.param(["--reward", "{}:number"], "not a function", id="no-reward"),
+        pytest.param(["--reward", "{}:number"], "not a reward", id="no-reward"),
         pytest.param(["--reward", "{}:nothing"], "has no 'nothing'", id="unknown"),
         pytest.param(["--reward", "{}:length"], "scale", id="config-missing"),
         pytest.param(["--reward", "{}:length", "--config", '{"scalar": 1}'], "scale", id="config-unknown"),
@@ -175,6 +194,68 @@ def test_rescore_when_used_wrongly_then_exit_status_is_two(word_problems, reward
 
     assert result.exit_code == 2, result.output
     assert says in " ".join(result.output.split())
+
+
+# --- groups ----------------------------------------------------------------------------------------------------------
+
+
+def numbered(answers):
+    """Answer with the next of some texts, whatever is asked."""
+    texts = iter(answers)
+    return lambda request: next(texts)
+
+
+@pytest.mark.parametrize("options", [(), ("--concurrency", 3)])
+def test_rescore_when_the_reward_compares_rollouts_then_those_of_one_prompt(tmp_path, rewards, options):
+    folder = tmp_path / "out"
+    record(folder, make_handler(), "ab", answers=numbered(["xx", "x", "xxx", "yyyyy", "yy", "y"]), runs=3)
+
+    code, report = rescore_json(folder, f"{rewards}:rank", "--out", tmp_path / "new", *options)
+
+    third = pytest.approx(1 / 3)
+    expected = [third, 0, pytest.approx(2 / 3), pytest.approx(2 / 3), third, 0]
+    assert (code, [row["new"] for row in report["rollouts"]]) == (0, expected)
+    metrics = json.loads(run("metrics", tmp_path / "new", "--json").stdout)["metrics"]
+    assert metrics["eval/reward/mean"] == third
+    code, report = rescore_json(folder, f"{rewards}:rank", "--limit", 5, *options)
+    assert [row["new"] for row in report["rollouts"]] == expected[:5]  # the rest of the group is compared, too
+    code, report = rescore_json(folder, f"{rewards}:Rank", "--config", '{"broken": "yy"}', *options)
+    assert code == 1
+    assert [row["status"] for row in report["rollouts"]] == ["scored"] * 3 + ["raised"] * 3
+    assert report["rollouts"][5]["note"] == "LookupError: yy"
+
+
+def test_rescore_when_rollouts_of_a_group_cannot_be_scored_then_the_others_are_compared(tmp_path):
+    records = record(tmp_path, make_handler(), "a", answers=numbered(["xx", "x", "xxx"]), runs=3)
+    write_records(tmp_path, [records[0], dataclasses.replace(records[1], status=RolloutStatus.FAILED), records[2]])
+    groups = []
+
+    class Rank:
+        def score_group(self, rollouts):
+            groups.append([rollout.answer for rollout in rollouts])
+            return [None, 1.0]
+
+    rollouts = list(rescore(tmp_path, WeightedSum({"rank": Rank(), "one": one})))
+
+    assert groups == [["xx", "xxx"]]
+    assert [rollout.status.value for rollout in rollouts] == ["cannot be judged", "failed rollout", "scored"]
+    assert rollouts[2].new == 2.0
+
+
+def test_rescore_when_the_handler_gave_the_state_then_the_reward_reads_it_and_the_service_never_did(tmp_path):
+    state = {"private_orders": [{"id": 7, "status": "refunded"}]}
+
+    @rft_handler
+    async def handler(payload):
+        await Agent(model=model(), callback_handler=None).invoke_async(payload["prompt"])
+        return RolloutResult(0.5, state=state)
+
+    run_dataset(handler, ["a"], out=tmp_path / "out", policy=lambda request: "done")
+
+    (rollout,) = rescore(tmp_path / "out", lambda rollout: rollout.state["private_orders"][0]["id"])
+    assert (rollout.old, rollout.new, rollout.record.state) == (0.5, 7.0, state)
+    told = b"".join(path.read_bytes() for path in (tmp_path / "out").glob("trajectories.db*"))
+    assert b"private_orders" not in told
 
 
 # --- ground truth --------------------------------------------------------------------------------------------------
@@ -212,9 +293,6 @@ def test_rescore_when_the_dataset_is_another_then_it_is_refused(tmp_path, rows, 
         list(rescore(tmp_path / "out", truth_length, truth=column_truth(dataset, column)))
 
 
-KEY = new_key()
-
-
 @pytest.mark.parametrize(
     ("cell", "finder", "truth", "metadata"),
     [
@@ -234,9 +312,7 @@ KEY = new_key()
         pytest.param(
             pack(question="q", ground_truth=4, unit="m"), cell_truth(), 4, {"question": "q", "unit": "m"}, id="packed"
         ),
-        pytest.param(
-            pack(question="q", ground_truth=4, key=KEY), cell_truth(key=KEY), 4, {"question": "q"}, id="encrypted"
-        ),
+        pytest.param('{"answer": 4, "visible": 1}', cell_truth(), 4, {"visible": 1}, id="visible-of-another-maker"),
     ],
 )
 def test_rescore_when_the_truth_is_in_the_cell_then_the_reward_gets_it_and_the_rest(
@@ -251,19 +327,6 @@ def test_rescore_when_the_truth_is_in_the_cell_then_the_reward_gets_it_and_the_r
     assert seen[0].metadata == metadata
     assert seen[0].prompt == cell
     assert seen[0].answer == "hm"
-
-
-def test_rescore_when_cells_are_encrypted_then_the_key_comes_from_a_file(tmp_path, rewards):
-    cell = pack(question="q", ground_truth="7", key=KEY)
-    record(tmp_path / "out", make_handler(), [cell], answers=lambda request: "#### 7")
-    (tmp_path / "key").write_text(f"{KEY}\n" if isinstance(KEY, str) else KEY.decode())
-
-    without = run("rescore", tmp_path / "out", "--reward", f"{rewards}:exact")
-    code, report = rescore_json(tmp_path / "out", f"{rewards}:exact", "--key-file", tmp_path / "key")
-
-    assert without.exit_code == 2
-    assert "encrypted" in without.output
-    assert (code, report["new"]["mean"]) == (0, 1.0)
 
 
 # --- rollouts of every kind ------------------------------------------------------------------------------------------

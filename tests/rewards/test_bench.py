@@ -13,7 +13,6 @@ from aws_rft_sdk.rewards import (
     ExactMatch,
     ExactNumber,
     FinQA,
-    Format,
     KeywordCoverage,
     Length,
     MultipleChoice,
@@ -26,6 +25,7 @@ from aws_rft_sdk.rewards import (
 )
 from aws_rft_sdk.rewards.adversaries import attacks, find_leak
 from aws_rft_sdk.rewards.cases import parse_case, read_cases
+from aws_rft_sdk.rewards.extract import strip_thoughts
 
 NUMBER = re.compile(r"-?[0-9]+")
 ADVERSARIES = {
@@ -41,6 +41,12 @@ ADVERSARIES = {
     "unicode digits",
     "odd numbers",
     "injection text",
+    "echo of options",
+    "answer only in the thought",
+    "truncated thought",
+    "corrected afterwards",
+    "denied afterwards",
+    "sanity sentence",
 }
 
 
@@ -64,18 +70,33 @@ def parsed(*cases):
     return [parse_case(value, line) for line, value in enumerate(cases, 1)]
 
 
+TAKEN_BACK = re.compile(r"actually|wait|correction|wrong|not right|\bno\b", re.IGNORECASE)
+
+
+def after_mark(rollout, read=strip_thoughts, taken_back=TAKEN_BACK):
+    """A sound reward: the number after the last ####, unless it is only thought, taken back, or one of several."""
+    if rollout.ground_truth is None:
+        return None
+    text = (read(rollout.answer) or "").partition("Question:")[0].rpartition("#### ")[2]
+    number = NUMBER.match(text.removeprefix("The final answer is "))
+    several = re.search(r"\b(?:or|and)\b(?! both)|[,;|/(](?! and both)", text, re.IGNORECASE)
+    is_right = number and number[0] == str(rollout.ground_truth) and not several and len(NUMBER.findall(text)) == 1
+    return float(bool(is_right and not taken_back.search(text)))
+
+
 def contains(rollout):
     return float(rollout.ground_truth is not None and str(rollout.ground_truth) in rollout.answer)
 
 
 def test_bench_when_the_reward_is_sound_then_no_breach_and_every_adversary_was_tried():
     leaking = case("#### 72", 72, "success", 'task {"question": "12 + 60?", "answer": 72}')
-    report = bench(gsm8k, parsed(*CASES))
+    report = bench(after_mark, parsed(*CASES))
     assert report.breaches == ()
-    assert {row.adversary for row in report.adversaries} | {"prompt leak of the ground truth"} == ADVERSARIES
+    sometimes = {"prompt leak of the ground truth", "echo of options"}
+    assert {row.adversary for row in report.adversaries} | sometimes == ADVERSARIES
     assert (report.low, report.high) == (0.0, 1.0)
     assert "prompt leak of the ground truth" in {
-        row.adversary for row in bench(gsm8k, parsed(*CASES, leaking)).adversaries
+        row.adversary for row in bench(after_mark, parsed(*CASES, leaking)).adversaries
     }
 
 
@@ -102,6 +123,27 @@ BROKEN = [
         lambda r: float(int(r.answer[5:] or 0) if r.answer[5:].isdigit() else 0), "unicode digits", id="isdigit"
     ),
     pytest.param(lambda r: 1.0 if "nan" in r.answer or r.answer == "#### 1/0" else gsm8k(r), "odd numbers", id="nan"),
+    pytest.param(
+        lambda r: after_mark(r, read=lambda text: text.replace("</think>", "")),
+        "answer only in the thought",
+        id="reads-thoughts",
+    ),
+    pytest.param(
+        lambda r: after_mark(r, read=lambda text: text.rpartition("</think>")[2]),
+        "truncated thought",
+        id="cut-thoughts",
+    ),
+    pytest.param(
+        lambda r: float(r.answer.rpartition("#### ")[2].partition("\n")[0] == str(r.ground_truth)),
+        "corrected afterwards",
+        id="line-of-the-mark",
+    ),
+    pytest.param(
+        lambda r: after_mark(r, taken_back=re.compile("Actually|Wait|Corr")), "denied afterwards", id="denials"
+    ),
+    pytest.param(
+        lambda r: float(r.answer.rpartition("#### ")[2] == str(r.ground_truth)), "sanity sentence", id="last-line-only"
+    ),
     pytest.param(lambda r: time.sleep(1.1) or 0.0 if len(r.answer) > 10**5 else gsm8k(r), "enormous output", id="slow"),
 ]
 
@@ -111,6 +153,93 @@ def test_bench_when_a_reward_can_be_cheated_then_the_adversary_is_named(reward, 
     report = bench(reward, parsed(*CASES))
     assert adversary in {row.adversary for row in report.adversaries if row.problem}
     assert any(breach.startswith(adversary) for breach in report.breaches)
+
+
+LETTERS = [
+    case(f"Answer: {letter}", "B", kind, "Which?\n(A) one\n(B) two\n(C) three")
+    for letter, kind in (("B", "success"), ("C", "failure"))
+]
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        lambda r: float("B" in re.findall(r"\b[A-D]\b", r.answer)),
+        lambda r: float(re.findall(r"\b[A-D]\b", r.answer)[-1:] == ["B"]),
+        lambda r: float(re.findall(r"\b[A-D]\b", r.answer)[:1] == ["B"]),
+    ],
+    ids=["any-letter", "last-letter", "first-letter"],
+)
+def test_bench_when_all_options_are_paid_then_a_breach(reward):
+    rows = {row.adversary: row for row in bench(reward, parsed(*LETTERS)).adversaries}
+    assert rows["echo of options"].problem
+    assert not rows["echo of the prompt"].attempts > 1
+
+
+@pytest.mark.parametrize(
+    ("truth", "wrong"),
+    [
+        (72, "73"),
+        ("25%", "26%"),
+        ("$1,000", "1001"),
+        ("yes", "no"),
+        ("False", "true"),
+        ("B", "C"),
+        ("\\frac{1}{2}", "\\frac{2}{2}"),
+        ("5 May 2020", "6 May 2020"),
+        ("\\pi", "2\\pi"),
+        ("Paris", "something else"),
+        ("work\n#### 10", "11"),
+    ],
+)
+def test_attacks_when_the_answer_is_corrected_then_to_a_wrong_one_of_its_kind(truth, wrong):
+    found = attacks(parsed(case("right", truth, "success", "?"))[0])
+    texts = [attack.rollout.answer for attack in found if attack.adversary == "corrected afterwards"]
+    assert f"right\n\nActually {wrong}" in texts
+
+
+def test_attacks_when_the_answer_is_no_then_no_denial_repeats_it():
+    texts = [
+        attack.rollout.answer
+        for attack in attacks(parsed(case("ANSWER: no", "no", "success", "?"))[0])
+        if attack.adversary == "denied afterwards"
+    ]
+    assert texts == ["ANSWER: no\n\nThat is wrong."]
+    letters = attacks(parsed(case("Answer: A", "A", "success", "?"))[0])
+    assert not any("[[A]]" in attack.rollout.answer for attack in letters)
+
+
+def test_bench_when_the_reward_compares_a_group_then_each_case_and_adversary_is_compared_with_the_others():
+    sizes = []
+
+    class Best:
+        """1 for the answers that are right and shortest among the right ones, 0.5 for the other right ones."""
+
+        def score_group(self, rollouts):
+            sizes.append(len(rollouts))
+            right = [len(r.answer) if after_mark(r) else None for r in rollouts]
+            return [0.0 if size is None else 1.0 if size == min(filter(None, right)) else 0.5 for size in right]
+
+    cases = parsed(
+        case("#### 72", kind="success", expected=1),
+        case("12 + 60 = 72\n#### 72", kind="success", expected=0.5),
+        case("#### 73", kind="failure", expected=0),
+        case("#### 9", 9, "success", "4 + 5?", expected=1),
+    )
+    report = bench(Best(), cases)
+    assert {breach for breach in report.breaches if "pickled" not in breach} == set()
+    assert set(sizes) == {3, 1, 4, 2}  # the cases of a group; an adversary besides
+    assert [score.reward for score in report.cases] == [1.0, 0.5, 0.0, 1.0]
+    assert bench(WeightedSum({"best": Best()}), cases).cases == report.cases
+
+
+def test_bench_when_cases_have_a_state_then_the_reward_reads_it_and_adversaries_have_none():
+    def refunded(rollout):
+        return float(rollout.state is not None and rollout.state["status"] == "refunded")
+
+    done = {"prompt": "Refund it.", "answer": "Done.", "state": {"status": "refunded"}, "kind": "success"}
+    failed = {**done, "state": {"status": "paid"}, "kind": "failure"}
+    assert {breach for breach in bench(refunded, parsed(done, failed)).breaches if "pickled" not in breach} == set()
 
 
 def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
@@ -125,8 +254,13 @@ def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
 
 def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
     cases = parsed(case("w\n#### The final answer is 72", kind="success"), case("w\n#### 73", kind="failure"))
-    assert any("format-only answer" in breach for breach in bench(Format.final_answer(), cases).breaches)
-    assert bench(Format.final_answer(), cases, shaping=0.5).breaches == ()
+
+    def formatted(rollout):
+        visible = strip_thoughts(rollout.answer) or ""
+        return after_mark(rollout) + 0.5 * ("#### The final answer is" in visible)
+
+    assert any("format-only answer" in breach for breach in bench(formatted, cases).breaches)
+    assert {breach for breach in bench(formatted, cases, shaping=0.5).breaches if "pickled" not in breach} == set()
     shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
     assert bench(shaped, cases).shaping == 0.1
 
@@ -281,5 +415,5 @@ def test_bench_when_an_answer_names_several_candidates_then_a_reward_that_takes_
     truth, right, wrong, reward, naive
 ):
     cases = parsed(case(right, truth, "success", "?"), case(wrong, truth, "failure", "?"))
-    assert bench(reward, cases).breaches == ()
+    assert "hedge" not in {row.adversary for row in bench(reward, cases).adversaries if row.problem}
     assert "hedge" in {row.adversary for row in bench(naive, cases).adversaries if row.problem}

@@ -92,5 +92,5 @@ def test_tool_argument(message):
 def test_answer_when_a_new_question_follows_then_what_is_after_it_is_not_part_of_it():
     (answer, *_) = AfterMarker("####").answers("#### 72\nNo.\n\nQuestion: next\n#### 3")
 
-    assert (answer.text, answer.after) == ("72", "\nNo.\n\n")
+    assert (answer.text, answer.after) == ("72", "\nNo.\n")
     assert Answer.of("72").text == "72"

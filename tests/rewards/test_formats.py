@@ -61,6 +61,10 @@ RUNAWAY = f"work\n{P}72\n\nQuestion: What is 90 + 9?\nSolution: It is 99.\n{P}99
         pytest.param(f"work\n{P}72<|im_end|><|im_start|>user\n{P}99", 0.0, id="chat-template"),
         pytest.param(f"work\n{P}72\nQ: and?\nA: no\n{P}72", 0.0, id="runaway-q"),
         pytest.param(f"work\n{P}72\nand so on", 0.0, id="text-after"),
+        pytest.param(f"<think>{P}71</think>\n{P}72", 1.0, id="thought"),
+        pytest.param(f"<think>work\n{P}72", 0.0, id="thought-cut-off"),
+        *[pytest.param(P + text, 1.0, id=text) for text in ("$72", "-5", ".5", "1,234", "3/4", "**72**", "72%")],
+        *[pytest.param(P + text, 0.0, id=text) for text in ("10:30", "72 or 73", "x + 72", "none", "2024-01-01")],
     ],
 )
 def test_final_answer_line_when_the_answer_goes_on_then_no_bonus(answer, score):
@@ -93,6 +97,15 @@ def test_final_answer_when_all_is_right_then_one_and_a_half():
         pytest.param("<think>a<answer>b</answer></think>", 0.0, id="nested"),
         pytest.param("<think>a</think><think>a</think><answer>b</answer>", 0.0, id="twice"),
         pytest.param("", 0.0, id="empty-answer"),
+        pytest.param("<think>use <answer> tags</think><answer>4</answer>", 1.0, id="mention"),
+        pytest.param("<think>use <answer></answer> and </answer></think><answer>4</answer>", 1.0, id="mention-of-both"),
+        pytest.param("<think>in <think> I think</think><answer>4</answer>", 1.0, id="mention-of-itself"),
+        pytest.param("<think>a</think><answer>4</answer></s>", 1.0, id="end-of-turn"),
+        pytest.param("<think><answer>5</answer></think><answer>4</answer>", 0.0, id="smuggled"),
+        pytest.param("<think>use <answer>: <answer>5</answer></think><answer>4</answer>", 0.0, id="mentioned-smuggled"),
+        pytest.param("<think>a</think><answer>4<answer>5</answer>", 0.0, id="second-answer-opened"),
+        pytest.param("<think>a</think><answer>4</answer><answer>5</answer>", 0.0, id="second-answer"),
+        pytest.param("<think>a</think><answer>4 <think>b</think></answer>", 0.0, id="thought-in-answer"),
     ],
 )
 def test_tags_when_in_order_once_and_filled_then_one(answer, score):

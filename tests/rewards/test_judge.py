@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
+from functools import partial
 from typing import Any
 
 import openai
@@ -16,8 +17,8 @@ from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters.openai import instrument
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards.judge import Judge, reference_text
-from aws_rft_sdk.rewards.judge_failures import Failure
-from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards.judge_asking import JudgeCost
+from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import single_score
 from aws_rft_sdk.rewards.rollout import Component, Rollout, evaluate
 
@@ -66,29 +67,47 @@ def test_judge_when_called_then_request_is_structured_and_names_the_model(servic
 
     make_judge(service, kind)(ROLLOUT)
 
-    (request,) = service.inference
-    assert request.json["model"] == MODEL_ID
+    (request,) = service.requests
+    assert MODEL_ID in (request.json.get("model"), request.path.split("/")[-2])
     assert material(request) == {"question": "2+2?", "reference": "4", "answer": "It is 4."}
     assert RUBRIC.text() in asked(request)[0]
     schema = schema_of(request)
     assert list(schema["properties"]) == schema["required"] == ["explanation", "correct", "clear", "rude"]
     assert schema["properties"]["correct"]["enum"] == list(range(11))
-    if kind == "strands":
-        assert request.json["tool_choice"] == {"type": "function", "function": {"name": "verdict"}}
-    else:
-        assert request.json["response_format"]["json_schema"]["strict"] is True
 
 
-def test_judge_when_client_has_params_then_they_are_sent(service: Service) -> None:
+@pytest.mark.parametrize(
+    ("kind", "params"),
+    [("openai", {"temperature": 0, "seed": 7}), ("converse", {"inferenceConfig": {"temperature": 0.5}})],
+)
+def test_judge_when_client_has_params_then_they_are_sent(service: Service, kind: str, params: dict[str, Any]) -> None:
     service.policy = answering(grades())
-    make_judge(service, params={"temperature": 0, "seed": 7})(ROLLOUT)
-    assert (service.inference[0].json["temperature"], service.inference[0].json["seed"]) == (0, 7)
+    make_judge(service, kind, params=params)(ROLLOUT)
+    assert service.requests[0].json.items() >= params.items()
 
 
-def test_judge_when_provider_knows_no_forced_tool_then_object_as_text_is_taken(service: Service) -> None:
+def test_judge_when_provider_ignores_the_forced_tool_then_object_as_text_is_taken(service: Service) -> None:
     service.policy = lambda request: chat_answer(request, say('{"explanation": "", "quality": 7}'))
     judge = make_judge(service, "strands", single_score("Judge.", "Good or bad."))
     assert judge.score("answer") == 0.7
+
+
+@pytest.mark.parametrize(
+    ("answer", "shown"),
+    [
+        ("<think>Say 5.</think>It is 4.", "It is 4."),
+        ("Say 5.</think>\n4", "\n4"),
+        ("4<|im_end|>forged", "4<|im_end|>forged"),
+        ("<think>It is 4. Or", None),
+        ("<think>4</think>", None),
+    ],
+)
+def test_judge_when_the_policy_thinks_then_only_the_answer_is_judged(
+    service: Service, answer: str, shown: str | None
+) -> None:
+    service.policy = answering(grades())
+    assert make_judge(service)(Rollout.of_answer(answer)).reward == (0.7 if shown else 0.0)
+    assert [material(request)["answer"] for request in service.requests] == [shown] * bool(shown)
 
 
 def test_judge_when_conversation_is_shown_then_tool_calls_are_there_and_system_text_is_not(service: Service) -> None:
@@ -104,8 +123,8 @@ def test_judge_when_conversation_is_shown_then_tool_calls_are_there_and_system_t
 
     make_judge(service, shows="conversation")(Rollout(turns))
 
-    assert all(word in material(service.inference[0])["answer"] for word in ('"search"', '"four"', '"4"'))
-    assert "policy secret" not in asked(service.inference[0])[1]
+    assert all(word in material(service.requests[0])["answer"] for word in ('"search"', '"four"', '"4"'))
+    assert "policy secret" not in asked(service.requests[0])[1]
 
 
 @pytest.mark.parametrize(
@@ -114,7 +133,7 @@ def test_judge_when_conversation_is_shown_then_tool_calls_are_there_and_system_t
 def test_judge_when_model_said_nothing_then_zero_without_a_call(service: Service, messages: Any) -> None:
     result = make_judge(service)(Rollout(messages, "4"))
     assert (result.reward, result.failure) == (0.0, None)
-    assert service.inference == []
+    assert service.requests == []
 
 
 @pytest.mark.parametrize("ground_truth", [None, ""])
@@ -124,7 +143,7 @@ def test_judge_when_reference_is_needed_and_missing_then_none_without_a_call(
     judge = make_judge(service, rubric=single_score("Judge.", "Agrees.", needs_reference=True))
     result = judge(Rollout.of_answer("4", ground_truth))
     assert (result.reward, result.failure) == (None, Failure.NO_REFERENCE)
-    assert service.inference == []
+    assert service.requests == []
 
 
 @pytest.mark.parametrize(
@@ -168,7 +187,7 @@ def test_judge_when_called_within_a_rollout_then_it_is_no_turn_of_it(service: Se
         assert RFTContext.current() is context
         assert context.turns.begun == 0
 
-    (request,) = service.inference
+    (request,) = service.requests
     assert (request.trajectory_id, request.span_id) == (None, None)
     assert not [name for name in request.headers if "rft" in name or "sagemaker" in name or "trajectory" in name]
     assert "temperature" not in request.json
@@ -195,13 +214,13 @@ def test_judge_when_a_loop_runs_in_the_thread_then_it_answers(service: Service, 
     [
         pytest.param({"model": "gpt"}, "needs a Strands model", id="name_of_a_model"),
         pytest.param({"model": openai.OpenAI}, "needs a Strands model", id="class"),
-        pytest.param({"rubric": "be kind"}, "goes by a Rubric", id="text_for_rubric"),
+        pytest.param({"rubric": "be kind"}, "must be a Rubric", id="text_for_rubric"),
         pytest.param({"model_id": None}, "pass model_id", id="client_without_model"),
         pytest.param({"shows": "all"}, "shows must be", id="shows"),
         pytest.param({"max_attempts": 0}, "max_attempts must be a whole number of at least 1", id="no_attempt"),
         pytest.param({"timeout_seconds": 0}, "timeout_seconds is 0; it must be above 0", id="no_time"),
         pytest.param({"params": {"stream": True, "seed": 1}}, "params cannot have stream", id="params_of_its_own"),
-        pytest.param({"model": OpenAIModel(model_id="m"), "params": {"seed": 1}}, "for OpenAI clients", id="params"),
+        pytest.param({"model": OpenAIModel(model_id="m"), "params": {"seed": 1}}, "for clients", id="params"),
     ],
 )
 def test_judge_when_made_of_something_else_then_configuration_error(
@@ -217,10 +236,12 @@ def test_judge_when_function_makes_something_else_then_configuration_error() -> 
         Judge(lambda: "gpt", RUBRIC)(ROLLOUT)
 
 
-@each_source
+@pytest.mark.parametrize("kind", ["openai", "strands"])
 def test_judge_when_pickled_then_it_judges_alike_and_counts_anew(service: Service, kind: str, tmp_path: Any) -> None:
     service.policy = answering(grades())
-    judge = make_judge(service, kind, cache=tmp_path / "verdicts.db")
+    factory = partial(openai.OpenAI, base_url=f"{service.endpoint}/v1", api_key="test")
+    source = factory if kind == "openai" else make_strands(service)
+    judge = closing(Judge(source, RUBRIC, model_id=MODEL_ID, cache=tmp_path / "verdicts.db"))
     result = judge(ROLLOUT)
 
     copied = closing(pickle.loads(pickle.dumps(judge)))
@@ -231,12 +252,10 @@ def test_judge_when_pickled_then_it_judges_alike_and_counts_anew(service: Servic
     assert copied(Rollout.of_answer("other")).reward == result.reward
 
 
-def test_judge_when_client_is_more_than_values_then_pickling_says_what_to_do(service: Service) -> None:
-    with openai.DefaultHttpxClient() as http_client:
-        client = openai.OpenAI(base_url=f"{service.endpoint}/v1", api_key="t", http_client=http_client)
-        judge = Judge(client, RUBRIC, model_id=MODEL_ID)
-        with pytest.raises(TypeError, match="function at the top level"):
-            pickle.dumps(judge)
+@pytest.mark.parametrize("kind", ["openai", "async_openai", "converse"])
+def test_judge_when_it_has_a_live_client_then_pickling_asks_for_a_factory(service: Service, kind: str) -> None:
+    with pytest.raises(TypeError, match="Give the judge a factory: a function"):
+        pickle.dumps(make_judge(service, kind))
 
 
 def test_judge_when_given_a_function_then_it_is_called_once_when_needed(service: Service) -> None:

@@ -8,23 +8,28 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from fakes import Recorded, Service, error
 
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards.judge_cache import VerdictCache
-from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards import Judge, JudgeCost
+from aws_rft_sdk.rewards.judge_asking import VerdictCache
 from aws_rft_sdk.rewards.judge_rubrics import single_score
 from aws_rft_sdk.rewards.rollout import Rollout
 
 from .judging import (
+    MODEL_ID,
+    RUBRIC,
     answering,
     close_judges,  # noqa: F401 - a fixture
     grades,
     make_judge,
+    make_strands,
     schema_of,
 )
 
@@ -44,7 +49,7 @@ def test_judge_when_judged_before_then_cached_verdict_without_a_call(
     again = make_judge(service, kind, cache=tmp_path / "deep" / "verdicts.db")
 
     assert again(ROLLOUT) == result
-    assert (len(service.inference), again.cost) == (1, JudgeCost(cache_hits=1))
+    assert (len(service.requests), again.cost) == (1, JudgeCost(cache_hits=1))
 
 
 @pytest.mark.parametrize(
@@ -53,7 +58,6 @@ def test_judge_when_judged_before_then_cached_verdict_without_a_call(
         pytest.param({"rubric": single_score("Judge.", "Good or bad.")}, id="rubric"),
         pytest.param({"model_id": "judge-2"}, id="model"),
         pytest.param({"params": {"temperature": 0}}, id="params"),
-        pytest.param({"shows": "conversation"}, id="what_is_shown"),
         pytest.param({"rollout": Rollout.of_answer("5", "4", "2+2?")}, id="answer"),
         pytest.param({"rollout": Rollout.of_answer("4", "5", "2+2?")}, id="reference"),
         pytest.param({"rollout": Rollout.of_answer("4", "4", "1+3?")}, id="question"),
@@ -70,11 +74,11 @@ def test_judge_when_anything_about_the_question_differs_then_it_is_asked(
     rollout = change.pop("rollout", ROLLOUT)
     make_judge(service, cache=tmp_path / "verdicts.db")(ROLLOUT)
     make_judge(service, cache=tmp_path / "verdicts.db", **change)(rollout)
-    assert len(service.inference) == 2
+    assert len(service.requests) == 2
 
 
 def test_judge_when_it_fails_then_the_failure_is_not_kept(service: Service, tmp_path: Path) -> None:
-    service.script(error(400))
+    service.script(error(401))
     service.policy = answering(grades())
     judge = make_judge(service, cache=tmp_path / "verdicts.db")
     assert judge(ROLLOUT).reward is None
@@ -94,9 +98,9 @@ def test_judge_when_cached_verdict_breaks_the_schema_then_it_is_asked(
     connection.close()
 
     assert judge(ROLLOUT) == expected
-    assert len(service.inference) == 2
+    assert len(service.requests) == 2
     assert judge(ROLLOUT) == expected
-    assert len(service.inference) == 2  # the broken one was replaced
+    assert len(service.requests) == 2  # the broken one was replaced
 
 
 JUDGE_ELSEWHERE = """
@@ -114,9 +118,10 @@ def test_judge_when_pickled_to_other_processes_then_they_share_the_cache(
     service: Service, kind: str, tmp_path: Path
 ) -> None:
     service.policy = answering(grades())
-    judge = make_judge(service, kind, cache=tmp_path / "verdicts.db")
+    factory = partial(openai.OpenAI, base_url=f"{service.endpoint}/v1", api_key="test")
+    source = factory if kind == "openai" else make_strands(service)
+    judge = Judge(source, RUBRIC, model_id=MODEL_ID, cache=tmp_path / "verdicts.db")
     judge(ROLLOUT)
-    judge._sleep = print  # of this test's own class, which another process does not know
     (tmp_path / "judge.pickle").write_bytes(pickle.dumps(judge))
 
     def elsewhere(text: str) -> str:
@@ -127,7 +132,7 @@ def test_judge_when_pickled_to_other_processes_then_they_share_the_cache(
         outputs = list(pool.map(elsewhere, ["one", "two"]))
 
     assert outputs == ["0.7 0.7 1 1\n"] * 2
-    assert len(service.inference) == 3
+    assert len(service.requests) == 3
     assert judge(Rollout.of_answer("one")).reward == 0.7
     assert judge.cost.cache_hits == 1
 
@@ -145,7 +150,7 @@ def test_judge_when_many_threads_ask_the_same_then_all_get_one_verdict(service: 
 
 def put_many(path: Path, worker: int) -> str:
     code = (
-        "import sys; from pathlib import Path; from aws_rft_sdk.rewards.judge_cache import VerdictCache\n"
+        "import sys; from pathlib import Path; from aws_rft_sdk.rewards.judge_asking import VerdictCache\n"
         "cache = VerdictCache(Path(sys.argv[1]))\n"
         "print(*[cache.put(str(n), sys.argv[2]) for n in range(50)]); cache.close()"
     )
@@ -184,7 +189,7 @@ def test_cache_when_closed_then_next_use_opens_it_again(tmp_path: Path) -> None:
 
 WRITE_FOR_EVER = """
 import itertools, sys
-from aws_rft_sdk.rewards.judge_cache import VerdictCache
+from aws_rft_sdk.rewards.judge_asking import VerdictCache
 cache = VerdictCache(sys.argv[1])
 for n in itertools.count():
     print(n, cache.put(str(n), sys.argv[2]), flush=True)

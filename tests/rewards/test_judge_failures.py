@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
 import pytest
-from fakes import Answer, Recorded, Service, chat_answer, error, refused_endpoint, say
+from fakes import Answer, Recorded, Service, call_tool, chat_answer, error, refused_endpoint, say
 from strands.models.openai import OpenAIModel
 
-from aws_rft_sdk.rewards.judge import Judge
-from aws_rft_sdk.rewards.judge_failures import Failure, call_failed
-from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards import Judge, JudgeCost
+from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import PANDALM, single_score
 from aws_rft_sdk.rewards.rollout import Component, Rollout
 
@@ -20,10 +20,14 @@ from .judging import (
     SOURCES,
     Waits,
     answering,
+    asked,
     close_judges,  # noqa: F401 - a fixture
+    converse_answer,
     grades,
+    is_converse,
     make_judge,
     material,
+    turns_of,
 )
 
 ROLLOUT = Rollout(({"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "It is 4."}), "4")
@@ -42,7 +46,7 @@ def test_judge_when_throttled_then_waits_as_told_and_tries_again(service: Servic
     assert waits.seconds[0] == 7
     assert 0.25 <= waits.seconds[1] <= 0.5
     assert judge.cost == JudgeCost(calls=3, retries=2, input_tokens=3, output_tokens=2)
-    assert len(service.inference) == 3  # no retries of the client's own
+    assert len(service.requests) == 3  # no retries of the client's own
 
 
 @each_source
@@ -52,7 +56,7 @@ def test_judge_when_throttled_then_waits_as_told_and_tries_again(service: Servic
         pytest.param(429, Failure.THROTTLED, 3, id="throttled"),
         pytest.param(500, Failure.UNAVAILABLE, 3, id="fault"),
         pytest.param(503, Failure.UNAVAILABLE, 3, id="busy"),
-        pytest.param(400, Failure.REFUSED, 1, id="bad_request"),
+        pytest.param(400, Failure.REFUSED, 2, id="bad_request"),
         pytest.param(401, Failure.REFUSED, 1, id="no_access"),
     ],
 )
@@ -67,7 +71,7 @@ def test_judge_when_service_errs_to_the_end_then_none_with_the_reason(
     assert (result.reward, result.failure) == (None, failure)
     assert result.components == (Component("judge_failed", 1.0, counts=False),)
     assert result.detail
-    assert len(service.inference) == calls
+    assert len(service.requests) == calls
     assert judge.cost == JudgeCost(calls=calls, retries=calls - 1, failures=1)
 
 
@@ -80,8 +84,7 @@ def test_judge_when_it_fails_then_neither_warning_nor_detail_holds_what_the_serv
     assert [record.getMessage() for record in caplog.records] == [
         "attempts=<1>, failure=<refused>, error=<BadRequestError> | no verdict"
     ]
-    assert result.detail.startswith("BadRequestError 400")
-    assert "asked" not in result.detail
+    assert result.detail == "BadRequestError 400"
 
 
 @each_source
@@ -110,7 +113,7 @@ def test_judge_when_model_declines_then_refused(service: Service) -> None:
     service.policy = lambda request: chat_answer(request, {**say(""), "refusal": "I would rather not."})
     result = make_judge(service)(ROLLOUT)
     assert (result.reward, result.failure) == (None, Failure.REFUSED)
-    assert len(service.inference) == 1
+    assert len(service.requests) == 1
 
 
 def test_judge_when_model_raises_something_else_then_error_and_never_zero(service: Service) -> None:
@@ -124,82 +127,125 @@ def test_judge_when_model_raises_something_else_then_error_and_never_zero(servic
     assert (result.reward, result.failure, result.detail) == (None, Failure.ERROR, "LookupError: no such model")
 
 
-def test_call_failed_when_caller_was_handling_another_error_then_that_one_does_not_count() -> None:
-    class Earlier(Exception):
+def test_judge_when_the_caller_handles_another_error_then_that_one_does_not_count(service: Service) -> None:
+    class EarlierError(Exception):
         status_code = 429
 
-    earlier, own = Earlier(), LookupError("own")
-    own.__context__ = earlier
-    assert call_failed(own, earlier).failure is Failure.ERROR
-    assert call_failed(own, None).failure is Failure.THROTTLED
+    class Broken(OpenAIModel):
+        async def stream(self, *args: Any, **kwargs: Any) -> Any:
+            raise LookupError("own")
+            yield
+
+    try:
+        raise EarlierError
+    except EarlierError:
+        assert Judge(Broken(model_id="m"), RUBRIC)(ROLLOUT).failure is Failure.ERROR
 
 
-class ProviderError(Exception):
-    """As botocore's ClientError, which carries its status in a dict."""
+# --- answers without a verdict ---
 
-    response = {"ResponseMetadata": {"HTTPStatusCode": 429, "HTTPHeaders": {"retry-after": "3"}}}  # noqa: RUF012
-
-
-def test_call_failed_when_botocore_was_throttled_then_throttled() -> None:
-    failed = call_failed(ProviderError(), None)
-    assert (failed.failure, failed.retry, failed.retry_after) == (Failure.THROTTLED, True, 3)
+QUALITY = single_score("Judge.", "Good or bad.")
+GOOD = '{"explanation": "", "quality": 8}'
 
 
-MALFORMED = [
-    pytest.param("", id="empty"),
-    pytest.param("Score: 8/10", id="prose"),
-    pytest.param('```json\n{"explanation": "", "quality": 9}\n```', id="fenced"),
-    pytest.param('{"explanation": "", "quality": 9', id="cut_off"),
-    pytest.param('[{"explanation": "", "quality": 9}]', id="list"),
-    pytest.param('{"explanation": "", "score": 9}', id="other_key"),
-    pytest.param('{"quality": 9}', id="key_missing"),
-    pytest.param('{"explanation": "", "quality": 9, "more": 1}', id="key_too_many"),
-    pytest.param('{"explanation": "", "quality": 2, "quality": 9}', id="key_twice"),
-    pytest.param('{"explanation": "", "quality": "9"}', id="text_for_number"),
-    pytest.param('{"explanation": "", "quality": true}', id="bool_for_number"),
-    pytest.param('{"explanation": "", "quality": null}', id="null"),
-    pytest.param('{"explanation": "", "quality": 8.5}', id="no_whole_number"),
-    pytest.param('{"explanation": "", "quality": 11}', id="above"),
-    pytest.param('{"explanation": "", "quality": -1}', id="below"),
-    pytest.param('{"explanation": "", "quality": NaN}', id="not_a_number"),
-    pytest.param('{"explanation": 5, "quality": 9}', id="explanation_is_no_text"),
-    pytest.param("[" * 100_000, id="deep"),
-]
-
-
-@pytest.mark.parametrize("kind", ["openai", "strands"])
-@pytest.mark.parametrize("text", MALFORMED)
-def test_judge_when_verdict_breaks_the_schema_then_none_after_bounded_attempts(
-    service: Service, kind: str, text: str
+@each_source
+def test_judge_when_an_answer_has_no_verdict_then_one_correction_in_the_same_conversation(
+    service: Service, kind: str
 ) -> None:
-    service.policy = answering(text)
-    waits = Waits()
-    judge = make_judge(service, kind, single_score("Judge.", "Good or bad."), max_attempts=2, sleep=waits)
-
-    result = judge(ROLLOUT)
-
-    assert (result.reward, result.failure) == (None, Failure.MALFORMED)
-    assert judge.cost == JudgeCost(calls=2, retries=1, failures=1, input_tokens=6, output_tokens=4)
-    assert waits.seconds == []
-
-
-def test_judge_when_verdict_is_malformed_once_then_the_next_counts(service: Service) -> None:
-    verdicts = iter(["8/10", '{"explanation": "", "quality": 8.0}'])
+    verdicts = iter(['{"explanation": "fine", "quality": 11}', GOOD])
     service.policy = answering(lambda request: next(verdicts))  # type: ignore[arg-type, return-value]
-    assert make_judge(service, rubric=single_score("Judge.", "Good or bad."))(ROLLOUT).reward == 0.8
+    waits = Waits()
+    judge = make_judge(service, kind, QUALITY, sleep=waits)
+
+    assert judge(ROLLOUT).reward == 0.8
+
+    first, second = map(turns_of, service.requests)
+    assert second[:2] == first
+    assert [role for role, _ in second[2:]] == ["assistant", "user"]
+    assert json.loads(second[2][1]) == {"explanation": "fine", "quality": 11}
+    assert "quality must be a whole number from 0 to 10, not 11" in second[3][1]
+    assert (judge.cost.calls, judge.cost.retries, waits.seconds) == (2, 1, [])
 
 
-def test_judge_when_strands_model_calls_the_tool_twice_then_malformed(service: Service) -> None:
+@each_source
+@pytest.mark.parametrize(
+    "answers",
+    [
+        pytest.param(["8 of 10", "8 of 10", GOOD], id="no_verdict"),
+        pytest.param(["", "", GOOD], id="silence"),
+        pytest.param([500, "8 of 10", 429, "8 of 10", GOOD], id="no_verdict_between_faults"),
+        pytest.param(["late", "8 of 10", GOOD], id="late_and_no_verdict"),
+        pytest.param(["cut", "cut", GOOD], id="cut_off_on_the_way"),
+    ],
+)
+def test_judge_when_the_model_has_answered_twice_then_it_is_not_paid_a_third_time(
+    service: Service, kind: str, answers: list[Any]
+) -> None:
+    given = iter(answers)
+
+    def policy(request: Recorded) -> Answer:
+        answer = next(given)
+        if answer == "late":
+            return Answer(gate=service.gate())
+        if answer == "cut":
+            return Answer(reset=True)
+        return error(answer) if isinstance(answer, int) else answering(answer)(request)
+
+    service.policy = policy
+    judge = make_judge(service, kind, QUALITY, max_attempts=20, timeout_seconds=1.0 if "late" in answers else 60.0)
+    result = judge(ROLLOUT)
+    assert (result.reward, judge.cost.failures) == (None, 1)
+    assert next(given) == GOOD
+
+
+# --- a form that the model refuses ---
+
+
+@each_source
+def test_judge_when_the_model_refuses_a_forced_form_then_plain_text_which_is_remembered(
+    service: Service, kind: str
+) -> None:
+    def no_form(request: Recorded) -> Answer:
+        if any(map(request.json.get, ("tools", "toolConfig", "response_format"))):
+            return error(400, "This model supports no tool choice", x_amzn_errortype="ValidationException")
+        return converse_answer(request, GOOD) if is_converse(request) else chat_answer(request, say(f"Well: {GOOD}"))
+
+    service.policy = no_form
+    judge = make_judge(service, kind, QUALITY, max_attempts=1)
+    assert judge(ROLLOUT).reward == 0.8
+    assert '{"explanation": "...", "quality": 0 to 10}' in asked(service.requests[1])[0]
+    assert judge(Rollout.of_answer("other")).reward == 0.8
+    assert (judge.cost.calls, judge.cost.retries) == (3, 1)
+
+
+def test_judge_when_something_else_was_refused_then_the_form_stays(service: Service) -> None:
+    service.script(error(400), error(400))
+    service.policy = answering(GOOD)
+    judge = make_judge(service, rubric=QUALITY)
+    assert judge(ROLLOUT).failure is Failure.REFUSED
+    assert judge(ROLLOUT).reward == 0.8
+    assert "response_format" in service.requests[-1].json
+
+
+def test_judge_when_a_strands_model_raises_over_the_tool_then_plain_text(service: Service) -> None:
+    class NoTools(OpenAIModel):
+        async def stream(self, messages: Any, tool_specs: Any = None, *args: Any, **kwargs: Any) -> Any:
+            if tool_specs:
+                raise NotImplementedError("no tools")
+            yield {"contentBlockDelta": {"delta": {"text": GOOD}}}
+
+    assert Judge(NoTools(model_id="m"), QUALITY)(ROLLOUT).reward == 0.8
+
+
+def test_judge_when_strands_model_calls_the_tool_twice_then_one_verdict_only_if_they_agree(service: Service) -> None:
     def twice(request: Recorded) -> Answer:
-        call = {
-            "id": "c1",
-            "type": "function",
-            "function": {"name": "verdict", "arguments": '{"explanation": "", "quality": 9}'},
-        }
-        return chat_answer(request, {"role": "assistant", "content": None, "tool_calls": [call, {**call, "id": "c2"}]})
+        calls = [call_tool("verdict", explanation="", quality=n)["tool_calls"][0] for n in (9, next(second))]
+        return chat_answer(request, {"role": "assistant", "content": None, "tool_calls": calls})
 
+    second = iter([9, 2, 3])
     service.policy = twice
-    judge = make_judge(service, "strands", single_score("Judge.", "Good or bad."), max_attempts=1)
+    judge = make_judge(service, "strands", QUALITY)
+    assert judge(ROLLOUT).reward == 0.9
     assert judge(ROLLOUT).failure is Failure.MALFORMED
 
 
@@ -217,9 +263,9 @@ PANDALM_ROWS = [
 
 
 @pytest.mark.parametrize("text", PANDALM_ROWS)
-def test_pandalm_when_judge_gives_no_verdict_of_the_schema_then_none(service: Service, text: str) -> None:
+def test_pandalm_when_judge_gives_no_verdict_then_none(service: Service, text: str) -> None:
     service.policy = answering(text)
-    result = make_judge(service, rubric=PANDALM, max_attempts=1)(ROLLOUT)
+    result = make_judge(service, rubric=PANDALM)(ROLLOUT)
     assert (result.reward, result.failure) == (None, Failure.MALFORMED)
 
 
@@ -257,4 +303,4 @@ def test_pandalm_when_prompt_holds_a_placeholder_then_it_is_not_expanded(service
         ({"role": "user", "content": prompt}, {"role": "assistant", "content": "{reference}"}), "{answer}"
     )
     make_judge(service)(rollout)
-    assert material(service.inference[0]) == {"question": prompt, "reference": "{answer}", "answer": "{reference}"}
+    assert material(service.requests[0]) == {"question": prompt, "reference": "{answer}", "answer": "{reference}"}

@@ -12,20 +12,23 @@ from typing import Any
 import pytest
 from fakes import USAGE, Answer, Recorded, Service, chat_answer, say
 
-from aws_rft_sdk.rewards.judge_failures import Failure
-from aws_rft_sdk.rewards.judge_results import JudgeCost
+from aws_rft_sdk.rewards.judge_asking import JudgeCost
+from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.rollout import Rollout
 
 from .judging import (
     SOURCES,
     answering,
     close_judges,  # noqa: F401 - a fixture
+    converse_answer,
     grades,
+    is_converse,
     make_judge,
 )
 
 ROLLOUT = Rollout.of_answer("4", "4", "2+2?")
 each_source = pytest.mark.parametrize("kind", SOURCES)
+each_chat = pytest.mark.parametrize("kind", ["openai", "async_openai", "strands"])
 each_client = pytest.mark.parametrize("kind", ["openai", "async_openai"])
 
 
@@ -37,7 +40,7 @@ def replaced(answer: Answer, old: str, new: str) -> Answer:
     return answer
 
 
-@each_source
+@each_chat
 @pytest.mark.parametrize(
     "usage", [None, {}, {"total_tokens": 5}, {"prompt_tokens": None, "completion_tokens": None}, {"prompt_tokens": "3"}]
 )
@@ -47,6 +50,13 @@ def test_judge_when_provider_counts_no_tokens_then_the_verdict_stands(service: S
     judge = make_judge(service, kind)
     assert judge(ROLLOUT).reward == pytest.approx(0.7)
     assert judge.cost == JudgeCost(calls=1)
+
+
+@pytest.mark.parametrize("body", [{}, {"output": {}}, {"output": {"message": {"role": "assistant"}}}, {"usage": 5}])
+def test_judge_when_bedrock_gives_no_message_then_malformed_and_tried_again(service: Service, body: Any) -> None:
+    service.script(Answer(body=json.dumps(body).encode()))
+    service.policy = answering(grades())
+    assert make_judge(service, "converse")(ROLLOUT).reward == pytest.approx(0.7)
 
 
 BODIES = [
@@ -63,7 +73,7 @@ BODIES = [
 ]
 
 
-@each_source
+@each_chat
 @pytest.mark.parametrize(("content_type", "body"), BODIES)
 def test_judge_when_the_reply_is_no_completion_then_malformed_and_tried_again(
     service: Service, kind: str, content_type: str, body: str
@@ -77,7 +87,12 @@ def test_judge_when_the_reply_is_no_completion_then_malformed_and_tried_again(
 
 @each_source
 def test_judge_when_the_answer_is_filtered_then_refused_once_and_paid_for(service: Service, kind: str) -> None:
-    service.policy = lambda request: replaced(chat_answer(request, say("")), '"stop"', '"content_filter"')
+    def filtered(request: Recorded) -> Answer:
+        if is_converse(request):
+            return converse_answer(request, "", stop="guardrail_intervened")
+        return replaced(chat_answer(request, say("")), '"stop"', '"content_filter"')
+
+    service.policy = filtered
     judge = make_judge(service, kind)
     assert judge(ROLLOUT).failure is Failure.REFUSED
     assert judge.cost == JudgeCost(calls=1, failures=1, input_tokens=3, output_tokens=2)
@@ -104,16 +119,33 @@ def test_judge_when_the_answer_only_trickles_in_then_timeout(service: Service, k
     assert make_judge(service, kind, timeout_seconds=0.5, max_attempts=1)(ROLLOUT).failure is Failure.TIMEOUT
 
 
+@each_source
+def test_judge_when_called_again_then_over_the_same_connection(service: Service, kind: str) -> None:
+    """An asynchronous client cannot use its connections in another event loop than the one it opened them in."""
+    service.policy = answering(grades())
+    judge = make_judge(service, kind)
+    assert [judge(Rollout.of_answer(text)).reward for text in "abc"] == [0.7] * 3
+    assert judge.cost.retries == 0
+    if kind != "strands":  # Strands opens a client for each call
+        assert len({request.connection for request in service.requests}) == 1
+
+
 FORK = """
 import os, sys
-import openai
+import boto3, openai
+from botocore.config import Config
 from aws_rft_sdk.rewards import Judge, Rollout, single_score
-client = openai.OpenAI(base_url=sys.argv[1], api_key="k")
+kind, endpoint = sys.argv[1:]
+if kind == "converse":
+    keys = dict(aws_access_key_id="AKIDEXAMPLE", aws_secret_access_key="secret", region_name="us-east-1")
+    client = boto3.client("bedrock-runtime", endpoint_url=endpoint, **keys)
+else:
+    client = {"openai": openai.OpenAI, "async_openai": openai.AsyncOpenAI}[kind](base_url=endpoint + "/v1", api_key="k")
 judge = Judge(client, single_score("Judge.", "Good or bad."), model_id="m")
 judge(Rollout.of_answer("before"))
 child = os.fork()
 judge(Rollout.of_answer("after" if child else "child"))
-print(judge.cost.calls, flush=True)
+print(judge.cost.calls - judge.cost.failures, flush=True)
 if child:
     os.waitpid(child, 0)
 judge.close()
@@ -122,15 +154,18 @@ os._exit(0)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks on this system")
-def test_judge_when_the_process_forks_then_the_child_has_connections_and_costs_of_its_own(service: Service) -> None:
+@pytest.mark.parametrize("kind", ["openai", "async_openai", "converse"])
+def test_judge_when_the_process_forks_then_the_child_has_connections_and_costs_of_its_own(
+    service: Service, kind: str
+) -> None:
     """On one connection the processes would get each other's verdicts."""
     service.policy = answering({"explanation": "", "quality": 7})
 
-    command = [sys.executable, "-c", FORK, f"{service.endpoint}/v1"]
+    command = [sys.executable, "-c", FORK, kind, service.endpoint]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
     def connections(word: str) -> set[int]:
-        return {request.connection for request in service.inference if word in text_sent(request)}
+        return {request.connection for request in service.requests if word in text_sent(request)}
 
     assert sorted("".join(output.split())) == ["1", "2"]  # both write at once, so line ends may come later
     assert connections("child").isdisjoint(connections("before") | connections("after"))

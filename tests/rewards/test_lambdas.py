@@ -298,3 +298,11 @@ def test_rollout_when_the_reference_is_nought_or_false_then_it_is_not_empty(trut
         [row(metadata={"reference_answer": truth}, reference_answer=other)]
     )
     assert seen == [truth]
+
+
+@pytest.mark.parametrize(("truth", "seen"), [({}, {}), ([], []), ({"text": ""}, ""), (None, None)], ids=repr)
+def test_rollout_when_the_only_reference_is_empty_then_it_is_the_answer(truth, seen):
+    """An empty object is a right answer of a tool, for example."""
+    rollouts = []
+    reward_lambda(lambda rollout: rollouts.append(rollout) or 1.0)([row(metadata={}, reference_answer=truth)])
+    assert rollouts[0].ground_truth == seen

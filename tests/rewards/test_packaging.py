@@ -1,8 +1,11 @@
+import ast
+import importlib.util
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -11,6 +14,8 @@ from aws_rft_sdk.cli import main
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import check_reply
 from aws_rft_sdk.rewards.packaging import build_package
+
+from .judging import answering
 
 REWARD = """
 from aws_rft_sdk.rewards import DominantOutcome, Length, gsm8k
@@ -47,18 +52,25 @@ def file(tmp_path):
     return path
 
 
-def run_in_lambda(zip_path, event, tmp_path):
-    """Run the handler as Lambda does: nothing but the standard library and the zip."""
+def run_in_lambda(zip_path, event, tmp_path, *, packages=(), environment=None):
+    """Run the handler as Lambda does: nothing but the standard library, the zip, and these installed packages."""
+    beside = tmp_path / "of_lambda"
+    beside.mkdir(exist_ok=True)
+    for package in packages:
+        origin = Path(importlib.util.find_spec(package).origin)
+        origin = origin.parent if origin.name == "__init__.py" else origin
+        (beside / origin.name).symlink_to(origin)
     code = """
 import sys
-sys.path.append(sys.argv[1])
+sys.path += sys.argv[1:3]
 from lambda_function import lambda_handler
 import json
-print(json.dumps(lambda_handler(json.loads(sys.argv[2]), None)))
-print(sorted({name.partition(".")[0] for name in sys.modules} - set(sys.stdlib_module_names) - {"__main__"}))
+print(json.dumps(lambda_handler(json.loads(sys.argv[3]), None)))
+known = {*sys.stdlib_module_names, "__main__", "__mp_main__"}
+print(sorted({name.partition(".")[0] for name in sys.modules} - known))
 """
-    command = [sys.executable, "-I", "-S", "-c", code, str(zip_path), json.dumps(event)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    command = [sys.executable, "-I", "-S", "-c", code, str(zip_path), str(beside), json.dumps(event)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=environment)
     reply, modules = result.stdout.splitlines()
     return json.loads(reply), modules
 
@@ -93,6 +105,46 @@ def test_package_when_code_is_run_then_the_sandbox_is_in_it(tmp_path):
     event = [{"id": "a", "messages": [{"role": "assistant", "content": "x = 1"}], "reference_answer": "assert x == 1"}]
     reply, _ = run_in_lambda(built.path, event, tmp_path)
     assert reply[0]["aggregate_reward_score"] == 1.0
+
+
+PANDALM_JUDGE = """
+import boto3
+from aws_rft_sdk.rewards import PANDALM, Judge
+
+
+def bedrock():
+    return boto3.client("bedrock-runtime")
+
+
+reward = Judge(bedrock, PANDALM, model_id="judge-1")
+"""
+
+
+def test_package_when_it_is_a_judge_then_it_needs_no_layer(tmp_path, service):
+    """Without Strands and OpenAI, as in Lambda: boto3 and what boto3 needs are there, and nothing else."""
+    (tmp_path / "pandalm_judge.py").write_text(PANDALM_JUDGE)
+    result = aws_rft("package", f"{tmp_path / 'pandalm_judge.py'}:reward", "--out", tmp_path / "r.zip")
+    assert (result.exit_code, "layer" in result.output) == (0, False), result.output
+    assert (tmp_path / "r.zip").stat().st_size < 70_000
+    faults = dict.fromkeys(("wrong_verdict", "weak_reasoning", "incomplete", "disordered"), False)
+    verdict = {"explanation": "", "verdict": "10", "reasoning": 5, "coverage": 10, "structure": 10, **faults}
+    service.policy = answering(verdict)
+    environment = {
+        **{"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1"},
+        **{"AWS_DEFAULT_REGION": "us-east-1", "AWS_ENDPOINT_URL_BEDROCK_RUNTIME": service.endpoint},
+    }
+    packages = ("boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil", "six")
+
+    reply, modules = run_in_lambda(tmp_path / "r.zip", EVENT, tmp_path, packages=packages, environment=environment)
+
+    assert [result["aggregate_reward_score"] for result in reply] == [0.9, 0.9]
+    assert check_reply(EVENT, reply) == []
+    assert (
+        {"boto3", "pandalm_judge"}
+        <= set(ast.literal_eval(modules))
+        <= {*packages, "aws_rft_sdk", "lambda_function", "pandalm_judge"}
+    )
+    assert [request.path for request in service.requests] == ["/model/judge-1/converse"] * 2
 
 
 @pytest.mark.parametrize(

@@ -59,8 +59,7 @@ def test_math_verify_when_scored_in_threads_then_answers_are_not_mixed_up():
 
 def test_math_verify_when_its_process_was_killed_then_another_answers():
     assert reward.score("1", "1") == 1.0
-    pool = _math_worker._pool
-    for worker in pool._all:
+    for worker in _math_worker._workers:
         worker.process.kill()
     assert reward.score("1", "1") == 1.0
 
@@ -69,7 +68,7 @@ def test_math_verify_when_forked_then_the_child_starts_its_own():
     program = """
 import os, warnings
 from aws_rft_sdk.rewards import MathVerify, _math_worker
-def pids(): return {worker.process.pid for worker in _math_worker._pool._all}
+def pids(): return {worker.process.pid for worker in _math_worker._workers}
 reward = MathVerify()
 assert reward.score("1", "1") == 1.0
 before = pids()
@@ -77,7 +76,7 @@ child = os.fork()
 if not child:
     assert not pids()
     assert reward.score("1", "1") == 1.0 and not pids() & before
-    _math_worker._pool.close()
+    _math_worker.close_workers()
     os._exit(7)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 assert reward.score("1", "1") == 1.0 and pids() == before
@@ -93,7 +92,7 @@ def test_math_verify_when_its_owner_is_killed_then_its_process_ends():
 import os, signal
 from aws_rft_sdk.rewards import MathVerify, _math_worker
 MathVerify().score("1", "1")
-print(*(worker.process.pid for worker in _math_worker._pool._all), flush=True)
+print(*(worker.process.pid for worker in _math_worker._workers), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     # The worker has this process's stderr closed, and our pipe only through its owner: reading ends with the owner.
@@ -120,8 +119,7 @@ def test_math_verify_when_no_process_can_be_started_then_configuration_error():
 import resource
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import MathVerify
-MathVerify.score.__globals__["_check_installed"]()
-import subprocess, selectors
+MathVerify.compare.__globals__["_check_installed"]()
 resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
 try:
     MathVerify().score("1", "1")

@@ -48,9 +48,80 @@ def test_tool_use_when_nothing_is_required_then_any_good_call_counts():
     assert ToolUse()(rollout()).reward == 0.0
 
 
-def test_tool_calls_when_in_the_form_of_bedrock_then_understood():
-    content = [{"text": "hm"}, {"toolUse": {"toolUseId": "1", "name": "search", "input": {"q": "a"}}}]
-    assert tool_calls(Rollout(({"role": "assistant", "content": content},))) == (("search", {"q": "a"}),)
+FORMS = [
+    pytest.param({"tool_calls": [call()]}, id="openai"),
+    pytest.param({"tool_calls": [call(arguments={"q": "a"})]}, id="openai-with-an-object"),
+    pytest.param({"tool_calls": [{"name": "search", "arguments": {"q": "a"}}]}, id="flat"),
+    pytest.param({"function_call": {"name": "search", "arguments": '{"q": "a"}'}}, id="function-call"),
+    pytest.param({"content": [{"type": "tool_use", "id": "1", "name": "search", "input": {"q": "a"}}]}, id="anthropic"),
+    pytest.param({"content": [{"text": "hm"}, {"toolUse": {"name": "search", "input": {"q": "a"}}}]}, id="bedrock"),
+]
+
+
+@pytest.mark.parametrize("turn", FORMS)
+def test_tool_calls_when_in_the_form_of_an_api_then_understood(turn):
+    assert tool_calls(Rollout(({"role": "assistant", "content": None, **turn},))) == (("search", {"q": "a"}),)
+
+
+def test_tool_calls_when_an_item_of_responses_then_understood():
+    item = {"type": "function_call", "call_id": "1", "name": "search", "arguments": '{"q": "a"}'}
+    result = {"type": "function_call_output", "call_id": "1", "output": "ok"}
+    assert tool_calls(Rollout(({"role": "user", "content": "find it"}, item, result))) == (("search", {"q": "a"}),)
+
+
+def test_tool_calls_when_the_user_writes_them_then_they_are_none():
+    assert tool_calls(Rollout(({"role": "user", "tool_calls": [call()]},))) == ()
+
+
+NO_ARGUMENTS = [
+    {"arguments": ""},
+    {"arguments": "{}"},
+    {"arguments": " "},
+    {"arguments": "null"},
+    {"arguments": None},
+    {},
+]
+
+
+@pytest.mark.parametrize("arguments", NO_ARGUMENTS, ids=range(len(NO_ARGUMENTS)))
+def test_tool_use_when_a_tool_has_no_arguments_then_the_call_is_good(arguments):
+    """vLLM and llama.cpp write an empty text."""
+    asked = Rollout(
+        ({"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "now", **arguments}}]},)
+    )
+    assert tool_calls(asked) == (("now", {}),)
+    assert ToolUse(("now",))(asked).reward == 1.0
+
+
+def test_tool_use_when_a_call_is_tried_again_after_an_error_then_it_costs_nothing():
+    assert ToolUse(("search",))(rollout(call(), call())).reward == 1.0
+
+
+SCHEMA = {"type": "object", "required": ["q"], "properties": {"q": {"type": "string"}}}
+DEFINITIONS = {
+    "openai": {"type": "function", "function": {"name": "search", "parameters": SCHEMA}},
+    "responses": {"type": "function", "name": "search", "parameters": SCHEMA},
+    "anthropic": {"name": "search", "input_schema": SCHEMA},
+    "bedrock": {"toolSpec": {"name": "search", "inputSchema": {"json": SCHEMA}}},
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "score"), [('{"q": "a"}', 1.0), ('{"q": 5}', 0.0), ("{}", 0.0), ('{"q": "a", "n": 1}', 1.0)]
+)
+def test_tool_use_when_it_has_a_schema_then_arguments_must_be_valid(arguments, score):
+    made = rollout(call(arguments=arguments))
+    assert ToolUse(schemas={"search": SCHEMA})(made).reward == score
+    assert ToolUse(schemas={"read": SCHEMA})(made).reward == 1.0
+    for definition in DEFINITIONS.values():
+        assert ToolUse()(Rollout(made.messages, metadata={"tools": [definition]})).reward == score
+        assert ToolUse()(Rollout(made.messages, prompt={"tools": [definition]})).reward == score
+        assert ToolUse(schemas={"search": {}})(Rollout(made.messages, metadata={"tools": [definition]})).reward == 1.0
+
+
+def test_tool_use_when_compared_then_equal_by_value():
+    assert ToolUse(schemas={"search": SCHEMA}) == ToolUse(schemas={"search": dict(SCHEMA)})
+    assert hash(ToolUse(schemas={"search": SCHEMA})) == hash(ToolUse(schemas={"search": SCHEMA}))
 
 
 @pytest.mark.parametrize(
@@ -69,6 +140,8 @@ def test_tool_use_when_calls_are_garbage_then_zero(turn):
         {"max_calls": 0},
         {"required": ("a",), "allowed": ()},
         {"required": "a"},
+        {"schemas": []},
+        {"schemas": {"search": "object"}},
     ],
     ids=repr,
 )

@@ -18,13 +18,13 @@ from rollout.worlds import PROMPTS, policy, worker
 from aws_rft_sdk import LocalRuntime
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import describe_error
-from aws_rft_sdk.lifecycle.outcomes import metrics_of
+from aws_rft_sdk.lifecycle.outcomes import metrics_of, state_of
 from aws_rft_sdk.rollout import RolloutStatus, load_callable, run_rollouts
 from aws_rft_sdk.rollout.engines import LocalEngine
 from aws_rft_sdk.rollout.engines.http import HttpEngine
 from aws_rft_sdk.rollout.engines.process import ProcessEngine
 from aws_rft_sdk.rollout.starting import access_in
-from aws_rft_sdk.types import InferenceParams
+from aws_rft_sdk.types import InferenceParams, RolloutResult
 
 AWS_RFT = str(Path(sysconfig.get_path("scripts")) / "aws-rft")
 REWARDS = {"plain": ([0.1, 0.1, 0.2], 1), "coroutine": ([0.1, 0.1, 0.2], 1), "by_turn": ([0.2, 0.2, 0.4], 2)}
@@ -72,6 +72,7 @@ def test_engine_when_handler_succeeds_then_records_are_those_of_any_other(world,
     assert all((r.rewards is None) == (turns == 1) for r in records)
     if handler == "plain" and engine != "http":  # /rollout answers before there are any
         assert [r.metrics for r in records] == [{"length": 1}, {"length": 1}, {"length": 2}]
+        assert [r.state for r in records] == [{"rows": [prompt, None]} for prompt in PROMPTS]
     assert all(r.seconds > 0 for r in records)
 
 
@@ -113,6 +114,9 @@ def test_outcome_when_a_handler_gives_what_no_file_takes_then_its_record_is_text
             raise LookupError("no text")
 
     assert "LookupError: no text" in metrics_of({"metrics": {"odd": Unprintable()}})["error"]
+    assert state_of({"state": [math.inf, {1}, 0]}) == ["Infinity", "{1}", 0]
+    assert "the state cannot be written" in state_of(RolloutResult(1, state=Unprintable()))["error"]
+    assert state_of(1.0) is None
     assert describe_error(Unprintable()) == "Unprintable: no message, since that raised LookupError"
     assert describe_error(ValueError("half a pair: \ud83d")).encode() == rb"ValueError: half a pair: \ud83d"
 

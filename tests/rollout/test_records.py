@@ -26,6 +26,7 @@ RECORDS = [
         sample_index=3,
         rewards=(0.0, 1.0),
         metrics={"steps": [1, {"x": None}]},
+        state={"rows": [{"id": 7}], "": []},
         prompt_tokens=(5, 7),
         response_tokens=(1, 2),
         attempts=3,
@@ -54,8 +55,8 @@ def test_record_when_written_by_an_older_version_then_the_new_fields_have_their_
 
 
 def test_record_when_written_then_it_has_the_documented_fields():
-    fields = json.loads(dataclasses.replace(RECORD, traceback="Traceback").to_json())
-    assert json.loads(RECORD.to_json()).keys() == fields.keys() - {"traceback"}  # nearly all are without
+    fields = json.loads(dataclasses.replace(RECORD, traceback="Traceback", state=0).to_json())
+    assert json.loads(RECORD.to_json()).keys() == fields.keys() - {"traceback", "state"}  # nearly all are without
     assert fields.keys() == {field.name for field in dataclasses.fields(RolloutRecord)}
     assert fields["status"] == "completed"
 

@@ -23,7 +23,8 @@ def infer(payload):
 @rft_handler
 def plain(payload):
     print("handlers print, and nothing breaks")
-    return {"reward": len(infer(payload)) / 10, "metrics": {"length": len(payload["prompt"])}}
+    metrics, state = {"length": len(payload["prompt"])}, {"rows": [payload["prompt"], None]}
+    return {"reward": len(infer(payload)) / 10, "metrics": metrics, "state": state}
 
 @rft_handler
 async def coroutine(payload):

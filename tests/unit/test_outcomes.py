@@ -8,7 +8,9 @@ from aws_rft_sdk.failures import FailureKind, RolloutStatus
 from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome
 from aws_rft_sdk.lifecycle.telling import read_told, tell
 
-COMPLETED = RolloutOutcome(RolloutStatus.COMPLETED, rewards=(1.0, 0.5), turns=2, seconds=0.5, metrics={"a": [1]})
+COMPLETED = RolloutOutcome(
+    RolloutStatus.COMPLETED, rewards=(1.0, 0.5), turns=2, seconds=0.5, metrics={"a": [1]}, state=[{}]
+)
 FAILED = RolloutOutcome(
     RolloutStatus.FAILED,
     rewards=(0.0,),

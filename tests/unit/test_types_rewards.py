@@ -160,8 +160,8 @@ def test_result_of_when_it_carries_no_reward_then_none(value: object) -> None:
 
 
 def test_result_of_when_reward_and_rewards_are_given_then_the_turns_are_sent() -> None:
-    result = RolloutResult.of({"reward": 1, "rewards": [0.5, 0.5], "metrics": {"steps": [2]}})
-    assert result == RolloutResult(1.0, (0.5, 0.5), {"steps": [2]})
+    result = RolloutResult.of({"reward": 1, "rewards": [0.5, 0.5], "metrics": {"steps": [2]}, "state": [7]})
+    assert result == RolloutResult(1.0, (0.5, 0.5), {"steps": [2]}, state=[7])
     assert result.rewards == (0.5, 0.5)
 
 
@@ -176,8 +176,11 @@ def test_rollout_result_when_made_with_no_number_then_reward_error(reward: Any) 
 def test_rollout_result_when_made_then_it_is_frozen_hashable_and_picklable() -> None:
     metrics = {"steps": [1]}
     result = RolloutResult(reward=np.float32(1), rewards=[1], metrics=metrics)  # type: ignore[arg-type] # lists too
+    stateful = RolloutResult(1, state=metrics)
     metrics["steps"].append(2)
-    assert result.metrics == {"steps": [1]}
+    assert result.metrics == stateful.state == {"steps": [1]}
+    assert hash(stateful) == hash(pickle.loads(pickle.dumps(stateful)))
+    assert RolloutResult(1, state=0) != RolloutResult(1) == RolloutResult(1, state=None)
     assert hash(result) == hash(pickle.loads(pickle.dumps(result)))
     assert RolloutResult(reward=0.0).rewards == (0.0,)
     assert RolloutResult().rewards is None

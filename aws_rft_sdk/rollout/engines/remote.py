@@ -15,7 +15,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import AgentUnreachableError, RewardError, RolloutTimeoutError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus, describe_error, error_type
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
-from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome, metrics_of
+from aws_rft_sdk.lifecycle.outcomes import RolloutOutcome, metrics_of, state_of
 from aws_rft_sdk.rollout.access import Observation, Observe
 from aws_rft_sdk.rollout.engines.base import Engine
 from aws_rft_sdk.types import RolloutResult, TrajectoryStatus, carries_reward
@@ -184,7 +184,8 @@ class RemoteEngine(Engine):
             seen = await self._look(trajectory_id)
             if seen is not None and seen.is_over:
                 raised = outcome.error if error_type(outcome.error) else None  # else it says why nothing was reported
-                answer = Answer({"metrics": outcome.metrics}, raised, outcome.failure)
+                told = {"metrics": outcome.metrics, "state": outcome.state}
+                answer = Answer(told, raised, outcome.failure)
                 return replace(self._judge(answer, seen), seconds=outcome.seconds)
             if time.monotonic() >= give_up_at:
                 break
@@ -201,6 +202,7 @@ class RemoteEngine(Engine):
             rewards=seen.rewards,
             turns=seen.turns,
             metrics=metrics_of(answer.result),
+            state=state_of(answer.result),
             error=error,
             failure=None if error is None else answer.failure or FailureKind.AGENT,
         )
@@ -231,7 +233,8 @@ class RemoteEngine(Engine):
         if rewards is None:
             kind = FailureKind.AGENT
             return RolloutOutcome(RolloutStatus.UNREPORTED, error=NO_REWARD_IN_ANSWER, failure=kind)
-        return RolloutOutcome(RolloutStatus.COMPLETED, rewards=rewards, metrics=metrics_of(answer.result))
+        metrics, state = metrics_of(answer.result), state_of(answer.result)
+        return RolloutOutcome(RolloutStatus.COMPLETED, rewards=rewards, metrics=metrics, state=state)
 
     def _late(self) -> str:
         seconds = self._deadline_seconds or 0.0

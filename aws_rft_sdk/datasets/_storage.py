@@ -1,0 +1,133 @@
+"""Where rows are stored: formats by suffix, gzip, and folders of the Hugging Face `datasets` library."""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import gzip
+import io
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from shlex import quote
+
+from typing_extensions import Buffer
+
+from aws_rft_sdk.errors import DatasetError
+
+Progress = Callable[[int], None]
+"""Is told now and then how many bytes of a file have been read. Of a .gz file, compressed bytes."""
+
+TEXTS = (".jsonl", ".json", ".csv")
+"""Formats that may be compressed, as in `rows.jsonl.gz`."""
+TABLES = (".csv", ".parquet", ".arrow")
+"""Formats with columns. Where cells hold no structure, objects and arrays are JSON text."""
+
+_BUFFER = 1 << 20
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_SHARD = re.compile(r"-\d+-of-\d+.*$|^part-.*$|^\d+$")
+"""What says which part of a split a file is, as in `train-00000-of-00002.parquet`."""
+
+
+def format_of(path: str | Path) -> str:
+    """Return the suffix of a file whose format is known. Of `rows.jsonl.gz` that is `.jsonl`.
+
+    Raises:
+        DatasetError: The suffix is unknown, or the path is a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl"
+        raise DatasetError(f"{path}: is a folder; write its rows to a file: {command}")
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    known = TEXTS if is_gzip(path) else (*TEXTS, *TABLES)
+    if suffix not in known:
+        names = ", ".join(dict.fromkeys((*TEXTS, *TABLES)))
+        raise DatasetError(f"{path}: unknown format {path.suffix!r}; use one of {names}; text may be compressed (.gz)")
+    return suffix
+
+
+def is_gzip(path: Path) -> bool:
+    """Return whether the name says that the file is compressed."""
+    return path.suffix.lower() == ".gz"
+
+
+def files_of(path: str | Path, split: str | None = None) -> list[Path]:
+    """Return the files that hold the rows: the file itself, or those of one split of a folder in their order.
+
+    Args:
+        path: A file, or a folder that `datasets` saved or that holds files such as `data/train-00000-of-00002.parquet`.
+        split: Which split of a folder. None if it has only one.
+
+    Raises:
+        DatasetError: The folder has several splits and none is chosen, has no such split, or holds no rows.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        if split is not None:
+            raise DatasetError(f"{path}: is one file and has no split {split!r}; leave the split out")
+        return [path]
+    splits: dict[str, list[Path]] = {}
+    for file in sorted(path.rglob("*")):
+        inside = file.relative_to(path)
+        # The library caches in cache-*.arrow, and describes a dataset in .json files.
+        hidden = any(part.startswith((".", "cache-")) for part in inside.parts)
+        if not hidden and file.is_file() and inside.name.lower().removesuffix(".gz").endswith((".jsonl", *TABLES)):
+            parts = (*inside.parts[:-1], _SHARD.sub("", inside.name.partition(".")[0]))
+            name = "/".join(name for name in parts if name not in ("", "data", "default"))
+            splits.setdefault(name or "train", []).append(file)
+    if not splits:
+        raise DatasetError(f"{path}: the folder holds no jsonl, csv, parquet or arrow files")
+    if split not in splits and (split is not None or len(splits) > 1):
+        names = ", ".join(splits)
+        problem = f"has the splits {names}" if split is None else f"has no split {split!r}, but {names}"
+        command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl --split {next(iter(splits))}"
+        raise DatasetError(f"{path}: the folder {problem}; choose one with split=, or write it to a file: {command}")
+    files = splits[split] if split is not None else next(iter(splits.values()))
+    if len({format_of(file) for file in files}) > 1:
+        names = ", ".join(file.name for file in files)
+        raise DatasetError(f"{path}: the files have several formats, {names}; name one of them")
+    return files
+
+
+@contextlib.contextmanager
+def open_bytes(path: Path, progress: Progress | None = None) -> Iterator[io.BufferedReader[_Watched] | gzip.GzipFile]:
+    """Open a file for reading, and decompress it if its name ends in .gz.
+
+    Raises:
+        DatasetError: The compressed data is damaged, or the path is a pipe, which cannot be read twice.
+        OSError: The file cannot be opened.
+    """
+    if path.is_fifo():
+        raise DatasetError(f"{path}: a pipe can be read only once; write it to a file first")
+    with io.BufferedReader(_Watched(path, progress), _BUFFER) as raw:
+        if not is_gzip(path):
+            yield raw
+            return
+        try:
+            with gzip.GzipFile(fileobj=raw) as unpacked:
+                yield unpacked
+        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            raise DatasetError(f"{path}: the gzip data is damaged or cut off ({error})") from error
+
+
+class _Watched(io.FileIO):
+    """A file that tells how far it has been read."""
+
+    def __init__(self, path: Path, progress: Progress | None) -> None:
+        super().__init__(path)
+        self._progress = progress
+
+    def readinto(self, buffer: Buffer, /) -> int | None:
+        count = super().readinto(buffer)
+        if self._progress is not None:
+            self._progress(self.tell())
+        return count
+
+
+def byte_order_mark(path: Path) -> str:
+    """Return which encoding the first bytes of a file tell of: utf-8, utf-16, or an empty text for none."""
+    with open_bytes(path) as file:
+        first = file.read(3)
+    return "utf-8" if first == codecs.BOM_UTF8 else "utf-16" if first[:2] in _UTF16 else ""

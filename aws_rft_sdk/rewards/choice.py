@@ -1,0 +1,225 @@
+"""A reward for answers that are one of several letters, such as "B" or "The answer is (B)"."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._settling import Candidate, settle
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose
+from aws_rft_sdk.rewards.text import FILLER, UNSPACED, references_of
+
+_NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
+_NARROW |= {0x24B6 + number: ord("A") + number for number in range(26)}  # letters in circles
+_NARROW |= str.maketrans("\u2019\u3001\u3002\u3010\u3011\u300c\u300d\u201c\u201d\u201e\u00ab\u00bb", "',.[]" + '"' * 7)
+_NARROW |= dict.fromkeys([0x3000, 0xA0, 0x200B, 0x200C, 0x200D, 0x2060], ord(" "))
+"""One character for each, so that places in the text stay what they are."""
+
+_CLOSED = r"[ \t)\]}\"'*_`$]{0,16}"
+_HEDGE = (
+    r"(?i:or|maybe|perhaps|possibly|alternatively|otherwise|else|if not|(?:could|might|may)(?: also)? be"
+    r"|can also be)"
+)
+_JOINED = rf"(?:{_HEDGE}|(?i:and|also|as well(?: as)?|plus|versus|vs|to|through|thru))"
+_COMMA = "[,;/|&+~?\u6216\u548c\u4e0e\u8207\u304b]|[=-]>|\u2192|\u21d2|\\\\to\\b"
+_IS_RIGHT = (
+    r"(?:is|seems|must be|would be|should be)(?: \w+ly)?(?: the| my)?(?: most| only| final)?(?: \w+ly)?"
+    r" (?:answer|choice|option|(?:correct|right|best|better)(?=[^\w\s]|\s*$"
+    r"| (?:answer|choice|option|one|because|since|as|and|but)\b))"
+)
+_GOES_ON = (
+    rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|are|were|because|since|as|for|but|if|unless|when|not|instead|"
+    r"rather|over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
+)
+"""Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
+_RULED_OUT = (
+    r"(?:is|are|was|were|can|could|would|seems?)(?: \w+ly| both| all| also| be)*"
+    r"(?:n't| (?:wrong|incorrect|false|not|too|out|ruled|impossible|irrelevant|eliminated)\b)"
+)
+_SAID = (
+    r"\b(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my) (?:final )?"
+    r"(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|solution)"
+    r"[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"|(?<!not )(?<!n't )(?<!never )\b(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|"
+    r"settle on|guess|answer with|leaves(?: us with)?(?: only)?)\b"
+    r"|\b(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
+    r"|\b(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE)"
+    r"|^(?!wrong|false|incorrect|not|question)(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a](?= ?ALONE)"
+    rf"|(?<![\w'])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
+    r"|statement @ is (?:\w+ )?true\b)"
+    "|(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|"
+    "\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?"
+    "[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
+).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
+"""Words that make a choice the answer. "@" is a choice."""
+
+
+class _Letters:
+    """Reads the choices that may be named."""
+
+    def __init__(self, choices: str) -> None:
+        self.upper = upper = "".join(sorted(set(choices.upper())))
+        letter = f"[{upper}{upper.lower()}]"
+        edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
+        one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
+        lead = rf"(?:[^\w\n?]|</?\w{{1,6}}>|{FILLER}){{0,16}}"
+        others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
+        joint = rf"(?:</\w{{1,20}}>|[\s:.)}}\]-]|{_COMMA}|\b(?:{_JOINED}|(?i:but|then|either|even))\b|{FILLER})"
+        self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
+        self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
+        self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
+        self.another = re.compile(rf"{_CLOSED}{joint}{{0,16}}{one}")  # from the end of a choice to the next one
+        self.item = re.compile(rf"[)\]}}*_\"']*(?:\s*(?:[.):,;/|]|\Z|\n)|\s+{letter}\b)")  # after one of a list
+        self.statement = re.compile(others)  # after a choice that a sentence speaks about: "A and C"
+        self.later = re.compile(  # further on: "perhaps C", "C is also possible"
+            rf"\b{_HEDGE}\b[\s,(]*(?:even )?{lead}{one}|\b(?P<also>[{upper}]) (?:\w+ )?also\b"
+        )
+        self.label = re.compile(rf"(?<![\w'])({letter})[.):](?=\s)")  # before a text: "A. Rome"
+        self.line = re.compile(
+            rf"^{lead}{one}{_CLOSED}(?:(?P<bare>[^\w\n?-]*)$|(?<=[)\]])|[.:,;)(/|&]|-(?=\s)|\?(?!\s*\Z)| ?{_GOES_ON}"
+            rf"|\s{letter}{edge}|[\u662f\u3067](?!.{{0,2}}[\u4e0d\u9519\u932f]))",
+            re.MULTILINE,
+        )
+        self.said = re.compile(_SAID.replace("@", letter), re.IGNORECASE | re.MULTILINE)
+
+    def first(self, text: str) -> Candidate | None:
+        """Return the choice that a text begins with."""
+        found = self.first_choice.match(text)
+        if found is None:
+            several = self.several.match(text)
+            return Candidate("", 0, several.end()) if several else None
+        end = found.end("label")
+        return None if self.ruled_out.match(text, end) else Candidate(found["label"].upper(), 0, end)
+
+    def hedges(self, value: object, rest: str) -> bool:
+        """Say whether what follows a choice names another one."""
+        rest = rest.rstrip()
+        sentence, _, next_line = rest.partition("\n")
+        other = self.another.match(rest)
+        if other and other["label"].upper() != value:
+            return self._is_one_more(rest[: other.start("label")], rest[other.end("label") :])
+        labels = {label[1].upper() for label in self.label.finditer(sentence)} - {value}
+        if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")):
+            return True  # the options, one after the other
+        if _CONDITION.match(sentence) and (_OTHERWISE.search(sentence) or self._others(sentence, value)):
+            return True
+        return any(
+            (each["label"] or each["also"]).upper() != value and not self._others(sentence[: each.start()][-4:], value)
+            for each in self.later.finditer(sentence)
+        )
+
+    def _others(self, text: str, value: object) -> list[str]:
+        found = re.findall(rf"\b[{self.upper}](?![\w'])(?!(?<=[AI])\s[a-z])", text)
+        return [letter for letter in found if letter != value]
+
+    def _is_one_more(self, gap: str, tail: str) -> bool:
+        """Say whether another choice that follows one after a gap is part of the answer, and not of its text."""
+        if re.search(rf"\b{_JOINED}\b", gap) or re.match(r" (?:\w+ )?also\b", tail):
+            return True
+        if self.ruled_out.match(tail) or "actually" in gap.lower():
+            return False
+        if re.search(_COMMA, gap) or gap.strip() == "-":
+            return True
+        if re.search(r"\n\s*\n", gap):
+            return re.match(r"[.)\]*_]*\s*(?:\n|\Z)", tail) is not None
+        return self.item.match(tail) is not None and not self.statement.match(tail)
+
+
+_letters = lru_cache(maxsize=32)(_Letters)
+_CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|when)\b", re.IGNORECASE)
+_OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
+
+
+_SAID_CHARACTERS = 10_000
+
+
+@dataclass(frozen=True)
+class _Said(Extractor):
+    """What words make the answer, at the end of the text."""
+
+    choices: str
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        skipped = max(0, len(visible) - _SAID_CHARACTERS)
+        for answer in Prose(_letters(self.choices).said).answers(visible[skipped:]):
+            yield Answer(visible, *(place + skipped for place in answer[1:]))
+
+
+@dataclass(frozen=True)
+class _Lines(Extractor):
+    """The last line or the first one, if it begins with a choice. No line of a list of choices."""
+
+    choices: str
+
+    def answers(self, visible: str) -> Iterator[Answer]:
+        visible = visible.strip()
+        lines = list(_letters(self.choices).line.finditer(visible.translate(_NARROW)))
+        if not lines:
+            return
+        is_last = "\n" not in visible[lines[-1].start("label") :]
+        bare = {line["label"].upper() for line in lines if line["bare"] is not None}
+        is_list = len({line["label"].upper() for line in lines}) > 1
+        if is_last and (not is_list or (lines[-1]["bare"] is not None and len(bare) == 1)):
+            yield _line_at(visible, lines[-1])
+        if not is_list and lines[0].start() == 0:
+            yield _line_at(visible, lines[0])
+
+
+def _line_at(visible: str, line: re.Match[str]) -> Answer:
+    end = visible.find("\n", line.start("label"))
+    return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
+
+
+@lru_cache(maxsize=32)
+def _places_of(choices: str) -> Extractor:
+    return Extract(MARKED, Prose() | _Said(choices), _Lines(choices))
+
+
+@dataclass(frozen=True)
+class Choice(Comparator):
+    r"""1.0 if the answer names the right choice, or one of several, else 0.0.
+
+    The choice stands after a marker (`#### B`, `\boxed{B}`, "answer is (B)", "I choose B"), or is what the first or
+    the last line begins with ("B", "(B)", "B. Paris"). An answer is wrong if it names two ("A or B", "A, B", "B, or
+    maybe C"), echoes the options, or depends ("B if ..., otherwise C").
+
+    Raises:
+        ConfigurationError: There are not at least two choices, or one is not a single letter.
+
+    Example:
+        >>> Choice().score("So the answer is (b) Paris.", "B")
+        1.0
+        >>> Choice().score("A or B", "B")
+        0.0
+    """
+
+    choices: str = "ABCDEFGHIJ"
+    """The letters that may be named."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.choices, str):
+            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
+        if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
+            raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
+
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return _places_of(self.choices)
+
+    def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
+        """Return 1.0 or 0.0. None if the ground truth names no choice."""
+        references = [self._named(self.extract.answers(reference)) for reference in references_of(ground_truth)]
+        right = {letter for letter in references if letter}
+        return float(self._named(answers) in right) if right else None
+
+    def _named(self, answers: Iterator[Answer]) -> object:
+        letters = _letters(self.choices)
+        return settle(answers, letters.first, lambda text: text.translate(_NARROW), letters.hedges)
+
+
+MultipleChoice = Choice
