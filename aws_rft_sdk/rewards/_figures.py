@@ -82,7 +82,8 @@ _ODD_SIGNS: dict[int, int | str | None] = {
 _LATEX_SIGNS = {
     name: sign
     for sign, names in {
-        "\u00d7": "times cdot", "\u00f7": "div", "\u00b1": "pm", "\u2260": "ne neq", "\u2265": "ge geq", "\u2264": "le leq", ">": "gt",
+        "\u00d7": "times cdot", "\u00f7": "div", "\u00b1": "pm", "\u2260": "ne neq", "\u2265": "ge geq",
+        "\u2264": "le leq", ">": "gt",
         "<": "lt", "\u2248": "approx", "\u2192": "to rightarrow Rightarrow implies", "\u00b0": "circ degree",
         "": "left right displaystyle dfrac tfrac", "\u221a": "sqrt log ln binom sin cos tan infty",
         "\u03c0": "pi alpha beta gamma theta lambda mu sigma phi omega", "or": "lor vee", "and": "land",
@@ -106,6 +107,7 @@ _EMPHASIS = re.compile(r"(?<![\w)])(?<![\w)]\s)\*+(?=\S)|(?<=\S)\*+(?![0-9(*])|(
 _POWER_OF_TEN = re.compile(r"(?:(?<=[0-9])\s?[*x\u00d7]\s?|(?<![\w.^]))10\s?\^\s?\(?([+-]?[0-9]{1,3})\)?(?![0-9])")
 _SIGN_WORD = re.compile(rf"(?<![0-9)] )(?<![0-9)])\b(?:minus|negative) (?=[{_CURRENCY}]?[0-9])", re.IGNORECASE)
 _GLUED = re.compile(r"\b(or|and|maybe)(?=[0-9])")
+_HALF = re.compile(r"(?<=[0-9]) and (?:a|one) half\b|(?<=[0-9])-and-a-half\b")
 _DIGIT = re.compile("[0-9]")
 _SHORT = 6
 """Up to how many words are read as number words."""
@@ -130,19 +132,23 @@ def plain(text: str) -> str:
         text = _EMPHASIS.sub("", _BOLD.sub(r"\1", text))
     if "10" in text and "^" in text:
         text = _POWER_OF_TEN.sub(lambda power: f"e{power[1]}" if power[0][0] != "1" else f"1e{power[1]}", text)
-    text = _GLUED.sub(r"\1 ", text)
+    text = _HALF.sub(" 1/2", _GLUED.sub(r"\1 ", text))
     if not _DIGIT.search(text):
         return _WORDS.sub(_digits, text) if len(text.split()) <= _SHORT else text
     return _SIGN_WORD.sub("-", text)
 
 
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen"
+_ONES = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
+)
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())}
 _WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
 _ONE_WORD = "|".join(_WORD_VALUES)
 _WORDS = re.compile(
-    rf"\b(?:(?:minus|negative)\s)?(?:{_ONE_WORD})(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|hundred|thousand|million))*\b(?! of\b)",
+    rf"\b(?:(?:minus|negative)\s)?(?:{_ONE_WORD})"
+    rf"(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|hundred|thousand|million))*\b(?! of\b)",
     re.I,
 )
 
@@ -162,18 +168,22 @@ def _digits(words: re.Match[str]) -> str:
 # --- one quantity ---
 
 _FIGURE = re.compile(
-    rf"(?P<open>\(\s?)?(?P<sign>[+-]\s?)?(?P<currency>(?:[{_CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?(?P<bracket>\()?(?P<inner>-\s?)?"
+    rf"(?P<open>\(\s?)?(?P<sign>[+-]\s?)?(?P<currency>(?:[{_CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?"
+    r"(?P<bracket>\()?(?P<inner>-\s?)?"
     r"(?<![\w^])(?<![^s]\.)(?:"
     r"(?P<european>[0-9]{1,3}(?:[. ][0-9]{3})+,[0-9]{1,2}|[0-9]{1,3}(?:\.[0-9]{3}){2,}"
-    r"|[0-9]+,[0-9]{1,2}(?=\s?(?:%|\u20ac|percent|euro))|(?:(?<=\u20ac)|(?<=\u20ac\s))(?:[1-9][0-9]{0,2}\.[0-9]{3}|[0-9]+,[0-9]{1,2})"
+    r"|[0-9]+,[0-9]{1,2}(?=\s?(?:%|\u20ac|percent|euro))"
+    r"|(?:(?<=\u20ac)|(?<=\u20ac\s))(?:[1-9][0-9]{0,2}\.[0-9]{3}|[0-9]+,[0-9]{1,2})"
     r"|[1-9][0-9]{0,2}\.[0-9]{3}(?=\s?\u20ac))(?![0-9]|[.,][0-9])"
-    r"|(?P<whole>[0-9]{1,3}(?:[, '][0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)(?:\.(?P<decimals>[0-9]+))?"
+    r"|(?P<whole>[0-9]{1,3}(?:[, '][0-9]{3})+(?![0-9])|[0-9]{1,2}(?:,[0-9]{2})+,[0-9]{3}(?![0-9])|[0-9]+)"
+    r"(?:\.(?P<decimals>[0-9]+))?"
     r"|\.(?P<bare>[0-9]+))(?:[eE](?P<exponent>[+-]?[0-9]{1,3})(?!\w))?"
 )
 _OVER = re.compile(r"(?: {1,2}([0-9]{1,9}))?\s?/\s?(-?[0-9]{1,300})(?![0-9]|[.,][0-9]|\s?/\s?[0-9])")
 _PERCENT = re.compile(r"\s?(?:%|per ?cent(?:age points?)?\b|pct\b|pp\b|(?P<basis>basis points?|bps)\b)", re.IGNORECASE)
 _SCALE = re.compile(
-    r"(?:\s?\((?:\$ )?in |[\s-]?)((?i:hundred|thousand|million|billion|trillion|lakh|crore|dozen))s?\b|(k|K|M|B|(?i:bn|mn|tn))(?![\w^])"
+    r"(?:\s?\((?:\$ )?in |[\s-]?)((?i:hundred|thousand|million|billion|trillion|lakh|crore|dozen))s?\b"
+    r"|(k|K|M|B|\s?(?i:bn|mn|tn))(?![\w^])"
 )
 _MONEY_LETTER = re.compile(r"(?: (?=[mb]n\b))?(k|m|mm|mn|b|bn)(?![\w^])", re.IGNORECASE)
 _SCALES = {"hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
@@ -183,21 +193,26 @@ _SCALES = {"hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
 }
 _UNIT = re.compile(r"\s?([A-Za-z]+|\u00b0[CF]?)(?:\^[23]|[23]\b)?")
 _LETTER = re.compile(
-    r"\s?(?:[xyznXYZ\u03c0\u221a]{1,3}(?![A-Za-z0-9])(?!\s*[0-9($])|(?<=[0-9])(?!or\b|and\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdp])(?![A-Za-z])|[A-Za-z]+[04-9_]\w*))"
+    r"\s?(?:[xyznXYZ\u03c0\u221a]{1,3}(?![A-Za-z0-9])(?!\s*[0-9($])"
+    r"|(?<=[0-9])(?!or\b|and\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdp])(?![A-Za-z])|[A-Za-z]+[04-9_]\w*))"
 )
 """Makes an expression of the number before it: "72x", "2 \u03c0", "0x48"."""
 _CLOCK = re.compile(r":00(?=\s?[ap]\.?m\b)", re.IGNORECASE)
 _BROKEN = re.compile(
-    r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026)\s?(?=[0-9])|[})\]]*\s?\^|(?:[eE][+-]?)(?=[0-9])|\s?[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*"
+    r"(?:[.,:_](?=[0-9])|(?:\.{2,3}|\u2026|~)\s?(?=[0-9])|[})\]]*\s?\^"
+    r"|(?:[eE][+-]?)(?=[0-9])|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]|[\u0660-\u0669])[\w.,:^{}+-]*"
 )
 """Makes one thing of the number before it and more digits: a time, a version, a power, half a group of digits."""
 _BOUND = re.compile(
-    r"(?:\s[a-z]+)?\s?(?:\+(?!\s*[0-9(a-z])|\b(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b"
-    r"|\bat (?:least|most)\b|\b(?:squared|cubed|factorial)\b|\u00b1)", re.IGNORECASE,
+    r"(?:\s[a-z]+)?\s?(?:\+(?!\s*[0-9(a-z])|\bat (?:least|most)\b|\u00b1"
+    r"|\b(?:or|and) (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b"
+    r"|\b(?:squared|cubed|factorial|mod|modulo|choose|halves|thirds|quarters"
+    r"|(?:fif|six|ten|hundred|thousand)ths)\b)", re.IGNORECASE,
 )  # fmt: skip
 _NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={_CURRENCY}]*\Z")
 _FALL = re.compile(
-    r"\b(?:decreas\w+|declin\w+|fell|fallen|drop\w*|reduc\w+|loss(?:es)?|lost|down|shrank|shrunk|lower)\b(?: (?:in|for|from) (?:\w+ ){0,3}?)?"
+    r"\b(?:decreas\w+|declin\w+|fell|fallen|drop\w*|reduc\w+|loss(?:es)?|lost|down|shrank|shrunk|lower)\b"
+    r"(?: (?:in|for|from) (?:\w+ ){0,3}?)?"
     r"(?:\s?(?:of|by|was|is|about|approximately|a|an|the|[:=])\b)*\W*\Z", re.IGNORECASE,
 )  # fmt: skip
 _FALLS = re.compile(r"\s(?:\w+ )?(?:decrease|decline|drop|reduction|loss|lower)\b", re.IGNORECASE)
@@ -222,7 +237,7 @@ def _quantity(text: str, found: re.Match[str], finance: bool) -> tuple[Number | 
     others: tuple[Fraction, ...] = ()
     money = finance or found["currency"]
     if scale := (_MONEY_LETTER.match(text, end) if money else None) or _SCALE.match(text, end):
-        name = (scale[1] or scale[2]).lower()
+        name = (scale[1] or scale[2]).strip().lower()
         if name == "dozen":
             others = (12 * value,)
         else:
@@ -264,20 +279,24 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int]:
 
 _OPERATOR = re.compile(
     r"(?P<words>(?:\s[A-Za-z]+){0,2})\s*(?:(?P<equal>[-=]*>|\u2192|==?|\bequals\b|\bis equal to\b)|(?P<about>\u2248)"
-    r"|(?P<minus>-|\bminus\b)|[+*\u00d7\u00f7/]{1,2}|\b[xX]\b|\b(?:plus|times|divided by)\b)\s*(?=[-+(]*[$\u20ac\u00a3]?\s?[(-]?\.?[0-9])"
+    r"|(?P<minus>-|\bminus\b)|[+*\u00d7\u00f7/]{1,2}|\b[xX]\b|\b(?:plus|times|divided by)\b)"
+    r"\s*(?=[-+(]*[$\u20ac\u00a3]?\s?[(-]?\.?[0-9])"
 )
-_TO = re.compile(rf"(?:\s[a-z]+)?\sto\s(?=[{_CURRENCY}]?[0-9])")
+_TO = re.compile(rf"(?:\s?[a-z]+)?\s(?:to|through)\s(?=[{_CURRENCY}]?[0-9])")
 _VARIABLE = re.compile(r"\s*[-+*\u00d7\u00f7^]\s*(?:[b-hj-z](?![A-Za-z'])|[\u221a\u03c0])")
 _EXPRESSION_BEFORE = re.compile(
-    r"(?:[<>\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|[\w)]\s?-|!=|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
-    r"|\bat (?:least|most)|\bup to|\bexceeds|\b(?:sqrt|log|ln)|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
+    r"(?:[<>\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|[\w)]\s?-|!="
+    r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
+    r"|\bat (?:least|most)|\bup to|\bequal to|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)"
+    r"|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
 )  # fmt: skip
 _TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
 _ARROW_BEFORE = re.compile(r"[-=]+>[\s$({]*\Z")
 _NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z", re.IGNORECASE)
 _AND = re.compile(r"\s?,?\s?(?:and )?(?=[0-9])")
 _SAID_AGAIN = re.compile(
-    r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*(?:about|approximately|\u2248|~)?\s*(?=[-($\u20ac.0-9])"
+    r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*"
+    r"(?:about|approximately|\u2248|~)?\s*(?=[-($\u20ac.0-9])"
 )
 
 
@@ -351,8 +370,9 @@ def _compound(text: str, number: Number, end: int, finance: bool) -> tuple[Numbe
 
 _MONTH = r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?\s"
 _LABEL = re.compile(
-    rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?|\b(?:in|for|during|by|since|from|to|through|until|of|ended|fy|fiscal|year|q[1-4]|the)\s(?:the )?(?:fiscal |year )*|\()\Z"
-    , re.IGNORECASE,
+    rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?"
+    r"|\b(?:in|for|during|by|since|from|to|through|until|of|ended|fy|fiscal|year|q[1-4]|the)\s(?:the )?"
+    r"(?:fiscal |year )*|\()\Z", re.IGNORECASE,
 )  # fmt: skip
 """Stands before a year that says when."""
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}(?![\w%]|[.,][0-9])(?P<says_when>:\s|'s\b|\s[-:]\s)?")
@@ -360,7 +380,8 @@ _DAY = re.compile(rf"{_MONTH}\Z", re.IGNORECASE)
 _SPAN = re.compile(r"[0-9]+[ -](?:second|minute|hour|day|week|month|year|quarter)s?\b")
 _SPAN_BEFORE = re.compile(r"\b(?:in|over|within|for|after|every|last|past|first|next)\s(?:the )?\Z", re.IGNORECASE)
 _CONCLUSION = re.compile(
-    r"(?:\b(?:so|thus|therefore|hence|making|makes?|gives?|giving|totall?ing|totals)\b|\btotal(?: \w+){0,2} ?(?::|\b(?:is|was|of)\b)|\u2192|=>)"
+    r"(?:\b(?:so|thus|therefore|hence|making|makes?|gives?|giving|totall?ing|totals)\b"
+    r"|\btotal(?: \w+){0,2} ?(?::|\b(?:is|was|of)\b)|\u2192|=>)"
     r"[^0-9.;:\n]{0,40}?(?=[-+($\u20ac\u00a3]*[0-9])", re.IGNORECASE,
 )  # fmt: skip
 _SENTENCE = re.compile(r"[^0-9]*[A-Za-z]|\W*[0-9.,]+(?:\s[a-z]+)?\s?[-+*/\u00d7\u00f7]\s?\$?[0-9]")

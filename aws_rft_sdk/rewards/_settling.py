@@ -46,7 +46,7 @@ _JOINT = re.compile(
 )
 """What joins two values directly, and says nothing itself."""
 _DOUBT = re.compile(
-    r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|if not"
+    r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|else|if not"
     r"|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
     r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it's|its?|is|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
     re.IGNORECASE,
@@ -77,15 +77,16 @@ _FILLERS = (
     r"|[^\w\n]+)*"
 )
 _CORRECTION = (
-    r"\b(?:actually|correction|corrected|sorry|oops|edit|i meant?|make (?:that|it)|typo|on second thoughts?|hmm"
-    r"|my (?:mistake|bad)"
+    r"\b(?:actually|correction|corrected|sorry|oops|edit|i meant?|make (?:that|it)|typo|hmm|hold on|update"
+    r"|on (?:second thoughts?|reflection)|my (?:mistake|bad)|let me correct (?:that|this|it)|(?:new|revised) answer"
     r"|rather(?! than)|(?:it|that|this|answer) should (?:be|have been)"
-    r"|the (?:correct|right|real|true) (?:answer|value|result) is)\b|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
+    r"|the (?:correct|right|real|true) (?:answer|value|result) is)\b"
+    r"|(?:^|[(,;.!?\u2026\u2014-])[\s*_]*(?:wait|no|should be)\b"
 )
-_WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo))\b"
+_WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo)|too (?:high|low|big|small|large|much))\b"
 _DENIAL = (
-    r"(?:^|[.!?,\n]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!]|\s*$)"
-    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was) {_WRONG}"
+    r"(?:^|[.!?,\n(]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
+    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
     rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
     r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"
@@ -203,7 +204,7 @@ def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
     # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
     if "\n" in gap.strip(" ") and not _WORDS.search(gap):
         return not after.partition("\n")[0].strip(" .*")
-    if in_brackets and re.match(r"[^)\n]*[a-z]", after):
+    if in_brackets and re.match(r"(?! (?:if|when|otherwise)\b)[^)\n]*[a-z]", after):
         return False
     return _WORDS.search(gap) is not None or not _EXPLAINED.match(after)
 

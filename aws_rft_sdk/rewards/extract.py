@@ -132,7 +132,8 @@ class Extractor:
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
-        return self._answers_of(rollout, strip_thoughts(rollout.answer))
+        visible = strip_thoughts(rollout.answer)
+        return self._answers_of(rollout, visible and _until_new_question(visible))
 
     def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         return iter(()) if visible is None else self.answers(visible)
@@ -293,11 +294,22 @@ _LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*
 PROSE_MARKER = re.compile(
     r"[AaCcOo#\u7b54](?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
     r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
-    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .))(?i:nswer)[ \t*_]{0,9}$"
+    r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .)|(?<=INAL .))(?i:nswer)[ \t*_]{0,9}$"
     rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"
     r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)|(?<=\u7b54)\u6848[\u662f\u4e3a:\uff1a])",
     re.MULTILINE,
 )
+
+
+def _until_new_question(visible: str) -> str:
+    """Return a text up to the question that the policy asks itself after an answer in prose."""
+    if _QUESTION.search(visible):
+        for mark in PROSE_MARKER.finditer(visible):
+            start = _NOTHING.match(visible, mark.end()).end()  # type: ignore[union-attr] # it matches nothing too
+            if not _QUESTION.match(visible, start - 1):  # "Answer:", then the question again, is no answer yet
+                question = _QUESTION.search(visible, start)
+                return visible[: question.start()] if question else visible
+    return visible
 
 
 @dataclass(frozen=True)
@@ -348,16 +360,21 @@ class CodeFence(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last blocks. See `Extractor.answers`."""
-        for block in reversed(list(_FENCED.finditer(visible))):
+        blocks = [*_FENCED.finditer(visible), *_FENCED_JSON.finditer(visible)]
+        for block in sorted(blocks, key=re.Match.start, reverse=True):
             if self.language is None or block["language"].lower() == self.language.lower():
                 yield Answer(visible, block.start(), block.start("code"), block.end("code"))
 
 
 _FENCED = re.compile(
     r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
-    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|(?P=fence)[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
+_FENCED_JSON = re.compile(
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>\w*)[ \t]*(?P<code>[{\[][^\n`]*[}\]])[ \t]*(?P=fence)"
+)
+"""JSON on the line of its fence."""
 
 
 @dataclass(frozen=True, init=False)

@@ -90,6 +90,8 @@ def test_gsm8k_when_gold_is_zero_then_zero_is_right():
 
 
 RIGHT = [
+    pytest.param("#### \N{FULLWIDTH DIGIT SEVEN}\N{FULLWIDTH DIGIT TWO}", 72, id="fullwidth-digits"),
+    pytest.param("it is 72 I think", 72, id="one-number-without-a-marker"),
     pytest.param("\\boxed{72}", 72, id="boxed"),
     pytest.param("$\\boxed{\\frac{5}{8}}$", 0.625, id="boxed-fraction"),
     pytest.param("\\boxed{-\\frac{1}{2}}", -0.5, id="boxed-negative-fraction"),
@@ -169,9 +171,9 @@ WRONG = [
     pytest.param("#### 1,23", 1, id="malformed-group"),
     pytest.param("#### 1 234", 1, id="half-of-a-number"),
     pytest.param("#### 25%", 0.25, id="percent-is-not-a-fraction"),
-    pytest.param("#### \N{FULLWIDTH DIGIT SEVEN}\N{FULLWIDTH DIGIT TWO}", 72, id="fullwidth-digits"),
     pytest.param("#### \u0667\u0662", 72, id="arabic-digits"),
-    pytest.param("it is 72 I think", 72, id="no-marker"),
+    pytest.param("it is 72, but there were 73", 72, id="no-marker-and-two-numbers"),
+    pytest.param("there were 70\nit is 72", 72, id="no-marker-and-several-lines"),
     pytest.param("#### ", 72, id="empty"),
     pytest.param("", 72, id="silent"),
     pytest.param("#### nan", 72, id="nan"),
