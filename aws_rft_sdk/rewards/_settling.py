@@ -59,7 +59,7 @@ _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
 """Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
 _DENIED_BEFORE = re.compile(
-    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|sure|certain|that|if|whether|the))*\s*\Z",
+    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|sure|certain|that|if|whether|the))*[^\S\n]*\Z",
     re.IGNORECASE,
 )
 """Before a marker: "I don't think the answer is 72"."""

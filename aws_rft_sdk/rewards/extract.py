@@ -335,7 +335,7 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-]+", str(self.name)):
+        if not re.fullmatch(r"[\w-]+", *check_names("name", (self.name,))):
             raise ConfigurationError(
                 f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
             )
@@ -358,6 +358,9 @@ class CodeFence(Extractor):
 
     language: str | None = None
 
+    def __post_init__(self) -> None:
+        check_names("language", (self.language,) if self.language is not None else ())
+
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last blocks. See `Extractor.answers`."""
         for block in reversed(list(_FENCED.finditer(visible))):
@@ -366,7 +369,7 @@ class CodeFence(Extractor):
 
 
 _FENCED = re.compile(
-    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})(?![`~])[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
     r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
     re.DOTALL | re.MULTILINE,
 )
@@ -416,6 +419,10 @@ class ToolArgument(Extractor):
 
     tool: str
     argument: str
+
+    def __post_init__(self) -> None:
+        if not all(check_names("tool and argument", (self.tool, self.argument))):
+            raise ConfigurationError("ToolArgument needs two names, for example ToolArgument('submit', 'answer')")
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield nothing: a text has no calls."""

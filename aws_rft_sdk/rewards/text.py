@@ -13,7 +13,7 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole, reference_of, strip_thoughts
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, strip_thoughts
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
@@ -120,9 +120,10 @@ class Text(Comparator):
     strict: bool = False
     """Compare the whole answer character by character."""
 
-    def __post_init__(self) -> None:
-        if self.strict:
-            object.__setattr__(self, "extract", Whole())
+    @property
+    def extract(self) -> Extractor:
+        """Where the answer stands unless the comparator comes after `>>`."""
+        return Whole() if self.strict else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth is no text, number or boolean, and no list with one."""
