@@ -335,7 +335,8 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-]+", *check_names("name", (self.name,))):
+        (name,) = check_names("name", (self.name,))
+        if not re.fullmatch(r"[\w-]+", name):
             raise ConfigurationError(
                 f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
             )

@@ -71,7 +71,8 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 FILLER = (
     r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|only|"
     r"correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|i think|"
-    r"(?:must|would|should) be|of course|i believe|i['\u2019]d say|clearly|definitely|obviously|certainly|surely|simply|"
+    r"(?:must|would|should) be|of course|i believe|i['\u2019]d say|clearly|definitely|obviously|certainly|surely|"
+    r"simply|"
     r"undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
 )
 """What may stand between a marker and the answer, and says nothing."""

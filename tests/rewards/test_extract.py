@@ -136,7 +136,11 @@ def test_answer_of_a_rollout_when_a_closing_tool_call_follows_then_the_text_befo
     assert Rollout((said, closing, {"role": "tool", "tool_call_id": "1", "content": "ok"})).answer == "#### 72"
 
 
-@pytest.mark.parametrize("path", [Boxed(), Tag("answer"), CodeFence(), JsonPath("a"), LastNumber(), STANDARD], ids=repr)
+@pytest.mark.parametrize(
+    "path",
+    [Boxed(), Tag("answer"), CodeFence(), JsonPath("a"), LastNumber(), STANDARD],
+    ids=lambda path: type(path).__name__,
+)
 @pytest.mark.parametrize(
     "text", ["#", "\\boxed{", "1,", "or ", "```", "~~", "{", "<think>", "<answer>", "Q:\n", "\n", "*"], ids=repr
 )
