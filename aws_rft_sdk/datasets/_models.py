@@ -217,7 +217,8 @@ _FIELDS = {
     "metadata-key": ("prompt", "answer", "task", "info"),
     "key-unknown": ("id", "metadata"),
 }
-_CALLING = ("tool_calls", "tool_call_id")
+_CALLING = re.compile(rf"{_MESSAGE}\.tool_call(s|_id)")
+_TAGS = ("", "<text>", "<parts>", "<nothing>", "<says>", "<calls>", "<answers>")
 _NUMBER = re.compile(r"\[\d+\]")
 
 
@@ -229,13 +230,20 @@ def broken_rules(shape: SchemaValidator, value: Any, field: str = "") -> Iterato
         for detail in error.errors(include_url=False):
             if detail["type"] == "string_unicode":  # half of a surrogate pair, which is a problem of its own
                 continue
-            steps = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in detail["loc"]]
-            place = (field + "".join(step for step in steps if step[:2] != ".<")).removeprefix(".")
+            *steps, last = ("", *detail["loc"])
+            extra = detail["type"] == "extra_forbidden"  # the last step is a key of any name then
+            parent = _path(field, steps if extra else [*steps, last])
+            place = _path(parent, [last]) if extra else parent
             path = _NUMBER.sub("[]", place)
-            if detail["type"] == "extra_forbidden" and detail["loc"][-1] not in _CALLING:
-                path = path.removesuffix(str(detail["loc"][-1])) + "*"  # the name may hold anything
+            if extra and not _CALLING.fullmatch(path):
+                path = f"{_NUMBER.sub('[]', parent)}.*".removeprefix(".")
             rule = next(rule for pattern, rule in _RULES if pattern.fullmatch(f"{path} {detail['type']}"))
             yield rule, place, _problem(detail, rule)
+
+
+def _path(before: str, steps: Sequence[int | str]) -> str:
+    named = [f"[{step}]" if isinstance(step, int) else f".{step}" for step in steps if step not in _TAGS]
+    return (before + "".join(named)).removeprefix(".")
 
 
 def _problem(detail: ErrorDetails, rule: str) -> str:

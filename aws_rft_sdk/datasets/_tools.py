@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from jsonschema import Draft7Validator
-
 from aws_rft_sdk.datasets._messages import Found
 from aws_rft_sdk.datasets._models import PLAIN_TOOLS, TOOLS, TYPES, broken_rules
 from aws_rft_sdk.datasets._text import hint, show
@@ -27,9 +25,9 @@ class Tools:
             return []
         self._good = tools
         if PLAIN_TOOLS.isinstance_python(tools):
-            functions = [tool["function"] for tool in tools]
-            self.names = {function["name"] for function in functions}
-            if len(self.names) == len(tools) and all(_are_named(function["parameters"]) for function in functions):
+            self.names = {tool["function"]["name"] for tool in tools}
+            usable = not any(any(_unusable(tool["function"]["parameters"], "")) for tool in tools)
+            if usable and len(self.names) == len(tools):
                 return []
         self.names = set()
         found = list(broken_rules(TOOLS, tools, "tools"))
@@ -51,19 +49,10 @@ class Tools:
             yield from _schema(parameters, f"{place}.parameters")
 
 
-def _are_named(schema: dict[str, Any]) -> bool:
-    """Return whether `required` names properties, each once, however deep."""
-    required, properties = schema.get("required", ()), schema.get("properties", {})
-    return (
-        all(name in properties for name in required)
-        and len(set(required)) == len(required)
-        and all(_are_named(inner) for inner in properties.values() if "properties" in inner or "required" in inner)
-        and ("items" not in schema or _are_named(schema["items"]))
-    )
-
-
 @cache
-def _validator() -> Draft7Validator:
+def _validator() -> Any:
+    from jsonschema import Draft7Validator  # takes as long to import as all of this package
+
     return Draft7Validator(Draft7Validator.META_SCHEMA)
 
 
@@ -74,7 +63,7 @@ def _schema(schema: dict[str, Any], place: str) -> Iterator[Found]:
             error = max(error.context, key=lambda inner: len(inner.absolute_path))
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
         rule = "tool-required" if path.rstrip("[]0123456789").endswith(".required") else "tool-property"
-        if path not in (".type", ".properties"):  # the parameters themselves, which the model has looked at
+        if path not in (".type", ".properties") and error.validator != "uniqueItems":  # these are looked at elsewhere
             known = hint(error.instance, TYPES) if path.endswith(".type") else ""
             yield rule, f"{place}{path}", f"{show(error.instance)} is no {_meant(path)} of JSON Schema{known}"
     yield from _unusable(schema, place)
@@ -88,13 +77,16 @@ def _meant(path: str) -> str:
 def _unusable(schema: Any, place: str) -> Iterator[Found]:
     if not isinstance(schema, dict):
         return
-    properties, required = schema.get("properties"), schema.get("required")
-    properties = properties if isinstance(properties, dict) else {}
+    properties = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
+    required = schema["required"] if isinstance(schema.get("required"), list) else []
     if schema.get("enum") == []:
         yield "tool-property", f"{place}.enum", "[] names no values"
-    for index, name in enumerate(required if isinstance(required, list) else ()):
+    for index, name in enumerate(required):
         if isinstance(name, str) and name not in properties:
             yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is no property{hint(name, properties)}"
+        elif name in required[:index]:
+            yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is there twice"
     for name, inner in properties.items():
         yield from _unusable(inner, f"{place}.properties.{name}")
-    yield from _unusable(schema.get("items"), f"{place}.items")
+    if "items" in schema:
+        yield from _unusable(schema["items"], f"{place}.items")

@@ -12,7 +12,7 @@ from typing import Any
 from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._prompt_rows import PromptRows
 from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
-from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, open_bytes
+from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
 from aws_rft_sdk.datasets._strict import DECODER, oddities, parse_row
 from aws_rft_sdk.datasets._text import plural, show
 from aws_rft_sdk.datasets.files import read_json, read_rows
@@ -133,10 +133,13 @@ def _not_lines(path: Path) -> tuple[str, str, str, int] | None:
         except (ValueError, RecursionError):
             pass
         text = (first + b"\n" + file.read()).decode(errors="replace")
-    out = quote(str(path.with_name(f"{path.stem}-rows.jsonl")))
+    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    out = quote(str(path.with_name(f"{stem}-rows.jsonl")))
     values, broken = _values(text)
+    if values == [[]]:
+        return "rows-none", "the file is an array without rows", "", 0
     if first[:1] == b"[" and (len(values) == 1 or (broken and first in _OPENINGS)):
-        rows, renamed = len(values[0]) if values else 0, path.with_suffix(".json")
+        rows, renamed = len(values[0]) if values else 0, path.with_name(path.name.replace(".jsonl", ".json"))
         problem = "the file is one JSON array" + (f" of {plural(rows, 'row')}" if rows else "")
         fix = f"mv {quote(str(path))} {quote(str(renamed))} && aws-rft dataset convert {quote(str(renamed))} {out}"
         fix = f"mend the JSON there, then {fix}" if broken else fix
@@ -144,7 +147,8 @@ def _not_lines(path: Path) -> tuple[str, str, str, int] | None:
     if first in _OPENINGS or (not broken and all(isinstance(value, dict) for value in values)):
         size = f"{plural(len(values), 'object')} on {plural(len(text.splitlines()), 'line')}"
         problem = f"the file is pretty-printed, {size}, and jsonl holds one object a line{broken}"
-        return "file-pretty", problem, f"jq -c . {quote(str(path))} > {out}", len(values)
+        jq = f"gzip -dc {quote(str(path))} | jq -c ." if is_gzip(path) else f"jq -c . {quote(str(path))}"
+        return "file-pretty", problem, f"{jq} > {out}", len(values)
     return None
 
 

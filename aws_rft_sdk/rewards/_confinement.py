@@ -37,8 +37,9 @@ def _restrict(library: ctypes.CDLL, version: int) -> None:
     rights = 0x1FFF | (0x2000 if version > 1 else 0) | (0x4000 if version > 2 else 0)
     rules = (ctypes.c_uint64 * 3)(rights, 3 if version > 3 else 0, 3 if version > 5 else 0)
     ruleset = library.syscall(444, rules, ctypes.sizeof(rules), 0)  # landlock_create_ruleset
-    python = {path for path in (sys.prefix, sys.base_prefix, *sys.path) if path}
-    places = {**dict.fromkeys((*_READABLE, *python), 0xD), ".": rights, os.devnull: 0x4006}
+    # Not sys.path: it may lead to a project, and to the file of the tests in it.
+    readable = (*_READABLE, sys.prefix, sys.base_prefix)
+    places = {**dict.fromkeys(readable, 0xD), ".": rights, os.devnull: 0x4006}
     for path, allowed in places.items():
         try:
             place = os.open(path, os.O_PATH)

@@ -132,10 +132,11 @@ def plain(text: str) -> str:
         text = _EMPHASIS.sub("", _BOLD.sub(r"\1", text))
     if "10" in text and "^" in text:
         text = _POWER_OF_TEN.sub(lambda power: f"e{power[1]}" if power[0][0] != "1" else f"1e{power[1]}", text)
-    text = _HALF.sub(" 1/2", _GLUED.sub(r"\1 ", text))
+    if "and" in text or "or" in text or "maybe" in text:
+        text = _HALF.sub(" 1/2", _GLUED.sub(r"\1 ", text))
     if not _DIGIT.search(text):
         return _WORDS.sub(_digits, text) if len(text.split()) <= _SHORT else text
-    return _SIGN_WORD.sub("-", text)
+    return _SIGN_WORD.sub("-", text) if "in" in text else text
 
 
 _ONES = (

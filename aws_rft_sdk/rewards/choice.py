@@ -41,19 +41,19 @@ _RULED_OUT = (
     r"(?:n't| (?:wrong|incorrect|false|not|too|out|ruled|impossible|irrelevant|eliminated)\b)"
 )
 _SAID = (
-    r"\b(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my) (?:final )?"
-    r"(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|solution)"
-    r"[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
-    r"|(?<!not )(?<!n't )(?<!never )\b(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|"
-    r"settle on|guess|answer with|leaves(?: us with)?(?: only)?)\b"
-    r"|\b(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
-    r"|\b(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE)"
+    # The sets of first letters make the search quick.
+    r"\b(?=[bcrtfvasmopgilh])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
+    r" (?:final )?(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|"
+    r"solution)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"|(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|settle on|guess|answer with|"
+    r"leaves(?: us with)?(?: only)?)\b|(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
+    r"|(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE))"
     r"|^(?!wrong|false|incorrect|not|question)(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a](?= ?ALONE)"
-    rf"|(?<![\w'])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
+    rf"|(?<![\w'])(?=[@ocas(\[*])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
     r"|statement @ is (?:\w+ )?true\b)"
-    "|(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|"
-    "\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?"
-    "[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
+    "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
+    "\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))"
+    "(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
 ).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
 """Words that make a choice the answer. "@" is a choice."""
 
@@ -84,7 +84,7 @@ class _Letters:
             rf"|\s{letter}{edge}|[\u662f\u3067](?!.{{0,2}}[\u4e0d\u9519\u932f]))",
             re.MULTILINE,
         )
-        self.said = re.compile(_SAID.replace("@", letter), re.IGNORECASE | re.MULTILINE)
+        self.said = re.compile(_SAID.replace("[@", letter[:-1]).replace("@", letter), re.IGNORECASE | re.MULTILINE)
 
     def first(self, text: str) -> Candidate | None:
         """Return the choice that a text begins with."""
@@ -213,13 +213,17 @@ class Choice(Comparator):
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth names no choice."""
-        references = [self._named(self.extract.answers(reference)) for reference in references_of(ground_truth)]
-        right = {letter for letter in references if letter}
+        right = {letter for text in references_of(ground_truth) if (letter := _named_by(text, self))}
         return float(self._named(answers) in right) if right else None
 
     def _named(self, answers: Iterator[Answer]) -> object:
         letters = _letters(self.choices)
         return settle(answers, letters.first, lambda text: text.translate(_NARROW), letters.hedges)
+
+
+@lru_cache(maxsize=4096)
+def _named_by(reference: str, choice: Choice) -> object:
+    return choice._named(choice.extract.answers(reference))
 
 
 MultipleChoice = Choice

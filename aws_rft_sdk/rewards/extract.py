@@ -364,16 +364,21 @@ class CodeFence(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last blocks. See `Extractor.answers`."""
-        for block in reversed(list(_FENCED.finditer(visible))):
+        blocks = [*_FENCED.finditer(visible), *_FENCED_JSON.finditer(visible)]
+        for block in sorted(blocks, key=re.Match.start, reverse=True):
             if self.language is None or block["language"].lower() == self.language.lower():
                 yield Answer(visible, block.start(), block.start("code"), block.end("code"))
 
 
 _FENCED = re.compile(
     r"(?<![`~])(?P<fence>`{3,}|~{3,})(?![`~])[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
-    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|\Z)",
+    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|(?P=fence)[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
+_FENCED_JSON = re.compile(
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>\w*)[ \t]*(?P<code>[{\[][^\n`]*[}\]])[ \t]*(?P=fence)"
+)
+"""JSON on the line of its fence."""
 
 
 @dataclass(frozen=True, init=False)

@@ -132,19 +132,19 @@ class FinalAnswerLine(TextReward):
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
-        text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip().replace("\r", "")
+        text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
         visible = strip_thoughts(text) or ""
-        lines = list(_LINE.finditer(visible))
-        answer = next(AfterMarker("####").answers(visible), None)
-        # What is no end of the text is followed by another question, or by another turn.
-        if (
-            len(lines) != 1
-            or answer is None
-            or not text.endswith(visible[answer.marker :])
-            or answer.end < len(visible)
-        ):
+        before, _, last = visible.rpartition("\n")
+        found = _LINE.match(last)
+        # What does not end the text is followed by another turn.
+        if found is None or not text.endswith(last) or ("####" in before and self._goes_on(visible, len(before))):
             return 0.0
-        return float(read_number(lines[0][1]) is not None)
+        return float(read_number(found[1]) is not None)
+
+    def _goes_on(self, visible: str, end: int) -> bool:
+        """Say whether an answer before has this form, or a new question follows it."""
+        answer = next(AfterMarker("####").answers(visible), None)
+        return _LINE.search(visible, 0, end) is not None or answer is None or answer.end < len(visible)
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,10 @@ from aws_rft_sdk.rewards.rollout import TextReward
 from aws_rft_sdk.rewards.text import UNSPACED
 
 _WORD = re.compile(rf"[{UNSPACED}]|[^\s{UNSPACED}]+")
-_SEQUENCE_TOKEN = re.compile(
-    rf"(?=([{UNSPACED}]{{1,4}}))[{UNSPACED}]"  # four characters are about two words of Chinese
-    r"|(\w(?=\w{24}))"  # no word is that long: "aaaa...", "1111..."
-    rf"|([^\W{UNSPACED}]+)"
-    r"|([^\w\s](?=(?:\s?[^\w\s]){31}))"  # punctuation counts in long runs only: "!!!!...", ". . . ."
-)
+# No word has 25 characters ("aaaa...", "1111..."). Punctuation counts in long runs only ("!!!!...", ". . . .").
+_SPACED = rf"[^\W{UNSPACED}]{{1,24}}(?!\w)|\w|[^\w\s](?=(?:\s?[^\w\s]){{31}})"
+_ASCII_TOKEN = re.compile(_SPACED, re.ASCII)
+_TOKEN = re.compile(rf"(?=([{UNSPACED}]{{1,4}}))[{UNSPACED}]|{_SPACED}")  # four characters are two words of Chinese
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,11 @@ class Repetition(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the penalty. The ground truth is not looked at."""
-        words = [found[found.lastindex or 0] for found in _SEQUENCE_TOKEN.finditer(answer_text.lower())]
+        text = answer_text.lower()
+        if text.isascii():
+            words = _ASCII_TOKEN.findall(text)
+        else:
+            words = [found[1] or found[0] for found in _TOKEN.finditer(text)]
         total = len(words) - self.n + 1
         if total < 1:
             return 0.0

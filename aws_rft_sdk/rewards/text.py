@@ -7,7 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from itertools import islice
 
 from aws_rft_sdk._frozen import JSON
@@ -69,11 +69,10 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
 
 
 FILLER = (
-    r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|final|only|"
-    r"correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|i think|"
-    r"(?:must|would|should) be|of course|i believe|i['\u2019]d say|clearly|definitely|obviously|certainly|surely|"
-    r"simply|"
-    r"undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
+    r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|"
+    r"final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|"
+    r"i think|i believe|i['\u2019]d say|(?:must|would|should) be|of course|clearly|definitely|obviously|certainly|"
+    r"surely|simply|undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
 )
 """What may stand between a marker and the answer, and says nothing."""
 LEAD = re.compile(FILLER + "{0,16}")
@@ -221,20 +220,21 @@ class KeywordCoverage(TextReward):
         if not wanted:
             return None
         text = fold(strip_thoughts(answer_text) or "")
-        return sum(bool(re.search(_as_pattern(word), text)) for word in wanted) / len(wanted)
+        return sum(_as_pattern(word).search(text) is not None for word in wanted) / len(wanted)
 
 
-def _as_pattern(word: str) -> str:
+@lru_cache(maxsize=4096)
+def _as_pattern(word: str) -> re.Pattern[str]:
     edge = rf"[^\W{_NO_WORD_EDGES}]"
     escaped = re.sub(r"\\[ -]", "[ -]", re.escape(word))
     before = r"(?<!\w)" if word.startswith(".") else ""
     if re.match(edge, word):
         before = rf"(?<!{edge})(?<!\d[.,])(?<!(?<!\w)\.)"
     if not re.search(rf"{edge}$", word):
-        return f"{before}{escaped}(?!{re.escape(word[-1])})"
+        return re.compile(f"{before}{escaped}(?!{re.escape(word[-1])})")
     plural = ""
     if re.search(r"[^aeiou]y$", word):
         escaped, plural = escaped[:-1], "(?:y|ies)"
     elif re.search(r"[a-z]{3}$", word):
         plural = "(?:es)?" if re.search(r"(?:s|x|z|ch|sh|o)$", word) else "s?"
-    return rf"{before}{escaped}{plural}(?:'s?(?!{edge}))?(?!{edge}|'[a-z]|[+#]|[.,]?\d)"
+    return re.compile(rf"{before}{escaped}{plural}(?:'s?(?!{edge}))?(?!{edge}|'[a-z]|[+#]|[.,]?\d)")

@@ -309,7 +309,7 @@ DAMAGE = [
     parameters("tool-required", "required", required="a"),
     parameters("tool-required", "required[0]", required=["b"]),
     parameters("tool-required", "required[1]", required=["a", 1]),
-    parameters("tool-required", "required", required=["a", "a", "a"], title="repeated"),
+    parameters("tool-required", "required[2]", required=["a", "a", "a"]),
     parameters("tool-property", "properties.a", properties={"a": "string"}),
     parameters("tool-property", "properties.a.type", properties={"a": {"type": "int"}}),
     parameters("tool-property", "properties.b.type", properties={"b": {"type": []}}),

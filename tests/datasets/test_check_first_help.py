@@ -1,8 +1,10 @@
 """What a check says first: that a file is no jsonl, that rows are made for something else, what only Nova refuses."""
 
+import gzip
 import json
 import shlex
 from pathlib import Path
+from random import Random
 
 import pytest
 from click.testing import CliRunner
@@ -60,6 +62,21 @@ def test_json_that_is_not_one_object_a_line_is_one_problem(tmp_path, text, rule,
     if rule == "file-array" and "not JSON" not in says:
         assert run(problem.fix).startswith(f"{report.rows} row")
         assert datasets.check(tmp_path / "my rows-rows.jsonl", "bedrock", ignore=["rows-min"]).problems == ()
+
+
+def test_compressed_array_is_renamed_to_what_it_is(tmp_path):
+    with gzip.open(tmp_path / "d.jsonl.gz", "wt") as file:
+        json.dump(ROWS, file)
+
+    (problem,) = datasets.check(tmp_path / "d.jsonl.gz", "bedrock", ignore=["file-format"]).problems
+
+    assert run(problem.fix) == f"120 rows in {tmp_path / 'd-rows.jsonl'}\n"
+
+
+def test_array_of_nothing_is_a_file_without_rows(tmp_path):
+    (tmp_path / "d.jsonl").write_text("[]\n")
+
+    assert datasets.check(tmp_path / "d.jsonl", "bedrock").counts == {"rows-none": 1}
 
 
 @pytest.mark.parametrize("first", ["[1]", '{"messages": [],}', '{"messages": ['])
@@ -218,3 +235,44 @@ def test_things_are_counted_in_the_right_number(tmp_path, count, says):
 
     assert says in result.stdout
     assert (result.exit_code, "the file has no rows" in result.stdout) == (1, count == 0)
+
+
+WEIRD = [None, True, 0, -1.5, "", "user", "{}", "\u200b", [], {}, [{}], {"type": "text"}, 10**30]
+CALL = {"id": "c", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+WHOLE = [
+    {
+        "id": "a",
+        "messages": [
+            {"role": "user", "content": [{"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": None, "tool_calls": [CALL]},
+            {"role": "tool", "tool_call_id": "c", "content": "5"},
+        ],
+        "reference_answer": {"text": "5"},
+        "tools": [tool(parameters={"type": "object", "properties": {"a": {"items": {"type": "null"}}}})],
+    },
+    {"id": "a", "metadata": {"prompt": [{"role": "user", "content": "What?"}], "answer": "5", "info": {"a": 1}}},
+    *(make(1) for make in SHAPES.values()),
+]
+
+
+def mutated(value, random):
+    """Return a value of which about every tenth part is left out, renamed or replaced by something weird."""
+    if random.random() < 0.1:
+        return random.choice(WEIRD)
+    if isinstance(value, dict):
+        names = {name: random.choice([name] * 20 + ["", "a.b", "<text>", "[0]", "role", name + "s"]) for name in value}
+        return {names[name]: mutated(item, random) for name, item in value.items() if random.random() > 0.05}
+    return [mutated(item, random) for item in value if random.random() > 0.05] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_whatever_rows_hold_a_check_ends_in_a_report(tmp_path, seed):
+    random = Random(seed)
+    for name in ("d.jsonl", "d.json"):
+        rows = [mutated(random.choice(WHOLE), random) for _ in range(60)]
+        text = json.dumps(rows) if name == "d.json" else "\n".join(map(json.dumps, rows))
+        (tmp_path / name).write_text(text)
+
+        for target in Target:
+            report = datasets.check(tmp_path / name, target)
+            assert json.loads(json.dumps(report.as_json()))["ok"] is False

@@ -7,8 +7,6 @@ import pytest
 from aws_rft_sdk import rewards
 from aws_rft_sdk.rewards import bench, parse_case
 
-pytest.importorskip("aws_rft_sdk.rewards.choice", reason="needs the rewards that are built on extractors")
-
 LETTERS = "Which?\n(A) one\n(B) two\n(C) three\n(D) four"
 CALL = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"q": "x"}'}}
 SEARCHED = {

@@ -100,6 +100,8 @@ PROSE = 'Here you are:\n```json\n{"city": "Paris"}\n```\nAnything else?'
     ("extract", "answer"),
     [
         pytest.param(CodeFence(), PROSE, id="fence"),
+        pytest.param(CodeFence(), 'Here: ```{"city": "Paris"}``` Done.', id="fence-on-one-line"),
+        pytest.param(CodeFence("json"), 'Here:\n```json\n{"city": "Paris"}```', id="fence-that-ends-on-the-line"),
         pytest.param(Extract(CodeFence("json"), Whole()), PROSE, id="fence-or-whole"),
         pytest.param(Extract(CodeFence("json"), Whole()), '{"city": "Paris"}', id="whole"),
         pytest.param(Tag("answer"), '<answer>{"city": "Paris"}</answer>', id="tag"),
