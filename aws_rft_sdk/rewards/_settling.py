@@ -126,11 +126,7 @@ def settle(
         before = answer.visible[max(0, answer.marker - _NEAR) : answer.marker]
         if found is None or _DENIED_BEFORE.search(before):
             continue
-        after = answer.after
-        if not text[found.end :].strip() and not after.strip():
-            after = ""
-        elif after:
-            after = _STRUCK_OUT.sub(" ", after).replace("\u2019", "'")
+        after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
         if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before):
             return None
         if _is_listed(found, answer, next(remaining, None), first, clean, hedges):

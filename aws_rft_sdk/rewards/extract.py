@@ -545,6 +545,6 @@ def reference_of(ground_truth: JSON) -> JSON:
         The ground truth itself. Of an object, its `final_answer`, `answer`, `ground_truth` or `text`, the first that
         is there; None if none is.
     """
-    if not isinstance(ground_truth, Mapping):
+    if isinstance(ground_truth, str) or not isinstance(ground_truth, Mapping):
         return ground_truth
     return next((ground_truth[key] for key in _REFERENCE_KEYS if ground_truth.get(key) is not None), None)
