@@ -140,7 +140,7 @@ class Extractor:
 
     def __or__(self, other: Extractor) -> Extractor:
         """Return the extractor that gives the answers of both, the last in the text first."""
-        return _Union((self, other))
+        return _Union((*(self.extractors if isinstance(self, _Union) else (self,)), other))
 
     def __rshift__(self, comparator: Comparator) -> Compared:
         """Return the reward that compares the answer with the ground truth."""
@@ -157,6 +157,8 @@ class _Union(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         found = [answer for each in self.extractors for answer in each.answers(visible)]
+        if not found:
+            return iter(())
         found.sort(key=lambda answer: -answer.marker)
         # A new question ends the answer to the first one, whatever marks the answer to the new one.
         question = _QUESTION.search(visible, found[-1].end) if len(found) > 1 else None
@@ -343,7 +345,7 @@ class Tag(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last tags. See `Extractor.answers`."""
-        marks, limit = _last_marks(re.compile(rf"<{self.name}>", re.IGNORECASE), visible)
+        marks, limit = _last_marks(re.compile(rf"<(?i:{self.name})>"), visible)
         for mark in marks:
             closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end(), limit)
             yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else limit)
