@@ -61,7 +61,8 @@ _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
 """Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
 _DENIED_BEFORE = re.compile(
-    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*\s*\Z",
+    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*"
+    r"[^\S\n]*\Z",
     re.IGNORECASE,
 )
 """Before a marker: "I don't think the answer is 72"."""
@@ -124,10 +125,11 @@ def settle(
     for answer in remaining:
         text = clean(_STRUCK_OUT.sub(" ", answer.text))
         found = first(text)
-        if found is None or _DENIED_BEFORE.search(answer.before[-_NEAR:]):
+        before = answer.visible[max(0, answer.marker - _NEAR) : answer.marker]
+        if found is None or _DENIED_BEFORE.search(before):
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(answer.before[-_NEAR:]):
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before):
             return None
         if _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
