@@ -245,6 +245,7 @@ class AfterMarker(Extractor):
         ConfigurationError: There is no marker, or one is empty.
 
     Example:
+        >>> from aws_rft_sdk.rewards import ExactNumber
         >>> (AfterMarker("RESULT:") >> ExactNumber()).score("RESULT: 72 clips", 72)
         1.0
     """
