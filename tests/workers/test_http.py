@@ -159,6 +159,7 @@ def test_rollout_when_asked_about_then_it_is_running_until_it_is_over(runtime, g
             "traceback": None,
             "failure": None,
             "metrics": {},
+            "state": None,
             "turns": 0,
             "seconds": seconds,
             "unsureTurns": 0,
