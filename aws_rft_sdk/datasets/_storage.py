@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from shlex import quote
+from typing import TextIO
 
 from typing_extensions import Buffer
 
@@ -24,10 +25,18 @@ TEXTS = (".jsonl", ".json", ".csv")
 TABLES = (".csv", ".parquet", ".arrow")
 """Formats with columns. Where cells hold no structure, objects and arrays are JSON text."""
 
-_BUFFER = 1 << 20
-_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_FORMATS = dict.fromkeys((*TEXTS, *TABLES))
 _SHARD = re.compile(r"-\d+-of-\d+.*$|^part-.*$|^\d+$")
 """What says which part of a split a file is, as in `train-00000-of-00002.parquet`."""
+
+
+def is_gzip(path: Path) -> bool:
+    """Return whether the name says that the file is compressed."""
+    return path.suffix.lower() == ".gz"
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.name.lower().removesuffix(".gz")).suffix
 
 
 def format_of(path: str | Path) -> str:
@@ -40,17 +49,11 @@ def format_of(path: str | Path) -> str:
     if path.is_dir():
         command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl"
         raise DatasetError(f"{path}: is a folder; write its rows to a file: {command}")
-    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
-    known = TEXTS if is_gzip(path) else (*TEXTS, *TABLES)
-    if suffix not in known:
-        names = ", ".join(dict.fromkeys((*TEXTS, *TABLES)))
+    suffix = _suffix(path)
+    if suffix not in (TEXTS if is_gzip(path) else _FORMATS):
+        names = ", ".join(_FORMATS)
         raise DatasetError(f"{path}: unknown format {path.suffix!r}; use one of {names}; text may be compressed (.gz)")
     return suffix
-
-
-def is_gzip(path: Path) -> bool:
-    """Return whether the name says that the file is compressed."""
-    return path.suffix.lower() == ".gz"
 
 
 def files_of(path: str | Path, split: str | None = None) -> list[Path]:
@@ -73,18 +76,20 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
         inside = file.relative_to(path)
         # The library caches in cache-*.arrow, and describes a dataset in .json files.
         hidden = any(part.startswith((".", "cache-")) for part in inside.parts)
-        if not hidden and file.is_file() and inside.name.lower().removesuffix(".gz").endswith((".jsonl", *TABLES)):
+        if not hidden and _suffix(file) in (".jsonl", *TABLES) and file.is_file():
             parts = (*inside.parts[:-1], _SHARD.sub("", inside.name.partition(".")[0]))
-            name = "/".join(name for name in parts if name not in ("", "data", "default"))
+            name = "/".join(part for part in parts if part not in ("", "data", "default"))
             splits.setdefault(name or "train", []).append(file)
     if not splits:
         raise DatasetError(f"{path}: the folder holds no jsonl, csv, parquet or arrow files")
-    if split not in splits and (split is not None or len(splits) > 1):
+    if split is None and len(splits) == 1:
+        (split,) = splits
+    if split not in splits:
         names = ", ".join(splits)
         problem = f"has the splits {names}" if split is None else f"has no split {split!r}, but {names}"
         command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl --split {next(iter(splits))}"
         raise DatasetError(f"{path}: the folder {problem}; choose one with split=, or write it to a file: {command}")
-    files = splits[split] if split is not None else next(iter(splits.values()))
+    files = splits[split]
     if len({format_of(file) for file in files}) > 1:
         names = ", ".join(file.name for file in files)
         raise DatasetError(f"{path}: the files have several formats, {names}; name one of them")
@@ -101,7 +106,7 @@ def open_bytes(path: Path, progress: Progress | None = None) -> Iterator[io.Buff
     """
     if path.is_fifo():
         raise DatasetError(f"{path}: a pipe can be read only once; write it to a file first")
-    with io.BufferedReader(_Watched(path, progress), _BUFFER) as raw:
+    with io.BufferedReader(_Watched(path, progress), 1 << 20) as raw:
         if not is_gzip(path):
             yield raw
             return
@@ -130,4 +135,14 @@ def byte_order_mark(path: Path) -> str:
     """Return which encoding the first bytes of a file tell of: utf-8, utf-16, or an empty text for none."""
     with open_bytes(path) as file:
         first = file.read(3)
-    return "utf-8" if first == codecs.BOM_UTF8 else "utf-16" if first[:2] in _UTF16 else ""
+    utf_16 = first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return "utf-8" if first == codecs.BOM_UTF8 else "utf-16" if utf_16 else ""
+
+
+@contextlib.contextmanager
+def create_text(part: Path, path: Path) -> Iterator[TextIO]:
+    """Open `part` for writing, compressed if the name of `path` ends in .gz. Equal rows make equal files."""
+    raw = part.open("wb")
+    packed = gzip.GzipFile("", "wb", fileobj=raw, mtime=0) if is_gzip(path) else raw
+    with raw, packed, io.TextIOWrapper(packed, encoding="utf-8", newline="") as text:
+        yield text

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import datasets
-from aws_rft_sdk.datasets.preparing import SHOTS, clean_solution
-from aws_rft_sdk.datasets.shapes import shape_of
+from aws_rft_sdk.datasets._interop import shape_of
+from aws_rft_sdk.datasets.preparing import SHOTS
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 SAME_FOLDER = settings(
@@ -186,7 +186,7 @@ class TestConvert:
         ],
     )
     def test_shape_is_told_by_the_keys(self, row, shape):
-        assert shape_of(row).value == shape
+        assert shape_of(row) == shape
 
     @pytest.mark.parametrize(
         ("row", "shape", "to"),
@@ -270,7 +270,7 @@ class TestPrepare:
         assert datasets.final_answer(solution) == answer
 
     def test_marks_and_doubled_stops_are_removed(self):
-        assert clean_solution("3*4=<<3*4=12>>12.. Then 5...") == "3*4=12. Then 5."
+        assert "3*4=12. Then 5.\n" in datasets.few_shot_prompt("3*4=<<3*4=12>>12.. Then 5...")
 
     @pytest.mark.parametrize("row", [{"question": "a", "answer": "b"}, {"question": "", "answer": "#### 1"}, {"q": 1}])
     def test_row_without_question_or_answer_is_refused_with_its_line(self, tmp_path, row):
