@@ -32,13 +32,7 @@ def _pyarrow(path: Path) -> ModuleType:
 def read_table(path: Path, choose: Choose | None, progress: Progress) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield row numbers from 1 and rows of a parquet or arrow file, a batch of them in memory at a time.
 
-    Args:
-        path: The file.
-        choose: Which columns to read; None for all.
-        progress: Is told how many bytes of the file have been dealt with.
-
-    Raises:
-        DatasetError: pyarrow is missing, the file is damaged, or two columns have one name.
+    A DatasetError says if pyarrow is missing, the file is damaged, or two columns have one name.
     """
     pyarrow, number, suffix = _pyarrow(path), 0, path.suffix.lower()
 
@@ -78,11 +72,7 @@ def _arrow(pyarrow: ModuleType, path: Path, columns: Choose) -> Iterator[tuple[A
 
 
 def write_parquet(part: Path, path: Path, columns: Mapping[str, list[Any]]) -> None:
-    """Write columns of equal lengths, each in the type of its values, to `part`, which will be called `path`.
-
-    Raises:
-        DatasetError: pyarrow is missing, or a column holds values of several types.
-    """
+    """Write columns of equal lengths to `part`, which will be called `path`. Values of several types do not fit one."""
     pyarrow = _pyarrow(path)
     try:
         arrays = [pyarrow.array(values) for values in columns.values()]

@@ -28,10 +28,8 @@ def read_csv(path: Path, note: Note, progress: Progress | None = None) -> Iterat
     """Yield rows, each with the line where it begins: a cell in quotes may go over several.
 
     If the header has no comma, but semicolons, tabs or bars, that is noted, and they divide the cells. A row of another
-    length than the header is noted, and yielded with the cells that have a column.
-
-    Raises:
-        DatasetError: From here on the text is not CSV.
+    length than the header is noted, and yielded with the cells that have a column. Text that is not CSV from some line
+    on is a DatasetError.
     """
     # The limit is the process's, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aws_rft_sdk.errors import DatasetError
@@ -52,12 +52,8 @@ def shape_of(row: Mapping[str, Any]) -> str:
 def chat_row(row: Mapping[str, Any], shape: str | None = None) -> Mapping[str, Any]:
     """Return a row of `messages`, `reference_answer` if there is an answer, and all the other columns.
 
-    Args:
-        row: The row. It is returned as it is if its shape is not verl, trl or sharegpt.
-        shape: The name of its shape. None: what the keys tell.
-
-    Raises:
-        DatasetError: The row has not the shape.
+    A row of another shape than verl, trl and sharegpt is returned as it is. If `shape` is None, the keys tell which it
+    is. A row that has not the shape is a DatasetError.
     """
     reader = _READERS.get(shape or shape_of(row))
     if reader is None:
@@ -94,10 +90,6 @@ def _verl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     return _messages(columns), take_answer(columns) if answer in (None, "") else answer
 
 
-def _trl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
-    return _messages(columns), take_answer(columns)
-
-
 def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     messages = [_turn(turn, index) for index, turn in enumerate(columns.pop("conversations"))]
     if isinstance(columns.get("system"), str):
@@ -107,7 +99,11 @@ def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     return messages, take_answer(columns)
 
 
-_READERS = {"verl": _verl, "trl": _trl, "sharegpt": _sharegpt}
+_READERS: dict[str, Callable[[dict[str, Any]], tuple[list[Any], Any]]] = {
+    "verl": _verl,
+    "trl": lambda columns: (_messages(columns), take_answer(columns)),
+    "sharegpt": _sharegpt,
+}
 
 
 def _turn(turn: Any, index: int) -> dict[str, Any]:

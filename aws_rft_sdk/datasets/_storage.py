@@ -40,11 +40,7 @@ def _suffix(path: Path) -> str:
 
 
 def format_of(path: str | Path) -> str:
-    """Return the suffix of a file whose format is known. Of `rows.jsonl.gz` that is `.jsonl`.
-
-    Raises:
-        DatasetError: The suffix is unknown, or the path is a folder.
-    """
+    """Return the suffix of a file, `.jsonl` for `rows.jsonl.gz`. An unknown suffix or a folder is a DatasetError."""
     path = Path(path)
     if path.is_dir():
         command = f"aws-rft dataset convert {quote(str(path))} rows.jsonl"
@@ -59,12 +55,8 @@ def format_of(path: str | Path) -> str:
 def files_of(path: str | Path, split: str | None = None) -> list[Path]:
     """Return the files that hold the rows: the file itself, or those of one split of a folder in their order.
 
-    Args:
-        path: A file, or a folder that `datasets` saved or that holds files such as `data/train-00000-of-00002.parquet`.
-        split: Which split of a folder. None if it has only one.
-
-    Raises:
-        DatasetError: The folder has several splits and none is chosen, has no such split, or holds no rows.
+    A folder is one that `datasets` saved, or holds files such as `data/train-00000-of-00002.parquet`. A DatasetError
+    says if it has several splits and none is chosen, has no such split, or holds no rows.
     """
     path = Path(path)
     if not path.is_dir():
@@ -98,15 +90,12 @@ def files_of(path: str | Path, split: str | None = None) -> list[Path]:
 
 @contextlib.contextmanager
 def open_bytes(path: Path, progress: Progress | None = None) -> Iterator[io.BufferedReader[_Watched] | gzip.GzipFile]:
-    """Open a file for reading, and decompress it if its name ends in .gz.
-
-    Raises:
-        DatasetError: The compressed data is damaged, or the path is a pipe, which cannot be read twice.
-        OSError: The file cannot be opened.
-    """
+    """Open a file for reading, and decompress it if its name ends in .gz. A pipe or damaged data is a DatasetError."""
     if path.is_fifo():
         raise DatasetError(f"{path}: a pipe can be read only once; write it to a file first")
-    with io.BufferedReader(_Watched(path, progress), 1 << 20) as raw:
+    watched = _Watched(path)
+    watched.progress = progress
+    with io.BufferedReader(watched, 1 << 20) as raw:
         if not is_gzip(path):
             yield raw
             return
@@ -120,14 +109,12 @@ def open_bytes(path: Path, progress: Progress | None = None) -> Iterator[io.Buff
 class _Watched(io.FileIO):
     """A file that tells how far it has been read."""
 
-    def __init__(self, path: Path, progress: Progress | None) -> None:
-        super().__init__(path)
-        self._progress = progress
+    progress: Progress | None = None
 
     def readinto(self, buffer: Buffer, /) -> int | None:
         count = super().readinto(buffer)
-        if self._progress is not None:
-            self._progress(self.tell())
+        if self.progress is not None:
+            self.progress(self.tell())
         return count
 
 

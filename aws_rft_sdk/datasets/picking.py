@@ -35,11 +35,6 @@ def digest_of(row: Mapping[str, Any]) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
 
 
-def chosen(total: int, count: int, order: random.Random) -> set[int]:
-    """Choose `count` of the numbers below `total`."""
-    return set(order.sample(range(total), count))
-
-
 def split(
     source: str | Path,
     first: str | Path,
@@ -75,7 +70,7 @@ def split(
     if len(prompts) < 2:
         raise DatasetError(f"{source}: a split needs two different prompts, and there are {len(prompts)}")
     count = min(len(prompts) - 1, max(1, round(share * len(prompts))))
-    picked = {prompts[index] for index in chosen(len(prompts), count, random.Random(seed))}
+    picked = set(random.Random(seed).sample(prompts, count))
     kept = write_rows(first, (row for digest, row in rows if digest not in picked))
     return kept, write_rows(second, (row for digest, row in rows if digest in picked))
 
@@ -102,8 +97,8 @@ def sample(
     if rows < 1:
         raise ConfigurationError(f"rows is {rows}; take at least 1")
     kept = [row for _, row in read_rows(source, progress=progress)]
-    picked = chosen(len(kept), min(rows, len(kept)), random.Random(seed))
-    return write_rows(target, (kept[number] for number in sorted(picked)))
+    numbers = sorted(random.Random(seed).sample(range(len(kept)), min(rows, len(kept))))
+    return write_rows(target, (kept[number] for number in numbers))
 
 
 def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None = None) -> tuple[int, int]:

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._storage import Progress, files_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.picking import chosen
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows, shape_to_make
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
@@ -133,7 +132,7 @@ def prepare(
             raise DatasetError(f"{source}, line {line}: {reason}", line=line) from error
     if len(tasks) < 2:
         raise DatasetError(f"{source}: two rows or more are needed, for training and validation; found {len(tasks)}")
-    held_out = chosen(len(tasks), max(1, round(_VALIDATION_SHARE * len(tasks))), order)
+    held_out = set(order.sample(range(len(tasks)), max(1, round(_VALIDATION_SHARE * len(tasks)))))
     folder.mkdir(parents=True, exist_ok=True)
     counts = {}
     for file, wanted in zip(_FILES, (False, True), strict=True):

@@ -54,15 +54,9 @@ class _Item:
 def convert_rows(
     rows: Iterable[tuple[int, Mapping[str, Any]]], to: Shape, *, shape: Shape | None = None
 ) -> Iterator[dict[str, JSON]]:
-    """Turn rows into rows of another shape, one by one.
+    """Turn rows, each with its line, into rows of the shape `to`, one by one.
 
-    Args:
-        rows: Line and row.
-        to: The shape to make.
-        shape: The shape they have; None: what the first row's keys tell.
-
-    Raises:
-        DatasetError: A row has not the shape; `.line` says which.
+    If `shape` is None, the first row's keys tell which shape they have. A row that has not the shape is a DatasetError.
     """
     for number, (line, row) in enumerate(rows, start=1):
         shape = shape or Shape(shape_of(row))
@@ -114,11 +108,7 @@ def convert(
 
 
 def shape_to_make(to: Shape | str) -> Shape:
-    """Return the shape of a name, if rows can be made so.
-
-    Raises:
-        ConfigurationError: There is no such shape, or it is only read.
-    """
+    """Return the shape of a name. A ConfigurationError says if there is no such shape, or it is only read."""
     if to not in MADE:
         made = ", ".join(shape.value for shape in MADE)
         raise ConfigurationError(f"no rows of shape {to!r} are made; use one of {made}")

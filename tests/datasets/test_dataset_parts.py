@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import datasets
-from aws_rft_sdk.datasets._interop import shape_of
+from aws_rft_sdk.datasets._interop import kind_of, shape_of
 from aws_rft_sdk.datasets.preparing import SHOTS
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
@@ -176,17 +176,33 @@ class TestConvert:
             datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl", to=to)
 
     @pytest.mark.parametrize(
-        ("row", "shape"),
+        ("fields", "kind", "shape"),
         [
-            pytest.param({"messages": []}, "bedrock", id="bedrock"),
-            pytest.param({"id": "a", "messages": []}, "nova", id="nova"),
-            pytest.param({"id": "a", "metadata": {}}, "nova-multiturn", id="nova-multiturn"),
-            pytest.param({"question": "a", "answer": "b"}, "qa", id="qa"),
-            pytest.param({"question": "a"}, "mtrl", id="mtrl"),
+            ("messages", "bedrock", "bedrock"),
+            ("messages prompt question answer", "bedrock", "bedrock"),
+            ("id messages", "nova", "nova"),
+            ("id metadata", "nova-multiturn", "nova-multiturn"),
+            ("question answer", "question/answer", "qa"),
+            ("id metadata question answer", "question/answer", "qa"),
+            ("conversations", "ShareGPT", "sharegpt"),
+            ("prompt reward_model={}", "verl", "verl"),
+            ("prompt=[] answer", "TRL", "trl"),
+            ("prompt=[] chosen rejected", "preference", "trl"),
+            ("prompt chosen rejected", "preference", "mtrl"),
+            ("prompt completion", "prompt/completion", "mtrl"),
+            ("instruction input output", "Alpaca instruction/output", "mtrl"),
+            ("problem solution", "problem/solution", "mtrl"),
+            ("problem answer", "problem/answer", "mtrl"),
+            ("prompt reward_model", "mtrl", "mtrl"),
+            ("question", "", "mtrl"),
         ],
     )
-    def test_shape_is_told_by_the_keys(self, row, shape):
-        assert shape_of(row) == shape
+    def test_kind_and_shape_are_told_by_the_keys(self, fields, kind, shape):
+        row = {
+            name: json.loads(value or '"text"') for name, _, value in (item.partition("=") for item in fields.split())
+        }
+
+        assert (kind_of(row), shape_of(row)) == (kind, shape)
 
     @pytest.mark.parametrize(
         ("row", "shape", "to"),
