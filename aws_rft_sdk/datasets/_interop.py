@@ -7,23 +7,23 @@ from typing import Any
 
 from aws_rft_sdk.errors import DatasetError
 
-_KINDS: tuple[tuple[str, str, dict[str, type]], ...] = (
-    ("nova", "nova", {"id": object, "messages": object}),
-    ("bedrock", "bedrock", {"messages": object}),
-    ("ShareGPT", "sharegpt", {"conversations": object}),
-    ("verl", "verl", {"prompt": object, "reward_model": Mapping}),
-    ("preference", "", {"chosen": object, "rejected": object}),
-    ("TRL", "trl", {"prompt": list}),
-    ("question/answer", "qa", {"question": object, "answer": object}),
-    ("Alpaca instruction/output", "", {"instruction": object, "output": object}),
-    ("prompt/completion", "", {"prompt": object, "completion": object}),
-    ("problem/solution", "", {"problem": object, "solution": object}),
-    ("problem/answer", "", {"problem": object, "answer": object}),
-    ("nova-multiturn", "nova-multiturn", {"id": object, "metadata": object}),
-    ("mtrl", "mtrl", {"prompt": object}),
+_KINDS: tuple[tuple[str, str, set[str]], ...] = (
+    ("nova", "nova", {"id", "messages"}),
+    ("bedrock", "bedrock", {"messages"}),
+    ("ShareGPT", "sharegpt", {"conversations"}),
+    ("verl", "verl", {"prompt", "reward_model{}"}),
+    ("preference", "", {"chosen", "rejected"}),
+    ("TRL", "trl", {"prompt[]"}),
+    ("question/answer", "qa", {"question", "answer"}),
+    ("Alpaca instruction/output", "", {"instruction", "output"}),
+    ("prompt/completion", "", {"prompt", "completion"}),
+    ("problem/solution", "", {"problem", "solution"}),
+    ("problem/answer", "", {"problem", "answer"}),
+    ("nova-multiturn", "nova-multiturn", {"id", "metadata"}),
+    ("mtrl", "mtrl", {"prompt"}),
 )
-"""What a row is called, the `Shape` that reads it (empty: a later one), and the fields that it has, with their types.
-The first kind that fits counts."""
+"""What a row is called, the `Shape` that reads it (empty: a later one), and the fields that it has: `[]` is a list,
+`{}` an object. The first kind that fits counts."""
 
 _ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "completion")
 _SHAREGPT_ROLES = {
@@ -34,9 +34,9 @@ _SHAREGPT_ROLES = {
 
 
 def _kinds(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, shape, fields in _KINDS:
-        if fields.keys() <= row.keys() and all(isinstance(row[key], held) for key, held in fields.items()):
-            yield name, shape
+    is_list, is_object = isinstance(row.get("prompt"), list), isinstance(row.get("reward_model"), Mapping)
+    present = {*row, "prompt[]" * is_list, "reward_model{}" * is_object}
+    return ((name, shape) for name, shape, fields in _KINDS if fields <= present)
 
 
 def kind_of(row: Mapping[str, Any]) -> str:

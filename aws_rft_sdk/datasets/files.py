@@ -94,9 +94,7 @@ def read_json(path: Path, progress: Progress | None = None, decoder: json.JSONDe
                 raise DatasetError(f"{path}: an array above 1 GiB is not read; write one object a line: {jq}")
     text = data.decode("utf-8-sig")
     if not text.lstrip().startswith("["):
-        problem = (
-            "starts with something else; a file of one object a line must end in .jsonl" if text.strip() else "is empty"
-        )
+        problem = "is another; one object a line must end in .jsonl" if text.strip() else "is empty"
         raise DatasetError(f"{path}: a .json dataset is an array of objects, and this file {problem}")
     try:
         rows = (decoder or json.JSONDecoder()).decode(text)

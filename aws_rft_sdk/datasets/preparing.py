@@ -90,14 +90,13 @@ def prepare(
         name: "gsm8k", "finqa" or "pandalm".
         source: A file as the dataset's authors publish it, or a folder of such files. It is held in memory.
 
-            gsm8k has `question`, and `answer` that ends in `#### <number>`. The reference is that number, no commas.
+            gsm8k: the reference is the number after `####` in `answer`, without commas.
 
-            finqa has `pre_text`, `table`, `post_text`, and `qa` of `question` and `exe_ans`. What is in `qa` may be in
-            the row itself. The reference is the text of `exe_ans`, else of `final_result`, else of `answer`.
+            finqa: the reference is the text of `exe_ans`, else of `final_result`, else of `answer`. The fields of `qa`
+            may be in the row itself.
 
-            pandalm has `instruction`, `input`, `response1` and `response2`. The reference is `output_sequence`, a
-            worked evaluation, or else the verdict of most of `annotator1`, `annotator2` and so on, each 1, 2, or 0 for
-            a tie: it is 1, 2 or Tie. It is Tie if no verdict has most votes.
+            pandalm: the reference is `output_sequence`, a worked evaluation, else the verdict that most of
+            `annotator1`, `annotator2` and so on gave: 1, 2, or Tie, which is also what no majority makes.
         folder: Where to write; it is made if need be.
         shots: For gsm8k, how many of eight solved examples stand before each question, the same in each.
         seed: Decides which rows are for validation, and which examples are shown in which order.
@@ -127,7 +126,7 @@ def prepare(
     for line, row in read_rows(source, progress=progress, split=split):
         try:
             tasks.append((line, _TASKS[name](row, examples)))
-        except (DatasetError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             reason = f"the row has no {error}" if isinstance(error, KeyError) else error
             raise DatasetError(f"{source}, line {line}: {reason}", line=line) from error
     if len(tasks) < 2:

@@ -99,7 +99,7 @@ def convert(
     """
     makes = None if to is None else shape_to_make(to)
     table = format_of(files_of(source, split)[0]) in TABLES and (to is not None or format_of(target) not in TABLES)
-    rows: Iterable[tuple[int, Mapping[str, Any]]] = read_rows(source, progress=progress, split=split)
+    rows = read_rows(source, progress=progress, split=split)
     if table:
         rows = ((line, untabled(row)) for line, row in rows)
     if makes is None:

@@ -89,17 +89,6 @@ class TestConvert:
 
         assert datasets.check(tmp_path / "out.jsonl", to).ok
 
-    @pytest.mark.parametrize("by_way_of", ["mtrl", "nova", "nova-multiturn"])
-    def test_rows_are_the_same_after_a_way_round(self, tmp_path, by_way_of):
-        rows = [{**row, "id": f"r{n}"} for n, row in enumerate(make_rows(3))]
-        rows = [{name: row[name] for name in ("messages", "reference_answer", "id")} for row in rows]
-        source = write(tmp_path / "in.jsonl", rows)
-
-        datasets.convert(source, tmp_path / "mid.jsonl", to=by_way_of)
-        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock")
-
-        assert back(tmp_path / "out.jsonl") == rows
-
     def test_reference_and_ground_truth_are_both_carried(self, tmp_path):
         source = write(tmp_path / "in.jsonl", make_rows(3))
 
@@ -156,14 +145,6 @@ class TestConvert:
         ]
         packed = datasets.unpack(back(tmp_path / "packed.jsonl")[0]["prompt"])
         assert (packed.question, packed.ground_truth, packed.hidden["id"]) == ("What?", "4", "a")
-
-    def test_field_called_as_an_argument_is_a_field(self, tmp_path):
-        rows = [{"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", "key": "k"}]
-
-        datasets.convert(write(tmp_path / "in.jsonl", rows), tmp_path / "mid.jsonl", to="mtrl")
-        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock")
-
-        assert back(tmp_path / "out.jsonl") == rows
 
     @pytest.mark.parametrize(
         ("name", "to"),
@@ -236,14 +217,8 @@ class TestPrepare:
         counts = datasets.prepare_gsm8k(source, tmp_path / "out", to="qa")
 
         train, validation = back(tmp_path / "out/train.jsonl"), back(tmp_path / "out/validation.jsonl")
-        assert (
-            counts
-            == {"train.jsonl": 1085, "validation.jsonl": 120}
-            == {
-                "train.jsonl": len(train),
-                "validation.jsonl": len(validation),
-            }
-        )
+        assert counts == {"train.jsonl": 1085, "validation.jsonl": 120}
+        assert (len(train), len(validation)) == (1085, 120)
         assert sorted(int(row["answer"]) for row in train + validation) == list(range(1, 1206))
         assert train[0]["question"].startswith("Question: Ann has ")
         assert train[0]["question"].endswith(" cups. How many?\nSolution: Let's think step by step. ")
