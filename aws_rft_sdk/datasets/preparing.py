@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._storage import Progress, files_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.shapes import Shape, convert_rows, shape_to_make
+from aws_rft_sdk.datasets.shapes import MADE, Shape, convert_rows, known_shape
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 _FILES = ("train.jsonl", "validation.jsonl")
@@ -120,7 +120,7 @@ def prepare(
     folder = Path(folder)
     if {file.resolve() for file in files_of(source, split)} & {(folder / file).resolve() for file in _FILES}:
         raise ConfigurationError(f"{source} would be replaced; choose another folder than {folder}")
-    makes, order = shape_to_make(to), random.Random(seed)
+    makes, order = known_shape("to", to, MADE), random.Random(seed)
     examples = tuple(order.sample(SHOTS, shots))
     tasks = []
     for line, row in read_rows(source, progress=progress, split=split):

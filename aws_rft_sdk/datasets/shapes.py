@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -93,26 +93,27 @@ def convert(
         How many rows were written, at least 1.
 
     Raises:
-        ConfigurationError: Rows of the shape cannot be made.
+        ConfigurationError: Rows of the shape cannot be made, or `shape` is unknown.
         DatasetError: A file cannot be read or written, there are no rows, a row has not the shape, or a folder has
             several splits and none is chosen.
     """
-    makes = None if to is None else shape_to_make(to)
+    makes = None if to is None else known_shape("to", to, MADE)
+    reads = None if shape is None else known_shape("shape", shape, list(Shape))
     table = format_of(files_of(source, split)[0]) in TABLES and (to is not None or format_of(target) not in TABLES)
     rows = read_rows(source, progress=progress, split=split)
     if table:
         rows = ((line, untabled(row)) for line, row in rows)
     if makes is None:
         return write_rows(target, (row for _, row in rows))
-    return write_rows(target, convert_rows(rows, makes, shape=None if shape is None else Shape(shape)))
+    return write_rows(target, convert_rows(rows, makes, shape=reads))
 
 
-def shape_to_make(to: Shape | str) -> Shape:
-    """Return the shape of a name. A ConfigurationError says if there is no such shape, or it is only read."""
-    if to not in MADE:
-        made = ", ".join(shape.value for shape in MADE)
-        raise ConfigurationError(f"no rows of shape {to!r} are made; use one of {made}")
-    return Shape(to)
+def known_shape(argument: str, name: Shape | str, known: Collection[Shape]) -> Shape:
+    """Return the shape of a name. A ConfigurationError names the argument if the shape is not a known one."""
+    if name not in known:
+        names = ", ".join(shape.value for shape in known)
+        raise ConfigurationError(f"{argument} is {name!r}; use one of {names}")
+    return Shape(name)
 
 
 _STRUCTURED: dict[str, type] = {

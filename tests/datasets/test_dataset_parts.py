@@ -330,8 +330,10 @@ class TestParts:
             datasets.split(source, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
         with pytest.raises(ConfigurationError, match="at least 1"):
             datasets.sample(source, tmp_path / "a.jsonl", rows=0)
-        with pytest.raises(ConfigurationError, match="use one of mtrl, bedrock"):
+        with pytest.raises(ConfigurationError, match="to is 'verl'; use one of mtrl, bedrock"):
             datasets.convert(source, tmp_path / "a.jsonl", to="verl")
+        with pytest.raises(ConfigurationError, match=r"shape is 'chat'; use one of mtrl, .*, sharegpt"):
+            datasets.convert(source, tmp_path / "a.jsonl", to="mtrl", shape="chat")
 
 
 class TestStats:
