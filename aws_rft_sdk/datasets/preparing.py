@@ -95,8 +95,8 @@ def prepare(
             finqa: the reference is the text of `exe_ans`, else of `final_result`, else of `answer`. The fields of `qa`
             may be in the row itself.
 
-            pandalm: the reference is `output_sequence`, a worked evaluation, else the verdict that most of
-            `annotator1`, `annotator2` and so on gave: 1, 2, or Tie, which is also what no majority makes.
+            pandalm: the reference is `output_sequence`, a worked evaluation. Without it, it is the verdict of most of
+            `annotator1`, `annotator2` and so on: 1, 2 or Tie. If no verdict has most votes, it is Tie.
         folder: Where to write; it is made if need be.
         shots: For gsm8k, how many of eight solved examples stand before each question, the same in each.
         seed: Decides which rows are for validation, and which examples are shown in which order.
