@@ -7,25 +7,11 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from aws_rft_sdk.datasets._interop import kind_of
 from aws_rft_sdk.datasets.rules import Target
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
 from aws_rft_sdk.errors import DatasetError
 
-# Keys that a row has, and what rows of these keys are called. The first line that fits counts.
-_KNOWN = (
-    ({"conversations"}, "ShareGPT"),
-    ({"prompt", "reward_model"}, "verl"),
-    ({"chosen", "rejected"}, "preference"),
-    ({"question", "answer"}, "question/answer"),
-    ({"instruction", "output"}, "Alpaca instruction/output"),
-    ({"prompt", "completion"}, "prompt/completion"),
-    ({"problem", "solution"}, "problem/solution"),
-    ({"problem", "answer"}, "problem/answer"),
-    ({"id", "metadata"}, "nova-multiturn"),
-    ({"id", "messages"}, "nova"),
-    ({"messages"}, "bedrock"),
-    ({"prompt"}, "prompt"),
-)
 _OWN = {Target.BEDROCK: "messages", Target.NOVA: "messages", Target.NOVA_MULTITURN: "metadata"}
 _WANTED = {
     Target.MTRL: '{"prompt": datasets.pack(question=..., ground_truth=...)}',
@@ -39,10 +25,8 @@ def foreign(row: Mapping[str, Any], target: Target) -> str:
     """Return what a row's kind is called if it is known and not the target's; empty otherwise."""
     if _OWN.get(target) in row:
         return ""
-    name = next((name for keys, name in _KNOWN if keys <= row.keys()), "")
-    if name == "prompt" and isinstance(row["prompt"], list):
-        return "TRL"
-    return "" if name == "prompt" and target is Target.MTRL else "mtrl" if name == "prompt" else name
+    name = kind_of(row)
+    return "" if name == target.value else name
 
 
 def remedy(path: Path, line: int, row: Mapping[str, Any], target: Target) -> str:

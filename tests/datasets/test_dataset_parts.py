@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import datasets
-from aws_rft_sdk.datasets.preparing import SHOTS, clean_solution
-from aws_rft_sdk.datasets.shapes import shape_of
+from aws_rft_sdk.datasets._interop import kind_of, shape_of
+from aws_rft_sdk.datasets.preparing import SHOTS
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 SAME_FOLDER = settings(
@@ -89,17 +89,6 @@ class TestConvert:
 
         assert datasets.check(tmp_path / "out.jsonl", to).ok
 
-    @pytest.mark.parametrize("by_way_of", ["mtrl", "nova", "nova-multiturn"])
-    def test_rows_are_the_same_after_a_way_round(self, tmp_path, by_way_of):
-        rows = [{**row, "id": f"r{n}"} for n, row in enumerate(make_rows(3))]
-        rows = [{name: row[name] for name in ("messages", "reference_answer", "id")} for row in rows]
-        source = write(tmp_path / "in.jsonl", rows)
-
-        datasets.convert(source, tmp_path / "mid.jsonl", to=by_way_of)
-        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock")
-
-        assert back(tmp_path / "out.jsonl") == rows
-
     def test_reference_and_ground_truth_are_both_carried(self, tmp_path):
         source = write(tmp_path / "in.jsonl", make_rows(3))
 
@@ -157,14 +146,6 @@ class TestConvert:
         packed = datasets.unpack(back(tmp_path / "packed.jsonl")[0]["prompt"])
         assert (packed.question, packed.ground_truth, packed.hidden["id"]) == ("What?", "4", "a")
 
-    def test_field_called_as_an_argument_is_a_field(self, tmp_path):
-        rows = [{"messages": [{"role": "user", "content": "What?"}], "reference_answer": "4", "key": "k"}]
-
-        datasets.convert(write(tmp_path / "in.jsonl", rows), tmp_path / "mid.jsonl", to="mtrl")
-        datasets.convert(tmp_path / "mid.jsonl", tmp_path / "out.jsonl", to="bedrock")
-
-        assert back(tmp_path / "out.jsonl") == rows
-
     @pytest.mark.parametrize(
         ("name", "to"),
         [("question", "mtrl"), ("visible", "mtrl"), ("question", "qa"), ("answer", "qa")],
@@ -176,17 +157,33 @@ class TestConvert:
             datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl", to=to)
 
     @pytest.mark.parametrize(
-        ("row", "shape"),
+        ("fields", "kind", "shape"),
         [
-            pytest.param({"messages": []}, "bedrock", id="bedrock"),
-            pytest.param({"id": "a", "messages": []}, "nova", id="nova"),
-            pytest.param({"id": "a", "metadata": {}}, "nova-multiturn", id="nova-multiturn"),
-            pytest.param({"question": "a", "answer": "b"}, "qa", id="qa"),
-            pytest.param({"question": "a"}, "mtrl", id="mtrl"),
+            ("messages", "bedrock", "bedrock"),
+            ("messages prompt question answer", "bedrock", "bedrock"),
+            ("id messages", "nova", "nova"),
+            ("id metadata", "nova-multiturn", "nova-multiturn"),
+            ("question answer", "question/answer", "qa"),
+            ("id metadata question answer", "question/answer", "qa"),
+            ("conversations", "ShareGPT", "sharegpt"),
+            ("prompt reward_model={}", "verl", "verl"),
+            ("prompt=[] answer", "TRL", "trl"),
+            ("prompt=[] chosen rejected", "preference", "trl"),
+            ("prompt chosen rejected", "preference", "mtrl"),
+            ("prompt completion", "prompt/completion", "mtrl"),
+            ("instruction input output", "Alpaca instruction/output", "mtrl"),
+            ("problem solution", "problem/solution", "mtrl"),
+            ("problem answer", "problem/answer", "mtrl"),
+            ("prompt reward_model", "mtrl", "mtrl"),
+            ("question", "", "mtrl"),
         ],
     )
-    def test_shape_is_told_by_the_keys(self, row, shape):
-        assert shape_of(row).value == shape
+    def test_kind_and_shape_are_told_by_the_keys(self, fields, kind, shape):
+        row = {
+            name: json.loads(value or '"text"') for name, _, value in (item.partition("=") for item in fields.split())
+        }
+
+        assert (kind_of(row), shape_of(row)) == (kind, shape)
 
     @pytest.mark.parametrize(
         ("row", "shape", "to"),
@@ -220,14 +217,8 @@ class TestPrepare:
         counts = datasets.prepare_gsm8k(source, tmp_path / "out", to="qa")
 
         train, validation = back(tmp_path / "out/train.jsonl"), back(tmp_path / "out/validation.jsonl")
-        assert (
-            counts
-            == {"train.jsonl": 1085, "validation.jsonl": 120}
-            == {
-                "train.jsonl": len(train),
-                "validation.jsonl": len(validation),
-            }
-        )
+        assert counts == {"train.jsonl": 1085, "validation.jsonl": 120}
+        assert (len(train), len(validation)) == (1085, 120)
         assert sorted(int(row["answer"]) for row in train + validation) == list(range(1, 1206))
         assert train[0]["question"].startswith("Question: Ann has ")
         assert train[0]["question"].endswith(" cups. How many?\nSolution: Let's think step by step. ")
@@ -270,7 +261,7 @@ class TestPrepare:
         assert datasets.final_answer(solution) == answer
 
     def test_marks_and_doubled_stops_are_removed(self):
-        assert clean_solution("3*4=<<3*4=12>>12.. Then 5...") == "3*4=12. Then 5."
+        assert "3*4=12. Then 5.\n" in datasets.few_shot_prompt("3*4=<<3*4=12>>12.. Then 5...")
 
     @pytest.mark.parametrize("row", [{"question": "a", "answer": "b"}, {"question": "", "answer": "#### 1"}, {"q": 1}])
     def test_row_without_question_or_answer_is_refused_with_its_line(self, tmp_path, row):
@@ -339,8 +330,10 @@ class TestParts:
             datasets.split(source, tmp_path / "a.jsonl", tmp_path / "b.jsonl")
         with pytest.raises(ConfigurationError, match="at least 1"):
             datasets.sample(source, tmp_path / "a.jsonl", rows=0)
-        with pytest.raises(ConfigurationError, match="use one of mtrl, bedrock"):
+        with pytest.raises(ConfigurationError, match="to is 'verl'; use one of mtrl, bedrock"):
             datasets.convert(source, tmp_path / "a.jsonl", to="verl")
+        with pytest.raises(ConfigurationError, match=r"shape is 'chat'; use one of mtrl, .*, sharegpt"):
+            datasets.convert(source, tmp_path / "a.jsonl", to="mtrl", shape="chat")
 
 
 class TestStats:

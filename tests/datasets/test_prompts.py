@@ -1,45 +1,24 @@
-import json
-
 import pytest
 from extras import needs
 
-from aws_rft_sdk.datasets import read_prompts
+from aws_rft_sdk.datasets import read_prompts, write_rows
 from aws_rft_sdk.errors import DatasetError
 
 ROWS = [{"id": "1", "prompt": "one"}, {"id": "2", "prompt": '{"question": "two,\n\\"too\\""}'}]
 
 
-def write(path, rows):
-    match path.suffix:
-        case ".jsonl":
-            path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        case ".json":
-            path.write_text(json.dumps(rows))
-        case ".csv":
-            import csv
-
-            with path.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
-        case ".parquet":
-            import pyarrow.parquet
-
-            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-    return path
-
-
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", pytest.param(".parquet", marks=needs("parquet"))])
-class TestFormats:
-    def test_prompts_are_read_verbatim_in_file_order(self, tmp_path, suffix):
-        path = write(tmp_path / f"data{suffix}", ROWS)
+@pytest.mark.parametrize(
+    ("rows", "prompts"),
+    [
+        pytest.param(ROWS, [row["prompt"] for row in ROWS], id="column-prompt"),
+        pytest.param([{"q": "one", "prompts": "no"}, {"q": "two", "prompts": "no"}], ["one", "two"], id="first-column"),
+    ],
+)
+def test_prompts_are_read_verbatim_in_file_order(tmp_path, suffix, rows, prompts):
+    write_rows(tmp_path / f"data{suffix}", rows)
 
-        assert list(read_prompts(path)) == [row["prompt"] for row in ROWS]
-
-    def test_first_column_is_used_without_a_prompt_column(self, tmp_path, suffix):
-        path = write(tmp_path / f"data{suffix}", [{"q": "one", "prompts": "no"}, {"q": "two", "prompts": "no"}])
-
-        assert list(read_prompts(path)) == ["one", "two"]
+    assert list(read_prompts(tmp_path / f"data{suffix}")) == prompts
 
 
 @pytest.mark.parametrize(
