@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.rewards._checks import check_reward, check_single_reward
-from aws_rft_sdk.rewards.combine import Combination, Scorer
+from aws_rft_sdk.rewards.combine import Combination, Score
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, AnyReward, Component, Reward, RewardResult, Rollout, evaluate
 
 
@@ -41,12 +42,8 @@ def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[floa
         (1.5, 1.5, 1.0)
     """
     _check_discount(discount)
-    returns: list[float] = []
-    following = 0.0
-    for reward in reversed(rewards):
-        following = reward + discount * following
-        returns.append(following)
-    return tuple(reversed(returns))
+    following = itertools.accumulate(reversed(rewards), lambda later, reward: reward + discount * later)
+    return tuple(following)[::-1]
 
 
 @dataclass(frozen=True)
@@ -61,17 +58,14 @@ class Discounted(Combination):
 
     reward: AnyReward
     discount: float = 0.95
-    _rewards = ("reward",)
+    _parts = ("reward",)
 
     def __post_init__(self) -> None:
         _check_discount(self.discount)
         check_reward(self.reward)
 
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        results = score(self.reward, rollouts)
-        return [self._result(result, len(rollout.turns)) for result, rollout in zip(results, rollouts, strict=True)]
-
-    def _result(self, result: RewardResult, turns: int) -> RewardResult:
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        result, turns = score(self.reward), len(rollout.turns)
         per_turn = discount_back(result.reward, turns, self.discount) if result.reward is not None and turns else None
         return RewardResult(result.reward, result.components, per_turn)
 
@@ -114,9 +108,9 @@ class TurnCredit:
             before = result.reward
         if not credit:
             return evaluate(self.reward, rollout)
-        metrics = (Component("largest_credit", max(credit), counts=False),)
-        names = {component.name for component in result.components}
-        components = result.components + (() if "largest_credit" in names else metrics)
+        components = result.components
+        if "largest_credit" not in {component.name for component in components}:
+            components += (Component("largest_credit", max(credit), counts=False),)
         turns = tuple(credit) if self.discount is None else returns_to_go(credit, self.discount)
         return RewardResult(result.reward, components, turns)
 
