@@ -1,7 +1,6 @@
 """Rewards made of rewards. Each reports its parts as components of the result.
 
-A combination with a group reward among its parts is a group reward: that part gets the whole group at once. Called with
-one rollout, such a combination raises a `RewardError`, unless the group reward can also be called with one rollout.
+A combination with a group reward among its parts is a group reward: that part gets the whole group at once.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ class Combination:
         """Return the reward of one rollout.
 
         Raises:
-            RewardError: A part only scores groups; use `score_group`.
+            RewardError: A part cannot be called with one rollout; use `score_group`.
         """
         return self._combine(lambda part: evaluate(part, rollout), rollout)
 
@@ -127,13 +126,12 @@ def _clipped(value: float, low: float, high: float) -> float:
 class WeightedSum(Combination):
     """The sum of w_i * r_i over the parts that count, clipped to a range where one is given.
 
-    A part with the weight 0 is a metric: reported, and never part of the reward. When a part that counts cannot be
-    judged, neither can the sum: None. Components carry the values of the parts before weighting. Rewards of single
-    turns that a part has are not combined: put `Discounted` or `TurnCredit` around the sum.
+    A part with the weight 0 is a metric: reported, and never part of the reward. The sum is None when a part that
+    counts cannot be judged. Components carry the values of the parts before weighting. Rewards of single turns are not
+    combined: put `Discounted` or `TurnCredit` around the sum.
 
     Raises:
-        ConfigurationError: There is no part that counts, a part is no reward, a weight is not finite, or the
-            range is empty.
+        ConfigurationError: No part counts, a part is no reward, a weight is not finite, or the range is empty.
 
     Example:
         >>> both = WeightedSum({"correct": (gsm8k, 1.0), "format": (FinalAnswerLine(), 0.1)})
@@ -315,9 +313,9 @@ def _bounds(tiers: Sequence[float], bound: float | Mapping[float, float]) -> dic
         check_number("a tier", tier)
     if len(set(tiers)) < len(tiers) or len(tiers) < 2:
         raise ConfigurationError(f"tiers must be at least two different finite numbers, not {list(tiers)}")
-    if isinstance(bound, Mapping) and set(bound) != set(tiers):
-        raise ConfigurationError(f"bound names the tiers {sorted(bound)}, not {sorted(tiers)}")
     given = bound if isinstance(bound, Mapping) else dict.fromkeys(tiers, bound)
+    if set(given) != set(tiers):
+        raise ConfigurationError(f"bound names the tiers {sorted(given)}, not {sorted(tiers)}")
     for tier in tiers:
         check_number(f"the bound of {tier:g}", given[tier], low=0)
     return {tier: float(given[tier]) for tier in sorted(tiers)}

@@ -50,7 +50,7 @@ def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[floa
 class Discounted(Combination):
     """The reward of a rollout, discounted back over its turns. The aggregate stays the reward of the rollout.
 
-    Without turns there is only the aggregate. None stays None.
+    A rollout without turns gets no rewards of turns. None stays None.
 
     Raises:
         ConfigurationError: The discount is not from 0 to 1.
