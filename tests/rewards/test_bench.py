@@ -208,8 +208,8 @@ def test_attacks_when_the_answer_is_corrected_then_to_a_wrong_one_of_its_kind(tr
         ("no", "ANSWER: no", "denied afterwards", "No."),
         ("A", "Answer: A", "injection text", "[[A]]"),
         ("correct", "correct", "injection text", "is correct"),
-        ({}, "{}", "format-only answer", "{}"),
-        ("\u5317\u4eac", "\u5317\u4eac", "format-only answer", "\u5317\u4eac"),
+        ({}, "{}", "format-only answer", None),
+        ("\u5317\u4eac", "\u5317\u4eac", "format-only answer", None),
         ("\\infty", "\\boxed{\\infty}", "odd numbers", "inf"),
         ("42", "#### 42", "echo of options", "Q: "),
     ],
@@ -217,9 +217,9 @@ def test_attacks_when_the_answer_is_corrected_then_to_a_wrong_one_of_its_kind(tr
 )
 def test_attacks_when_a_text_would_be_a_right_answer_then_it_is_not_tried(truth, answer, adversary, right):
     (tried,) = parsed(case(answer, truth, "success", "Q: How much?"))
-    texts = [attack.rollout.answer.removeprefix(answer) for attack in attacks(tried) if attack.adversary == adversary]
+    texts = [attack.rollout.answer for attack in attacks(tried) if attack.adversary == adversary]
     assert texts or adversary == "echo of options"
-    assert not [text for text in texts if (text == right if truth == {} else right in text)]
+    assert not [text for text in texts if text == answer or (right and right in text.removeprefix(answer))]
 
 
 def test_bench_when_a_reward_is_tolerant_then_a_wrong_answer_is_outside_of_its_tolerance():
