@@ -187,14 +187,14 @@ class Gate(Combination):
     """A reward that is only given when a condition is met, otherwise `otherwise`.
 
     None when the condition, or the reward behind an open gate, cannot be judged. A group reward behind the gate
-    compares all rollouts of the prompt, also those that do not pass.
-    A gated bonus tells a policy nothing about how to open the gate: prefer a small ungated part for what leads there.
+    compares all rollouts of the prompt, also those that do not pass. A gate tells a policy nothing about how to open
+    it: prefer a small part of a sum, above all for the form of an answer.
 
     Raises:
         ConfigurationError: `threshold` or `otherwise` is no finite number.
 
     Example:
-        >>> reward = Gate(Format.tags("answer"), gsm8k, otherwise=-0.1)
+        >>> reward = Gate(ToolUse(required=("search",)), gsm8k, otherwise=-0.1)
     """
 
     condition: AnyReward
