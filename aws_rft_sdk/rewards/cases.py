@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,9 +54,7 @@ class Case:
     @property
     def visible(self) -> tuple[JSON, ...]:
         """The messages before the policy's first turn: what it sees when it begins."""
-        messages = self.rollout.messages
-        first = next((i for i, message in enumerate(messages) if message.get("role") in ASSISTANT_ROLES), len(messages))
-        return messages[:first]
+        return tuple(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, self.rollout.messages))
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -97,13 +96,13 @@ def parse_case(value: JSON, line: int = 1) -> Case:
     if not isinstance(metadata, Mapping):
         raise PayloadError("metadata must be an object", field="metadata")
     prompt = freeze(value.get("prompt"))
-    messages = _messages(value, prompt)
+    rollout = Rollout(_messages(value, prompt), value.get("ground_truth"), prompt, metadata, value.get("state"))
     group = value.get("group")
     if group is None:
-        key = prompt if prompt is not None else [message for message in messages if message.get("role") == "user"][:1]
-        group = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
-    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata, value.get("state"))
-    return Case(line, rollout, str(group), kind, _expected(value["expected"]) if "expected" in value else None)
+        asked = [message for message in rollout.messages if message.get("role") == "user"][:1]
+        group = asked if prompt is None else prompt
+    name = group if isinstance(group, str) else json.dumps(group, sort_keys=True)
+    return Case(line, rollout, name, kind, _expected(value["expected"]) if "expected" in value else None)
 
 
 def _messages(value: Mapping[str, Any], prompt: JSON) -> tuple[JSON, ...]:

@@ -74,10 +74,9 @@ class Discounted(Combination):
 class TurnCredit:
     """What each turn contributed: r_t = R(up to turn t) - R(up to turn t - 1), `start` being R of nothing.
 
-    A turn's part of the rollout ends before the next turn, so that it includes the results of its tools. The
-    differences add up to R of the whole minus `start`, whatever path was taken (Ng, Harada and Russell, 1999: shaping
-    by a potential leaves the best policy as it is): a lost rollout cannot collect credit on the way, as it can with
-    rewards that are merely summed over turns. The aggregate is R of the whole.
+    A turn includes the results of its tools. The differences add up to R of the whole minus `start`, whatever path was
+    taken (Ng, Harada and Russell, 1999), so a lost rollout cannot collect credit on the way, as it can with rewards
+    that are merely summed over turns. The aggregate is R of the whole.
 
     Raises:
         ConfigurationError: The discount is not from 0 to 1, `start` is not finite, or the reward only scores groups.
