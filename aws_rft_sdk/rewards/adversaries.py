@@ -31,6 +31,7 @@ _ENORMOUS = 1_000_000
 _LONGEST_CANDIDATE = 60
 """Characters of a ground truth that is short enough to be one of several in a sentence."""
 _MOST_NUMBERS = 50
+_HUGE = 1e300
 
 SANITY_SENTENCE = "sanity sentence"
 """No attack: an honest right answer that goes on with a sentence which changes nothing. It has to be paid."""
@@ -159,7 +160,7 @@ def _number(text: str) -> float | None:
         number = float(text.strip(" $%").replace(",", ""))
     except ValueError:
         return None
-    return number if math.isfinite(number) else None
+    return number if abs(number) < _HUGE else None  # neither is nan
 
 
 def _wrong_answers(truth: str) -> tuple[str, ...]:

@@ -240,9 +240,7 @@ def _without_await(value: object) -> object:
 
 
 def _result(value: object) -> RewardResult:
-    if isinstance(value, RewardResult):
-        return value
-    return RewardResult(None if value is None else parse_reward(value))
+    return value if isinstance(value, RewardResult) else RewardResult(value)  # type: ignore[arg-type] # checked there
 
 
 class TextReward:

@@ -184,6 +184,7 @@ def test_bench_when_all_options_are_paid_then_a_breach(reward):
         (72, "145"),
         (0.01, "2"),  # 1 is 0.01 as a percentage
         (-3, "7"),
+        ("1e308", "2e308"),
         ("25%", "51%"),
         ("$1,000", "2001"),
         ("yes", "no"),
