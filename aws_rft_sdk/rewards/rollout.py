@@ -59,13 +59,8 @@ class Rollout:
     ) -> Rollout:
         """Return a conversation as a reward sees it.
 
-        Args:
-            messages: Chat messages of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects
-                that openai and anthropic answer with. They are converted to OpenAI chat form.
-            ground_truth: As the field of this name; so are the others.
-            prompt: See there.
-            metadata: See there.
-            state: See there.
+        The messages are those of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects that
+        openai and anthropic answer with. They are converted to OpenAI chat form. The other arguments are the fields.
 
         Raises:
             PayloadError: `messages` is no list of messages with a role.
@@ -74,10 +69,9 @@ class Rollout:
 
     @classmethod
     def from_agent(cls, agent: HasMessages, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
-        """Return what a Strands `Agent` said and did, from its `messages`, in OpenAI chat form.
+        """Return what a Strands `Agent` said and did, in OpenAI chat form, without its system prompt.
 
-        The agent's system prompt is not among its messages. `state` is the final state of the environment, not the
-        agent's own state.
+        `state` is the final state of the environment, not the agent's own state.
         """
         return cls.from_messages(agent.messages, ground_truth, state=state)
 
