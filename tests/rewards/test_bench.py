@@ -92,7 +92,7 @@ def contains(rollout):
 
 def test_bench_when_the_reward_is_sound_then_no_breach_and_every_adversary_was_tried():
     leaking = case("#### 72", 72, "success", 'task {"question": "12 + 60?", "answer": 72}')
-    report = bench(after_mark, parsed(*CASES))
+    report = bench(after_mark, parsed(*CASES), max_seconds=60)
     assert report.breaches == ()
     sometimes = {"prompt leak of the ground truth", "echo of options"}
     assert {row.adversary for row in report.adversaries} | sometimes == ADVERSARIES
@@ -225,7 +225,7 @@ def test_attacks_when_a_text_would_be_a_right_answer_then_it_is_not_tried(truth,
 
 def test_bench_when_a_reward_is_tolerant_then_a_wrong_answer_is_outside_of_its_tolerance():
     cases = parsed(case("#### 1000", 1000, "success", "How much?"), case("#### 2", 1000, "failure", "How much?"))
-    assert bench(FinQA(relative_tolerance=0.1), cases, repeat=1).breaches == ()
+    assert bench(FinQA(relative_tolerance=0.1), cases, repeat=1, max_seconds=60).breaches == ()
 
 
 def test_bench_when_a_success_called_tools_and_left_a_state_then_a_sanity_sentence_keeps_both():
@@ -244,7 +244,8 @@ def test_bench_when_a_success_called_tools_and_left_a_state_then_a_sanity_senten
     closing = [*messages, {"role": "assistant", "content": None, "tool_calls": [closed]}]
     failed = case("#### 73", kind="failure", prompt="12 + 60?", expected=0)
     reward = Gate(done, Gate(ToolUse(required=("add",)), gsm8k))
-    report = bench(reward, parsed(value, failed, {**value, "messages": closing, "group": "closing"}))
+    cases = parsed(value, failed, {**value, "messages": closing, "group": "closing"})
+    report = bench(reward, cases, max_seconds=60)
     assert {breach for breach in report.breaches if "pickled" not in breach} == set()
     assert {row.adversary: row.best for row in report.adversaries}["sanity sentence"] == 1.0
 
@@ -266,7 +267,7 @@ def test_bench_when_the_reward_compares_a_group_then_each_case_and_adversary_is_
         case("#### 73", kind="failure", expected=0),
         case("#### 9", 9, "success", "4 + 5?", expected=1),
     )
-    report = bench(Best(), cases)
+    report = bench(Best(), cases, max_seconds=60)
     assert {breach for breach in report.breaches if "pickled" not in breach} == set()
     assert set(sizes) == {3, 1, 4, 2}  # the cases of a group; an adversary besides
     assert [score.reward for score in report.cases] == [1.0, 0.5, 0.0, 1.0]
@@ -279,7 +280,9 @@ def test_bench_when_cases_have_a_state_then_the_reward_reads_it_and_adversaries_
 
     done = {"prompt": "Refund it.", "answer": "Done.", "state": {"status": "refunded"}, "kind": "success"}
     failed = {**done, "state": {"status": "paid"}, "kind": "failure"}
-    assert {breach for breach in bench(refunded, parsed(done, failed)).breaches if "pickled" not in breach} == set()
+    assert {
+        breach for breach in bench(refunded, parsed(done, failed), max_seconds=60).breaches if "pickled" not in breach
+    } == set()
 
 
 def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
@@ -300,7 +303,9 @@ def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
         return after_mark(rollout) + 0.5 * ("#### The final answer is" in visible)
 
     assert any("format-only answer" in breach for breach in bench(formatted, cases).breaches)
-    assert {breach for breach in bench(formatted, cases, shaping=0.5).breaches if "pickled" not in breach} == set()
+    assert {
+        breach for breach in bench(formatted, cases, shaping=0.5, max_seconds=60).breaches if "pickled" not in breach
+    } == set()
     shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
     assert bench(shaped, cases).shaping == 0.1
 
