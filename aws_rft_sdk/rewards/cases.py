@@ -1,23 +1,11 @@
-"""The cases that a reward is tested with: one JSON object on each line of a file.
-
-| field | meaning |
-|---|---|
-| `prompt` | what the policy is asked: a text, a list of messages, or any JSON |
-| `answer` | the policy's answer; or instead |
-| `messages` | the whole conversation, prompt included |
-| `ground_truth` | what is right; left out when nobody knows |
-| `expected` | the reward: a number, `[low, high]`, or null for "cannot be judged"; left out when not checked |
-| `kind` | `success` or `failure` (an honest try that failed); left out for neither |
-| `group` | name of the prompt's group; by default, cases with one prompt are a group |
-| `metadata` | an object with anything else |
-| `state` | the final state of the environment; adversaries have none |
-"""
+"""The cases that a reward is tested with: one JSON object on each line of a file. docs/rewards.md has the fields."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +16,6 @@ from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
 from aws_rft_sdk.types import parse_reward
 
 _FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata", "state"}
-_KINDS = ("success", "failure")
 
 
 @dataclass(frozen=True)
@@ -67,9 +54,7 @@ class Case:
     @property
     def visible(self) -> tuple[JSON, ...]:
         """The messages before the policy's first turn: what it sees when it begins."""
-        messages = self.rollout.messages
-        first = next((i for i, message in enumerate(messages) if message.get("role") in ASSISTANT_ROLES), len(messages))
-        return messages[:first]
+        return tuple(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, self.rollout.messages))
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -84,10 +69,8 @@ def read_cases(path: str | Path) -> list[Case]:
         raise DatasetError(f"{path} cannot be read: {error}") from error
     cases = []
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
         try:
-            cases.append(parse_case(json.loads(line), number))
+            cases += [parse_case(json.loads(line), number)] if line.strip() else []
         except (ValueError, RecursionError) as error:
             raise DatasetError(f"{path}, line {number}: {error}", line=number) from error
     if not cases:
@@ -104,23 +87,22 @@ def parse_case(value: JSON, line: int = 1) -> Case:
     """
     if not isinstance(value, Mapping):
         raise PayloadError(f"a case must be an object, not {type(value).__name__}")
-    unknown = sorted(set(value) - _FIELDS)
-    if unknown:
+    if unknown := sorted(set(value) - _FIELDS):
         raise PayloadError(f"unknown field {unknown[0]!r}; a case has {', '.join(sorted(_FIELDS))}", field=unknown[0])
     kind: Any = "failure" if value.get("kind") == "honest failure" else value.get("kind")
-    if kind is not None and kind not in _KINDS:
+    if kind not in ("success", "failure", None):
         raise PayloadError(f"kind must be success or failure, not {kind!r}", field="kind")
     metadata = value.get("metadata", {})
     if not isinstance(metadata, Mapping):
         raise PayloadError("metadata must be an object", field="metadata")
     prompt = freeze(value.get("prompt"))
-    messages = _messages(value, prompt)
+    rollout = Rollout(_messages(value, prompt), value.get("ground_truth"), prompt, metadata, value.get("state"))
     group = value.get("group")
     if group is None:
-        key = prompt if prompt is not None else [message for message in messages if message.get("role") == "user"][:1]
-        group = key if isinstance(key, str) else json.dumps(key, sort_keys=True)
-    rollout = Rollout(messages, value.get("ground_truth"), prompt, metadata, value.get("state"))
-    return Case(line, rollout, str(group), kind, _expected(value["expected"]) if "expected" in value else None)
+        asked = [message for message in rollout.messages if message.get("role") == "user"][:1]
+        group = asked if prompt is None else prompt
+    name = group if isinstance(group, str) else json.dumps(group, sort_keys=True)
+    return Case(line, rollout, name, kind, _expected(value["expected"]) if "expected" in value else None)
 
 
 def _messages(value: Mapping[str, Any], prompt: JSON) -> tuple[JSON, ...]:
@@ -139,11 +121,7 @@ def _messages(value: Mapping[str, Any], prompt: JSON) -> tuple[JSON, ...]:
 def _expected(value: JSON) -> Expected:
     if value is None:
         return Expected(None, None)
-    if isinstance(value, list):
-        if len(value) != 2:
-            raise PayloadError("expected must be a number, [low, high] or null", field="expected")
-        low, high = map(parse_reward, value)
-        if low > high:
-            raise PayloadError(f"expected must be [low, high], not [{low:g}, {high:g}]", field="expected")
-        return Expected(low, high)
-    return Expected(parse_reward(value), parse_reward(value))
+    limits = [parse_reward(limit) for limit in (value if isinstance(value, list) else [value, value])]
+    if len(limits) != 2 or limits[0] > limits[1]:
+        raise PayloadError(f"expected must be a number, [low, high] or null, not {value!r:.80}", field="expected")
+    return Expected(*limits)

@@ -1,12 +1,11 @@
 """Rewards made of rewards. Each reports its parts as components of the result.
 
-A combination with a group reward among its parts is a group reward: each part gets the whole group, and the values of
-each rollout are combined. Called with one rollout, such a combination raises a `RewardError`, unless the group reward
-can also be called with one rollout.
+A combination with a group reward among its parts is a group reward: that part gets the whole group at once.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,42 +29,47 @@ from aws_rft_sdk.rewards.rollout import (
 
 Part = Union[AnyReward, "tuple[AnyReward, float]"]
 """A reward with the weight 1, or a reward and its weight."""
-Scorer = Callable[[AnyReward, Sequence[Rollout]], list[RewardResult]]
-"""`evaluate_group`, or what scores rollouts one by one."""
-
-
-def _one_by_one(reward: AnyReward, rollouts: Sequence[Rollout]) -> list[RewardResult]:
-    return [evaluate(reward, rollout) for rollout in rollouts]
+Score = Callable[[AnyReward], RewardResult]
+"""Gives the result of a part for the rollout in question."""
 
 
 class Combination:
-    """What all rewards made of rewards have in common."""
+    """What all rewards made of rewards have in common. A subclass defines `_combine`."""
 
-    _rewards: ClassVar[tuple[str, ...]] = ()
-    """Fields that hold a reward."""
-    _mapping: ClassVar[str | None] = None
-    """The field that holds parts with weights."""
+    _parts: ClassVar[tuple[str, ...]]
+    """The fields with a reward, or with a mapping of rewards."""
 
-    def reward_parts(self) -> Mapping[str, AnyReward]:
-        """Return the rewards that this one is made of, by name."""
-        weighted = _weighted(getattr(self, self._mapping)) if self._mapping else ()
-        return {name: getattr(self, name) for name in self._rewards} | {name: part for name, part, _ in weighted}
-
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        """Score each part with `score` and combine what each rollout got."""
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        """Return the reward of a rollout. `score` computes a part when it is asked for it, and not before."""
         raise NotImplementedError
 
     def __call__(self, rollout: Rollout) -> RewardResult:
         """Return the reward of one rollout.
 
         Raises:
-            RewardError: A part only scores groups; use `score_group`.
+            RewardError: A part cannot be called with one rollout; use `score_group`.
         """
-        return self._results([rollout], _one_by_one)[0]
+        return self._combine(lambda part: evaluate(part, rollout), rollout)
 
     def score_group(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
         """Return the reward of each rollout of one prompt, in order. Parts that compare rollouts get all of them."""
-        return self._results(rollouts, evaluate_group)
+        of_groups: dict[int, list[RewardResult] | None] = {}
+
+        def score(place: int, part: AnyReward) -> RewardResult:
+            if id(part) not in of_groups:
+                of_groups[id(part)] = evaluate_group(part, rollouts) if is_group_reward(part) else None
+            results = of_groups[id(part)]
+            return evaluate(part, rollouts[place]) if results is None else results[place]
+
+        return [self._combine(functools.partial(score, place), rollout) for place, rollout in enumerate(rollouts)]
+
+    def reward_parts(self) -> Mapping[str, AnyReward]:
+        """Return the rewards that this one is made of, by name."""
+        parts: dict[str, AnyReward] = {}
+        for name in self._parts:
+            value = getattr(self, name)
+            parts |= {key: part for key, part, _ in _weighted(value)} if isinstance(value, Mapping) else {name: value}
+        return parts
 
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the reward of a text against a ground truth, None when it cannot be judged.
@@ -94,24 +98,20 @@ def _checked(parts: Mapping[str, Part]) -> Mapping[str, Part]:
     return FrozenDict({name: (reward, float(weight)) for name, reward, weight in _weighted(parts)})
 
 
-def _sums(
-    parts: Mapping[str, Part], rollouts: Sequence[Rollout], score: Scorer
-) -> list[tuple[float | None, list[Component]]]:
-    """Return the weighted sum of each rollout, None when a part that counts cannot be judged, and all that could be."""
-    scored = [(name, weight, score(reward, rollouts)) for name, reward, weight in _weighted(parts)]
-    return [_sum([(name, weight, results[i]) for name, weight, results in scored]) for i in range(len(rollouts))]
-
-
-def _sum(parts: Sequence[tuple[str, float, RewardResult]]) -> tuple[float | None, list[Component]]:
+def _sum(parts: Mapping[str, Part], score: Score) -> tuple[float | None, list[Component]]:
+    """Return the weighted sum, None when a part that counts cannot be judged, and the values of the parts that can."""
+    terms: list[float | None] = []
     components: list[Component] = []
-    for name, weight, result in parts:
+    for name, reward, weight in _weighted(parts):
+        result = score(reward)
         if result.reward is not None:
             components.append(Component(name, result.reward, counts=bool(weight)))
         components += _inner(name, result)
-    if any(weight and result.reward is None for _, weight, result in parts):
-        return None, components
+        if weight:
+            terms.append(None if result.reward is None else weight * result.reward)
+    known = [term for term in terms if term is not None]
     # fsum is exact, so that the order of the parts does not matter.
-    return math.fsum(weight * result.reward for _, weight, result in parts if result.reward is not None), components
+    return math.fsum(known) if len(known) == len(terms) else None, components
 
 
 def _inner(name: str, result: RewardResult) -> list[Component]:
@@ -126,13 +126,12 @@ def _clipped(value: float, low: float, high: float) -> float:
 class WeightedSum(Combination):
     """The sum of w_i * r_i over the parts that count, clipped to a range where one is given.
 
-    A part with the weight 0 is a metric: reported, and never part of the reward. When a part that counts cannot be
-    judged, neither can the sum: None. Components carry the values of the parts before weighting. Rewards of single
-    turns that a part has are not combined: put `Discounted` or `TurnCredit` around the sum.
+    A part with the weight 0 is a metric: reported, and never part of the reward. The sum is None when a part that
+    counts cannot be judged. Components carry the values of the parts before weighting. Rewards of single turns are not
+    combined: put `Discounted` or `TurnCredit` around the sum.
 
     Raises:
-        ConfigurationError: There is no part that counts, a part is no reward, a weight is not finite, or the
-            range is empty.
+        ConfigurationError: No part counts, a part is no reward, a weight is not finite, or the range is empty.
 
     Example:
         >>> both = WeightedSum({"correct": (gsm8k, 1.0), "format": (FinalAnswerLine(), 0.1)})
@@ -144,7 +143,7 @@ class WeightedSum(Combination):
     """Rewards by name, each alone or with its weight: `(reward, 0.5)`."""
     clip: tuple[float, float] | None = field(default=None, kw_only=True)
     """Lowest and highest sum; None for any."""
-    _mapping = "parts"
+    _parts = ("parts",)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", _checked(self.parts))
@@ -153,12 +152,11 @@ class WeightedSum(Combination):
         if not any(weight for _, _, weight in _weighted(self.parts)):
             raise ConfigurationError("a weighted sum needs a part with a weight other than 0")
 
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        low, high = self.clip or (-math.inf, math.inf)
-        return [
-            RewardResult(None if total is None else _clipped(total, low, high), tuple(components))
-            for total, components in _sums(self.parts, rollouts, score)
-        ]
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        total, components = _sum(self.parts, score)
+        if total is not None and self.clip:
+            total = _clipped(total, *self.clip)
+        return RewardResult(total, tuple(components))
 
 
 @dataclass(frozen=True)
@@ -172,19 +170,16 @@ class Clip(Combination):
     reward: AnyReward
     low: float
     high: float
-    _rewards = ("reward",)
+    _parts = ("reward",)
 
     def __post_init__(self) -> None:
         check_reward(self.reward)
         _range((self.low, self.high))
 
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        return [self._result(result) for result in score(self.reward, rollouts)]
-
-    def _result(self, result: RewardResult) -> RewardResult:
-        if result.reward is None:
-            return result
-        return RewardResult(_clipped(result.reward, self.low, self.high), result.components, result.turns_rewards)
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        result = score(self.reward)
+        clipped = None if result.reward is None else _clipped(result.reward, self.low, self.high)
+        return RewardResult(clipped, result.components, result.turns_rewards)
 
 
 @dataclass(frozen=True)
@@ -192,23 +187,23 @@ class Gate(Combination):
     """A reward that is only given when a condition is met, otherwise `otherwise`.
 
     None when the condition, or the reward behind an open gate, cannot be judged. A group reward behind the gate
-    compares all rollouts of the prompt, also those that do not pass.
-    A gated bonus tells a policy nothing about how to open the gate: prefer a small ungated part for what leads there.
+    compares all rollouts of the prompt, also those that do not pass. A gate tells a policy nothing about how to open
+    it: prefer a small part of a sum, above all for the form of an answer.
 
     Raises:
         ConfigurationError: `threshold` or `otherwise` is no finite number.
 
     Example:
-        >>> reward = Gate(Format.tags("answer"), gsm8k, otherwise=-0.1)
+        >>> reward = Gate(ToolUse(required=("search",)), gsm8k, otherwise=-0.1)
     """
 
     condition: AnyReward
     reward: AnyReward
-    """Computed only when a gate is open."""
+    """Computed only when the gate is open."""
     threshold: float = field(default=0.5, kw_only=True)
     """The gate is open when the condition is at least this."""
     otherwise: float = field(default=0.0, kw_only=True)
-    _rewards = ("condition", "reward")
+    _parts = ("condition", "reward")
 
     def __post_init__(self) -> None:
         check_reward(self.condition, "the condition")
@@ -216,29 +211,16 @@ class Gate(Combination):
         check_number("threshold", self.threshold)
         check_number("otherwise", self.otherwise)
 
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        conditions = score(self.condition, rollouts)
-        is_open = [item.reward is not None and item.reward >= self.threshold for item in conditions]
-        # A group reward compares all rollouts. Any other reward is only asked about those that pass.
-        all_asked = any(is_open) and (all(is_open) or is_group_reward(self.reward))
-        asked = rollouts if all_asked else list(itertools.compress(rollouts, is_open))
-        scores = iter(score(self.reward, asked) if asked else ())
-        behind = [next(scores) if all_asked or passes else None for passes in is_open]
-        return [
-            self._result(condition, result if passes else None)
-            for condition, result, passes in zip(conditions, behind, is_open, strict=True)
-        ]
-
-    def _result(self, condition: RewardResult, result: RewardResult | None) -> RewardResult:
-        """Return what the result behind the gate is worth; None for it when the gate is closed."""
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        condition = score(self.condition)
         components = _inner("gate", condition)
         if condition.reward is None:
             return RewardResult(None, tuple(components))
-        components.insert(0, Component("gate", float(result is not None), counts=False))
-        if result is None:
-            return RewardResult(self.otherwise, tuple(components))
+        is_open = condition.reward >= self.threshold
+        components.insert(0, Component("gate", float(is_open), counts=False))
+        result = score(self.reward) if is_open else RewardResult(self.otherwise)
         taken = {component.name for component in components}
-        for item in result.components:  # those of a gate behind this gate have the same names
+        for item in result.components:  # a gate behind this gate has components of the same names
             name = item.name
             while name in taken:
                 name = f"inner/{name}"
@@ -276,7 +258,7 @@ class DominantOutcome(Combination):
     """Largest amount by which shaping moves a reward: one for all tiers, or one for each."""
     success_threshold: float | None = field(default=None, kw_only=True)
     """What a job counts as a success; None when that does not matter."""
-    _rewards, _mapping = ("outcome",), "shaping"
+    _parts = ("outcome", "shaping")
 
     def __post_init__(self) -> None:
         check_reward(self.outcome, "the outcome")
@@ -300,20 +282,17 @@ class DominantOutcome(Combination):
         """Largest amount by which shaping moves any reward."""
         return max(self.bounds.values())
 
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        shapings = _sums(self.shaping, rollouts, score)
-        return list(map(self._result, score(self.outcome, rollouts), shapings))
-
-    def _result(self, outcome: RewardResult, shaping: tuple[float | None, list[Component]]) -> RewardResult:
-        amount, parts = shaping
-        inner = (*_inner("outcome", outcome), *parts)
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        outcome = score(self.outcome)
+        amount, shaping = _sum(self.shaping, score)
+        components = (*_inner("outcome", outcome), *shaping)
         if outcome.reward is None:
-            return RewardResult(None, inner)
-        bounds = self.bounds
-        tier = min(bounds, key=lambda tier: abs(tier - outcome.reward))  # type: ignore[operator] # not None
-        if not math.isclose(tier, outcome.reward, abs_tol=1e-9):
-            raise RewardError(f"the outcome {outcome.reward} is none of the tiers {sorted(bounds)}")
-        components = (Component("outcome", tier), *inner)
+            return RewardResult(None, components)
+        reward, bounds = outcome.reward, self.bounds
+        tier = min(bounds, key=lambda tier: abs(tier - reward))
+        if not math.isclose(tier, reward, abs_tol=1e-9):
+            raise RewardError(f"the outcome {reward} is none of the tiers {sorted(bounds)}")
+        components = (Component("outcome", tier), *components)
         if amount is None:
             return RewardResult(None, components)
         clipped = _clipped(amount, -bounds[tier], bounds[tier])
@@ -334,22 +313,21 @@ def _bounds(tiers: Sequence[float], bound: float | Mapping[float, float]) -> dic
         check_number("a tier", tier)
     if len(set(tiers)) < len(tiers) or len(tiers) < 2:
         raise ConfigurationError(f"tiers must be at least two different finite numbers, not {list(tiers)}")
-    if isinstance(bound, Mapping) and set(bound) != set(tiers):
-        raise ConfigurationError(f"bound names the tiers {sorted(bound)}, not {sorted(tiers)}")
     given = bound if isinstance(bound, Mapping) else dict.fromkeys(tiers, bound)
+    if set(given) != set(tiers):
+        raise ConfigurationError(f"bound names the tiers {sorted(given)}, not {sorted(tiers)}")
     for tier in tiers:
         check_number(f"the bound of {tier:g}", given[tier], low=0)
     return {tier: float(given[tier]) for tier in sorted(tiers)}
 
 
 def _check_tiers(bounds: Mapping[float, float], threshold: float | None) -> None:
-    ordered = list(bounds)
-    for low, high in itertools.pairwise(ordered):
+    for low, high in itertools.pairwise(bounds):
         if not low + bounds[low] < high - bounds[high]:
             raise ConfigurationError(
                 f"shaping can reorder outcomes: {low} may rise to {low + bounds[low]:g}, {high} may fall to "
                 f"{high - bounds[high]:g}; lower the bound or move the tiers apart"
             )
-    for tier, bound in bounds.items() if threshold is not None else ():
-        if threshold is not None and (tier - bound >= threshold) != (tier + bound >= threshold):
+    for tier, bound in bounds.items():
+        if threshold is not None and tier - bound < threshold <= tier + bound:
             raise ConfigurationError(f"shaping can carry the outcome {tier} across the success threshold {threshold}")

@@ -12,7 +12,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_reward, check_single_reward
 from aws_rft_sdk.rewards._messages import prompt_messages
-from aws_rft_sdk.rewards.rollout import AnyReward, Rollout, evaluate, evaluate_group
+from aws_rft_sdk.rewards.rollout import AnyReward, RewardResult, Rollout, evaluate, evaluate_group
 from aws_rft_sdk.types import parse_reward
 
 _TRUTHS = ("ground_truth", "answer", "reference_answer", "solution", "target")
@@ -25,12 +25,12 @@ def as_trl(
 ) -> Callable[..., list[float | None]]:
     """Return a reward function for TRL: `GRPOTrainer(..., reward_funcs=as_trl(gsm8k, name="gsm8k"))`.
 
-    Prompts and completions may be texts or lists of messages. Other columns of the dataset become `Rollout.metadata`.
-    A group reward gets all completions of this process with an equal prompt and ground truth together. TRL leaves out
+    Prompts and completions are texts or lists of messages. Other columns of the dataset become `Rollout.metadata`. A
+    group reward gets all completions of this process with an equal prompt and ground truth together. TRL leaves out
     completions whose reward is None.
 
     Args:
-        reward: Any reward. What it raises ends the training.
+        reward: Any reward. An exception of the reward ends the training.
         ground_truth: The column with the ground truth. None for the first of ground_truth, answer, reference_answer,
             solution and target that the dataset has. If it has none of them, `Rollout.ground_truth` is None.
         name: What TRL logs the reward as. None for the name of the function or of its class.
@@ -44,21 +44,20 @@ def as_trl(
         prompts: Sequence[JSON], completions: Sequence[JSON], completion_ids: JSON = None, **columns: JSON
     ) -> list[float | None]:
         rows = {key: values for key, values in columns.items() if key not in _OF_THE_TRAINER}
-        truth = ground_truth or next((column for column in _TRUTHS if column in rows), None)
-        if truth is not None and truth not in rows:
-            raise ConfigurationError(f"the dataset has no column {truth!r}; it has {', '.join(rows) or 'only prompts'}")
-        truths = [None] * len(prompts) if truth is None else rows.pop(truth)
-        groups: dict[str, list[tuple[int, Rollout]]] = defaultdict(list)
-        for row, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
-            metadata = {column: values[row] for column, values in rows.items()}
-            key = json.dumps([prompt, truths[row]], sort_keys=True, default=repr)
-            groups[key].append((row, _rollout(prompt, completion, truths[row], metadata)))
-        rewards: list[float | None] = [None] * len(prompts)
+        column = ground_truth or next((name for name in _TRUTHS if name in rows), None)
+        if column is not None and column not in rows:
+            raise ConfigurationError(
+                f"the dataset has no column {column!r}; it has {', '.join(rows) or 'only prompts'}"
+            )
+        truths = [None] * len(prompts) if column is None else rows.pop(column)
+        groups: dict[str, dict[int, Rollout]] = defaultdict(dict)
+        for row, (prompt, completion, truth) in enumerate(zip(prompts, completions, truths, strict=True)):
+            rollout = _rollout(prompt, completion, truth, {key: values[row] for key, values in rows.items()})
+            groups[json.dumps([prompt, truth], sort_keys=True, default=repr)][row] = rollout
+        results: dict[int, RewardResult] = {}
         for group in groups.values():
-            results = evaluate_group(reward, [rollout for _, rollout in group])
-            for (row, _), result in zip(group, results, strict=True):
-                rewards[row] = result.reward
-        return rewards
+            results |= zip(group, evaluate_group(reward, [*group.values()]), strict=True)
+        return [results[row].reward for row in range(len(prompts))]
 
     score.__name__ = name or _name(reward)
     return score
@@ -67,8 +66,7 @@ def as_trl(
 def as_verifiers(reward: AnyReward, *, floor: float = 0.0, name: str | None = None) -> Callable[..., float]:
     """Return a reward function for verifiers: `Rubric(funcs=[as_verifiers(gsm8k)])`.
 
-    It takes `(prompt, completion, answer, state, **kwargs)`. The state becomes `Rollout.state`, and `info` becomes
-    `Rollout.metadata`.
+    The state becomes `Rollout.state`, and `info` becomes `Rollout.metadata`.
 
     Args:
         reward: A reward that can be called with one rollout.

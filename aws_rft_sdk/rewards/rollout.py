@@ -36,11 +36,9 @@ class Rollout:
     """Final state of the environment as the handler gave it in `RolloutResult.state`, frozen. None if it gave none."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "messages", tuple(freeze(message) for message in self.messages))
-        object.__setattr__(self, "ground_truth", freeze(self.ground_truth))
-        object.__setattr__(self, "prompt", freeze(self.prompt))
-        object.__setattr__(self, "metadata", freeze(self.metadata))
-        object.__setattr__(self, "state", freeze(self.state))
+        object.__setattr__(self, "messages", tuple(map(freeze, self.messages)))
+        for name in ("ground_truth", "prompt", "metadata", "state"):
+            object.__setattr__(self, name, freeze(getattr(self, name)))
 
     @classmethod
     def from_trajectory(cls, trajectory: Trajectory, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
@@ -61,13 +59,8 @@ class Rollout:
     ) -> Rollout:
         """Return a conversation as a reward sees it.
 
-        Args:
-            messages: Chat messages of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects
-                that openai and anthropic answer with. They are converted to OpenAI chat form.
-            ground_truth: As the field of this name; so are the others.
-            prompt: See above.
-            metadata: See above.
-            state: See above.
+        The messages are those of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects that
+        openai and anthropic answer with. They are converted to OpenAI chat form. The other arguments are the fields.
 
         Raises:
             PayloadError: `messages` is no list of messages with a role.
@@ -76,10 +69,9 @@ class Rollout:
 
     @classmethod
     def from_agent(cls, agent: HasMessages, ground_truth: JSON = None, *, state: JSON = None) -> Rollout:
-        """Return what a Strands `Agent` said and did, from its `messages`, in OpenAI chat form.
+        """Return what a Strands `Agent` said and did, in OpenAI chat form, without its system prompt.
 
-        The agent's system prompt is not among its messages. `state` is the final state of the environment, not the
-        agent's own state.
+        `state` is the final state of the environment, not the agent's own state.
         """
         return cls.from_messages(agent.messages, ground_truth, state=state)
 
@@ -171,9 +163,8 @@ class RewardResult:
 class GroupReward(Protocol):
     """A reward that compares the rollouts of one prompt with each other, for example by ranking them.
 
-    Group rewards apply wherever all rollouts of a prompt are at hand: `evaluate_group`, `aws-rft rescore`,
-    `aws-rft reward test` and TRL (`as_trl`). A handler scores one rollout and cannot know its group, so it cannot use a
-    group reward.
+    `evaluate_group`, `aws-rft rescore`, `aws-rft reward test` and TRL (`as_trl`) take group rewards. A handler scores
+    one rollout and does not see its group, so it cannot use a group reward.
     """
 
     def score_group(self, rollouts: Sequence[Rollout]) -> Sequence[float | RewardResult | None]:
@@ -213,7 +204,7 @@ def evaluate(reward: AnyReward, rollout: Rollout) -> RewardResult:
             f"{type(reward).__name__} compares the rollouts of a prompt and cannot score one alone; "
             "use evaluate_group(reward, rollouts)"
         )
-    return _result(reward(rollout))
+    return _result(_without_await(reward(rollout)))
 
 
 def evaluate_group(reward: AnyReward, rollouts: Sequence[Rollout]) -> list[RewardResult]:
@@ -228,22 +219,22 @@ def evaluate_group(reward: AnyReward, rollouts: Sequence[Rollout]) -> list[Rewar
     """
     if not isinstance(reward, GroupReward):
         return [evaluate(reward, rollout) for rollout in rollouts]
-    scores: object = reward.score_group(rollouts)
-    if inspect.iscoroutine(scores):
-        _result(scores)
+    scores: object = _without_await(reward.score_group(rollouts))
     if not isinstance(scores, Sequence) or isinstance(scores, str) or len(scores) != len(rollouts):
         got = f"{len(scores)} rewards" if isinstance(scores, Sequence) else type(scores).__name__
         raise RewardError(f"score_group returned {got} for {len(rollouts)} rollouts; return a list with one for each")
     return [_result(score) for score in scores]
 
 
-def _result(value: object) -> RewardResult:
+def _without_await(value: object) -> object:
     if inspect.iscoroutine(value):
         value.close()  # or Python warns that nobody awaited it
         raise RewardError("the reward is asynchronous; a reward is a plain function, called without await")
-    if value is None or isinstance(value, RewardResult):
-        return RewardResult(None) if value is None else value
-    return RewardResult(parse_reward(value))
+    return value
+
+
+def _result(value: object) -> RewardResult:
+    return value if isinstance(value, RewardResult) else RewardResult(value)  # type: ignore[arg-type] # checked there
 
 
 class TextReward:

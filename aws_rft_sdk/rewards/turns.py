@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk.rewards._checks import check_reward, check_single_reward
-from aws_rft_sdk.rewards.combine import Combination, Scorer
+from aws_rft_sdk.rewards.combine import Combination, Score
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, AnyReward, Component, Reward, RewardResult, Rollout, evaluate
 
 
@@ -41,19 +42,15 @@ def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[floa
         (1.5, 1.5, 1.0)
     """
     _check_discount(discount)
-    returns: list[float] = []
-    following = 0.0
-    for reward in reversed(rewards):
-        following = reward + discount * following
-        returns.append(following)
-    return tuple(reversed(returns))
+    following = itertools.accumulate(reversed(rewards), lambda later, reward: reward + discount * later)
+    return tuple(following)[::-1]
 
 
 @dataclass(frozen=True)
 class Discounted(Combination):
     """The reward of a rollout, discounted back over its turns. The aggregate stays the reward of the rollout.
 
-    Without turns there is only the aggregate. None stays None.
+    A rollout without turns gets no rewards of turns. None stays None.
 
     Raises:
         ConfigurationError: The discount is not from 0 to 1.
@@ -61,17 +58,14 @@ class Discounted(Combination):
 
     reward: AnyReward
     discount: float = 0.95
-    _rewards = ("reward",)
+    _parts = ("reward",)
 
     def __post_init__(self) -> None:
         _check_discount(self.discount)
         check_reward(self.reward)
 
-    def _results(self, rollouts: Sequence[Rollout], score: Scorer) -> list[RewardResult]:
-        results = score(self.reward, rollouts)
-        return [self._result(result, len(rollout.turns)) for result, rollout in zip(results, rollouts, strict=True)]
-
-    def _result(self, result: RewardResult, turns: int) -> RewardResult:
+    def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
+        result, turns = score(self.reward), len(rollout.turns)
         per_turn = discount_back(result.reward, turns, self.discount) if result.reward is not None and turns else None
         return RewardResult(result.reward, result.components, per_turn)
 
@@ -80,10 +74,9 @@ class Discounted(Combination):
 class TurnCredit:
     """What each turn contributed: r_t = R(up to turn t) - R(up to turn t - 1), `start` being R of nothing.
 
-    A turn's part of the rollout ends before the next turn, so that it includes the results of its tools. The
-    differences add up to R of the whole minus `start`, whatever path was taken (Ng, Harada and Russell, 1999: shaping
-    by a potential leaves the best policy as it is): a lost rollout cannot collect credit on the way, as it can with
-    rewards that are merely summed over turns. The aggregate is R of the whole.
+    A turn includes the results of its tools. The differences add up to R of the whole minus `start`, whatever path was
+    taken (Ng, Harada and Russell, 1999), so a lost rollout cannot collect credit on the way, as it can with rewards
+    that are merely summed over turns. The aggregate is R of the whole.
 
     Raises:
         ConfigurationError: The discount is not from 0 to 1, `start` is not finite, or the reward only scores groups.
@@ -114,9 +107,9 @@ class TurnCredit:
             before = result.reward
         if not credit:
             return evaluate(self.reward, rollout)
-        metrics = (Component("largest_credit", max(credit), counts=False),)
-        names = {component.name for component in result.components}
-        components = result.components + (() if "largest_credit" in names else metrics)
+        components = result.components
+        if "largest_credit" not in {component.name for component in components}:
+            components += (Component("largest_credit", max(credit), counts=False),)
         turns = tuple(credit) if self.discount is None else returns_to_go(credit, self.discount)
         return RewardResult(result.reward, components, turns)
 

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeVar
 
 from aws_rft_sdk._checks import check_number
@@ -17,7 +17,7 @@ from aws_rft_sdk.rewards._alarm import OutOfTimeError, ended_after
 from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.adversaries import SANITY_SENTENCE, attacks, find_leak
 from aws_rft_sdk.rewards.cases import Case
-from aws_rft_sdk.rewards.rollout import AnyReward, RewardResult, Rollout, evaluate_group, is_group_reward
+from aws_rft_sdk.rewards.rollout import AnyReward, Component, RewardResult, Rollout, evaluate_group, is_group_reward
 
 T = TypeVar("T")
 
@@ -125,9 +125,8 @@ class _Bench:
 
         A group reward gets the rollout together with the other cases of the case's group.
         """
-        beside = []
-        if is_group_reward(self.reward):
-            beside = [item.rollout for item in self.cases if item.group == case.group and item.rollout is not rollout]
+        others = self.cases if is_group_reward(self.reward) else ()
+        beside = [item.rollout for item in others if item.group == case.group and item.rollout is not rollout]
         limit = max(_HANGING * self.max_seconds, 1.0)
         began = time.perf_counter()
         try:
@@ -178,22 +177,20 @@ def bench(
         max_seconds: Longest time that one call may take. One that takes ten times as long is ended.
 
     Raises:
-        ConfigurationError: There is no case, a figure is out of range, or the reward is asynchronous, a class, or not
-            callable.
+        ConfigurationError: There is no case, a figure is out of range, or `reward` is no reward.
     """
     check_reward(reward)
     if not cases:
         raise ConfigurationError("a reward is tested with at least one case")
-    if shaping is not None:
-        check_number("shaping", shaping, low=0)
+    allowed = getattr(reward, "shaping_bound", 0.0) if shaping is None else shaping
+    check_number("shaping", allowed, low=0)
     for limit in limits or ():
         check_number("a limit", limit)
     if limits and not limits[0] <= limits[1]:
         raise ConfigurationError(f"limits must be (low, high), not {limits}")
     check_number("repeat", repeat, low=1, whole=True)
     check_number("max_seconds", max_seconds, low=0)
-    allowed = float(getattr(reward, "shaping_bound", 0.0)) if shaping is None else shaping
-    run = _Bench(reward, cases, max_seconds, allowed, limits)
+    run = _Bench(reward, cases, max_seconds, float(allowed), limits)
     results, scores = _score_cases(run)
     if not run.rewards:
         run.breaches.append("the reward judges no case at all: each gets None")
@@ -209,7 +206,7 @@ def bench(
         high=max(run.rewards, default=None),
         mean_call_seconds=statistics.fmean(run.seconds),
         longest_call_seconds=max(run.seconds),
-        shaping=allowed,
+        shaping=run.shaping,
         breaches=tuple(dict.fromkeys(run.breaches)),
         notes=tuple(_notes(cases, components)),
     )
@@ -257,12 +254,12 @@ def _check_same(run: _Bench, results: Sequence[RewardResult | None], repeat: int
 
 def _attack(run: _Bench, scores: Sequence[CaseScore]) -> tuple[AdversaryScore, ...]:
     """Attack each group once, and its success where there is one: its answer shows the format."""
-    attempts: list[tuple[str, str, float | None, str | None]] = []
+    attempts: list[AdversaryScore] = []
     of_cases = list(zip(run.cases, scores, strict=True))
     for number, pairs in enumerate(_grouped(of_cases, lambda pair: pair[0].group).values()):
         case, own = next((pair for pair in pairs if pair[0].kind == "success"), pairs[0])
         group = [score for _, score in pairs]
-        if find_leak(case) is not None:
+        if find_leak(case):
             run.breaches.append(f"line {case.line}: the prompt shows its ground truth")
         wins = _rewards("success", group) or _rewards("success", scores)
         losses = _rewards("failure", group) or _rewards("failure", scores)
@@ -275,10 +272,10 @@ def _attack(run: _Bench, scores: Sequence[CaseScore]) -> tuple[AdversaryScore, .
                 problem = f"gets {reward:g}, as much as an honest success ({min(wins)[0]:g})"
             elif reward is not None and losses and reward > min(losses)[0] + run.shaping + _TOLERANCE:
                 problem = f"gets {reward:g}, more than an honest failed try ({min(losses)[0]:g}) and the shaping"
-            attempts.append((adversary, case.group, reward, problem))
+            attempts.append(AdversaryScore(adversary, 1, reward, case.group, problem))
             if problem:
                 run.breaches.append(f"{adversary}, group {case.group[:60]!r}: {problem}")
-    return tuple(map(_summary, _grouped(attempts, lambda attempt: attempt[0]).values()))
+    return tuple(map(_summary, _grouped(attempts, lambda attempt: attempt.adversary).values()))
 
 
 def _unpaid(reward: float | None, own: float | None, losses: Sequence[tuple[float, int]], shaping: float) -> str | None:
@@ -289,10 +286,10 @@ def _unpaid(reward: float | None, own: float | None, losses: Sequence[tuple[floa
     return None if is_paid else f"gets {_shown(reward)}, and without the sentence {own:g}"
 
 
-def _summary(attempts: Sequence[tuple[str, str, float | None, str | None]]) -> AdversaryScore:
-    adversary, group, best, _ = max(attempts, key=lambda attempt: -math.inf if attempt[2] is None else attempt[2])
-    problem = next((problem for *_, problem in attempts if problem), None)
-    return AdversaryScore(adversary, len(attempts), best, group, problem)
+def _summary(attempts: Sequence[AdversaryScore]) -> AdversaryScore:
+    best = max(attempts, key=lambda attempt: -math.inf if attempt.best is None else attempt.best)
+    problem = next((attempt.problem for attempt in attempts if attempt.problem), None)
+    return replace(best, attempts=len(attempts), problem=problem)
 
 
 def _signals(cases: Sequence[Case], results: Sequence[RewardResult | None]) -> Iterator[ComponentSignal]:
@@ -300,9 +297,8 @@ def _signals(cases: Sequence[Case], results: Sequence[RewardResult | None]) -> I
     values: dict[str, list[tuple[Case, float]]] = {"reward": []}
     counting = {"reward": True}
     for case, result in zip(cases, results, strict=True):
-        if result is not None and result.reward is not None:
-            values["reward"].append((case, result.reward))
-        for component in result.components if result is not None else ():
+        whole = () if result is None or result.reward is None else (Component("reward", result.reward),)
+        for component in (*whole, *(result.components if result else ())):
             values.setdefault(component.name, []).append((case, component.value))
             counting[component.name] = component.counts
     for name, pairs in values.items():

@@ -13,11 +13,13 @@ from aws_rft_sdk.rewards import (
     ExactMatch,
     ExactNumber,
     FinQA,
+    Gate,
     KeywordCoverage,
     Length,
     MultipleChoice,
     RewardResult,
     Rollout,
+    ToolUse,
     WeightedSum,
     bench,
     finqa,
@@ -90,7 +92,7 @@ def contains(rollout):
 
 def test_bench_when_the_reward_is_sound_then_no_breach_and_every_adversary_was_tried():
     leaking = case("#### 72", 72, "success", 'task {"question": "12 + 60?", "answer": 72}')
-    report = bench(after_mark, parsed(*CASES))
+    report = bench(after_mark, parsed(*CASES), max_seconds=60)
     assert report.breaches == ()
     sometimes = {"prompt leak of the ground truth", "echo of options"}
     assert {row.adversary for row in report.adversaries} | sometimes == ADVERSARIES
@@ -179,9 +181,12 @@ def test_bench_when_all_options_are_paid_then_a_breach(reward):
 @pytest.mark.parametrize(
     ("truth", "wrong"),
     [
-        (72, "73"),
-        ("25%", "26%"),
-        ("$1,000", "1001"),
+        (72, "145"),
+        (0.01, "2"),  # 1 is 0.01 as a percentage
+        (-3, "7"),
+        ("1e308", "2e308"),
+        ("25%", "51%"),
+        ("$1,000", "2001"),
         ("yes", "no"),
         ("False", "true"),
         ("B", "C"),
@@ -189,7 +194,7 @@ def test_bench_when_all_options_are_paid_then_a_breach(reward):
         ("5 May 2020", "6 May 2020"),
         ("\\pi", "2\\pi"),
         ("Paris", "something else"),
-        ("work\n#### 10", "11"),
+        ("work\n#### 10", "21"),
     ],
 )
 def test_attacks_when_the_answer_is_corrected_then_to_a_wrong_one_of_its_kind(truth, wrong):
@@ -198,15 +203,51 @@ def test_attacks_when_the_answer_is_corrected_then_to_a_wrong_one_of_its_kind(tr
     assert f"right\n\nActually {wrong}" in texts
 
 
-def test_attacks_when_the_answer_is_no_then_no_denial_repeats_it():
-    texts = [
-        attack.rollout.answer
-        for attack in attacks(parsed(case("ANSWER: no", "no", "success", "?"))[0])
-        if attack.adversary == "denied afterwards"
+@pytest.mark.parametrize(
+    ("truth", "answer", "adversary", "right"),
+    [
+        ("no", "ANSWER: no", "denied afterwards", "No."),
+        ("A", "Answer: A", "injection text", "[[A]]"),
+        ("correct", "correct", "injection text", "is correct"),
+        ({}, "{}", "format-only answer", None),
+        ("\u5317\u4eac", "\u5317\u4eac", "format-only answer", None),
+        ("\\infty", "\\boxed{\\infty}", "odd numbers", "inf"),
+        ("42", "#### 42", "echo of options", "Q: "),
+    ],
+    ids=["no", "letter", "label", "object", "no-latin-letter", "infinity", "question-mark"],
+)
+def test_attacks_when_a_text_would_be_a_right_answer_then_it_is_not_tried(truth, answer, adversary, right):
+    (tried,) = parsed(case(answer, truth, "success", "Q: How much?"))
+    texts = [attack.rollout.answer for attack in attacks(tried) if attack.adversary == adversary]
+    assert texts or adversary == "echo of options"
+    assert not [text for text in texts if text == answer or (right and right in text.removeprefix(answer))]
+
+
+def test_bench_when_a_reward_is_tolerant_then_a_wrong_answer_is_outside_of_its_tolerance():
+    cases = parsed(case("#### 1000", 1000, "success", "How much?"), case("#### 2", 1000, "failure", "How much?"))
+    assert bench(FinQA(relative_tolerance=0.1), cases, repeat=1, max_seconds=60).breaches == ()
+
+
+def test_bench_when_a_success_called_tools_and_left_a_state_then_a_sanity_sentence_keeps_both():
+    def done(rollout):
+        return float(rollout.state is not None and rollout.state["done"])
+
+    call = {"id": "1", "type": "function", "function": {"name": "add", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "12 + 60?"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "tool_call_id": "1", "content": "72"},
+        {"role": "assistant", "content": "#### 72"},
     ]
-    assert texts == ["ANSWER: no\n\nThat is wrong."]
-    letters = attacks(parsed(case("Answer: A", "A", "success", "?"))[0])
-    assert not any("[[A]]" in attack.rollout.answer for attack in letters)
+    value = {"messages": messages, "ground_truth": 72, "state": {"done": True}, "kind": "success", "expected": 1}
+    closed = {"id": "2", "type": "function", "function": {"name": "close", "arguments": "{}"}}
+    closing = [*messages, {"role": "assistant", "content": None, "tool_calls": [closed]}]
+    failed = case("#### 73", kind="failure", prompt="12 + 60?", expected=0)
+    reward = Gate(done, Gate(ToolUse(required=("add",)), gsm8k))
+    cases = parsed(value, failed, {**value, "messages": closing, "group": "closing"})
+    report = bench(reward, cases, max_seconds=60)
+    assert {breach for breach in report.breaches if "pickled" not in breach} == set()
+    assert {row.adversary: row.best for row in report.adversaries}["sanity sentence"] == 1.0
 
 
 def test_bench_when_the_reward_compares_a_group_then_each_case_and_adversary_is_compared_with_the_others():
@@ -226,7 +267,7 @@ def test_bench_when_the_reward_compares_a_group_then_each_case_and_adversary_is_
         case("#### 73", kind="failure", expected=0),
         case("#### 9", 9, "success", "4 + 5?", expected=1),
     )
-    report = bench(Best(), cases)
+    report = bench(Best(), cases, max_seconds=60)
     assert {breach for breach in report.breaches if "pickled" not in breach} == set()
     assert set(sizes) == {3, 1, 4, 2}  # the cases of a group; an adversary besides
     assert [score.reward for score in report.cases] == [1.0, 0.5, 0.0, 1.0]
@@ -239,7 +280,9 @@ def test_bench_when_cases_have_a_state_then_the_reward_reads_it_and_adversaries_
 
     done = {"prompt": "Refund it.", "answer": "Done.", "state": {"status": "refunded"}, "kind": "success"}
     failed = {**done, "state": {"status": "paid"}, "kind": "failure"}
-    assert {breach for breach in bench(refunded, parsed(done, failed)).breaches if "pickled" not in breach} == set()
+    assert {
+        breach for breach in bench(refunded, parsed(done, failed), max_seconds=60).breaches if "pickled" not in breach
+    } == set()
 
 
 def test_bench_when_the_prompt_shows_its_ground_truth_then_a_breach():
@@ -260,7 +303,9 @@ def test_bench_when_shaping_is_allowed_then_adversaries_may_use_it_up():
         return after_mark(rollout) + 0.5 * ("#### The final answer is" in visible)
 
     assert any("format-only answer" in breach for breach in bench(formatted, cases).breaches)
-    assert {breach for breach in bench(formatted, cases, shaping=0.5).breaches if "pickled" not in breach} == set()
+    assert {
+        breach for breach in bench(formatted, cases, shaping=0.5, max_seconds=60).breaches if "pickled" not in breach
+    } == set()
     shaped = DominantOutcome(gsm8k, {"short": Length(20, 40)}, bound=0.1)
     assert bench(shaped, cases).shaping == 0.1
 

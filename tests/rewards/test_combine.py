@@ -28,29 +28,55 @@ def constant(value):
     return lambda rollout: value
 
 
+def fails(rollout):
+    raise AssertionError
+
+
 def components(result):
     return {component.name: (component.value, component.counts) for component in result.components}
 
 
-def test_weighted_sum_when_parts_are_judged_then_their_sum_and_their_values():
-    result = WeightedSum({"a": (constant(1.0), 0.5), "b": constant(2), "length": (constant(7), 0)})(ROLLOUT)
-    assert result.reward == 2.5
-    assert components(result) == {"a": (1.0, True), "b": (2.0, True), "length": (7.0, False)}
+NONE, ONE, FIVE = constant(None), constant(1.0), constant(5.0)
+COMBINED = {
+    "sum": (
+        WeightedSum({"a": (ONE, 0.5), "b": constant(2), "length": (constant(7), 0)}),
+        2.5,
+        {"a": (1.0, True), "b": (2.0, True), "length": (7.0, False)},
+    ),
+    "a part that counts cannot be judged": (WeightedSum({"a": ONE, "b": NONE}), None, {"a": (1.0, True)}),
+    "a metric cannot be judged": (WeightedSum({"a": ONE, "b": (NONE, 0.0)}), 1.0, {"a": (1.0, True)}),
+    "components of a part": (WeightedSum({"a": WeightedSum({"x": ONE})}), 1.0, {"a": (1.0, True), "a/x": (1.0, False)}),
+    "sum too high": (WeightedSum({"a": FIVE}, clip=(0, 1)), 1, {"a": (5.0, True)}),
+    "sum too low": (WeightedSum({"a": (FIVE, -1)}, clip=(0, 1)), 0, {"a": (5.0, True)}),
+    "clipped None": (WeightedSum({"a": NONE}, clip=(0, 1)), None, {}),
+    "clip high": (Clip(FIVE, -1, 1), 1, {}),
+    "clip low": (Clip(constant(-5), -1, 1), -1, {}),
+    "clip between": (Clip(constant(0.5), -1, 1), 0.5, {}),
+    "clip None": (Clip(NONE, -1, 1), None, {}),
+    "gate open": (Gate(ONE, constant(0.7)), 0.7, {"gate": (1.0, False)}),
+    "gate just open": (Gate(constant(0.5), constant(0.7)), 0.7, {"gate": (1.0, False)}),
+    "gate closed": (Gate(constant(0.4), fails, otherwise=-0.1), -0.1, {"gate": (0.0, False)}),
+    "gate that cannot be judged": (Gate(NONE, ONE), None, {}),
+    "gate behind a gate": (
+        Gate(ONE, Gate(constant(0), fails, otherwise=0.2)),
+        0.2,
+        {"gate": (1.0, False), "inner/gate": (0.0, False)},
+    ),
+    "large shaping": (
+        DominantOutcome(ONE, {"s": constant(-9.0)}, bound=0.1),
+        0.9,
+        {"outcome": (1.0, True), "s": (-9.0, True), "shaping": (-0.1, False)},
+    ),
+    "outcome that cannot be judged": (DominantOutcome(NONE, {"s": constant(0.0)}), None, {"s": (0.0, True)}),
+    "shaping that cannot be judged": (DominantOutcome(ONE, {"s": NONE}), None, {"outcome": (1.0, True)}),
+}
 
 
-def test_weighted_sum_when_a_counting_part_cannot_be_judged_then_neither_can_the_sum():
-    result = WeightedSum({"a": constant(1.0), "b": constant(None)})(ROLLOUT)
-    assert result.reward is None
-    assert components(result) == {"a": (1.0, True)}
-
-
-def test_weighted_sum_when_a_metric_cannot_be_judged_then_the_sum_can():
-    assert WeightedSum({"a": constant(1.0), "b": (constant(None), 0.0)})(ROLLOUT).reward == 1.0
-
-
-def test_weighted_sum_when_parts_have_components_then_they_are_metrics_below_their_part():
-    inner = WeightedSum({"x": constant(1.0)})
-    assert components(WeightedSum({"a": inner})(ROLLOUT)) == {"a": (1.0, True), "a/x": (1.0, False)}
+@pytest.mark.parametrize("name", COMBINED)
+def test_combination_when_called_then_its_reward_and_the_values_of_its_parts(name):
+    combined, reward, parts = COMBINED[name]
+    result = combined(ROLLOUT)
+    assert (result.reward, components(result)) == (reward, parts)
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-10, 10).filter(bool)), min_size=1, max_size=6))
@@ -60,12 +86,6 @@ def test_weighted_sum_when_parts_change_places_then_the_same(parts):
         len({WeightedSum(dict(order))(ROLLOUT).reward for order in itertools.islice(itertools.permutations(named), 24)})
         == 1
     )
-
-
-def test_weighted_sum_when_clipped_then_within_the_range():
-    assert WeightedSum({"a": constant(5.0)}, clip=(0, 1))(ROLLOUT).reward == 1
-    assert WeightedSum({"a": constant(-5.0)}, clip=(0, 1))(ROLLOUT).reward == 0
-    assert WeightedSum({"a": constant(None)}, clip=(0, 1))(ROLLOUT).reward is None
 
 
 @pytest.mark.parametrize(
@@ -90,38 +110,6 @@ def test_weighted_sum_when_clipped_then_within_the_range():
 def test_combinations_when_made_without_sense_then_configuration_error(make):
     with pytest.raises(ConfigurationError):
         make()
-
-
-def test_clip_when_the_reward_is_outside_then_the_border():
-    values = [Clip(constant(value), -1, 1)(ROLLOUT).reward for value in (-5, 0.5, 5, None)]
-    assert values == [-1, 0.5, 1, None]
-
-
-@pytest.mark.parametrize(("condition", "reward"), [(1.0, 0.7), (0.5, 0.7), (0.4, -0.1), (None, None)])
-def test_gate_when_open_then_the_reward_else_what_was_said(condition, reward):
-    result = Gate(constant(condition), constant(0.7), otherwise=-0.1)(ROLLOUT)
-    assert result.reward == reward
-    if condition is not None:
-        assert components(result)["gate"] == (float(condition >= 0.5), False)
-
-
-def test_gate_when_behind_another_gate_then_both_are_reported():
-    result = Gate(constant(1), Gate(constant(0), constant(1), otherwise=0.2))(ROLLOUT)
-    assert result.reward == 0.2
-    assert components(result) == {"gate": (1.0, False), "inner/gate": (0.0, False)}
-
-
-def test_gate_when_closed_then_the_reward_is_not_computed():
-    def fail(rollout):
-        raise AssertionError
-
-    assert Gate(constant(0), fail)(ROLLOUT).reward == 0.0
-
-
-def test_dominant_outcome_when_shaping_is_large_then_it_is_bounded():
-    result = DominantOutcome(constant(1.0), {"s": constant(-9.0)}, bound=0.1)(ROLLOUT)
-    assert result.reward == 0.9
-    assert components(result) == {"outcome": (1.0, True), "s": (-9.0, True), "shaping": (-0.1, False)}
 
 
 OLD_GAME = (-1.5, -0.5, 1.0, 1.1, 1.2, 1.3, 1.4, 1.5)
@@ -173,11 +161,6 @@ def test_dominant_outcome_when_it_can_be_made_then_no_shaping_reorders_tiers(tie
 def test_dominant_outcome_when_the_outcome_is_no_tier_then_reward_error():
     with pytest.raises(RewardError, match="none of the tiers"):
         DominantOutcome(constant(0.5), {})(ROLLOUT)
-
-
-@pytest.mark.parametrize(("outcome", "shaping"), [(None, 0.0), (1.0, None)])
-def test_dominant_outcome_when_a_part_cannot_be_judged_then_none(outcome, shaping):
-    assert DominantOutcome(constant(outcome), {"s": constant(shaping)})(ROLLOUT).reward is None
 
 
 TURNS = Rollout(

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from aws_rft_sdk import rewards
 from aws_rft_sdk.rewards import bench, parse_case
 
 LETTERS = "Which?\n(A) one\n(B) two\n(C) three\n(D) four"
-CALL = {"id": "1", "type": "function", "function": {"name": "search", "arguments": '{"q": "x"}'}}
-SEARCHED = {
-    "messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": None, "tool_calls": [CALL]}]
-}
+ASKED = {"role": "user", "content": "Look for x."}
+GAVE_UP = {"messages": [ASKED, {"role": "assistant", "content": "I give up."}]}
+
+
+def searched(query):
+    function = {"name": "search", "arguments": json.dumps({"q": query})}
+    call = {"id": "1", "type": "function", "function": function}
+    return {"messages": [ASKED, {"role": "assistant", "content": None, "tool_calls": [call]}]}
+
+
 ADD = "```python\ndef add(a, b):\n    return a {} b\n```"
 
 NUMBERS = [
@@ -33,6 +41,10 @@ CHOICES = [
 NAMES = [("Capital?", "Paris", "#### Paris", "#### Rome"), ("And of Italy?", "Rome", "Rome", "Paris")]
 FORMULAS = [("x?", "\\frac{1}{2}", "So \\boxed{\\frac{1}{2}}", "\\boxed{\\frac{1}{3}}"), *NUMBERS[:2]]
 OBJECTS = [("As JSON?", '{"a": 1}', '{"a": 1}', '{"a": 2}')]
+CALLS = [(None, [{"name": "search", "arguments": {"q": "x"}}], searched("x"), searched("y"))]
+USES = [(None, None, searched("x"), GAVE_UP)]
+STATES = [(None, {"order": "gone"}, {**GAVE_UP, "state": {"order": "gone"}}, {**GAVE_UP, "state": {"order": "paid"}})]
+SHARED = rewards.WeightedSum({"same": (rewards.ExactMatch(), 0.9), "words": (rewards.F1(), 0.1)})
 PROGRAMS = [("Write add.", "assert add(1, 2) == 3\nassert add(5, 2) == 7", ADD.format("+"), ADD.format("-"))]
 
 OURS = [
@@ -52,6 +64,11 @@ OURS = [
         (),
         id="shaped",
     ),
+    pytest.param(rewards.ToolArguments(), CALLS, 0, (), id="ToolArguments"),
+    pytest.param(rewards.FinalState(), STATES, 0, (), id="FinalState"),
+    # These two are meant to be a small part of a sum.
+    pytest.param(rewards.ToolUse(required=("search",)), USES, 0.1, (), id="ToolUse"),
+    pytest.param(SHARED, NAMES, 0.1, ("sanity sentence",), id="F1"),
 ]
 
 
@@ -61,16 +78,11 @@ def test_a_reward_of_ours_has_no_breach(reward, cases, shaping, still_open):
     if isinstance(reward, rewards.MathVerify):
         pytest.importorskip("math_verify")
     values = [
-        {"prompt": prompt, "ground_truth": truth, "answer": answer, "kind": kind, "expected": float(kind == "success")}
+        {"prompt": prompt, "ground_truth": truth, "kind": kind, "expected": expected}
+        | ({"answer": answer} if isinstance(answer, str) else answer)
         for prompt, truth, right, wrong in cases
-        for answer, kind in ((right, "success"), (wrong, "failure"))
+        for answer, kind, expected in ((right, "success", 1.0), (wrong, "failure", 0.0))
     ]
     parsed = [parse_case(value, line) for line, value in enumerate(values, 1)]
     breaches = bench(reward, parsed, shaping=shaping, repeat=1, max_seconds=30).breaches
     assert [breach for breach in breaches if not breach.startswith(tuple(still_open) or ("-",))] == []
-
-
-def test_tool_use_has_no_breach_as_the_small_part_that_it_is_meant_to_be():
-    values = [{**SEARCHED, "kind": "success"}, {"prompt": "q", "answer": "I give up.", "kind": "failure", "group": "q"}]
-    reward = rewards.ToolUse(required=("search",))
-    assert bench(reward, [parse_case(value, line) for line, value in enumerate(values, 1)], shaping=0.1).breaches == ()
