@@ -52,6 +52,11 @@ def _plain(text: str) -> str:
     return _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1)
 
 
+@lru_cache(maxsize=4096)
+def _plain_all(texts: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_plain, texts)) - {""}
+
+
 def references_of(ground_truth: JSON) -> tuple[str, ...]:
     """Return the texts that are right. Empty if the ground truth is of no use."""
     reference = reference_of(ground_truth)
@@ -134,20 +139,21 @@ class Text(Comparator):
             return None
         if self.strict:
             return float(any(answer.text in references for answer in [next(answers, Answer.of(""))]))
-        right = {_plain(reference) for reference in references} - {""}
+        right = _plain_all(references)
         return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
 
 ExactMatch = Text
 
 
-def _read(right: set[str], text: str) -> Candidate | None:
+def _read(right: frozenset[str], text: str) -> Candidate | None:
     """Return the longest beginning of a text that is right, or else what stands before the first cut."""
     longest = _ROOM + 8 * max(map(len, right), default=0)
     lead = _LEAD.match(text)
     start = lead.end() if lead else 0
     cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), _MOST_CUTS)]
-    for end in (len(text), *reversed(cuts)):
+    folded = fold(text[: start + longest])
+    for end in (len(text), *reversed(cuts)) if any(each in folded for each in right) else ():
         for begin in (0, start):
             if end - begin <= longest and (value := _plain(text[begin:end])) in right:
                 remark = _REMARK.match(text, end)
