@@ -89,7 +89,11 @@ _EXPLAINS = (
     r"|\s?[,:;\u2013\u2014-] (?=(?:the|an?) [\w ]{1,40} (?:of|in|from|that|which|who|where)\b)"
 )
 _EXPLAINED = re.compile(_EXPLAINS, re.IGNORECASE)
-_CUT = re.compile(rf"\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS}", re.IGNORECASE)
+_CUT = re.compile(
+    rf"(?=[\s.!?,:;\u2013\u2014\u3002\uff01\uff1f(\uff08<}}-])"
+    rf"(?:\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS})",
+    re.IGNORECASE,
+)
 """Where an answer may end and words about it begin."""
 _MOST_CUTS = 16
 _ROOM = 200
