@@ -131,13 +131,13 @@ def settle(
         if found is None:
             continue
         before = answer.visible[max(0, answer.marker - _NEAR) : answer.marker]
-        begins_line = not before.rpartition("\n")[2].strip(" ")  # then no value on its line stands before it
-        if not begins_line and _DENIED_BEFORE.search(before):
+        line = before.rpartition("\n")[2].strip(" ")
+        if line and _DENIED_BEFORE.search(line):
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before[-12:]):
             return None
-        if not begins_line and _is_listed(found, answer, next(remaining, None), first, clean, hedges):
+        if line and _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
         rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
         return _settled(found, rest, first, hedges or partial(_is_hedged, first))

@@ -10,14 +10,20 @@ from functools import lru_cache
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose
+from aws_rft_sdk.rewards.extract import MARKED, PROSE_MARKER, Answer, Comparator, Extract, Extractor, lines_after
 from aws_rft_sdk.rewards.text import FILLER_WORDS, LATEX, MARKS, UNSPACED, references_of
 
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _NARROW |= {0x24B6 + number: ord("A") + number for number in range(26)}  # letters in circles
 _NARROW |= str.maketrans("\u2019\u3001\u3002\u3010\u3011\u300c\u300d\u201c\u201d\u201e\u00ab\u00bb", "',.[]" + '"' * 7)
+_NARROW[0x130] = ord("I")  # the only letter that is two in small letters
 _NARROW |= dict.fromkeys([0x3000, 0xA0, 0x200B, 0x200C, 0x200D, 0x2060], ord(" "))
 """One character for each, so that places in the text stay what they are."""
+
+
+def _narrowed(text: str) -> str:
+    return text if text.isascii() else text.translate(_NARROW)
+
 
 _CLOSED = r"[ \t)\]}\"'*_`$]{0,16}"
 _HEDGE = (
@@ -71,7 +77,11 @@ class _Letters:
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
         joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even))\b"
         joint = rf"(?:</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
+        self.some = re.compile(
+            rf"{letter}(?<![A-Za-z0-9].)(?:{edge}(?!\s+(?!{_GOES_ON})[a-z])|(?<=[{upper}])[{upper}]+\b)"
+        )
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
+        self.places = Extract(MARKED, _Said(choices))
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
         self.another = re.compile(rf"{_CLOSED}{joint}{{0,16}}{one}")  # from the end of a choice to the next one
@@ -86,7 +96,8 @@ class _Letters:
             rf"|\s{letter}{edge}|[\u662f\u3067](?!.{{0,2}}[\u4e0d\u9519\u932f]))",
             re.MULTILINE,
         )
-        self.said = re.compile(_SAID.replace("[@", letter[:-1]).replace("@", letter), re.IGNORECASE | re.MULTILINE)
+        said = _SAID.replace("[@", letter[:-1]).replace("@", letter)
+        self.said = re.compile(rf"(?<![A-Za-z0-9])(?:{PROSE_MARKER.pattern}|{said})", re.MULTILINE)
 
     def first(self, text: str) -> Candidate | None:
         """Return the choice that a text begins with."""
@@ -136,49 +147,41 @@ _CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|wh
 _OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
 
 
-_SAID_CHARACTERS = 10_000
-
-
 @dataclass(frozen=True)
 class _Said(Extractor):
-    """What words make the answer, at the end of the text."""
+    """What words make the answer, or else the last line or the first one, if it begins with a choice."""
 
     choices: str
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        skipped = max(0, len(visible) - _SAID_CHARACTERS)
-        for answer in Prose(_letters(self.choices).said).answers(visible[skipped:]):
-            yield Answer(visible, *(place + skipped for place in answer[1:]))
-
-
-@dataclass(frozen=True)
-class _Lines(Extractor):
-    """The last line or the first one, if it begins with a choice. No line of a list of choices."""
-
-    choices: str
-
-    def answers(self, visible: str) -> Iterator[Answer]:
-        visible = visible.strip()
-        lines = list(_letters(self.choices).line.finditer(visible.translate(_NARROW)))
+        letters = _letters(self.choices)
+        text = _narrowed(visible)
+        choice = letters.some.search(text)
+        if choice is None:
+            return
+        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
+        for answer in lines_after(letters.said, text.lower(), begin):
+            yield answer._replace(visible=visible)
+        # No line of a list of choices is an answer.
+        lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
         if not lines:
             return
-        is_last = "\n" not in visible[lines[-1].start("label") :]
-        bare = {line["label"].upper() for line in lines if line["bare"] is not None}
         is_list = len({line["label"].upper() for line in lines}) > 1
+        bare = {line["label"].upper() for line in lines if line["bare"] is not None}
+        is_last = "\n" not in text[lines[-1].start("label") :].rstrip()
         if is_last and (not is_list or (lines[-1]["bare"] is not None and len(bare) == 1)):
-            yield _line_at(visible, lines[-1])
-        if not is_list and lines[0].start() == 0:
-            yield _line_at(visible, lines[0])
+            yield _line_of(visible, lines[-1])
+        if not is_list and not text[: lines[0].start()].strip():
+            yield _line_of(visible, lines[0])
 
 
-def _line_at(visible: str, line: re.Match[str]) -> Answer:
+def _line_of(visible: str, line: re.Match[str]) -> Answer:
     end = visible.find("\n", line.start("label"))
     return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
-@lru_cache(maxsize=32)
-def _places_of(choices: str) -> Extractor:
-    return Extract(MARKED, Prose() | _Said(choices), _Lines(choices))
+_BEFORE_LINE = 40
+"""How many characters of the lines before a choice can hold its marker, such as "Answer:"."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +214,7 @@ class Choice(Comparator):
     @property
     def extract(self) -> Extractor:
         """Where the answer stands unless the comparator comes after `>>`."""
-        return _places_of(self.choices)
+        return _letters(self.choices).places
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth names no choice."""
@@ -220,7 +223,7 @@ class Choice(Comparator):
 
     def _named(self, answers: Iterator[Answer]) -> object:
         letters = _letters(self.choices)
-        return settle(answers, letters.first, lambda text: text.translate(_NARROW), letters.hedges)
+        return settle(answers, letters.first, _narrowed, letters.hedges)
 
 
 @lru_cache(maxsize=4096)

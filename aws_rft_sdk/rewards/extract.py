@@ -215,9 +215,9 @@ class Boxed(Extractor):
                 yield Answer(visible, found.start(), found.end(), end)
 
 
-def _last_marks(marker: re.Pattern[str], visible: str) -> tuple[list[re.Match[str]], int]:
+def _last_marks(marker: re.Pattern[str], visible: str, begin: int = 0) -> tuple[list[re.Match[str]], int]:
     """Return the last marks before a new question, the last one first, and where the new question begins."""
-    first = marker.search(visible)
+    first = marker.search(visible, begin)
     if first is None:
         return [], len(visible)
     question = _QUESTION.search(visible, first.end())
@@ -264,7 +264,7 @@ class AfterMarker(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last markers. See `Extractor.answers`."""
-        return _lines_after(_marker_pattern(self.markers), visible)
+        return lines_after(_marker_pattern(self.markers), visible)
 
 
 @functools.lru_cache(maxsize=64)
@@ -272,8 +272,9 @@ def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(name).replace(":", r"[*_ ]{0,4}[:\uff1a]") for name in markers))
 
 
-def _lines_after(marker: re.Pattern[str], visible: str) -> Iterator[Answer]:
-    marks, limit = _last_marks(marker, visible)
+def lines_after(marker: re.Pattern[str], visible: str, begin: int = 0) -> Iterator[Answer]:
+    """Yield what follows the last marks after a place, on their lines or the next ones. The last one first."""
+    marks, limit = _last_marks(marker, visible, begin)
     for mark in marks:
         start = _NOTHING.match(visible, mark.end(), limit).end()  # type: ignore[union-attr] # it matches nothing too
         if "\n" in visible[mark.end() : start] and (bullet := _BULLET.match(visible, start, limit)):
@@ -324,12 +325,9 @@ def _visible(text: str) -> str | None:
 class Prose(Extractor):
     """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
 
-    marker: re.Pattern[str] = PROSE_MARKER
-    """What says that an answer follows."""
-
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last of these. See `Extractor.answers`."""
-        return _lines_after(self.marker, visible)
+        return lines_after(PROSE_MARKER, visible)
 
 
 @dataclass(frozen=True)
