@@ -25,7 +25,7 @@ def _narrowed(text: str) -> str:
     return text if text.isascii() else text.translate(_NARROW)
 
 
-_CLOSED = r"[ \t)\]}\"'*_`$]{0,16}"
+_CLOSED = r"(?:[ \t)\]}\"'*_`$]|</\w{1,6}>){0,16}"
 _HEDGE = (
     r"(?i:or|maybe|perhaps|possibly|alternatively|otherwise|else|if not|(?:could|might|may)(?: also)? be"
     r"|can also be)"
@@ -49,13 +49,15 @@ _RULED_OUT = (
 )
 _SAID = (
     # The sets of first letters make the search quick.
-    r"\b(?=[bcrtfvasmopgilh])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
+    r"\b(?=[abcfghilmoprstvw])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
     r" (?:final )?(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|"
-    r"solution)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"solution|winner)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"|(?:(?:statement|option|choice|alternative|letter|one) (?:that|which|i)|what)"
+    r"(?: (?!wrong|false|incorrect|not|never|least|worst|excluded|eliminated)[a-z']{1,15}){1,5} is\b"
     r"|(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|settle on|guess|answer with|"
     r"leaves(?: us with)?(?: only)?)\b|(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
     r"|(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE))"
-    r"|^(?!wrong|false|incorrect|not|question)(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a](?= ?ALONE)"
+    r"|^(?!wrong|false|incorrect|not|question)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
     rf"|(?<![\w'])(?=[@ocas(\[*])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
     r"|statement @ is (?:\w+ )?true\b)"
     "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
@@ -73,10 +75,10 @@ class _Letters:
         letter = f"[{upper}{upper.lower()}]"
         edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
         one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
-        lead = rf"(?:</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
+        lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
-        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even))\b"
-        joint = rf"(?:</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
+        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even|i\.e|e\.g|aka|namely))\b"
+        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
         self.some = re.compile(
             rf"{letter}(?<![A-Za-z0-9].)(?:{edge}(?!\s+(?!{_GOES_ON})[a-z])|(?<=[{upper}])[{upper}]+\b)"
         )
@@ -91,6 +93,7 @@ class _Letters:
             rf"\b{_HEDGE}\b[\s,(]*(?:even )?{lead}{one}|\b(?P<also>[{upper}]) (?:\w+ )?also\b"
         )
         self.label = re.compile(rf"(?<![\w'])({letter})[.):](?=\s)")  # before a text: "A. Rome"
+        self.option = rf"(?:[,;/|]|\b(?:and|or)) ?[(\[*]{{{{0,3}}}}({letter}){{}}(?=\s)"
         self.line = re.compile(
             rf"^{lead}{one}{_CLOSED}(?:(?P<bare>[^\w\n?-]*)$|(?<=[)\]])|[.:,;)(/|&]|-(?=\s)|\?(?!\s*\Z)| ?{_GOES_ON}"
             rf"|\s{letter}{edge}|[\u662f\u3067](?!.{{0,2}}[\u4e0d\u9519\u932f]))",
@@ -118,6 +121,13 @@ class _Letters:
         labels = {label[1].upper() for label in self.label.finditer(sentence)} - {value}
         if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")):
             return True  # the options, one after the other
+        mark = _LABEL_MARK.match(rest)
+        if (
+            mark
+            and (other := re.search(self.option.format(re.escape(mark[1])), sentence))
+            and other[1].upper() != value
+        ):
+            return True  # "A. Rome, B. Paris"
         if _CONDITION.match(sentence) and (_OTHERWISE.search(sentence) or self._others(sentence, value)):
             return True
         return any(
@@ -144,6 +154,7 @@ class _Letters:
 
 _letters = lru_cache(maxsize=32)(_Letters)
 _CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|when)\b", re.IGNORECASE)
+_LABEL_MARK = re.compile(r"[*_]*([.):])")
 _OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
 
 
@@ -160,7 +171,7 @@ class _Said(Extractor):
         if choice is None:
             return
         begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
-        for answer in lines_after(letters.said, text.lower(), begin):
+        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - _SAID_CHARACTERS)):
             yield answer._replace(visible=visible)
         # No line of a list of choices is an answer.
         lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
@@ -180,6 +191,8 @@ def _line_of(visible: str, line: re.Match[str]) -> Answer:
     return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
+_SAID_CHARACTERS = 10_000
+"""How many characters of the end of a text are looked at for words such as "I choose"."""
 _BEFORE_LINE = 40
 """How many characters of the lines before a choice can hold its marker, such as "Answer:"."""
 

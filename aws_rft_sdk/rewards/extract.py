@@ -132,11 +132,11 @@ class Extractor:
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
-        return self._answers_of(rollout, _visible(rollout.answer))
+        return self._answers_of(rollout, visible_text(rollout.answer))
 
     def answers_in(self, text: str) -> Iterator[Answer]:
         """Yield the answers of a text that is all the policy said, as `answers_of` does."""
-        visible = _visible(text)
+        visible = visible_text(text)
         return iter(()) if visible is None else self.answers(visible)
 
     def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
@@ -309,11 +309,17 @@ PROSE_MARKER = re.compile(
 )
 
 
-def _visible(text: str) -> str | None:
-    """Return what an extractor sees: no thoughts, and nothing from a question on that follows an answer in prose."""
+_ANY_MARKER = re.compile(rf"{PROSE_MARKER.pattern}|####|{_BOX.pattern}|<(?i:answer)>", re.MULTILINE)
+
+
+def visible_text(text: str) -> str | None:
+    """Return what an extractor sees: a text without thoughts, up to the question that the policy asks itself next.
+
+    Returns None if the text ends inside a thought.
+    """
     visible = strip_thoughts(text)
     if visible and _QUESTION.search(visible):
-        for mark in PROSE_MARKER.finditer(visible):
+        for mark in _ANY_MARKER.finditer(visible):
             start = _NOTHING.match(visible, mark.end()).end()  # type: ignore[union-attr] # it matches nothing too
             if not _QUESTION.match(visible, start - 1):  # "Answer:", then the question again, is no answer yet
                 question = _QUESTION.search(visible, start)

@@ -13,7 +13,7 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, strip_thoughts
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, visible_text
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
@@ -101,12 +101,17 @@ _ROOM = 200
 _REMARK = re.compile(
     r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
 )
+_OR = r"(?:or|maybe|perhaps|possibly|alternatively)\b"
+_SENTENCE = (
+    r"(?:so|this|that|it|i|we|done|end|hope|thanks?|the \w+ (?:of|in))\b"
+    r"|[^\n]*\b(?:is|are|was|were|has|makes?|fits)\b|[^\n]{41}|[^\n]*[.!?:]."
+)
 _JOINED = re.compile(
-    r"(?:</\w{1,20}>)?[\s()\]}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{)?\s*(?:\b(?:or|and|maybe|perhaps|possibly|alternatively)\b|[,;/|&]\s)"
-    r"|[\s.!?)]*(?:or|maybe|perhaps|alternatively)\b|[ \t*_`'\"$})\]]*\n(?!\s)[^\n.!?:]{1,40}\.?\s*(?:\n|\Z)",
+    rf"(?:</\w{{1,20}}>)?[\s()\]}}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{{)?\s*(?:\b(?:and\b|{_OR})|[,;/|&]\s)"
+    rf"|[\s.!?)]*{_OR}|[ \t*_`'\"$}})\]]*\n(?!\s|{_SENTENCE})",
     re.IGNORECASE,
 )
-"""What joins a second answer to one that stands before."""
+"""What joins a second answer to one that stands before. Also a line that is no sentence."""
 _NO_NAME = re.compile(r"(?:no|wait|it|that|i|the answer)\b", re.IGNORECASE)
 _LONGEST_NAME = 5
 """Words of a text that can be another answer. A longer one is a sentence."""
@@ -181,7 +186,8 @@ class F1(Comparator):
 
     F1 = 2 * precision * recall / (precision + recall) over words, without capitals, accents, punctuation, articles. Of
     several ground truths the best counts. Chinese, Japanese, Korean, Thai and the like are compared character by
-    character. Listing words costs precision, so that it pays less than the answer alone.
+    character. Listing words costs precision, so that it pays less than the answer alone. An answer that is taken back
+    afterwards ("No.", "Actually, Rome") gets nothing.
 
     Example:
         >>> F1().score("The answer is the city of Paris.", ["Paris", "Paris, France"])
@@ -191,8 +197,12 @@ class F1(Comparator):
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return the best F1. None if the ground truth is no text, number or boolean, and no list with one."""
         references = references_of(ground_truth)
-        given = _tokens(next(answers, Answer.of("")).text)
+        given = _tokens(str(settle(answers, _everything, hedges=_joins_another) or ""))
         return max((_overlap(given, _tokens(reference)) for reference in references), default=None)
+
+
+def _everything(text: str) -> Candidate:
+    return Candidate(text, 0, len(text))
 
 
 def _tokens(text: str) -> Counter[str]:
@@ -210,7 +220,8 @@ class KeywordCoverage(TextReward):
     """The share of the keywords that occur in the answer as whole words, from 0.0 to 1.0.
 
     A plural ("rivers" for river) and a possessive ("Bob's") count. "C" does not stand in "C++", nor "net" in ".NET".
-    Scripts without spaces have no word boundaries. Thoughts do not count.
+    Scripts without spaces have no word boundaries. Thoughts do not count, nor do
+    questions that the policy asks itself after its answer.
 
     A measure of coverage, not of truth: "not Paris" covers Paris, and an answer that lists words gets all of them. Use
     it as a small part of a sum.
@@ -231,7 +242,7 @@ class KeywordCoverage(TextReward):
         wanted = {fold(word).strip(" *_`'\",;:!?") for word in self.keywords or references_of(ground_truth)} - {""}
         if not wanted:
             return None
-        text = fold(strip_thoughts(answer_text) or "")
+        text = fold(visible_text(answer_text) or "")
         return sum(_as_pattern(word).search(text) is not None for word in wanted) / len(wanted)
 
 
