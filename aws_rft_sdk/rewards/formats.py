@@ -10,7 +10,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._figures import read_number, reference_number
 from aws_rft_sdk.rewards.combine import WeightedSum
-from aws_rft_sdk.rewards.extract import AfterMarker, strip_thoughts
+from aws_rft_sdk.rewards.extract import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 
@@ -133,18 +133,12 @@ class FinalAnswerLine(TextReward):
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
-        visible = strip_thoughts(text) or ""
+        visible = visible_text(text) or ""
         before, _, last = visible.rpartition("\n")
         found = _LINE.match(last)
-        # What does not end the text is followed by another turn.
-        if found is None or not text.endswith(last) or ("####" in before and self._goes_on(visible, len(before))):
-            return 0.0
-        return float(read_number(found[1]) is not None)
-
-    def _goes_on(self, visible: str, end: int) -> bool:
-        """Say whether an answer before has this form, or a new question follows it."""
-        answer = next(AfterMarker("####").answers(visible), None)
-        return _LINE.search(visible, 0, end) is not None or answer is None or answer.end < len(visible)
+        # What does not end the text is followed by another turn or question.
+        is_end = text.endswith(last) and visible == strip_thoughts(text)
+        return float(found is not None and is_end and not _LINE.search(before) and read_number(found[1]) is not None)
 
 
 @dataclass(frozen=True)

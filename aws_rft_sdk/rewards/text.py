@@ -104,11 +104,11 @@ _REMARK = re.compile(
 _OR = r"(?:or|maybe|perhaps|possibly|alternatively)\b"
 _SENTENCE = (
     r"(?:so|this|that|it|i|we|done|end|hope|thanks?|the \w+ (?:of|in))\b"
-    r"|[^\n]*\b(?:is|are|was|were|has|makes?|fits)\b|[^\n]{41}|[^\n]*[.!?:]."
+    r"|[^\n]*\b(?:is|are|was|were|has|makes?|fits)\b"
 )
 _JOINED = re.compile(
     rf"(?:</\w{{1,20}}>)?[\s()\]}}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{{)?\s*(?:\b(?:and\b|{_OR})|[,;/|&]\s)"
-    rf"|[\s.!?)]*{_OR}|[ \t*_`'\"$}})\]]*\n(?!\s|{_SENTENCE})",
+    rf"|[\s.!?)]*{_OR}|[ \t*_`'\"$}})\]]*\n(?!\s|{_SENTENCE})[^\n.!?:]{{1,40}}\.?\s*(?:\n|\Z)",
     re.IGNORECASE,
 )
 """What joins a second answer to one that stands before. Also a line that is no sentence."""
