@@ -74,14 +74,13 @@ class _Letters:
         self.upper = upper = "".join(sorted(set(choices.upper())))
         letter = f"[{upper}{upper.lower()}]"
         edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
-        one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
+        no_word = rf"{edge}(?!\s+(?!{_GOES_ON})[a-z])"
+        one = rf"(?P<label>{letter}){no_word}"
         lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
         joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even|i\.e|e\.g|aka|namely))\b"
         joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
-        self.some = re.compile(
-            rf"{letter}(?<![A-Za-z0-9].)(?:{edge}(?!\s+(?!{_GOES_ON})[a-z])|(?<=[{upper}])[{upper}]+\b)"
-        )
+        self.some = re.compile(rf"{letter}(?<![A-Za-z0-9].)(?:{no_word}|(?<=[{upper}])[{upper}]+\b)")  # "B" or "BC"
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
         self.places = Extract(MARKED, _Said(choices))
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
@@ -93,7 +92,9 @@ class _Letters:
             rf"\b{_HEDGE}\b[\s,(]*(?:even )?{lead}{one}|\b(?P<also>[{upper}]) (?:\w+ )?also\b"
         )
         self.label = re.compile(rf"(?<![\w'])({letter})[.):](?=\s)")  # before a text: "A. Rome"
-        self.option = rf"(?:[,;/|]|\b(?:and|or)) ?[(\[*]{{{{0,3}}}}({letter}){{}}(?=\s)"
+        self.option = re.compile(  # from the end of a choice to another one with the same mark: "A. Rome, B. Paris"
+            rf"[*_]*([.):]).*?(?:[,;/|]|\b(?:and|or)) ?[(\[*]{{0,3}}(?P<label>{letter})\1(?=\s)"
+        )
         self.line = re.compile(
             rf"^{lead}{one}{_CLOSED}(?:(?P<bare>[^\w\n?-]*)$|(?<=[)\]])|[.:,;)(/|&]|-(?=\s)|\?(?!\s*\Z)| ?{_GOES_ON}"
             rf"|\s{letter}{edge}|[\u662f\u3067](?!.{{0,2}}[\u4e0d\u9519\u932f]))",
@@ -119,15 +120,9 @@ class _Letters:
         if other and other["label"].upper() != value:
             return self._is_one_more(rest[: other.start("label")], rest[other.end("label") :])
         labels = {label[1].upper() for label in self.label.finditer(sentence)} - {value}
-        if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")):
+        option = self.option.match(sentence)
+        if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")) or (option and option["label"] != value):
             return True  # the options, one after the other
-        mark = _LABEL_MARK.match(rest)
-        if (
-            mark
-            and (other := re.search(self.option.format(re.escape(mark[1])), sentence))
-            and other[1].upper() != value
-        ):
-            return True  # "A. Rome, B. Paris"
         if _CONDITION.match(sentence) and (_OTHERWISE.search(sentence) or self._others(sentence, value)):
             return True
         return any(
@@ -154,7 +149,6 @@ class _Letters:
 
 _letters = lru_cache(maxsize=32)(_Letters)
 _CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|when)\b", re.IGNORECASE)
-_LABEL_MARK = re.compile(r"[*_]*([.):])")
 _OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
 
 
@@ -173,17 +167,17 @@ class _Said(Extractor):
         begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
         for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - _SAID_CHARACTERS)):
             yield answer._replace(visible=visible)
-        # No line of a list of choices is an answer.
         lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
         if not lines:
             return
-        is_list = len({line["label"].upper() for line in lines}) > 1
+        first, last = lines[0], lines[-1]
+        is_list = len({line["label"].upper() for line in lines}) > 1  # the options, not an answer
         bare = {line["label"].upper() for line in lines if line["bare"] is not None}
-        is_last = "\n" not in text[lines[-1].start("label") :].rstrip()
-        if is_last and (not is_list or (lines[-1]["bare"] is not None and len(bare) == 1)):
-            yield _line_of(visible, lines[-1])
-        if not is_list and not text[: lines[0].start()].strip():
-            yield _line_of(visible, lines[0])
+        ends_list = not is_list or (last["bare"] is not None and len(bare) == 1)
+        if ends_list and "\n" not in text[last.start("label") :].rstrip():
+            yield _line_of(visible, last)
+        if not is_list and not text[: first.start()].strip():
+            yield _line_of(visible, first)
 
 
 def _line_of(visible: str, line: re.Match[str]) -> Answer:
