@@ -68,8 +68,8 @@ class Format(TextReward):
 class Tags(TextReward):
     """1.0 if the answer is these tags in order, each once and not empty, with only spaces between them, else 0.0.
 
-    A tag before the last one, a thought for example, may mention tags ("I use <answer> tags"). A pair of tags with
-    something between is no mention: it would smuggle in a second answer. The last tag has no tag inside.
+    A tag before the last one, a thought for example, may mention tags ("I use <answer> tags"), but holds no pair of
+    tags with a second answer between. The last tag has no tag inside.
 
     Raises:
         ConfigurationError: There is no name, one is no word, or one occurs twice.
@@ -87,23 +87,17 @@ class Tags(TextReward):
         """Return 1.0 or 0.0. Linear in the text: the tags are looked for one after the other."""
         rest = _END_OF_TURN.sub("", answer_text.strip())
         for name in self.names:
-            opening, closing = f"<{name}>", f"</{name}>"
-            inside, closed, after = rest.removeprefix(opening).partition(closing)
-            if not rest.startswith(opening) or not closed or not inside.strip() or self._smuggles(name, inside):
+            inside, closed, after = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
+            if not rest.startswith(f"<{name}>") or not closed or not inside.strip() or self._smuggles(name, inside):
                 return 0.0
             rest = after.lstrip()
         return float(not rest)
 
     def _smuggles(self, name: str, inside: str) -> bool:
+        names = "|".join(self.names)
         if name == self.names[-1]:
-            return any(f"<{mark}{other}>" in inside for other in self.names for mark in ("", "/"))
-        for other in self.names:
-            # From the last opening tag before a closing one, so that a mention before does not count.
-            for piece in inside.split(f"</{other}>")[:-1]:
-                _, opened, content = piece.rpartition(f"<{other}>")
-                if opened and re.search(r"\w", content):
-                    return True
-        return False
+            return re.search(rf"</?(?:{names})>", inside) is not None
+        return re.search(rf"<({names})>(?:(?!</?\1>)\W)*\w(?:(?!</?\1>).)*</\1>", inside, re.DOTALL) is not None
 
 
 _END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
@@ -117,12 +111,8 @@ _LINE = re.compile(
 class FinalAnswerLine(TextReward):
     """1.0 if the last line of the answer, and no other, is "#### The final answer is N", N a number, else 0.0.
 
-    An answer that goes on after that line has another form, also if it goes on to a second one: a new "Question:"
-    with its own solution, or another try.
-
-    The published form asks for a line break, this phrase, and a digit, anywhere. It refuses the phrase on the first
-    line and numbers that begin with a sign, a currency or a point, and takes 10:30 for a number and a runaway for an
-    ending.
+    An answer that goes on after that line, for example to a new "Question:", has another form. The published form
+    asks for a line break, this phrase and a digit, anywhere. It refuses "-3", "$3" and ".3", and pays for 10:30.
     """
 
     strict: bool = False

@@ -147,7 +147,7 @@ class Text(Comparator):
         if not references:
             return None
         if self.strict:
-            return float(any(answer.text in references for answer in [next(answers, Answer.of(""))]))
+            return float(next(answers, Answer.of("")).text in references)
         right = _plain_all(references)
         return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
