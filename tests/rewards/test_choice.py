@@ -61,7 +61,7 @@ CORRECTED = cases(
     The answer is not A but B. ¦ It is not A, it is B. ¦ The answer is A.↵↵Let me check again.↵↵The answer is B.
     #### A↵↵#### B ¦ A or C? No. I choose B. ¦ A is tempting, but B is right. ¦ \boxed{A}. Scratch that: \boxed{B}
     <answer>A</answer>↵Actually <answer>B</answer> ¦ Not A, so B is the answer ¦ It could be A, but the answer is B
-    <think>The answer is A</think>B ¦ A</think>↵B
+    <think>The answer is A</think>B ¦ A</think>↵B ¦ A looks right, but B is correct↵I am sure.
     """
 )
 
