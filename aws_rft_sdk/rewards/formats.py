@@ -123,6 +123,8 @@ class FinalAnswerLine(TextReward):
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
+        if "####" not in text:
+            return 0.0
         visible = visible_text(text) or ""
         before, _, last = visible.rpartition("\n")
         found = _LINE.match(last)

@@ -223,8 +223,7 @@ class KeywordCoverage(TextReward):
     Scripts without spaces have no word boundaries. Thoughts do not count, nor do
     questions that the policy asks itself after its answer.
 
-    A measure of coverage, not of truth: "not Paris" covers Paris, and an answer that lists words gets all of them. Use
-    it as a small part of a sum.
+    "not Paris" covers Paris, and an answer that lists words gets all of them: use it as a small part of a sum.
 
     Example:
         >>> KeywordCoverage().score("Paris lies on the Seine.", ["Seine", "Paris", "Louvre", "bridge"])
