@@ -39,8 +39,8 @@ _IS_RIGHT = (
     r"| (?:answer|choice|option|one|because|since|as|and|but)\b))"
 )
 _GOES_ON = (
-    rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|are|were|because|since|as|for|but|if|unless|when|not|instead|"
-    r"rather|over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
+    rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|it is|are|were|because|since|as|for|but|if|unless|when|not|"
+    r"instead|rather|over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
 )
 """Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
 _RULED_OUT = (
@@ -52,10 +52,11 @@ _SAID = (
     r"\b(?=[abcfghilmoprstvw])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
     r" (?:final )?(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|"
     r"solution|winner)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
-    r"|(?:(?:statement|option|choice|alternative|letter|one) (?:that|which|i)|what)"
+    r"|(?:(?:statement|option|choice|alternative|letter|one) (?:that|which|i)|what|(?:right|correct|best) answer)"
     r"(?: (?!wrong|false|incorrect|not|never|least|worst|excluded|eliminated)[a-z']{1,15}){1,5} is\b"
     r"|(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|settle on|guess|answer with|"
-    r"leaves(?: us with)?(?: only)?)\b|(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
+    r"looks like|seems to be|leaves(?: us with)?(?: only)?)\b"
+    r"|(?:it|that|this|answer)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
     r"|(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE))"
     r"|^(?!wrong|false|incorrect|not|question)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
     rf"|(?<![\w'])(?=[@ocas(\[*])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"

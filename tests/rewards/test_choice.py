@@ -38,6 +38,7 @@ UNMARKED = cases(
     The best alternative is B. ¦ The correct option, I believe, is hard to find. I choose B. ¦ Let me think.↵↵B
     A is too small and C too big.↵That leaves B. ¦ Paris is the capital of France.↵↵(B) ¦ Selected option: B ¦ B是正确的
     Ans. B ¦ Ans B ¦ The winner is B. ¦ The winning option is B ¦ The statement that is true is B. ¦ What is true is B.
+    The answer's B. ¦ Looks like B ¦ B it is. ¦ The right answer among the options is B. ¦ The correct answer, I think, is B.
     The option that fits is B. ¦ The one I choose is (B). ¦ 1. B ¦ 1) B ¦ 12. B↵↵It fits. ¦ <B> ¦ <b>B</b>
     Bです ¦ Choice: B ¦ Conclusion: B ¦ A. Rome↵B. Paris↵C. Oslo↵↵B
     """
