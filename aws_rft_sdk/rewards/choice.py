@@ -10,16 +10,22 @@ from functools import lru_cache
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose
+from aws_rft_sdk.rewards.extract import MARKED, PROSE_MARKER, Answer, Comparator, Extract, Extractor, lines_after
 from aws_rft_sdk.rewards.text import FILLER_WORDS, LATEX, MARKS, UNSPACED, references_of
 
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _NARROW |= {0x24B6 + number: ord("A") + number for number in range(26)}  # letters in circles
 _NARROW |= str.maketrans("\u2019\u3001\u3002\u3010\u3011\u300c\u300d\u201c\u201d\u201e\u00ab\u00bb", "',.[]" + '"' * 7)
+_NARROW[0x130] = ord("I")  # the only letter that is two in small letters
 _NARROW |= dict.fromkeys([0x3000, 0xA0, 0x200B, 0x200C, 0x200D, 0x2060], ord(" "))
 """One character for each, so that places in the text stay what they are."""
 
-_CLOSED = r"[ \t)\]}\"'*_`$]{0,16}"
+
+def _narrowed(text: str) -> str:
+    return text if text.isascii() else text.translate(_NARROW)
+
+
+_CLOSED = r"(?:[ \t)\]}\"'*_`$]|</\w{1,6}>){0,16}"
 _HEDGE = (
     r"(?i:or|maybe|perhaps|possibly|alternatively|otherwise|else|if not|(?:could|might|may)(?: also)? be"
     r"|can also be)"
@@ -33,8 +39,8 @@ _IS_RIGHT = (
     r"| (?:answer|choice|option|one|because|since|as|and|but)\b))"
 )
 _GOES_ON = (
-    rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|are|were|because|since|as|for|but|if|unless|when|not|instead|"
-    r"rather|over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
+    rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|it is|are|were|because|since|as|for|but|if|unless|when|not|"
+    r"instead|rather|over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
 )
 """Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
 _RULED_OUT = (
@@ -43,13 +49,16 @@ _RULED_OUT = (
 )
 _SAID = (
     # The sets of first letters make the search quick.
-    r"\b(?=[bcrtfvasmopgilh])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
+    r"\b(?=[abcfghilmoprstvw])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
     r" (?:final )?(?:answer|statement|alternative|letter|response|one|pick)|choice|option|selection|verdict|conclusion|"
-    r"solution)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"solution|winner)[\s*_]{0,9}(?:is\b|:|=|-|(?:must|should|would|has to) be\b)"
+    r"|(?:(?:statement|option|choice|alternative|letter|one) (?:that|which|i)|what|(?:right|correct|best) answer)"
+    r"(?: (?!wrong|false|incorrect|not|never|least|worst|excluded|eliminated)[a-z']{1,15}){1,5} is\b"
     r"|(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|settle on|guess|answer with|"
-    r"leaves(?: us with)?(?: only)?)\b|(?:it|that|this)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
+    r"looks like|seems to be|leaves(?: us with)?(?: only)?)\b"
+    r"|(?:it|that|this|answer)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
     r"|(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE))"
-    r"|^(?!wrong|false|incorrect|not|question)(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a](?= ?ALONE)"
+    r"|^(?!wrong|false|incorrect|not|question)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
     rf"|(?<![\w'])(?=[@ocas(\[*])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
     r"|statement @ is (?:\w+ )?true\b)"
     "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
@@ -66,12 +75,16 @@ class _Letters:
         self.upper = upper = "".join(sorted(set(choices.upper())))
         letter = f"[{upper}{upper.lower()}]"
         edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
-        one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
-        lead = rf"(?:</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
+        no_word = rf"{edge}(?!\s+(?!{_GOES_ON})[a-z])"
+        one = rf"(?P<label>{letter}){no_word}"
+        lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
-        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even))\b"
-        joint = rf"(?:</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
+        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even|i\.e|e\.g|aka|namely))\b"
+        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
+        # "B" or "BC", wherever it stands
+        self.some = re.compile(rf"{letter}(?<![A-Za-z0-9].)(?:{no_word}|(?<=[{upper}])[{upper}]+\b)", re.MULTILINE)
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
+        self.places = Extract(MARKED, _Said(choices))
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
         self.another = re.compile(rf"{_CLOSED}{joint}{{0,16}}{one}")  # from the end of a choice to the next one
@@ -81,12 +94,16 @@ class _Letters:
             rf"\b{_HEDGE}\b[\s,(]*(?:even )?{lead}{one}|\b(?P<also>[{upper}]) (?:\w+ )?also\b"
         )
         self.label = re.compile(rf"(?<![\w'])({letter})[.):](?=\s)")  # before a text: "A. Rome"
+        self.option = re.compile(  # from the end of a choice to another one with the same mark: "A. Rome, B. Paris"
+            rf"[*_]*([.):]).*?(?:[,;/|]|\b(?:and|or)) ?[(\[*]{{0,3}}(?P<label>{letter})\1(?=\s)"
+        )
         self.line = re.compile(
             rf"^{lead}{one}{_CLOSED}(?:(?P<bare>[^\w\n?-]*)$|(?<=[)\]])|[.:,;)(/|&]|-(?=\s)|\?(?!\s*\Z)| ?{_GOES_ON}"
             rf"|\s{letter}{edge}|[\u662f\u3067](?!.{{0,2}}[\u4e0d\u9519\u932f]))",
             re.MULTILINE,
         )
-        self.said = re.compile(_SAID.replace("[@", letter[:-1]).replace("@", letter), re.IGNORECASE | re.MULTILINE)
+        said = _SAID.replace("[@", letter[:-1]).replace("@", letter)
+        self.said = re.compile(rf"(?<![A-Za-z0-9])(?:{PROSE_MARKER.pattern}|{said})", re.MULTILINE)
 
     def first(self, text: str) -> Candidate | None:
         """Return the choice that a text begins with."""
@@ -105,7 +122,8 @@ class _Letters:
         if other and other["label"].upper() != value:
             return self._is_one_more(rest[: other.start("label")], rest[other.end("label") :])
         labels = {label[1].upper() for label in self.label.finditer(sentence)} - {value}
-        if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")):
+        option = self.option.match(sentence)
+        if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")) or (option and option["label"] != value):
             return True  # the options, one after the other
         if _CONDITION.match(sentence) and (_OTHERWISE.search(sentence) or self._others(sentence, value)):
             return True
@@ -136,49 +154,43 @@ _CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|wh
 _OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
 
 
-_SAID_CHARACTERS = 10_000
-
-
 @dataclass(frozen=True)
 class _Said(Extractor):
-    """What words make the answer, at the end of the text."""
+    """What words make the answer, or else the last line or the first one, if it begins with a choice."""
 
     choices: str
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        skipped = max(0, len(visible) - _SAID_CHARACTERS)
-        for answer in Prose(_letters(self.choices).said).answers(visible[skipped:]):
-            yield Answer(visible, *(place + skipped for place in answer[1:]))
-
-
-@dataclass(frozen=True)
-class _Lines(Extractor):
-    """The last line or the first one, if it begins with a choice. No line of a list of choices."""
-
-    choices: str
-
-    def answers(self, visible: str) -> Iterator[Answer]:
-        visible = visible.strip()
-        lines = list(_letters(self.choices).line.finditer(visible.translate(_NARROW)))
+        letters = _letters(self.choices)
+        text = _narrowed(visible)
+        choice = letters.some.search(text)
+        if choice is None:
+            return
+        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
+        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - _SAID_CHARACTERS)):
+            yield answer._replace(visible=visible)
+        lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
         if not lines:
             return
-        is_last = "\n" not in visible[lines[-1].start("label") :]
+        first, last = lines[0], lines[-1]
+        is_list = len({line["label"].upper() for line in lines}) > 1  # the options, not an answer
         bare = {line["label"].upper() for line in lines if line["bare"] is not None}
-        is_list = len({line["label"].upper() for line in lines}) > 1
-        if is_last and (not is_list or (lines[-1]["bare"] is not None and len(bare) == 1)):
-            yield _line_at(visible, lines[-1])
-        if not is_list and lines[0].start() == 0:
-            yield _line_at(visible, lines[0])
+        ends_list = not is_list or (last["bare"] is not None and len(bare) == 1)
+        if ends_list and "\n" not in text[last.start("label") :].rstrip():
+            yield _line_of(visible, last)
+        if not is_list and not text[: first.start()].strip():
+            yield _line_of(visible, first)
 
 
-def _line_at(visible: str, line: re.Match[str]) -> Answer:
+def _line_of(visible: str, line: re.Match[str]) -> Answer:
     end = visible.find("\n", line.start("label"))
     return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
-@lru_cache(maxsize=32)
-def _places_of(choices: str) -> Extractor:
-    return Extract(MARKED, Prose() | _Said(choices), _Lines(choices))
+_SAID_CHARACTERS = 10_000
+"""How many characters of the end of a text are looked at for words such as "I choose"."""
+_BEFORE_LINE = 40
+"""How many characters of the lines before a choice can hold its marker, such as "Answer:"."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +223,7 @@ class Choice(Comparator):
     @property
     def extract(self) -> Extractor:
         """Where the answer stands unless the comparator comes after `>>`."""
-        return _places_of(self.choices)
+        return _letters(self.choices).places
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth names no choice."""
@@ -220,7 +232,7 @@ class Choice(Comparator):
 
     def _named(self, answers: Iterator[Answer]) -> object:
         letters = _letters(self.choices)
-        return settle(answers, letters.first, lambda text: text.translate(_NARROW), letters.hedges)
+        return settle(answers, letters.first, _narrowed, letters.hedges)
 
 
 @lru_cache(maxsize=4096)

@@ -132,8 +132,12 @@ class Extractor:
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
-        visible = strip_thoughts(rollout.answer)
-        return self._answers_of(rollout, visible and _until_new_question(visible))
+        return self._answers_of(rollout, visible_text(rollout.answer))
+
+    def answers_in(self, text: str) -> Iterator[Answer]:
+        """Yield the answers of a text that is all the policy said, as `answers_of` does."""
+        visible = visible_text(text)
+        return iter(()) if visible is None else self.answers(visible)
 
     def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         return iter(()) if visible is None else self.answers(visible)
@@ -211,9 +215,9 @@ class Boxed(Extractor):
                 yield Answer(visible, found.start(), found.end(), end)
 
 
-def _last_marks(marker: re.Pattern[str], visible: str) -> tuple[list[re.Match[str]], int]:
+def _last_marks(marker: re.Pattern[str], visible: str, begin: int = 0) -> tuple[list[re.Match[str]], int]:
     """Return the last marks before a new question, the last one first, and where the new question begins."""
-    first = marker.search(visible)
+    first = marker.search(visible, begin)
     if first is None:
         return [], len(visible)
     question = _QUESTION.search(visible, first.end())
@@ -260,7 +264,7 @@ class AfterMarker(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last markers. See `Extractor.answers`."""
-        return _lines_after(_marker_pattern(self.markers), visible)
+        return lines_after(_marker_pattern(self.markers), visible)
 
 
 @functools.lru_cache(maxsize=64)
@@ -268,8 +272,9 @@ def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(name).replace(":", r"[*_ ]{0,4}[:\uff1a]") for name in markers))
 
 
-def _lines_after(marker: re.Pattern[str], visible: str) -> Iterator[Answer]:
-    marks, limit = _last_marks(marker, visible)
+def lines_after(marker: re.Pattern[str], visible: str, begin: int = 0) -> Iterator[Answer]:
+    """Yield what follows the last marks after a place, on their lines or the next ones. The last one first."""
+    marks, limit = _last_marks(marker, visible, begin)
     for mark in marks:
         start = _NOTHING.match(visible, mark.end(), limit).end()  # type: ignore[union-attr] # it matches nothing too
         if "\n" in visible[mark.end() : start] and (bullet := _BULLET.match(visible, start, limit)):
@@ -304,10 +309,17 @@ PROSE_MARKER = re.compile(
 )
 
 
-def _until_new_question(visible: str) -> str:
-    """Return a text up to the question that the policy asks itself after an answer in prose."""
-    if _QUESTION.search(visible):
-        for mark in PROSE_MARKER.finditer(visible):
+_ANY_MARKER = re.compile(rf"{PROSE_MARKER.pattern}|####|{_BOX.pattern}|<(?i:answer)>", re.MULTILINE)
+
+
+def visible_text(text: str) -> str | None:
+    """Return what an extractor sees: a text without thoughts, up to the question that the policy asks itself next.
+
+    Returns None if the text ends inside a thought.
+    """
+    visible = strip_thoughts(text)
+    if visible and _QUESTION.search(visible):
+        for mark in _ANY_MARKER.finditer(visible):
             start = _NOTHING.match(visible, mark.end()).end()  # type: ignore[union-attr] # it matches nothing too
             if not _QUESTION.match(visible, start - 1):  # "Answer:", then the question again, is no answer yet
                 question = _QUESTION.search(visible, start)
@@ -319,12 +331,9 @@ def _until_new_question(visible: str) -> str:
 class Prose(Extractor):
     """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
 
-    marker: re.Pattern[str] = PROSE_MARKER
-    """What says that an answer follows."""
-
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last of these. See `Extractor.answers`."""
-        return _lines_after(self.marker, visible)
+        return lines_after(PROSE_MARKER, visible)
 
 
 @dataclass(frozen=True)
@@ -346,10 +355,15 @@ class Tag(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last tags. See `Extractor.answers`."""
-        marks, limit = _last_marks(re.compile(rf"<(?i:{self.name})>"), visible)
+        marks, limit = _last_marks(_tag_pattern(self.name), visible)
         for mark in marks:
-            closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end(), limit)
+            closing = _tag_pattern(f"/{self.name}").search(visible, mark.end(), limit)
             yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else limit)
+
+
+@functools.lru_cache(maxsize=64)
+def _tag_pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"<(?i:{name})>")
 
 
 @dataclass(frozen=True)
@@ -515,7 +529,7 @@ class Comparator(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the reward of a text. None if the ground truth is of no use."""
-        return self.compare(self.extract.answers_of(Rollout.of_answer(answer_text)), ground_truth)
+        return self.compare(self.extract.answers_in(answer_text), ground_truth)
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return the reward of a rollout. None if its ground truth is of no use."""
@@ -531,7 +545,7 @@ class Compared(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the reward of a text. None if the ground truth is of no use."""
-        return self(Rollout.of_answer(answer_text, ground_truth))
+        return self.comparator.compare(self.extract.answers_in(answer_text), ground_truth)
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return the reward of a rollout. None if its ground truth is of no use."""

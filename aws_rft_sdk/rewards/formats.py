@@ -10,7 +10,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._figures import read_number, reference_number
 from aws_rft_sdk.rewards.combine import WeightedSum
-from aws_rft_sdk.rewards.extract import AfterMarker, strip_thoughts
+from aws_rft_sdk.rewards.extract import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 
@@ -68,8 +68,8 @@ class Format(TextReward):
 class Tags(TextReward):
     """1.0 if the answer is these tags in order, each once and not empty, with only spaces between them, else 0.0.
 
-    A tag before the last one, a thought for example, may mention tags ("I use <answer> tags"). A pair of tags with
-    something between is no mention: it would smuggle in a second answer. The last tag has no tag inside.
+    A tag before the last one, a thought for example, may mention tags ("I use <answer> tags"), but holds no pair of
+    tags with a second answer between. The last tag has no tag inside.
 
     Raises:
         ConfigurationError: There is no name, one is no word, or one occurs twice.
@@ -87,23 +87,17 @@ class Tags(TextReward):
         """Return 1.0 or 0.0. Linear in the text: the tags are looked for one after the other."""
         rest = _END_OF_TURN.sub("", answer_text.strip())
         for name in self.names:
-            opening, closing = f"<{name}>", f"</{name}>"
-            inside, closed, after = rest.removeprefix(opening).partition(closing)
-            if not rest.startswith(opening) or not closed or not inside.strip() or self._smuggles(name, inside):
+            inside, closed, after = rest.removeprefix(f"<{name}>").partition(f"</{name}>")
+            if not rest.startswith(f"<{name}>") or not closed or not inside.strip() or self._smuggles(name, inside):
                 return 0.0
             rest = after.lstrip()
         return float(not rest)
 
     def _smuggles(self, name: str, inside: str) -> bool:
+        names = "|".join(self.names)
         if name == self.names[-1]:
-            return any(f"<{mark}{other}>" in inside for other in self.names for mark in ("", "/"))
-        for other in self.names:
-            # From the last opening tag before a closing one, so that a mention before does not count.
-            for piece in inside.split(f"</{other}>")[:-1]:
-                _, opened, content = piece.rpartition(f"<{other}>")
-                if opened and re.search(r"\w", content):
-                    return True
-        return False
+            return re.search(rf"</?(?:{names})>", inside) is not None
+        return re.search(rf"<({names})>(?:(?!</?\1>)\W)*\w(?:(?!</?\1>).)*</\1>", inside, re.DOTALL) is not None
 
 
 _END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
@@ -117,12 +111,8 @@ _LINE = re.compile(
 class FinalAnswerLine(TextReward):
     """1.0 if the last line of the answer, and no other, is "#### The final answer is N", N a number, else 0.0.
 
-    An answer that goes on after that line has another form, also if it goes on to a second one: a new "Question:"
-    with its own solution, or another try.
-
-    The published form asks for a line break, this phrase, and a digit, anywhere. It refuses the phrase on the first
-    line and numbers that begin with a sign, a currency or a point, and takes 10:30 for a number and a runaway for an
-    ending.
+    An answer that goes on after that line, for example to a new "Question:", has another form. The published form
+    asks for a line break, this phrase and a digit, anywhere. It refuses "-3", "$3" and ".3", and pays for 10:30.
     """
 
     strict: bool = False
@@ -133,18 +123,14 @@ class FinalAnswerLine(TextReward):
         if self.strict:
             return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
-        visible = strip_thoughts(text) or ""
+        if "####" not in text:
+            return 0.0
+        visible = visible_text(text) or ""
         before, _, last = visible.rpartition("\n")
         found = _LINE.match(last)
-        # What does not end the text is followed by another turn.
-        if found is None or not text.endswith(last) or ("####" in before and self._goes_on(visible, len(before))):
-            return 0.0
-        return float(read_number(found[1]) is not None)
-
-    def _goes_on(self, visible: str, end: int) -> bool:
-        """Say whether an answer before has this form, or a new question follows it."""
-        answer = next(AfterMarker("####").answers(visible), None)
-        return _LINE.search(visible, 0, end) is not None or answer is None or answer.end < len(visible)
+        # What does not end the text is followed by another turn or question.
+        is_end = text.endswith(last) and visible == strip_thoughts(text)
+        return float(found is not None and is_end and not _LINE.search(before) and read_number(found[1]) is not None)
 
 
 @dataclass(frozen=True)

@@ -59,8 +59,8 @@ class Repetition(TextReward):
     """The share of word sequences that were there before, times -1: 0.0 without repetition, towards -1.0.
 
     -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. An answer of fewer than n words gets
-    0. In scripts without spaces (Chinese, Japanese, Thai), four characters in a row are a word. Longer runs than words
-    have (one letter or digit 500 times) count by characters, and so do long runs of punctuation.
+    0. In scripts without spaces (Chinese, Japanese, Thai), four characters in a row are a word. Each character counts
+    as a word in runs of more than 24 letters or digits, and of more than 31 punctuation marks.
 
     Raises:
         ConfigurationError: n is no whole number of at least 1.
@@ -79,10 +79,8 @@ class Repetition(TextReward):
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return the penalty. The ground truth is not looked at."""
         text = answer_text.lower()
-        if text.isascii():
-            words = _ASCII_TOKEN.findall(text)
-        else:
-            words = [found[1] or found[0] for found in _TOKEN.finditer(text)]
+        is_ascii = text.isascii()  # then quicker
+        words = _ASCII_TOKEN.findall(text) if is_ascii else [found[1] or found[0] for found in _TOKEN.finditer(text)]
         total = len(words) - self.n + 1
         if total < 1:
             return 0.0

@@ -13,7 +13,7 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, strip_thoughts
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, visible_text
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
@@ -52,6 +52,11 @@ def _plain(text: str) -> str:
     return _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1)
 
 
+@lru_cache(maxsize=4096)
+def _plain_all(texts: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(map(_plain, texts)) - {""}
+
+
 def references_of(ground_truth: JSON) -> tuple[str, ...]:
     """Return the texts that are right. Empty if the ground truth is of no use."""
     reference = reference_of(ground_truth)
@@ -84,7 +89,11 @@ _EXPLAINS = (
     r"|\s?[,:;\u2013\u2014-] (?=(?:the|an?) [\w ]{1,40} (?:of|in|from|that|which|who|where)\b)"
 )
 _EXPLAINED = re.compile(_EXPLAINS, re.IGNORECASE)
-_CUT = re.compile(rf"\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS}", re.IGNORECASE)
+_CUT = re.compile(
+    rf"(?=[\s.!?,:;\u2013\u2014\u3002\uff01\uff1f(\uff08<}}-])"
+    rf"(?:\s*[.!?](?=\s|$)|\s*[\u3002\uff01\uff1f\n(\uff08<}}]|{_EXPLAINS})",
+    re.IGNORECASE,
+)
 """Where an answer may end and words about it begin."""
 _MOST_CUTS = 16
 _ROOM = 200
@@ -92,12 +101,17 @@ _ROOM = 200
 _REMARK = re.compile(
     r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
 )
+_OR = r"(?:or|maybe|perhaps|possibly|alternatively)\b"
+_SENTENCE = (
+    r"(?:so|this|that|it|i|we|done|end|hope|thanks?|the \w+ (?:of|in))\b"
+    r"|[^\n]*\b(?:is|are|was|were|has|makes?|fits)\b"
+)
 _JOINED = re.compile(
-    r"(?:</\w{1,20}>)?[\s()\]}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{)?\s*(?:\b(?:or|and|maybe|perhaps|possibly|alternatively)\b|[,;/|&]\s)"
-    r"|[\s.!?)]*(?:or|maybe|perhaps|alternatively)\b|[ \t*_`'\"$})\]]*\n(?!\s)[^\n.!?:]{1,40}\.?\s*(?:\n|\Z)",
+    rf"(?:</\w{{1,20}}>)?[\s()\]}}*_`'\"$]*(?:[,;/|&]|->|=>|\u2192|\\text\s?\{{)?\s*(?:\b(?:and\b|{_OR})|[,;/|&]\s)"
+    rf"|[\s.!?)]*{_OR}|[ \t*_`'\"$}})\]]*\n(?!\s|{_SENTENCE})[^\n.!?:]{{1,40}}\.?\s*(?:\n|\Z)",
     re.IGNORECASE,
 )
-"""What joins a second answer to one that stands before."""
+"""What joins a second answer to one that stands before. Also a line that is no sentence."""
 _NO_NAME = re.compile(r"(?:no|wait|it|that|i|the answer)\b", re.IGNORECASE)
 _LONGEST_NAME = 5
 """Words of a text that can be another answer. A longer one is a sentence."""
@@ -133,21 +147,22 @@ class Text(Comparator):
         if not references:
             return None
         if self.strict:
-            return float(any(answer.text in references for answer in [next(answers, Answer.of(""))]))
-        right = {_plain(reference) for reference in references} - {""}
+            return float(next(answers, Answer.of("")).text in references)
+        right = _plain_all(references)
         return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
 
 ExactMatch = Text
 
 
-def _read(right: set[str], text: str) -> Candidate | None:
+def _read(right: frozenset[str], text: str) -> Candidate | None:
     """Return the longest beginning of a text that is right, or else what stands before the first cut."""
     longest = _ROOM + 8 * max(map(len, right), default=0)
     lead = _LEAD.match(text)
     start = lead.end() if lead else 0
     cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), _MOST_CUTS)]
-    for end in (len(text), *reversed(cuts)):
+    folded = fold(text[: start + longest])
+    for end in (len(text), *reversed(cuts)) if any(each in folded for each in right) else ():
         for begin in (0, start):
             if end - begin <= longest and (value := _plain(text[begin:end])) in right:
                 remark = _REMARK.match(text, end)
@@ -171,7 +186,8 @@ class F1(Comparator):
 
     F1 = 2 * precision * recall / (precision + recall) over words, without capitals, accents, punctuation, articles. Of
     several ground truths the best counts. Chinese, Japanese, Korean, Thai and the like are compared character by
-    character. Listing words costs precision, so that it pays less than the answer alone.
+    character. Listing words costs precision, so that it pays less than the answer alone. An answer that is taken back
+    afterwards ("No.", "Actually, Rome") gets nothing.
 
     Example:
         >>> F1().score("The answer is the city of Paris.", ["Paris", "Paris, France"])
@@ -181,8 +197,12 @@ class F1(Comparator):
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return the best F1. None if the ground truth is no text, number or boolean, and no list with one."""
         references = references_of(ground_truth)
-        given = _tokens(next(answers, Answer.of("")).text)
+        given = _tokens(str(settle(answers, _everything, hedges=_joins_another) or ""))
         return max((_overlap(given, _tokens(reference)) for reference in references), default=None)
+
+
+def _everything(text: str) -> Candidate:
+    return Candidate(text, 0, len(text))
 
 
 def _tokens(text: str) -> Counter[str]:
@@ -200,10 +220,10 @@ class KeywordCoverage(TextReward):
     """The share of the keywords that occur in the answer as whole words, from 0.0 to 1.0.
 
     A plural ("rivers" for river) and a possessive ("Bob's") count. "C" does not stand in "C++", nor "net" in ".NET".
-    Scripts without spaces have no word boundaries. Thoughts do not count.
+    Scripts without spaces have no word boundaries. Thoughts do not count, nor do
+    questions that the policy asks itself after its answer.
 
-    A measure of coverage, not of truth: "not Paris" covers Paris, and an answer that lists words gets all of them. Use
-    it as a small part of a sum.
+    "not Paris" covers Paris, and an answer that lists words gets all of them: use it as a small part of a sum.
 
     Example:
         >>> KeywordCoverage().score("Paris lies on the Seine.", ["Seine", "Paris", "Louvre", "bridge"])
@@ -221,7 +241,7 @@ class KeywordCoverage(TextReward):
         wanted = {fold(word).strip(" *_`'\",;:!?") for word in self.keywords or references_of(ground_truth)} - {""}
         if not wanted:
             return None
-        text = fold(strip_thoughts(answer_text) or "")
+        text = fold(visible_text(answer_text) or "")
         return sum(_as_pattern(word).search(text) is not None for word in wanted) / len(wanted)
 
 

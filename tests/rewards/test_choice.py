@@ -37,6 +37,9 @@ UNMARKED = cases(
     Statement B is the only correct one. ¦ B seems right. ¦ The correct statement is B ¦ The right letter is B.
     The best alternative is B. ¦ The correct option, I believe, is hard to find. I choose B. ¦ Let me think.↵↵B
     A is too small and C too big.↵That leaves B. ¦ Paris is the capital of France.↵↵(B) ¦ Selected option: B ¦ B是正确的
+    Ans. B ¦ Ans B ¦ The winner is B. ¦ The winning option is B ¦ The statement that is true is B. ¦ What is true is B.
+    The answer's B. ¦ Looks like B ¦ B it is. ¦ The right answer among the options is B. ¦ The correct answer, I think, is B.
+    The option that fits is B. ¦ The one I choose is (B). ¦ 1. B ¦ 1) B ¦ 12. B↵↵It fits. ¦ <B> ¦ <b>B</b>
     Bです ¦ Choice: B ¦ Conclusion: B ¦ A. Rome↵B. Paris↵C. Oslo↵↵B
     """
 )
@@ -59,7 +62,7 @@ CORRECTED = cases(
     The answer is not A but B. ¦ It is not A, it is B. ¦ The answer is A.↵↵Let me check again.↵↵The answer is B.
     #### A↵↵#### B ¦ A or C? No. I choose B. ¦ A is tempting, but B is right. ¦ \boxed{A}. Scratch that: \boxed{B}
     <answer>A</answer>↵Actually <answer>B</answer> ¦ Not A, so B is the answer ¦ It could be A, but the answer is B
-    <think>The answer is A</think>B ¦ A</think>↵B
+    <think>The answer is A</think>B ¦ A</think>↵B ¦ A looks right, but B is correct↵I am sure.
     """
 )
 
@@ -122,6 +125,7 @@ HEDGES = cases(
     B if we ignore C; otherwise C ¦ B unless C holds ¦ B if x else C ¦ C or B ¦ C, B ¦ C and B
     B and C are both right ¦ B, C and A ¦ BCA ¦ B through C ¦ B-C ¦ B、C ¦ B或C ¦ B和C ¦ A. Rome B. Paris C. Oslo
     A) Rome B) Paris C) Oslo D) Bern ¦ A. Rome↵B. Paris↵C. Oslo ¦ ↵A. Rome↵B. Paris↵C. Oslo↵D. Bern ¦ A B C D
+    B. one, C. two ¦ B) one; C) two ¦ B. one and C. two ¦ B, i.e. C ¦ B (i.e., C) ¦ B, e.g. C ¦ 1. B↵2. C
     A, B, C, D ¦ (A) (B) (C) (D) ¦ A↵B↵C↵D ¦ all of A, B and C
     """
 )
@@ -151,7 +155,7 @@ OTHERS = cases(
     #### B↵↵Wait, C. ¦ C↵↵B is wrong
     <|begin_internal_thought|>It's B.<|end_internal_thought|><|begin_of_solution|>\boxed{C}<|end_of_solution|>
     #### C↵↵Question: another one↵#### B ¦ The answer is C.<|im_end|>↵<|im_start|>user↵B ¦ B vitamins are good
-    Answer with the letter of the right option. ¦ Is it B? ¦ 答案不是B ¦ Bee ¦ B- ¦ The B option has a flaw
+    The statement that is false is B. ¦ The option that is not right is B. ¦ Answer with the letter of the right option. ¦ Is it B? ¦ 答案不是B ¦ Bee ¦ B- ¦ The B option has a flaw
     """
 )
 

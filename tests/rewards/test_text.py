@@ -18,6 +18,8 @@ RIGHT = cases(
     The answer is Paris, the capital of France. ¦ Paris↵↵It lies on the Seine. ¦ The answer is probably Paris.
     It is Paris. ¦ Paris is the answer. ¦ The answer is Rome. Wait, no, Paris. ¦ The answer is ~~Rome~~ Paris
     <think>Rome? The answer is Rome.</think>Paris ¦ Answer：Paris ¦ The answer is Paris, which is in France
+    #### Paris↵So this is plausible. ¦ #### Paris↵It fits ¦ #### Paris↵Done ¦ Paris↵I hope this helps
+    Paris↵the city of light ¦ The answer is Paris↵Rome is wrong
     the Paris ¦ The answer is Paris, \boxed{Paris} ¦ A: It is the capital of France. The answer is Paris. ¦ Paris
     """
 )
@@ -156,6 +158,8 @@ def test_text_when_it_comes_after_an_extractor_then_only_what_that_finds():
             ("\uc11c\uc6b8\uc740", "\uc11c\uc6b8", 0.8),
             ("caf\u00e9", "Cafe", 1.0),
         ],
+        *[("#### Paris\n\nActually something else", "Paris", 0.0), ("#### Paris\nNo.", "Paris", 0.0)],
+        *[("#### Paris\nor Rome", "Paris", 0.0), ("#### Paris\n\nThis makes sense.", "Paris", 1.0)],
         *[("Paris Rome Oslo", "Paris", 0.5), (r"\boxed{\text{red fox}}", "red fox", 1.0), ("yes", True, 1.0)],
     ],
 )
@@ -264,6 +268,7 @@ def test_keyword_coverage_when_several_are_wanted_then_their_share():
     assert KeywordCoverage().score("paris lies on the Seine", gold) == 0.5
     assert KeywordCoverage(("a", "b")).score("a", None) == 0.5
     assert KeywordCoverage().score("a river", "river") == 1.0
+    assert KeywordCoverage().score("#### Rome\n\nQuestion: which?\nAnswer: paris on the Seine", gold) == 0.0
     assert [KeywordCoverage().score("x", nothing) for nothing in (None, [], [""], {})] == [None] * 4
     with pytest.raises(ConfigurationError):
         KeywordCoverage("word")
