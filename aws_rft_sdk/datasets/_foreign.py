@@ -7,6 +7,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from aws_rft_sdk.datasets.report import beside
 from aws_rft_sdk.datasets.rules import Target
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
 from aws_rft_sdk.errors import DatasetError
@@ -52,8 +53,7 @@ def remedy(path: Path, line: int, row: Mapping[str, Any], target: Target) -> str
     except DatasetError:
         made = {}
     if made and _keeps_answer(row, made):
-        out = path.with_name(f"{path.name.partition('.')[0]}-{target.value}.jsonl")
-        return f"aws-rft dataset convert {quote(str(path))} {quote(str(out))} --to {target.value}"
+        return f"aws-rft dataset convert {quote(str(path))} {beside(path, target.value)} --to {target.value}"
     return f"write each row as {_WANTED[target]}, for example with datasets.write_rows"
 
 

@@ -79,7 +79,9 @@ RULES: dict[str, Rule] = {
     # All rows
     "rows-none": Rule(_E, _ALL, _BEDROCK, "the file has no rows", "write rows into it; is this the right file?"),
     "rows-min": Rule(_E, _CHAT, _BEDROCK, "there are fewer than 100 rows", "add rows; the service refuses fewer"),
-    "rows-max": Rule(_E, _CHAT, _BEDROCK, "there are more than 20,000 rows", "aws-rft dataset sample --rows 20000"),
+    "rows-max": Rule(
+        _E, _CHAT, _BEDROCK, "there are more than 20,000 rows", "aws-rft dataset sample IN OUT --rows 20000"
+    ),
     "rows-batch": Rule(_E, _ALL, _ASSETS, "a batch has as many rows or more", "add rows, or use a smaller batch"),
     "rows-few-batches": Rule(_W, _MTRL, _ASSETS, "there are fewer rows than ten batches have", "add rows"),
     "row-shape": Rule(_E, _ALL, _OURS, "rows are made for something else", "convert them"),

@@ -11,8 +11,8 @@ from typing import Any
 
 from aws_rft_sdk.datasets._interop import chat_row
 from aws_rft_sdk.datasets._messages import visible_text
-from aws_rft_sdk.datasets._rows import estimate_tokens
 from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets._text import estimate_tokens
 from aws_rft_sdk.datasets.files import read_rows
 from aws_rft_sdk.datasets.packing import unpack
 from aws_rft_sdk.datasets.picking import digest_of, prompt_of
