@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -25,12 +25,15 @@ def content_text(content: Any) -> str:
 
 def visible_text(messages: Any) -> str:
     """Return all that a model sees of messages, however malformed. Messages of equal text read equally."""
-    if not isinstance(messages, list):
-        return ""
-    told = [message for message in messages if isinstance(message, dict)]
-    if len(messages) == len(told) == 1:
-        return content_text(told[0].get("content"))
-    return "\n".join([f"{m.get('role')}: {content_text(m.get('content'))}{m.get('tool_calls') or ''}" for m in told])
+    told = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
+    if len(told) == 1 == len(messages):
+        return _told(told[0])
+    return "\n".join([f"{message.get('role')}: {_told(message)}" for message in told])
+
+
+def _told(message: dict[str, Any]) -> str:
+    text = content_text(message.get("content"))
+    return f"{text}{message['tool_calls'] or ''}" if "tool_calls" in message else text
 
 
 def seen_in(messages: Any, field: str) -> list[Seen]:
@@ -42,7 +45,7 @@ def seen_in(messages: Any, field: str) -> list[Seen]:
     return [
         Seen(
             f"{field}[{index}].content",
-            visible_text([message]) + str((isinstance(message, dict) and message.get("tool_calls")) or ""),
+            _told(message) if isinstance(message, dict) else "",
             asks=index >= last,
             answers=index < last and roles[index] not in ("user", *_SYSTEM),
         )
@@ -50,7 +53,7 @@ def seen_in(messages: Any, field: str) -> list[Seen]:
     ]
 
 
-def conversation(messages: Any, field: str, tools: set[str] | None = None) -> list[Found]:
+def conversation(messages: Any, field: str, tools: set[str] | None = None) -> Sequence[Found]:
     """Return the rules that messages break together, however malformed each of them is.
 
     Args:
@@ -59,13 +62,11 @@ def conversation(messages: Any, field: str, tools: set[str] | None = None) -> li
         tools: Names of the row's tools; None if the row has no tools.
     """
     if not isinstance(messages, list) or not messages:
-        return []
+        return ()
     roles = _roles(messages)
-    found = [*_order(field, *roles)]
-    calling = "assistant" in roles and any("tool_calls" in message for message in messages if type(message) is dict)
-    if calling or "tool" in roles:
-        found += _calls(messages, roles, field, tools)
-    return found
+    found = _order(field, *roles)
+    calling = "assistant" in roles and any("tool_calls" in message for message in messages if isinstance(message, dict))
+    return (*found, *_calls(messages, roles, field, tools)) if calling or "tool" in roles else found
 
 
 def _roles(messages: list[Any]) -> list[str]:

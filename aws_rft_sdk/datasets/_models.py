@@ -63,7 +63,7 @@ _PLAIN = _keys(role=cs.literal_schema(["system", "user", "assistant"]), content=
 
 
 def _kind(message: Any) -> str:
-    role = message.get("role") if type(message) is dict else None
+    role = message.get("role") if isinstance(message, dict) else None
     return "<answers>" if role == "tool" else "<calls>" if role == "assistant" and "tool_calls" in message else "<says>"
 
 

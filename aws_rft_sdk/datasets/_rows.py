@@ -26,7 +26,7 @@ class Rows:
 
     def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
         self.path, self.target, self.findings = path, target, findings
-        self.longest_tokens = self._short = 0
+        self.longest_tokens = 0
         self.odd = True
         """Whether the row at hand may hold what `oddities` looks for, also in the JSON that a cell holds as text."""
         self.kinds: defaultdict[Any, array[int]] = defaultdict(partial(array, "q"))
@@ -61,13 +61,12 @@ class Rows:
 
     def length(self, line: int, field: str, text: str) -> None:
         """Note a prompt that is too long."""
-        if len(text) > 4 * self._short or (len(text) > self._short and not text.isascii()):
-            tokens = estimate_tokens(text)
-            if tokens > self._max_tokens:
-                problem = f"about {tokens:,} tokens, and {self._max_tokens:,} fit"
-                self.findings.add("sequence-length", line, field, problem)
-            self.longest_tokens = max(self.longest_tokens, tokens)
-            self._short = min(self.longest_tokens, self._max_tokens)
+        tokens = estimate_tokens(text)
+        if tokens > self.longest_tokens:
+            self.longest_tokens = tokens
+        if tokens > self._max_tokens:
+            problem = f"about {tokens:,} tokens, and {self._max_tokens:,} fit"
+            self.findings.add("sequence-length", line, field, problem)
 
     def prompt(self, line: int, field: str, prompt: Any, answers: list[Any], tools: set[str] | None = None) -> None:
         """Note what is wrong with a prompt of text or messages that go together with these answers and tools."""
@@ -172,6 +171,8 @@ class ChatRows(Rows):
 
 
 def _reference(reference: Any) -> Found | None:
+    if type(reference) is str and reference[-1:].isalnum():
+        return None  # as most answers are
     if holds_nothing(reference.rpartition("####")[2] if type(reference) is str else reference):
         return "reference-empty", "reference_answer", f"there is no answer in {show(reference)}"
     if not isinstance(reference, str | dict):

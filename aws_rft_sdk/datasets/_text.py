@@ -35,7 +35,9 @@ def is_blank(text: str) -> bool:
 
 def estimate_tokens(text: str) -> int:
     """Return roughly how many tokens a text has: a token is four ASCII characters, or one other character."""
-    other = 0 if text.isascii() else len(text) - len(text.encode("ascii", "ignore"))
+    if text.isascii():
+        return len(text) // 4
+    other = len(text) - len(text.encode("ascii", "ignore"))
     return (len(text) - other) // 4 + other
 
 

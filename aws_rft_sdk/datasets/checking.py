@@ -15,7 +15,7 @@ from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._prompt_rows import PromptRows
 from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
 from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
-from aws_rft_sdk.datasets._strict import DECODER, oddities, parse, parse_row
+from aws_rft_sdk.datasets._strict import DECODER, oddities, parse
 from aws_rft_sdk.datasets._text import plural, show
 from aws_rft_sdk.datasets.files import read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report, beside
@@ -175,7 +175,7 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
                 continue
             count += 1
             try:
-                row, rows.odd = parse_row(line)
+                row, rows.odd = parse(line)
                 if not isinstance(row, dict):
                     add("row-object", number, "", f"{show(row)} is no object")
                 elif not row:
