@@ -24,88 +24,61 @@ def _pyarrow(path: Path) -> ModuleType:
         import pyarrow.ipc
         import pyarrow.parquet
     except ImportError as error:
-        kind = path.suffix.lower().removeprefix(".")
-        raise DatasetError(f"{path}: {kind} needs pyarrow; install aws-rft-sdk[parquet]") from error
+        raise DatasetError(f"{path}: {path.suffix.lower()[1:]} needs pyarrow; install aws-rft-sdk[parquet]") from error
     module: ModuleType = pyarrow
     return module
 
 
-def read_table(
-    path: Path, choose: Choose | None = None, progress: Progress | None = None
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_table(path: Path, choose: Choose | None, progress: Progress) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield row numbers from 1 and rows of a parquet or arrow file, a batch of them in memory at a time.
 
-    Args:
-        path: The file.
-        choose: Which columns to read; None for all.
-        progress: Is told how many bytes of the file have been dealt with.
-
-    Raises:
-        DatasetError: pyarrow is missing, the file is damaged, or two columns have one name.
+    A DatasetError says if pyarrow is missing, the file is damaged, or two columns have one name.
     """
-    pyarrow = _pyarrow(path)
-    batches = _parquet_batches if path.suffix.lower() == ".parquet" else _arrow_batches
-    number = 0
+    pyarrow, number, suffix = _pyarrow(path), 0, path.suffix.lower()
+
+    def columns(names: Sequence[str]) -> list[str]:
+        if repeated := [name for name in names if names.count(name) > 1]:
+            raise DatasetError(f"{path}: {len(repeated)} columns are called {repeated[0]!r}")
+        return list(names if choose is None else choose(names))
+
     try:
-        for batch, done in batches(pyarrow, path, choose):
+        for batch, done in (_parquet if suffix == ".parquet" else _arrow)(pyarrow, path, columns):
             for row in batch.to_pylist():
                 number += 1
                 yield number, row
-            if progress is not None:
-                progress(done)
+            progress(done)
     except pyarrow.ArrowInvalid as error:
-        raise DatasetError(
-            f"{path}: the {path.suffix.lower()} file is damaged, or is another kind of file ({error})"
-        ) from error
+        raise DatasetError(f"{path}: the {suffix} file is damaged, or is another kind of file ({error})") from error
 
 
-def _parquet_batches(pyarrow: ModuleType, path: Path, choose: Choose | None) -> Iterator[tuple[Any, int]]:
+def _parquet(pyarrow: ModuleType, path: Path, columns: Choose) -> Iterator[tuple[Any, int]]:
     with pyarrow.parquet.ParquetFile(path, buffer_size=_READ_BYTES, pre_buffer=False) as file:
-        columns = _columns(path, file.schema_arrow.names, choose)
         size, total, number = path.stat().st_size, max(1, file.metadata.num_rows), 0
-        for batch in file.iter_batches(batch_size=_READ_ROWS, columns=columns):
+        for batch in file.iter_batches(batch_size=_READ_ROWS, columns=columns(file.schema_arrow.names)):
             number += batch.num_rows
             yield batch, size * number // total
 
 
-def _arrow_batches(pyarrow: ModuleType, path: Path, choose: Choose | None) -> Iterator[tuple[Any, int]]:
+def _arrow(pyarrow: ModuleType, path: Path, columns: Choose) -> Iterator[tuple[Any, int]]:
     """Yield batches of the stream format, which `datasets` saves, or of the file format."""
     with pyarrow.memory_map(str(path)) as file:
         is_stream = file.read(6) != b"ARROW1"
         file.seek(0)
         reader = pyarrow.ipc.open_stream(file) if is_stream else pyarrow.ipc.open_file(file)
-        columns = _columns(path, reader.schema.names, choose)
+        names = columns(reader.schema.names)
         for batch in reader if is_stream else map(reader.get_batch, range(reader.num_record_batches)):
             for start in range(0, batch.num_rows, _READ_ROWS):
-                yield batch.select(columns).slice(start, _READ_ROWS), file.tell()
-
-
-def _columns(path: Path, names: Sequence[str], choose: Choose | None) -> list[str]:
-    if repeated := [name for name in names if names.count(name) > 1]:
-        raise DatasetError(f"{path}: {len(repeated)} columns are called {repeated[0]!r}")
-    return list(names if choose is None else choose(names))
+                yield batch.select(names).slice(start, _READ_ROWS), file.tell()
 
 
 def write_parquet(part: Path, path: Path, columns: Mapping[str, list[Any]]) -> None:
-    """Write columns of equal lengths, each in the type of its values.
-
-    Args:
-        part: The file to write.
-        path: What the file will be called.
-        columns: Lists of values by name.
-
-    Raises:
-        DatasetError: pyarrow is missing, or a column holds values of several types.
-    """
+    """Write columns of equal lengths to `part`, which will be called `path`. Values of several types do not fit one."""
     pyarrow = _pyarrow(path)
     try:
-        arrays = {name: pyarrow.array(values) for name, values in columns.items()}
+        arrays = [pyarrow.array(values) for values in columns.values()]
     except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError, UnicodeEncodeError, OverflowError) as error:
-        raise DatasetError(
-            f"{path}: not a table ({error}); a column holds one type of values, or write jsonl"
-        ) from error
+        problem = f"not a table ({error}); a column holds one type of values, or write jsonl"
+        raise DatasetError(f"{path}: {problem}") from error
     # A column without any value is taken for text.
-    typed = {
-        name: array.cast("string") if pyarrow.types.is_null(array.type) else array for name, array in arrays.items()
-    }
-    pyarrow.parquet.write_table(pyarrow.table(typed), part)
+    typed = [array.cast("string") if pyarrow.types.is_null(array.type) else array for array in arrays]
+    pyarrow.parquet.write_table(pyarrow.table(typed, names=list(columns)), part)

@@ -19,8 +19,8 @@ Note = Callable[[str, int, str], None]
 _LONGEST_CELL = 1 << 26
 """Characters. More than any model's sequence, and a bound for what is read where a quote is not closed."""
 _DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-_SEP = re.compile(r"sep=.\s*$", re.IGNORECASE)
-"""A line that Excel takes, and that is no row."""
+_NO_HEADER = re.compile(r"[\r\n]*$|sep=.\s*$", re.IGNORECASE)
+"""A blank line, or one that only Excel reads."""
 _QUOTED = re.compile(r'"[^"]*"')
 
 
@@ -28,10 +28,8 @@ def read_csv(path: Path, note: Note, progress: Progress | None = None) -> Iterat
     """Yield rows, each with the line where it begins: a cell in quotes may go over several.
 
     If the header has no comma, but semicolons, tabs or bars, that is noted, and they divide the cells. A row of another
-    length than the header is noted, and yielded with the cells that have a column.
-
-    Raises:
-        DatasetError: From here on the text is not CSV.
+    length than the header is noted, and yielded with the cells that have a column. Text that is not CSV from some line
+    on is a DatasetError.
     """
     # The limit is the process's, so it is only ever raised.
     csv.field_size_limit(max(csv.field_size_limit(), _LONGEST_CELL))
@@ -40,14 +38,14 @@ def read_csv(path: Path, note: Note, progress: Progress | None = None) -> Iterat
         io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as text,
     ):
         lines = _decoded(text, note)
-        blank, header = [], ""
-        for header in lines:
-            if header.strip("\r\n") and not _SEP.match(header):
+        head = []  # up to the header
+        for first in lines:
+            head.append(first)
+            if not _NO_HEADER.match(first):
                 break
-            blank.append("\n")
-        line = len(blank) + 1
-        delimiter = _delimiter(path, header, line, note)
-        reader = csv.reader(itertools.chain(blank, [header], lines), delimiter=delimiter, strict=True)
+            head[-1] = "\n"
+        delimiter = _delimiter(path, "".join(head[-1:]), len(head), note)
+        reader = csv.reader(itertools.chain(head, lines), delimiter=delimiter, strict=True)
         names: list[str] = []
         line = 1
         try:
@@ -75,34 +73,23 @@ def _delimiter(path: Path, header: str, line: int, note: Note) -> str:
         return ","
     names = " or ".join(f"{_DELIMITERS[mark]} ({mark!r})" for mark in marks)
     if len(marks) > 1:
-        raise DatasetError(
-            f"{path}, line {line}: the cells may be divided by {names}; save them with commas", line=line
-        )
+        problem = f"the cells may be divided by {names}; save them with commas"
+        raise DatasetError(f"{path}, line {line}: {problem}", line=line)
     note("file-delimiter", line, f"the cells are divided by {names}, not by commas")
     return marks[0]
 
 
 def _decoded(lines: Iterable[str], note: Note) -> Iterator[str]:
-    """Yield lines, with U+FFFD in place of what is not UTF-8."""
+    """Yield lines that were read with surrogateescape, with U+FFFD for what is not UTF-8."""
     for number, line in enumerate(lines, start=1):
-        if not line.isascii() and (start := undecoded(line)):
-            note("row-encoding", number, f"byte {start} of the line is not UTF-8")
-            yield line.encode(errors="surrogateescape").decode(errors="replace")
-            continue
+        if not line.isascii():
+            try:
+                line.encode()
+            except UnicodeEncodeError as error:
+                start = len(line[: error.start].encode()) + 1
+                note("row-encoding", number, f"byte {start} of the line is not UTF-8")
+                line = line.encode(errors="surrogateescape").decode(errors="replace")
         yield line
-
-
-def undecoded(line: str) -> int:
-    """Return which byte of a line, from 1, is not UTF-8; 0 where all are.
-
-    Args:
-        line: As read with `errors="surrogateescape"`.
-    """
-    try:
-        line.encode()
-    except UnicodeEncodeError as error:
-        return len(line[: error.start].encode()) + 1
-    return 0
 
 
 def _check_header(names: list[str], line: int, note: Note) -> None:

@@ -1,11 +1,29 @@
-"""Rows as verl, TRL and ShareGPT have them, turned into rows of `messages` and `reference_answer`."""
+"""Rows of every known kind told apart; those of verl, TRL and ShareGPT made into `messages` and `reference_answer`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aws_rft_sdk.errors import DatasetError
+
+_KINDS: tuple[tuple[str, str, dict[str, type]], ...] = (
+    ("nova", "nova", {"id": object, "messages": object}),
+    ("bedrock", "bedrock", {"messages": object}),
+    ("ShareGPT", "sharegpt", {"conversations": object}),
+    ("verl", "verl", {"prompt": object, "reward_model": Mapping}),
+    ("preference", "", {"chosen": object, "rejected": object}),
+    ("TRL", "trl", {"prompt": list}),
+    ("question/answer", "qa", {"question": object, "answer": object}),
+    ("Alpaca instruction/output", "", {"instruction": object, "output": object}),
+    ("prompt/completion", "", {"prompt": object, "completion": object}),
+    ("problem/solution", "", {"problem": object, "solution": object}),
+    ("problem/answer", "", {"problem": object, "answer": object}),
+    ("nova-multiturn", "nova-multiturn", {"id": object, "metadata": object}),
+    ("mtrl", "mtrl", {"prompt": object}),
+)
+"""What a row is called, the `Shape` that reads it (empty: a later one), and the fields that it has, with their types.
+The first kind that fits counts."""
 
 _ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "completion")
 _SHAREGPT_ROLES = {
@@ -15,34 +33,35 @@ _SHAREGPT_ROLES = {
 }
 
 
-def foreign_shape(row: Mapping[str, Any]) -> str | None:
-    """Return "sharegpt", "verl" or "trl" if the keys of a row tell so, else None."""
-    if "messages" in row:
-        return None
-    if isinstance(row.get("conversations"), list):
-        return "sharegpt"
-    if isinstance(row.get("reward_model"), Mapping) and "prompt" in row:
-        return "verl"
-    return "trl" if isinstance(row.get("prompt"), list) else None
+def _kinds(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, shape, fields in _KINDS:
+        if fields.keys() <= row.keys() and all(isinstance(row[key], held) for key, held in fields.items()):
+            yield name, shape
+
+
+def kind_of(row: Mapping[str, Any]) -> str:
+    """Return what a row is called, such as "verl" or "question/answer"; empty if its keys tell nothing."""
+    return next((name for name, _ in _kinds(row)), "")
+
+
+def shape_of(row: Mapping[str, Any]) -> str:
+    """Return the name of the shape that a row's keys tell of; anything with a first column may be mtrl."""
+    return next((shape for _, shape in _kinds(row) if shape), "mtrl")
 
 
 def chat_row(row: Mapping[str, Any], shape: str | None = None) -> Mapping[str, Any]:
     """Return a row of `messages`, `reference_answer` if there is an answer, and all the other columns.
 
-    Args:
-        row: The row. It is returned as it is if it has none of the three shapes.
-        shape: One of the names that `foreign_shape` returns. None: what the keys tell.
-
-    Raises:
-        DatasetError: The row has not the shape.
+    A row of another shape than verl, trl and sharegpt is returned as it is. If `shape` is None, the keys tell which it
+    is. A row that has not the shape is a DatasetError.
     """
-    shape = shape or foreign_shape(row)
-    if shape is None:
+    reader = _READERS.get(shape or shape_of(row))
+    if reader is None:
         return row
     columns = dict(row)
     try:
-        messages, answer = _READERS[shape](columns)
-    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        messages, answer = reader(columns)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(f"no {error}" if isinstance(error, KeyError) else str(error)) from error
     return {"messages": messages, **({} if answer is None else {"reference_answer": answer}), **columns}
 
@@ -60,7 +79,7 @@ def take_answer(columns: dict[str, Any]) -> Any:
     return answer[-1]["content"] if name == "completion" and isinstance(answer, list) and answer else answer
 
 
-# Each reader takes what it uses out of the columns.
+# Each reader takes what it uses out of the columns, and returns the messages and the answer.
 
 
 def _verl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -68,11 +87,7 @@ def _verl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     answer = spec.pop("ground_truth", None)
     if spec:
         columns["reward_model"] = spec
-    return _messages(columns.pop("prompt")), take_answer(columns) if answer is None else answer
-
-
-def _trl(columns: dict[str, Any]) -> tuple[list[Any], Any]:
-    return _messages(columns.pop("prompt")), take_answer(columns)
+    return _messages(columns), take_answer(columns) if answer in (None, "") else answer
 
 
 def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
@@ -84,16 +99,23 @@ def _sharegpt(columns: dict[str, Any]) -> tuple[list[Any], Any]:
     return messages, take_answer(columns)
 
 
+_READERS: dict[str, Callable[[dict[str, Any]], tuple[list[Any], Any]]] = {
+    "verl": _verl,
+    "trl": lambda columns: (_messages(columns), take_answer(columns)),
+    "sharegpt": _sharegpt,
+}
+
+
 def _turn(turn: Any, index: int) -> dict[str, Any]:
     speaker = turn.get("from", turn.get("role")) if isinstance(turn, Mapping) else turn
     if not isinstance(speaker, str) or speaker not in _SHAREGPT_ROLES:
-        raise DatasetError(
-            f"conversations[{index}] is from {speaker!r}; it must be one of {', '.join(_SHAREGPT_ROLES)}"
-        )
+        roles = ", ".join(_SHAREGPT_ROLES)
+        raise DatasetError(f"conversations[{index}] is from {speaker!r}; it must be one of {roles}")
     return {"role": _SHAREGPT_ROLES[speaker], "content": turn["value"] if "value" in turn else turn["content"]}
 
 
-def _messages(prompt: Any) -> list[Any]:
+def _messages(columns: dict[str, Any]) -> list[Any]:
+    prompt = columns.pop("prompt")
     messages: list[Any] = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else without_nulls(prompt)
     for index, message in enumerate(messages):
         if not isinstance(message, Mapping) or "role" not in message:
@@ -106,10 +128,3 @@ def without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: without_nulls(item) for name, item in value.items() if item is not None}
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-_READERS: dict[str, Callable[[dict[str, Any]], tuple[list[Any], Any]]] = {
-    "verl": _verl,
-    "trl": _trl,
-    "sharegpt": _sharegpt,
-}

@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from typing import Any, NamedTuple
 
-from aws_rft_sdk.datasets._foreign import foreign, remedy
 from aws_rft_sdk.datasets._leaks import Seen
 from aws_rft_sdk.datasets._messages import seen_in, visible_text
 from aws_rft_sdk.datasets._rows import Rows
@@ -79,11 +78,11 @@ class PromptRows(Rows):
         self._column = column = prompt_column(list(row))
         if column == "prompt":
             return column
-        if name := foreign(row, self.target):
+        if name := self.foreign(row):
             if column in _ASKING:
                 self._unread.update(_ANSWERS)
                 problem = f"these are {name} rows: the job reads {column!r}, and nothing else reaches the handler"
-                self.findings.add("columns-ignored", line, column, problem, remedy(self.path, line, row, self.target))
+                self.findings.add("columns-ignored", line, column, problem, self.remedy(line, row))
             return column
         meant = [name for name in row if hint(name, ("prompt",))]
         question = f'; did you mean {meant[0]!r} to be "prompt"?' if meant else ""
@@ -113,7 +112,7 @@ class PromptRows(Rows):
         for name in names:
             if name not in self._unread:
                 self._unread.add(name)
-                fix = remedy(self.path, line, row, self.target)
+                fix = self.remedy(line, row)
                 self.findings.add("columns-ignored", line, name, f"{name!r} never reaches the handler", fix)
         return names
 

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from aws_rft_sdk.datasets._foreign import foreign, remedy
+from aws_rft_sdk.datasets._interop import kind_of
 from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
 from aws_rft_sdk.datasets._messages import Found, conversation, seen_in, visible_text
 from aws_rft_sdk.datasets._models import CHAT, MULTITURN, broken_rules
 from aws_rft_sdk.datasets._text import estimate_tokens, holds_nothing, nearest, plural, show
 from aws_rft_sdk.datasets._tools import Tools
-from aws_rft_sdk.datasets.report import Findings
+from aws_rft_sdk.datasets.report import Findings, beside
 from aws_rft_sdk.datasets.rules import Target
+from aws_rft_sdk.datasets.shapes import Shape, convert_rows
+from aws_rft_sdk.errors import DatasetError
 
 _CHAT_KEYS = ("messages", "reference_answer", "id", "tools")
+_WANTED = {
+    Target.MTRL: '{"prompt": datasets.pack(question=..., ground_truth=...)}',
+    Target.BEDROCK: '{"messages": [{"role": "user", "content": ...}], "reference_answer": ...}',
+    Target.NOVA: '{"id": ..., "messages": [{"role": "user", "content": ...}], "reference_answer": ...}',
+    Target.NOVA_MULTITURN: '{"id": ..., "metadata": {"prompt": ..., "answer": ...}}',
+}
+_ANSWER = re.compile(r'(?:answer|ground_truth)\\*":')
+"""A field of a row, or of the cell in it, that holds what a reward compares with."""
 
 
 class Rows:
@@ -47,12 +61,26 @@ class Rows:
         for rule, field, problem in found:
             self.findings.add(rule, line, field, problem)
 
+    def foreign(self, row: Mapping[str, Any]) -> str:
+        """Return what a row of another kind than the target's is called; empty if its keys tell of no such kind."""
+        name = kind_of(row)
+        return "" if name == self.target.value else name
+
     def is_foreign(self, line: int, row: dict[str, Any]) -> bool:
         """Return whether a row is made for something else, and count it. All rows of a kind make one finding."""
-        if name := foreign(row, self.target):
+        if name := self.foreign(row):
             self._foreign.setdefault(name, (line, row))
             self._foreign_counts[name] += 1
         return bool(name)
+
+    def remedy(self, line: int, row: Mapping[str, Any]) -> str:
+        """Return the command that makes such rows into the target's, or what to write if the command loses answers."""
+        path, to = self.path, self.target.value
+        with contextlib.suppress(DatasetError):
+            made = json.dumps(next(convert_rows([(line, row)], Shape(to))), default=str)
+            if row.keys() == {"prompt"} or _ANSWER.search(made):
+                return f"aws-rft dataset convert {quote(str(path))} {beside(path, to)} --to {to}"
+        return f"write each row as {_WANTED[self.target]}, for example with datasets.write_rows"
 
     def once(self, rule: str, line: int, field: str, value: str) -> None:
         """Note a value that was there before. A hash of each value is kept, not the value."""
@@ -104,7 +132,7 @@ class Rows:
         for name, (line, row) in self._foreign.items():
             count = self._foreign_counts[name]
             problem = f"this is a {name} row" if count == 1 else f"these are {name} rows, {count:,} from here on"
-            self.findings.add("row-shape", line, "", problem, remedy(self.path, line, row, self.target))
+            self.findings.add("row-shape", line, "", problem, self.remedy(line, row))
 
     def optional_fields(self, required: tuple[str, ...]) -> None:
         """Note fields that only some rows have."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import gzip
-import io
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from io import TextIOWrapper
 from pathlib import Path
 from shlex import quote
-from typing import Any, TextIO
+from typing import Any
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._arrow import Choose, read_table, write_parquet
 from aws_rft_sdk.datasets._csv import read_csv
-from aws_rft_sdk.datasets._storage import TEXTS, Progress, byte_order_mark, files_of, format_of, is_gzip, open_bytes
+from aws_rft_sdk.datasets._storage import TEXTS, Progress, byte_order_mark, create_text, files_of, format_of, open_bytes
 from aws_rft_sdk.errors import DatasetError
 
 Row = tuple[int, Mapping[str, Any]]
@@ -26,24 +25,23 @@ begins. In any other file, it is the number of the row."""
 _BUFFER = 1 << 20
 _LARGEST_ARRAY = 1 << 30
 """Bytes of JSON in a .json file, which is read as a whole."""
+_HINTS = {
+    "{": "; write each object on one line: jq -c . {} > rows.jsonl",
+    "[": "; a file that is one array must end in .json",
+}
 
 
 def read_rows(
-    path: str | Path,
-    *,
-    choose: Choose | None = None,
-    progress: Progress | None = None,
-    split: str | None = None,
+    path: str | Path, *, choose: Choose | None = None, progress: Progress | None = None, split: str | None = None
 ) -> Iterator[Row]:
-    """Read a file, or a split of a folder, row by row and in order.
+    """Read a file, or a split of a folder, row by row and in order. A .json file is held in memory.
 
     Cells of a csv file are strings. Cells of a parquet or arrow file are what they are there. Blank lines of a jsonl or
-    csv file are passed over. A csv row of another length than the header is malformed. A csv file whose header has no
-    comma but a semicolon, a tab or a bar is read with that delimiter. A .json file is held in memory.
+    csv file are passed over. A csv file whose header has no comma but a semicolon, a tab or a bar is read with it.
 
     Args:
         path: The file, whose suffix tells the format, or a folder as `files_of` takes it.
-        choose: For parquet, makes the columns to read out of all there are; None for all. Other formats ignore it.
+        choose: For parquet and arrow, makes the columns to read out of all there are. None: all.
         progress: Is told how many bytes have been read.
         split: Which split of a folder. None if it has only one.
 
@@ -64,7 +62,7 @@ def read_rows(
         try:
             if suffix in TEXTS and byte_order_mark(file) == "utf-16":
                 raise DatasetError(f"{file}: the file is UTF-16; save it as UTF-8", line=1)
-            yield from _READERS[suffix](file, choose, told)
+            yield from _READERS[suffix](file, told) if suffix in TEXTS else read_table(file, choose, told)
             done += file.stat().st_size
         except OSError as error:
             raise DatasetError(f"{file}: {error.strerror or error}") from error
@@ -72,14 +70,8 @@ def read_rows(
             raise DatasetError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start})") from error
 
 
-_HINTS = {
-    "{": "; write each object on one line: jq -c . {} > rows.jsonl",
-    "[": "; a file that is one array must end in .json",
-}
-
-
 def _read_jsonl(path: Path, progress: Progress | None) -> Iterator[Row]:
-    with open_bytes(path, progress) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
+    with open_bytes(path, progress) as raw, TextIOWrapper(raw, encoding="utf-8-sig", newline="\n") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -91,20 +83,16 @@ def _read_jsonl(path: Path, progress: Progress | None) -> Iterator[Row]:
             yield number, _object(path, number, row)
 
 
-def read_json(
-    path: Path, *, progress: Progress | None = None, decoder: json.JSONDecoder | None = None
-) -> Iterator[Row]:
+def read_json(path: Path, progress: Progress | None = None, decoder: json.JSONDecoder | None = None) -> Iterator[Row]:
     """Read a .json file as `read_rows` does, with a decoder of one's own. The array is held in memory."""
-    pieces: list[bytes] = []
+    data = bytearray()
     with open_bytes(path, progress) as file:
         while piece := file.read(_BUFFER):
-            pieces.append(piece)
-            if len(pieces) * _BUFFER > _LARGEST_ARRAY:
-                raise DatasetError(
-                    f"{path}: an array above 1 GiB is not read as a whole; write one object a line: "
-                    f"jq -c '.[]' {quote(str(path))} > rows.jsonl"
-                )
-    text = b"".join(pieces).decode("utf-8-sig")
+            data += piece
+            if len(data) > _LARGEST_ARRAY:
+                jq = f"jq -c '.[]' {quote(str(path))} > rows.jsonl"
+                raise DatasetError(f"{path}: an array above 1 GiB is not read; write one object a line: {jq}")
+    text = data.decode("utf-8-sig")
     if not text.lstrip().startswith("["):
         problem = (
             "starts with something else; a file of one object a line must end in .jsonl" if text.strip() else "is empty"
@@ -127,25 +115,12 @@ def _object(path: Path, line: int, row: object) -> Mapping[str, Any]:
     return row
 
 
-_PASSED_OVER = frozenset({"row-blank", "header-empty", "file-delimiter"})
-"""Odd things in a csv file that leave no doubt about its rows."""
-
-
 def _read_csv(path: Path, progress: Progress | None) -> Iterator[Row]:
     def note(rule: str, line: int, problem: str) -> None:
-        if rule not in _PASSED_OVER:
+        if rule not in ("row-blank", "header-empty", "file-delimiter"):  # the rows are certain all the same
             raise DatasetError(f"{path}, line {line}: {problem}", line=line)
 
-    yield from read_csv(path, note, progress)
-
-
-_READERS: dict[str, Callable[..., Iterator[Row]]] = {
-    ".jsonl": lambda path, choose, progress: _read_jsonl(path, progress),
-    ".json": lambda path, choose, progress: read_json(path, progress=progress),
-    ".csv": lambda path, choose, progress: _read_csv(path, progress),
-    ".parquet": read_table,
-    ".arrow": read_table,
-}
+    return read_csv(path, note, progress)
 
 
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, JSON]]) -> int:
@@ -183,86 +158,66 @@ def write_rows(path: str | Path, rows: Iterable[Mapping[str, JSON]]) -> int:
     return count
 
 
-@contextlib.contextmanager
-def _text_file(part: Path, path: Path, newline: str) -> Iterator[TextIO]:
-    with contextlib.ExitStack() as stack:
-        raw: io.BufferedWriter | gzip.GzipFile = stack.enter_context(part.open("wb"))
-        if is_gzip(path):  # without name and time, so that equal rows make equal files
-            raw = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0))
-        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=newline))
+def _write_json(begin: str, between: str, end: str, part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
+    count = 0
+    with create_text(part, path) as file:
+        for count, row in enumerate(rows, start=1):
+            file.write((between if count > 1 else begin) + _encode(path, count, row))
+        file.write(end)
+    return count
 
 
-def encode_row(path: Path, number: int, row: Mapping[str, JSON]) -> str:
-    """Return one line of JSON that UTF-8 can hold.
-
-    Raises:
-        DatasetError: A value is not JSON, NaN and infinities included.
-    """
+def _encode(path: Path, number: int, value: object) -> str:
+    """Return one line of JSON that UTF-8 can hold."""
     try:
-        text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{path}: row {number} is not JSON ({error})", line=number) from error
-    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
         text.encode()
     except UnicodeEncodeError:
-        return json.dumps(row)  # half a surrogate pair can only be written escaped
+        return json.dumps(value)  # half a surrogate pair can only be written escaped
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: row {number} is not JSON ({error})", line=number) from error
     return text
 
 
-def _write_jsonl(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    count = 0
-    with _text_file(part, path, "\n") as file:
-        for count, row in enumerate(rows, start=1):
-            file.write(encode_row(path, count, row) + "\n")
-    return count
-
-
-def _write_json(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    count = 0
-    with _text_file(part, path, "\n") as file:
-        for count, row in enumerate(rows, start=1):
-            file.write(("[\n" if count == 1 else ",\n") + encode_row(path, count, row))
-        file.write("\n]\n")
-    return count
-
-
 def _write_csv(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    kept = list(rows)
-    with _text_file(part, path, "") as file:
-        writer = csv.DictWriter(file, _names(kept))
+    names, cells = _table(path, rows, lambda value: value is None or isinstance(value, str))
+    with create_text(part, path) as file:
+        writer = csv.DictWriter(file, names)
         writer.writeheader()
-        for number, row in enumerate(kept, start=1):
+        for number, row in enumerate(cells, start=1):
             try:
-                writer.writerow({name: _cell(value) for name, value in row.items()})
+                writer.writerow(row)
             except UnicodeEncodeError as error:
                 raise DatasetError(f"{path}: row {number} is no UTF-8 text ({error.reason})", line=number) from error
-    return len(kept)
+    return len(cells)
 
 
 def _write_parquet(part: Path, path: Path, rows: Iterable[Mapping[str, JSON]]) -> int:
-    kept = list(rows)
-    if kept:
-        write_parquet(part, path, {name: [_flat(row.get(name)) for row in kept] for name in _names(kept)})
-    return len(kept)
+    names, cells = _table(path, rows, lambda value: not isinstance(value, dict | list))
+    if cells:
+        write_parquet(part, path, {name: [row.get(name) for row in cells] for name in names})
+    return len(cells)
 
 
-def _names(rows: list[Mapping[str, JSON]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
+def _table(
+    path: Path, rows: Iterable[Mapping[str, JSON]], is_cell: Callable[[object], bool]
+) -> tuple[list[str], list[dict[str, JSON]]]:
+    """Return the names of all columns, and the rows. JSON text replaces every value that is no cell."""
+    cells = [
+        {name: value if is_cell(value) else _encode(path, number, value) for name, value in row.items()}
+        for number, row in enumerate(rows, start=1)
+    ]
+    return list(dict.fromkeys(name for row in cells for name in row)), cells
 
 
-def _flat(value: JSON) -> JSON:
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, dict | list) else value
-
-
-def _cell(value: JSON) -> str:
-    if value is None:
-        return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
+_READERS: dict[str, Callable[[Path, Progress], Iterator[Row]]] = {
+    ".jsonl": _read_jsonl,
+    ".json": read_json,
+    ".csv": _read_csv,
+}
 _WRITERS: dict[str, Callable[[Path, Path, Iterable[Mapping[str, JSON]]], int]] = {
-    ".jsonl": _write_jsonl,
-    ".json": _write_json,
+    ".jsonl": partial(_write_json, "", "\n", "\n"),
+    ".json": partial(_write_json, "[\n", ",\n", "\n]\n"),
     ".csv": _write_csv,
     ".parquet": _write_parquet,
 }

@@ -35,9 +35,7 @@ class Packed:
     def ground_truth(self) -> JSON:
         """What a reward compares with: `ground_truth`, or that of `reward_model` or `reward_spec`. None if absent."""
         holders = (self.hidden, self.hidden.get("reward_model"), self.hidden.get("reward_spec"))
-        return next(
-            (held["ground_truth"] for held in holders if isinstance(held, Mapping) and "ground_truth" in held), None
-        )
+        return next((it["ground_truth"] for it in holders if isinstance(it, Mapping) and "ground_truth" in it), None)
 
     def __str__(self) -> str:
         question = self.question
@@ -57,27 +55,21 @@ def pack(*, question: JSON, ground_truth: JSON = None, visible: Sequence[str] = 
         JSON text. Equal for equal arguments.
 
     Raises:
-        ConfigurationError: ground_truth is to be visible, a visible name is no field, or a field is called `visible`.
+        ConfigurationError: ground_truth is to be visible, or a visible name is no field.
         DatasetError: A value is not JSON.
     """
     named: dict[str, JSON] = {"question": question, **fields}
     if ground_truth is not None:
         named["ground_truth"] = ground_truth
-    return pack_fields(named, [visible] if isinstance(visible, str) else list(visible))
-
-
-def pack_fields(named: Mapping[str, JSON], visible: Sequence[str]) -> str:
-    """Write a prompt cell of fields of any name, the question among them, as `pack` does."""
-    if "visible" in named:
-        raise ConfigurationError("a packed field cannot be called 'visible'")
-    if "ground_truth" in visible:
+    names = ["question", *([visible] if isinstance(visible, str) else visible)]
+    if "ground_truth" in names:
         raise ConfigurationError("the ground truth is not for the model to see")
-    if unknown := [name for name in visible if name not in named]:
+    if unknown := [name for name in names if name not in named]:
         raise ConfigurationError(f"visible names {unknown[0]!r}, and there is no such field")
-    shown = {name: value for name, value in named.items() if name == "question" or name in visible}
+    shown = {name: value for name, value in named.items() if name in names}
     try:
         return json.dumps({**shown, **named, "visible": list(shown)}, ensure_ascii=False, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise DatasetError(f"a packed value is not JSON ({error})") from error
 
 
@@ -95,14 +87,16 @@ def unpack(cell: str) -> Packed:
     """
     try:
         fields = json.loads(cell)
-    except (TypeError, ValueError, RecursionError) as error:
+        if not isinstance(fields, dict):
+            raise ValueError(f"a JSON {type(fields).__name__}, not an object")
+        names = fields.pop("visible", None)
+        if names is None:
+            names = [name for name in _QUESTIONS if name in fields][:1]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise ValueError("`visible` is no list of names")
+        shown = FrozenDict((name, fields[name]) for name in fields if name in names and name != "ground_truth")
+        return Packed(shown, FrozenDict((name, fields[name]) for name in fields if name not in shown))
+    except json.JSONDecodeError as error:
         raise DatasetError(f"the prompt is no packed cell: not JSON ({error})") from error
-    if not isinstance(fields, dict):
-        raise DatasetError(f"the prompt is no packed cell: a JSON {type(fields).__name__}, not an object")
-    names = fields.pop("visible", None)
-    if names is None:
-        names = [name for name in _QUESTIONS if name in fields][:1]
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise DatasetError("the prompt is no packed cell: `visible` is no list of names")
-    shown = {name: value for name, value in fields.items() if name in names and name != "ground_truth"}
-    return Packed(FrozenDict(shown), FrozenDict({name: value for name, value in fields.items() if name not in shown}))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise DatasetError(f"the prompt is no packed cell: {error}") from error

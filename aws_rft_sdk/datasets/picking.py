@@ -13,7 +13,6 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._interop import chat_row
 from aws_rft_sdk.datasets._storage import Progress
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 
@@ -23,25 +22,17 @@ def prompt_of(row: Mapping[str, Any]) -> JSON:
         row = chat_row(row)
     except DatasetError:  # a row of another library, with something odd in it
         return dict(row)
-    if "messages" in row:
-        return row["messages"]
     metadata = row.get("metadata")
-    if isinstance(metadata, Mapping) and "prompt" in metadata:
+    if "messages" not in row and isinstance(metadata, Mapping) and "prompt" in metadata:
         return metadata["prompt"]
-    if "prompt" not in row and "question" in row:
-        return row["question"]
-    return row[prompt_column(list(row))] if row else None
+    names = [*(name for name in ("messages", "prompt", "question") if name in row), *row]
+    return row[names[0]] if names else None
 
 
 def digest_of(row: Mapping[str, Any]) -> int:
     """Return 64 bits that tell prompts apart, the same in every process."""
     text = json.dumps(prompt_of(row), sort_keys=True, default=str)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big", signed=True)
-
-
-def chosen(total: int, count: int, order: random.Random) -> set[int]:
-    """Choose `count` of the numbers below `total`."""
-    return set(order.sample(range(total), count))
 
 
 def split(
@@ -74,17 +65,14 @@ def split(
         raise ConfigurationError(f"share is {share}; it lies between 0 and 1")
     if len({Path(name).resolve() for name in (source, first, second)}) < 3:
         raise ConfigurationError("the file and its two parts are three files")
-    rows = [row for _, row in read_rows(source, progress=progress)]
-    digests = [digest_of(row) for row in rows]
-    prompts = list(dict.fromkeys(digests))
+    rows = [(digest_of(row), row) for _, row in read_rows(source, progress=progress)]
+    prompts = list(dict.fromkeys(digest for digest, _ in rows))
     if len(prompts) < 2:
         raise DatasetError(f"{source}: a split needs two different prompts, and there are {len(prompts)}")
     count = min(len(prompts) - 1, max(1, round(share * len(prompts))))
-    picked = {prompts[index] for index in chosen(len(prompts), count, random.Random(seed))}
-    parts: tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]] = ([], [])
-    for row, digest in zip(rows, digests, strict=True):
-        parts[digest in picked].append(row)
-    return write_rows(first, parts[0]), write_rows(second, parts[1])
+    picked = set(random.Random(seed).sample(prompts, count))
+    kept = write_rows(first, (row for digest, row in rows if digest not in picked))
+    return kept, write_rows(second, (row for digest, row in rows if digest in picked))
 
 
 def sample(
@@ -109,8 +97,8 @@ def sample(
     if rows < 1:
         raise ConfigurationError(f"rows is {rows}; take at least 1")
     kept = [row for _, row in read_rows(source, progress=progress)]
-    picked = chosen(len(kept), min(rows, len(kept)), random.Random(seed))
-    return write_rows(target, (row for number, row in enumerate(kept) if number in picked))
+    numbers = sorted(random.Random(seed).sample(range(len(kept)), min(rows, len(kept))))
+    return write_rows(target, (kept[number] for number in numbers))
 
 
 def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None = None) -> tuple[int, int]:
@@ -134,9 +122,8 @@ def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None 
         nonlocal left_out
         for _, row in read_rows(source, progress=progress):
             digest = digest_of(row)
-            if digest in seen:
-                left_out += 1
-            else:
+            left_out += digest in seen
+            if digest not in seen:
                 seen.add(digest)
                 yield row
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets._storage import Progress, files_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.picking import chosen
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows, shape_to_make
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
-VALIDATION_SHARE = 0.1
 _FILES = ("train.jsonl", "validation.jsonl")
+_VALIDATION_SHARE = 0.1
 
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _STOPS = re.compile(r"\.{2,}")
@@ -32,28 +31,17 @@ class Shot(NamedTuple):
     answer: str
 
 
-SHOTS = (
-    Shot(
-        "A shelf has 5 boards with 9 jars on each. How many jars are there?",
-        "5 boards of 9 jars are 5 * 9 = 45 jars.",
-        "45",
-    ),
-    Shot(
-        "Ivo has 64 stamps and gives 14 of them away. How many are left?", "Of 64 stamps 64 - 14 = 50 are left.", "50"
-    ),
-    Shot(
-        "A bus carries 3 groups of 13 pupils. How many pupils are on it?",
-        "3 groups of 13 are 3 * 13 = 39 pupils.",
-        "39",
-    ),
-    Shot("Four friends share 48 plums evenly. How many does each get?", "Each gets 48 / 4 = 12 plums.", "12"),
-    Shot("A tailor sews 7 shirts a day. How many does he sew in 4 days?", "In 4 days he sews 7 * 4 = 28 shirts.", "28"),
-    Shot("Mara reads 3 pages and then 5 more. How many has she read?", "She has read 3 + 5 = 8 pages.", "8"),
-    Shot("Of 10 eggs 4 are broken. How many are whole?", "10 - 4 = 6 eggs are whole.", "6"),
-    Shot(
-        "A rope of 30 meters is cut in half. How long is one half in meters?", "One half has 30 / 2 = 15 meters.", "15"
-    ),
-)
+_SHOTS = """\
+A shelf has 5 boards with 9 jars on each. How many jars are there? | 5 boards of 9 jars are 5 * 9 = 45 jars. | 45
+Ivo has 64 stamps and gives 14 of them away. How many are left? | Of 64 stamps 64 - 14 = 50 are left. | 50
+A bus carries 3 groups of 13 pupils. How many pupils are on it? | 3 groups of 13 are 3 * 13 = 39 pupils. | 39
+Four friends share 48 plums evenly. How many does each get? | Each gets 48 / 4 = 12 plums. | 12
+A tailor sews 7 shirts a day. How many does he sew in 4 days? | In 4 days he sews 7 * 4 = 28 shirts. | 28
+Mara reads 3 pages and then 5 more. How many has she read? | She has read 3 + 5 = 8 pages. | 8
+Of 10 eggs 4 are broken. How many are whole? | 10 - 4 = 6 eggs are whole. | 6
+A rope of 30 meters is cut in half. How long is one half in meters? | One half has 30 / 2 = 15 meters. | 15
+"""
+SHOTS = tuple(Shot(*line.split(" | ")) for line in _SHOTS.splitlines())
 """Eight easy examples to show before a question."""
 
 FINQA_SYSTEM = (
@@ -73,18 +61,16 @@ def final_answer(solution: str) -> str | None:
     return number if mark and "\n" not in number and any(map(str.isdigit, number)) else None
 
 
-def clean_solution(solution: str) -> str:
-    """Return a solution without calculator marks and without doubled full stops."""
-    return _STOPS.sub(".", _CALCULATION.sub("", solution))
-
-
 def few_shot_prompt(question: str, shots: tuple[Shot, ...] = ()) -> str:
-    """Return the question as it is put to the model, solved examples first, ending where the solution begins."""
+    """Return the question as it is put to the model, solved examples first, ending where the solution begins.
+
+    Calculator marks (`<<3+4=7>>`) and doubled full stops of the question are left out.
+    """
     begin = "Question: {}\nSolution: Let's think step by step. "
     solved = [
         begin.format(shot.question) + f"{shot.solution}\n#### The final answer is {shot.answer}\n\n" for shot in shots
     ]
-    return "".join(solved) + begin.format(clean_solution(question).strip())
+    return "".join(solved) + begin.format(_STOPS.sub(".", _CALCULATION.sub("", question)).strip())
 
 
 def prepare(
@@ -107,13 +93,11 @@ def prepare(
             gsm8k has `question`, and `answer` that ends in `#### <number>`. The reference is that number, no commas.
 
             finqa has `pre_text`, `table`, `post_text`, and `qa` of `question` and `exe_ans`. What is in `qa` may be in
-            the row itself. The reference is the text of `exe_ans`, else of `final_result`, else of `answer`. The prompt
-            asks for `ANSWER:`, which `rewards.finqa` reads.
+            the row itself. The reference is the text of `exe_ans`, else of `final_result`, else of `answer`.
 
-            pandalm has `instruction`, `input`, `response1` and `response2`. It also has `output_sequence`, a worked
-            evaluation, or verdicts in `annotator1`, `annotator2` and so on: 1, 2, or 0 for a tie. The reference is the
-            evaluation, or the verdict of most annotators: 1, 2 or Tie. It is Tie if no verdict has most votes. Judge
-            answers with `rewards.PANDALM`.
+            pandalm has `instruction`, `input`, `response1` and `response2`. The reference is `output_sequence`, a
+            worked evaluation, or else the verdict of most of `annotator1`, `annotator2` and so on, each 1, 2, or 0 for
+            a tie: it is 1, 2 or Tie. It is Tie if no verdict has most votes.
         folder: Where to write; it is made if need be.
         shots: For gsm8k, how many of eight solved examples stand before each question, the same in each.
         seed: Decides which rows are for validation, and which examples are shown in which order.
@@ -135,7 +119,7 @@ def prepare(
     if not 0 <= shots <= len(SHOTS) or (shots and name != "gsm8k"):
         raise ConfigurationError(f"shots is {shots}; there are 0 to {len(SHOTS)}, for gsm8k only")
     folder = Path(folder)
-    if Path(source).resolve() in [(folder / file).resolve() for file in _FILES]:
+    if {file.resolve() for file in files_of(source, split)} & {(folder / file).resolve() for file in _FILES}:
         raise ConfigurationError(f"{source} would be replaced; choose another folder than {folder}")
     makes, order = shape_to_make(to), random.Random(seed)
     examples = tuple(order.sample(SHOTS, shots))
@@ -148,7 +132,7 @@ def prepare(
             raise DatasetError(f"{source}, line {line}: {reason}", line=line) from error
     if len(tasks) < 2:
         raise DatasetError(f"{source}: two rows or more are needed, for training and validation; found {len(tasks)}")
-    held_out = chosen(len(tasks), max(1, round(VALIDATION_SHARE * len(tasks))), order)
+    held_out = set(order.sample(range(len(tasks)), max(1, round(_VALIDATION_SHARE * len(tasks)))))
     folder.mkdir(parents=True, exist_ok=True)
     counts = {}
     for file, wanted in zip(_FILES, (False, True), strict=True):
@@ -186,8 +170,9 @@ def _finqa(row: Mapping[str, Any], examples: tuple[Shot, ...]) -> dict[str, JSON
     if isinstance(answer, float):
         answer = format(Decimal(repr(answer)), "f")  # digits without an exponent
     table = "\n".join(" | ".join(map(str, cells)) for cells in row["table"])
-    report = filter(None, (" ".join(row["pre_text"]), table, " ".join(row["post_text"])))
-    made = _chat(FINQA_SYSTEM, "\n\n".join([*report, f"Question: {_text(qa, 'question')}"]), str(answer))
+    question = f"Question: {_text(qa, 'question')}"
+    report = (" ".join(row["pre_text"]), table, " ".join(row["post_text"]), question)
+    made = _chat(FINQA_SYSTEM, "\n\n".join(filter(None, report)), str(answer))
     return {**made, "id": row["id"]} if "id" in row else made
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from shlex import quote
-from typing import Any
 
 from aws_rft_sdk.datasets._text import is_blank
 from aws_rft_sdk.datasets.files import read_rows
@@ -22,7 +21,7 @@ def prompt_column(names: Sequence[str]) -> str:
 def read_prompts(path: str | Path) -> Iterator[str]:
     """Read the prompts of a jsonl, json, csv or parquet file, in file order.
 
-    The prompt column is the one named `prompt`, otherwise the first. Files are streamed.
+    The prompt column is the one named `prompt`, otherwise the first.
 
     Args:
         path: The file; its suffix tells the format.
@@ -34,28 +33,23 @@ def read_prompts(path: str | Path) -> Iterator[str]:
         DatasetError: The file cannot be read, its format is unknown, a row is malformed, a prompt is empty or no
             string, or there are no rows. The message names file and line.
     """
-    path = Path(path)
     column: str | None = None
     for line, row in read_rows(path, choose=lambda names: [prompt_column(names)] if names else []):
-        if column is None:
-            if not row:
-                raise DatasetError(f"{path}, line {line}: the row has no columns", line=line)
+        if column is None and row:
             column = prompt_column(list(row))
-        yield _prompt(path, line, row, column)
+        prompt = None if column is None else row.get(column)
+        if isinstance(prompt, str) and not is_blank(prompt):
+            yield prompt
+            continue
+        if column is None:
+            problem = "the row has no columns"
+        elif column not in row:
+            problem = f"the row has no column {column!r}"
+        elif isinstance(prompt, str):
+            problem = f"the prompt in column {column!r} is empty"
+        else:
+            command = f"aws-rft dataset convert {quote(str(path))} prompts.jsonl --to mtrl"
+            problem = f"column {column!r} holds {type(prompt).__name__}, and a prompt is a string; type: {command}"
+        raise DatasetError(f"{path}, line {line}: {problem}", line=line)
     if column is None:
         raise DatasetError(f"{path}: no rows")
-
-
-def _prompt(path: Path, line: int, row: Mapping[str, Any], column: str) -> str:
-    if column not in row:
-        raise DatasetError(f"{path}, line {line}: the row has no column {column!r}", line=line)
-    prompt = row[column]
-    if not isinstance(prompt, str):
-        raise DatasetError(
-            f"{path}, line {line}: column {column!r} holds {type(prompt).__name__}, and a prompt is a string; to write "
-            f"structure as JSON in a string: aws-rft dataset convert {quote(str(path))} prompts.jsonl --to mtrl",
-            line=line,
-        )
-    if is_blank(prompt):
-        raise DatasetError(f"{path}, line {line}: the prompt in column {column!r} is empty", line=line)
-    return prompt

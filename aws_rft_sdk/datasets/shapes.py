@@ -6,15 +6,14 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.datasets._interop import chat_row, foreign_shape, take_answer, without_nulls
+from aws_rft_sdk.datasets._interop import chat_row, shape_of, take_answer, without_nulls
 from aws_rft_sdk.datasets._storage import TABLES, Progress, files_of, format_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.packing import pack_fields, unpack
+from aws_rft_sdk.datasets.packing import Packed, pack, unpack
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
@@ -46,45 +45,23 @@ class _Item:
 
     question: JSON
     """Text, or messages."""
-    answer: JSON = None
-    extras: dict[str, JSON] = field(default_factory=dict)
+    answer: JSON
+    extras: dict[str, JSON]
     visible: list[str] = field(default_factory=list)
     """Names among the extras that the model may see."""
 
 
-def shape_of(row: Mapping[str, Any]) -> Shape:
-    """Return the shape that a row's keys tell of; anything with a first column may be mtrl."""
-    if "messages" in row:
-        return Shape.NOVA if "id" in row else Shape.BEDROCK
-    if foreign := foreign_shape(row):
-        return Shape(foreign)
-    if "metadata" in row and "id" in row:
-        return Shape.NOVA_MULTITURN
-    if "question" in row and "answer" in row:
-        return Shape.QA
-    return Shape.MTRL
-
-
 def convert_rows(
-    rows: Iterable[tuple[int, Mapping[str, Any]]],
-    to: Shape,
-    *,
-    shape: Shape | None = None,
+    rows: Iterable[tuple[int, Mapping[str, Any]]], to: Shape, *, shape: Shape | None = None
 ) -> Iterator[dict[str, JSON]]:
-    """Turn rows into rows of another shape, one by one.
+    """Turn rows, each with its line, into rows of the shape `to`, one by one.
 
-    Args:
-        rows: Line and row.
-        to: The shape to make.
-        shape: The shape they have; None: what the first row's keys tell.
-
-    Raises:
-        DatasetError: A row has not the shape; `.line` says which.
+    If `shape` is None, the first row's keys tell which shape they have. A row that has not the shape is a DatasetError.
     """
     for number, (line, row) in enumerate(rows, start=1):
-        shape = shape or shape_of(row)
+        shape = shape or Shape(shape_of(row))
         try:
-            item = _PARSERS[shape](row)
+            item = _PARSERS.get(shape, _parse_chat)(dict(chat_row(row, shape.value)))
             if item.question in (None, "", []):
                 raise DatasetError("there is no question in it")
             yield _MAKERS[to](item, number)
@@ -131,29 +108,16 @@ def convert(
 
 
 def shape_to_make(to: Shape | str) -> Shape:
-    """Return the shape of a name, if rows can be made so.
-
-    Raises:
-        ConfigurationError: There is no such shape, or it is only read.
-    """
+    """Return the shape of a name. A ConfigurationError says if there is no such shape, or it is only read."""
     if to not in MADE:
         made = ", ".join(shape.value for shape in MADE)
         raise ConfigurationError(f"no rows of shape {to!r} are made; use one of {made}")
     return Shape(to)
 
 
-def _is_object(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _are_messages(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, dict) and "role" in item for item in value)
-
-
-_STRUCTURED: dict[str, Callable[[Any], bool]] = {
-    **dict.fromkeys(("messages", "tools", "conversations"), lambda value: isinstance(value, list)),
-    **dict.fromkeys(("prompt", "completion"), _are_messages),
-    **dict.fromkeys(("metadata", "reference_answer", "reward_model", "extra_info"), _is_object),
+_STRUCTURED: dict[str, type] = {
+    **dict.fromkeys(("messages", "tools", "conversations", "prompt", "completion"), list),
+    **dict.fromkeys(("metadata", "reference_answer", "reward_model", "extra_info"), dict),
 }
 """What fields hold, if it is no text."""
 
@@ -172,18 +136,20 @@ def _structure(name: str, value: Any) -> Any:
         inner = json.loads(value)
     except (ValueError, RecursionError):
         return value
-    return inner if _STRUCTURED[name](inner) else value
+    if name in ("prompt", "completion") and not (inner and all(isinstance(it, dict) and "role" in it for it in inner)):
+        return value  # text that happens to be JSON
+    return inner if isinstance(inner, _STRUCTURED[name]) else value
 
 
-def _parse_mtrl(row: Mapping[str, Any]) -> _Item:
-    column = prompt_column(list(row))
-    cell = row[column]
+# Each parser may change the columns that it is given. What it does not take out is extra.
+
+
+def _parse_mtrl(columns: dict[str, Any]) -> _Item:
+    cell = columns.pop(prompt_column(list(columns)))
     if not isinstance(cell, str):
         raise DatasetError(f"a prompt is text, not {type(cell).__name__}")
-    columns = {name: value for name, value in row.items() if name != column}
-    answer = take_answer(columns)
-    packed = unpack(cell) if cell.lstrip().startswith("{") else None
-    if packed is None or packed.question is None:
+    answer, packed = take_answer(columns), _packed(cell)
+    if packed is None:
         return _Item(cell, answer, columns)
     extras = {**columns, **thaw(packed.visible), **thaw(packed.hidden)}
     answer = answer if packed.ground_truth is None else thaw(packed.ground_truth)
@@ -192,59 +158,60 @@ def _parse_mtrl(row: Mapping[str, Any]) -> _Item:
     return _Item(thaw(packed.question), answer, extras, [name for name in packed.visible if name in extras])
 
 
-def _parse_chat(row: Mapping[str, Any]) -> _Item:
-    extras = {name: value for name, value in row.items() if name not in ("messages", "reference_answer")}
-    messages = row["messages"]
+def _packed(cell: str) -> Packed | None:
+    """Return a cell unpacked. Return None if all of it is the question."""
+    packed = unpack(cell) if cell.lstrip().startswith("{") else None
+    return None if packed is None or packed.question is None else packed
+
+
+def _parse_chat(columns: dict[str, Any]) -> _Item:
+    messages, answer = columns.pop("messages"), columns.pop("reference_answer", None)
     alone = len(messages) == 1 and messages[0]["role"] == "user" and isinstance(messages[0]["content"], str)
-    question = messages[0]["content"] if alone else messages
-    return _Item(question, row.get("reference_answer"), extras, ["tools"] if "tools" in extras else [])
+    visible = ["tools"] if "tools" in columns else []
+    return _Item(messages[0]["content"] if alone else messages, answer, columns, visible)
 
 
-def _parse_foreign(shape: str, row: Mapping[str, Any]) -> _Item:
-    return _parse_chat(chat_row(row, shape))
-
-
-def _parse_multiturn(row: Mapping[str, Any]) -> _Item:
-    metadata = row["metadata"]
-    extras = {"id": row["id"], **{name: metadata[name] for name in ("task", "info") if name in metadata}}
+def _parse_multiturn(columns: dict[str, Any]) -> _Item:
+    metadata = columns["metadata"]
+    extras = {"id": columns["id"], **{name: metadata[name] for name in ("task", "info") if name in metadata}}
     return _Item(metadata["prompt"], metadata.get("answer"), extras)
 
 
-def _parse_qa(row: Mapping[str, Any]) -> _Item:
-    extras = {name: value for name, value in row.items() if name not in ("question", "answer")}
-    return _Item(row["question"], row["answer"], extras)
+def _parse_qa(columns: dict[str, Any]) -> _Item:
+    return _Item(columns.pop("question"), columns.pop("answer"), columns)
 
 
 def _make_mtrl(item: _Item, number: int) -> dict[str, JSON]:
-    extras = {name: value for name, value in item.extras.items() if name != "ground_truth"}
-    _refuse(extras, "question", "visible")
-    visible = ["question", *(name for name in item.visible if name in extras)]
-    answer = item.answer if item.answer is not None else item.extras.get("ground_truth")
-    if answer is not None and item.extras.get("ground_truth") not in (None, answer):
-        extras["reference_answer"], answer = answer, item.extras["ground_truth"]
-    if answer is None and not extras and isinstance(item.question, str) and _is_plain(item.question):
+    _refuse(item.extras, "question", "visible")
+    extras = dict(item.extras)
+    truth = extras.pop("ground_truth", None)
+    answer = item.answer if truth is None else truth
+    if not extras and answer is None and isinstance(item.question, str) and _is_plain(item.question):
         return {"prompt": item.question}
-    fields = {"question": item.question, **extras, **({} if answer is None else {"ground_truth": answer})}
-    return {"prompt": pack_fields(fields, visible)}
+    visible = [name for name in item.visible if name in extras]
+    if item.answer not in (None, answer):
+        extras["reference_answer"] = item.answer
+    return {"prompt": pack(question=item.question, ground_truth=answer, visible=visible, **extras)}
 
 
 def _is_plain(question: str) -> bool:
     """Return whether a prompt of this text alone reads as the question."""
     try:
-        return unpack(question).question is None
+        return _packed(question) is None
     except DatasetError:
-        return not question.lstrip().startswith("{")
+        return False
 
 
 def _make_bedrock(item: _Item, number: int) -> dict[str, JSON]:
     _refuse(item.extras, "messages")
-    row: dict[str, JSON] = {"messages": _messages(item.question)}
-    extras = dict(item.extras)
-    answer = item.answer
+    question, answer, extras = item.question, item.answer, dict(item.extras)
+    row: dict[str, JSON] = {
+        "messages": [{"role": "user", "content": question}] if isinstance(question, str) else question
+    }
     if "reference_answer" in extras:  # as _make_mtrl puts it, where both are known
         answer, extras["ground_truth"] = extras.pop("reference_answer"), item.answer
     if answer is not None:
-        row["reference_answer"] = answer if isinstance(answer, str | dict) else json.dumps(answer)
+        row["reference_answer"] = answer if isinstance(answer, dict) else _text(answer)
     return {**row, **extras}
 
 
@@ -255,18 +222,16 @@ def _make_nova(item: _Item, number: int) -> dict[str, JSON]:
 
 def _make_multiturn(item: _Item, number: int) -> dict[str, JSON]:
     extras = dict(item.extras)
+    row_id, info = _id(extras.pop("id", None), number), extras.pop("info", None)
     metadata: dict[str, JSON] = {"prompt": item.question}
     if item.answer is not None:
-        metadata["answer"] = item.answer if isinstance(item.answer, str) else json.dumps(item.answer)
-    row_id = _id(extras.pop("id", None), number)
+        metadata["answer"] = _text(item.answer)
     if "task" in extras:
         metadata["task"] = extras.pop("task")
-    info = extras.pop("info", None)
-    if extras and not isinstance(info, dict | None):
-        extras["info"] = info
-        info = None
-    if info is not None or extras:
-        metadata["info"] = {**info, **extras} if isinstance(info, dict) else extras or info
+    if extras:
+        info = {**(info or {}), **extras} if isinstance(info, dict | None) else {**extras, "info": info}
+    if info is not None:
+        metadata["info"] = info
     return {"id": row_id, "metadata": metadata}
 
 
@@ -284,22 +249,20 @@ def _refuse(extras: Mapping[str, JSON], *names: str) -> None:
             raise DatasetError(f"a field {name!r} has no place beside the row's own; rename it or leave it out")
 
 
-def _messages(question: JSON) -> JSON:
-    return [{"role": "user", "content": question}] if isinstance(question, str) else question
+def _text(value: JSON) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _id(value: JSON, number: int) -> str:
-    return value if isinstance(value, str) and value else f"row-{number}" if value is None else json.dumps(value)
+    return f"row-{number}" if value in (None, "") else _text(value)
 
 
-_PARSERS: dict[Shape, Callable[[Mapping[str, Any]], _Item]] = {
+_PARSERS: dict[Shape, Callable[[dict[str, Any]], _Item]] = {
     Shape.MTRL: _parse_mtrl,
-    Shape.BEDROCK: _parse_chat,
-    Shape.NOVA: _parse_chat,
     Shape.NOVA_MULTITURN: _parse_multiturn,
     Shape.QA: _parse_qa,
-    **{shape: partial(_parse_foreign, shape.value) for shape in (Shape.VERL, Shape.TRL, Shape.SHAREGPT)},
 }
+"""Rows of all other shapes are messages, or made into messages."""
 _MAKERS: dict[Shape, Callable[[_Item, int], dict[str, JSON]]] = {
     Shape.MTRL: _make_mtrl,
     Shape.BEDROCK: _make_bedrock,

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk.datasets import files, read_rows, write_rows
+from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.errors import DatasetError
 
 SAME_FOLDER = settings(
@@ -112,6 +113,7 @@ def test_json_array_when_it_is_too_large_then_the_way_out_is_named(tmp_path, mon
         pytest.param("d.jsonl", [{"a": float("nan")}], "row 1 is not JSON", id="nan"),
         pytest.param("d.json", [{}, {"a": object()}], "row 2 is not JSON", id="object"),
         pytest.param("d.csv", [{"a": "\ud800"}], "row 1 is no UTF-8", id="surrogate"),
+        pytest.param("d.csv", [{}, {"a": object()}], "row 2 is not JSON", id="object-in-a-cell"),
         pytest.param(
             "d.parquet", [{"a": 1}, {"a": "b"}], "one type of values", id="mixed-types", marks=needs("parquet")
         ),
@@ -246,3 +248,20 @@ def test_csv_when_read_then_rows_are_where_they_begin(tmp_path, text, rows):
     (tmp_path / "d.csv").write_bytes(text.encode())
 
     assert [(line, dict(row)) for line, row in read_rows(tmp_path / "d.csv")] == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        pytest.param("", [], id="nothing"),
+        pytest.param("\n\r\n", [1, 2], id="blank-lines-alone"),
+        pytest.param("\na\n\n1\n", [1, 3], id="blank-lines"),
+    ],
+)
+def test_csv_when_read_then_blank_lines_are_noted_and_no_others(tmp_path, text, lines):
+    (tmp_path / "d.csv").write_bytes(text.encode())
+    notes = []
+
+    list(read_csv(tmp_path / "d.csv", lambda *note: notes.append(note)))
+
+    assert notes == [("row-blank", line, "the line is blank") for line in lines]

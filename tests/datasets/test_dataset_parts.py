@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from aws_rft_sdk import datasets
-from aws_rft_sdk.datasets.preparing import SHOTS, clean_solution
-from aws_rft_sdk.datasets.shapes import shape_of
+from aws_rft_sdk.datasets._interop import kind_of, shape_of
+from aws_rft_sdk.datasets.preparing import SHOTS
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 SAME_FOLDER = settings(
@@ -176,17 +176,33 @@ class TestConvert:
             datasets.convert(write(tmp_path / "in.jsonl", [row]), tmp_path / "out.jsonl", to=to)
 
     @pytest.mark.parametrize(
-        ("row", "shape"),
+        ("fields", "kind", "shape"),
         [
-            pytest.param({"messages": []}, "bedrock", id="bedrock"),
-            pytest.param({"id": "a", "messages": []}, "nova", id="nova"),
-            pytest.param({"id": "a", "metadata": {}}, "nova-multiturn", id="nova-multiturn"),
-            pytest.param({"question": "a", "answer": "b"}, "qa", id="qa"),
-            pytest.param({"question": "a"}, "mtrl", id="mtrl"),
+            ("messages", "bedrock", "bedrock"),
+            ("messages prompt question answer", "bedrock", "bedrock"),
+            ("id messages", "nova", "nova"),
+            ("id metadata", "nova-multiturn", "nova-multiturn"),
+            ("question answer", "question/answer", "qa"),
+            ("id metadata question answer", "question/answer", "qa"),
+            ("conversations", "ShareGPT", "sharegpt"),
+            ("prompt reward_model={}", "verl", "verl"),
+            ("prompt=[] answer", "TRL", "trl"),
+            ("prompt=[] chosen rejected", "preference", "trl"),
+            ("prompt chosen rejected", "preference", "mtrl"),
+            ("prompt completion", "prompt/completion", "mtrl"),
+            ("instruction input output", "Alpaca instruction/output", "mtrl"),
+            ("problem solution", "problem/solution", "mtrl"),
+            ("problem answer", "problem/answer", "mtrl"),
+            ("prompt reward_model", "mtrl", "mtrl"),
+            ("question", "", "mtrl"),
         ],
     )
-    def test_shape_is_told_by_the_keys(self, row, shape):
-        assert shape_of(row).value == shape
+    def test_kind_and_shape_are_told_by_the_keys(self, fields, kind, shape):
+        row = {
+            name: json.loads(value or '"text"') for name, _, value in (item.partition("=") for item in fields.split())
+        }
+
+        assert (kind_of(row), shape_of(row)) == (kind, shape)
 
     @pytest.mark.parametrize(
         ("row", "shape", "to"),
@@ -270,7 +286,7 @@ class TestPrepare:
         assert datasets.final_answer(solution) == answer
 
     def test_marks_and_doubled_stops_are_removed(self):
-        assert clean_solution("3*4=<<3*4=12>>12.. Then 5...") == "3*4=12. Then 5."
+        assert "3*4=12. Then 5.\n" in datasets.few_shot_prompt("3*4=<<3*4=12>>12.. Then 5...")
 
     @pytest.mark.parametrize("row", [{"question": "a", "answer": "b"}, {"question": "", "answer": "#### 1"}, {"q": 1}])
     def test_row_without_question_or_answer_is_refused_with_its_line(self, tmp_path, row):

@@ -49,6 +49,7 @@ def test_packed_when_shown_in_any_way_then_nothing_hidden_is():
         pytest.param("What?", "not JSON", id="text"),
         pytest.param("[1]", "JSON list", id="array"),
         pytest.param('{"visible": "question"}', "no list of names", id="visible-is-text"),
+        pytest.param('{"question": ' + "[" * 500 + "]" * 500 + "}", "recursion", id="nested"),
     ],
 )
 def test_cell_when_it_cannot_be_read_then_the_error_says_why(cell, says):

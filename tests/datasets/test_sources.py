@@ -217,6 +217,13 @@ TALK = [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]
             id="sharegpt-system",
         ),
         pytest.param({"prompt": [ASK], "ground_truth": "", "answer": "4"}, [ASK], "4", set(), id="empty-cell"),
+        pytest.param(
+            {"prompt": "What is 2 + 2?", "reward_model": {"ground_truth": ""}, "answer": "4"},
+            [ASK],
+            "4",
+            set(),
+            id="verl-empty",
+        ),
         *(
             pytest.param({"prompt": [ASK], "answer": value}, [ASK], text, set(), id=f"answer-{text}")
             for value, text in (
@@ -407,9 +414,10 @@ def test_prepare_when_misused_then_it_says_so(tmp_path):
         ({"name": "gsm8k", "shots": 9}, "0 to 8"),
         ({"name": "gsm8k", "to": "sharegpt"}, "use one of mtrl, bedrock"),
         ({"name": "gsm8k", "folder": tmp_path}, "would be replaced"),
+        ({"name": "gsm8k", "source": tmp_path, "folder": tmp_path}, "would be replaced"),
     ):
         with pytest.raises(ConfigurationError, match=says):
-            datasets.prepare(source=source, **{"folder": tmp_path / "out"} | arguments)
+            datasets.prepare(**{"source": source, "folder": tmp_path / "out"} | arguments)
     assert back(source) == ROWS
 
 
