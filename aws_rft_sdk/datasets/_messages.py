@@ -25,14 +25,14 @@ def content_text(content: Any) -> str:
 
 def visible_text(messages: Any) -> str:
     """Return all that a model sees of messages, however malformed. Messages of equal text read equally."""
-    told = [message for message in messages if isinstance(message, dict)] if isinstance(messages, list) else []
-    if len(told) == 1 == len(messages):
-        return _told(told[0])
-    return "\n".join([f"{message.get('role')}: {_told(message)}" for message in told])
+    if not isinstance(messages, list):
+        return ""
+    told = [(m.get("role"), _told(m)) for m in messages if isinstance(m, dict)]
+    return told[0][1] if len(told) == 1 == len(messages) else "\n".join([f"{role}: {text}" for role, text in told])
 
 
 def _told(message: dict[str, Any]) -> str:
-    text = content_text(message.get("content"))
+    text = content if type(content := message.get("content")) is str else content_text(content)
     return f"{text}{message['tool_calls'] or ''}" if "tool_calls" in message else text
 
 
@@ -93,7 +93,8 @@ def _order(field: str, *roles: str) -> tuple[Found, ...]:
 
 def _calls(messages: list[Any], roles: list[str], field: str, tools: set[str] | None) -> Iterator[Found]:
     """Yield calls that no message answers or that are of no tool, and answers to no call."""
-    made, answered = dict[str, str](), set[str]()
+    made: dict[str, tuple[int, int]] = {}
+    answered: set[str] = set()
     for index, (message, role) in enumerate(zip(messages, roles, strict=True)):
         if role == "tool" and isinstance(name := message.get("tool_call_id"), str) and name:
             answered.add(name)
@@ -103,13 +104,16 @@ def _calls(messages: list[Any], roles: list[str], field: str, tools: set[str] | 
         for number, call in enumerate(calls if isinstance(calls, list) else ()):
             if not isinstance(call, dict):
                 continue
-            name, place = call.get("id"), f"{field}[{index}].tool_calls[{number}]"
-            if isinstance(name, str) and made.setdefault(name, place) != place:
-                yield "tool-call-repeated", f"{place}.id", f"{show(name)} is the id of a call before"
+            name, place = call.get("id"), (index, number)
+            if isinstance(name, str) and made.setdefault(name, place) is not place:
+                problem = f"{show(name)} is the id of a call before"
+                yield "tool-call-repeated", f"{field}[{index}].tool_calls[{number}].id", problem
             function = call.get("function")
             name = function.get("name") if isinstance(function, dict) else None
             if tools is not None and isinstance(name, str) and name and name not in tools:
-                yield "tool-call-unknown", f"{place}.function.name", f"{show(name)} is no tool{hint(name, tools)}"
-    for name, place in made.items():
+                place = f"{field}[{index}].tool_calls[{number}].function.name"
+                yield "tool-call-unknown", place, f"{show(name)} is no tool{hint(name, tools)}"
+    for name, (index, number) in made.items():
         if name and name not in answered:
+            place = f"{field}[{index}].tool_calls[{number}]"
             yield "tool-call-unanswered", place, f"no tool message answers the call {show(name)}"

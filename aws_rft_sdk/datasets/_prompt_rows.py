@@ -140,6 +140,8 @@ class PromptRows(Rows):
         if not plan.shown:
             return "" if plan.problems else cell
         first = plan.shown[0]
+        if plan.shown == ("question",) and type(value[first]) is str and not is_blank(value[first]):
+            return str(value[first])  # as most cells are
         if first in _QUESTIONS and _asks_nothing(value[first]):
             self.findings.add("prompt-empty", line, self._column, f"there is no question in {show(cell)}")
         return "\n".join([_named(name, value[name]) for name in plan.shown])

@@ -110,7 +110,7 @@ class Rows:
         """Note the first of the answers that `visible` gives away, which is all that a model sees of a prompt."""
         absent = None
         for answer in answers:
-            if answer == absent:
+            if answer is None or answer == absent:
                 continue
             if type(answer) is str:
                 # The end of a worked solution is in a text wherever the whole is. Most answers are nowhere.
@@ -170,11 +170,12 @@ class ChatRows(Rows):
             self.once("id-duplicate", line, "id", row["id"].strip())
         tools = None
         if "tools" in row:
-            self.note(line, self._tools.problems(row["tools"]))
+            if found := self._tools.problems(row["tools"]):
+                self.note(line, found)
             tools = self._tools.names
         reference = row.get("reference_answer")
-        if "reference_answer" in row and (found := _reference(reference)):
-            self.note(line, [found])
+        if "reference_answer" in row and (wrong := _reference(reference)):
+            self.note(line, [wrong])
         answers = [*reference.values()] if type(reference) is dict else [reference]
         self.prompt(line, "messages", row.get("messages"), [*answers, row.get("ground_truth")], tools)
 
@@ -199,8 +200,9 @@ class ChatRows(Rows):
 
 
 def _reference(reference: Any) -> Found | None:
-    if type(reference) is str and reference[-1:].isalnum():
-        return None  # as most answers are
+    for answer in reference.values() if type(reference) is dict else (reference,):
+        if type(answer) is str and answer[-1:].isalnum():
+            return None  # as most answers are
     if holds_nothing(reference.rpartition("####")[2] if type(reference) is str else reference):
         return "reference-empty", "reference_answer", f"there is no answer in {show(reference)}"
     if not isinstance(reference, str | dict):

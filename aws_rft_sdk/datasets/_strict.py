@@ -37,7 +37,7 @@ def _float(text: str) -> float:
 
 DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_NotFinite, parse_float=_float)
 """Reads what `oddities` looks at: it keeps what is odd instead of refusing it."""
-_OF_TEXT = frozenset({"messages", "prompt", "tools"})
+_OF_TEXT = frozenset({"messages", "prompt", "tools", "visible"})
 
 
 def parse(data: bytes) -> tuple[Any, bool]:

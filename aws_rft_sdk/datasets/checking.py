@@ -170,7 +170,7 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
         for number, line in enumerate(file, start=1):
             if number == 1 and line.startswith(codecs.BOM_UTF8):
                 line = line[3:]
-            if not line or line.isspace():
+            if line.isspace() or not line:
                 add("row-blank", number, "", "the line is blank")
                 continue
             count += 1
