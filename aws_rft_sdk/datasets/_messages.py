@@ -95,7 +95,8 @@ def _calls(messages: list[Any], roles: list[str], field: str, tools: set[str] | 
     """Yield calls that no message answers or that are of no tool, and answers to no call."""
     made: dict[str, tuple[int, int]] = {}
     answered: set[str] = set()
-    for index, (message, role) in enumerate(zip(messages, roles, strict=True)):
+    for index, message in enumerate(messages):
+        role = roles[index]
         if role == "tool" and isinstance(name := message.get("tool_call_id"), str) and name:
             answered.add(name)
             if name not in made:
@@ -104,16 +105,17 @@ def _calls(messages: list[Any], roles: list[str], field: str, tools: set[str] | 
         for number, call in enumerate(calls if isinstance(calls, list) else ()):
             if not isinstance(call, dict):
                 continue
-            name, place = call.get("id"), (index, number)
-            if isinstance(name, str) and made.setdefault(name, place) is not place:
-                problem = f"{show(name)} is the id of a call before"
-                yield "tool-call-repeated", f"{field}[{index}].tool_calls[{number}].id", problem
-            function = call.get("function")
+            name, function, at = call.get("id"), call.get("function"), (index, number)
+            if isinstance(name, str) and made.setdefault(name, at) is not at:
+                yield "tool-call-repeated", f"{_at(field, *at)}.id", f"{show(name)} is the id of a call before"
             name = function.get("name") if isinstance(function, dict) else None
             if tools is not None and isinstance(name, str) and name and name not in tools:
-                place = f"{field}[{index}].tool_calls[{number}].function.name"
-                yield "tool-call-unknown", place, f"{show(name)} is no tool{hint(name, tools)}"
-    for name, (index, number) in made.items():
+                problem = f"{show(name)} is no tool{hint(name, tools)}"
+                yield "tool-call-unknown", f"{_at(field, *at)}.function.name", problem
+    for name, at in made.items():
         if name and name not in answered:
-            place = f"{field}[{index}].tool_calls[{number}]"
-            yield "tool-call-unanswered", place, f"no tool message answers the call {show(name)}"
+            yield "tool-call-unanswered", _at(field, *at), f"no tool message answers the call {show(name)}"
+
+
+def _at(field: str, message: int, call: int) -> str:
+    return f"{field}[{message}].tool_calls[{call}]"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk.datasets._leaks import Seen
@@ -13,6 +15,8 @@ from aws_rft_sdk.datasets._rows import Rows
 from aws_rft_sdk.datasets._strict import oddities, parse
 from aws_rft_sdk.datasets._text import hint, is_blank, plural, show
 from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.datasets.report import Findings
+from aws_rft_sdk.datasets.rules import Target
 
 _HOLDERS = ("reward_spec", "reward_model")
 _ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "label", "completion", *_HOLDERS)
@@ -28,7 +32,7 @@ class _Plan(NamedTuple):
     visible: Any
     kind: tuple[str, ...]
     shown: tuple[str, ...]
-    """Names of what the model sees, the question first. Empty when nobody knows: then all of the cell is."""
+    """Names of what the model sees, the question first. Empty if nobody knows: then it sees all of the cell."""
     answers: tuple[str, ...]
     """Names of what may give the answer away."""
     problems: tuple[str, ...]
@@ -41,12 +45,10 @@ class PromptRows(Rows):
     _column = ""
     """The column of prompts. Empty until the first row has been seen."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
+        super().__init__(path, target, findings, max_tokens)
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._unread: set[str] = set()
-        self._before: list[int] = []
-        """Lines of rows that were read by their first column, for want of a column `prompt`."""
 
     def row(self, line: int, row: dict[str, Any]) -> None:
         column = self._column or self._choose(line, row)
@@ -57,8 +59,6 @@ class PromptRows(Rows):
             return
         if column not in _ASKING and self.is_foreign(line, row):
             return
-        if column != "prompt":
-            self._before.append(line)
         value = self._object(line, cell)
         if value is None:
             visible, answers = cell, []
@@ -98,7 +98,7 @@ class PromptRows(Rows):
                 rule, problem = "prompt-empty", f"nothing can be seen of {show(row[column])}"
             self.findings.add(rule, line, column, problem)
         elif "prompt" in row:  # so this is the column, and the rows before lack it
-            for before in self._before:
+            for before in itertools.chain.from_iterable(self.kinds.values()):
                 self.findings.add("prompt-missing", before, "prompt", f"the row has no prompt, which line {line} has")
             self._column = "prompt"
             self.row(line, row)
@@ -142,7 +142,7 @@ class PromptRows(Rows):
         first = plan.shown[0]
         if plan.shown == ("question",) and type(value[first]) is str and not is_blank(value[first]):
             return str(value[first])  # as most cells are
-        if first in _QUESTIONS and _asks_nothing(value[first]):
+        if first in _QUESTIONS and (value[first] is None or is_blank(_named(first, value[first]))):
             self.findings.add("prompt-empty", line, self._column, f"there is no question in {show(cell)}")
         return "\n".join([_named(name, value[name]) for name in plan.shown])
 
@@ -152,11 +152,9 @@ class PromptRows(Rows):
             return [Seen(field, prompt if isinstance(prompt, str) else json.dumps(prompt))]
         parts: list[Seen] = []
         for name in shown:
-            if isinstance(prompt[name], list):
-                parts += [part._replace(place=field) for part in seen_in(prompt[name], field)]
-            else:
-                parts.append(Seen(field, _named(name, prompt[name])))
-        return parts
+            told = isinstance(prompt[name], list)
+            parts += seen_in(prompt[name], field) if told else [Seen(field, _named(name, prompt[name]))]
+        return [part._replace(place=field) for part in parts]
 
     def _plan(self, value: dict[str, Any]) -> _Plan:
         keys, visible = tuple(value), value.get("visible")
@@ -208,11 +206,6 @@ def _plan(keys: tuple[str, ...], visible: Any) -> _Plan:
 
 def _truth(answer: Any) -> Any:
     return answer.get("ground_truth", answer) if isinstance(answer, dict) else answer
-
-
-def _asks_nothing(question: Any) -> bool:
-    text = visible_text(question) if isinstance(question, list) else question
-    return is_blank(text) if isinstance(text, str) else text is None
 
 
 def _named(name: str, value: Any) -> str:

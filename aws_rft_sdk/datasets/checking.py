@@ -5,8 +5,9 @@ from __future__ import annotations
 import codecs
 import contextlib
 import json
+import math
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -17,7 +18,7 @@ from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
 from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
 from aws_rft_sdk.datasets._strict import DECODER, oddities, parse
 from aws_rft_sdk.datasets._text import plural, show
-from aws_rft_sdk.datasets.files import read_json, read_rows
+from aws_rft_sdk.datasets.files import Row, read_json, read_rows
 from aws_rft_sdk.datasets.report import Findings, Report, beside
 from aws_rft_sdk.datasets.rules import RULES, Target
 from aws_rft_sdk.datasets.shapes import untabled
@@ -89,35 +90,30 @@ def check(
     else:
         rows = (PromptRows if target is Target.MTRL else MultiturnRows)(path, target, findings, limit)
     try:
-        count, whole = _check_file(path, suffix, rows, progress)
+        count = _check_whole(path, suffix, findings)
+        if count is None:
+            count = (_check_lines if suffix == ".jsonl" else _check_rows)(path, rows, progress)
+            _count(count, batch_size, findings)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     rows.finish()
-    if whole:
-        _count(count, batch_size, findings)
     return findings.report(count, rows.longest_tokens)
 
 
-def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> tuple[int, bool]:
-    """Check all rows; return how many there are, and whether they were looked at one by one."""
-    mark = byte_order_mark(path)
-    if mark == "utf-16":
-        rows.findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
-        return 0, False
-    if mark:
-        rows.findings.add("file-bom", 1, "", "the file begins with a byte order mark")
-    if suffix != ".jsonl":
-        return _check_rows(path, rows, progress), True
-    count = _check_whole(path, rows.findings)
-    return (_check_lines(path, rows, progress), True) if count is None else (count, False)
-
-
-def _check_whole(path: Path, findings: Findings) -> int | None:
-    """Find that a jsonl file is one array, or that each row goes over several lines.
+def _check_whole(path: Path, suffix: str, findings: Findings) -> int | None:
+    """Find UTF-16, and that a jsonl file is one array or that each row goes over several lines.
 
     Returns:
-        How many rows the file has then. None if it has a row on each line.
+        How many rows the file has then. None if its rows can be looked at one by one.
     """
+    mark = byte_order_mark(path)
+    if mark == "utf-16":
+        findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
+        return 0
+    if mark:
+        findings.add("file-bom", 1, "", "the file begins with a byte order mark")
+    if suffix != ".jsonl":
+        return None
     with open_bytes(path) as file:
         first = next((bare for line in file if (bare := line.removeprefix(codecs.BOM_UTF8).strip())), b"")
         if first[:1] not in (b"{", b"["):
@@ -134,19 +130,18 @@ def _check_whole(path: Path, findings: Findings) -> int | None:
         return 0
     if first[:1] == b"[" and (len(values) == 1 or begun):
         count = len(values[0]) if values else 0
-        problem = "the file is one JSON array" + (f" of {plural(count, 'row')}" if count else "")
+        rule, is_what = "file-array", "one JSON array" + (f" of {plural(count, 'row')}" if count else "")
         renamed = quote(str(path.with_name(path.name.replace(".jsonl", ".json"))))
         fix = f"mv {source} {renamed} && aws-rft dataset convert {renamed} {out}"
         fix = f"mend the JSON there, then {fix}" if broken else fix
-        findings.add("file-array", 1, "", f"{problem}, and jsonl holds one object a line{broken}", fix)
-        return count
-    if begun or (not broken and all(isinstance(value, dict) for value in values)):
-        size = f"{plural(len(values), 'object')} on {plural(len(text.splitlines()), 'line')}"
-        problem = f"the file is pretty-printed, {size}, and jsonl holds one object a line{broken}"
+    elif begun or (not broken and all(isinstance(value, dict) for value in values)):
+        count, lines = len(values), len(text.splitlines())
+        rule, is_what = "file-pretty", f"pretty-printed, {plural(count, 'object')} on {plural(lines, 'line')}"
         fix = f"gzip -dc {source} | jq -c . > {out}" if is_gzip(path) else f"jq -c . {source} > {out}"
-        findings.add("file-pretty", 1, "", problem, fix)
-        return len(values)
-    return None
+    else:
+        return None
+    findings.add(rule, 1, "", f"the file is {is_what}, and jsonl holds one object a line{broken}", fix)
+    return count
 
 
 def _values(text: str) -> tuple[list[Any], str]:
@@ -198,10 +193,15 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
-    count, add = 0, rows.findings.add
-    table = format_of(path) in TABLES and not isinstance(rows, PromptRows)
+    count, add, suffix = 0, rows.findings.add, format_of(path)
+    table = suffix in TABLES and not isinstance(rows, PromptRows)
+    found: Iterator[Row]
+    if suffix == ".csv":
+        found = read_csv(path, lambda rule, line, problem: add(rule, line, "", problem), progress)
+    else:
+        found = read_json(path, progress, DECODER) if suffix == ".json" else read_rows(path, progress=progress)
     try:
-        for line, row in _other_rows(path, rows.findings, progress):
+        for line, row in found:
             count += 1
             if not row:
                 add("row-empty", line, "", "the row has no fields")
@@ -221,25 +221,14 @@ def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     return count
 
 
-def _other_rows(path: Path, findings: Findings, progress: Progress | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    suffix = format_of(path)
-    if suffix == ".csv":
-        return read_csv(path, lambda rule, line, problem: findings.add(rule, line, "", problem), progress)
-    if suffix == ".json":
-        return read_json(path, progress=progress, decoder=DECODER)
-    return read_rows(path, progress=progress)
-
-
 def _count(count: int, batch_size: int | None, findings: Findings) -> None:
-    rows = plural(count, "row")
-    if not count:
-        findings.add("rows-none", None, "", "the file has no rows")
-        return
-    if count < MIN_ROWS:
-        findings.add("rows-min", None, "", f"{rows}, and at least {MIN_ROWS} are wanted")
-    if count > MAX_ROWS:
-        findings.add("rows-max", None, "", f"{rows}, and at most {MAX_ROWS:,} are taken")
-    if batch_size is not None and count <= batch_size:
-        findings.add("rows-batch", None, "", f"{rows}, and a batch of {batch_size}")
-    elif batch_size is not None and count < 10 * batch_size:
-        findings.add("rows-few-batches", None, "", f"{rows}, and a batch of {batch_size}")
+    rows, batches = plural(count, "row"), count / batch_size if batch_size else math.inf
+    for rule, broken, problem in (
+        ("rows-none", count == 0, "the file has no rows"),
+        ("rows-min", 0 < count < MIN_ROWS, f"{rows}, and at least {MIN_ROWS} are wanted"),
+        ("rows-max", count > MAX_ROWS, f"{rows}, and at most {MAX_ROWS:,} are taken"),
+        ("rows-batch", 0 < batches <= 1, f"{rows}, and a batch of {batch_size}"),
+        ("rows-few-batches", 1 < batches < 10, f"{rows}, and a batch of {batch_size}"),
+    ):
+        if broken:
+            findings.add(rule, None, "", problem)
