@@ -13,6 +13,7 @@ Found = tuple[str, str, str]
 """A rule that is broken, the field, and what is wrong with the value."""
 
 _SYSTEM = ("system", "developer")
+_USUAL = frozenset({"system", "user", "assistant", "tool"})
 
 
 def content_text(content: Any) -> str:
@@ -27,8 +28,9 @@ def visible_text(messages: Any) -> str:
     """Return all that a model sees of messages, however malformed. Messages of equal text read equally."""
     if not isinstance(messages, list):
         return ""
-    told = [(m.get("role"), _told(m)) for m in messages if isinstance(m, dict)]
-    return told[0][1] if len(told) == 1 == len(messages) else "\n".join([f"{role}: {text}" for role, text in told])
+    if len(messages) == 1 and isinstance(messages[0], dict):
+        return _told(messages[0])
+    return "\n".join([f"{m.get('role')}: {_told(m)}" for m in messages if isinstance(m, dict)])
 
 
 def _told(message: dict[str, Any]) -> str:
@@ -65,15 +67,19 @@ def conversation(messages: Any, field: str, tools: set[str] | None = None) -> Se
         return ()
     roles = _roles(messages)
     found = _order(field, *roles)
-    calling = "assistant" in roles and any("tool_calls" in message for message in messages if isinstance(message, dict))
-    return (*found, *_calls(messages, roles, field, tools)) if calling or "tool" in roles else found
+    if "tool" in roles or ("assistant" in roles and [m for m in messages if isinstance(m, dict) and "tool_calls" in m]):
+        return (*found, *_calls(messages, roles, field, tools))
+    return found
 
 
 def _roles(messages: list[Any]) -> list[str]:
     try:
-        return [message["role"].lower() for message in messages]
-    except (AttributeError, KeyError, TypeError):  # a message is malformed
-        return [str(message.get("role")).lower() if isinstance(message, dict) else "" for message in messages]
+        roles = [message["role"] for message in messages]
+        if _USUAL.issuperset(roles):
+            return roles
+    except (KeyError, TypeError):
+        pass  # a message is malformed
+    return [str(message.get("role")).lower() if isinstance(message, dict) else "" for message in messages]
 
 
 @lru_cache(maxsize=1024)

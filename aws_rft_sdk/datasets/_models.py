@@ -64,7 +64,7 @@ _PLAIN = cs.list_schema(_SAYS, min_length=1, fail_fast=True)
 
 
 def _kind(message: Any) -> str:
-    role = message.get("role") if isinstance(message, dict) else None
+    role = str(message.get("role")).lower() if isinstance(message, dict) else ""
     return "<answers>" if role == "tool" else "<calls>" if role == "assistant" and "tool_calls" in message else "<says>"
 
 
@@ -72,8 +72,8 @@ def _messages(role: CoreSchema, more: Mapping[str, CoreSchema] = _NONE) -> CoreS
     """Return the schema of messages: those that say something, call tools, or answer a call."""
     kinds = {
         "<says>": _keys(role=role, content=_CONTENT, optional=more),
-        "<calls>": _keys(role=_ANY, tool_calls=_CALLS, optional={"content": _PERHAPS, **more}),
-        "<answers>": _keys(role=_ANY, content=_CONTENT, tool_call_id=_TEXT, optional=more),
+        "<calls>": _keys(role=role, tool_calls=_CALLS, optional={"content": _PERHAPS, **more}),
+        "<answers>": _keys(role=role, content=_CONTENT, tool_call_id=_TEXT, optional=more),
     }
     whole = _some(cs.tagged_union_schema(kinds, _kind))
     return cs.union_schema([(_PLAIN, "<plain>"), (whole, "<whole>")], mode="left_to_right")
