@@ -168,10 +168,10 @@ def broken_rules(shape: SchemaValidator, value: Any, field: str = "") -> Iterato
         shape.validate_python(value)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            kind, last = detail["type"], detail["loc"][-1:]
+            kind, last = detail["type"], [step for step in detail["loc"] if step != "<whole>"][-1:]
             # Content is text or parts, and errors of the other form were not meant.
-            other = kind == "list_type" if last == ("<parts>",) else isinstance(detail["input"], list)
-            if "<plain>" in detail["loc"] or (last in (("<parts>",), ("<text>",)) and other):
+            other = kind == "list_type" if last == ["<parts>"] else isinstance(detail["input"], list)
+            if "<plain>" in detail["loc"] or (last in (["<parts>"], ["<text>"]) and other):
                 continue
             if kind != "string_unicode":  # half of a surrogate pair, which is a problem of its own
                 yield _broken(detail, field)

@@ -109,7 +109,10 @@ class TestMultiturn:
         rows = multiturn()
         rows[LINE - 1]["metadata"].update(change)
 
-        assert problem in found(check(tmp_path, rows, "nova-multiturn"))
+        report = check(tmp_path, rows, "nova-multiturn")
+
+        assert problem in found(report)
+        assert set(report.counts.values()) == {1}
 
     def test_metadata_without_prompt_is_found(self, tmp_path):
         rows = multiturn()
