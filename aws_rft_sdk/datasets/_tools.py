@@ -10,6 +10,8 @@ from aws_rft_sdk.datasets._messages import Found
 from aws_rft_sdk.datasets._models import EVERYDAY_SCHEMA, TOOLS, TYPES, broken_rules
 from aws_rft_sdk.datasets._text import hint, show
 
+_LEAF = frozenset({"type", "title", "description", "format", "default", "enum"})
+"""Keywords that say nothing of other schemas. Most properties have no others."""
 _ELSEWHERE = (".type", ".properties")
 """What `TOOLS` says of parameters."""
 
@@ -51,7 +53,9 @@ class Tools:
 def _validator() -> Any:
     from jsonschema import Draft7Validator  # takes as long to import as all of this package
 
-    return Draft7Validator(Draft7Validator.META_SCHEMA)
+    keywords = {**Draft7Validator.META_SCHEMA["properties"], "enum": {"type": "array", "minItems": 1}}
+    schema = {name: value for name, value in Draft7Validator.META_SCHEMA.items() if name != "$id"}
+    return Draft7Validator({**schema, "properties": keywords})  # without its id, so that "#" is this schema
 
 
 def _invalid(schema: dict[str, Any], place: str) -> Iterator[Found]:
@@ -75,14 +79,13 @@ def _unusable(schema: Any, place: str) -> Iterator[Found]:
         return
     properties = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
     required = schema["required"] if isinstance(schema.get("required"), list) else []
-    if schema.get("enum") == []:
-        yield "tool-property", f"{place}.enum", "[] names no values"
     for index, name in enumerate(required):
         if isinstance(name, str) and name not in properties:
             yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is no property{hint(name, properties)}"
         elif name in required[:index]:
             yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is there twice"
     for name, inner in properties.items():
-        yield from _unusable(inner, f"{place}.properties.{name}")
+        if isinstance(inner, dict) and not _LEAF.issuperset(inner):
+            yield from _unusable(inner, f"{place}.properties.{name}")
     if "items" in schema:
         yield from _unusable(schema["items"], f"{place}.items")
