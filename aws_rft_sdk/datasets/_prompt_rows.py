@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from aws_rft_sdk.datasets._foreign import foreign, remedy
 from aws_rft_sdk.datasets._leaks import Seen
 from aws_rft_sdk.datasets._messages import seen_in, visible_text
 from aws_rft_sdk.datasets._rows import Rows
@@ -17,16 +18,8 @@ from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.datasets.report import Findings
 from aws_rft_sdk.datasets.rules import Target
 
-_ANSWERS = (
-    "ground_truth",
-    "reference_answer",
-    "answer",
-    "solution",
-    "label",
-    "completion",
-    "reward_spec",
-    "reward_model",
-)
+_HOLDERS = ("reward_spec", "reward_model")
+_ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "label", "completion", *_HOLDERS)
 _QUESTIONS = ("question", "prompt", "input_seq", "problem")
 _ASKING = (*_QUESTIONS, "instruction")
 """Columns whose text is a question, so that a job can use it."""
@@ -39,7 +32,7 @@ class _Plan(NamedTuple):
     visible: Any
     kind: tuple[str, ...]
     shown: tuple[str, ...]
-    """Names of what the model sees, the question first. Empty when nobody knows: then all of the cell is."""
+    """Names of what the model sees, the question first. Empty if nobody knows: then it sees all of the cell."""
     answers: tuple[str, ...]
     """Names of what may give the answer away."""
     problems: tuple[str, ...]
@@ -49,18 +42,13 @@ class _Plan(NamedTuple):
 class PromptRows(Rows):
     """Rows with a prompt column, for multi-turn RL jobs."""
 
+    _column = ""
+    """The column of prompts. Empty until the first row has been seen."""
+
     def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
         super().__init__(path, target, findings, max_tokens)
-        self._column = ""
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._unread: set[str] = set()
-        self._before: list[int] = []
-        """Lines of rows that were read by their first column, for want of a column `prompt`."""
-
-    @property
-    def prompt_field(self) -> str:  # type: ignore[override] # known once the first row has been seen
-        """The column of prompts."""
-        return self._column or "prompt"
 
     def row(self, line: int, row: dict[str, Any]) -> None:
         column = self._column or self._choose(line, row)
@@ -71,8 +59,6 @@ class PromptRows(Rows):
             return
         if column not in _ASKING and self.is_foreign(line, row):
             return
-        if column != "prompt":
-            self._before.append(line)
         value = self._object(line, cell)
         if value is None:
             visible, answers = cell, []
@@ -82,20 +68,21 @@ class PromptRows(Rows):
             answers = [_truth(value[name]) for name in plan.answers]
         if len(row) > 1:
             answers += [_truth(row[name]) for name in self._answer_columns(line, row)]
-        self.see(line, column, visible, cell)
+        self.once("prompt-duplicate", line, column, cell)
+        self.length(line, column, visible)
         if answers:
-            self.leaks(line, answers, visible, cell if value is None else value, column)
+            self.leaks(line, column, cell if value is None else value, visible, answers)
 
     def _choose(self, line: int, row: dict[str, Any]) -> str:
         """Choose the column of prompts, and say what is odd about it."""
         self._column = column = prompt_column(list(row))
         if column == "prompt":
             return column
-        if name := foreign(row, self.target):
+        if name := self.foreign(row):
             if column in _ASKING:
                 self._unread.update(_ANSWERS)
                 problem = f"these are {name} rows: the job reads {column!r}, and nothing else reaches the handler"
-                self.findings.add("columns-ignored", line, column, problem, remedy(self.path, line, row, self.target))
+                self.findings.add("columns-ignored", line, column, problem, self.remedy(line, row))
             return column
         meant = [name for name in row if hint(name, ("prompt",))]
         question = f'; did you mean {meant[0]!r} to be "prompt"?' if meant else ""
@@ -111,7 +98,7 @@ class PromptRows(Rows):
                 rule, problem = "prompt-empty", f"nothing can be seen of {show(row[column])}"
             self.findings.add(rule, line, column, problem)
         elif "prompt" in row:  # so this is the column, and the rows before lack it
-            for before in self._before:
+            for before in itertools.chain.from_iterable(self.kinds.values()):
                 self.findings.add("prompt-missing", before, "prompt", f"the row has no prompt, which line {line} has")
             self._column = "prompt"
             self.row(line, row)
@@ -125,24 +112,21 @@ class PromptRows(Rows):
         for name in names:
             if name not in self._unread:
                 self._unread.add(name)
-                fix = remedy(self.path, line, row, self.target)
+                fix = self.remedy(line, row)
                 self.findings.add("columns-ignored", line, name, f"{name!r} never reaches the handler", fix)
         return names
 
     def _object(self, line: int, cell: str) -> dict[str, Any] | None:
-        """Return the JSON object that a cell is, None when it is none."""
-        if cell[0] not in "{[ \t\r\n":
-            self.kinds["text"].append(line)
-            return None
-        try:
-            value, odd = parse(cell.encode())
-        except (ValueError, RecursionError) as error:
-            self.kinds["text"].append(line)
-            if _LIKE_JSON.match(cell):
-                self.findings.add("prompt-json", line, self._column, f"{show(cell)} is not JSON: {error}")
-            return None
-        if odd or self.odd:
-            self.note(line, oddities(value, self._column))
+        """Return the JSON object that a cell is, None if it is something else."""
+        value: Any = None
+        if cell[0] in "{[ \t\r\n":
+            try:
+                value, odd = parse(cell.encode())
+                if odd or self.odd:
+                    self.note(line, oddities(value, self._column))
+            except (ValueError, RecursionError) as error:
+                if _LIKE_JSON.match(cell):
+                    self.findings.add("prompt-json", line, self._column, f"{show(cell)} is not JSON: {error}")
         if isinstance(value, dict):
             return value
         self.kinds["a JSON array" if isinstance(value, list) else "text"].append(line)
@@ -156,9 +140,9 @@ class PromptRows(Rows):
         if not plan.shown:
             return "" if plan.problems else cell
         first = plan.shown[0]
-        if len(plan.shown) == 1 and first == "question" and type(value[first]) is str and not is_blank(value[first]):
+        if plan.shown == ("question",) and type(value[first]) is str and not is_blank(value[first]):
             return str(value[first])  # as most cells are
-        if first in _QUESTIONS and _asks_nothing(value[first]):
+        if first in _QUESTIONS and (value[first] is None or is_blank(_named(first, value[first]))):
             self.findings.add("prompt-empty", line, self._column, f"there is no question in {show(cell)}")
         return "\n".join([_named(name, value[name]) for name in plan.shown])
 
@@ -168,11 +152,9 @@ class PromptRows(Rows):
             return [Seen(field, prompt if isinstance(prompt, str) else json.dumps(prompt))]
         parts: list[Seen] = []
         for name in shown:
-            if isinstance(prompt[name], list):
-                parts += [part._replace(place=field) for part in seen_in(prompt[name], field)]
-            else:
-                parts.append(Seen(field, _named(name, prompt[name])))
-        return parts
+            told = isinstance(prompt[name], list)
+            parts += seen_in(prompt[name], field) if told else [Seen(field, _named(name, prompt[name]))]
+        return [part._replace(place=field) for part in parts]
 
     def _plan(self, value: dict[str, Any]) -> _Plan:
         keys, visible = tuple(value), value.get("visible")
@@ -183,23 +165,23 @@ class PromptRows(Rows):
 
     def finish(self) -> None:
         super().finish()
-        kinds = self.kinds
-        objects = {keys: lines for keys, lines in kinds.items() if isinstance(keys, tuple)}
-        sums = {kind: len(lines) for kind, lines in kinds.items() if isinstance(kind, str)}
-        if objects:
-            sums["a JSON object"] = sum(map(len, objects.values()))
-        usual = max(sums, key=lambda kind: sums[kind], default="")
-        common = max(objects, key=lambda keys: len(objects[keys]), default=())
-        for kind, lines in kinds.items():
-            name = kind if isinstance(kind, str) else "a JSON object"
-            different = ", ".join(sorted(set(kind) ^ set(common))) if isinstance(kind, tuple) else ""
+        # A kind is the keys of a JSON object, or the name of something else.
+        names = {kind: kind if isinstance(kind, str) else "a JSON object" for kind in self.kinds}
+        sums: Counter[str] = Counter()
+        for kind, lines in self.kinds.items():
+            sums[names[kind]] += len(lines)
+        (usual, count), *_ = sums.most_common(1) or [("", 0)]
+        objects = [kind for kind in self.kinds if isinstance(kind, tuple)]
+        common = max(objects, key=lambda kind: len(self.kinds[kind]), default=())
+        for kind, lines in self.kinds.items():
+            different = ", ".join(sorted({*kind} ^ {*common})) if isinstance(kind, tuple) else ""
             for line in lines:
-                if name != usual:
-                    problem = f"{name} here, and {usual} in {plural(sums[usual], 'row')}"
-                    self.findings.add("prompt-structure", line, self.prompt_field, problem)
+                if names[kind] != usual:
+                    problem = f"{names[kind]} here, and {usual} in {plural(count, 'row')}"
+                    self.findings.add("prompt-structure", line, self._column, problem)
                 if different:
                     problem = f"keys that not all have: {different}"
-                    self.findings.add("prompt-keys", line, self.prompt_field, problem)
+                    self.findings.add("prompt-keys", line, self._column, problem)
 
 
 def _plan(keys: tuple[str, ...], visible: Any) -> _Plan:
@@ -224,11 +206,6 @@ def _plan(keys: tuple[str, ...], visible: Any) -> _Plan:
 
 def _truth(answer: Any) -> Any:
     return answer.get("ground_truth", answer) if isinstance(answer, dict) else answer
-
-
-def _asks_nothing(question: Any) -> bool:
-    text = visible_text(question) if isinstance(question, list) else question
-    return is_blank(text) if isinstance(text, str) else text is None
 
 
 def _named(name: str, value: Any) -> str:

@@ -2,54 +2,53 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from array import array
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
-from aws_rft_sdk.datasets._foreign import foreign, remedy
+from aws_rft_sdk.datasets._interop import kind_of
 from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
-from aws_rft_sdk.datasets._messages import (
-    Found,
-    content_text,
-    conversation,
-    order,
-    seen_in,
-    unknown_calls,
-    visible_text,
-)
-from aws_rft_sdk.datasets._models import CHAT, MULTITURN, PLAIN_CHAT, PLAIN_MULTITURN, broken_rules
-from aws_rft_sdk.datasets._text import holds_nothing, nearest, plural, show
+from aws_rft_sdk.datasets._messages import Found, conversation, seen_in, visible_text
+from aws_rft_sdk.datasets._models import CHAT, MULTITURN, broken_rules
+from aws_rft_sdk.datasets._text import estimate_tokens, holds_nothing, nearest, plural, show
 from aws_rft_sdk.datasets._tools import Tools
-from aws_rft_sdk.datasets.report import Findings, Kinds, Repeats
+from aws_rft_sdk.datasets.report import Findings, beside
 from aws_rft_sdk.datasets.rules import Target
+from aws_rft_sdk.datasets.shapes import Shape, convert_rows
+from aws_rft_sdk.errors import DatasetError
 
 _CHAT_KEYS = ("messages", "reference_answer", "id", "tools")
-
-
-def estimate_tokens(text: str) -> int:
-    """Return roughly how many tokens a text has: a token is four ASCII characters, or one other character."""
-    if text.isascii():
-        return len(text) // 4
-    other = len(text) - len(text.encode("ascii", "ignore"))
-    return (len(text) - other) // 4 + other
+_WANTED = {
+    Target.MTRL: '{"prompt": datasets.pack(question=..., ground_truth=...)}',
+    Target.BEDROCK: '{"messages": [{"role": "user", "content": ...}], "reference_answer": ...}',
+    Target.NOVA: '{"id": ..., "messages": [{"role": "user", "content": ...}], "reference_answer": ...}',
+    Target.NOVA_MULTITURN: '{"id": ..., "metadata": {"prompt": ..., "answer": ...}}',
+}
+_ANSWER = re.compile(r'(?:answer|ground_truth)\\*":')
+"""A field of a row, or of the cell in it, that holds what a reward compares with."""
 
 
 class Rows:
     """What all kinds of rows share: lengths, repeated prompts and ids, leaks, rows made for something else."""
 
-    prompt_field = "prompt"
-
     def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
         self.path, self.target, self.findings = path, target, findings
-        self.longest_tokens = self._short = 0
+        self.longest_tokens = 0
         self.odd = True
         """Whether the row at hand may hold what `oddities` looks for, also in the JSON that a cell holds as text."""
-        self.kinds = Kinds()
-        self.prompts, self.ids = Repeats(), Repeats()
+        self.kinds: defaultdict[Any, array[int]] = defaultdict(partial(array, "q"))
+        """Lines of rows by how they are made, to tell the few from the many. Eight bytes a row."""
         self._max_tokens = max_tokens
+        self._first: defaultdict[str, dict[int, int]] = defaultdict(dict)
         self._foreign: dict[str, tuple[int, Mapping[str, Any]]] = {}
-        self._foreign_counts: dict[str, int] = {}
+        self._foreign_counts: Counter[str] = Counter()
         self._misspelt: set[str] = set()
         """Fields that were said to be, most likely, others."""
 
@@ -62,42 +61,56 @@ class Rows:
         for rule, field, problem in found:
             self.findings.add(rule, line, field, problem)
 
+    def foreign(self, row: Mapping[str, Any]) -> str:
+        """Return what a row of another kind than the target's is called; empty if its keys tell of no such kind."""
+        name = kind_of(row)
+        return "" if name == self.target.value else name
+
     def is_foreign(self, line: int, row: dict[str, Any]) -> bool:
         """Return whether a row is made for something else, and count it. All rows of a kind make one finding."""
-        if name := foreign(row, self.target):
+        if name := self.foreign(row):
             self._foreign.setdefault(name, (line, row))
-            self._foreign_counts[name] = self._foreign_counts.get(name, 0) + 1
+            self._foreign_counts[name] += 1
         return bool(name)
 
-    def see(self, line: int, field: str, text: str, whole: str = "") -> None:
-        """Note a prompt that is too long, or there twice: `whole`, which is the same as the text unless it is given."""
-        self.prompts.add(whole or text, line)
-        if len(text) > 4 * self._short or (len(text) > self._short and not text.isascii()):
-            tokens = estimate_tokens(text)
-            if tokens > self._max_tokens:
-                problem = f"about {tokens:,} tokens, and {self._max_tokens:,} fit"
-                self.findings.add("sequence-length", line, field, problem)
-            self.longest_tokens = max(self.longest_tokens, tokens)
-            self._short = min(self.longest_tokens, self._max_tokens)
+    def remedy(self, line: int, row: Mapping[str, Any]) -> str:
+        """Return the command that makes such rows into the target's, or what to write if the command loses answers."""
+        path, to = self.path, self.target.value
+        with contextlib.suppress(DatasetError):
+            made = json.dumps(next(convert_rows([(line, row)], Shape(to))), default=str)
+            if row.keys() == {"prompt"} or _ANSWER.search(made):
+                return f"aws-rft dataset convert {quote(str(path))} {beside(path, to)} --to {to}"
+        return f"write each row as {_WANTED[self.target]}, for example with datasets.write_rows"
 
-    def plain_text(self, line: int, messages: list[dict[str, Any]], field: str) -> str:
-        """Check the order of messages that break no rule by themselves and call no tools, and return their text."""
-        if len(messages) == 1 and messages[0]["role"] == "user":
-            return content_text(messages[0]["content"])
-        if wrong := order(field, *[message["role"] for message in messages]):
-            self.note(line, wrong)
-        return "\n".join(
-            [
-                f"{message['role']}: {content if type(content := message['content']) is str else content_text(content)}"
-                for message in messages
-            ]
-        )
+    def once(self, rule: str, line: int, field: str, value: str) -> None:
+        """Note a value that was there before. A hash of each value is kept, not the value."""
+        if (first := self._first[rule].setdefault(hash(value), line)) != line:
+            self.findings.add(rule, line, field, f"the {rule.partition('-')[0]} of line {first} again")
 
-    def leaks(self, line: int, answers: list[Any], visible: str, prompt: Any, field: str) -> None:
+    def length(self, line: int, field: str, text: str) -> None:
+        """Note a prompt that is too long."""
+        tokens = estimate_tokens(text)
+        if tokens > self.longest_tokens:
+            self.longest_tokens = tokens
+        if tokens > self._max_tokens:
+            problem = f"about {tokens:,} tokens, and {self._max_tokens:,} fit"
+            self.findings.add("sequence-length", line, field, problem)
+
+    def prompt(self, line: int, field: str, prompt: Any, answers: list[Any], tools: set[str] | None = None) -> None:
+        """Note what is wrong with a prompt of text or messages that go together with these answers and tools."""
+        text = prompt if type(prompt) is str else visible_text(prompt)
+        if found := conversation(prompt, field, tools):
+            self.note(line, found)
+        if text:
+            self.once("prompt-duplicate", line, field, text)
+            self.length(line, field, text)
+            self.leaks(line, field, prompt, text, answers)
+
+    def leaks(self, line: int, field: str, prompt: Any, visible: str, answers: list[Any]) -> None:
         """Note the first of the answers that `visible` gives away, which is all that a model sees of a prompt."""
         absent = None
         for answer in answers:
-            if answer == absent:
+            if answer is None or answer == absent:
                 continue
             if type(answer) is str:
                 # The end of a worked solution is in a text wherever the whole is. Most answers are nowhere.
@@ -119,79 +132,63 @@ class Rows:
         for name, (line, row) in self._foreign.items():
             count = self._foreign_counts[name]
             problem = f"this is a {name} row" if count == 1 else f"these are {name} rows, {count:,} from here on"
-            self.findings.add("row-shape", line, "", problem, remedy(self.path, line, row, self.target))
-        for line, first in self.prompts.found:
-            self.findings.add("prompt-duplicate", line, self.prompt_field, f"the prompt of line {first} again")
-        for line, first in self.ids.found:
-            self.findings.add("id-duplicate", line, "id", f"the id of line {first} again")
+            self.findings.add("row-shape", line, "", problem, self.remedy(line, row))
 
     def optional_fields(self, required: tuple[str, ...]) -> None:
         """Note fields that only some rows have."""
-        kinds = self.kinds
-        total = sum(map(len, kinds.values()))
-        for key in sorted({key for keys in kinds for key in keys} - {*required, *self._misspelt}):
-            having = sum(len(lines) for keys, lines in kinds.items() if key in keys)
+        total = sum(map(len, self.kinds.values()))
+        for key in sorted({key for keys in self.kinds for key in keys} - {*required, *self._misspelt}):
+            having = sum(len(lines) for keys, lines in self.kinds.items() if key in keys)
             if having == total:
                 continue
             odd = having * 2 > total  # the few rows that differ are the ones to look at
             problem = f"is {'absent' if odd else 'present'} here, and {having} of {plural(total, 'row')} have it"
-            for lines in (lines for keys, lines in kinds.items() if (key in keys) is not odd):
-                for line in lines:
+            for keys, lines in self.kinds.items():
+                for line in lines if (key in keys) is not odd else ():
                     self.findings.add("optional-field", line, key, problem)
 
 
 class ChatRows(Rows):
     """Rows of `messages` and `reference_answer`, for Bedrock and for Nova with a reward Lambda."""
 
-    prompt_field = "messages"
-
     def __init__(
         self, path: Path, target: Target, findings: Findings, max_tokens: int, require_reference: bool
     ) -> None:
         super().__init__(path, target, findings, max_tokens)
-        self._model = CHAT[target]
-        self._is_good = self._model.isinstance_python
+        self._shape = CHAT[target]
+        self._is_good = self._shape.isinstance_python
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
-        self._known: dict[tuple[str, ...], tuple[array[int], list[Found]]] = {}
         self._tools = Tools()
 
     def row(self, line: int, row: dict[str, Any]) -> None:
         if "messages" not in row and self.is_foreign(line, row):
             return
-        keys = tuple(row)
-        lines, wrong = self._known.get(keys) or self._new(keys)
-        lines.append(line)
-        if wrong:
-            self.note(line, wrong)
-        messages: Any = row.get("messages")
-        if "tools" not in row and _IS_PLAIN_CHAT(row):
-            text = self.plain_text(line, messages, "messages")
-        else:
-            if not self._is_good(row):
-                self.note(line, (found for found in broken_rules(self._model, row) if found[0] != "messages-missing"))
-            if together := conversation(messages, "messages"):
-                self.note(line, together)
-            text = visible_text(messages)
-        if text:
-            self.see(line, "messages", text)
+        self.kinds[tuple(row)].append(line)
+        if not self._is_good(row):
+            self.note(line, broken_rules(self._shape, row))
         if "id" in row and isinstance(row["id"], str):
-            self.ids.add(row["id"].strip(), line)
+            self.once("id-duplicate", line, "id", row["id"].strip())
+        tools = None
         if "tools" in row:
-            self.note(line, self._tools.problems(row["tools"]))
-            self.note(line, unknown_calls(messages, self._tools.names))
+            if found := self._tools.problems(row["tools"]):
+                self.note(line, found)
+            tools = self._tools.names
         reference = row.get("reference_answer")
+        if "reference_answer" in row and (wrong := _reference(reference)):
+            self.note(line, [wrong])
         answers = [*reference.values()] if type(reference) is dict else [reference]
-        for answer in answers:
-            if type(answer) is str and answer[-1:].isalnum():
-                break  # this is an answer, beyond doubt
-        else:
-            if "reference_answer" in row and (found := _reference(reference)):
-                self.note(line, [found])
-        answers.append(row.get("ground_truth"))
-        self.leaks(line, answers, text, messages, "messages")
+        self.prompt(line, "messages", row.get("messages"), [*answers, row.get("ground_truth")], tools)
 
-    def _new(self, keys: tuple[str, ...]) -> tuple[array[int], list[Found]]:
-        """Return, and remember, where the lines of rows of these keys are noted and what is wrong with such rows."""
+    def finish(self) -> None:
+        for keys, lines in self.kinds.items():
+            found = self._wrong_keys(keys)
+            for line in lines if found else ():
+                self.note(line, found)
+        super().finish()
+        self.optional_fields(self._required)
+
+    def _wrong_keys(self, keys: tuple[str, ...]) -> list[Found]:
+        """Return what is wrong with rows of these keys."""
         meant = {near: key for key in keys if key not in _CHAT_KEYS and (near := nearest(key, _CHAT_KEYS))}
         self._misspelt.update(meant.values())
         found = [("key-suspect", key, f'unknown field {key!r}; did you mean "{near}"?') for near, key in meant.items()]
@@ -199,57 +196,37 @@ class ChatRows(Rows):
             if key not in keys:
                 instead = f", but {meant[key]!r}" if key in meant else ""
                 found.append((f"{key.split('_')[0]}-missing", key, f"the row has no {key}{instead}"))
-        self._known[keys] = self.kinds[keys], found
-        return self._known[keys]
-
-    def finish(self) -> None:
-        super().finish()
-        self.optional_fields(self._required)
+        return found
 
 
 def _reference(reference: Any) -> Found | None:
+    for answer in reference.values() if type(reference) is dict else (reference,):
+        if type(answer) is str and answer[-1:].isalnum():
+            return None  # as most answers are
     if holds_nothing(reference.rpartition("####")[2] if type(reference) is str else reference):
         return "reference-empty", "reference_answer", f"there is no answer in {show(reference)}"
-    if type(reference) is not str and not isinstance(reference, dict):
+    if not isinstance(reference, str | dict):
         return "reference-type", "reference_answer", f"{show(reference)} is neither text nor an object"
     return None if reference else ("reference-object", "reference_answer", "the object is empty")
-
-
-_IS_PLAIN_CHAT = PLAIN_CHAT.isinstance_python
-_IS_PLAIN_MULTITURN = PLAIN_MULTITURN.isinstance_python
 
 
 class MultiturnRows(Rows):
     """Rows of `id` and `metadata`, for Nova Forge with an environment of one's own."""
 
-    prompt_field = "metadata.prompt"
+    _is_good = MULTITURN.isinstance_python
 
     def row(self, line: int, row: dict[str, Any]) -> None:
         if "metadata" not in row and self.is_foreign(line, row):
             return
-        plain = _IS_PLAIN_MULTITURN(row)
-        if not plain:
-            for rule, field, problem in broken_rules(MULTITURN, row):
-                self.findings.add(rule, line, field, problem)
-                if rule == "metadata-key":
-                    self._misspelt.add(field.removeprefix("metadata."))
+        if not self._is_good(row):
+            found = [*broken_rules(MULTITURN, row)]
+            self._misspelt.update(field.removeprefix("metadata.") for rule, field, _ in found if rule == "metadata-key")
+            self.note(line, found)
         if isinstance(row.get("id"), str):
-            self.ids.add(row["id"].strip(), line)
-        metadata = row.get("metadata")
-        if not isinstance(metadata, dict):
-            return
-        self.kinds[tuple(metadata)].append(line)
-        prompt: Any = metadata.get("prompt")
-        if isinstance(prompt, str):
-            text = prompt
-        elif plain:
-            text = self.plain_text(line, prompt, "metadata.prompt")
-        else:
-            self.note(line, conversation(prompt, "metadata.prompt"))
-            text = visible_text(prompt)
-        if text:
-            self.see(line, "metadata.prompt", text)
-            self.leaks(line, [metadata.get("answer")], text, prompt, "metadata.prompt")
+            self.once("id-duplicate", line, "id", row["id"].strip())
+        if isinstance(metadata := row.get("metadata"), dict):
+            self.kinds[tuple(metadata)].append(line)
+            self.prompt(line, "metadata.prompt", metadata.get("prompt"), [metadata.get("answer")])
 
     def finish(self) -> None:
         super().finish()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import jiter
 class _Doubled(dict[str, Any]):
     """An object that has keys twice."""
 
-    keys_twice: tuple[str, ...] = ()
+    keys_twice: list[str]
 
 
 class _NotFinite(float):
@@ -24,9 +25,8 @@ def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) == len(pairs):
         return value
-    names = [name for name, _ in pairs]
     doubled = _Doubled(value)
-    doubled.keys_twice = tuple(name for name in value if names.count(name) > 1)
+    doubled.keys_twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
     return doubled
 
 
@@ -37,9 +37,7 @@ def _float(text: str) -> float:
 
 DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_NotFinite, parse_float=_float)
 """Reads what `oddities` looks at: it keeps what is odd instead of refusing it."""
-
-
-_OF_TEXT = frozenset({"messages", "prompt", "tools"})
+_OF_TEXT = frozenset({"messages", "prompt", "tools", "visible"})
 
 
 def parse(data: bytes) -> tuple[Any, bool]:
@@ -50,17 +48,12 @@ def parse(data: bytes) -> tuple[Any, bool]:
         RecursionError: The value is nested too deeply.
     """
     try:
-        return jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys"), False
+        value = jiter.from_json(data, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError:
+        value = math.inf
+    if _overflows(value):  # jiter makes an infinity of 1e999
         return DECODER.decode(data.decode()), True
-
-
-def parse_row(data: bytes) -> tuple[Any, bool]:
-    """Return what `parse` does, and look for NUL, and for numbers such as 1e999, which jiter makes an infinity of."""
-    value, odd = parse(data)
-    if _overflows(value):
-        return DECODER.decode(data.decode()), True
-    return value, odd or b"\\u0000" in data
+    return value, b"\\u0000" in data
 
 
 def _overflows(value: Any) -> bool:

@@ -33,6 +33,14 @@ def is_blank(text: str) -> bool:
     return not "!" <= text < "\x7f" and _SEEN.search(text) is None  # most begin with an ASCII letter
 
 
+def estimate_tokens(text: str) -> int:
+    """Return roughly how many tokens a text has: a token is four ASCII characters, or one other character."""
+    if text.isascii():
+        return len(text) // 4
+    other = len(text) - len(text.encode("ascii", "ignore"))
+    return (len(text) - other) // 4 + other
+
+
 def holds_nothing(value: Any) -> bool:
     """Return whether a value is no answer: null, blank text, or an object or array of such values only.
 

@@ -7,12 +7,17 @@ from functools import cache
 from typing import Any
 
 from aws_rft_sdk.datasets._messages import Found
-from aws_rft_sdk.datasets._models import PLAIN_TOOLS, TOOLS, TYPES, broken_rules
+from aws_rft_sdk.datasets._models import EVERYDAY_SCHEMA, TOOLS, TYPES, broken_rules
 from aws_rft_sdk.datasets._text import hint, show
+
+_LEAF = frozenset({"type", "title", "description", "format", "default", "enum"})
+"""Keywords that say nothing of other schemas. Most properties have no others."""
+_ELSEWHERE = (".type", ".properties")
+"""What `TOOLS` says of parameters."""
 
 
 class Tools:
-    """Checks the tools of rows. Good ones that stand in one row after the other are looked at once."""
+    """Checks the tools of rows. Good tools that several rows in a row have are looked at once."""
 
     def __init__(self) -> None:
         self._good: Any = None
@@ -23,20 +28,13 @@ class Tools:
         """Return every rule that the tools break."""
         if tools == self._good and tools:
             return []
-        self._good = tools
-        if PLAIN_TOOLS.isinstance_python(tools):
-            self.names = {tool["function"]["name"] for tool in tools}
-            usable = not any(any(_unusable(tool["function"]["parameters"], "")) for tool in tools)
-            if usable and len(self.names) == len(tools):
-                return []
         self.names = set()
         found = list(broken_rules(TOOLS, tools, "tools"))
         for index, tool in enumerate(tools if isinstance(tools, list) else ()):
             function = tool.get("function") if isinstance(tool, dict) else None
             if isinstance(function, dict):
                 found += self._function(function, f"tools[{index}].function")
-        if found:
-            self._good = None
+        self._good = None if found else tools
         return found
 
     def _function(self, function: dict[str, Any], place: str) -> Iterator[Found]:
@@ -46,47 +44,48 @@ class Tools:
                 yield "tool-name-repeated", f"{place}.name", f"{show(name)} is the name of a tool before"
             self.names.add(name)
         if isinstance(parameters, dict):
-            yield from _schema(parameters, f"{place}.parameters")
+            if not EVERYDAY_SCHEMA.isinstance_python(parameters):
+                yield from _invalid(parameters, f"{place}.parameters")
+            yield from _unusable(parameters, f"{place}.parameters")
 
 
 @cache
 def _validator() -> Any:
     from jsonschema import Draft7Validator  # takes as long to import as all of this package
 
-    return Draft7Validator(Draft7Validator.META_SCHEMA)
+    keywords = {**Draft7Validator.META_SCHEMA["properties"], "enum": {"type": "array", "minItems": 1}}
+    schema = {name: value for name, value in Draft7Validator.META_SCHEMA.items() if name != "$id"}
+    return Draft7Validator({**schema, "properties": keywords})  # without its id, so that "#" is this schema
 
 
-def _schema(schema: dict[str, Any], place: str) -> Iterator[Found]:
-    """Yield what is wrong with a schema: what JSON Schema refuses, then what it takes and no service can use."""
+def _invalid(schema: dict[str, Any], place: str) -> Iterator[Found]:
+    """Yield what JSON Schema refuses in a schema."""
     for error in _validator().iter_errors(schema):
         while error.context:  # of several schemas that may fit, the one that fits longest was meant
             error = max(error.context, key=lambda inner: len(inner.absolute_path))
         path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.absolute_path)
-        rule = "tool-required" if path.rstrip("[]0123456789").endswith(".required") else "tool-property"
-        if path not in (".type", ".properties") and error.validator != "uniqueItems":  # these are looked at elsewhere
-            known = hint(error.instance, TYPES) if path.endswith(".type") else ""
-            yield rule, f"{place}{path}", f"{show(error.instance)} is no {_meant(path)} of JSON Schema{known}"
-    yield from _unusable(schema, place)
-
-
-def _meant(path: str) -> str:
-    last = path.rpartition(".")[2]
-    return last if last in ("type", "required", "enum") else "valid value"
+        if path in _ELSEWHERE or error.validator == "uniqueItems":  # `_unusable` says which item is there twice
+            continue
+        last = path.rpartition(".")[2]
+        rule = "tool-required" if last.startswith("required") else "tool-property"
+        meant = last if last in ("type", "required", "enum") else "valid value"
+        known = hint(error.instance, TYPES) if last == "type" else ""
+        yield rule, f"{place}{path}", f"{show(error.instance)} is no {meant} of JSON Schema{known}"
 
 
 def _unusable(schema: Any, place: str) -> Iterator[Found]:
+    """Yield what JSON Schema takes and no service can use."""
     if not isinstance(schema, dict):
         return
     properties = schema["properties"] if isinstance(schema.get("properties"), dict) else {}
     required = schema["required"] if isinstance(schema.get("required"), list) else []
-    if schema.get("enum") == []:
-        yield "tool-property", f"{place}.enum", "[] names no values"
     for index, name in enumerate(required):
         if isinstance(name, str) and name not in properties:
             yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is no property{hint(name, properties)}"
         elif name in required[:index]:
             yield "tool-required", f"{place}.required[{index}]", f"{show(name)} is there twice"
     for name, inner in properties.items():
-        yield from _unusable(inner, f"{place}.properties.{name}")
+        if isinstance(inner, dict) and not _LEAF.issuperset(inner):
+            yield from _unusable(inner, f"{place}.properties.{name}")
     if "items" in schema:
         yield from _unusable(schema["items"], f"{place}.items")

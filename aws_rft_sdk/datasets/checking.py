@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import json
-from collections.abc import Collection, Iterator, Mapping
+import math
+import re
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -13,10 +16,10 @@ from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._prompt_rows import PromptRows
 from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
 from aws_rft_sdk.datasets._storage import TABLES, Progress, byte_order_mark, format_of, is_gzip, open_bytes
-from aws_rft_sdk.datasets._strict import DECODER, oddities, parse_row
+from aws_rft_sdk.datasets._strict import DECODER, oddities, parse
 from aws_rft_sdk.datasets._text import plural, show
-from aws_rft_sdk.datasets.files import read_json, read_rows
-from aws_rft_sdk.datasets.report import Findings, Report
+from aws_rft_sdk.datasets.files import Row, read_json, read_rows
+from aws_rft_sdk.datasets.report import Findings, Report, beside
 from aws_rft_sdk.datasets.rules import RULES, Target
 from aws_rft_sdk.datasets.shapes import untabled
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
@@ -28,7 +31,7 @@ DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 81
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
 _MTRL_FORMATS = (".parquet", ".jsonl", ".json", ".csv")
-_SPACE = b" \t\r\n"
+_JSON = re.compile(r"\S")
 _OPENINGS = (b"{", b"[", b"[{")
 """First lines of JSON that was printed to be read by people."""
 
@@ -66,7 +69,10 @@ def check(
         DatasetError: The file cannot be opened, its format is unknown, or pyarrow is missing for parquet.
     """
     path = Path(path)
-    target = _target(target)
+    try:
+        target = Target(target)
+    except ValueError as error:
+        raise ConfigurationError(f"no target {target!r}; use {', '.join(item.value for item in Target)}") from error
     if unknown := sorted(set(ignore) - RULES.keys()):
         raise ConfigurationError(f"no rule is called {', '.join(unknown)}")
     if batch_size is None:
@@ -75,90 +81,76 @@ def check(
     if limit < 1 or keep < 1 or (batch_size is not None and batch_size < 1):
         raise ConfigurationError("batch_size, max_tokens and keep are at least 1")
     suffix = format_of(path)
-    findings = Findings(target, ignore, keep)
+    findings = Findings(path, target, ignore, keep)
     taken = _MTRL_FORMATS if target is Target.MTRL else (".jsonl",)
     if path.suffix.lower() not in taken:
         findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only {', '.join(taken)} is taken")
-    if target is Target.MTRL:
-        rows: Rows = PromptRows(path, target, findings, limit)
-    elif target is Target.NOVA_MULTITURN:
-        rows = MultiturnRows(path, target, findings, limit)
+    if target in (Target.BEDROCK, Target.NOVA):
+        rows: Rows = ChatRows(path, target, findings, limit, require_reference)
     else:
-        rows = ChatRows(path, target, findings, limit, require_reference)
+        rows = (PromptRows if target is Target.MTRL else MultiturnRows)(path, target, findings, limit)
     try:
-        count, whole = _check_file(path, suffix, rows, progress)
+        count = _check_whole(path, suffix, findings)
+        if count is None:
+            count = (_check_lines if suffix == ".jsonl" else _check_rows)(path, rows, progress)
+            _count(count, batch_size, findings)
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror or error}") from error
     rows.finish()
-    if whole:
-        _count(count, batch_size, findings)
-    return findings.report(str(path), count, rows.longest_tokens)
+    return findings.report(count, rows.longest_tokens)
 
 
-def _target(target: Target | str) -> Target:
-    try:
-        return Target(target)
-    except ValueError as error:
-        raise ConfigurationError(f"no target {target!r}; use {', '.join(item.value for item in Target)}") from error
+def _check_whole(path: Path, suffix: str, findings: Findings) -> int | None:
+    """Find UTF-16, and that a jsonl file is one array or that each row goes over several lines.
 
-
-def _check_file(path: Path, suffix: str, rows: Rows, progress: Progress | None) -> tuple[int, bool]:
-    """Check all rows; return how many there are, and whether they were looked at one by one."""
+    Returns:
+        How many rows the file has then. None if its rows can be looked at one by one.
+    """
     mark = byte_order_mark(path)
     if mark == "utf-16":
-        rows.findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
-        return 0, False
+        findings.add("file-broken", 1, "", "the file is UTF-16; save it as UTF-8")
+        return 0
     if mark:
-        rows.findings.add("file-bom", 1, "", "the file begins with a byte order mark")
+        findings.add("file-bom", 1, "", "the file begins with a byte order mark")
     if suffix != ".jsonl":
-        return _check_rows(path, rows, progress), True
-    if found := _not_lines(path):
-        rule, problem, fix, count = found
-        rows.findings.add(rule, 1, "", problem, fix)
-        return count, False
-    return _check_lines(path, rows, progress), True
-
-
-def _not_lines(path: Path) -> tuple[str, str, str, int] | None:
-    """Return rule, problem, fix and number of rows if a jsonl file is one array, or goes over several lines a row."""
+        return None
     with open_bytes(path) as file:
-        first = b""
-        while not first and (line := file.readline()):
-            first = line.removeprefix(codecs.BOM_UTF8).strip(_SPACE)
+        first = next((bare for line in file if (bare := line.removeprefix(codecs.BOM_UTF8).strip())), b"")
         if first[:1] not in (b"{", b"["):
             return None
-        try:
-            if isinstance(parse_row(first)[0], dict):
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(parse(first)[0], dict):
                 return None
-        except (ValueError, RecursionError):
-            pass
         text = (first + b"\n" + file.read()).decode(errors="replace")
-    stem = path.name.removesuffix(".gz").removesuffix(".jsonl")
-    out = quote(str(path.with_name(f"{stem}-rows.jsonl")))
     values, broken = _values(text)
+    begun = broken and first in _OPENINGS
+    source, out = quote(str(path)), beside(path, "rows")
     if values == [[]]:
-        return "rows-none", "the file is an array without rows", "", 0
-    if first[:1] == b"[" and (len(values) == 1 or (broken and first in _OPENINGS)):
-        rows, renamed = len(values[0]) if values else 0, path.with_name(path.name.replace(".jsonl", ".json"))
-        problem = "the file is one JSON array" + (f" of {plural(rows, 'row')}" if rows else "")
-        fix = f"mv {quote(str(path))} {quote(str(renamed))} && aws-rft dataset convert {quote(str(renamed))} {out}"
+        findings.add("rows-none", 1, "", "the file is an array without rows")
+        return 0
+    if first[:1] == b"[" and (len(values) == 1 or begun):
+        count = len(values[0]) if values else 0
+        rule, is_what = "file-array", "one JSON array" + (f" of {plural(count, 'row')}" if count else "")
+        renamed = quote(str(path.with_name(path.name.replace(".jsonl", ".json"))))
+        fix = f"mv {source} {renamed} && aws-rft dataset convert {renamed} {out}"
         fix = f"mend the JSON there, then {fix}" if broken else fix
-        return "file-array", f"{problem}, and jsonl holds one object a line{broken}", fix, rows
-    if first in _OPENINGS or (not broken and all(isinstance(value, dict) for value in values)):
-        size = f"{plural(len(values), 'object')} on {plural(len(text.splitlines()), 'line')}"
-        problem = f"the file is pretty-printed, {size}, and jsonl holds one object a line{broken}"
-        jq = f"gzip -dc {quote(str(path))} | jq -c ." if is_gzip(path) else f"jq -c . {quote(str(path))}"
-        return "file-pretty", problem, f"{jq} > {out}", len(values)
-    return None
+    elif begun or (not broken and all(isinstance(value, dict) for value in values)):
+        count, lines = len(values), len(text.splitlines())
+        rule, is_what = "file-pretty", f"pretty-printed, {plural(count, 'object')} on {plural(lines, 'line')}"
+        fix = f"gzip -dc {source} | jq -c . > {out}" if is_gzip(path) else f"jq -c . {source} > {out}"
+    else:
+        return None
+    findings.add(rule, 1, "", f"the file is {is_what}, and jsonl holds one object a line{broken}", fix)
+    return count
 
 
 def _values(text: str) -> tuple[list[Any], str]:
     """Return the JSON values that stand one after the other in a text, and what is wrong where one is none."""
     values: list[Any] = []
     end, decoder = 0, json.JSONDecoder()
-    while end < len(text) and (rest := len(text) - len(text[end:].lstrip())) < len(text):
+    while start := _JSON.search(text, end):
         try:
-            value, end = decoder.raw_decode(text, rest)
+            value, end = decoder.raw_decode(text, start.start())
         except (ValueError, RecursionError) as error:
             return values, f"; not JSON either ({error})"
         values.append(value)
@@ -173,12 +165,12 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
         for number, line in enumerate(file, start=1):
             if number == 1 and line.startswith(codecs.BOM_UTF8):
                 line = line[3:]
-            if not line or line.isspace():
+            if line.isspace() or not line:
                 add("row-blank", number, "", "the line is blank")
                 continue
             count += 1
             try:
-                row, rows.odd = parse_row(line)
+                row, rows.odd = parse(line)
                 if not isinstance(row, dict):
                     add("row-object", number, "", f"{show(row)} is no object")
                 elif not row:
@@ -201,10 +193,15 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
-    count, add = 0, rows.findings.add
-    table = format_of(path) in TABLES and not isinstance(rows, PromptRows)
+    count, add, suffix = 0, rows.findings.add, format_of(path)
+    table = suffix in TABLES and not isinstance(rows, PromptRows)
+    found: Iterator[Row]
+    if suffix == ".csv":
+        found = read_csv(path, lambda rule, line, problem: add(rule, line, "", problem), progress)
+    else:
+        found = read_json(path, progress, DECODER) if suffix == ".json" else read_rows(path, progress=progress)
     try:
-        for line, row in _other_rows(path, rows.findings, progress):
+        for line, row in found:
             count += 1
             if not row:
                 add("row-empty", line, "", "the row has no fields")
@@ -224,25 +221,14 @@ def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     return count
 
 
-def _other_rows(path: Path, findings: Findings, progress: Progress | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    suffix = format_of(path)
-    if suffix == ".csv":
-        return read_csv(path, lambda rule, line, problem: findings.add(rule, line, "", problem), progress)
-    if suffix == ".json":
-        return read_json(path, progress=progress, decoder=DECODER)
-    return read_rows(path, progress=progress)
-
-
 def _count(count: int, batch_size: int | None, findings: Findings) -> None:
-    rows = plural(count, "row")
-    if not count:
-        findings.add("rows-none", None, "", "the file has no rows")
-        return
-    if count < MIN_ROWS:
-        findings.add("rows-min", None, "", f"{rows}, and at least {MIN_ROWS} are wanted")
-    if count > MAX_ROWS:
-        findings.add("rows-max", None, "", f"{rows}, and at most {MAX_ROWS:,} are taken")
-    if batch_size is not None and count <= batch_size:
-        findings.add("rows-batch", None, "", f"{rows}, and a batch of {batch_size}")
-    elif batch_size is not None and count < 10 * batch_size:
-        findings.add("rows-few-batches", None, "", f"{rows}, and a batch of {batch_size}")
+    rows, batches = plural(count, "row"), count / batch_size if batch_size else math.inf
+    for rule, broken, problem in (
+        ("rows-none", count == 0, "the file has no rows"),
+        ("rows-min", 0 < count < MIN_ROWS, f"{rows}, and at least {MIN_ROWS} are wanted"),
+        ("rows-max", count > MAX_ROWS, f"{rows}, and at most {MAX_ROWS:,} are taken"),
+        ("rows-batch", 0 < batches <= 1, f"{rows}, and a batch of {batch_size}"),
+        ("rows-few-batches", 1 < batches < 10, f"{rows}, and a batch of {batch_size}"),
+    ):
+        if broken:
+            findings.add(rule, None, "", problem)

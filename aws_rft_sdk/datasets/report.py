@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from array import array
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from aws_rft_sdk._frozen import FrozenDict
@@ -67,25 +69,18 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values, the sums first."""
-        return {
-            "path": self.path,
-            "target": self.target.value,
-            "ok": self.ok,
-            "rows": self.rows,
-            "errors": self.errors,
-            "warnings": self.warnings,
-            "longest_tokens": self.longest_tokens,
-            "counts": dict(self.counts),
-            "problems": [problem.as_json() for problem in self.problems],
-        }
+        names = ("path", "ok", "rows", "errors", "warnings", "longest_tokens")
+        problems = [problem.as_json() for problem in self.problems]
+        sums = {name: getattr(self, name) for name in names}
+        return {"target": self.target.value, **sums, "counts": dict(self.counts), "problems": problems}
 
 
 class Findings:
     """Collects problems, all of them in number and the first of each rule in full."""
 
-    def __init__(self, target: Target, ignore: Collection[str], keep: int) -> None:
-        self._target, self._ignore, self._keep = target, frozenset(ignore), keep
-        self._problems: dict[str, list[Problem]] = {}
+    def __init__(self, path: Path, target: Target, ignore: Collection[str], keep: int) -> None:
+        self._path, self._target, self._ignore, self._keep = path, target, frozenset(ignore), keep
+        self._problems: defaultdict[str, list[Problem]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
 
     def add(self, rule: str, line: int | None, field: str, problem: str, fix: str = "") -> None:
@@ -95,37 +90,26 @@ class Findings:
             return
         self._counts[rule] += 1
         if self._counts[rule] <= self._keep:
+            fix = fix or _IN_OUT.sub(self._in_out, known.fix)
             severity = known.severity_for(self._target)
-            self._problems.setdefault(rule, []).append(Problem(rule, severity, line, field, problem, fix or known.fix))
+            self._problems[rule].append(Problem(rule, severity, line, field, problem, fix))
 
-    def report(self, path: str, rows: int, longest_tokens: int) -> Report:
+    def _in_out(self, found: re.Match[str]) -> str:
+        return f"{quote(str(self._path))} {beside(self._path, 'new', found[1])}"
+
+    def report(self, rows: int, longest_tokens: int) -> Report:
         """Put everything in order."""
         ordered = tuple(
-            problem
-            for rule in RULES
-            for problem in sorted(self._problems.get(rule, ()), key=lambda problem: problem.line or 0)
+            problem for rule in RULES for problem in sorted(self._problems[rule], key=lambda problem: problem.line or 0)
         )
         counts = FrozenDict({rule: self._counts[rule] for rule in RULES if rule in self._counts})
-        return Report(path, self._target, rows, longest_tokens, ordered, counts)
+        return Report(str(self._path), self._target, rows, longest_tokens, ordered, counts)
 
 
-class Kinds(dict[Any, "array[int]"]):
-    """Lines of rows by how they are made, to tell the few from the many. Eight bytes a row."""
-
-    def __missing__(self, kind: Any) -> array[int]:
-        lines = self[kind] = array("q")
-        return lines
+_IN_OUT = re.compile(r"\bIN OUT(\.\w+)?")
 
 
-class Repeats:
-    """Finds values that are there twice. It keeps a hash of each value, not the value."""
-
-    def __init__(self) -> None:
-        self._first: dict[int, int] = {}
-        self.found: list[tuple[int, int]] = []
-        """Lines of values seen before, each with the line where the value was first."""
-
-    def add(self, value: str, line: int) -> None:
-        """Note the value at `line`."""
-        if (first := self._first.setdefault(hash(value), line)) != line:
-            self.found.append((line, first))
+def beside(path: Path, name: str, suffix: str | None = ".jsonl") -> str:
+    """Return the quoted path of a new file in the same folder. Without a suffix it has the one of `path`."""
+    stem, dot, rest = path.name.partition(".")
+    return quote(str(path.with_name(f"{stem}-{name}{suffix or dot + rest}")))

@@ -66,6 +66,8 @@ _JSON = "RFC 8259 (JSON) and JSON Lines"
 _CSV = "RFC 4180 (CSV)"
 _OURS = "this package: jobs that ran and learned the wrong thing"
 
+_SAMPLE = "aws-rft dataset sample IN OUT --rows 20000"
+
 RULES: dict[str, Rule] = {
     # The file
     "file-pretty": Rule(_E, _ALL, _JSON, "objects of a jsonl file are spread over several lines", "write one a line"),
@@ -79,7 +81,7 @@ RULES: dict[str, Rule] = {
     # All rows
     "rows-none": Rule(_E, _ALL, _BEDROCK, "the file has no rows", "write rows into it; is this the right file?"),
     "rows-min": Rule(_E, _CHAT, _BEDROCK, "there are fewer than 100 rows", "add rows; the service refuses fewer"),
-    "rows-max": Rule(_E, _CHAT, _BEDROCK, "there are more than 20,000 rows", "aws-rft dataset sample --rows 20000"),
+    "rows-max": Rule(_E, _CHAT, _BEDROCK, "there are more than 20,000 rows", _SAMPLE),
     "rows-batch": Rule(_E, _ALL, _ASSETS, "a batch has as many rows or more", "add rows, or use a smaller batch"),
     "rows-few-batches": Rule(_W, _MTRL, _ASSETS, "there are fewer rows than ten batches have", "add rows"),
     "row-shape": Rule(_E, _ALL, _OURS, "rows are made for something else", "convert them"),
@@ -143,20 +145,14 @@ RULES: dict[str, Rule] = {
     "tool-name": Rule(_E, _CHAT, _OPENAI, "a tool's name has other characters than a-z, A-Z, 0-9, _, -", "rename it"),
     "tool-name-repeated": Rule(_E, _CHAT, _FORGE, "two tools have one name", "rename one", _LAX),
     "tool-description": Rule(_E, _CHAT, _FORGE, "a tool has no description", "add a description", _LAX),
-    "tool-parameters": Rule(
-        _E, _CHAT, _FORGE, "parameters are no object schema", 'write {"type": "object", ...}', _LAX
-    ),
+    "tool-parameters": Rule(_E, _CHAT, _FORGE, "parameters are no object schema", 'write {"type": "object"}', _LAX),
     "tool-property": Rule(_E, _CHAT, _SCHEMA, "a property is no valid schema", 'write {"type": "string"} or another'),
     "tool-required": Rule(_E, _CHAT, _SCHEMA, "required names no property, or one twice", "name a property, or add it"),
     # Answers
     "reference-missing": Rule(_E, _CHAT, _BEDROCK, "there is no reference_answer", "add it, or use --no-reference"),
     "reference-type": Rule(_E, _CHAT, _FORGE, "a reference_answer is no text or object", "write it as text", _LAX),
-    "reference-object": Rule(
-        _W, _NOVA, _FORGE, "a reference_answer is {}, which Nova refuses", 'write it as text, "{}"'
-    ),
-    "reference-empty": Rule(
-        _E, _CHAT, _OURS, "a reference_answer is null or blank", 'fill it in, if need be with "none"'
-    ),
+    "reference-object": Rule(_W, _NOVA, _FORGE, "a reference_answer is {}, which Nova refuses", 'write "{}" as text'),
+    "reference-empty": Rule(_E, _CHAT, _OURS, "a reference_answer is null or blank", 'fill it in, perhaps with "none"'),
     "answer-leak": Rule(_E, _ALL, _OURS, "the model sees the answer", "take it out of what the model sees"),
     "answer-in-prompt": Rule(_W, _ALL, _OURS, "a long answer is part of the prompt", "is it a choice, or a leak?"),
     # Ids and metadata

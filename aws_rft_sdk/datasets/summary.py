@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from array import array
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from aws_rft_sdk.datasets._interop import chat_row
 from aws_rft_sdk.datasets._messages import visible_text
-from aws_rft_sdk.datasets._rows import estimate_tokens
 from aws_rft_sdk.datasets._storage import Progress
+from aws_rft_sdk.datasets._text import estimate_tokens
 from aws_rft_sdk.datasets.files import read_rows
 from aws_rft_sdk.datasets.packing import unpack
 from aws_rft_sdk.datasets.picking import digest_of, prompt_of
@@ -75,44 +78,38 @@ def stats(path: str | Path, *, progress: Progress | None = None) -> Stats:
     Raises:
         DatasetError: The file cannot be read, or has no rows.
     """
-    chars: Counter[int] = Counter()
-    tokens: Counter[int] = Counter()
+    chars, tokens = array("q"), array("q")
     labels: Counter[str] = Counter()
     seen: set[int] = set()
-    rows = without = 0
+    without = 0
     for line, raw in read_rows(path, progress=progress):
         try:
             row = chat_row(untabled(raw))
         except DatasetError as error:
             raise DatasetError(f"{path}, line {line}: {error}", line=line) from error
-        rows += 1
         seen.add(digest_of(row))
         text, answer = _parts(row)
-        chars[len(text)] += 1
-        tokens[estimate_tokens(text)] += 1
+        chars.append(len(text))
+        tokens.append(estimate_tokens(text))
         if answer is None:
             without += 1
         elif answer in labels or len(labels) < _MOST_LABELS:
             labels[answer] += 1
-    if not rows:
+    if not chars:
         raise DatasetError(f"{path}: no rows")
     top = tuple(sorted(labels.items(), key=lambda item: (-item[1], item[0]))[:_TOP])
-    return Stats(rows, rows - len(seen), _lengths(chars), _lengths(tokens), without, len(labels), top)
+    return Stats(len(chars), len(chars) - len(seen), _lengths(chars), _lengths(tokens), without, len(labels), top)
 
 
 def _parts(row: Mapping[str, Any]) -> tuple[str, str | None]:
     """Return what the model sees of a row, and the final answer."""
-    prompt = prompt_of(row)
-    metadata = row.get("metadata")
+    prompt, metadata = prompt_of(row), row.get("metadata")
     answer = row.get("ground_truth", row.get("reference_answer", row.get("answer")))
     if isinstance(metadata, Mapping):
         answer = metadata.get("answer", answer)
     if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
-        try:
+        with contextlib.suppress(DatasetError):
             packed = unpack(prompt)
-        except DatasetError:
-            pass
-        else:
             answer = packed.ground_truth if packed.ground_truth is not None else answer
             prompt = packed.question if packed.question is not None else prompt
     text = prompt if isinstance(prompt, str) else visible_text(prompt)
@@ -122,16 +119,7 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, str | None]:
     return text, (final_answer(label) or label.strip())[:_LABEL_CHARS]
 
 
-def _lengths(counts: Counter[int]) -> Lengths:
-    total = sum(counts.values())
-
-    def at(share: float) -> int:
-        left = max(1, round(share * total))
-        for value in sorted(counts):
-            left -= counts[value]
-            if left <= 0:
-                return value
-        return max(counts)
-
-    mean = sum(value * count for value, count in counts.items()) / total
-    return Lengths(min(counts), at(0.5), mean, at(0.95), max(counts))
+def _lengths(values: array[int]) -> Lengths:
+    ordered = sorted(values)
+    median, p95 = (ordered[max(1, round(share * len(ordered))) - 1] for share in (0.5, 0.95))
+    return Lengths(ordered[0], median, fmean(ordered), p95, ordered[-1])

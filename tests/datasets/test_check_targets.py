@@ -109,7 +109,10 @@ class TestMultiturn:
         rows = multiturn()
         rows[LINE - 1]["metadata"].update(change)
 
-        assert problem in found(check(tmp_path, rows, "nova-multiturn"))
+        report = check(tmp_path, rows, "nova-multiturn")
+
+        assert problem in found(report)
+        assert set(report.counts.values()) == {1}
 
     def test_metadata_without_prompt_is_found(self, tmp_path):
         rows = multiturn()
@@ -122,12 +125,14 @@ class TestNova:
     def test_good_rows_have_no_problems(self, tmp_path):
         assert check(tmp_path, nova(), "nova").problems == ()
 
-    @pytest.mark.parametrize("role", ["User", "USER"])
-    def test_case_of_roles_does_not_matter(self, tmp_path, role):
+    def test_case_of_roles_does_not_matter(self, tmp_path):
         rows = nova()
-        rows[LINE - 1]["messages"][0]["role"] = role
+        rows[0]["messages"][0]["role"] = "USER"
+        rows[LINE - 1]["messages"] = [{**message, "role": message["role"].title()} for message in with_call()]
 
         assert check(tmp_path, rows, "nova").problems == ()
+        fields = {f"messages[{number}].role" for number in range(3)}
+        assert fields <= {field for rule, _, field in found(check(tmp_path, rows, "bedrock")) if rule == "role-unknown"}
 
     def test_name_of_a_message_is_refused_that_bedrock_takes(self, tmp_path):
         rows = nova()
@@ -177,8 +182,12 @@ MTRL = [
         ("prompt-visible", LINE, "prompt"),
         id="answer-visible",
     ),
-    pytest.param(
-        {"prompt": packed(weight=float("nan"))}, ("row-constant", LINE, "prompt.weight"), id="nan-in-the-cell"
+    *(
+        pytest.param({"prompt": cell}, ("row-constant", LINE, "prompt.weight"), id=f"{name}-in-the-cell")
+        for name, cell in {
+            "nan": packed(weight=float("nan")),
+            "overflow": packed(weight=5).replace(": 5", ": 1e999"),
+        }.items()
     ),
     pytest.param(
         {"prompt": packed()[:-1] + ', "question": "Who?"}'},
@@ -437,6 +446,7 @@ def test_assistant_that_calls_a_tool_need_not_say_anything(tmp_path, content):
 
 GOOD_PARAMETERS = [
     pytest.param({"properties": {}}, id="none"),
+    pytest.param({"properties": {"a": {"additionalProperties": False}}, "additionalProperties": False}, id="strict"),
     pytest.param({"properties": {"a": {"type": ["string", "null"]}}, "required": ["a"]}, id="two-types"),
     pytest.param({"properties": {"a": {"anyOf": [{"type": "string"}]}, "b": {"enum": [1]}}, "required": []}, id="any"),
     pytest.param({"properties": {"type": {"type": "string"}, "items": {}}, "required": ["items"]}, id="named-so"),
@@ -646,6 +656,25 @@ def test_progress_is_told_when_a_file_is_checked(tmp_path):
 
     assert told == sorted(told)
     assert 0 < told[-1] <= (tmp_path / "d.jsonl").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("target", "name", "rule", "fix"),
+    [
+        ("bedrock", "my d.json", "file-format", "convert '{}/my d.json' '{}/my d-new.jsonl'"),
+        ("bedrock", "d.jsonl", "prompt-duplicate", "dedupe {}/d.jsonl {}/d-new.jsonl"),
+        ("mtrl", "d.csv", "file-delimiter", "convert {}/d.csv {}/d-new.csv"),
+    ],
+)
+def test_fix_names_the_file(tmp_path, target, name, rule, fix):
+    if name == "d.csv":
+        (tmp_path / name).write_text("prompt;level\nWhat?;1\n")
+    else:
+        write_rows(tmp_path / name, make_rows(1) * 2)
+
+    fixes = {problem.rule: problem.fix for problem in datasets.check(tmp_path / name, target).problems}
+
+    assert fixes[rule] == f"aws-rft dataset {fix.replace('{}', str(tmp_path))}"
 
 
 def test_rules_are_complete():

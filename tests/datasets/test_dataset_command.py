@@ -43,7 +43,7 @@ def test_check_when_there_are_errors_then_they_are_grouped_and_exit_status_is_on
 
     assert result.exit_code == 1
     assert "error role-unknown, 10 x: use system, user, assistant or tool" in result.stdout
-    assert '  line 11, messages[0].role: "human" is no role of this service' in result.stdout
+    assert '  line 11, messages[0].role: a role is none of the service\'s: "human"' in result.stdout
     assert "line 13" not in result.stdout
     assert "  and 8 more" in result.stdout
     assert "20 errors" in result.stdout
@@ -60,7 +60,7 @@ def test_check_when_json_is_wanted_then_everything_is_in_it(bad):
         "severity": "error",
         "line": 11,
         "field": "messages[0].role",
-        "problem": '"human" is no role of this service',
+        "problem": 'a role is none of the service\'s: "human"',
         "fix": "use system, user, assistant or tool",
     }
 
