@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import RewardError
@@ -16,12 +16,9 @@ from aws_rft_sdk.rewards.judge_models import Failure
 from aws_rft_sdk.rewards.judge_rubrics import (
     EXPLANATION,
     FAILED,
-    FIRST,
-    TIE,
     TOP_GRADE,
     Material,
     Rubric,
-    compare_question,
     rank_question,
     score_question,
     single_score,
@@ -83,6 +80,8 @@ class _Judging(Asking):
 
     def _grades(self, context: Sequence[Material], texts: Sequence[str]) -> tuple[dict[str, int], str]:
         """Return a grade for each text, relative to the others, and the judge's explanation."""
+        if len(texts) < 2:
+            return dict.fromkeys(texts, TOP_GRADE), ""
         verdict = self._ask(rank_question(self.rubric, context, texts))
         return {text: verdict[f"answer_{n}"] for n, text in enumerate(texts, 1)}, verdict[EXPLANATION]
 
@@ -187,27 +186,23 @@ class Judge(_Judging):
             RewardError: The rollouts have different questions.
         """
         try:
-            context, works = self._shared_context(rollouts), [self._work(rollout) for rollout in rollouts]
-            texts = list(dict.fromkeys(filter(None, works)))
-            if len(works) < 2 or len(texts) < 2:
-                return _without_asking(works)
-            asked = [self._grades(context, ordered) for ordered in (texts, texts[::-1])]
+            context = self._shared_context(rollouts)
+            ranks, said = self._ranks(context, [self._work(rollout) for rollout in rollouts])
         except NoVerdictError as error:
             return [_failed(error)] * len(rollouts)
-        shares = [_shares_beaten([grades.get(work, -1) for work in works]) for grades, _ in asked]
-        explanation = "\n\n".join(said for _, said in asked)
-        return [_judged(round(sum(own) / 2, 12), explanation=explanation) for own in zip(*shares, strict=True)]
+        return [_judged(round(sum(shares) / 2, 12), explanation="\n\n".join(said)) for shares in ranks]
 
     def _compare(self, context: Sequence[Material], first: str, second: str) -> Comparison:
-        if first == second or not first or not second:
-            return Comparison(0.5 if first == second else float(bool(first)), agrees=True)
-        verdicts = [
-            self._ask(compare_question(self.rubric, context, *pair)) for pair in ((first, second), (second, first))
-        ]
-        of_front = [0.5 if verdict["verdict"] == TIE else float(verdict["verdict"] == FIRST) for verdict in verdicts]
-        preferences = of_front[0], 1 - of_front[1]
-        explanations = tuple(verdict[EXPLANATION] for verdict in verdicts)
-        return Comparison(sum(preferences) / 2, preferences[0] == preferences[1], explanations)
+        (shares, _), said = self._ranks(context, [first, second])
+        return Comparison(sum(shares) / 2, shares[0] == shares[1], tuple(said))
+
+    def _ranks(self, context: Sequence[Material], works: Sequence[str]) -> tuple[list[tuple[float, ...]], list[str]]:
+        """Return for each work the share of the others that it beats, in both orders, and the judge's explanations."""
+        _check_group(works)
+        texts = list(dict.fromkeys(filter(None, works)))
+        asked = [self._grades(context, ordered) for ordered in (texts, texts[::-1])]
+        shares = [_shares_beaten([grades.get(work, -1) for work in works]) for grades, _ in asked]
+        return list(zip(*shares, strict=True)), [said for _, said in asked if said]
 
 
 _RELATIVE = single_score(
@@ -247,13 +242,13 @@ class RankingJudge(_Judging):
         try:
             context = self._shared_context(rollouts)
             works = [self._work(rollout) for rollout in rollouts]
+            _check_group(works)
+            if len(set(works)) < 2:
+                return [_judged(0.5)] * len(works)
             if self.shows == "conversation":
                 context, works = _without_common_beginning(context, rollouts)
             texts = sorted(set(filter(None, works)))
-            if len(works) < 2 or len(texts) < 2:
-                return _without_asking(works)
-            seed = "".join(texts)
-            texts.sort(key=lambda text: hashlib.sha256(f"{seed}{text}".encode("utf-8", "surrogatepass")).digest())
+            random.Random("".join(texts).encode("utf-8", "surrogatepass")).shuffle(texts)
             grades, explanation = self._grades(context, texts)
         except NoVerdictError as error:
             return [_failed(error)] * len(rollouts)
@@ -263,17 +258,13 @@ class RankingJudge(_Judging):
 def _without_common_beginning(
     context: Sequence[Material], rollouts: Sequence[Rollout]
 ) -> tuple[list[Material], list[str]]:
-    """Return the messages with which all rollouts begin as material, and the rest of each rollout."""
-    seen = [_seen(rollout.messages) for rollout in rollouts if rollout.turns]
-    common = list(takewhile(lambda column: column.count(column[0]) == len(column), zip(*seen, strict=False)))
-    length = max(min([len(common), *(len(messages) - 1 for messages in seen)]), 0)  # each rollout keeps a rest
-    beginning = [column[0] for column in common[:length]]
+    """Return the context with the messages with which all rollouts begin, and the rest of each rollout."""
+    spoken = [_seen(rollout.messages) for rollout in rollouts if rollout.turns]
+    common = takewhile(lambda column: column.count(column[0]) == len(column), zip(*spoken, strict=False))
+    length = min([sum(1 for _ in common), *(len(messages) - 1 for messages in spoken)])  # each rollout keeps a rest
     rests = [_as_text(_seen(rollout.messages)[length:]) if rollout.turns else "" for rollout in rollouts]
-    roles = {message.get("role") for message in beginning}
-    if roles <= {"user"}:
-        return list(context), rests  # the question is this beginning
-    others = [piece for piece in context if piece.title != "question" or "user" not in roles]
-    return [*others, Material("shared beginning", _as_text(beginning))], rests
+    beginning = list(dropwhile(lambda message: message.get("role") == "user", spoken[0][:length]))  # not the question
+    return [*context, *([Material("shared beginning", _as_text(beginning))] if beginning else [])], rests
 
 
 # --- texts ---
@@ -344,8 +335,6 @@ def _shares_beaten(grades: Sequence[int]) -> list[float]:
     ]
 
 
-def _without_asking(works: Sequence[str]) -> list[JudgeResult]:
-    """Return the results of a group in which no two different answers can be compared."""
-    if len(works) < 2:
-        return [_failed(NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
-    return [_judged(share) for share in _shares_beaten([0 if work else -1 for work in works])]
+def _check_group(works: Sequence[str]) -> None:
+    if len(works) == 1:
+        raise NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order")

@@ -8,10 +8,10 @@ import os
 import sqlite3
 import threading
 import time
-import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import KW_ONLY, asdict, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
@@ -119,6 +119,26 @@ class VerdictCache:
             raise ConfigurationError(f"the verdict cache {self.path} cannot be used: {error}") from error
 
 
+@dataclass
+class _Here:
+    """What a judge has in one process."""
+
+    process: int
+    is_forked: bool
+    model: JudgeModel | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+_lock = threading.RLock()
+"""For what judges have in this process."""
+
+
+@in_forked_child
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
 @dataclass(eq=False, repr=False)
 class Asking:
     """What all judges have in common: they ask a model, keep verdicts, and count. `Judge` describes the fields."""
@@ -143,46 +163,51 @@ class Asking:
         check_number("max_attempts", self.max_attempts, low=1, whole=True)
         check_seconds("timeout_seconds", self.timeout_seconds)
         self._verdicts = VerdictCache(self.cache) if isinstance(self.cache, str | os.PathLike) else self.cache
-        self._begin()
+        self._last: _Here | None = None
         if not callable(self.model):
             self._make_model()
 
-    def _begin(self, is_forked: bool = False) -> None:
-        self._lock = threading.Lock()
-        self._asked: JudgeModel | None = None
-        self._cost = JudgeCost()
-        self._is_forked = is_forked
-        _judges.add(self)
-
     def __getstate__(self) -> dict[str, Any]:
         check_picklable(self.model)
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_asked", "_cost")}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._begin()
+        return {**self.__dict__, "_last": None}
 
     @property
     def cost(self) -> JudgeCost:
         """What was used so far in this process."""
-        with self._lock:
-            return self._cost
+        with _lock:
+            return JudgeCost(**self._here().counts)
 
     def close(self) -> None:
         """Close an asynchronous client, and a client that a function made. Other clients are the caller's.
 
         The judge can be used again, unless it was given an asynchronous client.
         """
-        with self._lock:
-            asked, self._asked = self._asked, None
-        if asked is not None:
-            asked.close()
+        with _lock:
+            model, self._here().model = self._here().model, None
+        if model is not None:
+            model.close()
 
     def __enter__(self: A) -> A:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    def _here(self) -> _Here:
+        if self._last is None or self._last.process != os.getpid():
+            self._last = _Here(os.getpid(), is_forked=self._last is not None)
+        return self._last
+
+    def _make_model(self) -> JudgeModel:
+        with _lock:
+            here = self._here()
+            if here.model is None:
+                here.model = make_judge_model(self.model, self.model_id, self.params or {}, here.is_forked)
+            return here.model
+
+    def _count(self, **more: int) -> None:
+        with _lock:
+            self._here().counts.update(more)
 
     def _ask(self, question: Question) -> dict[str, JSON]:
         """Return the verdict, from the cache or from the model.
@@ -202,12 +227,6 @@ class Asking:
             except ValueError:
                 self._verdicts.discard(key, kept)
         return parse_verdict(self._verdicts.put(key, json.dumps(self._converse(model, question))), question.schema)
-
-    def _make_model(self) -> JudgeModel:
-        with self._lock:
-            if self._asked is None:
-                self._asked = make_judge_model(self.model, self.model_id, self.params or {}, self._is_forked)
-            return self._asked
 
     def _converse(self, model: JudgeModel, question: Question) -> dict[str, JSON]:
         """Call the model until there is a verdict, and correct it once."""
@@ -244,17 +263,3 @@ class Asking:
                 raise NoVerdictError(failed.failure, failed.detail)
             if failed.failure is not Failure.MALFORMED:
                 self.sleep(self.backoff.delay(attempts, failed.retry_after))
-
-    def _count(self, **more: int) -> None:
-        with self._lock:
-            counts = asdict(self._cost)
-            self._cost = replace(self._cost, **{name: counts[name] + count for name, count in more.items()})
-
-
-_judges: weakref.WeakSet[Asking] = weakref.WeakSet()
-
-
-@in_forked_child
-def _begin_anew_after_a_fork() -> None:
-    for judge in list(_judges):
-        judge._begin(is_forked=True)

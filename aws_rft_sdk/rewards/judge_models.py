@@ -6,12 +6,13 @@ None of the three libraries is imported here. What a source can do decides what 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import contextvars
 import copy
+import functools
 import inspect
 import json
+import os
 import pickle
 import sys
 import threading
@@ -19,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from aws_rft_sdk._backoff import parse_retry_after
 from aws_rft_sdk._fork import in_forked_child
@@ -29,6 +30,8 @@ from aws_rft_sdk.errors import ConfigurationError
 _VERDICT = "verdict"
 """Name of the tool, or of the response format, for the verdict."""
 _CHOICE = {"tool": {"name": _VERDICT}}
+_OF_THE_JUDGE = {"messages", "model", "modelId", "response_format", "stream", "system", "timeout", "toolConfig"}
+"""Arguments of the call of a client that the judge sets itself."""
 _SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
 _CLOSE_SECONDS = 5.0
 _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
@@ -94,13 +97,11 @@ class JudgeModel:
     """Whether the client was made for this judge, so that `close` closes it."""
     forces_form: bool = True
     """Whether the model is made to answer by the schema. False once the model has refused that."""
-    sets: ClassVar[frozenset[str]] = frozenset()
-    """Arguments of the call that the judge sets itself."""
 
     def __post_init__(self) -> None:
         if not self.model_id:
             raise ConfigurationError(f"{type(self.client).__name__} does not know which model to ask; pass model_id")
-        if taken := sorted(self.sets & self.params.keys()):
+        if taken := sorted(_OF_THE_JUDGE & self.params.keys()):
             raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
 
     @property
@@ -142,8 +143,6 @@ class JudgeModel:
 class _OpenAI(JudgeModel):
     """Asks through chat completions, with a JSON schema as the response format."""
 
-    sets = frozenset({"messages", "model", "response_format", "stream", "timeout"})
-
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
         form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
@@ -153,15 +152,13 @@ class _OpenAI(JudgeModel):
     def _read(self, answer: Any) -> Reply:
         choice, usage = answer.choices[0], getattr(answer, "usage", None)
         text, refusal = choice.message.content, choice.message.refusal
-        declined = f"the model declined: {refusal!s:.200}" if refusal else _stopped(choice.finish_reason)
-        tokens = _count(getattr(usage, "prompt_tokens", 0)), _count(getattr(usage, "completion_tokens", 0))
-        return Reply(text if isinstance(text, str) else "", *tokens, declined)
+        tokens = getattr(usage, "prompt_tokens", 0), getattr(usage, "completion_tokens", 0)
+        reply = _reply(text if isinstance(text, str) else "", choice.finish_reason, *tokens)
+        return reply._replace(refusal=f"the model declined: {refusal!s:.200}") if refusal else reply
 
 
 class _Converse(JudgeModel):
     """Asks through Bedrock's Converse API, with a tool that must be called. Needs boto3 and nothing else."""
-
-    sets = frozenset({"messages", "modelId", "system", "toolConfig"})
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         more = {**self.params, "modelId": self.model_id}
@@ -172,9 +169,8 @@ class _Converse(JudgeModel):
     def _read(self, answer: Any) -> Reply:
         content, usage = answer["output"]["message"]["content"], answer.get("usage") or {}
         calls = [json.dumps(block["toolUse"]["input"]) for block in content if "toolUse" in block]
-        texts = [block["text"] for block in content if "text" in block]
-        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
-        return Reply("\n".join(calls or texts), *tokens, _stopped(answer.get("stopReason")))
+        text = "\n".join(calls or (block["text"] for block in content if "text" in block))
+        return _reply(text, answer.get("stopReason"), usage.get("inputTokens"), usage.get("outputTokens"))
 
 
 class _Strands(JudgeModel):
@@ -189,25 +185,42 @@ class _Strands(JudgeModel):
 
     async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         tools, choice = ([_tool(schema)], _CHOICE) if schema else (None, None)
+        async with aclosing(self.client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
+            return [event async for event in events]
+
+    def _read(self, answer: Any) -> Reply:
         calls: list[str] = []
         text, stopped = "", ""
         usage: Mapping[str, Any] = {}
-        async with aclosing(self.client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
-            async for event in events:
-                delta = event.get("contentBlockDelta", {}).get("delta", {})
-                if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
-                    calls.append("")
-                if "toolUse" in delta and calls:
-                    calls[-1] += delta["toolUse"].get("input", "")
-                text += delta.get("text", "")
-                stopped = event.get("messageStop", {}).get("stopReason") or stopped
-                usage = event.get("metadata", {}).get("usage") or usage
+        for event in answer:
+            delta = event.get("contentBlockDelta", {}).get("delta", {})
+            if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
+                calls.append("")
+            if "toolUse" in delta and calls:
+                calls[-1] += delta["toolUse"].get("input", "")
+            text += delta.get("text", "")
+            stopped = event.get("messageStop", {}).get("stopReason") or stopped
+            usage = event.get("metadata", {}).get("usage") or usage
         # Some providers ignore the choice of a tool and give the object as text.
-        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
-        return Reply("\n".join(calls) or text, *tokens, _stopped(stopped))
+        return _reply("\n".join(calls) or text, stopped, usage.get("inputTokens"), usage.get("outputTokens"))
 
-    def _read(self, answer: Any) -> Reply:
-        return Reply(*answer)
+
+def _reply(text: str, stop_reason: object, *tokens: object) -> Reply:
+    # A verdict is not lost over its price.
+    input_tokens, output_tokens = (count if isinstance(count, int) else 0 for count in tokens)
+    refusal = f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
+    return Reply(text, input_tokens, output_tokens, refusal)
+
+
+def _tool(schema: Schema) -> dict[str, JSON]:
+    return {"name": _VERDICT, "description": "Gives the verdict.", "inputSchema": {"json": schema}}
+
+
+def _blocks(turns: Sequence[Turn]) -> list[dict[str, JSON]]:
+    return [{"role": role, "content": [{"text": text}]} for role, text in turns]
+
+
+# --- what a judge is made with ---
 
 
 def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
@@ -216,23 +229,22 @@ def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSO
     Raises:
         ConfigurationError: A function makes something else, `model_id` is missing, or `params` cannot be used.
     """
-    kind, made = _kind_of(source), source
+    kind = _kind_of(source)
     is_owned = kind is None
+    made = source() if is_owned else source
+    kind = kind or _kind_of(made)
     if kind is None:
-        made = source()
-        kind = _kind_of(made)
-        if kind is None:
-            what = type(made).__name__
-            raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
+        what = type(made).__name__
+        raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
     is_shared = is_forked and not is_owned
     if kind is _OpenAI:
         # The judge repeats calls itself, and counts them.
         made = made.with_options(max_retries=0, **({"http_client": _own_connections(made)} if is_shared else {}))
     elif kind is _Converse and is_shared:
         made.close()  # the connections only: the next call opens new ones
-    elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
+    elif kind is _Strands and getattr(made, "client_args", None) and _is_openai(made):
         made = copy.copy(made)
-        made.client_args = {**made.client_args, "max_retries": 0} if made.client_args else made.client_args
+        made.client_args = {**made.client_args, "max_retries": 0}
     return kind(made, model_id, params, is_owned)
 
 
@@ -265,25 +277,13 @@ def _kind_of(source: object) -> type[JudgeModel] | None:
     return _OpenAI if callable(getattr(completions, "create", None)) else None
 
 
+def _is_openai(model: object) -> bool:
+    return any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(model).__mro__)
+
+
 def _own_connections(client: Any) -> Any:
     openai: Any = sys.modules["openai"]  # where the client comes from
     return openai.DefaultAsyncHttpxClient() if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient()
-
-
-def _tool(schema: Schema) -> dict[str, JSON]:
-    return {"name": _VERDICT, "description": "Gives the verdict.", "inputSchema": {"json": schema}}
-
-
-def _blocks(turns: Sequence[Turn]) -> list[dict[str, JSON]]:
-    return [{"role": role, "content": [{"text": text}]} for role, text in turns]
-
-
-def _count(tokens: object) -> int:
-    return tokens if isinstance(tokens, int) else 0  # a verdict is not lost for the sake of its price
-
-
-def _stopped(stop_reason: object) -> str:
-    return f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
 
 
 # --- calls and their failures ---
@@ -301,57 +301,43 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
-    async def finish(result: Any) -> Any:
-        return await asyncio.wait_for(result, timeout_seconds)
-
     def run() -> None:
         try:
             result = call()
             if inspect.isawaitable(result):
-                result = asyncio.run_coroutine_threadsafe(finish(result), _judges_loop()).result()
+                awaited = asyncio.wait_for(result, timeout_seconds)
+                result = asyncio.run_coroutine_threadsafe(awaited, _judges_loop()).result()
             future.set_result(result)
         except BaseException as error:  # the caller gets it
             future.set_exception(_call_failed(error))
 
-    thread = threading.Thread(target=contextvars.Context().run, args=(run,), name="rft-judge-call", daemon=True)
-    thread.start()
+    threading.Thread(target=contextvars.Context().run, args=(run,), name="rft-judge-call", daemon=True).start()
     try:
         return future.result(timeout_seconds)
     except concurrent.futures.TimeoutError:
         raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
 
 
-_loop: asyncio.AbstractEventLoop | None = None
 _loop_lock = threading.Lock()
-_loops_of_parents: list[object] = []
-"""Kept so that nothing closes what these loops share with the parent process."""
+
+
+@in_forked_child
+def _renew_lock() -> None:
+    global _loop_lock
+    _loop_lock = threading.Lock()
 
 
 def _judges_loop() -> asyncio.AbstractEventLoop:
     """Return the one loop for all judges of this process. Asynchronous clients keep their connections in it."""
-    global _loop
     with _loop_lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_loop.run_forever, name="rft-judge", daemon=True)
-            thread.start()
-            atexit.register(_stop, _loop, thread)
-        return _loop
+        return _loop_of(os.getpid())
 
 
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(_CLOSE_SECONDS)
-    if not thread.is_alive():
-        loop.close()
-
-
-@in_forked_child
-def _forget_after_fork() -> None:
-    global _loop, _loop_lock
-    atexit.unregister(_stop)  # the thread of the loop is not in this process
-    _loops_of_parents.append(_loop)
-    _loop, _loop_lock = None, threading.Lock()
+@functools.cache  # holds the loop of a parent process too: if a child closed that, the parent's would break
+def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name=f"rft-judge-{pid}", daemon=True).start()
+    return loop
 
 
 _NOT_SENT = {

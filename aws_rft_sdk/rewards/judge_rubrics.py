@@ -10,10 +10,10 @@ stands between two lines with a mark, as one JSON string:
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,7 +30,6 @@ EXPLANATION = "explanation"
 """Key of the judge's own words. It comes first, so that a model thinks before it grades."""
 FAILED = "judge_failed"
 """Name of the metric that says whether the judge failed."""
-FIRST, SECOND, TIE = "first", "second", "tie"
 
 # --- rubrics ---
 
@@ -99,17 +98,11 @@ class Rubric:
 
     def text(self) -> str:
         """Return task, criteria and deductions as the judge reads them."""
-        lines = [self.task.strip(), "", f"Criteria, each graded with a whole number from 0 (worst) to {TOP_GRADE}:"]
-        lines += [f"- {part.name}: {part.description}" for part in self.criteria]
+        criteria = sorted(self.criteria, key=lambda part: -part.weight)
+        lines = [self.task.strip(), "", "Criteria, the most important first:"]
+        lines += [f"- {part.name}: {part.description}" for part in criteria]
         faults = [f"- {part.name}: {part.description}" for part in self.deductions]
-        return "\n".join([*lines, *(["", "Faults, each true or false:", *faults] if faults else [])])
-
-    def preference_text(self) -> str:
-        """Return what makes one answer better than another, as the judge reads it."""
-        lines = [self.task.strip(), "", "What counts, the most important first:"]
-        ordered = sorted(self.criteria, key=lambda part: -part.weight)
-        lines += [f"- {part.name}: {part.description}" for part in ordered]
-        return "\n".join([*lines, *(f"- against an answer: {part.description}" for part in self.deductions)])
+        return "\n".join([*lines, *(["", "Faults:", *faults] if faults else [])])
 
     def reward(self, verdict: Mapping[str, JSON]) -> tuple[float, tuple[Component, ...]]:
         """Return the reward of a verdict on one answer, and what each criterion and deduction adds to it."""
@@ -158,8 +151,6 @@ LONGEST = 60_000
 
 # Angle brackets, and the opening bracket of control tokens such as [INST] and [/TOOL_RESULTS].
 _CONTROL_TOKENS = re.compile(r"[<>]|\[(?=/?[A-Z_]+\])")
-_NOT_PRINTABLE_ASCII = re.compile(r"[^\x20-\x7e]")
-_UNSEEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 _RULES = """You are an impartial judge. What you judge by stands in this message only.
 
@@ -204,31 +195,25 @@ class Question:
 
 def score_question(rubric: Rubric, material: Sequence[Material]) -> Question:
     """Ask for the grades of the one answer in the material."""
+    task = (
+        f"{rubric.text()}\n\nGrade the answer by these and nothing else: each criterion with a whole number from 0 "
+        f"(worst) to {TOP_GRADE}, each fault with true or false."
+    )
     grades = {part.name: _grade(part.description) for part in rubric.criteria}
     faults = {part.name: {"type": "boolean", "description": part.description} for part in rubric.deductions}
-    return _question(f"{rubric.text()}\n\nGrade the answer by these and nothing else.", material, {**grades, **faults})
-
-
-def compare_question(rubric: Rubric, context: Sequence[Material], first: str, second: str) -> Question:
-    """Ask which of two answers is better."""
-    task = (
-        f"{rubric.preference_text()}\n\nSay which of two answers is better: {FIRST!r}, {SECOND!r}, or {TIE!r} if "
-        "neither is. The order in which they stand, and how long they are, means nothing."
-    )
-    material = [*context, Material("first answer", first), Material("second answer", second)]
-    return _question(task, material, {"verdict": {"type": "string", "enum": [FIRST, SECOND, TIE]}})
+    return _question(task, material, {**grades, **faults})
 
 
 def rank_question(rubric: Rubric, context: Sequence[Material], answers: Sequence[str]) -> Question:
     """Ask for grades of several answers relative to each other, under the keys `answer_1`, `answer_2` and so on."""
     task = (
-        f"{rubric.preference_text()}\n\nGrade {len(answers)} answers to one task relative to each other, with whole "
+        f"{rubric.text()}\n\nGrade {len(answers)} answers to one task by these, relative to each other, with whole "
         f"numbers from 0 to {TOP_GRADE}: a better answer gets a higher grade, equally good ones get equal grades. The "
         "order in which they stand, and how long they are, means nothing."
     )
-    material = [*context, *(Material(f"answer {n}", text) for n, text in enumerate(answers, 1))]
-    grades = {f"answer_{n}": _grade(f"Grade of answer {n}, relative to the others") for n in range(1, len(answers) + 1)}
-    return _question(task, material, grades)
+    numbered = list(enumerate(answers, 1))
+    grades = {f"answer_{n}": _grade(f"Grade of answer {n}, relative to the others") for n, _ in numbered}
+    return _question(task, [*context, *(Material(f"answer {n}", text) for n, text in numbered)], grades)
 
 
 def _grade(description: str) -> dict[str, JSON]:
@@ -246,10 +231,8 @@ def _question(task: str, material: Sequence[Material], grades: Mapping[str, JSON
 
 
 def _form(schema: Mapping[str, JSON]) -> str:
-    choices = f'"{FIRST}" or "{SECOND}" or "{TIE}"'
-    values = {"string": choices, "integer": f"0 to {TOP_GRADE}", "boolean": "true or false"}
-    grades = [f'"{key}": {values[of["type"]]}' for key, of in schema["properties"].items() if key != EXPLANATION]
-    return f'{{"{EXPLANATION}": "...", {", ".join(grades)}}}'
+    values = {"string": '"..."', "integer": f"0 to {TOP_GRADE}", "boolean": "true or false"}
+    return "{" + ", ".join(f'"{key}": {values[of["type"]]}' for key, of in schema["properties"].items()) + "}"
 
 
 def _shortened(text: str) -> tuple[str, str]:
@@ -264,9 +247,7 @@ def _shortened(text: str) -> tuple[str, str]:
 def quote(text: str) -> str:
     """Return a text as a JSON string in one line of printable characters. `json.loads` gives the text again."""
     encoded = _CONTROL_TOKENS.sub(lambda match: _escape(match[0]), json.dumps(text, ensure_ascii=False))
-    return _NOT_PRINTABLE_ASCII.sub(
-        lambda match: _escape(match[0]) if unicodedata.category(match[0]) in _UNSEEN_CATEGORIES else match[0], encoded
-    )
+    return encoded if encoded.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in encoded)
 
 
 def _escape(character: str) -> str:
@@ -277,17 +258,13 @@ def _escape(character: str) -> str:
 # --- verdicts ---
 
 
-class _Pairs(list[tuple[str, JSON]]):
+class _Object(list[tuple[str, JSON]]):
     """A JSON object with its keys in order, also those that stand twice."""
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, strict=False)
+_DECODER = json.JSONDecoder(object_pairs_hook=_Object, strict=False)
 _OBJECT = re.compile(r"""\{(?=\s*["'])""")
-# Strings, what JSON does not know, and braces.
-_TOKEN = re.compile(
-    r""""(?:[^"\\]|\\.)*"|'(?P<single>(?:[^'\\]|\\.)*)'|\b(?:True|False|None)\b|,(?=\s*[}\]])|[{}]""", re.DOTALL
-)
-_AS_JSON = {"True": "true", "False": "false", "None": "null", ",": ""}
+_PYTHON = {"true": "True", "false": "False", "null": "None"}
 _GRADE = re.compile(r"\+?(\d{1,3})(?:\.0+)?(?:\s*(?:/|out of|of)\s*10)?\.?")
 _GRADE_KEYS = ("grade", "score", "value", "rating")
 _TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
@@ -297,7 +274,7 @@ def parse_verdict(text: str, schema: Mapping[str, JSON]) -> dict[str, JSON]:
     """Read a verdict from what a judge wrote.
 
     Thoughts, fences, text around the object, more keys than asked for, objects in objects, grades as text ("8/10"),
-    single quotes and a comma too many do no harm. The explanation may be missing.
+    Python's notation and a comma too many do no harm. The explanation may be missing.
 
     Returns:
         The keys of the schema with values that the schema allows. Grades are ints.
@@ -314,9 +291,10 @@ def parse_verdict(text: str, schema: Mapping[str, JSON]) -> dict[str, JSON]:
             explanations.append(value if isinstance(value, str) else json.dumps(value))
         elif key in wanted and verdict.setdefault(key, read := _read(key, value, wanted[key])) != read:
             raise ValueError(f"there are two different values of {key}, {verdict[key]!r} and {read!r}")
-    if missing := [key for key in wanted if key not in verdict and key != EXPLANATION]:
+    verdict[EXPLANATION] = "\n".join(explanations)
+    if missing := [key for key in wanted if key not in verdict]:
         raise ValueError(f"{', '.join(missing)} missing")
-    return {EXPLANATION: "\n".join(explanations), **{key: verdict[key] for key in wanted if key != EXPLANATION}}
+    return {key: verdict[key] for key in wanted}
 
 
 def _objects(text: str) -> list[JSON]:
@@ -329,42 +307,38 @@ def _objects(text: str) -> list[JSON]:
     found: list[JSON] = []
     at = 0
     while opening := _OBJECT.search(said, at):
-        try:
-            value, at = _DECODER.raw_decode(said, opening.start())
-        except ValueError:
-            repaired, at = _repaired(said, opening.start())
-            value = _DECODER.decode(repaired)
+        value, at = _object_at(said, opening.start())
         found.append(value)
     if not found:
         raise ValueError("there is no JSON object")
     return found
 
 
-def _repaired(text: str, start: int) -> tuple[str, int]:
-    """Return the object that begins at `start` as JSON, although it is written as in Python, and where it ends."""
-    depth, at, pieces = 0, start, []
-    for token in _TOKEN.finditer(text, start):
-        single = token["single"]
-        as_json = _AS_JSON.get(token[0], token[0]) if single is None else json.dumps(single.replace("\\'", "'"))
-        pieces += [text[at : token.start()], as_json]
-        at = token.end()
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if not depth:
-            return "".join(pieces), at
-    raise ValueError("the JSON object has no end")
+def _object_at(text: str, start: int) -> tuple[JSON, int]:
+    """Return the object that begins at `start`, and where it ends."""
+    try:
+        return _DECODER.raw_decode(text, start)
+    except (ValueError, RecursionError) as error:
+        problem = f"the JSON object is broken: {error}"
+    end = text.rfind("}") + 1
+    literal = re.sub(r"\b(?:true|false|null)\b", lambda match: _PYTHON[match[0]], text[start:end])
+    try:  # single quotes and a last comma are Python
+        return _DECODER.decode(json.dumps(ast.literal_eval(literal))), end
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        raise ValueError(problem) from None
 
 
 def _entries(value: JSON, wanted: Mapping[str, JSON], key: str = "") -> Iterator[tuple[str, JSON]]:
     """Yield every key of an object and of the objects inside it, with its value."""
     if key == EXPLANATION or not isinstance(value, list):
         yield key, value
-    elif isinstance(value, _Pairs):
-        for name, inner in value:
-            name = re.sub(r"[\s-]+", "_", name.strip().lower())
-            is_grade_of_key = key in wanted and name in _GRADE_KEYS and name not in wanted
-            yield from _entries(inner, wanted, key if is_grade_of_key else name)
-    else:
-        for inner in value:
+        return
+    for inner in value:
+        if isinstance(value, _Object):
+            name = re.sub(r"[\s-]+", "_", inner[0].strip().lower())
+            is_grade_of_key = name in _GRADE_KEYS and name not in wanted
+            yield from _entries(inner[1], wanted, key if is_grade_of_key else name)
+        else:
             yield from _entries(inner, wanted, key)
 
 
@@ -374,12 +348,7 @@ def _read(name: str, value: JSON, wanted: Mapping[str, JSON]) -> JSON:
         if text in _TRUTH:
             return _TRUTH[text]
         raise ValueError(f"{name} must be true or false, not {value!r:.80}")
-    if wanted["type"] == "integer":
-        grade = _GRADE.fullmatch(text)
-        if grade is None or int(grade[1]) > TOP_GRADE:
-            raise ValueError(f"{name} must be a whole number from 0 to {TOP_GRADE}, not {value!r:.80}")
-        return int(grade[1])
-    choice = text.removesuffix(" answer")
-    if choice not in wanted["enum"]:
-        raise ValueError(f"{name} must be one of {', '.join(wanted['enum'])}, not {value!r:.80}")
-    return choice
+    grade = _GRADE.fullmatch(text)
+    if grade is None or int(grade[1]) > TOP_GRADE:
+        raise ValueError(f"{name} must be a whole number from 0 to {TOP_GRADE}, not {value!r:.80}")
+    return int(grade[1])

@@ -136,8 +136,6 @@ def test_judge_when_answers_of_a_group_try_to_instruct_then_none_is_heard(servic
     def position_blind(request: Recorded) -> dict[str, Any]:
         obeys = any("full marks" in text for text in outside(request))
         names = list(schema_of(request)["properties"])
-        if names == ["explanation", "verdict"]:
-            return {"explanation": "", "verdict": "first" if obeys else "tie"}
         return {"explanation": "", **{name: 10 if obeys and n == 0 else 5 for n, name in enumerate(names[1:])}}
 
     service.policy = answering(position_blind)
