@@ -7,7 +7,7 @@ import io
 import keyword
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,7 +30,7 @@ _RESOURCES = {
     "aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",),
     "aws_rft_sdk.rewards.runners": ("aws_rft_sdk.rewards._confinement",),
 }
-_NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
+_NEEDS = {"aws_rft_sdk.rewards.symbolic": {"math_verify"}, "aws_rft_sdk.rewards.structured": {"jsonschema"}}
 """What our modules import on use."""
 
 
@@ -73,15 +73,20 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
     if not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
     content: dict[str, bytes] = {}
-    wanted = {"aws_rft_sdk.rewards.lambdas"}
-    needs: set[str] = set()
-    for path, arcname in _own_files(file):
+    wanted, needs = {"aws_rft_sdk.rewards.lambdas"}, set[str]()
+    waiting = [file]
+    while waiting:
+        path = waiting.pop()
+        arcname = path.relative_to(file.parent).as_posix()
+        imports = [] if arcname in content else _imports(path)
         content[arcname] = path.read_bytes()
-        for module, imported in _imports(path):
+        for module, imported in imports:
             top = module.partition(".")[0]
             if top == "aws_rft_sdk":
                 wanted |= _modules_of(module, imported)
-            elif not _beside(file.parent, top):
+            elif beside := _beside(file.parent, top):
+                waiting += beside
+            else:
                 needs.add(top)
     for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
         content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
@@ -127,38 +132,21 @@ def _entry(module: str, name: str, floor: float) -> str:
     )
 
 
-def _own_files(file: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the file, and what it imports from beside it, and so on."""
-    folder, waiting, seen = file.parent, [file], set()
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        yield path, path.relative_to(folder).as_posix()
-        for module, _ in _imports(path):
-            waiting += _beside(folder, module.partition(".")[0])
-
-
 def _beside(folder: Path, top: str) -> list[Path]:
-    """Return the files of a module or package in a folder, with or without `__init__.py`; none when it is elsewhere."""
-    if top == "aws_rft_sdk":
-        return []
+    """Return the files of a module or package in a folder, with or without `__init__.py`; none if it is elsewhere."""
     file = folder / f"{top}.py"
     return [file] if file.is_file() else sorted((folder / top).rglob("*.py"))
 
 
-def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield the modules that a file imports, each with the name imported from it, None for the module itself."""
+def _imports(path: Path) -> list[tuple[str, str | None]]:
+    """Return the modules that a file imports, each with the name imported from it, None for the module itself."""
     try:
-        tree = ast.parse(path.read_bytes(), path.name)
+        nodes = list(ast.walk(ast.parse(path.read_bytes(), path.name)))
     except (OSError, SyntaxError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read as Python: {error}") from error
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from ((node.module, alias.name) for alias in node.names)
+    plain = [(alias.name, None) for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return [*plain, *((node.module or "", alias.name) for node in froms for alias in node.names)]
 
 
 def _modules_of(module: str, name: str | None) -> set[str]:
@@ -168,9 +156,8 @@ def _modules_of(module: str, name: str | None) -> set[str]:
     if name in known:
         return {known[name]}
     found = module if name in (None, "*") else f"{module}.{name}"
-    if found == "aws_rft_sdk.rewards":
-        return set(homes.values())  # nobody can say which of its names will be used
-    return {module, found}
+    # Of the whole package nobody can say which names will be used.
+    return set(homes.values()) if found == "aws_rft_sdk.rewards" else {module, found}
 
 
 def closure(wanted: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
@@ -190,10 +177,9 @@ def closure(wanted: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
         if module in seen or path is None:
             continue
         seen.add(module)
-        files.add(path)
-        files.update(folder / "__init__.py" for folder in path.parents if _ROOT in folder.parents)
+        files |= {path, *(folder / "__init__.py" for folder in path.parents if _ROOT in folder.parents)}
         waiting += _RESOURCES.get(module, ())
-        needs |= {_NEEDS[module]} if module in _NEEDS else set()
+        needs |= _NEEDS.get(module, set())
         for imported, name in () if module in _LAZY else _imports(path):
             if imported.partition(".")[0] == "aws_rft_sdk":
                 waiting += _modules_of(imported, name)
