@@ -9,11 +9,8 @@ import asyncio
 import concurrent.futures
 import contextvars
 import copy
-import functools
 import inspect
 import json
-import os
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +20,6 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._backoff import parse_retry_after
-from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 
@@ -32,7 +28,6 @@ _VERDICT = "verdict"
 _CHOICE = {"tool": {"name": _VERDICT}}
 _OF_THE_JUDGE = {"messages", "model", "modelId", "response_format", "stream", "system", "timeout", "toolConfig"}
 """Arguments of the call of a client that the judge sets itself."""
-_SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
 _CLOSE_SECONDS = 5.0
 _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
 """Why a model stops when it, or its provider, declines."""
@@ -124,10 +119,12 @@ class JudgeModel:
             raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
 
     def close(self) -> None:
-        """Close a client that was made for this judge, and an asynchronous one: its connections are in our loop."""
-        close = getattr(self.client, "close", None)
-        if callable(close) and (self.is_owned or inspect.iscoroutinefunction(close)):
+        """Close a client that was made for this judge."""
+        if self.is_owned and callable(close := getattr(self.client, "close", None)):
             _run(close, _CLOSE_SECONDS)
+
+    def _config(self) -> Mapping[str, Any]:
+        return self.params
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         """Call the client. Returns what the client returns, or a coroutine that does."""
@@ -135,9 +132,6 @@ class JudgeModel:
 
     def _read(self, answer: Any) -> Reply:
         raise NotImplementedError
-
-    def _config(self) -> Mapping[str, Any]:
-        return self.params
 
 
 class _OpenAI(JudgeModel):
@@ -147,7 +141,10 @@ class _OpenAI(JudgeModel):
         messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
         form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
         more = {**self.params, "model": self.model_id, **({"response_format": form} if schema else {})}
-        return self.client.chat.completions.create(messages=messages, timeout=seconds, **more)
+        return self._create(messages=messages, timeout=seconds, **more)
+
+    def _create(self, **arguments: Any) -> Any:
+        return self.client.chat.completions.create(**arguments)
 
     def _read(self, answer: Any) -> Reply:
         choice, usage = answer.choices[0], getattr(answer, "usage", None)
@@ -155,6 +152,15 @@ class _OpenAI(JudgeModel):
         tokens = getattr(usage, "prompt_tokens", 0), getattr(usage, "completion_tokens", 0)
         reply = _reply(text if isinstance(text, str) else "", choice.finish_reason, *tokens)
         return reply._replace(refusal=f"the model declined: {refusal!s:.200}") if refusal else reply
+
+
+class _AsyncOpenAI(_OpenAI):
+    """Asks as `_OpenAI`, over connections of its own: each call has its own loop, and those cannot share any."""
+
+    async def _create(self, **arguments: Any) -> Any:
+        async with sys.modules["openai"].DefaultAsyncHttpxClient() as connections:
+            client = self.client.with_options(http_client=connections)
+            return await client.chat.completions.create(**arguments)
 
 
 class _Converse(JudgeModel):
@@ -230,40 +236,22 @@ def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSO
         ConfigurationError: A function makes something else, `model_id` is missing, or `params` cannot be used.
     """
     kind = _kind_of(source)
-    is_owned = kind is None
-    made = source() if is_owned else source
+    is_owned, made = kind is None, source() if kind is None else source
     kind = kind or _kind_of(made)
     if kind is None:
         what = type(made).__name__
         raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
     is_shared = is_forked and not is_owned
-    if kind is _OpenAI:
+    if issubclass(kind, _OpenAI):
         # The judge repeats calls itself, and counts them.
-        made = made.with_options(max_retries=0, **({"http_client": _own_connections(made)} if is_shared else {}))
+        own = sys.modules["openai"].DefaultHttpxClient() if is_shared and kind is _OpenAI else None
+        made = made.with_options(max_retries=0, http_client=own)
     elif kind is _Converse and is_shared:
         made.close()  # the connections only: the next call opens new ones
-    elif kind is _Strands and getattr(made, "client_args", None) and _is_openai(made):
+    elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
         made = copy.copy(made)
-        made.client_args = {**made.client_args, "max_retries": 0}
+        made.client_args = {**made.client_args, "max_retries": 0} if made.client_args else made.client_args
     return kind(made, model_id, params, is_owned)
-
-
-def check_source(source: object) -> None:
-    """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
-    if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
-        raise ConfigurationError(f"a judge needs {_SOURCES}, not a {type(source).__name__}")
-
-
-def check_picklable(source: object) -> None:
-    """Refuse a live client that cannot be pickled. Raises `TypeError`. Functions are for `pickle` to check."""
-    try:
-        if _kind_of(source) is not None:
-            pickle.dumps(source)
-    except Exception as error:
-        raise TypeError(
-            f"the {type(source).__name__} of this judge cannot be pickled. Give the judge a factory: a function "
-            "without arguments, at the top level of a module, that makes it"
-        ) from error
 
 
 def _kind_of(source: object) -> type[JudgeModel] | None:
@@ -273,24 +261,34 @@ def _kind_of(source: object) -> type[JudgeModel] | None:
         return _Converse
     if callable(getattr(source, "stream", None)) and callable(getattr(source, "get_config", None)):
         return _Strands
-    completions = getattr(getattr(source, "chat", None), "completions", None)
-    return _OpenAI if callable(getattr(completions, "create", None)) else None
+    if not callable(getattr(getattr(getattr(source, "chat", None), "completions", None), "create", None)):
+        return None
+    return _AsyncOpenAI if inspect.iscoroutinefunction(getattr(source, "close", None)) else _OpenAI
 
 
-def _is_openai(model: object) -> bool:
-    return any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(model).__mro__)
+def check_source(source: object) -> None:
+    """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
+    if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
+        raise ConfigurationError(
+            "a judge needs a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that "
+            f"makes one, not a {type(source).__name__}"
+        )
 
 
-def _own_connections(client: Any) -> Any:
-    openai: Any = sys.modules["openai"]  # where the client comes from
-    return openai.DefaultAsyncHttpxClient() if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient()
+def check_picklable(source: object) -> None:
+    """Refuse a live client. Raises `TypeError`. A Strands model and a function are for `pickle` to check."""
+    if _kind_of(source) not in (None, _Strands):
+        raise TypeError(
+            f"the {type(source).__name__} of this judge cannot be pickled. Give the judge a factory: a function "
+            "without arguments, at the top level of a module, that makes it"
+        )
 
 
 # --- calls and their failures ---
 
 
 def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
-    """Call a function in a thread of its own, and await what it returns in the judges' loop if that is awaitable.
+    """Call a function in a thread of its own, and await what it returns there if that is a coroutine.
 
     The context of the call is empty. No rollout is in progress there, so a model or client that is tied to rollouts
     sends no headers of them: a call of a judge is no turn of the policy. Nothing can end a blocking call: one that is
@@ -304,10 +302,8 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
     def run() -> None:
         try:
             result = call()
-            if inspect.isawaitable(result):
-                awaited = asyncio.wait_for(result, timeout_seconds)
-                result = asyncio.run_coroutine_threadsafe(awaited, _judges_loop()).result()
-            future.set_result(result)
+            is_async = inspect.iscoroutine(result)
+            future.set_result(asyncio.run(asyncio.wait_for(result, timeout_seconds)) if is_async else result)
         except BaseException as error:  # the caller gets it
             future.set_exception(_call_failed(error))
 
@@ -316,28 +312,6 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
         return future.result(timeout_seconds)
     except concurrent.futures.TimeoutError:
         raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
-
-
-_loop_lock = threading.Lock()
-
-
-@in_forked_child
-def _renew_lock() -> None:
-    global _loop_lock
-    _loop_lock = threading.Lock()
-
-
-def _judges_loop() -> asyncio.AbstractEventLoop:
-    """Return the one loop for all judges of this process. Asynchronous clients keep their connections in it."""
-    with _loop_lock:
-        return _loop_of(os.getpid())
-
-
-@functools.cache  # holds the loop of a parent process too: if a child closed that, the parent's would break
-def _loop_of(pid: int) -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name=f"rft-judge-{pid}", daemon=True).start()
-    return loop
 
 
 _NOT_SENT = {
@@ -362,23 +336,21 @@ def _call_failed(error: BaseException) -> CallFailedError:
     if isinstance(error, CallFailedError):
         return error
     names: set[str] = set()
-    status: int | None = None
-    headers: Any = None
-    links: list[BaseException] = [error]
+    status, headers = 0, None
+    links = [error]
     for link in links:
         names |= {kind.__name__ for kind in type(link).__mro__}
         response = getattr(link, "response", None)
         found, of_link = getattr(link, "status_code", None), getattr(response, "headers", None)  # openai
         if isinstance(response, Mapping):  # botocore
+            names.add(str(response.get("Error", {}).get("Code")))
             about = response.get("ResponseMetadata", {})
             found, of_link = about.get("HTTPStatusCode"), about.get("HTTPHeaders")
-            names.add(str(response.get("Error", {}).get("Code")))
         if isinstance(found, int) and found >= 400:  # a success is no cause
             status, headers = found, of_link  # of the last link, which is nearest to the wire
         cause = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-        if cause is not None and cause not in links:
-            links.append(cause)
-    if status is not None:  # nothing of its text: it may quote the key and the prompt
+        links += [cause] if cause is not None and cause not in links else []
+    if status:  # nothing of its text: it may quote the key and the prompt
         is_fault = status in (408, 409, 424) or status >= 500
         failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
         failed = CallFailedError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
