@@ -53,8 +53,8 @@ class Failure(str, Enum):
 
 
 @dataclass(eq=False)
-class CallFailedError(Exception):
-    """One call of a model failed. Callers of a judge get a `Failure` instead."""
+class NoVerdictError(Exception):
+    """There is no verdict. Callers of a judge get a result with a `Failure` instead."""
 
     failure: Failure
     detail: str
@@ -64,6 +64,25 @@ class CallFailedError(Exception):
     """Seconds that the service asked for."""
     blames_form: bool = False
     """Whether the same call may succeed if no form is forced on the answer."""
+
+
+@dataclass(frozen=True)
+class JudgeCost:
+    """What a judge has used in this process. Retries and requests that failed are calls too."""
+
+    calls: int = 0
+    retries: int = 0
+    cache_hits: int = 0
+    """Verdicts that came from the cache, without a request."""
+    failures: int = 0
+    """Questions that ended without a verdict."""
+    input_tokens: int = 0
+    """As the provider reports them; 0 if it does not."""
+    output_tokens: int = 0
+
+    def price(self, input_per_million: float, output_per_million: float) -> float:
+        """Return the price of the tokens, in the currency of the two prices for a million."""
+        return (self.input_tokens * input_per_million + self.output_tokens * output_per_million) / 1_000_000
 
 
 class Reply(NamedTuple):
@@ -110,13 +129,13 @@ class JudgeModel:
         """Make one call, without retries. The answer is forced to follow the schema, unless that is None.
 
         Raises:
-            CallFailedError: The call failed. Nothing else is raised.
+            NoVerdictError: The call failed. Nothing else is raised.
         """
         answer = _run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds)
         try:
             return self._read(answer)
         except (AttributeError, LookupError, TypeError):  # clients do not check what came, so it may be anything
-            raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
+            raise NoVerdictError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
 
     def close(self) -> None:
         """Close a client that was made for this judge."""
@@ -295,7 +314,7 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
     late goes on by itself until its own timeouts end it.
 
     Raises:
-        CallFailedError: The call failed, or was late.
+        NoVerdictError: The call failed, or was late.
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 
@@ -311,7 +330,7 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
     try:
         return future.result(timeout_seconds)
     except concurrent.futures.TimeoutError:
-        raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
+        raise NoVerdictError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
 
 
 _NOT_SENT = {
@@ -331,9 +350,9 @@ _BY_NAME = (
 )
 
 
-def _call_failed(error: BaseException) -> CallFailedError:
+def _call_failed(error: BaseException) -> NoVerdictError:
     """Return what an error of a provider means: by status first, then by names of classes and codes, never by text."""
-    if isinstance(error, CallFailedError):
+    if isinstance(error, NoVerdictError):
         return error
     names: set[str] = set()
     status, headers = 0, None
@@ -353,12 +372,12 @@ def _call_failed(error: BaseException) -> CallFailedError:
     if status:  # nothing of its text: it may quote the key and the prompt
         is_fault = status in (408, 409, 424) or status >= 500
         failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
-        failed = CallFailedError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
+        failed = NoVerdictError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
         failed.retry_after = parse_retry_after((headers or {}).get("retry-after"))
     else:
         failure = next((failure for failure, known in _BY_NAME if names & known), Failure.ERROR)
         was_sent = failure not in (Failure.THROTTLED, Failure.REFUSED) and not names & _NOT_SENT
         detail = f"{type(error).__name__}: {error}"[:300]
-        failed = CallFailedError(failure, detail, was_sent, blames_form=failure is Failure.ERROR)
+        failed = NoVerdictError(failure, detail, was_sent, blames_form=failure is Failure.ERROR)
     failed.__cause__ = error
     return failed

@@ -1,4 +1,4 @@
-"""What a judge is asked, and what its reply means. Pure: no model is called here.
+"""What a judge is asked. Pure: no model is called here.
 
 The rubric is the system message. Text from a policy or a dataset is material and cannot instruct the judge. Each text
 stands between two lines with a mark, as one JSON string:
@@ -10,19 +10,19 @@ stands between two lines with a mark, as one JSON string:
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import NamedTuple
 
 from aws_rft_sdk._checks import check_number
-from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards.extract import strip_thoughts
-from aws_rft_sdk.rewards.rollout import Component
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Rollout, message_text
 
 TOP_GRADE = 10
 """Grades are whole numbers from 0 to 10. Models do not tell more apart reliably."""
@@ -81,20 +81,21 @@ class Rubric:
         object.__setattr__(self, "criteria", tuple(self.criteria))
         object.__setattr__(self, "deductions", tuple(self.deductions))
         where = f"rubric {self.name!r}"
-        names = [part.name for part in self.criteria] + [part.name for part in self.deductions]
+        parts: list[Criterion | Deduction] = [*self.criteria, *self.deductions]
+        names = [part.name for part in parts]
         if not self.criteria or len({*names, EXPLANATION, FAILED}) != len(names) + 2:
             raise ConfigurationError(
                 f"{where} needs criteria with names of their own, other than {EXPLANATION} and {FAILED}, not {names}"
             )
         if bad := [name for name in names if not re.fullmatch("[a-z][a-z0-9_]*", name)]:
             raise ConfigurationError(f"{where}: names are lower-case identifiers, not {bad}")
-        weights = {f"the weight of {part.name}": part.weight for part in self.criteria}
-        for what, value in (weights | {f"the amount of {part.name}": part.amount for part in self.deductions}).items():
-            check_number(f"{where}: {what}", value)
+        for part in parts:
+            what, value = ("weight", part.weight) if isinstance(part, Criterion) else ("amount", part.amount)
+            check_number(f"{where}: the {what} of {part.name}", value)
             if value <= 0:
-                raise ConfigurationError(f"{where}: {what} is {value}; it must be above 0")
-        if abs(sum(weights.values()) - 1) > 1e-9:
-            raise ConfigurationError(f"{where}: the weights {[*weights.values()]} must add up to 1")
+                raise ConfigurationError(f"{where}: the {what} of {part.name} is {value}; it must be above 0")
+        if abs(sum(part.weight for part in self.criteria) - 1) > 1e-9:
+            raise ConfigurationError(f"{where}: the weights {[part.weight for part in self.criteria]} must add up to 1")
 
     def text(self) -> str:
         """Return task, criteria and deductions as the judge reads them."""
@@ -255,100 +256,52 @@ def _escape(character: str) -> str:
     return "".join(f"\\u{units[at : at + 2].hex()}" for at in range(0, len(units), 2))
 
 
-# --- verdicts ---
+# --- what a judge sees of a rollout ---
+
+_REFERENCE_KEYS = ("answer", "reference_answer", "expectedAnswer", "expected_answer", "ground_truth", "text")
 
 
-class _Object(list[tuple[str, JSON]]):
-    """A JSON object with its keys in order, also those that stand twice."""
+def reference_text(ground_truth: JSON) -> str | None:
+    """Return a ground truth as a judge reads it. Returns None if there is none.
 
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_Object, strict=False)
-_OBJECT = re.compile(r"""\{(?=\s*["'])""")
-_PYTHON = {"true": "True", "false": "False", "null": "None"}
-_GRADE = re.compile(r"\+?(\d{1,3})(?:\.0+)?(?:\s*(?:/|out of|of)\s*10)?\.?")
-_GRADE_KEYS = ("grade", "score", "value", "rating")
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def parse_verdict(text: str, schema: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Read a verdict from what a judge wrote.
-
-    Thoughts, fences, text around the object, more keys than asked for, objects in objects, grades as text ("8/10"),
-    Python's notation and a comma too many do no harm. The explanation may be missing.
-
-    Returns:
-        The keys of the schema with values that the schema allows. Grades are ints.
-
-    Raises:
-        ValueError: A grade is missing or out of range, there is no JSON object, or there are two different verdicts.
-            The message tells the judge what is wrong.
+    Of an object it is the first of `answer`, `reference_answer`, `expectedAnswer`, `expected_answer`, `ground_truth`
+    and `text`, otherwise the object as a whole.
     """
-    wanted = schema["properties"]
-    verdict: dict[str, JSON] = {}
-    explanations: list[str] = []
-    for key, value in _entries(_objects(text), wanted):
-        if key == EXPLANATION:
-            explanations.append(value if isinstance(value, str) else json.dumps(value))
-        elif key in wanted and verdict.setdefault(key, read := _read(key, value, wanted[key])) != read:
-            raise ValueError(f"there are two different values of {key}, {verdict[key]!r} and {read!r}")
-    verdict[EXPLANATION] = "\n".join(explanations)
-    if missing := [key for key in wanted if key not in verdict]:
-        raise ValueError(f"{', '.join(missing)} missing")
-    return {key: verdict[key] for key in wanted}
+    if isinstance(ground_truth, Mapping):
+        ground_truth = next((ground_truth[key] for key in _REFERENCE_KEYS if key in ground_truth), ground_truth)
+    if ground_truth is None or isinstance(ground_truth, str):
+        return ground_truth
+    return json.dumps(ground_truth, ensure_ascii=False)
 
 
-def _objects(text: str) -> list[JSON]:
-    try:
-        return [_DECODER.decode(text.strip())]  # a thought in the explanation is a quotation
-    except (ValueError, RecursionError):
-        said = strip_thoughts(text)
-    if said is None:
-        raise ValueError("the reply ends in a thought")
-    found: list[JSON] = []
-    at = 0
-    while opening := _OBJECT.search(said, at):
-        value, at = _object_at(said, opening.start())
-        found.append(value)
-    if not found:
-        raise ValueError("there is no JSON object")
-    return found
+def before_turns(rollout: Rollout) -> list[JSON]:
+    """Return the messages before the first turn."""
+    return list(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, rollout.messages))
 
 
-def _object_at(text: str, start: int) -> tuple[JSON, int]:
-    """Return the object that begins at `start`, and where it ends."""
-    try:
-        return _DECODER.raw_decode(text, start)
-    except (ValueError, RecursionError) as error:
-        problem = f"the JSON object is broken: {error}"
-    end = text.rfind("}") + 1
-    literal = re.sub(r"\b(?:true|false|null)\b", lambda match: _PYTHON[match[0]], text[start:end])
-    try:  # single quotes and a last comma are Python
-        return _DECODER.decode(json.dumps(ast.literal_eval(literal))), end
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
-        raise ValueError(problem) from None
+def question_of(rollout: Rollout) -> list[Material]:
+    """Return what the user said before the first turn; the prompt cell, if it is text, if there are no messages."""
+    asked = "\n\n".join(message_text(message) for message in before_turns(rollout) if message.get("role") == "user")
+    text = asked or (rollout.prompt if isinstance(rollout.prompt, str) else "")
+    return [Material("question", text)] if text else []
 
 
-def _entries(value: JSON, wanted: Mapping[str, JSON], key: str = "") -> Iterator[tuple[str, JSON]]:
-    """Yield every key of an object and of the objects inside it, with its value."""
-    if key == EXPLANATION or not isinstance(value, list):
-        yield key, value
-        return
-    for inner in value:
-        if isinstance(value, _Object):
-            name = re.sub(r"[\s-]+", "_", inner[0].strip().lower())
-            is_grade_of_key = name in _GRADE_KEYS and name not in wanted
-            yield from _entries(inner[1], wanted, key if is_grade_of_key else name)
-        else:
-            yield from _entries(inner, wanted, key)
+def visible_text(answer: str) -> str:
+    """Return an answer without thoughts, "" if nothing is left of it."""
+    visible = strip_thoughts(answer) or ""
+    # What follows the end of the turn stays: it may be a forged message, and the judge is to see it.
+    return (answer if visible and answer.startswith(visible) else visible) if visible.strip() else ""
 
 
-def _read(name: str, value: JSON, wanted: Mapping[str, JSON]) -> JSON:
-    text = str(value).strip().lower()
-    if wanted["type"] == "boolean":
-        if text in _TRUTH:
-            return _TRUTH[text]
-        raise ValueError(f"{name} must be true or false, not {value!r:.80}")
-    grade = _GRADE.fullmatch(text)
-    if grade is None or int(grade[1]) > TOP_GRADE:
-        raise ValueError(f"{name} must be a whole number from 0 to {TOP_GRADE}, not {value!r:.80}")
-    return int(grade[1])
+def conversation_text(messages: Sequence[JSON]) -> str:
+    """Return messages as a judge sees them: no system text, and nothing that the policy only thought."""
+    seen = []
+    for message in messages:
+        message = {key: value for key, value in message.items() if key != "reasoning_content"}
+        if message.get("role") in ASSISTANT_ROLES and isinstance(message.get("content"), str):
+            message["content"] = visible_text(message["content"])
+        if message.get("role") not in ("system", "developer"):
+            seen.append(message)
+    if len(seen) == 1 and seen[0].keys() == {"role", "content"}:
+        return message_text(seen[0]).strip() and message_text(seen[0])
+    return json.dumps(thaw(seen), ensure_ascii=False, indent=1)

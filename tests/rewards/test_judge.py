@@ -16,10 +16,9 @@ from strands.models.openai import OpenAIModel
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters.openai import instrument
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards.judge import Judge, reference_text
-from aws_rft_sdk.rewards.judge_asking import JudgeCost
-from aws_rft_sdk.rewards.judge_models import Failure
-from aws_rft_sdk.rewards.judge_rubrics import single_score
+from aws_rft_sdk.rewards.judge import Judge
+from aws_rft_sdk.rewards.judge_models import Failure, JudgeCost
+from aws_rft_sdk.rewards.judge_rubrics import reference_text, single_score
 from aws_rft_sdk.rewards.rollout import Component, Rollout, evaluate
 
 from .judging import (

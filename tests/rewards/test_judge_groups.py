@@ -240,7 +240,7 @@ def test_ranking_when_the_judge_prefers_a_place_then_no_place_in_the_group_is_fa
     assert all(4 <= best.count(place) <= 18 for place in range(4))
 
 
-def test_ranking_when_conversations_begin_alike_then_the_beginning_is_shown_once(service: Service) -> None:
+def test_ranking_when_conversations_begin_alike_then_the_question_is_shown_once(service: Service) -> None:
     service.policy = answering(first_is_best)
     call = {"id": "c", "type": "function", "function": {"name": "search", "arguments": "{}"}}
     begin: tuple[dict[str, Any], ...] = (
@@ -255,9 +255,9 @@ def test_ranking_when_conversations_begin_alike_then_the_beginning_is_shown_once
 
     assert all(result.reward is not None for result in results)
     shown = material(service.requests[0])
-    assert list(shown) == ["question", "reference", "shared beginning", "answer 1", "answer 2", "answer 3"]
+    assert list(shown) == ["question", "reference", "answer 1", "answer 2", "answer 3"]
     sent = "".join(asked(service.requests[0]))
-    assert [sent.count(text) for text in ("Where is my parcel?", "Lyon, or so", "policy secret")] == [1, 3, 0]
+    assert [sent.count(text) for text in ("Where is my parcel?", "policy secret")] == [1, 0]
 
 
 def test_ranking_when_only_answers_are_shown_then_question_and_answers_without_thoughts(service: Service) -> None:

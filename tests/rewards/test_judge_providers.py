@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 from fakes import USAGE, Answer, Recorded, Service, chat_answer, say
 
-from aws_rft_sdk.rewards.judge_asking import JudgeCost
-from aws_rft_sdk.rewards.judge_models import Failure
+from aws_rft_sdk.rewards.judge_models import Failure, JudgeCost
 from aws_rft_sdk.rewards.rollout import Rollout
 
 from .judging import (

@@ -16,10 +16,10 @@ from aws_rft_sdk.rewards.judge_rubrics import (
     Deduction,
     Material,
     Rubric,
-    parse_verdict,
     score_question,
     single_score,
 )
+from aws_rft_sdk.rewards.judge_verdicts import parse_verdict
 
 from .judging import RUBRIC
 
