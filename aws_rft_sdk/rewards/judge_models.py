@@ -34,22 +34,23 @@ _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refu
 
 
 class Failure(str, Enum):
-    """Why there is no verdict. The first three are the last failure of a call that was repeated."""
+    """Why there is no verdict. The first four are the last failure of a call that was repeated.
+
+    The model was not called for the last two: the rubric needs a ground truth and the rollout has none, or there is
+    nothing to compare an answer with.
+    """
 
     THROTTLED = "throttled"
     UNAVAILABLE = "unavailable"
     """There was no connection, or the service had a fault of its own."""
     TIMEOUT = "timeout"
     MALFORMED = "malformed"
-    """The model answered twice, and neither answer was a verdict."""
     REFUSED = "refused"
     """The service turned the request away, or the model declined."""
-    NO_REFERENCE = "no reference"
-    """The rubric needs a ground truth and the rollout has none. The model was not called."""
-    NO_COMPARISON = "no comparison"
-    """There is nothing to compare an answer with. The model was not called."""
     ERROR = "error"
     """Anything else. The detail says what."""
+    NO_REFERENCE = "no reference"
+    NO_COMPARISON = "no comparison"
 
 
 @dataclass(eq=False)
@@ -86,13 +87,12 @@ class JudgeCost:
 
 
 class Reply(NamedTuple):
-    """What a model said. Tokens are 0 if the provider does not count them."""
+    """What a model said, and why it declined, "" if it did not. Tokens are 0 if the provider does not count them."""
 
     text: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    refusal: str = ""
-    """Why the model declined; "" if it did not."""
+    input_tokens: int
+    output_tokens: int
+    refusal: str
 
 
 Turn = tuple[str, str]

@@ -43,11 +43,7 @@ class RewardLambda:
         """Return one result for each row of the event, in order, its id echoed.
 
         A row that takes more than half of the time that is left cannot be judged, so a row that hangs leaves time for
-        the others. In threads and on Windows there is no limit.
-
-        Args:
-            event: What the service sends: a list of rows, also as the value of `trajectories`, or a single row.
-            context: Lambda's context, which knows the time that is left. Without it there is no limit.
+        the others. Without a context that knows the time, in threads and on Windows there is no limit.
 
         Raises:
             PayloadError: The event has no rows.
@@ -72,14 +68,13 @@ class RewardLambda:
                 lacking.append(error)
             logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
             result = RewardResult(None)
-        kept = [component for component in result.components if component.name != "unscored"]
-        metrics = [_metric(item) for item in (*kept, Component("unscored", float(result.reward is None), counts=False))]
+        unscored = Component("unscored", float(result.reward is None), counts=False)
+        metrics = [
+            {"name": item.name, "value": item.value, "type": "Reward" if item.counts else "Metric"}
+            for item in (*(part for part in result.components if part.name != unscored.name), unscored)
+        ]
         score = self.floor if result.reward is None else result.reward
         return {"id": identity, "aggregate_reward_score": score, "metrics_list": metrics}
-
-
-def _metric(item: Component) -> dict[str, JSON]:
-    return {"name": item.name, "value": item.value, "type": "Reward" if item.counts else "Metric"}
 
 
 def _share_of_time(context: Any) -> float | None:
@@ -92,12 +87,10 @@ def _share_of_time(context: Any) -> float | None:
 def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
     """Return an AWS Lambda `handler(event, context)` that scores with a reward.
 
-    A row that cannot be judged gets the `floor` and the metric `unscored` 1.0, which is 0.0 for every other row. The
-    cause is in the log. So no bad row costs the batch.
-
     Args:
         reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
-        floor: Score of a row that cannot be judged, normally the lowest of the reward's range.
+        floor: Score of a row that cannot be judged, normally the lowest of the reward's range. The service takes only
+            numbers. Such a row has the metric `unscored` 1.0, all others 0.0, and the cause is in the log.
 
     Raises:
         ConfigurationError: The reward is asynchronous, a class, not callable, or a Lambda handler already.
@@ -113,10 +106,10 @@ def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
 
 
 def rows_of(event: JSON) -> Sequence[JSON]:
-    """Return the rows of an event.
+    """Return the rows of an event: a list, a list as the value of `trajectories`, or a single row with `messages`.
 
     Raises:
-        PayloadError: It is neither a list, nor an object with a list as `trajectories`, nor a row with `messages`.
+        PayloadError: The event is something else.
     """
     if isinstance(event, Mapping):
         event = event.get("trajectories", [event] if "messages" in event else None)

@@ -19,8 +19,7 @@ HANDLER = "lambda_function.lambda_handler"
 """What to enter as the handler of the function; also Lambda's default."""
 MAX_ZIP_BYTES = 50 * 10**6
 MAX_UNZIPPED_BYTES = 250 * 10**6
-
-IN_LAMBDA = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"})
+IN_LAMBDA = {"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"}
 """Packages that the Python runtimes of Lambda bring along."""
 
 _ROOT = Path(aws_rft_sdk.__file__).parent
@@ -32,6 +31,13 @@ _RESOURCES = {
 }
 _NEEDS = {"aws_rft_sdk.rewards.symbolic": {"math_verify"}, "aws_rft_sdk.rewards.structured": {"jsonschema"}}
 """What our modules import on use."""
+_ENTRY = '''"""Scores rows with {name} of {module}.py."""
+
+import {module}
+from aws_rft_sdk.rewards.lambdas import reward_lambda
+
+lambda_handler = reward_lambda({module}.{name}, floor={floor!r})
+'''
 
 
 @dataclass(frozen=True)
@@ -91,20 +97,14 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
     for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
         content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
     ours, our_needs = closure(wanted)
-    content |= {**ours, "lambda_function.py": _entry(file.stem, name, floor).encode()}
+    content |= {**ours, "lambda_function.py": _ENTRY.format(module=file.stem, name=name, floor=floor).encode()}
     return write_package(out, content, needs | our_needs)
 
 
 def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable[str]) -> Package:
-    """Write files, by their names in the zip, as a zip. The same content gives the same bytes.
+    """Write files, by their names in the zip, as a zip, overwriting it. The same content gives the same bytes.
 
-    Args:
-        out: The zip, overwritten.
-        content: The files.
-        needs: Packages that the files import. What Lambda has is left out of `Package.needs`.
-
-    Raises:
-        ConfigurationError: The zip cannot be written.
+    What Lambda has is left out of `Package.needs`. Raises `ConfigurationError` if the zip cannot be written.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -121,15 +121,6 @@ def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable
     missing = tuple(sorted(set(needs) - sys.stdlib_module_names - IN_LAMBDA))
     size = sum(map(len, content.values()))
     return Package(Path(out), tuple(sorted(content)), buffer.getbuffer().nbytes, size, missing)
-
-
-def _entry(module: str, name: str, floor: float) -> str:
-    return (
-        f'"""Scores rows with {name} of {module}.py."""\n\n'
-        f"import {module}\n"
-        "from aws_rft_sdk.rewards.lambdas import reward_lambda\n\n"
-        f"lambda_handler = reward_lambda({module}.{name}, floor={floor!r})\n"
-    )
 
 
 def _beside(folder: Path, top: str) -> list[Path]:
@@ -161,13 +152,9 @@ def _modules_of(module: str, name: str | None) -> set[str]:
 
 
 def closure(wanted: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
-    """Return the files of our modules with all that they import of ours, by their names in a zip.
+    """Return the files of our modules with all that they import of ours, and the packages of others that they import.
 
-    Args:
-        wanted: Full names of our modules. Names of other modules are passed over.
-
-    Returns:
-        The files, and the packages of others that they import.
+    The files stand under their names in a zip. `wanted` are full names; those of other modules are passed over.
     """
     waiting, seen, needs = list(wanted), set[str](), set[str]()
     files = {_ROOT / "__init__.py"}
