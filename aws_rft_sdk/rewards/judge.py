@@ -24,7 +24,6 @@ from aws_rft_sdk.rewards.judge_models import (
     JudgeModel,
     NoVerdictError,
     check_picklable,
-    check_source,
     make_judge_model,
 )
 from aws_rft_sdk.rewards.judge_rubrics import (
@@ -118,15 +117,14 @@ class _Judging:
 
     def __post_init__(self) -> None:
         check_type("rubric", self.rubric, Rubric, "a Rubric, such as single_score(task, criterion)")
-        check_source(self.model)
         if self.shows not in get_args(Shows):
             raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {self.shows!r}")
         check_number("max_attempts", self.max_attempts, low=1, whole=True)
         check_seconds("timeout_seconds", self.timeout_seconds)
         self._verdicts = VerdictCache(self.cache) if isinstance(self.cache, str | os.PathLike) else self.cache
         self._last: _Here | None = None
-        if not callable(self.model):
-            self._make_model()
+        if not callable(self.model) or isinstance(self.model, type):
+            self._make_model()  # so that a mistake is found now
 
     def __getstate__(self) -> dict[str, Any]:
         check_picklable(self.model)
@@ -252,9 +250,8 @@ class Judge(_Judging):
     A judge waits for its model: in asynchronous code call it with `asyncio.to_thread`. Its calls are not turns of the
     policy. A judge that fails gives no reward, and says why in `failure` and in the metric `judge_failed`.
 
-    For one verdict the model answers at most twice: if the first answer holds no verdict, the judge tells the model in
-    the same conversation what is wrong with it. Requests that never reached a model (429, 5xx, no connection) are
-    repeated, up to `max_attempts` requests in all. A request that was late may have been answered, so it counts.
+    For one verdict the model answers at most twice, the second time to a correction. A request that was late may have
+    been answered, so it counts. Other failures (429, 5xx, no connection) are repeated.
 
     Args:
         model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, a boto3 client for `bedrock-runtime`, or a

@@ -252,14 +252,16 @@ def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSO
     """Return the model that answers for a judge. If `is_forked`, the parent process may use a given client too.
 
     Raises:
-        ConfigurationError: A function makes something else, `model_id` is missing, or `params` cannot be used.
+        ConfigurationError: The source is something else, `model_id` is missing, or `params` cannot be used.
     """
-    kind = _kind_of(source)
-    is_owned, made = kind is None, source() if kind is None else source
-    kind = kind or _kind_of(made)
+    is_owned = _kind_of(source) is None and callable(source) and not isinstance(source, type)
+    made = source() if is_owned else source
+    kind = _kind_of(made)
     if kind is None:
-        what = type(made).__name__
-        raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
+        raise ConfigurationError(
+            "a judge needs a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that "
+            f"makes one, not a {type(made).__name__}"
+        )
     is_shared = is_forked and not is_owned
     if issubclass(kind, _OpenAI):
         # The judge repeats calls itself, and counts them.
@@ -283,15 +285,6 @@ def _kind_of(source: object) -> type[JudgeModel] | None:
     if not callable(getattr(getattr(getattr(source, "chat", None), "completions", None), "create", None)):
         return None
     return _AsyncOpenAI if inspect.iscoroutinefunction(getattr(source, "close", None)) else _OpenAI
-
-
-def check_source(source: object) -> None:
-    """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
-    if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
-        raise ConfigurationError(
-            "a judge needs a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that "
-            f"makes one, not a {type(source).__name__}"
-        )
 
 
 def check_picklable(source: object) -> None:

@@ -231,7 +231,7 @@ def test_judge_when_made_of_something_else_then_configuration_error(
 
 
 def test_judge_when_function_makes_something_else_then_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="must return a Strands model"):
+    with pytest.raises(ConfigurationError, match="needs a Strands model"):
         Judge(lambda: "gpt", RUBRIC)(ROLLOUT)
 
 
