@@ -23,14 +23,15 @@ IN_LAMBDA = {"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil
 """Packages that the Python runtimes of Lambda bring along."""
 
 _ROOT = Path(aws_rft_sdk.__file__).parent
-_LAZY = ("aws_rft_sdk", "aws_rft_sdk.rewards")
+_LAZY = {_ROOT / "__init__.py", _ROOT / "rewards/__init__.py"}
 """Packages that resolve their names on use: their own imports are followed name by name."""
-_RESOURCES = {
-    "aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",),
-    "aws_rft_sdk.rewards.runners": ("aws_rft_sdk.rewards._confinement",),
+_ON_USE = {
+    _ROOT / "rewards/code.py": ("aws_rft_sdk.rewards._sandbox", None),
+    _ROOT / "rewards/runners.py": ("aws_rft_sdk.rewards._confinement", None),
+    _ROOT / "rewards/symbolic.py": ("math_verify", None),
+    _ROOT / "rewards/structured.py": ("jsonschema", None),
 }
-_NEEDS = {"aws_rft_sdk.rewards.symbolic": {"math_verify"}, "aws_rft_sdk.rewards.structured": {"jsonschema"}}
-"""What our modules import on use."""
+"""What our files need when they are used, without an import that can be seen."""
 _ENTRY = '''"""Scores rows with {name} of {module}.py."""
 
 import {module}
@@ -78,27 +79,11 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
         raise ConfigurationError(f"{file.name} cannot be imported under its name in a Lambda function; rename it")
     if not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
-    content: dict[str, bytes] = {}
-    wanted, needs = {"aws_rft_sdk.rewards.lambdas"}, set[str]()
-    waiting = [file]
-    while waiting:
-        path = waiting.pop()
-        arcname = path.relative_to(file.parent).as_posix()
-        imports = [] if arcname in content else _imports(path)
-        content[arcname] = path.read_bytes()
-        for module, imported in imports:
-            top = module.partition(".")[0]
-            if top == "aws_rft_sdk":
-                wanted |= _modules_of(module, imported)
-            elif beside := _beside(file.parent, top):
-                waiting += beside
-            else:
-                needs.add(top)
+    content, needs = closure(["aws_rft_sdk.rewards.lambdas"], file)
     for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
         content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
-    ours, our_needs = closure(wanted)
-    content |= {**ours, "lambda_function.py": _ENTRY.format(module=file.stem, name=name, floor=floor).encode()}
-    return write_package(out, content, needs | our_needs)
+    content["lambda_function.py"] = _ENTRY.format(module=file.stem, name=name, floor=floor).encode()
+    return write_package(out, content, needs)
 
 
 def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable[str]) -> Package:
@@ -123,10 +108,10 @@ def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable
     return Package(Path(out), tuple(sorted(content)), buffer.getbuffer().nbytes, size, missing)
 
 
-def _beside(folder: Path, top: str) -> list[Path]:
+def _beside(root: Path, top: str) -> list[Path]:
     """Return the files of a module or package in a folder, with or without `__init__.py`; none if it is elsewhere."""
-    file = folder / f"{top}.py"
-    return [file] if file.is_file() else sorted((folder / top).rglob("*.py"))
+    file = root / f"{top}.py"
+    return [file] if file.is_file() else sorted((root / top).rglob("*.py"))
 
 
 def _imports(path: Path) -> list[tuple[str, str | None]]:
@@ -140,39 +125,41 @@ def _imports(path: Path) -> list[tuple[str, str | None]]:
     return [*plain, *((node.module or "", alias.name) for node in froms for alias in node.names)]
 
 
-def _modules_of(module: str, name: str | None) -> set[str]:
-    """Return the modules of ours that hold an imported name."""
+def _ours(module: str, name: str | None) -> list[Path]:
+    """Return the files of our modules that hold an imported name, and of the packages that they are in."""
     homes = {key: f"aws_rft_sdk.rewards.{home}" for key, home in rewards._HOMES.items()}
     known = {"aws_rft_sdk": aws_rft_sdk._HOMES, "aws_rft_sdk.rewards": homes}.get(module, {})
-    if name in known:
-        return {known[name]}
     found = module if name in (None, "*") else f"{module}.{name}"
-    # Of the whole package nobody can say which names will be used.
-    return set(homes.values()) if found == "aws_rft_sdk.rewards" else {module, found}
+    if name in known:
+        modules = {known[name]}
+    else:  # of the whole package nobody can say which names will be used
+        modules = set(homes.values()) if found == "aws_rft_sdk.rewards" else {module, found}
+    files = [path for path in map(_path_of, modules) if path]
+    packages = {folder for path in files for folder in path.parents if _ROOT in (folder, *folder.parents)}
+    return [*files, *(folder / "__init__.py" for folder in packages)]
 
 
-def closure(wanted: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
-    """Return the files of our modules with all that they import of ours, and the packages of others that they import.
+def closure(wanted: Iterable[str], file: Path | None = None) -> tuple[dict[str, bytes], set[str]]:
+    """Return files with all that they import of ours and from beside them, and the packages of others they import.
 
-    The files stand under their names in a zip. `wanted` are full names; those of other modules are passed over.
+    The files stand under their names in a zip. `wanted` are full names of our modules, `file` is one of somebody else.
     """
-    waiting, seen, needs = list(wanted), set[str](), set[str]()
-    files = {_ROOT / "__init__.py"}
+    waiting = [*([file] if file else []), *(path for module in wanted for path in _ours(module, None))]
+    files, needs = dict[str, bytes](), set[str]()
     while waiting:
-        module = waiting.pop()
-        path = _path_of(module)
-        if module in seen or path is None:
+        path = waiting.pop()
+        root = _ROOT.parent if file is None or _ROOT in path.parents else file.parent
+        if (arcname := path.relative_to(root).as_posix()) in files:
             continue
-        seen.add(module)
-        files |= {path, *(folder / "__init__.py" for folder in path.parents if _ROOT in folder.parents)}
-        waiting += _RESOURCES.get(module, ())
-        needs |= _NEEDS.get(module, set())
-        for imported, name in () if module in _LAZY else _imports(path):
-            if imported.partition(".")[0] == "aws_rft_sdk":
-                waiting += _modules_of(imported, name)
-            else:
-                needs.add(imported.partition(".")[0])
-    return {path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in files}, needs
+        imports = [] if path in _LAZY else [*_imports(path), *([_ON_USE[path]] if path in _ON_USE else [])]
+        files[arcname] = path.read_bytes()
+        for module, name in imports:
+            top = module.partition(".")[0]
+            beside = [] if root == _ROOT.parent else _beside(root, top)
+            found = _ours(module, name) if top == _ROOT.name else beside
+            waiting += found
+            needs |= set() if found else {top}
+    return files, needs
 
 
 def _path_of(module: str) -> Path | None:
