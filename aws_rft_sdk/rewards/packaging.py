@@ -126,7 +126,7 @@ def _imports(path: Path) -> list[tuple[str, str | None]]:
 
 
 def _ours(module: str, name: str | None) -> list[Path]:
-    """Return the files of our modules that hold an imported name, and of the packages that they are in."""
+    """Return the files of our modules that hold an imported name."""
     homes = {key: f"aws_rft_sdk.rewards.{home}" for key, home in rewards._HOMES.items()}
     known = {"aws_rft_sdk": aws_rft_sdk._HOMES, "aws_rft_sdk.rewards": homes}.get(module, {})
     found = module if name in (None, "*") else f"{module}.{name}"
@@ -134,9 +134,7 @@ def _ours(module: str, name: str | None) -> list[Path]:
         modules = {known[name]}
     else:  # of the whole package nobody can say which names will be used
         modules = set(homes.values()) if found == "aws_rft_sdk.rewards" else {module, found}
-    files = [path for path in map(_path_of, modules) if path]
-    packages = {folder for path in files for folder in path.parents if _ROOT in (folder, *folder.parents)}
-    return [*files, *(folder / "__init__.py" for folder in packages)]
+    return [path for path in map(_path_of, modules) if path]
 
 
 def closure(wanted: Iterable[str], file: Path | None = None) -> tuple[dict[str, bytes], set[str]]:
@@ -145,21 +143,23 @@ def closure(wanted: Iterable[str], file: Path | None = None) -> tuple[dict[str, 
     The files stand under their names in a zip. `wanted` are full names of our modules, `file` is one of somebody else.
     """
     waiting = [*([file] if file else []), *(path for module in wanted for path in _ours(module, None))]
-    files, needs = dict[str, bytes](), set[str]()
+    seen, needs = {_ROOT / "__init__.py"}, set[str]()
     while waiting:
-        path = waiting.pop()
-        root = _ROOT.parent if file is None or _ROOT in path.parents else file.parent
-        if (arcname := path.relative_to(root).as_posix()) in files:
+        if (path := waiting.pop()) in seen:
             continue
+        seen.add(path)
         imports = [] if path in _LAZY else [*_imports(path), *([_ON_USE[path]] if path in _ON_USE else [])]
-        files[arcname] = path.read_bytes()
         for module, name in imports:
             top = module.partition(".")[0]
-            beside = [] if root == _ROOT.parent else _beside(root, top)
+            beside = [] if file is None or _ROOT in path.parents else _beside(file.parent, top)
             found = _ours(module, name) if top == _ROOT.name else beside
             waiting += found
             needs |= set() if found else {top}
-    return files, needs
+    ours = {path for path in seen if _ROOT in path.parents}
+    packages = {folder / "__init__.py" for path in ours for folder in path.parents if _ROOT in folder.parents}
+    names = {path: path.relative_to(_ROOT.parent) for path in ours | packages}
+    names |= {path: path.relative_to(file.parent) for path in seen - ours if file}
+    return {name.as_posix(): path.read_bytes() for path, name in names.items()}, needs
 
 
 def _path_of(module: str) -> Path | None:
