@@ -276,11 +276,9 @@ class Judge(_Judging):
     """
 
     def __call__(self, rollout: Rollout) -> JudgeResult:
-        """Grade the rollout by the rubric.
+        """Return a reward from 0 to 1, with what each criterion and deduction added to it as components.
 
-        Returns:
-            A reward from 0 to 1, with what each criterion and deduction added to it as components. A rollout in which
-            the policy said nothing gets 0, and the model is not called.
+        A rollout in which the policy said nothing gets 0, and the model is not called.
         """
         try:
             context, work = self._context(rollout), self._work(rollout)
@@ -310,9 +308,8 @@ class Judge(_Judging):
     def against_reference(self, rollout: Rollout) -> JudgeResult:
         """Compare the rollout's last answer with its ground truth, in both orders. A reward of its own.
 
-        Returns:
-            1.0 if the answer is better, 0.5 for neither, 0.0 if the reference is better, or a mean of these; with the
-            metric `judge_agrees`, 0.0 if the judge went by position.
+        The reward is 1.0 if the answer is better, 0.5 for neither, 0.0 if the reference is better, or a mean of these.
+        The metric `judge_agrees` is 0.0 if the judge went by position.
         """
         try:
             if not (reference := reference_text(rollout.ground_truth)):
@@ -326,14 +323,10 @@ class Judge(_Judging):
     def rank(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
         """Score the rollouts of one prompt relative to each other, in two calls with opposite orders.
 
-        Returns:
-            One result for each rollout, in their order. The reward is the share of the others that it beats, ties
-            counting half: 1.0 is the best, 0.0 the worst, and the mean of a group is 0.5. Equal answers get equal
-            rewards, those without an answer stand below all others, and a judge that goes by position gives 0.5 to all.
-            A group of one, and a group of which one order could not be judged, has no rewards.
-
-        Raises:
-            RewardError: The rollouts have different questions.
+        Returns one result for each rollout, in their order. The reward is the share of the others that it beats, ties
+        counting half: 1.0 is the best, 0.0 the worst. Equal answers get equal rewards, those without an answer stand
+        below all others, and a judge that goes by position gives 0.5 to all. A group of one, and a group of which one
+        order could not be judged, has no rewards. Raises `RewardError` if the rollouts have different questions.
         """
         try:
             ranks, said = self._ranks(*self._group(rollouts))
@@ -377,14 +370,10 @@ class RankingJudge(_Judging):
     def score_group(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
         """Grade the rollouts of one prompt relative to each other, in one call.
 
-        Returns:
-            One result for each rollout, in their order. The reward is the grade from 0 to 1. A rollout in which the
-            policy said nothing gets 0. The model is not called if there are no two different rollouts to compare: equal
-            rollouts get 0.5, the only one that is not silent 1. A group of one, and a group without a verdict, has no
-            rewards.
-
-        Raises:
-            RewardError: The rollouts have different questions or ground truths.
+        Returns one result for each rollout, in their order. The reward is the grade from 0 to 1, and 0 if the policy
+        said nothing. The model is not called if there are no two different rollouts to compare: equal rollouts get 0.5,
+        the only one that is not silent 1. A group of one, and a group without a verdict, has no rewards. Raises
+        `RewardError` if the rollouts have different questions or ground truths.
         """
         try:
             context, works = self._group(rollouts)

@@ -128,8 +128,7 @@ class JudgeModel:
     def ask(self, system: str, turns: Sequence[Turn], schema: Schema | None, timeout_seconds: float) -> Reply:
         """Make one call, without retries. The answer is forced to follow the schema, unless that is None.
 
-        Raises:
-            NoVerdictError: The call failed. Nothing else is raised.
+        Raises `NoVerdictError` if the call fails, and nothing else.
         """
         answer = _run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds)
         try:
@@ -251,8 +250,7 @@ def _blocks(turns: Sequence[Turn]) -> list[dict[str, JSON]]:
 def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
     """Return the model that answers for a judge. If `is_forked`, the parent process may use a given client too.
 
-    Raises:
-        ConfigurationError: The source is something else, `model_id` is missing, or `params` cannot be used.
+    Raises `ConfigurationError` if the source is something else, `model_id` is missing, or `params` cannot be used.
     """
     is_owned = _kind_of(source) is None and callable(source) and not isinstance(source, type)
     made = source() if is_owned else source
@@ -304,10 +302,7 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
 
     The context of the call is empty. No rollout is in progress there, so a model or client that is tied to rollouts
     sends no headers of them: a call of a judge is no turn of the policy. Nothing can end a blocking call: one that is
-    late goes on by itself until its own timeouts end it.
-
-    Raises:
-        NoVerdictError: The call failed, or was late.
+    late goes on by itself until its own timeouts end it. Raises `NoVerdictError` if the call fails or is late.
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
 

@@ -123,10 +123,7 @@ def rollout_of(row: JSON) -> Rollout:
 
     The ground truth is `metadata.reference_answer`, `reference_answer`, or `ground_truth` in the same two places: the
     first that is not empty, or else the first. `{"text": ...}`, which the service makes of a string, becomes the string
-    again. All other keys are metadata.
-
-    Raises:
-        PayloadError: The row is no object, or its messages are no list of objects with an answer of the policy.
+    again. All other keys are metadata. Raises `PayloadError` if the messages are no list of objects with an answer.
     """
     if not isinstance(row, Mapping):
         raise PayloadError(f"a row must be an object, not {type(row).__name__}", field="row")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sqlite3
 import subprocess
@@ -176,15 +175,6 @@ def test_cache_when_file_is_unusable_then_configuration_error_names_it(tmp_path:
     path.mkdir() if content is None else path.write_bytes(content)
     with pytest.raises(ConfigurationError, match=r"verdicts\.db cannot be used"):
         VerdictCache(path).get("key")
-
-
-def test_cache_when_closed_then_next_use_opens_it_again(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path / "verdicts.db")
-    cache.put("key", json.dumps({}))
-    cache.close()
-    assert cache.get("key") == "{}"
-    cache.close()
-    cache.close()
 
 
 WRITE_FOR_EVER = """
