@@ -18,8 +18,9 @@ _NAMES = {
     "formats": "FinalAnswerLine Format PublishedFinalAnswer Tags",
     "integrations": "as_inspect as_trl as_verifiers",
     "judge": "Comparison Judge JudgeResult RankingJudge",
-    "judge_asking": "JudgeCost VerdictCache",
+    "judge_models": "JudgeCost",
     "judge_rubrics": "Criterion Deduction PANDALM Rubric single_score",
+    "judge_verdicts": "VerdictCache",
     "lambdas": "check_reply reward_lambda RewardLambda",
     "numeric": "ExactNumber FinQA finqa gsm8k",
     "outcomes": "FinalState ToolArguments",
@@ -68,9 +69,10 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.rewards.integrations import as_verifiers as as_verifiers
     from aws_rft_sdk.rewards.judge import Comparison as Comparison, Judge as Judge, JudgeResult as JudgeResult
     from aws_rft_sdk.rewards.judge import RankingJudge as RankingJudge
-    from aws_rft_sdk.rewards.judge_asking import JudgeCost as JudgeCost, VerdictCache as VerdictCache
+    from aws_rft_sdk.rewards.judge_models import JudgeCost as JudgeCost
     from aws_rft_sdk.rewards.judge_rubrics import Criterion as Criterion, Deduction as Deduction, PANDALM as PANDALM
     from aws_rft_sdk.rewards.judge_rubrics import Rubric as Rubric, single_score as single_score
+    from aws_rft_sdk.rewards.judge_verdicts import VerdictCache as VerdictCache
     from aws_rft_sdk.rewards.lambdas import check_reply as check_reply, reward_lambda as reward_lambda
     from aws_rft_sdk.rewards.lambdas import RewardLambda as RewardLambda
     from aws_rft_sdk.rewards.numeric import ExactNumber as ExactNumber, FinQA as FinQA, finqa as finqa, gsm8k as gsm8k

@@ -2,33 +2,57 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
-from itertools import takewhile
+import logging
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, Literal, TypeVar, get_args
 
-from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.errors import RewardError
-from aws_rft_sdk.rewards.extract import strip_thoughts
-from aws_rft_sdk.rewards.judge_asking import Asking, NoVerdictError, Shows
-from aws_rft_sdk.rewards.judge_models import Failure
+from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk._checks import check_number, check_seconds, check_type
+from aws_rft_sdk._fork import in_forked_child
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError, RewardError
+from aws_rft_sdk.rewards.judge_models import (
+    Failure,
+    JudgeCost,
+    JudgeModel,
+    NoVerdictError,
+    check_picklable,
+    make_judge_model,
+)
 from aws_rft_sdk.rewards.judge_rubrics import (
     EXPLANATION,
     FAILED,
-    FIRST,
-    TIE,
     TOP_GRADE,
     Material,
+    Question,
     Rubric,
-    compare_question,
+    before_turns,
+    conversation_text,
+    question_of,
     rank_question,
+    reference_text,
     score_question,
     single_score,
+    visible_text,
 )
-from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, RewardResult, Rollout, message_text
+from aws_rft_sdk.rewards.judge_verdicts import VerdictCache, parse_verdict
+from aws_rft_sdk.rewards.rollout import Component, RewardResult, Rollout
 
-_REFERENCE_KEYS = ("answer", "reference_answer", "expectedAnswer", "expected_answer", "ground_truth", "text")
+logger = logging.getLogger(__name__)
+
+Shows = Literal["answer", "conversation"]
+J = TypeVar("J", bound="_Judging")
+
+_MOST_ANSWERS = 2
+"""Answers of the model to one question: the first, and one after a correction."""
+_LONGEST_QUOTE = 4_000
 
 
 @dataclass(frozen=True)
@@ -55,34 +79,167 @@ class Comparison:
     detail: str = ""
 
 
-class _Judging(Asking):
-    """What a judge sees of rollouts."""
+@dataclass
+class _Here:
+    """What a judge has in one process."""
+
+    process: int
+    is_forked: bool
+    model: JudgeModel | None = None
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+_lock = threading.RLock()
+"""For what the judges have in this process."""
+
+
+@in_forked_child
+def _renew_lock() -> None:
+    global _lock
+    _lock = threading.RLock()
+
+
+@dataclass(eq=False, repr=False)
+class _Judging:
+    """What all judges have in common: what they see, how they ask, what they count. `Judge` describes the fields."""
+
+    model: Any
+    rubric: Rubric
+    _: KW_ONLY
+    model_id: str | None = None
+    params: Mapping[str, JSON] | None = None
+    shows: Shows = "answer"
+    cache: str | os.PathLike[str] | VerdictCache | None = None
+    timeout_seconds: float = 60.0
+    max_attempts: int = 4
+    backoff: Backoff = Backoff()
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        check_type("rubric", self.rubric, Rubric, "a Rubric, such as single_score(task, criterion)")
+        if self.shows not in get_args(Shows):
+            raise ConfigurationError(f"shows must be one of {', '.join(get_args(Shows))}, not {self.shows!r}")
+        check_number("max_attempts", self.max_attempts, low=1, whole=True)
+        check_seconds("timeout_seconds", self.timeout_seconds)
+        self._verdicts = VerdictCache(self.cache) if isinstance(self.cache, str | os.PathLike) else self.cache
+        self._last: _Here | None = None
+        if not callable(self.model) or isinstance(self.model, type):
+            self._make_model()  # so that a mistake is found now
+
+    def __getstate__(self) -> dict[str, Any]:
+        check_picklable(self.model)
+        return {**self.__dict__, "_last": None}
+
+    @property
+    def cost(self) -> JudgeCost:
+        """What was used so far in this process."""
+        with _lock:
+            return JudgeCost(**self._here().counts)
+
+    def close(self) -> None:
+        """Close a client that a function made. Other clients are the caller's. The judge can be used again."""
+        with _lock:
+            model, self._here().model = self._here().model, None
+        if model is not None:
+            model.close()
+
+    def __enter__(self: J) -> J:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _here(self) -> _Here:
+        if self._last is None or self._last.process != os.getpid():
+            self._last = _Here(os.getpid(), is_forked=self._last is not None)
+        return self._last
+
+    def _make_model(self) -> JudgeModel:
+        with _lock:
+            here = self._here()
+            if here.model is None:
+                here.model = make_judge_model(self.model, self.model_id, self.params or {}, here.is_forked)
+            return here.model
+
+    def _count(self, **more: int) -> None:
+        with _lock:
+            self._here().counts.update(more)
+
+    def _ask(self, question: Question) -> dict[str, JSON]:
+        """Return the verdict, from the cache or from the model. Raises `NoVerdictError` if there is none."""
+        model = self._make_model()
+        if self._verdicts is None:
+            return self._converse(model, question)
+        key = question.digest(model.identity)
+        if (kept := self._verdicts.get(key)) is not None:
+            try:
+                verdict = parse_verdict(kept, question.schema)
+                self._count(cache_hits=1)
+                return verdict
+            except ValueError:
+                self._verdicts.discard(key, kept)
+        return parse_verdict(self._verdicts.put(key, json.dumps(self._converse(model, question))), question.schema)
+
+    def _converse(self, model: JudgeModel, question: Question) -> dict[str, JSON]:
+        """Call the model until there is a verdict, and correct it once."""
+        turns = [("user", question.user)]
+        forced, attempts, answers = model.forces_form, 0, 0
+        while True:
+            self._count(calls=1, retries=int(attempts > 0 or forced != model.forces_form))
+            try:
+                reply = model.ask(question.system, turns, question.schema if forced else None, self.timeout_seconds)
+                model.forces_form = forced
+                self._count(input_tokens=reply.input_tokens, output_tokens=reply.output_tokens)
+                if reply.refusal:
+                    raise NoVerdictError(Failure.REFUSED, reply.refusal)
+                return parse_verdict(reply.text, question.schema)
+            except (ValueError, RecursionError) as problem:
+                failed = NoVerdictError(Failure.MALFORMED, f"{problem}"[:300], was_sent=True)
+                said = reply.text[:_LONGEST_QUOTE].strip() or "(nothing)"
+                turns = [turns[0], ("assistant", said), ("user", question.correction(failed.detail))]
+            except NoVerdictError as error:
+                failed = error
+            answers += failed.was_sent
+            if forced and failed.blames_form and answers < _MOST_ANSWERS:
+                forced = False  # many models know no forced tool, or cannot think with one
+                continue
+            attempts += 1
+            is_last = attempts == self.max_attempts or answers == _MOST_ANSWERS
+            if is_last or failed.failure in (Failure.REFUSED, Failure.ERROR):
+                self._count(failures=1)
+                # Only the class of the error: services quote the prompt, and headers, in what they answer.
+                kind, why = type(failed.__cause__ or failed).__name__, failed.failure.value
+                logger.warning("attempts=<%d>, failure=<%s>, error=<%s> | no verdict", attempts, why, kind)
+                raise failed
+            if failed.failure is not Failure.MALFORMED:
+                self.sleep(self.backoff.delay(attempts, failed.retry_after))
 
     def _work(self, rollout: Rollout) -> str:
         """Return what is judged, "" if the policy said nothing."""
         if self.shows == "answer":
-            return _visible(rollout.answer)
-        return _as_text(_seen(rollout.messages)) if rollout.turns else ""
+            return visible_text(rollout.answer)
+        return conversation_text(rollout.messages[len(before_turns(rollout)) :]) if rollout.turns else ""
 
     def _context(self, rollout: Rollout) -> list[Material]:
-        """Return the question and the reference.
-
-        Raises:
-            NoVerdictError: The rubric needs a reference and there is none.
-        """
+        """Return the question and the reference. Raises `NoVerdictError` if the rubric needs a reference."""
         reference = reference_text(rollout.ground_truth)
         if self.rubric.needs_reference and not reference:
             raise NoVerdictError(Failure.NO_REFERENCE, "the rubric needs a ground truth, and the rollout has none")
-        return [*_question_of(rollout), *([Material("reference", reference)] if reference else [])]
+        return [*question_of(rollout), *([Material("reference", reference)] if reference else [])]
 
-    def _shared_context(self, rollouts: Sequence[Rollout]) -> list[Material]:
+    def _group(self, rollouts: Sequence[Rollout]) -> tuple[list[Material], list[str]]:
+        """Return what is common to the rollouts of a prompt, and what is judged of each."""
         contexts = [self._context(rollout) for rollout in rollouts]
         if any(context != contexts[0] for context in contexts):
             raise RewardError("only rollouts of one prompt can be compared; these differ in question or ground truth")
-        return contexts[0] if contexts else []
+        if len(rollouts) == 1:
+            raise NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order")
+        return contexts[0] if contexts else [], [self._work(rollout) for rollout in rollouts]
 
     def _grades(self, context: Sequence[Material], texts: Sequence[str]) -> tuple[dict[str, int], str]:
         """Return a grade for each text, relative to the others, and the judge's explanation."""
+        if len(texts) < 2:
+            return dict.fromkeys(texts, TOP_GRADE), ""
         verdict = self._ask(rank_question(self.rubric, context, texts))
         return {text: verdict[f"answer_{n}"] for n, text in enumerate(texts, 1)}, verdict[EXPLANATION]
 
@@ -91,23 +248,19 @@ class Judge(_Judging):
     """A reward by a model that judges. Grades one answer when it is called; also compares two and ranks several.
 
     A judge waits for its model: in asynchronous code call it with `asyncio.to_thread`. Its calls are not turns of the
-    policy, also inside a rollout. A judge that fails gives no reward, and says why in `failure` and in the metric
-    `judge_failed`.
+    policy. A judge that fails gives no reward, and says why in `failure` and in the metric `judge_failed`.
 
-    For one verdict the model answers at most twice: if the first answer holds no verdict, the judge tells the model in
-    the same conversation what is wrong with it. Requests that never reached a model (429, 5xx, no connection) are
-    repeated, up to `max_attempts` requests in all. A request that was late may have been answered, so it counts.
+    For one verdict the model answers at most twice, the second time to a correction. A request that was late may have
+    been answered, so it counts. Other failures (429, 5xx, no connection) are repeated.
 
     Args:
         model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, a boto3 client for `bedrock-runtime`, or a
-            function without arguments that makes one when it is first needed. An asynchronous client is used in a loop
-            of the judge's own and closed by `close`, so do not share it with other code.
+            function without arguments that makes one when it is first needed.
         rubric: What to judge by: `PANDALM`, `single_score(...)` or a `Rubric`.
-        model_id: Which model a client asks for. Clients need it. For a Strands model it only tells models apart in the
-            cache, if the configuration of the model does not.
+        model_id: Which model a client asks for. Clients need it.
         params: More arguments for the call of a client, for example `{"temperature": 0}`.
-        shows: What the judge sees of a rollout: the question and the last "answer", or the whole "conversation" with
-            tool calls and results. It never sees thoughts.
+        shows: What the judge sees beside the question: the last "answer", or the whole "conversation" with tool calls
+            and results. It never sees thoughts.
         cache: File to keep verdicts in; None for none. The key is a digest of everything that is sent, the model's id
             and its parameters, but not its address.
         timeout_seconds: Seconds for one request as a whole.
@@ -123,11 +276,9 @@ class Judge(_Judging):
     """
 
     def __call__(self, rollout: Rollout) -> JudgeResult:
-        """Grade the rollout by the rubric.
+        """Return a reward from 0 to 1, with what each criterion and deduction added to it as components.
 
-        Returns:
-            A reward from 0 to 1, with what each criterion and deduction added to it as components. A rollout in which
-            the policy said nothing gets 0, and the model is not called.
+        A rollout in which the policy said nothing gets 0, and the model is not called.
         """
         try:
             context, work = self._context(rollout), self._work(rollout)
@@ -147,28 +298,23 @@ class Judge(_Judging):
         """Say which of two rollouts of one prompt is better. The model is asked in both orders.
 
         Equal answers are a tie, and something beats nothing; the model is not called then. A judge that goes by
-        position comes out at 0.5.
-
-        Raises:
-            RewardError: The rollouts have different questions.
+        position comes out at 0.5. Raises `RewardError` if the rollouts have different questions.
         """
         try:
-            context = self._shared_context([first, second])
-            return self._compare(context, self._work(first), self._work(second))
+            return self._compare(*self._group([first, second]))
         except NoVerdictError as error:
             return Comparison(None, failure=error.failure, detail=error.detail)
 
     def against_reference(self, rollout: Rollout) -> JudgeResult:
         """Compare the rollout's last answer with its ground truth, in both orders. A reward of its own.
 
-        Returns:
-            1.0 if the answer is better, 0.5 for neither, 0.0 if the reference is better, or a mean of these; with the
-            metric `judge_agrees`, 0.0 if the judge went by position.
+        The reward is 1.0 if the answer is better, 0.5 for neither, 0.0 if the reference is better, or a mean of these.
+        The metric `judge_agrees` is 0.0 if the judge went by position.
         """
         try:
             if not (reference := reference_text(rollout.ground_truth)):
                 raise NoVerdictError(Failure.NO_COMPARISON, "the rollout has no ground truth to compare with")
-            comparison = self._compare(_question_of(rollout), _visible(rollout.answer), reference)
+            comparison = self._compare(question_of(rollout), [visible_text(rollout.answer), reference])
         except NoVerdictError as error:
             return _failed(error)
         agrees = Component("judge_agrees", float(bool(comparison.agrees)), counts=False)
@@ -177,37 +323,27 @@ class Judge(_Judging):
     def rank(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
         """Score the rollouts of one prompt relative to each other, in two calls with opposite orders.
 
-        Returns:
-            One result for each rollout, in their order. The reward is the share of the others that it beats, ties
-            counting half: 1.0 is the best, 0.0 the worst, and the mean of a group is 0.5. Equal answers get equal
-            rewards, those without an answer stand below all others, and a judge that goes by position gives 0.5 to all.
-            A group of one, and a group of which one order could not be judged, has no rewards.
-
-        Raises:
-            RewardError: The rollouts have different questions.
+        Returns one result for each rollout, in their order. The reward is the share of the others that it beats, ties
+        counting half: 1.0 is the best, 0.0 the worst. Equal answers get equal rewards, those without an answer stand
+        below all others, and a judge that goes by position gives 0.5 to all. A group of one, and a group of which one
+        order could not be judged, has no rewards. Raises `RewardError` if the rollouts have different questions.
         """
         try:
-            context, works = self._shared_context(rollouts), [self._work(rollout) for rollout in rollouts]
-            texts = list(dict.fromkeys(filter(None, works)))
-            if len(works) < 2 or len(texts) < 2:
-                return _without_asking(works)
-            asked = [self._grades(context, ordered) for ordered in (texts, texts[::-1])]
+            ranks, said = self._ranks(*self._group(rollouts))
         except NoVerdictError as error:
             return [_failed(error)] * len(rollouts)
-        shares = [_shares_beaten([grades.get(work, -1) for work in works]) for grades, _ in asked]
-        explanation = "\n\n".join(said for _, said in asked)
-        return [_judged(round(sum(own) / 2, 12), explanation=explanation) for own in zip(*shares, strict=True)]
+        return [_judged(round(sum(shares) / 2, 12), explanation="\n\n".join(said)) for shares in ranks]
 
-    def _compare(self, context: Sequence[Material], first: str, second: str) -> Comparison:
-        if first == second or not first or not second:
-            return Comparison(0.5 if first == second else float(bool(first)), agrees=True)
-        verdicts = [
-            self._ask(compare_question(self.rubric, context, *pair)) for pair in ((first, second), (second, first))
-        ]
-        of_front = [0.5 if verdict["verdict"] == TIE else float(verdict["verdict"] == FIRST) for verdict in verdicts]
-        preferences = of_front[0], 1 - of_front[1]
-        explanations = tuple(verdict[EXPLANATION] for verdict in verdicts)
-        return Comparison(sum(preferences) / 2, preferences[0] == preferences[1], explanations)
+    def _compare(self, context: Sequence[Material], works: Sequence[str]) -> Comparison:
+        (shares, _), said = self._ranks(context, works)
+        return Comparison(sum(shares) / 2, shares[0] == shares[1], tuple(said))
+
+    def _ranks(self, context: Sequence[Material], works: Sequence[str]) -> tuple[list[tuple[float, ...]], list[str]]:
+        """Return for each work the share of the others that it beats, in both orders, and the judge's explanations."""
+        texts = list(dict.fromkeys(filter(None, works)))
+        asked = [self._grades(context, ordered) for ordered in (texts, texts[::-1])]
+        shares = [_shares_beaten([grades.get(work, -1) for work in works]) for grades, _ in asked]
+        return list(zip(*shares, strict=True)), [said for _, said in asked if said]
 
 
 _RELATIVE = single_score(
@@ -224,8 +360,7 @@ class RankingJudge(_Judging):
     content, so it is the same whenever the group is judged, and no place in the group is favoured.
 
     The arguments are those of `Judge`, except for two defaults. The `rubric` asks whether a rollout reaches the goal of
-    the conversation. A judge sees the "conversation": the messages with which all rollouts begin once, and then the
-    rest of each rollout.
+    the conversation. `shows` is "conversation": the question once, and then the rest of each rollout.
     """
 
     rubric: Rubric = _RELATIVE
@@ -235,97 +370,21 @@ class RankingJudge(_Judging):
     def score_group(self, rollouts: Sequence[Rollout]) -> list[JudgeResult]:
         """Grade the rollouts of one prompt relative to each other, in one call.
 
-        Returns:
-            One result for each rollout, in their order. The reward is the grade from 0 to 1. A rollout in which the
-            policy said nothing gets 0. If there are no two different rollouts to compare, the model is not called: all
-            equal rollouts get 0.5, one beside silent ones 1. A group of one, and a group without a verdict, has no
-            rewards.
-
-        Raises:
-            RewardError: The rollouts have different questions or ground truths.
+        Returns one result for each rollout, in their order. The reward is the grade from 0 to 1, and 0 if the policy
+        said nothing. The model is not called if there are no two different rollouts to compare: equal rollouts get 0.5,
+        the only one that is not silent 1. A group of one, and a group without a verdict, has no rewards. Raises
+        `RewardError` if the rollouts have different questions or ground truths.
         """
         try:
-            context = self._shared_context(rollouts)
-            works = [self._work(rollout) for rollout in rollouts]
-            if self.shows == "conversation":
-                context, works = _without_common_beginning(context, rollouts)
+            context, works = self._group(rollouts)
+            if len(set(works)) < 2:
+                return [_judged(0.5)] * len(works)
             texts = sorted(set(filter(None, works)))
-            if len(works) < 2 or len(texts) < 2:
-                return _without_asking(works)
-            seed = "".join(texts)
-            texts.sort(key=lambda text: hashlib.sha256(f"{seed}{text}".encode("utf-8", "surrogatepass")).digest())
+            random.Random("".join(texts).encode("utf-8", "surrogatepass")).shuffle(texts)
             grades, explanation = self._grades(context, texts)
         except NoVerdictError as error:
             return [_failed(error)] * len(rollouts)
         return [_judged(grades.get(work, 0) / TOP_GRADE, explanation=explanation) for work in works]
-
-
-def _without_common_beginning(
-    context: Sequence[Material], rollouts: Sequence[Rollout]
-) -> tuple[list[Material], list[str]]:
-    """Return the messages with which all rollouts begin as material, and the rest of each rollout."""
-    seen = [_seen(rollout.messages) for rollout in rollouts if rollout.turns]
-    common = list(takewhile(lambda column: column.count(column[0]) == len(column), zip(*seen, strict=False)))
-    length = max(min([len(common), *(len(messages) - 1 for messages in seen)]), 0)  # each rollout keeps a rest
-    beginning = [column[0] for column in common[:length]]
-    rests = [_as_text(_seen(rollout.messages)[length:]) if rollout.turns else "" for rollout in rollouts]
-    roles = {message.get("role") for message in beginning}
-    if roles <= {"user"}:
-        return list(context), rests  # the question is this beginning
-    others = [piece for piece in context if piece.title != "question" or "user" not in roles]
-    return [*others, Material("shared beginning", _as_text(beginning))], rests
-
-
-# --- texts ---
-
-
-def reference_text(ground_truth: JSON) -> str | None:
-    """Return a ground truth as a judge reads it. Returns None if there is none.
-
-    Of an object it is the first of `answer`, `reference_answer`, `expectedAnswer`, `expected_answer`, `ground_truth`
-    and `text`, otherwise the object as a whole.
-    """
-    if isinstance(ground_truth, Mapping):
-        ground_truth = next((ground_truth[key] for key in _REFERENCE_KEYS if key in ground_truth), ground_truth)
-    if ground_truth is None or isinstance(ground_truth, str):
-        return ground_truth
-    return json.dumps(ground_truth, ensure_ascii=False)
-
-
-def _question_of(rollout: Rollout) -> list[Material]:
-    """Return what the user said before the first turn; the prompt cell, if it is text, if there are no messages."""
-    before = takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, rollout.messages)
-    asked = "\n\n".join(message_text(message) for message in before if message.get("role") == "user")
-    text = asked or (rollout.prompt if isinstance(rollout.prompt, str) else "")
-    return [Material("question", text)] if text else []
-
-
-def _visible(answer: str) -> str:
-    """Return an answer without thoughts, "" if nothing is left of it."""
-    visible = strip_thoughts(answer) or ""
-    # What follows the end of the turn stays: it may be a forged message, and the judge is to see it.
-    return (answer if visible and answer.startswith(visible) else visible) if visible.strip() else ""
-
-
-def _seen(messages: Sequence[JSON]) -> list[JSON]:
-    """Return the messages that a judge sees: no system text, and nothing that the policy only thought."""
-    seen = []
-    for message in messages:
-        message = {key: value for key, value in message.items() if key != "reasoning_content"}
-        if message.get("role") in ASSISTANT_ROLES and isinstance(message.get("content"), str):
-            message["content"] = _visible(message["content"])
-        if message.get("role") not in ("system", "developer"):
-            seen.append(message)
-    return seen
-
-
-def _as_text(messages: Sequence[JSON]) -> str:
-    if len(messages) == 1 and messages[0].keys() == {"role", "content"} and messages[0]["role"] in ASSISTANT_ROLES:
-        return message_text(messages[0]).strip() and message_text(messages[0])
-    return json.dumps(thaw(messages), ensure_ascii=False, indent=1)
-
-
-# --- results ---
 
 
 def _judged(reward: float | None, components: tuple[Component, ...] = (), explanation: str = "") -> JudgeResult:
@@ -342,10 +401,3 @@ def _shares_beaten(grades: Sequence[int]) -> list[float]:
     return [
         (sum(grade > other for other in grades) + (grades.count(grade) - 1) / 2) / (len(grades) - 1) for grade in grades
     ]
-
-
-def _without_asking(works: Sequence[str]) -> list[JudgeResult]:
-    """Return the results of a group in which no two different answers can be compared."""
-    if len(works) < 2:
-        return [_failed(NoVerdictError(Failure.NO_COMPARISON, "a group of one has no order"))] * len(works)
-    return [_judged(share) for share in _shares_beaten([0 if work else -1 for work in works])]

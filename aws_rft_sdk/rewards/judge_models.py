@@ -6,57 +6,56 @@ None of the three libraries is imported here. What a source can do decides what 
 from __future__ import annotations
 
 import asyncio
-import atexit
 import concurrent.futures
 import contextvars
 import copy
 import inspect
 import json
-import pickle
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 from aws_rft_sdk._backoff import parse_retry_after
-from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 
 _VERDICT = "verdict"
 """Name of the tool, or of the response format, for the verdict."""
 _CHOICE = {"tool": {"name": _VERDICT}}
-_SOURCES = "a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that makes one"
+_OF_THE_JUDGE = {"messages", "model", "modelId", "response_format", "stream", "system", "timeout", "toolConfig"}
+"""Arguments of the call of a client that the judge sets itself."""
 _CLOSE_SECONDS = 5.0
 _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refusal")
 """Why a model stops when it, or its provider, declines."""
 
 
 class Failure(str, Enum):
-    """Why there is no verdict. The first three are the last failure of a call that was repeated."""
+    """Why there is no verdict. The first four are the last failure of a call that was repeated.
+
+    The model was not called for the last two: the rubric needs a ground truth and the rollout has none, or there is
+    nothing to compare an answer with.
+    """
 
     THROTTLED = "throttled"
     UNAVAILABLE = "unavailable"
     """There was no connection, or the service had a fault of its own."""
     TIMEOUT = "timeout"
     MALFORMED = "malformed"
-    """The model answered twice, and neither answer was a verdict."""
     REFUSED = "refused"
     """The service turned the request away, or the model declined."""
-    NO_REFERENCE = "no reference"
-    """The rubric needs a ground truth and the rollout has none. The model was not called."""
-    NO_COMPARISON = "no comparison"
-    """There is nothing to compare an answer with. The model was not called."""
     ERROR = "error"
     """Anything else. The detail says what."""
+    NO_REFERENCE = "no reference"
+    NO_COMPARISON = "no comparison"
 
 
 @dataclass(eq=False)
-class CallFailedError(Exception):
-    """One call of a model failed. Callers of a judge get a `Failure` instead."""
+class NoVerdictError(Exception):
+    """There is no verdict. Callers of a judge get a result with a `Failure` instead."""
 
     failure: Failure
     detail: str
@@ -68,14 +67,32 @@ class CallFailedError(Exception):
     """Whether the same call may succeed if no form is forced on the answer."""
 
 
+@dataclass(frozen=True)
+class JudgeCost:
+    """What a judge has used in this process. Retries and requests that failed are calls too."""
+
+    calls: int = 0
+    retries: int = 0
+    cache_hits: int = 0
+    """Verdicts that came from the cache, without a request."""
+    failures: int = 0
+    """Questions that ended without a verdict."""
+    input_tokens: int = 0
+    """As the provider reports them; 0 if it does not."""
+    output_tokens: int = 0
+
+    def price(self, input_per_million: float, output_per_million: float) -> float:
+        """Return the price of the tokens, in the currency of the two prices for a million."""
+        return (self.input_tokens * input_per_million + self.output_tokens * output_per_million) / 1_000_000
+
+
 class Reply(NamedTuple):
-    """What a model said. Tokens are 0 if the provider does not count them."""
+    """What a model said, and why it declined, "" if it did not. Tokens are 0 if the provider does not count them."""
 
     text: str
-    input_tokens: int = 0
-    output_tokens: int = 0
-    refusal: str = ""
-    """Why the model declined; "" if it did not."""
+    input_tokens: int
+    output_tokens: int
+    refusal: str
 
 
 Turn = tuple[str, str]
@@ -94,13 +111,11 @@ class JudgeModel:
     """Whether the client was made for this judge, so that `close` closes it."""
     forces_form: bool = True
     """Whether the model is made to answer by the schema. False once the model has refused that."""
-    sets: ClassVar[frozenset[str]] = frozenset()
-    """Arguments of the call that the judge sets itself."""
 
     def __post_init__(self) -> None:
         if not self.model_id:
             raise ConfigurationError(f"{type(self.client).__name__} does not know which model to ask; pass model_id")
-        if taken := sorted(self.sets & self.params.keys()):
+        if taken := sorted(_OF_THE_JUDGE & self.params.keys()):
             raise ConfigurationError(f"params cannot have {', '.join(taken)}: the judge sets these itself")
 
     @property
@@ -113,20 +128,21 @@ class JudgeModel:
     def ask(self, system: str, turns: Sequence[Turn], schema: Schema | None, timeout_seconds: float) -> Reply:
         """Make one call, without retries. The answer is forced to follow the schema, unless that is None.
 
-        Raises:
-            CallFailedError: The call failed. Nothing else is raised.
+        Raises `NoVerdictError` if the call fails, and nothing else.
         """
         answer = _run(lambda: self._send(system, turns, schema, timeout_seconds), timeout_seconds)
         try:
             return self._read(answer)
         except (AttributeError, LookupError, TypeError):  # clients do not check what came, so it may be anything
-            raise CallFailedError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
+            raise NoVerdictError(Failure.MALFORMED, "the answer is no chat completion", was_sent=True) from None
 
     def close(self) -> None:
-        """Close a client that was made for this judge, and an asynchronous one: its connections are in our loop."""
-        close = getattr(self.client, "close", None)
-        if callable(close) and (self.is_owned or inspect.iscoroutinefunction(close)):
+        """Close a client that was made for this judge."""
+        if self.is_owned and callable(close := getattr(self.client, "close", None)):
             _run(close, _CLOSE_SECONDS)
+
+    def _config(self) -> Mapping[str, Any]:
+        return self.params
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         """Call the client. Returns what the client returns, or a coroutine that does."""
@@ -135,33 +151,38 @@ class JudgeModel:
     def _read(self, answer: Any) -> Reply:
         raise NotImplementedError
 
-    def _config(self) -> Mapping[str, Any]:
-        return self.params
-
 
 class _OpenAI(JudgeModel):
     """Asks through chat completions, with a JSON schema as the response format."""
-
-    sets = frozenset({"messages", "model", "response_format", "stream", "timeout"})
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         messages = [{"role": role, "content": text} for role, text in (("system", system), *turns)]
         form = {"type": "json_schema", "json_schema": {"name": _VERDICT, "strict": True, "schema": schema}}
         more = {**self.params, "model": self.model_id, **({"response_format": form} if schema else {})}
-        return self.client.chat.completions.create(messages=messages, timeout=seconds, **more)
+        return self._create(messages=messages, timeout=seconds, **more)
+
+    def _create(self, **arguments: Any) -> Any:
+        return self.client.chat.completions.create(**arguments)
 
     def _read(self, answer: Any) -> Reply:
         choice, usage = answer.choices[0], getattr(answer, "usage", None)
         text, refusal = choice.message.content, choice.message.refusal
-        declined = f"the model declined: {refusal!s:.200}" if refusal else _stopped(choice.finish_reason)
-        tokens = _count(getattr(usage, "prompt_tokens", 0)), _count(getattr(usage, "completion_tokens", 0))
-        return Reply(text if isinstance(text, str) else "", *tokens, declined)
+        tokens = getattr(usage, "prompt_tokens", 0), getattr(usage, "completion_tokens", 0)
+        reply = _reply(text if isinstance(text, str) else "", choice.finish_reason, *tokens)
+        return reply._replace(refusal=f"the model declined: {refusal!s:.200}") if refusal else reply
+
+
+class _AsyncOpenAI(_OpenAI):
+    """Asks as `_OpenAI`, over connections of its own: each call has its own loop, and those cannot share any."""
+
+    async def _create(self, **arguments: Any) -> Any:
+        async with sys.modules["openai"].DefaultAsyncHttpxClient() as connections:
+            client = self.client.with_options(http_client=connections)
+            return await client.chat.completions.create(**arguments)
 
 
 class _Converse(JudgeModel):
     """Asks through Bedrock's Converse API, with a tool that must be called. Needs boto3 and nothing else."""
-
-    sets = frozenset({"messages", "modelId", "system", "toolConfig"})
 
     def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         more = {**self.params, "modelId": self.model_id}
@@ -172,9 +193,8 @@ class _Converse(JudgeModel):
     def _read(self, answer: Any) -> Reply:
         content, usage = answer["output"]["message"]["content"], answer.get("usage") or {}
         calls = [json.dumps(block["toolUse"]["input"]) for block in content if "toolUse" in block]
-        texts = [block["text"] for block in content if "text" in block]
-        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
-        return Reply("\n".join(calls or texts), *tokens, _stopped(answer.get("stopReason")))
+        text = "\n".join(calls or (block["text"] for block in content if "text" in block))
+        return _reply(text, answer.get("stopReason"), usage.get("inputTokens"), usage.get("outputTokens"))
 
 
 class _Strands(JudgeModel):
@@ -189,85 +209,31 @@ class _Strands(JudgeModel):
 
     async def _send(self, system: str, turns: Sequence[Turn], schema: Schema | None, seconds: float) -> Any:
         tools, choice = ([_tool(schema)], _CHOICE) if schema else (None, None)
+        async with aclosing(self.client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
+            return [event async for event in events]
+
+    def _read(self, answer: Any) -> Reply:
         calls: list[str] = []
         text, stopped = "", ""
         usage: Mapping[str, Any] = {}
-        async with aclosing(self.client.stream(_blocks(turns), tools, system, tool_choice=choice)) as events:
-            async for event in events:
-                delta = event.get("contentBlockDelta", {}).get("delta", {})
-                if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
-                    calls.append("")
-                if "toolUse" in delta and calls:
-                    calls[-1] += delta["toolUse"].get("input", "")
-                text += delta.get("text", "")
-                stopped = event.get("messageStop", {}).get("stopReason") or stopped
-                usage = event.get("metadata", {}).get("usage") or usage
+        for event in answer:
+            delta = event.get("contentBlockDelta", {}).get("delta", {})
+            if "toolUse" in event.get("contentBlockStart", {}).get("start", {}):
+                calls.append("")
+            if "toolUse" in delta and calls:
+                calls[-1] += delta["toolUse"].get("input", "")
+            text += delta.get("text", "")
+            stopped = event.get("messageStop", {}).get("stopReason") or stopped
+            usage = event.get("metadata", {}).get("usage") or usage
         # Some providers ignore the choice of a tool and give the object as text.
-        tokens = _count(usage.get("inputTokens")), _count(usage.get("outputTokens"))
-        return Reply("\n".join(calls) or text, *tokens, _stopped(stopped))
-
-    def _read(self, answer: Any) -> Reply:
-        return Reply(*answer)
+        return _reply("\n".join(calls) or text, stopped, usage.get("inputTokens"), usage.get("outputTokens"))
 
 
-def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
-    """Return the model that answers for a judge. If `is_forked`, the parent process may use a given client too.
-
-    Raises:
-        ConfigurationError: A function makes something else, `model_id` is missing, or `params` cannot be used.
-    """
-    kind, made = _kind_of(source), source
-    is_owned = kind is None
-    if kind is None:
-        made = source()
-        kind = _kind_of(made)
-        if kind is None:
-            what = type(made).__name__
-            raise ConfigurationError(f"the function of a judge must return a Strands model or a client, not a {what}")
-    is_shared = is_forked and not is_owned
-    if kind is _OpenAI:
-        # The judge repeats calls itself, and counts them.
-        made = made.with_options(max_retries=0, **({"http_client": _own_connections(made)} if is_shared else {}))
-    elif kind is _Converse and is_shared:
-        made.close()  # the connections only: the next call opens new ones
-    elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
-        made = copy.copy(made)
-        made.client_args = {**made.client_args, "max_retries": 0} if made.client_args else made.client_args
-    return kind(made, model_id, params, is_owned)
-
-
-def check_source(source: object) -> None:
-    """Refuse what cannot answer for a judge, and is no function that may make it. Raises `ConfigurationError`."""
-    if _kind_of(source) is None and (not callable(source) or isinstance(source, type)):
-        raise ConfigurationError(f"a judge needs {_SOURCES}, not a {type(source).__name__}")
-
-
-def check_picklable(source: object) -> None:
-    """Refuse a live client that cannot be pickled. Raises `TypeError`. Functions are for `pickle` to check."""
-    try:
-        if _kind_of(source) is not None:
-            pickle.dumps(source)
-    except Exception as error:
-        raise TypeError(
-            f"the {type(source).__name__} of this judge cannot be pickled. Give the judge a factory: a function "
-            "without arguments, at the top level of a module, that makes it"
-        ) from error
-
-
-def _kind_of(source: object) -> type[JudgeModel] | None:
-    if isinstance(source, type):
-        return None
-    if callable(getattr(source, "converse", None)):
-        return _Converse
-    if callable(getattr(source, "stream", None)) and callable(getattr(source, "get_config", None)):
-        return _Strands
-    completions = getattr(getattr(source, "chat", None), "completions", None)
-    return _OpenAI if callable(getattr(completions, "create", None)) else None
-
-
-def _own_connections(client: Any) -> Any:
-    openai: Any = sys.modules["openai"]  # where the client comes from
-    return openai.DefaultAsyncHttpxClient() if isinstance(client, openai.AsyncOpenAI) else openai.DefaultHttpxClient()
+def _reply(text: str, stop_reason: object, *tokens: object) -> Reply:
+    # A verdict is not lost over its price.
+    input_tokens, output_tokens = (count if isinstance(count, int) else 0 for count in tokens)
+    refusal = f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
+    return Reply(text, input_tokens, output_tokens, refusal)
 
 
 def _tool(schema: Schema) -> dict[str, JSON]:
@@ -278,80 +244,81 @@ def _blocks(turns: Sequence[Turn]) -> list[dict[str, JSON]]:
     return [{"role": role, "content": [{"text": text}]} for role, text in turns]
 
 
-def _count(tokens: object) -> int:
-    return tokens if isinstance(tokens, int) else 0  # a verdict is not lost for the sake of its price
+# --- what a judge is made with ---
 
 
-def _stopped(stop_reason: object) -> str:
-    return f"the model stopped: {stop_reason}" if stop_reason in _REFUSALS else ""
+def make_judge_model(source: Any, model_id: str | None, params: Mapping[str, JSON], is_forked: bool) -> JudgeModel:
+    """Return the model that answers for a judge. If `is_forked`, the parent process may use a given client too.
+
+    Raises `ConfigurationError` if the source is something else, `model_id` is missing, or `params` cannot be used.
+    """
+    is_owned = _kind_of(source) is None and callable(source) and not isinstance(source, type)
+    made = source() if is_owned else source
+    kind = _kind_of(made)
+    if kind is None:
+        raise ConfigurationError(
+            "a judge needs a Strands model, an OpenAI client, a boto3 client for bedrock-runtime, or a function that "
+            f"makes one, not a {type(made).__name__}"
+        )
+    is_shared = is_forked and not is_owned
+    if issubclass(kind, _OpenAI):
+        # The judge repeats calls itself, and counts them.
+        own = sys.modules["openai"].DefaultHttpxClient() if is_shared and kind is _OpenAI else None
+        made = made.with_options(max_retries=0, http_client=own)
+    elif kind is _Converse and is_shared:
+        made.close()  # the connections only: the next call opens new ones
+    elif any(base.__name__ in ("OpenAIModel", "OpenAIResponsesModel") for base in type(made).__mro__):
+        made = copy.copy(made)
+        made.client_args = {**made.client_args, "max_retries": 0} if made.client_args else made.client_args
+    return kind(made, model_id, params, is_owned)
+
+
+def _kind_of(source: object) -> type[JudgeModel] | None:
+    if isinstance(source, type):
+        return None
+    if callable(getattr(source, "converse", None)):
+        return _Converse
+    if callable(getattr(source, "stream", None)) and callable(getattr(source, "get_config", None)):
+        return _Strands
+    if not callable(getattr(getattr(getattr(source, "chat", None), "completions", None), "create", None)):
+        return None
+    return _AsyncOpenAI if inspect.iscoroutinefunction(getattr(source, "close", None)) else _OpenAI
+
+
+def check_picklable(source: object) -> None:
+    """Refuse a live client. Raises `TypeError`. A Strands model and a function are for `pickle` to check."""
+    if _kind_of(source) not in (None, _Strands):
+        raise TypeError(
+            f"the {type(source).__name__} of this judge cannot be pickled. Give the judge a factory: a function "
+            "without arguments, at the top level of a module, that makes it"
+        )
 
 
 # --- calls and their failures ---
 
 
 def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
-    """Call a function in a thread of its own, and await what it returns in the judges' loop if that is awaitable.
+    """Call a function in a thread of its own, and await what it returns there if that is a coroutine.
 
     The context of the call is empty. No rollout is in progress there, so a model or client that is tied to rollouts
     sends no headers of them: a call of a judge is no turn of the policy. Nothing can end a blocking call: one that is
-    late goes on by itself until its own timeouts end it.
-
-    Raises:
-        CallFailedError: The call failed, or was late.
+    late goes on by itself until its own timeouts end it. Raises `NoVerdictError` if the call fails or is late.
     """
     future: concurrent.futures.Future[Any] = concurrent.futures.Future()
-
-    async def finish(result: Any) -> Any:
-        return await asyncio.wait_for(result, timeout_seconds)
 
     def run() -> None:
         try:
             result = call()
-            if inspect.isawaitable(result):
-                result = asyncio.run_coroutine_threadsafe(finish(result), _judges_loop()).result()
-            future.set_result(result)
+            is_async = inspect.iscoroutine(result)
+            future.set_result(asyncio.run(asyncio.wait_for(result, timeout_seconds)) if is_async else result)
         except BaseException as error:  # the caller gets it
             future.set_exception(_call_failed(error))
 
-    thread = threading.Thread(target=contextvars.Context().run, args=(run,), name="rft-judge-call", daemon=True)
-    thread.start()
+    threading.Thread(target=contextvars.Context().run, args=(run,), name="rft-judge-call", daemon=True).start()
     try:
         return future.result(timeout_seconds)
     except concurrent.futures.TimeoutError:
-        raise CallFailedError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
-
-
-_loop: asyncio.AbstractEventLoop | None = None
-_loop_lock = threading.Lock()
-_loops_of_parents: list[object] = []
-"""Kept so that nothing closes what these loops share with the parent process."""
-
-
-def _judges_loop() -> asyncio.AbstractEventLoop:
-    """Return the one loop for all judges of this process. Asynchronous clients keep their connections in it."""
-    global _loop
-    with _loop_lock:
-        if _loop is None:
-            _loop = asyncio.new_event_loop()
-            thread = threading.Thread(target=_loop.run_forever, name="rft-judge", daemon=True)
-            thread.start()
-            atexit.register(_stop, _loop, thread)
-        return _loop
-
-
-def _stop(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(_CLOSE_SECONDS)
-    if not thread.is_alive():
-        loop.close()
-
-
-@in_forked_child
-def _forget_after_fork() -> None:
-    global _loop, _loop_lock
-    atexit.unregister(_stop)  # the thread of the loop is not in this process
-    _loops_of_parents.append(_loop)
-    _loop, _loop_lock = None, threading.Lock()
+        raise NoVerdictError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
 
 
 _NOT_SENT = {
@@ -371,36 +338,34 @@ _BY_NAME = (
 )
 
 
-def _call_failed(error: BaseException) -> CallFailedError:
+def _call_failed(error: BaseException) -> NoVerdictError:
     """Return what an error of a provider means: by status first, then by names of classes and codes, never by text."""
-    if isinstance(error, CallFailedError):
+    if isinstance(error, NoVerdictError):
         return error
     names: set[str] = set()
-    status: int | None = None
-    headers: Any = None
-    links: list[BaseException] = [error]
+    status, headers = 0, None
+    links = [error]
     for link in links:
         names |= {kind.__name__ for kind in type(link).__mro__}
         response = getattr(link, "response", None)
         found, of_link = getattr(link, "status_code", None), getattr(response, "headers", None)  # openai
         if isinstance(response, Mapping):  # botocore
+            names.add(str(response.get("Error", {}).get("Code")))
             about = response.get("ResponseMetadata", {})
             found, of_link = about.get("HTTPStatusCode"), about.get("HTTPHeaders")
-            names.add(str(response.get("Error", {}).get("Code")))
         if isinstance(found, int) and found >= 400:  # a success is no cause
             status, headers = found, of_link  # of the last link, which is nearest to the wire
         cause = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-        if cause is not None and cause not in links:
-            links.append(cause)
-    if status is not None:  # nothing of its text: it may quote the key and the prompt
+        links += [cause] if cause is not None and cause not in links else []
+    if status:  # nothing of its text: it may quote the key and the prompt
         is_fault = status in (408, 409, 424) or status >= 500
         failure = Failure.THROTTLED if status == 429 else Failure.UNAVAILABLE if is_fault else Failure.REFUSED
-        failed = CallFailedError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
+        failed = NoVerdictError(failure, f"{type(error).__name__} {status}", blames_form=status in (400, 422))
         failed.retry_after = parse_retry_after((headers or {}).get("retry-after"))
     else:
         failure = next((failure for failure, known in _BY_NAME if names & known), Failure.ERROR)
         was_sent = failure not in (Failure.THROTTLED, Failure.REFUSED) and not names & _NOT_SENT
         detail = f"{type(error).__name__}: {error}"[:300]
-        failed = CallFailedError(failure, detail, was_sent, blames_form=failure is Failure.ERROR)
+        failed = NoVerdictError(failure, detail, was_sent, blames_form=failure is Failure.ERROR)
     failed.__cause__ = error
     return failed

@@ -12,7 +12,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.rewards._alarm import ended_after
 from aws_rft_sdk.rewards._checks import check_single_reward
-from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Reward, RewardResult, Rollout, evaluate
+from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
 logger = logging.getLogger(__name__)
@@ -22,6 +22,8 @@ _REPLY_SECONDS = 0.5
 """Time that is kept for sending the reply."""
 _LEAST_SECONDS = 0.01
 """Time for a row when no time is left. It is enough for most rewards."""
+_EMPTY: tuple[JSON, ...] = ("", {}, [], ())
+"""Ground truths that may be there in form only, so that a filled one counts. False and 0 are answers."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,6 @@ class RewardLambda:
 
     reward: Reward
     floor: float = 0.0
-    """Score of a row that cannot be judged. The service takes only numbers, so there has to be one."""
 
     def __post_init__(self) -> None:
         if isinstance(self.reward, RewardLambda):
@@ -42,11 +43,7 @@ class RewardLambda:
         """Return one result for each row of the event, in order, its id echoed.
 
         A row that takes more than half of the time that is left cannot be judged, so a row that hangs leaves time for
-        the others. In threads and on Windows there is no limit.
-
-        Args:
-            event: What the service sends: a list of rows, also as the value of `trajectories`, or a single row.
-            context: Lambda's context, which knows the time that is left. Without it there is no limit.
+        the others. Without a context that knows the time, in threads and on Windows there is no limit.
 
         Raises:
             PayloadError: The event has no rows.
@@ -71,13 +68,11 @@ class RewardLambda:
                 lacking.append(error)
             logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
             result = RewardResult(None)
-        unscored = result.reward is None
+        unscored = Component("unscored", float(result.reward is None), counts=False)
         metrics = [
             {"name": item.name, "value": item.value, "type": "Reward" if item.counts else "Metric"}
-            for item in result.components
-            if item.name != "unscored"
+            for item in (*(part for part in result.components if part.name != unscored.name), unscored)
         ]
-        metrics.append({"name": "unscored", "value": float(unscored), "type": "Metric"})
         score = self.floor if result.reward is None else result.reward
         return {"id": identity, "aggregate_reward_score": score, "metrics_list": metrics}
 
@@ -86,20 +81,16 @@ def _share_of_time(context: Any) -> float | None:
     """Return the seconds that a row may take: half of those that are left, None when nobody knows."""
     ask = getattr(context, "get_remaining_time_in_millis", None)
     millis = ask() if callable(ask) else None
-    if not isinstance(millis, int | float):
-        return None
-    return max((millis / 1000 - _REPLY_SECONDS) / 2, _LEAST_SECONDS)
+    return max((millis / 1000 - _REPLY_SECONDS) / 2, _LEAST_SECONDS) if isinstance(millis, int | float) else None
 
 
 def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
     """Return an AWS Lambda `handler(event, context)` that scores with a reward.
 
-    A row that cannot be judged gets the `floor` and the metric `unscored` 1.0, which is 0.0 for every other row. The
-    cause is in the log. So no bad row costs the batch.
-
     Args:
         reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
-        floor: Score of a row that cannot be judged, normally the lowest of the reward's range.
+        floor: Score of a row that cannot be judged, normally the lowest of the reward's range. The service takes only
+            numbers. Such a row has the metric `unscored` 1.0, all others 0.0, and the cause is in the log.
 
     Raises:
         ConfigurationError: The reward is asynchronous, a class, not callable, or a Lambda handler already.
@@ -115,16 +106,13 @@ def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
 
 
 def rows_of(event: JSON) -> Sequence[JSON]:
-    """Return the rows of an event.
+    """Return the rows of an event: a list, a list as the value of `trajectories`, or a single row with `messages`.
 
     Raises:
-        PayloadError: It is neither a list, nor an object with a list as `trajectories`, nor a row with `messages`.
+        PayloadError: The event is something else.
     """
     if isinstance(event, Mapping):
-        if "trajectories" in event:
-            event = event["trajectories"]
-        elif "messages" in event:
-            event = [event]
+        event = event.get("trajectories", [event] if "messages" in event else None)
     if not isinstance(event, list | tuple):
         raise PayloadError(f"the event must be a list of rows, not {type(event).__name__}", field="event")
     return event
@@ -135,10 +123,7 @@ def rollout_of(row: JSON) -> Rollout:
 
     The ground truth is `metadata.reference_answer`, `reference_answer`, or `ground_truth` in the same two places: the
     first that is not empty, or else the first. `{"text": ...}`, which the service makes of a string, becomes the string
-    again. All other keys are metadata.
-
-    Raises:
-        PayloadError: The row is no object, or its messages are no list of objects with an answer of the policy.
+    again. All other keys are metadata. Raises `PayloadError` if the messages are no list of objects with an answer.
     """
     if not isinstance(row, Mapping):
         raise PayloadError(f"a row must be an object, not {type(row).__name__}", field="row")
@@ -147,10 +132,11 @@ def rollout_of(row: JSON) -> Rollout:
         raise PayloadError("messages must be a list of objects", field="messages")
     if not any(message.get("role") in ASSISTANT_ROLES for message in messages):
         raise PayloadError("no message is from the assistant", field="messages")
-    metadata = dict(row["metadata"]) if isinstance(row.get("metadata"), Mapping) else {}
+    metadata = row["metadata"] if isinstance(row.get("metadata"), Mapping) else {}
     truths = [_unwrapped(place.get(key)) for key in ("reference_answer", "ground_truth") for place in (metadata, row)]
     given = [truth for truth in truths if truth is not None]
-    truth = next((truth for truth in given if not _is_empty(truth)), given[0] if given else None)
+    filled = [truth for truth in given if (truth.strip() if isinstance(truth, str) else truth) not in _EMPTY]
+    truth = (filled or given or [None])[0]
     extras = {key: value for key, value in row.items() if key not in _KNOWN_KEYS}
     prompt = [message for message in messages if message.get("role") not in ASSISTANT_ROLES]
     return Rollout(tuple(messages), truth, prompt, {**extras, **metadata})
@@ -160,16 +146,9 @@ def _unwrapped(truth: JSON) -> JSON:
     return truth["text"] if isinstance(truth, Mapping) and set(truth) == {"text"} else truth
 
 
-def _is_empty(truth: JSON) -> bool:
-    """Return whether a field may be there in form only, so that a filled one counts. False and 0 are answers."""
-    return not (truth.strip() if isinstance(truth, str) else truth) and isinstance(truth, str | Mapping | list | tuple)
-
-
 def _id_of(row: JSON, position: int) -> JSON:
-    for key in ("id", "task_id"):
-        if isinstance(row, Mapping) and row.get(key) is not None:
-            return row[key]
-    return f"row-{position}"
+    ids = [row[key] for key in ("id", "task_id") if row.get(key) is not None] if isinstance(row, Mapping) else []
+    return ids[0] if ids else f"row-{position}"
 
 
 def check_reply(event: JSON, reply: object) -> list[str]:
@@ -196,7 +175,7 @@ def _result_problems(result: object, wanted_id: JSON) -> Iterator[str]:
         yield f"aggregate_reward_score must be a finite number, not {score!r:.40}"
     if metrics is not None and not isinstance(metrics, list):
         yield "metrics_list must be a list"
-        metrics = []
+        metrics = None
     for metric in metrics or []:
         if not isinstance(metric, Mapping):
             yield "a metric must be an object"

@@ -7,7 +7,7 @@ import io
 import keyword
 import sys
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,19 +19,26 @@ HANDLER = "lambda_function.lambda_handler"
 """What to enter as the handler of the function; also Lambda's default."""
 MAX_ZIP_BYTES = 50 * 10**6
 MAX_UNZIPPED_BYTES = 250 * 10**6
-
-IN_LAMBDA = frozenset({"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"})
+IN_LAMBDA = {"boto3", "botocore", "s3transfer", "jmespath", "urllib3", "dateutil"}
 """Packages that the Python runtimes of Lambda bring along."""
 
 _ROOT = Path(aws_rft_sdk.__file__).parent
-_LAZY = ("aws_rft_sdk", "aws_rft_sdk.rewards")
+_LAZY = {_ROOT / "__init__.py", _ROOT / "rewards/__init__.py"}
 """Packages that resolve their names on use: their own imports are followed name by name."""
-_RESOURCES = {
-    "aws_rft_sdk.rewards.code": ("aws_rft_sdk.rewards._sandbox",),
-    "aws_rft_sdk.rewards.runners": ("aws_rft_sdk.rewards._confinement",),
+_ON_USE = {
+    _ROOT / "rewards/code.py": ("aws_rft_sdk.rewards._sandbox", None),
+    _ROOT / "rewards/runners.py": ("aws_rft_sdk.rewards._confinement", None),
+    _ROOT / "rewards/symbolic.py": ("math_verify", None),
+    _ROOT / "rewards/structured.py": ("jsonschema", None),
 }
-_NEEDS = {"aws_rft_sdk.rewards.symbolic": "math_verify", "aws_rft_sdk.rewards.structured": "jsonschema"}
-"""What our modules import on use."""
+"""What our files need when they are used, without an import that can be seen."""
+_ENTRY = '''"""Scores rows with {name} of {module}.py."""
+
+import {module}
+from aws_rft_sdk.rewards.lambdas import reward_lambda
+
+lambda_handler = reward_lambda({module}.{name}, floor={floor!r})
+'''
 
 
 @dataclass(frozen=True)
@@ -72,34 +79,17 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
         raise ConfigurationError(f"{file.name} cannot be imported under its name in a Lambda function; rename it")
     if not file.is_file():
         raise ConfigurationError(f"there is no file {file}")
-    content: dict[str, bytes] = {}
-    wanted = {"aws_rft_sdk.rewards.lambdas"}
-    needs: set[str] = set()
-    for path, arcname in _own_files(file):
-        content[arcname] = path.read_bytes()
-        for module, imported in _imports(path):
-            top = module.partition(".")[0]
-            if top == "aws_rft_sdk":
-                wanted |= _modules_of(module, imported)
-            elif not _beside(file.parent, top):
-                needs.add(top)
+    content, needs = closure(["aws_rft_sdk.rewards.lambdas"], file)
     for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
         content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
-    ours, our_needs = closure(wanted)
-    content |= {**ours, "lambda_function.py": _entry(file.stem, name, floor).encode()}
-    return write_package(out, content, needs | our_needs)
+    content["lambda_function.py"] = _ENTRY.format(module=file.stem, name=name, floor=floor).encode()
+    return write_package(out, content, needs)
 
 
 def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable[str]) -> Package:
-    """Write files, by their names in the zip, as a zip. The same content gives the same bytes.
+    """Write files, by their names in the zip, as a zip, overwriting it. The same content gives the same bytes.
 
-    Args:
-        out: The zip, overwritten.
-        content: The files.
-        needs: Packages that the files import. What Lambda has is left out of `Package.needs`.
-
-    Raises:
-        ConfigurationError: The zip cannot be written.
+    What Lambda has is left out of `Package.needs`. Raises `ConfigurationError` if the zip cannot be written.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
@@ -118,88 +108,58 @@ def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable
     return Package(Path(out), tuple(sorted(content)), buffer.getbuffer().nbytes, size, missing)
 
 
-def _entry(module: str, name: str, floor: float) -> str:
-    return (
-        f'"""Scores rows with {name} of {module}.py."""\n\n'
-        f"import {module}\n"
-        "from aws_rft_sdk.rewards.lambdas import reward_lambda\n\n"
-        f"lambda_handler = reward_lambda({module}.{name}, floor={floor!r})\n"
-    )
+def _beside(root: Path, top: str) -> list[Path]:
+    """Return the files of a module or package in a folder, with or without `__init__.py`; none if it is elsewhere."""
+    file = root / f"{top}.py"
+    return [file] if file.is_file() else sorted((root / top).rglob("*.py"))
 
 
-def _own_files(file: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the file, and what it imports from beside it, and so on."""
-    folder, waiting, seen = file.parent, [file], set()
-    while waiting:
-        path = waiting.pop()
-        if path in seen:
-            continue
-        seen.add(path)
-        yield path, path.relative_to(folder).as_posix()
-        for module, _ in _imports(path):
-            waiting += _beside(folder, module.partition(".")[0])
-
-
-def _beside(folder: Path, top: str) -> list[Path]:
-    """Return the files of a module or package in a folder, with or without `__init__.py`; none when it is elsewhere."""
-    if top == "aws_rft_sdk":
-        return []
-    file = folder / f"{top}.py"
-    return [file] if file.is_file() else sorted((folder / top).rglob("*.py"))
-
-
-def _imports(path: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield the modules that a file imports, each with the name imported from it, None for the module itself."""
+def _imports(path: Path) -> list[tuple[str, str | None]]:
+    """Return the modules that a file imports, each with the name imported from it, None for the module itself."""
     try:
-        tree = ast.parse(path.read_bytes(), path.name)
+        nodes = list(ast.walk(ast.parse(path.read_bytes(), path.name)))
     except (OSError, SyntaxError, ValueError) as error:
         raise ConfigurationError(f"{path} cannot be read as Python: {error}") from error
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from ((node.module, alias.name) for alias in node.names)
+    plain = [(alias.name, None) for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    froms = [node for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    return [*plain, *((node.module or "", alias.name) for node in froms for alias in node.names)]
 
 
-def _modules_of(module: str, name: str | None) -> set[str]:
-    """Return the modules of ours that hold an imported name."""
+def _ours(module: str, name: str | None) -> list[Path]:
+    """Return the files of our modules that hold an imported name."""
     homes = {key: f"aws_rft_sdk.rewards.{home}" for key, home in rewards._HOMES.items()}
     known = {"aws_rft_sdk": aws_rft_sdk._HOMES, "aws_rft_sdk.rewards": homes}.get(module, {})
-    if name in known:
-        return {known[name]}
     found = module if name in (None, "*") else f"{module}.{name}"
-    if found == "aws_rft_sdk.rewards":
-        return set(homes.values())  # nobody can say which of its names will be used
-    return {module, found}
+    if name in known:
+        modules = {known[name]}
+    else:  # of the whole package nobody can say which names will be used
+        modules = set(homes.values()) if found == "aws_rft_sdk.rewards" else {module, found}
+    return [path for path in map(_path_of, modules) if path]
 
 
-def closure(wanted: Iterable[str]) -> tuple[dict[str, bytes], set[str]]:
-    """Return the files of our modules with all that they import of ours, by their names in a zip.
+def closure(wanted: Iterable[str], file: Path | None = None) -> tuple[dict[str, bytes], set[str]]:
+    """Return files with all that they import of ours and from beside them, and the packages of others they import.
 
-    Args:
-        wanted: Full names of our modules. Names of other modules are passed over.
-
-    Returns:
-        The files, and the packages of others that they import.
+    The files stand under their names in a zip. `wanted` are full names of our modules, `file` is one of somebody else.
     """
-    waiting, seen, needs = list(wanted), set[str](), set[str]()
-    files = {_ROOT / "__init__.py"}
+    waiting = [*([file] if file else []), *(path for module in wanted for path in _ours(module, None))]
+    seen, needs = {_ROOT / "__init__.py"}, set[str]()
     while waiting:
-        module = waiting.pop()
-        path = _path_of(module)
-        if module in seen or path is None:
+        if (path := waiting.pop()) in seen:
             continue
-        seen.add(module)
-        files.add(path)
-        files.update(folder / "__init__.py" for folder in path.parents if _ROOT in folder.parents)
-        waiting += _RESOURCES.get(module, ())
-        needs |= {_NEEDS[module]} if module in _NEEDS else set()
-        for imported, name in () if module in _LAZY else _imports(path):
-            if imported.partition(".")[0] == "aws_rft_sdk":
-                waiting += _modules_of(imported, name)
-            else:
-                needs.add(imported.partition(".")[0])
-    return {path.relative_to(_ROOT.parent).as_posix(): path.read_bytes() for path in files}, needs
+        seen.add(path)
+        imports = [] if path in _LAZY else [*_imports(path), *([_ON_USE[path]] if path in _ON_USE else [])]
+        for module, name in imports:
+            top = module.partition(".")[0]
+            beside = [] if file is None or _ROOT in path.parents else _beside(file.parent, top)
+            found = _ours(module, name) if top == _ROOT.name else beside
+            waiting += found
+            needs |= set() if found else {top}
+    ours = {path for path in seen if _ROOT in path.parents}
+    packages = {folder / "__init__.py" for path in ours for folder in path.parents if _ROOT in folder.parents}
+    names = {path: path.relative_to(_ROOT.parent) for path in ours | packages}
+    names |= {path: path.relative_to(file.parent) for path in seen - ours if file}
+    return {name.as_posix(): path.read_bytes() for path, name in names.items()}, needs
 
 
 def _path_of(module: str) -> Path | None:

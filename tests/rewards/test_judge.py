@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import pickle
 import threading
-from functools import partial
 from typing import Any
 
 import openai
@@ -16,10 +15,9 @@ from strands.models.openai import OpenAIModel
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters.openai import instrument
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards.judge import Judge, reference_text
-from aws_rft_sdk.rewards.judge_asking import JudgeCost
-from aws_rft_sdk.rewards.judge_models import Failure
-from aws_rft_sdk.rewards.judge_rubrics import single_score
+from aws_rft_sdk.rewards.judge import Judge
+from aws_rft_sdk.rewards.judge_models import Failure, JudgeCost
+from aws_rft_sdk.rewards.judge_rubrics import reference_text, single_score
 from aws_rft_sdk.rewards.rollout import Component, Rollout, evaluate
 
 from .judging import (
@@ -232,24 +230,8 @@ def test_judge_when_made_of_something_else_then_configuration_error(
 
 
 def test_judge_when_function_makes_something_else_then_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="must return a Strands model"):
+    with pytest.raises(ConfigurationError, match="needs a Strands model"):
         Judge(lambda: "gpt", RUBRIC)(ROLLOUT)
-
-
-@pytest.mark.parametrize("kind", ["openai", "strands"])
-def test_judge_when_pickled_then_it_judges_alike_and_counts_anew(service: Service, kind: str, tmp_path: Any) -> None:
-    service.policy = answering(grades())
-    factory = partial(openai.OpenAI, base_url=f"{service.endpoint}/v1", api_key="test")
-    source = factory if kind == "openai" else make_strands(service)
-    judge = closing(Judge(source, RUBRIC, model_id=MODEL_ID, cache=tmp_path / "verdicts.db"))
-    result = judge(ROLLOUT)
-
-    copied = closing(pickle.loads(pickle.dumps(judge)))
-
-    assert copied.cost == JudgeCost()
-    assert copied(ROLLOUT) == result
-    assert copied.cost == JudgeCost(cache_hits=1)
-    assert copied(Rollout.of_answer("other")).reward == result.reward
 
 
 @pytest.mark.parametrize("kind", ["openai", "async_openai", "converse"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import sqlite3
 import subprocess
@@ -18,8 +17,8 @@ from fakes import Recorded, Service, error
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import Judge, JudgeCost
-from aws_rft_sdk.rewards.judge_asking import VerdictCache
 from aws_rft_sdk.rewards.judge_rubrics import single_score
+from aws_rft_sdk.rewards.judge_verdicts import VerdictCache
 from aws_rft_sdk.rewards.rollout import Rollout
 
 from .judging import (
@@ -150,7 +149,7 @@ def test_judge_when_many_threads_ask_the_same_then_all_get_one_verdict(service: 
 
 def put_many(path: Path, worker: int) -> str:
     code = (
-        "import sys; from pathlib import Path; from aws_rft_sdk.rewards.judge_asking import VerdictCache\n"
+        "import sys; from pathlib import Path; from aws_rft_sdk.rewards.judge_verdicts import VerdictCache\n"
         "cache = VerdictCache(Path(sys.argv[1]))\n"
         "print(*[cache.put(str(n), sys.argv[2]) for n in range(50)]); cache.close()"
     )
@@ -178,18 +177,9 @@ def test_cache_when_file_is_unusable_then_configuration_error_names_it(tmp_path:
         VerdictCache(path).get("key")
 
 
-def test_cache_when_closed_then_next_use_opens_it_again(tmp_path: Path) -> None:
-    cache = VerdictCache(tmp_path / "verdicts.db")
-    cache.put("key", json.dumps({}))
-    cache.close()
-    assert cache.get("key") == "{}"
-    cache.close()
-    cache.close()
-
-
 WRITE_FOR_EVER = """
 import itertools, sys
-from aws_rft_sdk.rewards.judge_asking import VerdictCache
+from aws_rft_sdk.rewards.judge_verdicts import VerdictCache
 cache = VerdictCache(sys.argv[1])
 for n in itertools.count():
     print(n, cache.put(str(n), sys.argv[2]), flush=True)

@@ -12,6 +12,7 @@ from fakes import Recorded, Service
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aws_rft_sdk.rewards.judge import RankingJudge
 from aws_rft_sdk.rewards.judge_rubrics import LONGEST, Material, quote, score_question
 from aws_rft_sdk.rewards.rollout import Rollout
 
@@ -131,13 +132,11 @@ def test_judge_when_text_knows_the_mark_of_another_call_then_it_does_not_fit_its
     assert mark_of(asked(service.requests[1])[0]) != mark
 
 
-@pytest.mark.parametrize("way", ["compare", "rank"])
+@pytest.mark.parametrize("way", ["compare", "rank", "score_group"])
 def test_judge_when_answers_of_a_group_try_to_instruct_then_none_is_heard(service: Service, way: str) -> None:
     def position_blind(request: Recorded) -> dict[str, Any]:
         obeys = any("full marks" in text for text in outside(request))
         names = list(schema_of(request)["properties"])
-        if names == ["explanation", "verdict"]:
-            return {"explanation": "", "verdict": "first" if obeys else "tie"}
         return {"explanation": "", **{name: 10 if obeys and n == 0 else 5 for n, name in enumerate(names[1:])}}
 
     service.policy = answering(position_blind)
@@ -146,7 +145,8 @@ def test_judge_when_answers_of_a_group_try_to_instruct_then_none_is_heard(servic
     if way == "compare":
         assert judge.compare(*rollouts).preference == 0.5
     else:
-        assert [result.reward for result in judge.rank(rollouts)] == [0.5, 0.5]
+        group = judge.rank if way == "rank" else RankingJudge(make_client(service), model_id="m").score_group
+        assert [result.reward for result in group(rollouts)] == [0.5, 0.5]
     assert all(outside(request) == [] for request in service.requests)
 
 

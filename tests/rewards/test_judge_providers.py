@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 import os
@@ -12,17 +13,20 @@ from typing import Any
 import pytest
 from fakes import USAGE, Answer, Recorded, Service, chat_answer, say
 
-from aws_rft_sdk.rewards.judge_asking import JudgeCost
-from aws_rft_sdk.rewards.judge_models import Failure
+from aws_rft_sdk.rewards.judge import Judge
+from aws_rft_sdk.rewards.judge_models import Failure, JudgeCost
 from aws_rft_sdk.rewards.rollout import Rollout
 
 from .judging import (
+    MODEL_ID,
+    RUBRIC,
     SOURCES,
     answering,
     close_judges,  # noqa: F401 - a fixture
     converse_answer,
     grades,
     is_converse,
+    make_async_client,
     make_judge,
 )
 
@@ -121,13 +125,28 @@ def test_judge_when_the_answer_only_trickles_in_then_timeout(service: Service, k
 
 @each_source
 def test_judge_when_called_again_then_over_the_same_connection(service: Service, kind: str) -> None:
-    """An asynchronous client cannot use its connections in another event loop than the one it opened them in."""
     service.policy = answering(grades())
     judge = make_judge(service, kind)
     assert [judge(Rollout.of_answer(text)).reward for text in "abc"] == [0.7] * 3
     assert judge.cost.retries == 0
-    if kind != "strands":  # Strands opens a client for each call
+    if kind in ("openai", "converse"):  # each call of the others has a loop and connections of its own
         assert len({request.connection for request in service.requests}) == 1
+
+
+def test_judge_when_closed_then_an_asynchronous_client_still_serves_its_owner(service: Service) -> None:
+    service.policy = answering(grades())
+    client = make_async_client(service)
+    messages: Any = [{"role": "user", "content": "hi"}]
+
+    async def own_calls() -> None:
+        await client.chat.completions.create(model="m", messages=messages)
+        with Judge(client, RUBRIC, model_id=MODEL_ID) as judge:
+            assert [judge(Rollout.of_answer(text)).reward for text in "ab"] == [0.7] * 2
+        await client.chat.completions.create(model="m", messages=messages)
+        await client.close()
+
+    asyncio.run(own_calls())
+    assert len(service.requests) == 4
 
 
 FORK = """

@@ -16,11 +16,10 @@ from aws_rft_sdk.rewards.judge_rubrics import (
     Deduction,
     Material,
     Rubric,
-    compare_question,
-    parse_verdict,
     score_question,
     single_score,
 )
+from aws_rft_sdk.rewards.judge_verdicts import parse_verdict
 
 from .judging import RUBRIC
 
@@ -133,8 +132,8 @@ WRONG = [
     pytest.param("Correct: 8/10, clear: 4/10, not rude", "no JSON object", id="prose"),
     pytest.param("8", "correct, clear, rude missing", id="number"),
     pytest.param("{}", "correct, clear, rude missing", id="empty_object"),
-    pytest.param(PLAIN[:-1], "no end", id="cut_off"),
-    pytest.param('{"explanation": {"correct": 8}, "correct": ', "no end", id="cut_off_after_an_object"),
+    pytest.param(PLAIN[:-1], "broken: Expecting", id="cut_off"),
+    pytest.param('{"explanation": {"correct": 8}, "correct": ', "broken", id="cut_off_after_an_object"),
     pytest.param(f"<think>{PLAIN}", "thought", id="within_a_thought"),
     pytest.param('{"explanation": "because", "correct": 8, "rude": false}', "clear missing", id="grade_missing"),
     pytest.param('{"correct": 8, "clear": 4}', "rude missing", id="fault_missing"),
@@ -154,14 +153,13 @@ WRONG = [
     pytest.param(but(rude=0.5), "rude must be true or false", id="amount_for_fault"),
     pytest.param(but(rude=None), "rude must be true or false", id="fault_null"),
     pytest.param(PLAIN.replace("}", ', "correct": 2}'), "8 and 2", id="key_twice"),
-    pytest.param(str(VERDICT).replace("}", ", 'correct': 2}"), "8 and 2", id="key_twice_python"),
     pytest.param(f"{PLAIN}\n\n{but(correct=2)}", "8 and 2", id="two_verdicts"),
     pytest.param(f"{but(correct=2)} No, wait:\n```json\n{PLAIN}\n```", "2 and 8", id="draft_and_verdict"),
     pytest.param(f'{PLAIN} Correction: {{"correct": 2}}', "8 and 2", id="correction"),
     pytest.param(f"{PLAIN} {str(VERDICT).replace('8', '2')}", "8 and 2", id="two_notations"),
     pytest.param("[" * 100_000, "no JSON object", id="deep_list"),
-    pytest.param('{"correct": ' * 200, "no end", id="open_objects"),
-    pytest.param("{ '" * 50_000, "no end|JSON|Expecting", id="many_openings"),
+    pytest.param('{"correct": ' * 200, "broken", id="open_objects"),
+    pytest.param("{ '" * 50_000, "broken", id="many_openings"),
 ]
 
 
@@ -169,11 +167,3 @@ WRONG = [
 def test_parse_verdict_when_there_is_none_or_two_then_it_says_what_is_wrong(text: str, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         parse_verdict(text, SCHEMA)
-
-
-@pytest.mark.parametrize("text", ["First", " first ", "first answer", "FIRST"])
-def test_parse_verdict_when_a_choice_is_written_loosely_then_the_choice(text: str) -> None:
-    schema = compare_question(RUBRIC, [], "a", "b").schema
-    assert parse_verdict(json.dumps({"verdict": text}), schema)["verdict"] == "first"
-    with pytest.raises(ValueError, match="verdict must be one of first, second, tie, not 'both'"):
-        parse_verdict('{"verdict": "both"}', schema)
