@@ -96,6 +96,8 @@ class Answer(NamedTuple):
     """Where the marker of the answer begins."""
     start: int
     end: int
+    json: str | None = None
+    """JSON text of an answer that is a value of JSON: `"72"` and not `72` for the text 72. Else None."""
 
     @property
     def text(self) -> str:
@@ -438,7 +440,8 @@ def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
         except (KeyError, IndexError, TypeError):
             return
     if value is not None:
-        yield Answer.of(value if isinstance(value, str) else json.dumps(value))
+        text = json.dumps(value)
+        yield Answer.of(value if isinstance(value, str) else text)._replace(json=text)
 
 
 @dataclass(frozen=True)

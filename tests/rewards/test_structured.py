@@ -114,6 +114,13 @@ def test_schema_when_it_comes_after_an_extractor_then_prose_does_not_matter(extr
     assert reward.score(answer.replace("city", "town"), None) == 0.0
 
 
+@pytest.mark.parametrize(("value", "kind"), [('"Paris"', "string"), ('"72"', "string"), ("72", "integer")])
+def test_schema_when_a_path_leads_to_a_value_then_its_type_counts(value, kind):
+    for asked in ("string", "integer", "object"):
+        reward = JsonPath("city") >> Schema({"type": asked})
+        assert reward.score(f'{{"city": {value}}}', None) == float(asked == kind)
+
+
 def test_schema_when_the_answer_is_an_argument_of_a_call_then_it_is_judged():
     call = {"function": {"name": "submit", "arguments": '{"answer": {"city": "Paris"}}'}}
     rollout = Rollout(({"role": "assistant", "content": None, "tool_calls": [call]},))
