@@ -146,7 +146,7 @@ class _Said(Extractor):
     def answers(self, visible: str) -> Iterator[Answer]:
         skipped = max(0, len(visible) - _SAID_CHARACTERS)
         for answer in Prose(_letters(self.choices).said).answers(visible[skipped:]):
-            yield Answer(visible, *(place + skipped for place in answer[1:4]))
+            yield Answer(visible, answer.marker + skipped, answer.start + skipped, answer.end + skipped)
 
 
 @dataclass(frozen=True)
