@@ -33,6 +33,15 @@ def is_same(one: JSON, other: JSON, *, subset: bool = False) -> bool:
     return bool(one == other)
 
 
+def held(value: JSON) -> JSON:
+    """Return the object or array that a text holds as JSON. Anything else is returned as it is."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, dict | list) else value
+
+
 def schema_text(name: str, schema: object) -> str:
     """Return a JSON Schema as JSON text.
 

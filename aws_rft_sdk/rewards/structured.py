@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON, freeze
-from aws_rft_sdk.rewards._json import is_same, schema_text, validator
+from aws_rft_sdk.rewards._json import held, is_same, schema_text, validator
 from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole
 
 _FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
@@ -67,7 +67,7 @@ class Schema(Comparator):
             return 0.0
         if not is_valid(value):
             return self.parses
-        return float(not self.match or is_same(value, ground_truth) or is_same(value, _held(ground_truth)))
+        return float(not self.match or is_same(value, ground_truth) or is_same(value, held(ground_truth)))
 
 
 JsonSchema = Schema
@@ -83,12 +83,3 @@ def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     if len(value) != len(pairs):
         raise ValueError("a key stands twice in one object")
     return value
-
-
-def _held(ground_truth: JSON) -> JSON:
-    """Return the object or array that a ground truth holds as text, as datasets have it. Else the ground truth."""
-    try:
-        value = json.loads(ground_truth) if isinstance(ground_truth, str) else None
-    except (ValueError, RecursionError):
-        return ground_truth
-    return value if isinstance(value, dict | list) else ground_truth

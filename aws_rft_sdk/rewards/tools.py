@@ -13,7 +13,7 @@ from aws_rft_sdk._checks import check_number, check_type
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards._json import schema_text, validator
+from aws_rft_sdk.rewards._json import held, schema_text, validator
 from aws_rft_sdk.rewards._messages import call_fields, is_call, objects
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, RewardResult, Rollout, message_text
 
@@ -50,12 +50,8 @@ def _calls(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def read_call(call: Mapping[str, Any]) -> ToolCall:
     """Return a call in any form that `tool_calls` knows. Missing, empty and null arguments are {}."""
     _, name, arguments = call_fields(call)
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments.strip() or "{}")
-        except (ValueError, RecursionError):
-            arguments = ()
-    arguments = {} if arguments is None else arguments
+    is_empty = arguments is None or (isinstance(arguments, str) and arguments.strip() in ("", "null"))
+    arguments = {} if is_empty else held(arguments)
     return ToolCall(name if isinstance(name, str) else "", arguments if isinstance(arguments, Mapping) else None)
 
 
