@@ -13,6 +13,7 @@ import os
 import queue
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from aws_rft_sdk._fork import in_forked_child
 
 if TYPE_CHECKING:
-    import subprocess
     from multiprocessing.connection import Connection
 
 _WORKERS = min(4, os.cpu_count() or 1)
@@ -73,8 +73,6 @@ class _Worker:
         return verdict
 
     def _start(self) -> subprocess.Popen[bytes]:
-        import subprocess
-
         command = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(path) for path in sys.path])]
         nowhere = subprocess.DEVNULL
         try:

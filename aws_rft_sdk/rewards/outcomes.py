@@ -19,14 +19,12 @@ class ToolArguments:
     """1.0 when the rollout made the calls of the ground truth, each with the right arguments, else 0.0.
 
     The ground truth is a list of calls, or its JSON text, or an object that has the list as `ground_truth` or `answer`.
-    A call has one of two forms:
+    The list [] says that it is right to call nothing. A call has one of two forms:
 
-    - `{"name": "get_weather", "arguments": {"city": "Paris"}}`: the arguments must be equal.
+    - `{"name": "get_weather", "arguments": {"city": "Paris"}}`: the arguments must be equal. 3 equals 3.0.
     - `{"get_weather": {"city": ["Paris", "Paris, France"], "unit": ["celsius", ""]}}`, the form of the Berkeley
       Function-Calling Leaderboard: a list of accepted values for each argument. "" among them says that the argument
-      may be missing. Capitals, spaces and the characters `,./-_*^` of texts do not matter there.
-
-    The list [] says that it is right to call nothing. A whole number equals the same decimal one.
+      may be missing. Capitals, spaces and the characters `,./-_*^` of texts do not matter.
     """
 
     ordered: bool = False
@@ -115,24 +113,17 @@ class FinalState:
     A handler gives the state: `return RolloutResult(state={"orders": {"7": "cancelled"}}, ...)`. The state must have
     every key of the ground truth with an equal value, also in objects inside, and may have more. null in the ground
     truth says that the key is null or missing. Lists must be equal element by element.
-
-    A key that begins with "/" is a JSON pointer: `{"/orders/7": "cancelled", "/log/0/level": "info"}`.
     """
 
     exact: bool = False
     """Whether the state may have no other keys."""
     at: str = ""
-    """JSON pointer to the state in the ground truth, for one that holds more: "/state". Otherwise it is all of it."""
+    """JSON pointer to the state in a ground truth that holds more, such as "/state". "" for all of it."""
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return 1.0 or 0.0. None if the handler gave no state or the ground truth holds none."""
         state, wanted = rollout.state, _at(rollout.ground_truth, self.at)
-        if state is None or wanted is None:
-            return None
-        if self.exact or not isinstance(wanted, Mapping):
-            return float(is_same(state, wanted))
-        found = {key: _at(state, key) for key in wanted if key.startswith("/")}
-        return float(is_same({**state, **found} if isinstance(state, Mapping) else found, wanted, subset=True))
+        return None if state is None or wanted is None else float(is_same(state, wanted, subset=not self.exact))
 
 
 def _at(value: JSON, pointer: str) -> JSON:
