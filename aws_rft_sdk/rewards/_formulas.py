@@ -104,15 +104,13 @@ def _first_formula(text: str) -> Candidate | None:
 
 
 def _joined(found: Iterable[Answer]) -> Iterator[Answer]:
-    r"""Yield answers, `\boxed{1} and \boxed{2}` as one. In "1 or \boxed{2}" the answer begins with the line."""
+    r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
     answers = iter(found)
     for last in answers:
         while _AFTER_BOX.search(last.before[-60:]) and (each := next(answers, None)) is not None:
             if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
                 break
             last = last._replace(marker=each.marker, start=each.start)
-        if re.search(r"\bor[\s$*(]*\Z", last.before[-20:]):
-            last = last._replace(start=last.visible.rfind("\n", 0, last.marker) + 1)
         yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
 
 
@@ -154,12 +152,8 @@ _REWRITES = [
         (r"(?<=[\w)])\*\*(?=[\w(])", "^"),
         (r"\*\*|(?<![\w)])\*|`", ""),
         (r"\\varnothing|\\O\b", r"\\emptyset"),
-        (r"<=", r"\\le "),
-        (r">=", r"\\ge "),
         (r"!=|\\not\s?=", r"\\ne "),
-        (r"\*", r"\\cdot "),
         (r"(?:\\text\s?\{\s*)?(?:\\?%|(?<![A-Za-z])(?:percent|pct)(?![A-Za-z]))(?:\s*\})?", ""),
-        (r"(?<![A-Za-z])(?:maybe|perhaps)(?![A-Za-z])", ","),
         (r"(?<=[0-9])[eE]([+-]?[0-9]{1,4})(?![\w.])", r"\\cdot 10^{\1}"),
         (r"(?<![0-9.])([0-9]{1,9}) ([0-9]{1,9})/([0-9]{1,9})(?![0-9.])", r"\1\\frac{\2}{\3}"),
         (r"(?:\u221a|(?<![A-Za-z\\])sqrt|\\sqrt(?=\s?\())\s?\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
@@ -182,7 +176,7 @@ def _latex(text: str) -> str:
     """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
     if not text.isascii():
         text = _SCRIPTS.sub(lambda found: f"{'^' if found[1] else '_'}{{{_plain(found[0])}}}", text)
-        text = "".join(_NAMES.get(letter) or _named(letter) for letter in text)
+        text = "".join(_NAMES.get(letter) or _as_ascii(letter) for letter in text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _REPEATING.sub(_fraction, text)
@@ -198,14 +192,9 @@ def _fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{int(once + again) - int(once or 0)}}}{{{'9' * len(again)}{'0' * len(decimal[2])}}}"
 
 
-def _named(letter: str) -> str:
-    if "\u03b1" <= letter <= "\u03c9":
-        return "\\" + unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda") + " "
-    plain = _plain(letter)
-    over, slash, under = plain.partition("\N{FRACTION SLASH}")
-    if slash:
-        return rf"\frac{{{over}}}{{{under}}}"
-    return letter if any(map(str.isdigit, plain)) else plain  # digits of other scripts are none
+def _as_ascii(letter: str) -> str:
+    over, slash, under = _plain(letter).partition("\N{FRACTION SLASH}")
+    return rf"\frac{{{over}}}{{{under}}}" if slash else over
 
 
 def _plain(text: str) -> str:
