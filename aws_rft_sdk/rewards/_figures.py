@@ -132,10 +132,11 @@ def plain(text: str) -> str:
         text = _EMPHASIS.sub("", _BOLD.sub(r"\1", text))
     if "10" in text and "^" in text:
         text = _POWER_OF_TEN.sub(lambda power: f"e{power[1]}" if power[0][0] != "1" else f"1e{power[1]}", text)
-    text = _HALF.sub(" 1/2", _GLUED.sub(r"\1 ", text))
+    if "and" in text or "or" in text or "maybe" in text:
+        text = _HALF.sub(" 1/2", _GLUED.sub(r"\1 ", text))
     if not _DIGIT.search(text):
         return _WORDS.sub(_digits, text) if len(text.split()) <= _SHORT else text
-    return _SIGN_WORD.sub("-", text)
+    return _SIGN_WORD.sub("-", text) if "inus" in text or "egative" in text else text
 
 
 _ONES = (
@@ -455,7 +456,7 @@ def read_number(text: str, *, finance: bool = False) -> Number | None:
 def reference_numbers(ground_truth: JSON, *, finance: bool = False) -> tuple[Number, ...]:
     """Return the numbers of a ground truth, each of which is right. See `reference_number`."""
     reference = reference_of(ground_truth)
-    if isinstance(reference, Sequence) and not isinstance(reference, str):
+    if not isinstance(reference, str) and isinstance(reference, Sequence):
         return tuple(number for item in reference if (number := reference_number(item, finance=finance)))
     number = reference_number(reference, finance=finance)
     return () if number is None else (number,)

@@ -36,6 +36,8 @@ Hedges = Callable[[Value, str], bool]
 
 # --- hedging ---
 
+_FAR = 2_000
+"""How many characters after a value can take it back."""
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
@@ -59,7 +61,8 @@ _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
 """Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
 _DENIED_BEFORE = re.compile(
-    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*\s*\Z",
+    r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*"
+    r"[^\S\n]*\Z",
     re.IGNORECASE,
 )
 """Before a marker: "I don't think the answer is 72"."""
@@ -122,14 +125,16 @@ def settle(
     for answer in remaining:
         text = clean(_STRUCK_OUT.sub(" ", answer.text))
         found = first(text)
-        if found is None or _DENIED_BEFORE.search(answer.before[-_NEAR:]):
+        before = answer.visible[max(0, answer.marker - _NEAR) : answer.marker]
+        if found is None or _DENIED_BEFORE.search(before):
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(answer.before[-_NEAR:]):
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before):
             return None
         if _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
-        return _settled(found, text[found.end :] + clean(after), first, hedges or partial(_is_hedged, first))
+        rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
+        return _settled(found, rest, first, hedges or partial(_is_hedged, first))
     return None
 
 

@@ -11,7 +11,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose
-from aws_rft_sdk.rewards.text import FILLER, UNSPACED, references_of
+from aws_rft_sdk.rewards.text import FILLER_WORDS, LATEX, MARKS, UNSPACED, references_of
 
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _NARROW |= {0x24B6 + number: ord("A") + number for number in range(26)}  # letters in circles
@@ -25,7 +25,8 @@ _HEDGE = (
     r"|can also be)"
 )
 _JOINED = rf"(?:{_HEDGE}|(?i:and|also|as well(?: as)?|plus|versus|vs|to|through|thru))"
-_COMMA = "[,;/|&+~?\u6216\u548c\u4e0e\u8207\u304b]|[=-]>|\u2192|\u21d2|\\\\to\\b"
+_COMMAS = ",;/|&+~?\u6216\u548c\u4e0e\u8207\u304b\u2192\u21d2"
+_COMMA = rf"[{_COMMAS}]|[=-]>|\\to\b"
 _IS_RIGHT = (
     r"(?:is|seems|must be|would be|should be)(?: \w+ly)?(?: the| my)?(?: most| only| final)?(?: \w+ly)?"
     r" (?:answer|choice|option|(?:correct|right|best|better)(?=[^\w\s]|\s*$"
@@ -66,9 +67,10 @@ class _Letters:
         letter = f"[{upper}{upper.lower()}]"
         edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
         one = rf"(?P<label>{letter}){edge}(?!\s+(?!{_GOES_ON})[a-z])"
-        lead = rf"(?:[^\w\n?]|</?\w{{1,6}}>|{FILLER}){{0,16}}"
+        lead = rf"(?:</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
-        joint = rf"(?:</\w{{1,20}}>|[\s:.)}}\]-]|{_COMMA}|\b(?:{_JOINED}|(?i:but|then|either|even))\b|{FILLER})"
+        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even))\b"
+        joint = rf"(?:</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"

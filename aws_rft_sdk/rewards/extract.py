@@ -142,7 +142,7 @@ class Extractor:
 
     def __or__(self, other: Extractor) -> Extractor:
         """Return the extractor that gives the answers of both, the last in the text first."""
-        return _Union((self, other))
+        return _Union((*(self.extractors if isinstance(self, _Union) else (self,)), other))
 
     def __rshift__(self, comparator: Comparator) -> Compared:
         """Return the reward that compares the answer with the ground truth."""
@@ -159,6 +159,8 @@ class _Union(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         found = [answer for each in self.extractors for answer in each.answers(visible)]
+        if not found:
+            return iter(())
         found.sort(key=lambda answer: -answer.marker)
         # A new question ends the answer to the first one, whatever marks the answer to the new one.
         question = _QUESTION.search(visible, found[-1].end) if len(found) > 1 else None
@@ -245,6 +247,7 @@ class AfterMarker(Extractor):
         ConfigurationError: There is no marker, or one is empty.
 
     Example:
+        >>> from aws_rft_sdk.rewards import ExactNumber
         >>> (AfterMarker("RESULT:") >> ExactNumber()).score("RESULT: 72 clips", 72)
         1.0
     """
@@ -337,14 +340,15 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not re.fullmatch(r"[\w-]+", str(self.name)):
+        (name,) = check_names("name", (self.name,))
+        if not re.fullmatch(r"[\w-]+", name):
             raise ConfigurationError(
                 f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
             )
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last tags. See `Extractor.answers`."""
-        marks, limit = _last_marks(re.compile(rf"<{self.name}>", re.IGNORECASE), visible)
+        marks, limit = _last_marks(re.compile(rf"<(?i:{self.name})>"), visible)
         for mark in marks:
             closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end(), limit)
             yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else limit)
@@ -360,6 +364,9 @@ class CodeFence(Extractor):
 
     language: str | None = None
 
+    def __post_init__(self) -> None:
+        check_names("language", (self.language,) if self.language is not None else ())
+
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last blocks. See `Extractor.answers`."""
         blocks = [*_FENCED.finditer(visible), *_FENCED_JSON.finditer(visible)]
@@ -369,7 +376,7 @@ class CodeFence(Extractor):
 
 
 _FENCED = re.compile(
-    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})(?![`~])[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
     r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|(?P=fence)[ \t]*$|\Z)",
     re.DOTALL | re.MULTILINE,
 )
@@ -423,6 +430,10 @@ class ToolArgument(Extractor):
 
     tool: str
     argument: str
+
+    def __post_init__(self) -> None:
+        if not all(check_names("tool and argument", (self.tool, self.argument))):
+            raise ConfigurationError("ToolArgument needs two names, for example ToolArgument('submit', 'answer')")
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield nothing: a text has no calls."""
@@ -540,6 +551,6 @@ def reference_of(ground_truth: JSON) -> JSON:
         The ground truth itself. Of an object, its `final_answer`, `answer`, `ground_truth` or `text`, the first that
         is there; None if none is.
     """
-    if not isinstance(ground_truth, Mapping):
+    if isinstance(ground_truth, str) or not isinstance(ground_truth, Mapping):
         return ground_truth
     return next((ground_truth[key] for key in _REFERENCE_KEYS if ground_truth.get(key) is not None), None)

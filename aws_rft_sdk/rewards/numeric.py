@@ -32,18 +32,18 @@ _ANYWHERE = Extract(MARKED, Prose(), LastNumber())
 class ExactNumber(Comparator):
     r"""1.0 when the answer gives the number of the ground truth, else 0.0.
 
-    The answer stands after the last of `####`, `\boxed{`, "answer is", "answer:" and `A:` at the beginning of a line,
-    or is the whole text. Commas, currency, units, percent signs, signs, decimals, fractions, `1 1/2`, `(5)` for -5,
-    "1.2 million" and a trailing full stop are understood. A percent sign is a unit here: 25% is 25, not 0.25. A formula
-    (`\sqrt{72}`, `x+72`) is no number, and cannot be judged as a ground truth.
-    A runaway continuation (the policy goes on with a new "Question:") is ignored. Digits other than 0 to 9 are no
-    digits.
+    Without `>>`, the answer stands after the last of `####`, `\boxed{`, `<answer>` and `ANSWER:`. If there is none, it
+    stands after "the answer is", "Answer:" or `A:`. A text of one line that names one number needs no marker.
+
+    The number may be written with commas, currency, units, a percent sign, LaTeX, fractions, `1 1/2`, `(5)` for -5,
+    "1.2 million", "2 hours 30 minutes" (2.5, and 150) or words. A percent sign is a unit here: 25% is 25, not 0.25.
+    A formula (`\sqrt{72}`, `72x`) or a bound (`> 72`) is no number, and cannot be judged as a ground truth.
 
     Numbers are compared exactly (as fractions), so that no digit may differ. An answer without a number is wrong, 0.0,
-    and so is one with several ("72 or 73"), unless the others explain the first ("72, since 48 + 24 is 72").
+    and so is one that names several ("72 or 73") or that the policy takes back ("72. Actually 96").
 
     Raises:
-        ConfigurationError: The tolerance is not a finite number of at least 0.
+        ConfigurationError: A tolerance is not a finite number of at least 0.
 
     Example:
         >>> ExactNumber().score("So she pays #### $1,234.00.", 1234)
@@ -120,9 +120,9 @@ class FinQA(Comparator):
     exact when a = g or round(a, d) = round(g, d) != 0;
     close when |a - g| < relative_tolerance * |g| or |a - g| < absolute_tolerance.
 
-    Scale words are whole words ("1.2 million"), scale letters are attached to the number ("$1.2m"). The answer stands
-    after the last marker (`ANSWER:` and those of `ExactNumber`), or is the whole text. An answer that names several
-    figures, or yes and no, is wrong.
+    Read as well: scale words and letters ("1.2 million", "$1.2m"), accounting brackets, and signs in words ("a decrease
+    of 5%" is -5%). A year only says when ("2019: 5.2"). The answer stands where `ExactNumber` finds it. An answer that
+    names several figures, or yes and no, is wrong.
 
     Raises:
         ConfigurationError: A tolerance is not a finite number of at least 0, or `close` is not from 0 to 1.

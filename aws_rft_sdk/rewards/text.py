@@ -68,14 +68,16 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
     return (str(reference),) if isinstance(reference, str | int | float) else ()
 
 
-FILLER = (
-    r"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$]|-(?=\s)|\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)|(?i:\b(?:the|my|our|"
-    r"final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|(?:it|that)['\u2019]s|"
-    r"i think|i believe|i['\u2019]d say|(?:must|would|should) be|of course|clearly|definitely|obviously|certainly|"
-    r"surely|simply|undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b))"
+MARKS = r"\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$"
+LATEX = r"\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)"
+FILLER_WORDS = (
+    r"(?i:\b(?:the|my|our|final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|"
+    r"(?:it|that)['\u2019]s|i think|i believe|i['\u2019]d say|(?:must|would|should) be|of course|clearly|definitely|"
+    r"obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b)"
 )
-"""What may stand between a marker and the answer, and says nothing."""
-LEAD = re.compile(FILLER + "{0,16}")
+"""What may stand between a marker and the answer, and says nothing. No two of these begin alike, so that a pattern that
+repeats them does not try the same text in many ways."""
+_LEAD = re.compile(rf"(?:[{MARKS}]|-(?=\s)|{LATEX}|{FILLER_WORDS}){{0,16}}")
 _EXPLAINS = (
     r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
     r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"
@@ -142,7 +144,7 @@ ExactMatch = Text
 def _read(right: set[str], text: str) -> Candidate | None:
     """Return the longest beginning of a text that is right, or else what stands before the first cut."""
     longest = _ROOM + 8 * max(map(len, right), default=0)
-    lead = LEAD.match(text)
+    lead = _LEAD.match(text)
     start = lead.end() if lead else 0
     cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), _MOST_CUTS)]
     for end in (len(text), *reversed(cuts)):

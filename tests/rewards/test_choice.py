@@ -257,7 +257,21 @@ def test_choice_when_it_comes_after_an_extractor_then_only_what_that_finds():
 @pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "unit",
-    ["(", "B or ", "B, ", "the ", "\n", "B\n", "not B ", "[({*", "it is ", "\\boxed{B} or ", "\u7b54\u6848", "A. b\n"],
+    [
+        "(",
+        "B or ",
+        "B, ",
+        "the ",
+        "\n",
+        "B\n",
+        "not B ",
+        "[({*",
+        "it is ",
+        "\\boxed{B} or ",
+        "\u7b54\u6848",
+        "A. b\n",
+        "\nmost    ",
+    ],
 )
 def test_choice_when_the_answer_is_a_million_characters_then_quick(unit):
     text = unit * (1_000_000 // len(unit))

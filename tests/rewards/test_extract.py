@@ -2,6 +2,8 @@
 
 import pytest
 
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards import ExactNumber
 from aws_rft_sdk.rewards.extract import (
     STANDARD,
     AfterMarker,
@@ -33,6 +35,10 @@ from aws_rft_sdk.rewards.rollout import Rollout
         ("<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final<|message|>b<|return|>", "b"),
         ("<|channel|>analysis<|message|>cut off", None),
         ("[THINK]a[/THINK]b", "b"),
+        ("<|begin_of_thought|>a<|end_of_thought|>b", "b"),
+        ("analysisWe think a.assistantfinalb", "b"),
+        ("<Think>a</THINK>b", "b"),
+        ("<<16-3=13>>13 <b>b</b>", "<<16-3=13>>13 <b>b</b>"),
         ("b<|im_end|>\n<|im_start|>user\nc", "b"),
     ],
 )
@@ -60,6 +66,13 @@ def first(extractor: Extractor, text: str) -> str | None:
         (JsonPath("a", 0), '{"a": [5]}', "5"),
         (JsonPath("a"), 'Here:\n```json\n{"a": "six"}\n```', "six"),
         (JsonPath("b"), '{"a": 1}', None),
+        (JsonPath("a"), 'So {"a": 7} it is', "7"),
+        (STANDARD, "FINAL ANSWER\n72", "72"),
+        (STANDARD, "Answer:\n\n- 72 clips", "72 clips"),
+        (STANDARD, "#### 72\n#### Explanation: 48 + 24", "72"),
+        (STANDARD, "A: 72\n\nQuestion: 4?\n#### 5", "72"),
+        (STANDARD, "\\boxed{72}\nQ: 4?\n#### 5", "72"),
+        (STANDARD, "Answer:\nQuestion: 4?\n#### 5", "5"),
         (LastNumber(), "between 7 and 8 clips", "8"),
         (Boxed() | AfterMarker("####"), "\\boxed{1}\n#### 2", "2"),
         (Boxed() | AfterMarker("####"), "#### 2\n\\boxed{1}", "1"),
@@ -94,3 +107,44 @@ def test_answer_when_a_new_question_follows_then_what_is_after_it_is_not_part_of
 
     assert (answer.text, answer.after) == ("72", "\nNo.\n")
     assert Answer.of("72").text == "72"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Extract(),
+        lambda: AfterMarker(" "),
+        lambda: Tag("a b"),
+        lambda: Tag(3),
+        lambda: CodeFence(3),
+        lambda: ToolArgument("submit", ""),
+        lambda: JsonPath(True),
+        lambda: Boxed() >> print,
+    ],
+    ids=["no extractor", "empty marker", "tag of two words", "tag", "language", "argument", "path", "comparator"],
+)
+def test_extractor_when_its_settings_are_wrong_then_said_at_once(make):
+    with pytest.raises(ConfigurationError):
+        make()
+
+
+def test_answer_of_a_rollout_when_a_closing_tool_call_follows_then_the_text_before_it_counts():
+    call = {"id": "1", "type": "function", "function": {"name": "done", "arguments": "{}"}}
+    said = {"role": "assistant", "content": "#### 72"}
+    closing = {"role": "assistant", "content": None, "tool_calls": [call]}
+
+    assert Rollout((said, closing, {"role": "tool", "tool_call_id": "1", "content": "ok"})).answer == "#### 72"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [Boxed(), Tag("answer"), CodeFence(), JsonPath("a"), LastNumber(), STANDARD],
+    ids=lambda path: type(path).__name__,
+)
+@pytest.mark.parametrize(
+    "text", ["#", "\\boxed{", "1,", "or ", "```", "~~", "{", "<think>", "<answer>", "Q:\n", "\n", "*"], ids=repr
+)
+def test_extractor_when_the_text_is_endless_then_quick(path, text):
+    endless = text * (10**6 // len(text))
+
+    assert ExactNumber().compare(path.answers_of(Rollout.of_answer(endless)), 72) == 0.0
