@@ -17,7 +17,7 @@ _CHARACTERS = 4_000
 # --- formulas and words in a text ---
 
 _CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
-_FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
+_FUNCTIONS = "[dt]?frac|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
 _A_WORD = (
     rf"(?<![\\A-Za-z])(?!{_CONNECTORS}|(?:{_FUNCTIONS})(?![A-Za-z]))(?:[\u3040-\u30ff\u3400-\u9fff]+"
     r"|(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?:['\u2019]t)?(?![A-Za-z]))"
@@ -50,7 +50,7 @@ _SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u2
 _WORDY = re.compile(rf"\\text\s?\{{(?:([^{{}}]*[0-9][^{{}}]*)|[^{{}}]*({_CONNECTORS})[^{{}}]*)\}}")
 """Text that holds more than words: `\\text{5 apples}`, `\\text{ apples or }`."""
 _MINUS = re.compile(r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\u221a\u03c0(])", re.IGNORECASE)
-_SIMPLE_FRACTION = re.compile(r"\\[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
+_SIMPLE_FRACTION = re.compile(r"\\?[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
 _DENIED = re.compile(r"(?:(?:not|n['\u2019]t)(?: equal to| be| equal)?|(?:could|might) be)\s*\Z", re.IGNORECASE)
 
 

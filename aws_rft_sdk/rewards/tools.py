@@ -66,8 +66,7 @@ class ToolUse:
     - well_formed: share of all calls that name an allowed tool with a JSON object as arguments that the tool's schema
       allows. Calls written as text into the answer are in bad form, since nothing runs them.
     - economy: min(1, max_calls / (calls + repeated calls)). A repeated call has a name and arguments seen before.
-
-    Long spam still earns a little. Let this be a small part of a reward, as in `DominantOutcome`.
+      Below 0.1, it is 0: spam earns nothing.
 
     A tool's schema is in `schemas`, or else in `tools` of the rollout's metadata or prompt: definitions in OpenAI's,
     Anthropic's or Bedrock's form. Without either, every object is good.
@@ -105,16 +104,15 @@ class ToolUse:
         total = len(calls) + sum(len(_CALL_AS_TEXT.findall(message_text(turn))) for turn in rollout.turns)
         distinct = {(call.name, json.dumps(call.arguments, sort_keys=True)) for call in calls}
         required = set(self.required)
+        economy = min(1.0, self.max_calls / (2 * len(calls) - len(distinct))) if calls else 0.0
         factors = {
             "coverage": len(required & set(good)) / len(required) if required else float(bool(good)),
             "well_formed": len(good) / total if total else 0.0,
-            "economy": min(1.0, self.max_calls / (2 * len(calls) - len(distinct))) if calls else 0.0,
+            "economy": economy if economy >= 0.1 else 0.0,
         }
         metrics = {**factors, "calls": total}
-        return RewardResult(
-            math.prod(factors.values()),
-            tuple(Component(name, value, counts=False) for name, value in metrics.items()),
-        )
+        components = tuple(Component(name, value, counts=False) for name, value in metrics.items())
+        return RewardResult(math.prod(factors.values()), components)
 
     def _is_good(self, call: ToolCall, schema: JSON) -> bool:
         if not call.name or call.arguments is None or (self.allowed is not None and call.name not in self.allowed):

@@ -44,7 +44,7 @@ OURS = [
     pytest.param(rewards.ExactMatch(), NAMES, 0, ("sanity sentence",), id="ExactMatch"),
     pytest.param(rewards.JsonSchema({"type": "object"}, match=True), OBJECTS, 0, (), id="JsonSchema"),
     pytest.param(rewards.CodeTests(compiles=0), PROGRAMS, 0, (), id="CodeTests"),
-    pytest.param(rewards.MathVerify(), FORMULAS, 0, ("hedge", "corrected afterwards"), id="MathVerify"),
+    pytest.param(rewards.MathVerify(), FORMULAS, 0, (), id="MathVerify"),
     pytest.param(
         rewards.DominantOutcome(rewards.gsm8k, {"short": (rewards.Length(50, 100), 0.1)}),
         NUMBERS,
@@ -70,7 +70,8 @@ def test_a_reward_of_ours_has_no_breach(reward, cases, shaping, still_open):
     assert [breach for breach in breaches if not breach.startswith(tuple(still_open) or ("-",))] == []
 
 
-def test_tool_use_has_no_breach_as_the_small_part_that_it_is_meant_to_be():
+def test_tool_use_has_no_breach_alone_nor_as_a_small_part():
     values = [{**SEARCHED, "kind": "success"}, {"prompt": "q", "answer": "I give up.", "kind": "failure", "group": "q"}]
-    reward = rewards.ToolUse(required=("search",))
-    assert bench(reward, [parse_case(value, line) for line, value in enumerate(values, 1)], shaping=0.1).breaches == ()
+    cases = [parse_case(value, line) for line, value in enumerate(values, 1)]
+    for shaping in (0, 0.1):
+        assert bench(rewards.ToolUse(required=("search",)), cases, shaping=shaping).breaches == ()
