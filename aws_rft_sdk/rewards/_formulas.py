@@ -50,7 +50,7 @@ _SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u2
 _WORDY = re.compile(rf"\\text\s?\{{(?:([^{{}}]*[0-9][^{{}}]*)|[^{{}}]*({_CONNECTORS})[^{{}}]*)\}}")
 """Text that holds more than words: `\\text{5 apples}`, `\\text{ apples or }`."""
 _MINUS = re.compile(r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\u221a\u03c0(])", re.IGNORECASE)
-_SIMPLE_FRACTION = re.compile(r"\\?[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
+_SIMPLE_FRACTION = re.compile(r"(?<![\w}])\\?[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
 _DENIED = re.compile(r"(?:(?:not|n['\u2019]t)(?: equal to| be| equal)?|(?:could|might) be)\s*\Z", re.IGNORECASE)
 
 

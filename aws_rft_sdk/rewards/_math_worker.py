@@ -13,15 +13,16 @@ import os
 import queue
 import re
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from aws_rft_sdk._fork import in_forked_child
+from aws_rft_sdk.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    import subprocess
 
 _WORKERS = min(4, os.cpu_count() or 1)
 """Processes at most, each of about 70 MB; one thread needs one."""
@@ -37,10 +38,6 @@ sys.path[:] = json.loads(sys.argv[1])
 from aws_rft_sdk.rewards import _math_worker
 _math_worker.serve()
 """
-
-
-class WorkerStartError(Exception):
-    """No worker could be started: math-verify cannot be imported, or the system allows no more processes."""
 
 
 class _Worker:
@@ -73,6 +70,8 @@ class _Worker:
         return verdict
 
     def _start(self) -> subprocess.Popen[bytes]:
+        import subprocess
+
         command = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(path) for path in sys.path])]
         nowhere = subprocess.DEVNULL
         try:
@@ -85,7 +84,9 @@ class _Worker:
             self._hear(_START_SECONDS)
         except (OSError, EOFError) as error:
             self.close()
-            raise WorkerStartError from error
+            raise ConfigurationError(
+                "no process with math-verify could be started; is it installed? pip install 'aws-rft-sdk[rewards]'"
+            ) from error
         return self.process
 
     def _hear(self, seconds: float) -> bool:
@@ -144,7 +145,7 @@ def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
         None if the gold holds no expression or takes too long itself, or the machine gave no processor time.
 
     Raises:
-        WorkerStartError: No worker could be started.
+        ConfigurationError: math-verify cannot be imported, or the system allows no more processes.
     """
     worker = _free.get()
     try:
@@ -164,7 +165,7 @@ def serve() -> None:
     with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
-    connection = importlib.import_module("multiprocessing.connection").Connection(0)
+    connection = Connection(0)
     connection.send_bytes(_YES)
     with contextlib.suppress(EOFError):
         while True:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import itertools
 import numbers
 from collections.abc import Iterator
@@ -12,7 +11,6 @@ from decimal import Decimal
 
 from aws_rft_sdk._checks import check_number, check_seconds, is_number
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._formulas import LastFormula, settled_formula, settled_words
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Prose, Whole, reference_of
@@ -58,17 +56,13 @@ class Math(Comparator):
         """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
         reference = reference_of(ground_truth)
         golds = [_read_gold(gold) for gold in (reference if isinstance(reference, list | tuple) else [reference])]
-        _check_installed()
         as_words, as_formula = itertools.tee(answers)
         words = {words for words, _ in golds if words}
         if words and settled_words(as_words) in words:
             return 1.0
         answer = settled_formula(as_formula)
         answer = answer if len(answer) <= self.max_characters else ""
-        try:
-            verdicts = {_math_worker.is_equal(latex, answer, self.timeout_seconds) for _, latex in golds if latex}
-        except _math_worker.WorkerStartError as error:
-            raise ConfigurationError("no process with math-verify could be started") from error
+        verdicts = {_math_worker.is_equal(latex, answer, self.timeout_seconds) for _, latex in golds if latex}
         return 1.0 if True in verdicts else 0.0 if words or False in verdicts else None
 
 
@@ -89,9 +83,3 @@ def _read_gold(gold: JSON) -> tuple[str, str]:
 def _read_text(gold: str) -> tuple[str, str]:
     words = settled_words(itertools.islice(Math.extract.answers(gold), 1))
     return words, "" if words else settled_formula(Math.extract.answers(gold))
-
-
-@functools.cache
-def _check_installed() -> None:
-    if importlib.util.find_spec("math_verify") is None:
-        raise ConfigurationError("MathVerify needs math-verify: pip install 'aws-rft-sdk[rewards]'")
