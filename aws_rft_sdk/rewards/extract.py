@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
+from aws_rft_sdk.rewards._json import held
 from aws_rft_sdk.rewards.rollout import Rollout, TextReward
 from aws_rft_sdk.rewards.tools import tool_calls
 
@@ -97,7 +98,7 @@ class Answer(NamedTuple):
     start: int
     end: int
     json: str | None = None
-    """JSON text of an answer that is a value of JSON: `"72"` and not `72` for the text 72. Else None."""
+    """JSON text of an answer that is a value of JSON: `"72"` and not `72` for the text 72. None for other answers."""
 
     @property
     def text(self) -> str:
@@ -451,8 +452,9 @@ def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
         except (KeyError, IndexError, TypeError):
             return
     if value is not None:
-        text = json.dumps(value)
-        yield Answer.of(value if isinstance(value, str) else text)._replace(json=text)
+        text = value if isinstance(value, str) else json.dumps(value)
+        # A text that holds an object is that object: policies submit both.
+        yield Answer.of(text)._replace(json=json.dumps(value) if held(value) is value else text)
 
 
 @dataclass(frozen=True)

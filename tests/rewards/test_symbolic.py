@@ -43,6 +43,7 @@ RIGHT = {
     ],
     "units and names": [
         ("5 apples", "5"), ("5 km/h", "5"), ("5 cm²", "5"), (r"\boxed{5\ \text{cm}^2}", "5"), ("x = 5", "5"),
+        (r"\boxed{\textbf{(B) }5}", "5"),
         (r"\boxed{\text{5 apples}}", "5"), (r"\boxed{\text{Area} = 25\pi \text{ cm}^2}", r"25\pi"),
         (r"\boxed{5\mathrm{~cm}}", "5 cm"), (r"\boxed{5}", "x=5"), ("f(x) = x^2 + 1", "x^2+1"),
         (r"\boxed{10\%}", "10"), ("10 %", r"10\%"), ("10 percent", "10%"), (r"\boxed{\cos 60^\circ}", r"\frac12"),

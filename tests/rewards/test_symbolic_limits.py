@@ -2,14 +2,12 @@
 
 import concurrent.futures
 import os
-import pickle
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import MathVerify, _math_worker
 
 pytest.importorskip("math_verify")
@@ -18,7 +16,10 @@ reward = MathVerify(timeout_seconds=0.5)
 SYMBOLS = "$" + "+".join(f"x_{{{n}}}" for n in range(600)) + "$"
 
 
-@pytest.mark.parametrize("answer", ["9^9^9^9", r"\boxed{10^{99999999}}", "$(a+b+c+d)^{999}$", SYMBOLS])
+POWERS = ["9^9^9^9", r"\boxed{10^{99999999}}", "$(a+b+c+d)^{999}$", "$(a+b+c)^{99}$", "$(x+1)^{999}$"]
+
+
+@pytest.mark.parametrize("answer", [*POWERS, SYMBOLS])
 def test_math_verify_when_an_answer_takes_too_long_then_it_is_wrong(answer):
     assert reward.score(answer, "$x+y$") == 0.0
     assert reward.score("$y+x$", "$x+y$") == 1.0
@@ -32,23 +33,6 @@ def test_math_verify_when_a_power_is_large_but_feasible_then_it_is_compared():
 @pytest.mark.parametrize("gold", ["(a+b+c+d)^{999}", r"10^{99999999}"])
 def test_math_verify_when_the_ground_truth_takes_too_long_then_it_cannot_be_judged(gold):
     assert reward.score("1", gold) is None
-
-
-@pytest.mark.parametrize("settings", [{"max_characters": 0}, {"max_characters": 1.5}, {"max_characters": True}])
-def test_math_verify_when_the_length_makes_no_sense_then_configuration_error(settings):
-    with pytest.raises(ConfigurationError, match="max_characters"):
-        MathVerify(**settings)
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_math_verify_when_the_limit_makes_no_sense_then_configuration_error(seconds):
-    with pytest.raises(ConfigurationError, match="timeout_seconds"):
-        MathVerify(timeout_seconds=seconds)
-
-
-def test_math_verify_when_used_then_it_still_pickles():
-    assert reward.score("1", "1") == 1.0
-    assert pickle.loads(pickle.dumps(reward)) == reward
 
 
 def test_math_verify_when_scored_in_threads_then_answers_are_not_mixed_up():
