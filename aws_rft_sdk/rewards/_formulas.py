@@ -17,7 +17,7 @@ _CHARACTERS = 4_000
 # --- formulas and words in a text ---
 
 _CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
-_FUNCTIONS = "arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
+_FUNCTIONS = "[dt]?frac|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
 _A_WORD = (
     rf"(?<![\\A-Za-z])(?!{_CONNECTORS}|(?:{_FUNCTIONS})(?![A-Za-z]))(?:[\u3040-\u30ff\u3400-\u9fff]+"
     r"|(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?:['\u2019]t)?(?![A-Za-z]))"
@@ -50,7 +50,7 @@ _SAYS_SOMETHING = re.compile(r"[0-9\\=^\u221a\u221e\u03c0\u00bc-\u00be\u2150-\u2
 _WORDY = re.compile(rf"\\text\s?\{{(?:([^{{}}]*[0-9][^{{}}]*)|[^{{}}]*({_CONNECTORS})[^{{}}]*)\}}")
 """Text that holds more than words: `\\text{5 apples}`, `\\text{ apples or }`."""
 _MINUS = re.compile(r"(?<![A-Za-z])(?:minus|negative)\s+(?=[0-9\u221a\u03c0(])", re.IGNORECASE)
-_SIMPLE_FRACTION = re.compile(r"\\[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
+_SIMPLE_FRACTION = re.compile(r"(?<![\w}])\\?[dt]?frac\s?\{?([0-9]+)\}?\s?\{?([0-9]+)\}?")
 _DENIED = re.compile(r"(?:(?:not|n['\u2019]t)(?: equal to| be| equal)?|(?:could|might) be)\s*\Z", re.IGNORECASE)
 
 
@@ -104,15 +104,13 @@ def _first_formula(text: str) -> Candidate | None:
 
 
 def _joined(found: Iterable[Answer]) -> Iterator[Answer]:
-    r"""Yield answers, `\boxed{1} and \boxed{2}` as one. In "1 or \boxed{2}" the answer begins with the line."""
+    r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
     answers = iter(found)
     for last in answers:
         while _AFTER_BOX.search(last.before[-60:]) and (each := next(answers, None)) is not None:
             if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
                 break
             last = last._replace(marker=each.marker, start=each.start)
-        if re.search(r"\bor[\s$*(]*\Z", last.before[-20:]):
-            last = last._replace(start=last.visible.rfind("\n", 0, last.marker) + 1)
         yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
 
 
@@ -154,19 +152,15 @@ _REWRITES = [
         (r"(?<=[\w)])\*\*(?=[\w(])", "^"),
         (r"\*\*|(?<![\w)])\*|`", ""),
         (r"\\varnothing|\\O\b", r"\\emptyset"),
-        (r"<=", r"\\le "),
-        (r">=", r"\\ge "),
         (r"!=|\\not\s?=", r"\\ne "),
-        (r"\*", r"\\cdot "),
         (r"(?:\\text\s?\{\s*)?(?:\\?%|(?<![A-Za-z])(?:percent|pct)(?![A-Za-z]))(?:\s*\})?", ""),
-        (r"(?<![A-Za-z])(?:maybe|perhaps)(?![A-Za-z])", ","),
         (r"(?<=[0-9])[eE]([+-]?[0-9]{1,4})(?![\w.])", r"\\cdot 10^{\1}"),
         (r"(?<![0-9.])([0-9]{1,9}) ([0-9]{1,9})/([0-9]{1,9})(?![0-9.])", r"\1\\frac{\2}{\3}"),
         (r"(?:\u221a|(?<![A-Za-z\\])sqrt|\\sqrt(?=\s?\())\s?\(((?:[^()]|\([^()]*\))*)\)", r"\\sqrt{\1}"),
         (r"\u221a\s?([0-9]+(?:\.[0-9]+)?|[A-Za-z])", r"\\sqrt{\1}"),
         (rf"(?<![\\A-Za-z])({_FUNCTIONS})(?![A-Za-z])", r"\\\1 "),
         (r"(?<=[0-9])(?:\\[,;:! ]\s?|\s)(?=[0-9]{3}(?![0-9]))", ""),
-        (r"\A\s*\\text\s?\{[^{}]*\}\s*=?\s*(?=[0-9$\\(-])", ""),
+        (r"\A\s*\\text[a-z]*\s?\{[^{}]*\}\s*=?\s*(?=[0-9$\\(-])", ""),
         (r"[\u20ac\u00a3\u00a5\u20b9]", ""),
         (r"\\\{\s*[a-zA-Z]\s*(?:\\in\b[^:|]*)?(?:\\mid\b|\||:)(.*)\\\}", r"\1"),
         (r"(?:~|\s)+", " "),
@@ -182,7 +176,7 @@ def _latex(text: str) -> str:
     """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
     if not text.isascii():
         text = _SCRIPTS.sub(lambda found: f"{'^' if found[1] else '_'}{{{_plain(found[0])}}}", text)
-        text = "".join(_NAMES.get(letter) or _named(letter) for letter in text)
+        text = "".join(_NAMES.get(letter) or _as_ascii(letter) for letter in text)
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _REPEATING.sub(_fraction, text)
@@ -198,14 +192,9 @@ def _fraction(decimal: re.Match[str]) -> str:
     return rf"\frac{{{int(once + again) - int(once or 0)}}}{{{'9' * len(again)}{'0' * len(decimal[2])}}}"
 
 
-def _named(letter: str) -> str:
-    if "\u03b1" <= letter <= "\u03c9":
-        return "\\" + unicodedata.name(letter).split()[-1].lower().replace("lamda", "lambda") + " "
-    plain = _plain(letter)
-    over, slash, under = plain.partition("\N{FRACTION SLASH}")
-    if slash:
-        return rf"\frac{{{over}}}{{{under}}}"
-    return letter if any(map(str.isdigit, plain)) else plain  # digits of other scripts are none
+def _as_ascii(letter: str) -> str:
+    over, slash, under = _plain(letter).partition("\N{FRACTION SLASH}")
+    return rf"\frac{{{over}}}{{{under}}}" if slash else over
 
 
 def _plain(text: str) -> str:

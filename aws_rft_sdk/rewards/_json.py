@@ -1,4 +1,4 @@
-"""JSON values: reading them strictly, comparing them, and JSON Schema. jsonschema is imported on use."""
+"""JSON values: comparing them, and JSON Schema by jsonschema, which is imported on use."""
 
 from __future__ import annotations
 
@@ -6,32 +6,12 @@ import functools
 import importlib
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
 
-
-def parse_json(text: str) -> JSON:
-    """Return the value of a JSON text.
-
-    Raises:
-        ValueError: It is no JSON: also if it holds NaN, an infinity, an object with one key twice, or an integer of
-            more digits than Python reads.
-        RecursionError: It is nested too deeply.
-    """
-    return json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
-
-
-def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
-    value = dict(pairs)
-    if len(value) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return value
+_MISSING = object()
 
 
 def is_same(one: JSON, other: JSON, *, subset: bool = False) -> bool:
@@ -53,7 +33,13 @@ def is_same(one: JSON, other: JSON, *, subset: bool = False) -> bool:
     return bool(one == other)
 
 
-_MISSING = object()
+def held(value: JSON) -> JSON:
+    """Return the object or array that a text holds as JSON. Anything else is returned as it is."""
+    try:
+        found = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        return value
+    return found if isinstance(found, dict | list) else value
 
 
 def schema_text(name: str, schema: object) -> str:
@@ -82,19 +68,16 @@ def validator(schema: str) -> Callable[[JSON], bool]:
             refers to what it does not hold: remote documents are not fetched.
     """
     try:
-        jsonschema = importlib.import_module("jsonschema")
-        referencing = importlib.import_module("referencing")
+        jsonschema, referencing = importlib.import_module("jsonschema"), importlib.import_module("referencing")
     except ModuleNotFoundError as error:
         raise ConfigurationError("a JSON Schema needs jsonschema: pip install jsonschema") from error
-
     plain = json.loads(schema)
     kind = jsonschema.validators.validator_for(plain, default=jsonschema.Draft202012Validator)
     try:
         kind.check_schema(plain)
     except jsonschema.SchemaError as error:
         raise ConfigurationError(f"this is no JSON Schema: {error.message}") from error
-    # A registry of our own holds no remote documents and retrieves none.
-    checker: Any = kind(plain, registry=referencing.Registry())
+    checker: Any = kind(plain, registry=referencing.Registry())  # a registry of our own retrieves no remote documents
 
     def is_valid(value: JSON) -> bool:
         try:

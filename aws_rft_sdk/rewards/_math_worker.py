@@ -14,14 +14,15 @@ import queue
 import re
 import signal
 import sys
-import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aws_rft_sdk._fork import in_forked_child
+from aws_rft_sdk.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import subprocess
+    from multiprocessing.connection import Connection
 
 _WORKERS = min(4, os.cpu_count() or 1)
 """Processes at most, each of about 70 MB; one thread needs one."""
@@ -39,91 +40,96 @@ _math_worker.serve()
 """
 
 
-class WorkerStartError(Exception):
-    """No worker could be started: math-verify cannot be imported, or the system allows no more processes."""
-
-
-class _LostError(Exception):
-    def __init__(self, verdict: bool | None, *, again: bool) -> None:
-        self.verdict, self.again = verdict, again
-
-
 class _Worker:
     """A process with math-verify loaded, for one question at a time. When our end of the connection closes, it ends."""
 
-    def __init__(self) -> None:
+    process: subprocess.Popen[bytes] | None = None
+    """None before the first question, and after a question that ended the process."""
+    connection: Connection
+
+    def ask(self, gold: str, answer: str, seconds: float) -> bool | None:
+        """Return what `is_equal` does."""
+        for _ in range(2):
+            process = self.process or self._start()
+            verdict = None
+            try:
+                self.connection.send_bytes(json.dumps([gold, answer, seconds]).encode())
+                if self._hear(seconds * _PATIENCE):
+                    verdict = False
+                    verdict = self._hear(seconds * _PATIENCE)
+                return verdict
+            except TimeoutError:  # the machine gave no processor time
+                self.close()
+                return None
+            except (EOFError, OSError):
+                took_too_long = process.wait() == -signal.SIGPROF
+                self.close()
+                if took_too_long:
+                    return verdict
+                # Perhaps somebody else ended the process. What ends two in a row is the expression.
+        return verdict
+
+    def _start(self) -> subprocess.Popen[bytes]:
         import subprocess
 
         command = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(path) for path in sys.path])]
+        nowhere = subprocess.DEVNULL
         try:
             self.connection, theirs = multiprocessing.Pipe()
             with theirs:
-                self.process: subprocess.Popen[bytes] = subprocess.Popen(  # noqa: S603 - our own interpreter and program
-                    command,
-                    stdin=theirs.fileno(),
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    start_new_session=True,  # an interrupt in the terminal is for us, not for the worker
+                # In a session of its own: an interrupt in the terminal is for us, not for the worker.
+                self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
+                    command, stdin=theirs.fileno(), stdout=nowhere, stderr=nowhere, start_new_session=True
                 )
-            _workers.add(self)
             self._hear(_START_SECONDS)
-        except (OSError, _LostError) as error:
-            raise WorkerStartError from error
+        except (OSError, EOFError) as error:
+            self.close()
+            raise ConfigurationError(
+                "no process with math-verify could be started; is it installed? pip install 'aws-rft-sdk[rewards]'"
+            ) from error
+        return self.process
 
-    def ask(self, gold: str, answer: str, seconds: float) -> bool | None:
-        """Return whether the answer is equal to the gold. None if the gold holds no expression.
-
-        Raises:
-            _LostError: The process ended without an answer, and is of no more use.
-        """
-        with contextlib.suppress(OSError):  # then there is nothing to hear either
-            self.connection.send_bytes(json.dumps([gold, answer, seconds]).encode())
-        if not self._hear(seconds * _PATIENCE):
-            return None
-        return self._hear(seconds * _PATIENCE, otherwise=False)
+    def _hear(self, seconds: float) -> bool:
+        if not self.connection.poll(seconds):
+            raise TimeoutError
+        return self.connection.recv_bytes() == _YES
 
     def close(self) -> None:
         """End the process, at whatever it is."""
-        self.process.kill()
-        self.process.wait()
-        self.connection.close()
-
-    def _hear(self, seconds: float, otherwise: bool | None = None) -> bool:
-        try:
-            if self.connection.poll(seconds):
-                return self.connection.recv_bytes() == _YES
-            lost = _LostError(None, again=False)  # the machine gave no processor time
-        except (EOFError, OSError):
-            lost = _LostError(otherwise, again=self.process.wait() != -signal.SIGPROF)
-        self.close()
-        raise lost
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+            self.connection.close()
 
 
-def _forget_workers() -> None:
-    global _slots, _workers
-    _workers = weakref.WeakSet()
-    _slots = queue.LifoQueue()
-    for _ in range(_WORKERS):
-        _slots.put(None)
+_workers: list[_Worker]
+_free: queue.LifoQueue[_Worker]
 
 
-_slots: queue.LifoQueue[_Worker | None]
-_workers: weakref.WeakSet[_Worker]
-_forget_workers()
+def _make_workers() -> None:
+    global _workers, _free
+    _workers, _free = [_Worker() for _ in range(_WORKERS)], queue.LifoQueue()
+    for worker in _workers:
+        _free.put(worker)
+
+
+_make_workers()
 
 
 @in_forked_child
 def _leave_workers_to_parent() -> None:
     for worker in _workers:
-        worker.connection.close()
-        worker.process.returncode = 0  # a process that is not ours is not to be waited for
-    _forget_workers()  # also because a lock that another thread held at the fork would never be released
+        if worker.process:
+            worker.connection.close()
+            worker.process.returncode = 0  # a process that is not ours is not to be waited for
+    _make_workers()  # also because a lock that another thread held at the fork would never be released
 
 
 @atexit.register
 def close_workers() -> None:
     """End all processes."""
-    for worker in list(_workers):
+    for worker in _workers:
         worker.close()
 
 
@@ -139,31 +145,16 @@ def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
         None if the gold holds no expression or takes too long itself, or the machine gave no processor time.
 
     Raises:
-        WorkerStartError: No worker could be started.
+        ConfigurationError: math-verify cannot be imported, or the system allows no more processes.
     """
-    slots = _slots
-    worker = slots.get()
+    worker = _free.get()
     try:
-        try:
-            worker = worker or _Worker()
-            return worker.ask(gold, answer, seconds)
-        except _LostError as lost:
-            worker = None
-            if not lost.again:
-                return lost.verdict
-        # Perhaps somebody else ended the process. What ends two in a row is the expression.
-        worker = _Worker()
         return worker.ask(gold, answer, seconds)
-    except _LostError as lost:
-        worker = None
-        return lost.verdict
     except BaseException:
-        if worker is not None:
-            worker.close()  # interrupted: its reply would be taken for that to the next question
-            worker = None
+        worker.close()  # interrupted: its reply would be taken for that to the next question
         raise
     finally:
-        slots.put(worker)
+        _free.put(worker)
 
 
 def serve() -> None:

@@ -1,9 +1,9 @@
-"""Conversations of other APIs in the OpenAI chat form that rewards read."""
+"""Conversations of other APIs in the OpenAI chat form that rewards read. What messages and calls look like is here."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
@@ -20,7 +20,7 @@ def prompt_messages(prompt: JSON) -> list[JSON]:
 
 
 def chat_messages(messages: Iterable[JSON]) -> Iterator[JSON]:
-    """Yield messages of OpenAI, Anthropic or Bedrock (Strands) in OpenAI chat form.
+    """Yield messages of OpenAI, Anthropic, Bedrock (Strands) or Inspect in OpenAI chat form.
 
     Tool calls become `tool_calls`, tool results become messages of the role "tool", and reasoning becomes
     `reasoning_content`, which is no text of the answer. Text parts are joined. Other messages stay as they are.
@@ -38,13 +38,11 @@ def chat_messages(messages: Iterable[JSON]) -> Iterator[JSON]:
                 f'{{"role": "assistant", "content": "4"}}, not {item!r:.80}',
                 field=f"messages[{index}]",
             )
-        calls = message.get("tool_calls") or ()
-        if any(isinstance(call, Mapping) and isinstance(call.get("function"), str) for call in calls):  # of Inspect
-            calls = [_call(call.get("id"), call["function"], call.get("arguments")) for call in calls]
-            message = {**message, "tool_calls": calls}
+        if calls := objects(message.get("tool_calls")):
+            message = {**message, "tool_calls": [_chat_call(call) for call in calls]}
         content = message.get("content")
-        parts = [_plain(part) for part in content] if isinstance(content, list | tuple) else []
-        yield from _converted(message, [part for part in parts if isinstance(part, Mapping)]) if parts else [message]
+        parts = objects([_plain(part) for part in content]) if isinstance(content, list | tuple) else []
+        yield from _converted(message, parts) if parts else [message]
 
 
 def _plain(value: Any) -> JSON:
@@ -61,8 +59,8 @@ def _converted(message: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> It
         if result := part.get("toolResult") or (part if kind == "tool_result" else None):
             identity = result.get("toolUseId", result.get("tool_use_id"))
             yield {"role": "tool", "tool_call_id": identity, "content": _result_text(result.get("content"))}
-        elif call := part.get("toolUse") or (part if kind == "tool_use" else None):
-            calls.append(_call(call.get("toolUseId", call.get("id")), call.get("name"), call.get("input")))
+        elif is_call(part):
+            calls.append(_chat_call(part))
         elif "reasoningContent" in part:
             reasoning += part["reasoningContent"].get("reasoningText", {}).get("text", "")
         elif kind in ("thinking", "redacted_thinking"):
@@ -75,23 +73,39 @@ def _converted(message: Mapping[str, Any], parts: list[Mapping[str, Any]]) -> It
         return  # only tool results, which are messages of their own
     texts = [part["text"] for part in rest if part.get("type") == "text"]
     content = "".join(texts) if len(texts) == len(rest) else rest
-    yield {
-        **message,
-        "content": content or None,
-        **({"tool_calls": calls} if calls else {}),
-        **({"reasoning_content": reasoning} if reasoning else {}),
-    }
-
-
-def _call(identity: JSON, name: JSON, arguments: JSON) -> JSON:
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False, default=str)
-    return {"id": identity, "type": "function", "function": {"name": name, "arguments": text}}
+    extra = {"tool_calls": calls, "reasoning_content": reasoning}
+    yield {**message, "content": content or None, **{key: value for key, value in extra.items() if value}}
 
 
 def _result_text(content: JSON) -> str:
     if not isinstance(content, list | tuple):
         return "" if content is None else str(content)
-    texts = [part.get("text", part.get("json")) for part in content if isinstance(part, Mapping)]
-    return "".join(
-        text if isinstance(text, str) else json.dumps(text, default=str) for text in texts if text is not None
-    )
+    texts = [part.get("text", part.get("json")) for part in objects(content)]
+    return "".join(_text(text) for text in texts if text is not None)
+
+
+def _chat_call(call: Mapping[str, Any]) -> JSON:
+    identity, name, arguments = call_fields(call)
+    return {"id": identity, "type": "function", "function": {"name": name, "arguments": _text(arguments)}}
+
+
+def _text(value: JSON) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def is_call(part: Mapping[str, Any]) -> bool:
+    """Say whether a part of a message, or an item of OpenAI's Responses, is a call of a tool."""
+    return "toolUse" in part or part.get("type") in ("tool_use", "function_call")
+
+
+def call_fields(call: Mapping[str, Any]) -> tuple[JSON, JSON, JSON]:
+    """Return id, name and arguments of a call in a form of OpenAI, Anthropic, Bedrock or Inspect; None for missing."""
+    function = call.get("function")
+    inner = next((each for each in (function, call.get("toolUse")) if isinstance(each, Mapping)), call)
+    name = function if isinstance(function, str) else inner.get("name")
+    return call.get("id", inner.get("toolUseId")), name, inner.get("arguments", inner.get("input"))
+
+
+def objects(value: object) -> list[Mapping[str, Any]]:
+    """Return the objects of a list, and [] if it is none."""
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, Sequence) else []

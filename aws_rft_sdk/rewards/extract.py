@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
+from aws_rft_sdk.rewards._json import held
 from aws_rft_sdk.rewards.rollout import Rollout, TextReward
 from aws_rft_sdk.rewards.tools import tool_calls
 
@@ -96,6 +97,8 @@ class Answer(NamedTuple):
     """Where the marker of the answer begins."""
     start: int
     end: int
+    json: str | None = None
+    """JSON text of an answer that is a value of JSON: `"72"` and not `72` for the text 72. None for other answers."""
 
     @property
     def text(self) -> str:
@@ -463,7 +466,9 @@ def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
         except (KeyError, IndexError, TypeError):
             return
     if value is not None:
-        yield Answer.of(value if isinstance(value, str) else json.dumps(value))
+        text = value if isinstance(value, str) else json.dumps(value)
+        # A text that holds an object is that object: policies submit both.
+        yield Answer.of(text)._replace(json=json.dumps(value) if held(value) is value else text)
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rewards._json import is_same
+from aws_rft_sdk.rewards._json import held, is_same
 from aws_rft_sdk.rewards.extract import reference_of
 from aws_rft_sdk.rewards.rollout import Rollout
 from aws_rft_sdk.rewards.tools import ToolCall, read_call, tool_calls
@@ -20,14 +19,12 @@ class ToolArguments:
     """1.0 when the rollout made the calls of the ground truth, each with the right arguments, else 0.0.
 
     The ground truth is a list of calls, or its JSON text, or an object that has the list as `ground_truth` or `answer`.
-    A call has one of two forms:
+    The list [] says that it is right to call nothing. A call has one of two forms:
 
-    - `{"name": "get_weather", "arguments": {"city": "Paris"}}`: the arguments must be equal.
+    - `{"name": "get_weather", "arguments": {"city": "Paris"}}`: the arguments must be equal. 3 equals 3.0.
     - `{"get_weather": {"city": ["Paris", "Paris, France"], "unit": ["celsius", ""]}}`, the form of the Berkeley
       Function-Calling Leaderboard: a list of accepted values for each argument. "" among them says that the argument
-      may be missing. Capitals, spaces and the characters `,./-_*^` of texts do not matter there.
-
-    The list [] says that it is right to call nothing. A whole number equals the same decimal one.
+      may be missing. Capitals, spaces and the characters `,./-_*^` of texts do not matter.
     """
 
     ordered: bool = False
@@ -48,17 +45,13 @@ class ToolArguments:
         return float(_pair_off([[_fits(gold, call) for call in calls] for gold in golds]))
 
 
-Gold = ToolCall | tuple[str, Mapping[str, Any]]
+_Gold = ToolCall | tuple[str, Mapping[str, Any]]
+"""A call whose arguments must be equal, or one of BFCL with accepted values."""
 
 
-def _gold_calls(ground_truth: JSON) -> list[Gold] | None:
+def _gold_calls(ground_truth: JSON) -> list[_Gold] | None:
     reference = reference_of(ground_truth)
-    reference = ground_truth if reference is None else reference
-    if isinstance(reference, str):
-        try:
-            reference = json.loads(reference)
-        except (ValueError, RecursionError):
-            return None
+    reference = held(ground_truth if reference is None else reference)
     calls = [reference] if isinstance(reference, Mapping) else reference
     if not isinstance(calls, list) or not all(isinstance(call, Mapping) and call for call in calls):
         return None
@@ -67,14 +60,13 @@ def _gold_calls(ground_truth: JSON) -> list[Gold] | None:
 
 
 def _is_bfcl(call: Mapping[str, Any]) -> bool:
-    return (
-        len(call) == 1 and isinstance(next(iter(call.values())), Mapping) and not {"function", "toolUse"} & call.keys()
-    )
+    (name, arguments), *others = call.items()
+    return not others and isinstance(arguments, Mapping) and name not in ("function", "toolUse")
 
 
-def _fits(gold: Gold, call: ToolCall) -> bool:
+def _fits(gold: _Gold, call: ToolCall) -> bool:
     name, wanted = gold
-    if call.name != name or call.arguments is None or wanted is None:
+    if call.name != name or call.arguments is None:
         return False
     return is_same(call.arguments, wanted) if isinstance(gold, ToolCall) else _is_accepted(call.arguments, wanted)
 
@@ -82,11 +74,10 @@ def _fits(gold: Gold, call: ToolCall) -> bool:
 def _is_accepted(value: JSON, accepted: JSON) -> bool:
     """Say whether a value fits what BFCL accepts: an object of lists of accepted values, a list, or a value."""
     if isinstance(accepted, Mapping) and isinstance(value, Mapping):
-        return value.keys() <= accepted.keys() and all(
+        wanted = {key: each if isinstance(each, list) else [each] for key, each in accepted.items()}
+        return value.keys() <= wanted.keys() and all(
             any(_is_accepted(value[key], each) for each in values) if key in value else "" in values
-            for key, values in (
-                (key, values if isinstance(values, list) else [values]) for key, values in accepted.items()
-            )
+            for key, values in wanted.items()
         )
     if isinstance(accepted, list) and isinstance(value, list):
         return len(value) == len(accepted) and all(map(_is_accepted, value, accepted))
@@ -122,34 +113,25 @@ class FinalState:
     A handler gives the state: `return RolloutResult(state={"orders": {"7": "cancelled"}}, ...)`. The state must have
     every key of the ground truth with an equal value, also in objects inside, and may have more. null in the ground
     truth says that the key is null or missing. Lists must be equal element by element.
-
-    A key that begins with "/" is a JSON pointer: `{"/orders/7": "cancelled", "/log/0/level": "info"}`.
     """
 
     exact: bool = False
     """Whether the state may have no other keys."""
     at: str = ""
-    """JSON pointer to the state in the ground truth, for one that holds more: "/state". Otherwise it is all of it."""
+    """JSON pointer to the state in a ground truth that holds more, such as "/state". "" for all of it."""
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return 1.0 or 0.0. None if the handler gave no state or the ground truth holds none."""
         state, wanted = rollout.state, _at(rollout.ground_truth, self.at)
-        if state is None or wanted is None:
-            return None
-        if self.exact or not isinstance(wanted, Mapping):
-            return float(is_same(state, wanted))
-        found = {key: _at(state, key) for key in wanted if key.startswith("/")}
-        return float(is_same({**state, **found} if isinstance(state, Mapping) else found, wanted, subset=True))
+        return None if state is None or wanted is None else float(is_same(state, wanted, subset=not self.exact))
 
 
 def _at(value: JSON, pointer: str) -> JSON:
     """Return what a JSON pointer (RFC 6901) points to. None if there is nothing."""
     for step in pointer.split("/")[1:]:
         step = step.replace("~1", "/").replace("~0", "~")
-        if isinstance(value, Mapping):
-            value = value.get(step)
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
+        try:
+            value = value[int(step) if isinstance(value, list) and step.isdecimal() else step]
+        except (KeyError, IndexError, TypeError):
             return None
     return value

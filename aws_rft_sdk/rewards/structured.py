@@ -6,10 +6,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON, freeze
-from aws_rft_sdk.rewards._json import is_same, parse_json, schema_text, validator
+from aws_rft_sdk.rewards._json import held, is_same, schema_text, validator
 from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole
 
 _FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
@@ -20,7 +21,7 @@ class Schema(Comparator):
     """1.0 when the answer is JSON that the schema allows, else 0.0.
 
     The answer is the whole text, or the whole of one fenced block: JSON with prose around it is not what a program can
-    read. Thoughts are no part of it. `Extract(CodeFence(), Whole()) >> Schema(...)` also takes a block among prose.
+    read. `Extract(CodeFence(), Whole()) >> Schema(...)` also takes a block among prose.
 
     NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them.
     Remote references of a schema are not fetched.
@@ -57,25 +58,28 @@ class Schema(Comparator):
         is_valid = validator(self._text)
         if self.match and ground_truth is None:
             return None
-        text = next((answer.text for answer in answers), "").strip()
+        answer = next(answers, Answer.of(""))
+        text = answer.text.strip() if answer.json is None else answer.json
         fenced = _FENCED.fullmatch(text)
         try:
-            value = parse_json(fenced[2] if fenced else text)
-        except (ValueError, RecursionError):
+            value = json.loads(fenced[2] if fenced else text, parse_constant=_refuse, object_pairs_hook=_object)
+        except (ValueError, RecursionError):  # also an integer of more digits than Python reads
             return 0.0
         if not is_valid(value):
             return self.parses
-        return float(not self.match or is_same(value, ground_truth) or is_same(value, _held(ground_truth)))
+        return float(not self.match or is_same(value, ground_truth) or is_same(value, held(ground_truth)))
 
 
 JsonSchema = Schema
 """The name of `Schema` in earlier releases."""
 
 
-def _held(ground_truth: JSON) -> JSON:
-    """Return the object or array that a ground truth holds as text, as datasets have it. Else the ground truth."""
-    try:
-        value = json.loads(ground_truth) if isinstance(ground_truth, str) else None
-    except (ValueError, RecursionError):
-        return ground_truth
-    return value if isinstance(value, dict | list) else ground_truth
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return value

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -12,7 +13,8 @@ from aws_rft_sdk._checks import check_number, check_type
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards._json import schema_text, validator
+from aws_rft_sdk.rewards._json import held, schema_text, validator
+from aws_rft_sdk.rewards._messages import call_fields, is_call, objects
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, RewardResult, Rollout, message_text
 
 _CALL_AS_TEXT = re.compile(
@@ -34,36 +36,22 @@ def tool_calls(rollout: Rollout) -> tuple[ToolCall, ...]:
     Known forms: OpenAI's `tool_calls`, `function_call` and items of Responses, Anthropic's `tool_use`, and Bedrock's
     `toolUse`.
     """
-    return tuple(call for message in rollout.messages for call in _calls(message))
+    return tuple(read_call(call) for message in rollout.messages for call in _calls(message))
 
 
-def _calls(message: Mapping[str, Any]) -> Iterator[ToolCall]:
-    if message.get("type") == "function_call":  # an item of the Responses API
-        yield read_call(message)
-    if message.get("role") not in ASSISTANT_ROLES:
-        return
-    for call in _objects(message.get("tool_calls")) or _objects([message.get("function_call")]):
-        yield read_call(call)
-    for part in _objects(message.get("content")):
-        if "toolUse" in part or part.get("type") in ("tool_use", "function_call"):
-            yield read_call(part)
-
-
-def _objects(value: object) -> list[Mapping[str, Any]]:
-    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, Sequence) else []
+def _calls(message: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    if message.get("type") == "function_call":  # an item of Responses
+        yield message
+    if message.get("role") in ASSISTANT_ROLES:
+        yield from objects(message.get("tool_calls")) or objects([message.get("function_call")])
+        yield from filter(is_call, objects(message.get("content")))
 
 
 def read_call(call: Mapping[str, Any]) -> ToolCall:
-    """Return a call in OpenAI's, Anthropic's or Bedrock's form. Missing, empty and null arguments are {}."""
-    inner = call.get("function") or call.get("toolUse")
-    call = inner if isinstance(inner, Mapping) else call
-    name, arguments = call.get("name"), call.get("arguments", call.get("input"))
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments.strip() or "{}")
-        except (ValueError, RecursionError):
-            arguments = ()
-    arguments = {} if arguments is None else arguments
+    """Return a call in any form that `tool_calls` knows. Missing, empty and null arguments are {}."""
+    _, name, arguments = call_fields(call)
+    is_empty = arguments is None or (isinstance(arguments, str) and arguments.strip() in ("", "null"))
+    arguments = {} if is_empty else held(arguments)
     return ToolCall(name if isinstance(name, str) else "", arguments if isinstance(arguments, Mapping) else None)
 
 
@@ -71,20 +59,20 @@ def read_call(call: Mapping[str, Any]) -> ToolCall:
 class ToolUse:
     """How well the tools were used, from 0.0 to 1.0: the right ones called, in good form, without spam.
 
-    reward = coverage * well_formed * economy, with
-    coverage: share of the required tools called at least once in good form (without required tools: 1 if any call was);
-    well_formed: share of all calls that name an allowed tool with a JSON object as arguments that the tool's schema
-    allows; calls written as text into the answer count as calls in bad form, since nothing runs them;
-    economy: min(1, max_calls / (calls + repeated calls)), a repeated call being one with a name and arguments seen
-    before.
+    reward = coverage * well_formed * economy. The three are reported as metrics. A rollout without any call gets 0.0.
 
-    The three are reported as metrics. A rollout without any call gets 0.0.
+    - coverage: share of the required tools called at least once in good form. Without required tools: 1 if any call
+      was.
+    - well_formed: share of all calls that name an allowed tool with a JSON object as arguments that the tool's schema
+      allows. Calls written as text into the answer are in bad form, since nothing runs them.
+    - economy: min(1, max_calls / (calls + repeated calls)). A repeated call has a name and arguments seen before.
+      Below 0.1, it is 0: spam earns nothing.
 
     A tool's schema is in `schemas`, or else in `tools` of the rollout's metadata or prompt: definitions in OpenAI's,
     Anthropic's or Bedrock's form. Without either, every object is good.
 
     Raises:
-        ConfigurationError: max_calls is less than 1 or than the number of required tools, or a required tool is not
+        ConfigurationError: `max_calls` is less than 1 or than the number of required tools, a required tool is not
             allowed, or a schema is none (when it is first used, if it is an object).
     """
 
@@ -98,13 +86,11 @@ class ToolUse:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "required", check_names("required", self.required))
+        check_number("max_calls", self.max_calls, low=max(1, len(set(self.required))), whole=True)
         if self.allowed is not None:
             object.__setattr__(self, "allowed", check_names("allowed", self.allowed))
-        check_number("max_calls", self.max_calls, low=1, whole=True)
-        if self.max_calls < len(set(self.required)):
-            raise ConfigurationError(f"max_calls {self.max_calls} does not suffice for the required tools")
-        if self.allowed is not None and not set(self.required) <= set(self.allowed):
-            raise ConfigurationError(f"required tools {self.required} are not all allowed")
+            if missing := set(self.required) - set(self.allowed):
+                raise ConfigurationError(f"allowed lacks required tools: {', '.join(sorted(missing))}")
         check_type("schemas", self.schemas, Mapping, "an object with a JSON Schema for each name of a tool")
         object.__setattr__(self, "schemas", freeze(self.schemas))
         for name, schema in self.schemas.items():
@@ -114,23 +100,23 @@ class ToolUse:
         """Return the reward with its factors as metrics."""
         calls = tool_calls(rollout)
         schemas = {**_defined_schemas(rollout), **self.schemas}
-        good = [call for call in calls if self._is_good(call, schemas)]
-        written = sum(len(_CALL_AS_TEXT.findall(message_text(turn))) for turn in rollout.turns)
-        names = {call.name for call in good}
-        required = set(self.required)
-        coverage = len(names & required) / len(required) if required else float(bool(good))
+        good = [call.name for call in calls if self._is_good(call, schemas.get(call.name))]
+        total = len(calls) + sum(len(_CALL_AS_TEXT.findall(message_text(turn))) for turn in rollout.turns)
         distinct = {(call.name, json.dumps(call.arguments, sort_keys=True)) for call in calls}
-        total = len(calls) + written
-        well_formed = len(good) / total if total else 0.0
+        required = set(self.required)
         economy = min(1.0, self.max_calls / (2 * len(calls) - len(distinct))) if calls else 0.0
-        metrics = {"coverage": coverage, "well_formed": well_formed, "economy": economy, "calls": float(total)}
+        factors = {
+            "coverage": len(required & set(good)) / len(required) if required else float(bool(good)),
+            "well_formed": len(good) / total if total else 0.0,
+            "economy": economy if economy >= 0.1 else 0.0,
+        }
+        metrics = {**factors, "calls": total}
         components = tuple(Component(name, value, counts=False) for name, value in metrics.items())
-        return RewardResult(coverage * well_formed * economy, components)
+        return RewardResult(math.prod(factors.values()), components)
 
-    def _is_good(self, call: ToolCall, schemas: Mapping[str, JSON]) -> bool:
+    def _is_good(self, call: ToolCall, schema: JSON) -> bool:
         if not call.name or call.arguments is None or (self.allowed is not None and call.name not in self.allowed):
             return False
-        schema = schemas.get(call.name)
         return schema is None or validator(schema_text(f"the schema of {call.name!r}", schema))(call.arguments)
 
 
@@ -138,7 +124,7 @@ def _defined_schemas(rollout: Rollout) -> dict[str, JSON]:
     """Return the schema of each tool that the rollout's metadata or prompt defines."""
     sources = [source.get("tools") for source in (rollout.prompt, rollout.metadata) if isinstance(source, Mapping)]
     schemas: dict[str, JSON] = {}
-    for tool in (each for source in sources for each in _objects(source)):
+    for tool in (each for source in sources for each in objects(source)):
         inner = tool.get("function") or tool.get("toolSpec")
         tool = inner if isinstance(inner, Mapping) else tool
         schema = tool.get("parameters") or tool.get("input_schema") or tool.get("inputSchema")

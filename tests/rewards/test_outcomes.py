@@ -135,8 +135,7 @@ def test_tool_arguments_when_the_ground_truth_is_no_list_of_calls_then_none(trut
 STATE = {
     "orders": {"7": {"status": "cancelled", "items": [1, 2]}, "8": {"status": "open"}},
     "balance": 10,
-    "a/b": 1,
-    "n~": 2,
+    "/tmp/a.txt": "hello",
 }
 
 
@@ -152,10 +151,8 @@ STATE = {
         pytest.param({"orders": {"9": None}, "gone": None}, 1, id="missing-as-asked"),
         pytest.param({"orders": {"8": None}}, 0, id="not-missing"),
         pytest.param({"orders": {"9": {}}}, 0, id="object-missing"),
-        pytest.param({"/orders/7/status": "cancelled", "/orders/7/items/1": 2}, 1, id="pointers"),
-        pytest.param({"/orders/7/items/2": 3}, 0, id="pointer-to-nothing"),
-        pytest.param({"/orders/9": None}, 1, id="pointer-to-nothing-as-asked"),
-        pytest.param({"/a~1b": 1, "/n~0": 2, "a/b": 1}, 1, id="escaped"),
+        pytest.param({"/tmp/a.txt": "hello"}, 1, id="path-of-a-file"),
+        pytest.param({"/tmp/a.txt": "hi"}, 0, id="path-of-a-file-with-another-value"),
         pytest.param({}, 1, id="nothing-asked"),
         pytest.param("done", 0, id="text"),
     ],
@@ -175,6 +172,7 @@ def test_final_state_when_the_ground_truth_holds_more_then_its_place_is_named():
     truth = {"answer": "cancelled", "expected": {"state": {"balance": 10}}}
     assert FinalState(at="/expected/state")(Rollout((), truth, state=STATE)) == 1.0
     assert FinalState(at="/expected/other")(Rollout((), truth, state=STATE)) is None
+    assert FinalState(at="/a~1b/1/n~0")(Rollout((), {"a/b": [0, {"n~": [1]}]}, state=[1])) == 1.0
 
 
 def test_final_state_when_there_is_no_state_or_no_ground_truth_then_none():

@@ -6,7 +6,7 @@ import pytest
 
 from aws_rft_sdk import datasets
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, RewardError
-from aws_rft_sdk.rewards import ExactNumber, JsonSchema, MathVerify, bench, gsm8k, reward_lambda
+from aws_rft_sdk.rewards import ExactNumber, JsonSchema, bench, gsm8k, reward_lambda
 from aws_rft_sdk.rewards.cases import parse_case
 
 CASES = [
@@ -49,13 +49,6 @@ def test_lambda_when_the_floor_is_no_reward_then_refused(floor):
 @pytest.mark.parametrize("answer", [r"\boxed{1{,}234}", "The answer is 1{,}234", "#### 1,234"])
 def test_number_when_written_as_latex_writes_thousands_then_read(answer):
     assert ExactNumber().score(answer, "1234") == 1.0
-
-
-@pytest.mark.parametrize("answer", ["$(a+b+c)^{99}$", "$(a+b+c+d)^{999}$", "$(x+1)^{999}$", "$(a+b+c)^{30}$"])
-def test_math_verify_when_an_answer_would_take_for_ever_then_it_is_wrong(answer):
-    pytest.importorskip("math_verify")
-
-    assert MathVerify(timeout_seconds=0.5).score(answer, "1") == 0.0
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,22 @@ def test_schema_when_it_comes_after_an_extractor_then_prose_does_not_matter(extr
     assert reward.score(answer.replace("city", "town"), None) == 0.0
 
 
-def test_schema_when_the_answer_is_an_argument_of_a_call_then_it_is_judged():
-    call = {"function": {"name": "submit", "arguments": '{"answer": {"city": "Paris"}}'}}
+@pytest.mark.parametrize(("value", "kind"), [('"Paris"', "string"), ('"72"', "string"), ("72", "integer")])
+def test_schema_when_a_path_leads_to_a_value_then_its_type_counts(value, kind):
+    for asked in ("string", "integer", "object"):
+        reward = JsonPath("city") >> Schema({"type": asked})
+        assert reward.score(f'{{"city": {value}}}', None) == float(asked == kind)
+
+
+@pytest.mark.parametrize(
+    ("argument", "score"),
+    [({"city": "Paris"}, 1.0), ('{"city": "Paris"}', 1.0), ('{"city": "Rome", "city": "Paris"}', 0.0), ("Paris", 0.0)],
+    ids=["object", "object-as-text", "key-twice", "text"],
+)
+def test_schema_when_the_answer_is_an_argument_of_a_call_then_it_is_judged(argument, score):
+    call = {"function": {"name": "submit", "arguments": {"answer": argument}}}
     rollout = Rollout(({"role": "assistant", "content": None, "tool_calls": [call]},))
-    assert (ToolArgument("submit", "answer") >> Schema(SCHEMA))(rollout) == 1.0
+    assert (ToolArgument("submit", "answer") >> Schema(SCHEMA))(rollout) == score
 
 
 def test_schema_when_compared_then_equal_by_value_where_true_is_not_1():

@@ -43,6 +43,7 @@ RIGHT = {
     ],
     "units and names": [
         ("5 apples", "5"), ("5 km/h", "5"), ("5 cm²", "5"), (r"\boxed{5\ \text{cm}^2}", "5"), ("x = 5", "5"),
+        (r"\boxed{\textbf{(B) }5}", "5"),
         (r"\boxed{\text{5 apples}}", "5"), (r"\boxed{\text{Area} = 25\pi \text{ cm}^2}", r"25\pi"),
         (r"\boxed{5\mathrm{~cm}}", "5 cm"), (r"\boxed{5}", "x=5"), ("f(x) = x^2 + 1", "x^2+1"),
         (r"\boxed{10\%}", "10"), ("10 %", r"10\%"), ("10 percent", "10%"), (r"\boxed{\cos 60^\circ}", r"\frac12"),
@@ -54,6 +55,7 @@ RIGHT = {
         ("Thus\n\\[\nx = \\frac{3}{4}.\n\\]", "3/4"), (r"Since $x = 3$ and $y = 2$, $\boxed{5}$", "5"),
         (r"\[ x = \boxed{5} \]", "5"), (r"\boxed{5}" + " because of this and that" * 120, "5"),
         (r"\boxed{5}" + "\n\nCheck: $2 \\cdot 5 = 10$.", "5"), (r"\boxed{4}. Wait, actually \boxed{5}", "5"),
+        (r"\boxed{\frac12}. Actually, the answer is \frac{2}{2}.", "1"), (r"\boxed{\frac12} or \frac{2}{4}", "0.5"),
         (r"\boxed{\frac{1}{2}} = 0.5", "0.5"), (r"The answer is \boxed{\frac12} or 0.5.", "0.5"),
     ],
     "thoughts and tags": [
@@ -83,7 +85,10 @@ WRONG = {
         (r"\boxed{12 \text{ or } 13}", "13"), (r"\boxed{12}\text{ or }\boxed{13}", "13"), (r"\boxed{12} or 13", "12"),
         (r"12 or \boxed{13}", "13"), ("12 → 13", "13"), ("12 cats or 13 cats", "12"), (r"\boxed{\pm 2}", "2"),
         (r"\boxed{12 \text{ cats or } 13 \text{ cats}}", "12"), ("I'd guess 12, though it could be 13.", "13"),
-        ("12, 13", "12"), ("12/13", "12"), ("A, B", "B"), ("even or odd", "even"), ("#### 12 or 13", "12"),
+        ("12, 13", "12"), ("12/13", "12"),
+        ("#### \\frac{1}{2}\nor \\frac{2}{2}", "1/2"), (r"\boxed{\frac12}, or \dfrac{2}{2}", "1/2"),
+        (r"\boxed{\frac12}. Actually, the answer is \frac{2}{2}.", "1/2"),
+        ("A, B", "B"), ("even or odd", "even"), ("#### 12 or 13", "12"),
     ],
     "relations and intervals": [
         (r"\boxed{x \ne 5}", "5"), ("x ≠ 5", "5"), ("x is not equal to 5", "5"), (r"\boxed{x \geq 5}", "x > 5"),

@@ -2,14 +2,12 @@
 
 import concurrent.futures
 import os
-import pickle
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import MathVerify, _math_worker
 
 pytest.importorskip("math_verify")
@@ -18,7 +16,10 @@ reward = MathVerify(timeout_seconds=0.5)
 SYMBOLS = "$" + "+".join(f"x_{{{n}}}" for n in range(600)) + "$"
 
 
-@pytest.mark.parametrize("answer", ["9^9^9^9", r"\boxed{10^{99999999}}", "$(a+b+c+d)^{999}$", SYMBOLS])
+POWERS = ["9^9^9^9", r"\boxed{10^{99999999}}", "$(a+b+c+d)^{999}$", "$(a+b+c)^{99}$", "$(x+1)^{999}$"]
+
+
+@pytest.mark.parametrize("answer", [*POWERS, SYMBOLS])
 def test_math_verify_when_an_answer_takes_too_long_then_it_is_wrong(answer):
     assert reward.score(answer, "$x+y$") == 0.0
     assert reward.score("$y+x$", "$x+y$") == 1.0
@@ -34,23 +35,6 @@ def test_math_verify_when_the_ground_truth_takes_too_long_then_it_cannot_be_judg
     assert reward.score("1", gold) is None
 
 
-@pytest.mark.parametrize("settings", [{"max_characters": 0}, {"max_characters": 1.5}, {"max_characters": True}])
-def test_math_verify_when_the_length_makes_no_sense_then_configuration_error(settings):
-    with pytest.raises(ConfigurationError, match="max_characters"):
-        MathVerify(**settings)
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_math_verify_when_the_limit_makes_no_sense_then_configuration_error(seconds):
-    with pytest.raises(ConfigurationError, match="timeout_seconds"):
-        MathVerify(timeout_seconds=seconds)
-
-
-def test_math_verify_when_used_then_it_still_pickles():
-    assert reward.score("1", "1") == 1.0
-    assert pickle.loads(pickle.dumps(reward)) == reward
-
-
 def test_math_verify_when_scored_in_threads_then_answers_are_not_mixed_up():
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         scores = list(pool.map(lambda n: reward.score(f"${n}x$", f"${n - n % 2}x$"), range(2, 42)))
@@ -60,7 +44,8 @@ def test_math_verify_when_scored_in_threads_then_answers_are_not_mixed_up():
 def test_math_verify_when_its_process_was_killed_then_another_answers():
     assert reward.score("1", "1") == 1.0
     for worker in _math_worker._workers:
-        worker.process.kill()
+        if worker.process:
+            worker.process.kill()
     assert reward.score("1", "1") == 1.0
 
 
@@ -68,7 +53,7 @@ def test_math_verify_when_forked_then_the_child_starts_its_own():
     program = """
 import os, warnings
 from aws_rft_sdk.rewards import MathVerify, _math_worker
-def pids(): return {worker.process.pid for worker in _math_worker._workers}
+def pids(): return {each.process.pid for each in _math_worker._workers if each.process}
 reward = MathVerify()
 assert reward.score("1", "1") == 1.0
 before = pids()
@@ -92,7 +77,7 @@ def test_math_verify_when_its_owner_is_killed_then_its_process_ends():
 import os, signal
 from aws_rft_sdk.rewards import MathVerify, _math_worker
 MathVerify().score("1", "1")
-print(*(worker.process.pid for worker in _math_worker._workers), flush=True)
+print(*(each.process.pid for each in _math_worker._workers if each.process), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     # The worker has this process's stderr closed, and our pipe only through its owner: reading ends with the owner.
@@ -119,7 +104,6 @@ def test_math_verify_when_no_process_can_be_started_then_configuration_error():
 import resource
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards import MathVerify
-MathVerify.compare.__globals__["_check_installed"]()
 resource.setrlimit(resource.RLIMIT_NOFILE, (4, 4))
 try:
     MathVerify().score("1", "1")

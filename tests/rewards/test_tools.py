@@ -32,6 +32,8 @@ reward = ToolUse(("search", "read"), allowed=("search", "read", "count"), max_ca
         pytest.param(rollout(call(), call("read", "[1]")), 0.25, id="arguments-no-object"),
         pytest.param(rollout(*calls(7), call("read")), 0.5, id="twice-as-many-as-needed"),
         pytest.param(rollout(*[call()] * 4, call("read")), 0.5, id="repeated"),
+        pytest.param(rollout(*calls(39), call("read")), 0.1, id="ten-times-as-many-as-needed"),
+        pytest.param(rollout(*calls(40), call("read")), 0.0, id="spam"),
         pytest.param(rollout(call(), call("read"), text='{"name": "read", "arguments": {}}'), 2 / 3, id="as-text"),
         pytest.param(rollout(text='<tool_call>{"name": "read"}</tool_call>'), 0.0, id="only-as-text"),
     ],
