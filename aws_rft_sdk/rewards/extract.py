@@ -132,8 +132,12 @@ class Extractor:
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
-        visible = strip_thoughts(rollout.answer)
-        return self._answers_of(rollout, visible and _until_new_question(visible))
+        return self._answers_of(rollout, _visible(rollout.answer))
+
+    def answers_in(self, text: str) -> Iterator[Answer]:
+        """Yield the answers of a text that is all the policy said, as `answers_of` does."""
+        visible = _visible(text)
+        return iter(()) if visible is None else self.answers(visible)
 
     def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
         return iter(()) if visible is None else self.answers(visible)
@@ -304,9 +308,10 @@ PROSE_MARKER = re.compile(
 )
 
 
-def _until_new_question(visible: str) -> str:
-    """Return a text up to the question that the policy asks itself after an answer in prose."""
-    if _QUESTION.search(visible):
+def _visible(text: str) -> str | None:
+    """Return what an extractor sees: no thoughts, and nothing from a question on that follows an answer in prose."""
+    visible = strip_thoughts(text)
+    if visible and _QUESTION.search(visible):
         for mark in PROSE_MARKER.finditer(visible):
             start = _NOTHING.match(visible, mark.end()).end()  # type: ignore[union-attr] # it matches nothing too
             if not _QUESTION.match(visible, start - 1):  # "Answer:", then the question again, is no answer yet
@@ -346,10 +351,15 @@ class Tag(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last tags. See `Extractor.answers`."""
-        marks, limit = _last_marks(re.compile(rf"<(?i:{self.name})>"), visible)
+        marks, limit = _last_marks(_tag_pattern(self.name), visible)
         for mark in marks:
-            closing = re.compile(rf"</{self.name}>", re.IGNORECASE).search(visible, mark.end(), limit)
+            closing = _tag_pattern(f"/{self.name}").search(visible, mark.end(), limit)
             yield Answer(visible, mark.start(), mark.end(), closing.start() if closing else limit)
+
+
+@functools.lru_cache(maxsize=64)
+def _tag_pattern(name: str) -> re.Pattern[str]:
+    return re.compile(rf"<(?i:{name})>")
 
 
 @dataclass(frozen=True)
@@ -515,7 +525,7 @@ class Comparator(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the reward of a text. None if the ground truth is of no use."""
-        return self.compare(self.extract.answers_of(Rollout.of_answer(answer_text)), ground_truth)
+        return self.compare(self.extract.answers_in(answer_text), ground_truth)
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return the reward of a rollout. None if its ground truth is of no use."""
@@ -531,7 +541,7 @@ class Compared(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the reward of a text. None if the ground truth is of no use."""
-        return self(Rollout.of_answer(answer_text, ground_truth))
+        return self.comparator.compare(self.extract.answers_in(answer_text), ground_truth)
 
     def __call__(self, rollout: Rollout) -> float | None:
         """Return the reward of a rollout. None if its ground truth is of no use."""
