@@ -125,13 +125,16 @@ def settle(
     for answer in remaining:
         text = clean(_STRUCK_OUT.sub(" ", answer.text))
         found = first(text)
+        if found is None:
+            continue
         before = answer.visible[max(0, answer.marker - _NEAR) : answer.marker]
-        if found is None or _DENIED_BEFORE.search(before):
+        begins_line = not before.rpartition("\n")[2].strip(" ")  # then no value on its line stands before it
+        if not begins_line and _DENIED_BEFORE.search(before):
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before):
+        if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
             return None
-        if _is_listed(found, answer, next(remaining, None), first, clean, hedges):
+        if not begins_line and _is_listed(found, answer, next(remaining, None), first, clean, hedges):
             return None
         rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
         return _settled(found, rest, first, hedges or partial(_is_hedged, first))
