@@ -94,7 +94,10 @@ _DENIAL = (
     r"|\bi (?:was|am) (?:wrong|mistaken)\b|\b(?:i|i've) made (?:a|an) (?:mistake|error)\b"
 )
 _TAKEN_BACK = re.compile(
-    rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|\w+n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})", re.IGNORECASE
+    # The first characters of all that follows, so that a search passes over the rest quickly.
+    r"(?:\A|\b(?=[acdefhijlmnorstuw])|(?=[.!?,\n(;\u2026\u2014-]|n't))"
+    rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})",
+    re.IGNORECASE,
 )
 _STRUCK_OUT = re.compile(
     r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
