@@ -10,13 +10,13 @@ import functools
 import numbers
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rewards._settling import Candidate, settle
+from aws_rft_sdk.rewards._settling import Candidate, is_hedged, settle
 from aws_rft_sdk.rewards.extract import ANSWER_CHARACTERS, STANDARD, Answer, reference_of
 
 _UNITS = {
@@ -68,7 +68,10 @@ _ODD_SIGNS = {
     **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013"), "-"),
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
     **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
-    **{ord(sign): f"^{unicodedata.digit(sign)}" for sign in "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"},
+    **{
+        ord(sign): f"^{digit}"
+        for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+    },
     **{code: " " + unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))},
     **str.maketrans("\u2019\u3001\u3002\u22c5\u00b7\u221e", "',.\u00d7\u00d7\u221a"),
 }
@@ -82,7 +85,7 @@ _LATEX_SIGNS = {
     }.items()
     for name in names.split()
 }  # fmt: skip
-_POWER_OF_TEN = r"(?:(?<=[0-9])\s?[*x\u00d7]\s?|(?P<alone>(?<![\w.^])))10\s?\^\s?\(?(?P<power>[+-]?[0-9]{1,3})\)?(?![0-9])"
+_POWER_OF_TEN = r"(?:(?<=[0-9])\s?[*x\u00d7]\s?|(?P<alone>(?<![\w.^])))10\s?\^\s?\(?([+-]?[0-9]{1,3})\)?(?![0-9])"
 _SIGN_WORD = rf"(?<![0-9)] )(?<![0-9)])\b(?i:minus|negative) (?=[{_CURRENCY}]?[0-9])"
 _STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (hint, re.compile(pattern), replacement)
@@ -102,7 +105,7 @@ _STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
         ("*", r"(?<![\w)])(?<![\w)]\s)\*+(?=\S)|(?<=\S)\*+(?![0-9(*])", ""),
         ("__", r"(?<![0-9])__|__(?![0-9])", ""),
         ("`", r"`+", ""),
-        ("^", _POWER_OF_TEN, lambda power: f"{'' if power['alone'] is None else 1}e{power['power']}"),
+        ("^", _POWER_OF_TEN, lambda power: f"{'' if power['alone'] is None else 1}e{power[2]}"),
         ("half", r"(?<=[0-9])(?: and (?:a|one) |-and-a-)half\b", " 1/2"),
         ("inus", _SIGN_WORD, "-"),
         ("egative", _SIGN_WORD, "-"),
@@ -134,7 +137,7 @@ _ONES = (
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())} | {"a": 1, "an": 1}
 _WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8, "tenth": 10}
+_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
 _ONE_WORD, _PART, _LARGE = "|".join(_WORD_VALUES), "|".join(_PARTS), "hundred|thousand|million"
 _WORDS = re.compile(
     rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\s(?!{_PART}|{_LARGE}|dozen))(?P<count>(?:{_ONE_WORD})"
@@ -173,7 +176,8 @@ _QUANTITY = rf"""
     (?:
         (?P<european>
             [0-9]{{1,3}}(?:[.\ ][0-9]{{3}})+,[0-9]{{1,2}}  |  [0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}
-            |  [0-9]+,[0-9]{{1,2}}(?=\s?(?:%|\u20ac|percent|euro))  |  [1-9][0-9]{{0,2}}\.[0-9]{{3}}(?=\s?\u20ac)
+            |  0,[0-9]+  |  [0-9]+,[0-9]{{1,2}}(?=\s?(?:%|\u20ac|percent|euro))
+            |  [1-9][0-9]{{0,2}}\.[0-9]{{3}}(?=\s?\u20ac)
             |  (?:(?<=\u20ac)|(?<=\u20ac\s))(?:[1-9][0-9]{{0,2}}\.[0-9]{{3}}|[0-9]+,[0-9]{{1,2}})
         )(?![0-9]|[.,][0-9])
         |  (?P<whole>[0-9]{{1,3}}(?:[,\ '][0-9]{{3}})+(?![0-9])|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}(?![0-9])|[0-9]+)
@@ -195,7 +199,7 @@ _QUANTITY = rf"""
             \s?[xyznXYZ\u03c0\u221a]{{1,3}}(?![A-Za-z0-9])(?!\s*[0-9($])MULTIPLE  # 72x
             |  (?<=[0-9])(?!(?:or|and)\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdpMULTIPLY])(?![A-Za-z])  # 72a
                 |(?![A-Za-z]+[23]?(?!\w))[A-Za-z_]\w*)  # 0x48, 72nm2x
-            |  (?:[.,:](?=[0-9])|\.{{2,3}}\s?(?=[0-9])|~\s?(?=[0-9])|[}})\]]*\s?\^|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]
+            |  (?:(?:[.,:]|(?:\.{{2,3}}|~)\s?)(?=[0-9])|[}})\]]*\s?\^|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]
                 |[\u0660-\u0669])[\w.,:^{{}}+-]*  # a time, a version, a power, half a group of digits
             |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
                 |\b(?:or|and)\ (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b
@@ -219,7 +223,8 @@ _FALLS = re.compile(r"\s(?:\w+ )?(?:decrease|decline|drop|reduction|loss|lower)\
 # --- one candidate ---
 
 _OPERATOR = re.compile(
-    r"\)?(?P<words>[A-Za-z]{0,9}(?:\s[A-Za-z]+){0,2})\s*(?:(?P<equal>[-=]*>|\u2192|==?|\bequals\b|\bis equal to\b)|(?P<about>\u2248)"
+    r"\)?(?P<words>[A-Za-z]{0,9}(?:\s[A-Za-z]+){0,2})\s*"
+    r"(?:(?P<equal>[-=]*>|\u2192|==?|\bequals\b|\bis equal to\b)|(?P<about>\u2248)"
     r"|(?P<is>\b(?:is|are|makes?|gives?)\b)|(?P<to>(?<=\s)(?:to|through)\b)"
     r"|(?P<minus>-|\bminus\b)|[+*\u00d7\u00f7/]{1,2}|\b[xX]\b|\b(?:plus|times|divided by)\b)"
     r"\s*(?=[-+(]*[$\u20ac\u00a3]?\s?[(-]?\.?[0-9])"
@@ -234,6 +239,7 @@ _PART_BEFORE = re.compile(
 )  # fmt: skip
 """The number after it is a part of a formula, of a bound or of another number."""
 _TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
+_FACTORIAL = re.compile(r"!\}")
 _NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z", re.IGNORECASE)
 _AND = re.compile(r"\s?,?\s?(?:and )?(?=[0-9])")
 _SAID_AGAIN = re.compile(
@@ -278,6 +284,14 @@ class _Reader:
     def first(self, text: str) -> Candidate | None:
         """Return the first number that a plain text names."""
         return next(self.candidates(text), None)
+
+    def settled(self, answers: Iterable[Answer]) -> Number | None:
+        """Return the number that answers settle on."""
+        number = settle(answers, self.first, plain, self._hedges)
+        return number if isinstance(number, Number) else None
+
+    def _hedges(self, number: object, rest: str) -> bool:
+        return _FACTORIAL.match(rest) is not None or is_hedged(self.first, number, rest)
 
     def candidates(self, text: str) -> Iterator[Candidate]:
         """Yield the numbers that a plain text names, in order.
@@ -345,7 +359,7 @@ class _Reader:
     def _quantity(self, found: re.Match[str]) -> Number | None:
         """Return the number of a figure with its percent sign, scale and unit. None if it is a part of more."""
         value, decimals = _value(found)
-        if found["more"] or found["below"] and not int(found["below"]):
+        if found["more"] or (found["below"] and not int(found["below"])):
             return None
         if found["above"] and (value.denominator != 1 or decimals):
             return None
@@ -418,8 +432,7 @@ _READERS = {finance: _Reader(finance) for finance in (False, True)}
 def settled_number(answers: Iterator[Answer], *, finance: bool = False) -> Number | None:
     """Return the number that an answer settles on. A text without a marker must be a line that names one number."""
     useful = (answer for answer in answers if not answer.is_whole or _names_one(answer.text, finance))
-    number = settle(useful, _READERS[finance].first, plain)
-    return number if isinstance(number, Number) else None
+    return _READERS[finance].settled(useful)
 
 
 def _names_one(text: str, finance: bool) -> bool:
@@ -430,8 +443,7 @@ def _names_one(text: str, finance: bool) -> bool:
 
 def read_number(text: str, *, finance: bool = False) -> Number | None:
     """Return the first number of a text. None if it names none, or several as in "5 or 6"."""
-    number = settle([Answer.of(text[:ANSWER_CHARACTERS])], _READERS[finance].first, plain)
-    return number if isinstance(number, Number) else None
+    return _READERS[finance].settled([Answer.of(text[:ANSWER_CHARACTERS])])
 
 
 def reference_numbers(ground_truth: JSON, *, finance: bool = False) -> tuple[Number, ...]:

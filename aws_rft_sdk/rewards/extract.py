@@ -288,7 +288,7 @@ _NOTHING = re.compile(
     r"(?:```\w*\n|[\s:#*_`\uff1a]|(?:the )?(?:final |correct )?answer(?: is\b)?(?=[\s:*\uff1a]))*", re.IGNORECASE
 )
 """What says nothing between a marker and its answer: spaces, emphasis, a fence, another marker."""
-_BULLET = re.compile(r"[-+\u2022\u2013] +")
+_BULLET = re.compile(r"[-+>\u2022\u2013] +")
 _REMARK = re.compile(r"(?:explanation|reasoning|verif(?:ication|y)|check|note|step|proof|why)\b", re.IGNORECASE)
 """A heading after the answer."""
 _LINE_END = re.compile(r"\r?\n|</answer>", re.IGNORECASE)
