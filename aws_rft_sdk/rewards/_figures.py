@@ -447,18 +447,16 @@ def read_number(text: str, *, finance: bool = False) -> Number | None:
 
 
 def reference_numbers(ground_truth: JSON, *, finance: bool = False) -> tuple[Number, ...]:
-    """Return the numbers of a ground truth, each of which is right. See `reference_number`."""
-    reference = reference_of(ground_truth)
-    items = reference if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
-    return tuple(number for item in items if (number := reference_number(item, finance=finance)))
+    """Return the numbers of a ground truth, each of which is right.
 
-
-def reference_number(ground_truth: JSON, *, finance: bool = False) -> Number | None:
-    """Return the number of a ground truth: a number, its text, or a worked solution that ends in one.
-
-    None if it gives no number, or more than one ("5 or 6").
+    Each is a number, its text, or a worked solution that ends in one. One that names none or several is left out.
     """
     reference = reference_of(ground_truth)
+    items = reference if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
+    return tuple(number for item in items if (number := _reference_number(reference_of(item), finance)))
+
+
+def _reference_number(reference: JSON, finance: bool) -> Number | None:
     if isinstance(reference, str):
         return _number_of_text(reference, finance)
     if isinstance(reference, bool) or not isinstance(reference, Decimal | numbers.Real):

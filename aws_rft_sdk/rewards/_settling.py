@@ -181,7 +181,7 @@ def settle(
             listed = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
             other = first(listed)
             gap = listed[other.end :] if other and other.value not in (None, found.value) else "\n"
-            is_joined = other and (_JOINT.fullmatch(gap) or hedges(other.value, gap + text))
+            is_joined = other and ((gap and _JOINT.fullmatch(gap)) or hedges(other.value, gap + text))
             if is_joined and not _SENTENCE_END.search(gap.strip(" ")):
                 return None
         rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
