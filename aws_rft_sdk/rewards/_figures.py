@@ -135,13 +135,15 @@ _ONES = (
     "eighteen nineteen"
 )
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())} | {"a": 1, "an": 1}
+_WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())}
 _WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
 _ONE_WORD, _PART, _LARGE = "|".join(_WORD_VALUES), "|".join(_PARTS), "hundred|thousand|million"
+_WORD_VALUES |= {"a": 1, "an": 1}
 _WORDS = re.compile(
-    rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\s(?!{_PART}|{_LARGE}|dozen))(?P<count>(?:{_ONE_WORD})"
-    rf"(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|{_LARGE}))*)(?:[\s-](?P<part>{_PART})(?P<plural>s?))?\b(?(part)|(?! of\b))",
+    rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\s(?!{_PART}|{_LARGE}|dozen))(?P<count>(?:an?|{_ONE_WORD})"
+    rf"(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|{_LARGE}))*)(?:[\s-](?P<part>{_PART})(?P<plural>s?))?"
+    r"(?P<half>\sand\s(?:a|one)\shalf)?\b(?(part)|(?! of\b))",
     re.IGNORECASE,
 )
 
@@ -158,7 +160,8 @@ def _digits(words: re.Match[str]) -> str:
     part = words["part"]
     if part and not words["plural"] and total + group != 1:
         return words[0]  # "the twenty-third"
-    return f"{'-' if words['sign'] else ''}{total + group}{f'/{_PARTS[part.lower()]}' if part else ''}"
+    fraction = f"/{_PARTS[part.lower()]}" if part else " 1/2" if words["half"] else ""
+    return f"{'-' if words['sign'] else ''}{total + group}{fraction}"
 
 
 # --- one quantity ---
@@ -215,7 +218,7 @@ _LONGEST_SIGN = 16
 _NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={_CURRENCY}]*\Z")
 _FALL = re.compile(
     r"\b(?:decreas\w+|declin\w+|fell|fallen|drop\w*|reduc\w+|loss(?:es)?|lost|down|shrank|shrunk|lower)\b"
-    r"(?: (?:in|for|from) (?:\w+ ){0,3}?)?(?:\s?(?:of|by|was|is|about|approximately|a|an|the|[:=])\b)*\W*\Z",
+    r"(?: (?:in|for|from) (?:(?!to\b)\w+ ){0,3}?)?(?:\s?(?:of|by|was|is|about|approximately|a|an|the|[:=])\b)*\W*\Z",
     re.IGNORECASE,
 )
 _FALLS = re.compile(r"\s(?:\w+ )?(?:decrease|decline|drop|reduction|loss|lower)\b", re.IGNORECASE)
@@ -226,7 +229,7 @@ _OPERATOR = re.compile(
     r"\)?(?P<words>[A-Za-z]{0,9}(?:\s[A-Za-z]+){0,2})\s*"
     r"(?:(?P<equal>[-=]*>|\u2192|==?|\bequals\b|\bis equal to\b)|(?P<about>\u2248)"
     r"|(?P<is>\b(?:is|are|makes?|gives?)\b)|(?P<to>(?<=\s)(?:to|through)\b)"
-    r"|(?P<minus>-|\bminus\b)|[+*\u00d7\u00f7/]{1,2}|\b[xX]\b|\b(?:plus|times|divided by)\b)"
+    r"|(?P<minus>-|\bminus\b)|[+*\u00d7\u00f7/]{1,2}|\b[xX]\b|\b(?:plus|times|(?:divided|multiplied) by)\b)"
     r"\s*(?=[-+(]*[$\u20ac\u00a3]?\s?[(-]?\.?[0-9])"
 )
 _VARIABLE = re.compile(r"\s*[-+*\u00d7\u00f7^]\s*(?:[b-hj-z](?![A-Za-z'])|[\u221a\u03c0])")
@@ -234,11 +237,14 @@ _PART_BEFORE = re.compile(
     r"(?:[<\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|(?<![-=])>|[\w)]\s?-|!="
     r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
     r"|\bat (?:least|most)|\bup to|\bequal to|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)"
-    r"|\b(?:half|twice|double|triple|times|third|quarter|thirds|quarters|dozen)(?: of)?(?=[\s$]*\Z)"
+    r"|\b(?:half|twice|double|triple|times|thirds?|quarters?|dozen|square|cube|root|reciprocal)(?: of)?(?=[\s$]*\Z)"
     r"|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
 )  # fmt: skip
 """The number after it is a part of a formula, of a bound or of another number."""
 _TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
+_CHANGED_FROM = re.compile(
+    r"\b(?:fell|dropped|declined|decreased|rose|grew|increased|climbed|went)\b[^0-9.]*\bfrom\s\Z"
+)
 _FACTORIAL = re.compile(r"!\}")
 _NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z", re.IGNORECASE)
 _AND = re.compile(r"\s?,?\s?(?:and )?(?=[0-9])")
@@ -339,7 +345,9 @@ class _Reader:
             if operator["to"] and (number is None or other is None or number.percent != other.percent):
                 break
             end = following.end()
-            if operator["equal"] or operator["is"] or operator["about"]:
+            if operator["to"] and _CHANGED_FROM.search(text, 0, start):
+                number = other
+            elif operator["equal"] or operator["is"] or operator["about"]:
                 sides = [] if operator["about"] else [*sides, None if is_part else number]
                 number, is_part = other, False
             else:

@@ -246,24 +246,12 @@ class AfterMarker(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last markers."""
-        return _lines_after(_marker_pattern(self.markers), visible)
+        return Prose(_marker_pattern(self.markers)).answers(visible)
 
 
 @functools.lru_cache(maxsize=64)
 def _marker_pattern(markers: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile("|".join(re.escape(name).replace(":", r"[*_ ]{0,4}[:\uff1a]") for name in markers))
-
-
-def _lines_after(marker: re.Pattern[str], visible: str) -> Iterator[Answer]:
-    marks, limit = _last_marks(marker, visible)
-    for mark in marks:
-        start = _NOTHING.match(visible, mark.end(), limit).end()  # type: ignore[union-attr] # it matches nothing too
-        if "\n" in visible[mark.end() : start] and (bullet := _BULLET.match(visible, start, limit)):
-            start = bullet.end()
-        if not _REMARK.match(visible, start, limit):
-            end = min(limit, start + ANSWER_CHARACTERS)
-            line_end = _LINE_END.search(visible, start, end)
-            yield Answer(visible, mark.start(), start, line_end.start() if line_end else end)
 
 
 _NOTHING = re.compile(
@@ -312,7 +300,15 @@ class Prose(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield what follows the last of these."""
-        return _lines_after(self.marker, visible)
+        marks, limit = _last_marks(self.marker, visible)
+        for mark in marks:
+            start = _NOTHING.match(visible, mark.end(), limit).end()  # type: ignore[union-attr] # it matches nothing too
+            if "\n" in visible[mark.end() : start] and (bullet := _BULLET.match(visible, start, limit)):
+                start = bullet.end()
+            if not _REMARK.match(visible, start, limit):
+                end = min(limit, start + ANSWER_CHARACTERS)
+                line_end = _LINE_END.search(visible, start, end)
+                yield Answer(visible, mark.start(), start, line_end.start() if line_end else end)
 
 
 @dataclass(frozen=True)
@@ -469,6 +465,8 @@ MARKED = Boxed() | AfterMarker("####", "ANSWER:") | Tag("answer")
 """The places that only an answer has. They beat every sentence."""
 STANDARD = Extract(MARKED, Prose(), Whole())
 """How a reward finds the answer unless you say otherwise."""
+ANYWHERE = Extract(MARKED, Prose(), LastNumber())
+"""For numbers that may stand anywhere in a text without a marker."""
 
 
 # --- comparing ---

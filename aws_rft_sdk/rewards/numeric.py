@@ -14,19 +14,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_number
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import (
-    MARKED,
-    STANDARD,
-    Answer,
-    Comparator,
-    Extract,
-    Extractor,
-    LastNumber,
-    Prose,
-    reference_of,
-)
-
-_ANYWHERE = Extract(MARKED, Prose(), LastNumber())
+from aws_rft_sdk.rewards.extract import ANYWHERE, STANDARD, Answer, Comparator, Extractor, reference_of
 
 
 @lru_cache(maxsize=64)
@@ -74,7 +62,7 @@ class ExactNumber(Comparator):
     @property
     def extract(self) -> Extractor:
         """Where the answer stands unless the comparator comes after `>>`."""
-        return _ANYWHERE if self.anywhere else STANDARD
+        return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no number, or several ("5 or 6").
@@ -154,7 +142,7 @@ class FinQA(Comparator):
     @property
     def extract(self) -> Extractor:
         """Where the answer stands unless the comparator comes after `>>`."""
-        return _ANYWHERE if self.anywhere else STANDARD
+        return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0, `close` or 0.0. None if the ground truth is neither yes, no nor a number."""
