@@ -182,7 +182,8 @@ def settle(
             other = first(listed)
             gap = listed[other.end :] if other and other.value not in (None, found.value) else "\n"
             is_joined = other and ((gap and _JOINT.fullmatch(gap)) or hedges(other.value, gap + text))
-            if is_joined and not _SENTENCE_END.search(gap.strip(" ")):
+            *earlier, last = re.split(r"[.!?]\s", gap)
+            if is_joined and "\n" not in gap.strip(" ") and (not earlier or _DOUBT.search(last)):
                 return None
         rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
         return _settled(found.value, rest, first, hedges) if rest.strip() else found.value
