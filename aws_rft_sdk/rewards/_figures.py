@@ -99,6 +99,7 @@ _STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
         ("\\", r"\\([A-Za-z]+)", lambda name: _LATEX_SIGNS.get(name[1], " ")),
         ("{", r"\{([-+,.\u00b0]?[0-9.]*)\}", r"\1"),
         ("\u00b0", r"\^\u00b0", "\u00b0"),
+        ("<<", r"<<[^<>\n]*>>", ""),  # GSM8K's calculator
         ("<", rf"<([{_CURRENCY}]?[0-9][0-9.,]*)>", r"\1"),
         ("<", r"(?i:</?[a-z][^<>]{0,40}>)", " "),
         ("**", r"(?<![\w)])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*", r"\1"),

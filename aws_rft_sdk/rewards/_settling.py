@@ -181,9 +181,10 @@ def settle(
             listed = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
             other = first(listed)
             gap = listed[other.end :] if other and other.value not in (None, found.value) else "\n"
-            is_joined = other and ((gap and _JOINT.fullmatch(gap)) or hedges(other.value, gap + text))
             *earlier, last = re.split(r"[.!?]\s", gap)
-            if is_joined and "\n" not in gap.strip(" ") and (not earlier or _DOUBT.search(last)):
+            is_beside = not earlier or _DOUBT.search(last) is not None
+            is_joined = (gap and _JOINT.fullmatch(gap)) or (other and is_beside and hedges(other.value, gap + text))
+            if is_joined and "\n" not in gap.strip(" "):
                 return None
         rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
         return _settled(found.value, rest, first, hedges) if rest.strip() else found.value

@@ -156,7 +156,8 @@ RIGHT = [
     ("#### 2.675", 2.675), ("#### 0.15", "0.15000000000000002"), ("#### 3/4 or 0.75", 0.75),
     ("#### 0.5 (1/2)", 0.5), ("#### one half (0.5)", 0.5),
     ("#### a dozen", 12), ("#### three quarters", 0.75), ("#### two-thirds of a cup", "2/3"), ("#### a hundred", 100),
-    ("#### two and a half", 2.5), ("#### 0,5", 0.5), ("7 red and 11 blue make 18", 18),
+    ("#### two and a half", 2.5), ("#### 0,5", 0.5), ("#### He has 5/2 = <<5/2=2.5>>2.5$ left.", 2.5),
+    ("7 red and 11 blue make 18", 18),
 ]
 
 # 18 is no answer of these.
@@ -337,6 +338,7 @@ ANYWHERE = [
     ("Tom has 7 and Ann 11. Together 18", 18, 1), ("The total is 18 eggs.", 18, 1),
     ("She makes 9 * 2 = 18 dollars", 18, 1), ("17 and 18", 18, 0), ("so 18% of them", 18, 1), ("-18", -18, 1),
     ("it is $18.50", 18.5, 1), ("#### 17\n18", 18, 0), ("We had 16, 9 and 18", 18, 0),
+    ("72... 96", 96, 0), ("72. 73. 74.", 74, 0), ("72. Alternatively, 96.", 96, 0), ("72? Or is it 96?", 96, 0),
 ]
 
 # fmt: on
