@@ -64,16 +64,22 @@ class Number:
 # --- one way of writing ---
 
 _CURRENCY = "$\u20ac\u00a3\u00a5\u20b9\u00a2"
-_ODD_SIGNS = {
-    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013"), "-"),
+_ODD_SIGNS: dict[int, int | str | None] = {
+    **{0xFF01 + code: chr(0x21 + code) for code in range(94)},  # full-width forms
+    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\ufe63"), "-"),
+    **dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f\u3000"), " "),
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
     **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
     **{
         ord(sign): f"^{digit}"
         for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
     },
-    **{code: " " + unicodedata.normalize("NFKC", chr(code)) for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))},
-    **str.maketrans("\u2019\u3001\u3002\u22c5\u00b7\u221e", "',.\u00d7\u00d7\u221a"),
+    **{
+        code: " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/")
+        for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))
+    },
+    **str.maketrans("\u2019\u2044\u3001\u3002\u22c5\u00b7\u221e", "'/,.\u00d7\u00d7\u221a"),
+    0x2026: "...",
 }
 _LATEX_SIGNS = {
     name: sign
@@ -122,7 +128,7 @@ def plain(text: str) -> str:
     """Return a text with its numbers in one way of writing: ASCII, no LaTeX, no emphasis, no tags, digits for words."""
     text = text[: 2 * ANSWER_CHARACTERS]
     if not text.isascii():
-        text = unicodedata.normalize("NFKC", text.translate(_ODD_SIGNS)).replace("\u2044", "/")
+        text = text.translate(_ODD_SIGNS)
     for hint, pattern, replacement in _STEPS:
         if hint in text:
             text = pattern.sub(replacement, text)
