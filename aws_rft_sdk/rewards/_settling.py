@@ -30,7 +30,6 @@ class Candidate(NamedTuple):
 
 FindCandidate = Callable[[str], "Candidate | None"]
 """Returns the first value that a text names, None if it names none."""
-
 Hedges = Callable[[Value, str], bool]
 """Says whether a text that follows a value names another one beside it."""
 
@@ -46,19 +45,21 @@ _JOINT = re.compile(
 )
 """What joins two values directly, and says nothing itself."""
 _DOUBT = re.compile(
-    r"\b(?:or(?! equivalently| in other words)|nor|maybe|perhaps|possibly|alternatively|otherwise|else|if not"
-    r"|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
+    r"\b(?:(?P<alternative>(?<![0-9] )or(?! equivalently| in other words)|nor|otherwise|else|if not)"
+    r"|maybe|perhaps|possibly|alternatively|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
     r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it's|its?|is|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
     re.IGNORECASE,
 )
-"""A value that follows this is one more, wherever it stands."""
+"""A value that follows this is one more. An alternative begins a sentence, or stands in that of the first value."""
+_SENTENCE_END = re.compile(r"[.!?](?=\s)|\n")
+_SENTENCE_BEGINS = re.compile(r"[.!?\n][ (*]*\Z")
 _EXPLAINED = re.compile(r"[^\w\n]*(?:in|of|from|for|at|on|per|by|with|each|is|are|was|were|more|less)\b", re.IGNORECASE)
 """After the second value: it belongs to an explanation, as in "72, 48 in April and 24 in May"."""
 _CONDITION = re.compile(
     r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I
 )
 _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
-_OR_BEFORE = re.compile(r"\bor[\s$*({\\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
+_OR_BEFORE = re.compile(r"\bor[\s$*({\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
 """Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
 _DENIED_BEFORE = re.compile(
     r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*"
@@ -69,6 +70,44 @@ _DENIED_BEFORE = re.compile(
 _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
 """After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
+
+def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
+    """Say whether a text that goes on with `rest` after a value names another one beside it.
+
+    Another value counts if it is joined directly, or if "maybe" and the like introduce it.
+    """
+    if any(_is_joined(first, value, tail) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
+        return True
+    end = _SENTENCE_END.search(rest)
+    return any(
+        other is not None and other.start == 0 and other.value not in (None, value)
+        for doubt in _DOUBT.finditer(rest)
+        if not (doubt["alternative"] and end and end.start() < doubt.start())
+        or _SENTENCE_BEGINS.search(rest, max(0, doubt.start() - 4), doubt.start())
+        for other in [first(rest[doubt.end() : doubt.end() + _NEAR])]
+    )
+
+
+def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
+    other = first(rest)
+    if other is None or other.is_label or other.value in (None, value):
+        return False
+    gap, after = rest[: other.start], rest[other.end :]
+    one, two = _CONDITION.match(rest), _CONDITION.match(after)
+    if one and two and (one[1] == two[1] or "otherwise" in two[1]):
+        return True
+    in_brackets = "(" in rest[: other.start + 1]
+    if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
+        return False
+    has_words = re.search(r"\w", gap) is not None
+    # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
+    if "\n" in gap.strip(" ") and not has_words:
+        return not after.partition("\n")[0].strip(" .*")
+    if in_brackets and re.match(r"(?! (?:if|when|otherwise)\b)[^)\n]*[a-z]", after):
+        return False
+    return has_words or not _EXPLAINED.match(after)
+
+
 # --- what the policy takes back ---
 
 _FILLERS = (
@@ -77,6 +116,7 @@ _FILLERS = (
     r"|meant|think)\b"
     r"|[^\w\n]+)*"
 )
+_ONLY_FILLERS = re.compile(_FILLERS, re.IGNORECASE)
 _CORRECTION = (
     r"\b(?:actually|correction|corrected|sorry|oops|edit|i meant?|make (?:that|it)|typo|hmm|hold on|update"
     r"|on (?:second thoughts?|reflection)|my (?:mistake|bad)|let me correct (?:that|this|it)|(?:new|revised) answer"
@@ -112,18 +152,16 @@ def settle(
 ) -> Value | None:
     """Return the value of the first answer that names one.
 
-    One rule for hedging: a second, different value that is joined directly to the first, or that "or" and the like
-    introduce. And one for corrections: what the policy takes back afterwards is not its answer.
-
     Args:
         answers: Where answers stand, the most likely first.
         first: Finds the first value of a text.
         clean: Prepares each text that `first` gets.
-        hedges: For kinds of values that need a finer reading than the common rule.
+        hedges: For kinds of values that need a finer reading than `is_hedged`.
 
     Returns:
         The value. None if no answer names one, or the answer names several, or the policy takes it back.
     """
+    hedges = hedges or partial(is_hedged, first)
     remaining = iter(answers)
     for answer in remaining:
         text = clean(_STRUCK_OUT.sub(" ", answer.text))
@@ -135,86 +173,38 @@ def settle(
         if line and _DENIED_BEFORE.search(line):
             continue
         after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before[-12:]):
+        if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
             return None
-        if line and _is_listed(found, answer, next(remaining, None), first, clean, hedges):
-            return None
+        previous = next(remaining, None) if line else None  # no value stands before one that begins its line
+        if previous and previous.marker < answer.marker and previous.visible == answer.visible:
+            # `\\boxed{72} or \\boxed{73}` names two.
+            listed = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
+            other = first(listed)
+            gap = listed[other.end :] if other and other.value not in (None, found.value) else "\n"
+            *earlier, last = re.split(r"[.!?]\s", gap)
+            is_beside = not earlier or _DOUBT.search(last) is not None
+            is_joined = (gap and _JOINT.fullmatch(gap)) or (other and is_beside and hedges(other.value, gap + text))
+            if is_joined and "\n" not in gap.strip(" "):
+                return None
         rest = (text[found.end : found.end + _FAR] + clean(after))[:_FAR]
-        return _settled(found, rest, first, hedges or partial(_is_hedged, first))
+        return _settled(found.value, rest, first, hedges) if rest.strip() else found.value
     return None
 
 
-def _is_listed(
-    found: Candidate,
-    answer: Answer,
-    previous: Answer | None,
-    first: FindCandidate,
-    clean: Callable[[str], str],
-    hedges: Hedges | None,
-) -> bool:
-    r"""Say whether the answer is joined to another one before it, as in `\boxed{72} or \boxed{73}`."""
-    if previous is None or previous.marker >= answer.marker or previous.visible != answer.visible:
-        return False
-    text = clean(answer.visible[previous.start : answer.marker][-2 * _NEAR :])
-    other = first(text)
-    if other is None or other.value in (None, found.value):
-        return False
-    gap = text[other.end :]
-    if "\n" in gap.strip(" "):
-        return False
-    if hedges:
-        return not re.search(r"[.!?]\s", gap) and hedges(other.value, gap + clean(answer.text))
-    return (_JOINT.fullmatch(gap) or _DOUBT.search(gap)) is not None
-
-
-def _settled(found: Candidate, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
-    """Return the value that a text settles on whose first value is `found` and which goes on with `rest`."""
-    if not rest.strip():
-        return found.value
-    value = None if hedges(found.value, rest) else found.value
+def _settled(value: Value, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
+    """Return the value that a text settles on which names `value` first and goes on with `rest`."""
+    settled = None if hedges(value, rest) else value
     for taken_back in _TAKEN_BACK.finditer(rest):
         for begin in (taken_back.start("fillers"), taken_back.end()):
             tail = rest[begin:].partition("\n")[0].lstrip(" ,.:*\"'")
             new = first(tail[:_NEAR])
-            if new is not None and new.start == 0 and new.value is not None:
+            if new is not None and new.value is not None and _ONLY_FILLERS.fullmatch(tail, 0, new.start):
                 break
         else:
-            value = None if taken_back["denial"] else value
+            settled = None if taken_back["denial"] else settled
             continue
         if not taken_back["negation"]:
-            value = None if hedges(new.value, tail[new.end :]) else new.value
-        elif new.value == value:
-            value = None
-    return value
-
-
-def _is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
-    """Say whether a text goes on with another value beside the one found."""
-    if any(_is_joined(first, value, tail) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
-        return True
-    return any(
-        other is not None and other.start == 0 and other.value not in (None, value)
-        for other in (first(rest[doubt.end() : doubt.end() + _NEAR]) for doubt in _DOUBT.finditer(rest))
-    )
-
-
-def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
-    other = first(rest)
-    if other is None or other.is_label or other.value in (None, value):
-        return False
-    gap, after = rest[: other.start], rest[other.end :]
-    one, two = _CONDITION.match(rest), _CONDITION.match(after)
-    if one and two and (one[1] == two[1] or "otherwise" in two[1]):
-        return True
-    in_brackets = "(" in rest[: other.start + 1]
-    if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
-        return False
-    # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
-    if "\n" in gap.strip(" ") and not _WORDS.search(gap):
-        return not after.partition("\n")[0].strip(" .*")
-    if in_brackets and re.match(r"(?! (?:if|when|otherwise)\b)[^)\n]*[a-z]", after):
-        return False
-    return _WORDS.search(gap) is not None or not _EXPLAINED.match(after)
-
-
-_WORDS = re.compile(r"\w")
+            settled = None if hedges(new.value, tail[new.end :]) else new.value
+        elif new.value == settled:
+            settled = None
+    return settled

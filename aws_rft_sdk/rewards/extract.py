@@ -8,7 +8,9 @@ wins. An extractor sees the visible text only: thoughts are cut away, and so is 
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import itertools
 import json
 import re
 from collections import deque
@@ -48,9 +50,9 @@ def strip_thoughts(text: str) -> str | None:
     r"""Return what the policy says, without what it thinks. Linear in the text.
 
     Known thoughts: `<think>`, `<thinking>`, `<thought>`, `<reasoning>`, `<scratchpad>`, `<reflection>`,
-    `<|begin_of_thought|>`, `<|begin_internal_thought|>`, `[THINK]`, `<seed:think>`, and the analysis and commentary
-    channels of harmony. Thoughts may nest. A closing tag without an opening one ends a thought that began in the
-    prompt. The text ends with the policy's turn: what follows `<|im_end|>` and the like is cut off.
+    `<|begin_of_thought|>`, `<|begin_internal_thought|>`, `[THINK]`, `<seed:think>`, and harmony's channels other than
+    the final one. They may nest. A closing tag alone ends a thought that began in the prompt. The text ends with the
+    policy's turn, for example at `<|im_end|>`.
 
     Returns:
         The visible text. None if the text ends inside a thought, so that there is no answer.
@@ -133,17 +135,13 @@ class Extractor:
         """Yield the answers of a visible text, the last one first."""
         raise NotImplementedError
 
-    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
-        """Yield the answers of a rollout, the last one first. None of a text that ends inside a thought."""
-        return self._answers_of(rollout, visible_text(rollout.answer))
-
     def answers_in(self, text: str) -> Iterator[Answer]:
-        """Yield the answers of a text that is all the policy said, as `answers_of` does."""
-        visible = visible_text(text)
-        return iter(()) if visible is None else self.answers(visible)
+        """Yield the answers of a text that may hold thoughts. None if it ends inside one."""
+        return self.answers(visible_text(text))
 
-    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
-        return iter(()) if visible is None else self.answers(visible)
+    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
+        """Yield the answers of a rollout, the last one first."""
+        return self.answers_in(rollout.answer)
 
     def __or__(self, other: Extractor) -> Extractor:
         """Return the extractor that gives the answers of both, the last in the text first."""
@@ -172,6 +170,7 @@ class _Union(Extractor):
         return iter([each for each in found if question is None or each.marker < question.start()])
 
 
+@dataclass(frozen=True, init=False)
 class Extract(Extractor):
     """Tries extractors in order: the first that finds an answer wins.
 
@@ -179,43 +178,35 @@ class Extract(Extractor):
         ConfigurationError: There is no extractor, or one is something else.
     """
 
+    extractors: tuple[Extractor, ...]
+
     def __init__(self, *extractors: Extractor) -> None:
         if not extractors or not all(isinstance(each, Extractor) for each in extractors):
             raise ConfigurationError(f"Extract needs extractors such as Boxed(), not {extractors!r:.80}")
-        self.extractors = extractors
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Extract) and self.extractors == other.extractors
-
-    def __hash__(self) -> int:
-        return hash(self.extractors)
-
-    def __repr__(self) -> str:
-        return f"Extract({', '.join(map(repr, self.extractors))})"
+        object.__setattr__(self, "extractors", extractors)
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the answers of the first extractor, then those of the next. See `Extractor.answers`."""
-        for each in self.extractors:
-            yield from each.answers(visible)
+        """Yield the answers of the first extractor, then those of the next."""
+        return itertools.chain.from_iterable(each.answers(visible) for each in self.extractors)
 
-    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
-        for each in self.extractors:
-            yield from each._answers_of(rollout, visible)
+    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
+        """Yield the answers of the first extractor, then those of the next."""
+        return itertools.chain.from_iterable(each.answers_of(rollout) for each in self.extractors)
 
 
 @dataclass(frozen=True)
 class Boxed(Extractor):
-    r"""What stands in `\boxed{...}` or `\fbox{...}`, braces inside included. Anywhere in the text.
-
-    A box that is not closed was cut off, and is no answer.
-    """
+    r"""What stands in `\boxed{...}` or `\fbox{...}`, braces inside included. A box that is not closed was cut off."""
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the contents of the last boxes. See `Extractor.answers`."""
+        """Yield the contents of the last boxes."""
         for found in _last_marks(_BOX, visible)[0]:
-            end = _closing_brace(visible, found.end())
-            if end is not None:
-                yield Answer(visible, found.start(), found.end(), end)
+            depth = 1
+            for brace in _BRACE.finditer(visible, found.end(), found.end() + 4 * ANSWER_CHARACTERS):
+                depth += {"{": 1, "}": -1}.get(brace[0], 0)
+                if not depth:
+                    yield Answer(visible, found.start(), found.end(), brace.start())
+                    break
 
 
 def _last_marks(marker: re.Pattern[str], visible: str, begin: int = 0) -> tuple[list[re.Match[str]], int]:
@@ -230,15 +221,6 @@ def _last_marks(marker: re.Pattern[str], visible: str, begin: int = 0) -> tuple[
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s?\{")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-
-
-def _closing_brace(text: str, start: int) -> int | None:
-    depth = 1
-    for brace in _BRACE.finditer(text, start, start + 4 * ANSWER_CHARACTERS):
-        depth += {"{": 1, "}": -1}.get(brace[0], 0)
-        if not depth:
-            return brace.start()
-    return None
 
 
 @dataclass(frozen=True, init=False)
@@ -266,7 +248,7 @@ class AfterMarker(Extractor):
         object.__setattr__(self, "markers", names)
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield what follows the last markers. See `Extractor.answers`."""
+        """Yield what follows the last markers."""
         return lines_after(_marker_pattern(self.markers), visible)
 
 
@@ -292,7 +274,7 @@ _NOTHING = re.compile(
     r"(?:```\w*\n|[\s:#*_`\uff1a]|(?:the )?(?:final |correct )?answer(?: is\b)?(?=[\s:*\uff1a]))*", re.IGNORECASE
 )
 """What says nothing between a marker and its answer: spaces, emphasis, a fence, another marker."""
-_BULLET = re.compile(r"[-+\u2022\u2013] +")
+_BULLET = re.compile(r"[-+>\u2022\u2013] +")
 _REMARK = re.compile(r"(?:explanation|reasoning|verif(?:ication|y)|check|note|step|proof|why)\b", re.IGNORECASE)
 """A heading after the answer."""
 _LINE_END = re.compile(r"\r?\n|</answer>", re.IGNORECASE)
@@ -315,13 +297,14 @@ PROSE_MARKER = re.compile(
 _ANY_MARKER = re.compile(rf"{PROSE_MARKER.pattern}|####|{_BOX.pattern}|<(?i:answer)>", re.MULTILINE)
 
 
-def visible_text(text: str) -> str | None:
+@functools.lru_cache(maxsize=4)  # the extractors of a chain read the same text
+def visible_text(text: str) -> str:
     """Return what an extractor sees: a text without thoughts, up to the question that the policy asks itself next.
 
-    Returns None if the text ends inside a thought.
+    Returns "" if the text ends inside a thought.
     """
-    visible = strip_thoughts(text)
-    if visible and _QUESTION.search(visible):
+    visible = strip_thoughts(text) or ""
+    if _QUESTION.search(visible):
         for mark in _ANY_MARKER.finditer(visible):
             start = _NOTHING.match(visible, mark.end()).end()  # type: ignore[union-attr] # it matches nothing too
             if not _QUESTION.match(visible, start - 1):  # "Answer:", then the question again, is no answer yet
@@ -335,7 +318,7 @@ class Prose(Extractor):
     """What follows "the answer is", "Answer:", a heading "Final answer", or `A:` at the beginning of a line."""
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield what follows the last of these. See `Extractor.answers`."""
+        """Yield what follows the last of these."""
         return lines_after(PROSE_MARKER, visible)
 
 
@@ -357,7 +340,7 @@ class Tag(Extractor):
             )
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the contents of the last tags. See `Extractor.answers`."""
+        """Yield the contents of the last tags."""
         marks, limit = _last_marks(_tag_pattern(self.name), visible)
         for mark in marks:
             closing = _tag_pattern(f"/{self.name}").search(visible, mark.end(), limit)
@@ -371,34 +354,27 @@ def _tag_pattern(name: str) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class CodeFence(Extractor):
-    """What stands in a fenced block of Markdown.
-
-    Args:
-        language: Of the block, capitals apart, such as "json". None for blocks of any language and of none.
-    """
+    """What stands in a fenced block of Markdown."""
 
     language: str | None = None
+    """Of the block, capitals apart, such as "json". None for blocks of any language and of none."""
 
     def __post_init__(self) -> None:
         check_names("language", (self.language,) if self.language is not None else ())
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the contents of the last blocks. See `Extractor.answers`."""
-        blocks = [*_FENCED.finditer(visible), *_FENCED_JSON.finditer(visible)]
-        for block in sorted(blocks, key=re.Match.start, reverse=True):
+        """Yield the contents of the last blocks."""
+        for block in reversed(list(_FENCED.finditer(visible))):
             if self.language is None or block["language"].lower() == self.language.lower():
-                yield Answer(visible, block.start(), block.start("code"), block.end("code"))
+                yield Answer(visible, block.start(), *block.span("line" if block["line"] else "code"))
 
 
 _FENCED = re.compile(
-    r"(?<![`~])(?P<fence>`{3,}|~{3,})(?![`~])[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[^\n`]*\r?\n"
-    r"(?P<code>.*?)(?:^[ \t]*(?P=fence)|(?P=fence)[ \t]*$|\Z)",
+    r"(?<![`~])(?P<fence>`{3,}|~{3,})(?![`~])[ \t]*\{?\.?(?P<language>[\w+#-]*)\}?[ \t]*"
+    r"(?:(?P<line>[{\[][^\n`]*[}\]])[ \t]*(?P=fence)"  # JSON on the line of its fence
+    r"|[^\n`]*\r?\n(?P<code>.*?)(?:^[ \t]*(?P=fence)|(?P=fence)[ \t]*$|\Z))",
     re.DOTALL | re.MULTILINE,
 )
-_FENCED_JSON = re.compile(
-    r"(?<![`~])(?P<fence>`{3,}|~{3,})[ \t]*(?P<language>\w*)[ \t]*(?P<code>[{\[][^\n`]*[}\]])[ \t]*(?P=fence)"
-)
-"""JSON on the line of its fence."""
 
 
 @dataclass(frozen=True, init=False)
@@ -420,28 +396,19 @@ class JsonPath(Extractor):
         object.__setattr__(self, "path", path)
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the value, of the last JSON text that has it. See `Extractor.answers`."""
+        """Yield the value, of the last JSON text that has it."""
         begins = min((at for at in (visible.find("{"), visible.find("[")) if at >= 0), default=0)
         inside = visible[begins : max(visible.rfind("}"), visible.rfind("]")) + 1]
         for text in (*(fence.text for fence in CodeFence().answers(visible)), visible, inside):
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
-                continue
-            found = list(_value_at(value, self.path))
-            yield from found
-            if found:
-                return
+            with contextlib.suppress(ValueError, RecursionError):
+                if found := list(_value_at(json.loads(text), self.path)):
+                    return iter(found)
+        return iter(())
 
 
 @dataclass(frozen=True)
 class ToolArgument(Extractor):
-    """An argument of the last call of a tool, for agents that answer with a call such as `submit(answer=72)`.
-
-    Args:
-        tool: Its name.
-        argument: Name of the argument.
-    """
+    """An argument of the last call of a tool, for agents that answer with a call such as `submit(answer=72)`."""
 
     tool: str
     argument: str
@@ -454,7 +421,8 @@ class ToolArgument(Extractor):
         """Yield nothing: a text has no calls."""
         return iter(())
 
-    def _answers_of(self, rollout: Rollout, visible: str | None) -> Iterator[Answer]:
+    def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
+        """Yield the argument of the last call."""
         calls = [call for call in tool_calls(rollout) if call.name == self.tool]
         return _value_at(calls[-1].arguments, (self.argument,)) if calls else iter(())
 
@@ -475,15 +443,18 @@ def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
 class LastNumber(Extractor):
     """The last number of the text, without its line. A list of figures earns a lucky reward with it.
 
-    A number inside a calculation does not count, nor does a span of time such as "in 2 months" after the number.
+    A number inside a calculation does not count. A span of time such as "in 2 months" counts last.
     """
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the last numbers, the last one first. See `Extractor.answers`."""
+        """Yield the last numbers, the last one first."""
         found = deque(_FIGURE.finditer(visible, max(0, len(visible) - 2 * ANSWER_CHARACTERS)), 2 * _LAST_MARKERS)
-        spans = [bool(_SPAN.search(visible, max(0, each.start() - 8), each.end() + 8)) for each in found]
-        for figure, _ in sorted(zip(reversed(found), reversed(spans), strict=True), key=lambda pair: pair[1]):
+        for figure in sorted(found, key=lambda each: (_is_span(visible, each), -each.start())):
             yield Answer(visible, figure.start(), figure.start(), figure.end())
+
+
+def _is_span(visible: str, figure: re.Match[str]) -> bool:
+    return _SPAN.search(visible, max(0, figure.start() - 8), figure.end() + 8) is not None
 
 
 _FIGURE = re.compile(
@@ -498,7 +469,7 @@ class Whole(Extractor):
     """The whole text."""
 
     def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield the text, unless it is empty. See `Extractor.answers`."""
+        """Yield the text, unless it is empty."""
         if visible.strip():
             yield Answer.of(visible)
 
@@ -507,6 +478,8 @@ MARKED = Boxed() | AfterMarker("####", "ANSWER:") | Tag("answer")
 """The places that only an answer has. They beat every sentence."""
 STANDARD = Extract(MARKED, Prose(), Whole())
 """How a reward finds the answer unless you say otherwise."""
+ANYWHERE = Extract(MARKED, Prose(), LastNumber())
+"""For numbers that may stand anywhere in a text without a marker."""
 
 
 # --- comparing ---

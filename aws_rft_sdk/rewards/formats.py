@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
-from aws_rft_sdk.rewards._figures import read_number, reference_number
+from aws_rft_sdk.rewards._figures import read_number, reference_numbers
 from aws_rft_sdk.rewards.combine import WeightedSum
 from aws_rft_sdk.rewards.extract import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.numeric import ExactNumber
@@ -125,7 +125,7 @@ class FinalAnswerLine(TextReward):
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
         if "####" not in text:
             return 0.0
-        visible = visible_text(text) or ""
+        visible = visible_text(text)
         before, _, last = visible.rpartition("\n")
         found = _LINE.match(last)
         # What does not end the text is followed by another turn or question.
@@ -144,7 +144,7 @@ class PublishedFinalAnswer(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0; None when the ground truth gives no number at all."""
-        if reference_number(ground_truth) is None:
+        if not reference_numbers(ground_truth):
             return None
         found = re.search(r"[0-9,]+(?:\.[0-9]+)?", answer_text.partition("####")[2])
         try:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from aws_rft_sdk._checks import check_number
@@ -13,19 +14,12 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_number
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import (
-    MARKED,
-    STANDARD,
-    Answer,
-    Comparator,
-    Extract,
-    Extractor,
-    LastNumber,
-    Prose,
-    reference_of,
-)
+from aws_rft_sdk.rewards.extract import ANYWHERE, STANDARD, Answer, Comparator, Extractor, reference_of
 
-_ANYWHERE = Extract(MARKED, Prose(), LastNumber())
+
+@lru_cache(maxsize=64)
+def _exact(tolerance: float) -> Fraction:
+    return Fraction(str(tolerance))
 
 
 @dataclass(frozen=True)
@@ -39,8 +33,8 @@ class ExactNumber(Comparator):
     "1.2 million", "2 hours 30 minutes" (2.5, and 150) or words. A percent sign is a unit here: 25% is 25, not 0.25.
     A formula (`\sqrt{72}`, `72x`) or a bound (`> 72`) is no number, and cannot be judged as a ground truth.
 
-    Numbers are compared exactly (as fractions), so that no digit may differ. An answer without a number is wrong, 0.0,
-    and so is one that names several ("72 or 73") or that the policy takes back ("72. Actually 96").
+    Numbers are compared exactly (as fractions), so that no digit may differ. An answer without a number is wrong, and
+    so is one that names several ("72 or 73") or that the policy takes back ("72. Actually 96").
 
     Raises:
         ConfigurationError: A tolerance is not a finite number of at least 0.
@@ -68,7 +62,7 @@ class ExactNumber(Comparator):
     @property
     def extract(self) -> Extractor:
         """Where the answer stands unless the comparator comes after `>>`."""
-        return _ANYWHERE if self.anywhere else STANDARD
+        return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no number, or several ("5 or 6").
@@ -82,17 +76,12 @@ class ExactNumber(Comparator):
         if not rights:
             return None
         given = settled_number(answers)
-        return float(given is not None and any(self._is_equal(given, right) for right in rights))
+        accepted = [value for right in rights for value in (right.value, *right.others)]
+        return float(given is not None and any(self._is_equal(given, right) for right in accepted))
 
-    def _is_equal(self, given: Number, right: Number) -> bool:
-        allowed = Fraction(str(self.tolerance)) if self.tolerance else 0
-        relative = Fraction(str(self.relative_tolerance)) if self.relative_tolerance else 0
-        accepted = (right.value, *right.others)
-        return any(
-            value == wanted or abs(value - wanted) <= max(allowed, relative * abs(wanted))
-            for value in (given.value, *given.others)
-            for wanted in accepted
-        )
+    def _is_equal(self, given: Number, right: Fraction) -> bool:
+        allowed = max(_exact(self.tolerance), _exact(self.relative_tolerance) * abs(right))
+        return any(value == right or abs(value - right) <= allowed for value in (given.value, *given.others))
 
 
 gsm8k = ExactNumber()
@@ -100,7 +89,7 @@ gsm8k = ExactNumber()
 
 _WORD = re.compile(
     r"\b(?:yes|true|(?:no|false)(?:(?<=\band no)|(?<=\bor no)"
-    r"|(?!\s+(?!(?:and|or|if|but|for|in|when|at|otherwise|under|unless)\b)[a-z])))\b",
+    r"|(?! +(?!(?:and|or|if|but|for|in|when|at|otherwise|under|unless)\b)[a-z])))\b",
     re.IGNORECASE,
 )
 """A yes or a no, but not the "no" of "there was no change"."""
@@ -153,12 +142,11 @@ class FinQA(Comparator):
     @property
     def extract(self) -> Extractor:
         """Where the answer stands unless the comparator comes after `>>`."""
-        return _ANYWHERE if self.anywhere else STANDARD
+        return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0, `close` or 0.0. None if the ground truth is neither yes, no nor a number."""
-        reference = reference_of(ground_truth)
-        word = _YES_NO.get(str(reference).strip().lower())
+        word = _YES_NO.get(str(reference_of(ground_truth)).strip().lower())
         if word is not None:
             return float(settle(answers, _first_word) == word)
         rights = reference_numbers(ground_truth, finance=True)
@@ -179,13 +167,12 @@ class FinQA(Comparator):
 
     def _compare(self, given: Fraction, right: Number) -> float:
         digits = max(2, right.decimals)
-        rounded = round(Fraction(right.value), digits)
-        # What rounds to nothing is compared as it is: 0.0001 is not 0.
-        if given == right.value or (rounded and round(given, digits) == rounded):
-            return 1.0
         difference = abs(given - right.value)
-        relative = Fraction(str(self.relative_tolerance)) * abs(Fraction(right.value))
-        return self.close if difference < relative or difference < Fraction(str(self.absolute_tolerance)) else 0.0
+        # What rounds to nothing is compared as it is: 0.0001 is not 0.
+        if not difference or round(given, digits) == round(right.value, digits) != 0:
+            return 1.0
+        allowed = max(_exact(self.relative_tolerance) * abs(right.value), _exact(self.absolute_tolerance))
+        return self.close if difference < allowed else 0.0
 
 
 finqa = FinQA()

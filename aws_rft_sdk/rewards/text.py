@@ -241,7 +241,7 @@ class KeywordCoverage(TextReward):
         wanted = {fold(word).strip(" *_`'\",;:!?") for word in self.keywords or references_of(ground_truth)} - {""}
         if not wanted:
             return None
-        text = fold(visible_text(answer_text) or "")
+        text = fold(visible_text(answer_text))
         return sum(_as_pattern(word).search(text) is not None for word in wanted) / len(wanted)
 
 

@@ -6,40 +6,15 @@ from aws_rft_sdk.rewards import ExactMatch, ExactNumber, FinalAnswerLine, Multip
 
 MARKERS = ("#### ", "The answer is ", "#### The final answer is ", "A: ", "")
 
+# fmt: off
 HEDGED_NUMBERS = [
-    pytest.param("72 or 73", id="or"),
-    pytest.param("72 and 73", id="and"),
-    pytest.param("72, 73", id="comma"),
-    pytest.param("72,73", id="comma-without-space"),
-    pytest.param("72 73", id="space"),
-    pytest.param("72; 73; 74", id="semicolon"),
-    pytest.param("72 | 73", id="bar"),
-    pytest.param("72 & 73", id="ampersand"),
-    pytest.param("72..73", id="dots"),
-    pytest.param("72 / maybe 73", id="slash-maybe"),
-    pytest.param("72, or maybe 73", id="or-maybe"),
-    pytest.param("72 and also 73", id="and-also"),
-    pytest.param("72 as well as 73", id="as-well-as"),
-    pytest.param("either 72 or 73", id="either"),
-    pytest.param("72 (or 73)", id="remark"),
-    pytest.param("72 (73)", id="number-as-remark"),
-    pytest.param("72 (6 * 12) or 73", id="after-a-remark"),
-    pytest.param("72 (6 * 12), 73", id="comma-after-a-remark"),
-    pytest.param("72 since 6 * 12, or maybe 73", id="after-an-explanation"),
-    pytest.param("72. 73. 74.", id="full-stops"),
-    pytest.param("72. Or 73.", id="next-sentence"),
-    pytest.param("72. It could also be 73.", id="could-be"),
-    pytest.param("72 to 75", id="range"),
-    pytest.param("72 \N{PLUS-MINUS SIGN} 1", id="plus-minus"),
-    pytest.param("72 = 73", id="equals-another"),
-    pytest.param("x = 72 or x = 73", id="two-solutions"),
-    pytest.param("**72** or **73**", id="emphasis"),
-    pytest.param("72or 73", id="glued-left"),
-    pytest.param("72 or73", id="glued-right"),
-    pytest.param("72\nor 73", id="next-line"),
-    pytest.param("72\n73", id="next-line-is-a-number"),
-    pytest.param("not 72", id="denied"),
+    "72 or 73", "72 and 73", "72, 73", "72,73", "72 73", "72; 73; 74", "72 | 73", "72 & 73", "72..73",
+    "72 / maybe 73", "72, or maybe 73", "72 and also 73", "72 as well as 73", "either 72 or 73", "72 (or 73)",
+    "72 (73)", "72 (6 * 12) or 73", "72 (6 * 12), 73", "72 since 6 * 12, or maybe 73", "72. 73. 74.", "72. Or 73.",
+    "72. It could also be 73.", "72 to 75", "72 \N{PLUS-MINUS SIGN} 1", "72 = 73", "x = 72 or x = 73",
+    "**72** or **73**", "72or 73", "72 or73", "72\nor 73", "72\n73", "not 72",
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize("hedge", HEDGED_NUMBERS)
@@ -84,42 +59,20 @@ def test_number_when_anywhere_then_the_last_of_a_list_is_no_answer(text):
     assert ExactNumber(anywhere=True).score(text, 72) == 0.0
 
 
+# fmt: off
 EXPLAINED_NUMBERS = [
-    pytest.param("72, since 48 + 24", id="since"),
-    pytest.param("72 because 48 and 24 make 72", id="because"),
-    pytest.param("72 (since 8*9=72, not 70)", id="remark"),
-    pytest.param("72 (48 in April and 24 in May)", id="remark-that-begins-with-a-number"),
-    pytest.param("72 (6 dozen)", id="other-unit"),
-    pytest.param("72. She sells 9 eggs at $2 each.", id="next-sentence"),
-    pytest.param("72 dollars for 3 apples", id="for"),
-    pytest.param("72 miles per 2 hours", id="per"),
-    pytest.param("72 of the 100 students", id="of"),
-    pytest.param("72, not 73", id="not"),
-    pytest.param("72 m2", id="unit-with-a-digit"),
-    pytest.param("72 = 8 * 9", id="calculation-after"),
-    pytest.param("72 or 72.0", id="said-twice"),
-    pytest.param("72.0 (72)", id="said-twice-in-a-remark"),
-    pytest.param("72 or so", id="no-second-number"),
-    pytest.param("72\nand so she has 5 left", id="text-on-the-next-line"),
-    pytest.param("72\n\n1. First we add.", id="list-on-the-next-line"),
-    pytest.param("72: 48 in April and 24 in May.", id="colon"),
-    pytest.param("72 clips; 48 in April and 24 in May", id="semicolon"),
-    pytest.param("72 - she sold 24 in May", id="dash"),
-    pytest.param("72 [48 + 24]", id="square-brackets"),
-    pytest.param("72. 48 + 24 = 72.", id="calculation-as-next-sentence"),
-    pytest.param("72, 24 x 3 = 72", id="calculation-after-a-comma"),
-    pytest.param("72, i.e. 6 dozen", id="i.e."),
-    pytest.param("72, or equivalently 6 dozen", id="or-equivalently"),
-    pytest.param("72, since 48 plus 24 is 72", id="plus-in-an-explanation"),
-    pytest.param("72, because 144 can be divided by 2", id="can-be-in-an-explanation"),
-    pytest.param("72 because she sold 48 and then another 24", id="another-in-an-explanation"),
-    pytest.param("72 in total, but only 48 in April", id="but-in-an-explanation"),
-    pytest.param("72, compared to 60 in 2018", id="compared"),
-    pytest.param("72 sold during 2019", id="during"),
-    pytest.param("72\n\n#### Explanation\nHalf of 48 is 24.", id="heading-after-it"),
-    pytest.param("72. I hope this answer is correct, since 48 + 24.", id="hope"),
-    pytest.param("72\n\nSo my answer is sound.", id="marker-without-a-number-after-it"),
+    "72, since 48 + 24", "72 because 48 and 24 make 72", "72 (since 8*9=72, not 70)",
+    "72 (48 in April and 24 in May)", "72 (6 dozen)", "72. She sells 9 eggs at $2 each.", "72 dollars for 3 apples",
+    "72 miles per 2 hours", "72 of the 100 students", "72, not 73", "72 m2", "72 = 8 * 9", "72 or 72.0", "72.0 (72)",
+    "72 or so", "72\nand so she has 5 left", "72\n\n1. First we add.", "72: 48 in April and 24 in May.",
+    "72 clips; 48 in April and 24 in May", "72 - she sold 24 in May", "72 [48 + 24]", "72. 48 + 24 = 72.",
+    "72, 24 x 3 = 72", "72, i.e. 6 dozen", "72, or equivalently 6 dozen", "72, since 48 plus 24 is 72",
+    "72, because 144 can be divided by 2", "72 because she sold 48 and then another 24",
+    "72 in total, but only 48 in April", "72, compared to 60 in 2018", "72 sold during 2019",
+    "72\n\n#### Explanation\nHalf of 48 is 24.", "72. I hope this answer is correct, since 48 + 24.",
+    "72\n\nSo my answer is sound.",
 ]
+# fmt: on
 
 
 @pytest.mark.parametrize("answer", EXPLAINED_NUMBERS)

@@ -108,7 +108,10 @@ RIGHT_72 = [
     "#### April 48, May 24, total 72", "Answer: $x = 72$, because $x - 24 = 48$", "#### n = 72 clips",
     "#### **Final answer:** 72", r"Final Answer: \( \boxed{72} \)", r"\boxed{48+24=72}",
     r"\boxed{x=72\text{ clips}}", "72 clips were sold.", "#### 72 clips,", "#### 72, clips", "#### about $72.00",
-    "**Answer**\n\n72", "Answer:72", "Answer is: 72", "#### 72.0 clips",
+    "**Answer**\n\n72", "Answer:72", "Answer is: 72", "#### 72.0 clips", "#### (48 + 24) = 72", "48+24 is 72",
+    "Answer:\n\n> 72", "#### <72>", "#### half of 144 is 72", "#### 72 clips, twice as many as 36", "#### six dozen",
+    "#### 72, which is 3 times 24", "#### 72 more", "#### grew from 24 to 72", r"\boxed{72}!",
+    "\\boxed{72}\n\nLet me know if you have 2 or 3 more questions!",
 ]
 
 RIGHT = [
@@ -124,7 +127,7 @@ RIGHT = [
     ("#### 150 minutes (2 hours and 30 minutes)", 150), ("#### 2.5 hours (150 minutes)", 2.5),
     ("#### 2.5 hours (150 minutes)", 150), ("#### 150 minutes, or 2.5 hours", 150), ("#### 5 feet 6 inches", 66),
     ("#### 5 feet 6 inches", 5.5), ("#### 3 dollars and 50 cents", 3.5), ("#### 1 minute 30 seconds", 90),
-    ("#### 2 weeks and 3 days", 17), ("#### 2 dozen", 24), ("#### 2 dozen", 2), ("#### 24 (2 dozen)", 24),
+    ("#### 2 weeks and 3 days", 17), ("#### 2 dozen", 24), ("#### 24 (2 dozen)", 24),
     ("#### 150 cents ($1.50)", 150), ("#### 1 km (1000 m)", 1), ("#### 12,345.5", 12345.5),
     ("#### 1,234,567", 1234567), (r"\boxed{12{,}345}", 12345), (r"\boxed{12\,345}", 12345),
     (r"\boxed{12\ 345}", 12345), ("#### 12 345", 12345), ("#### 12\u202f345", 12345),
@@ -152,6 +155,9 @@ RIGHT = [
     ("#### 0.3", 0.30000000000000004), ("#### 1.1", 1.1), ("#### 0.7", 0.7000000000000001),
     ("#### 2.675", 2.675), ("#### 0.15", "0.15000000000000002"), ("#### 3/4 or 0.75", 0.75),
     ("#### 0.5 (1/2)", 0.5), ("#### one half (0.5)", 0.5),
+    ("#### a dozen", 12), ("#### three quarters", 0.75), ("#### two-thirds of a cup", "2/3"), ("#### a hundred", 100),
+    ("#### two and a half", 2.5), ("#### 0,5", 0.5), ("#### He has 5/2 = <<5/2=2.5>>2.5$ left.", 2.5),
+    ("7 red and 11 blue make 18", 18),
 ]
 
 # 18 is no answer of these.
@@ -236,7 +242,9 @@ WRONG_72 = [
     "#### $72k", "#### 72 lakh", "#### 72 crore", "#### 72 bn", "#### -$72", "#### ($72)", "#### minus 72",
     "#### -72 clips", "#### 72\xd710^3", r"\boxed{72 \times 10^2}", r"\boxed{\frac{72}{100}}",
     r"\boxed{\frac{1}{72}}", r"\boxed{-72}", r"\boxed{72_{10}}", r"\boxed{72 \mod 5}", r"\boxed{\infty}",
-    r"\boxed{?}", "\\boxed{72?}\n\nNo.",
+    r"\boxed{?}", "\\boxed{72?}\n\nNo.", "#### 72 dozen", "#### half of 72", "#### twice 72", "#### triple 72",
+    "#### 3 times 72", "#### two thirds of 72", "#### 72 more than 5", "#### 72 less than 100", r"\boxed{72!}",
+    "72nm2x", "#### 70 is 72", "#### 72 and 5 make 77", "#### 72 multiplied by 2", "#### square root of 72",
 ]
 
 WRONG = [
@@ -252,6 +260,7 @@ WRONG = [
     ("#### 0.333", 0.3333333333333333), ("#### 18", [17, 19]), ("#### 18", "17"), ("#### 18", r"\boxed{17}"),
     ("#### 5/8", 5), ("#### 1 1/2", 1), ("#### \xbd", 1), ("#### 1\xbe", 1), ("#### 2\xbd", 2),
     ("#### 25%", 0.25), ("#### 0.25", 25),
+    ("7 red and 11 blue make 18", 7), ("7 red and 11 blue make 18", 11), ("#### the twenty-third", 20),
 ]
 
 FINANCE = [
@@ -318,6 +327,9 @@ FINANCE = [
     ("ANSWER: 25", "[25%]", 1), ("ANSWER: 5.2 million", "$5.2 million", 1),
     ("ANSWER: **$5.2 million**", "5.2 million", 1), ("ANSWER: $5.2 million dollars", "5.2 million", 1),
     ("ANSWER: 8.1%", ['8.1%', '8.2%'], 1), ("ANSWER: 150 basis points", "1.5%", 1),
+    ("ANSWER: 10 basis points", "10", 1), ("ANSWER: 1.5x", "1.5", 1), ("ANSWER: fell from 10% to 7.3%", "7.3%", 1),
+    ("ANSWER: fell from 10% to 7.3%", "10%", 0), ("no\nyes", "no", 0), ("no\nyes", "yes", 0),
+    ("ANSWER: yes\n\nActually, the answer is no.", "yes", 0), ("ANSWER: yes\n\nActually, the answer is no.", "no", 1),
 ]
 
 ANYWHERE = [
@@ -326,6 +338,7 @@ ANYWHERE = [
     ("Tom has 7 and Ann 11. Together 18", 18, 1), ("The total is 18 eggs.", 18, 1),
     ("She makes 9 * 2 = 18 dollars", 18, 1), ("17 and 18", 18, 0), ("so 18% of them", 18, 1), ("-18", -18, 1),
     ("it is $18.50", 18.5, 1), ("#### 17\n18", 18, 0), ("We had 16, 9 and 18", 18, 0),
+    ("72... 96", 96, 0), ("72. 73. 74.", 74, 0), ("72. Alternatively, 96.", 96, 0), ("72? Or is it 96?", 96, 0),
 ]
 
 # fmt: on

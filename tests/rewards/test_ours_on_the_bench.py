@@ -50,7 +50,7 @@ PROGRAMS = [("Write add.", "assert add(1, 2) == 3\nassert add(5, 2) == 7", ADD.f
 OURS = [
     pytest.param(rewards.gsm8k, NUMBERS, 0, (), id="gsm8k"),
     pytest.param(rewards.ExactNumber(), NUMBERS, 0, (), id="ExactNumber"),
-    pytest.param(rewards.finqa, FIGURES, 0, ("echo of options", "corrected afterwards"), id="finqa"),
+    pytest.param(rewards.finqa, FIGURES, 0, (), id="finqa"),
     pytest.param(rewards.FinQA(), FIGURES[2:] + NUMBERS, 0, (), id="FinQA"),
     pytest.param(rewards.MultipleChoice(), CHOICES, 0, (), id="MultipleChoice"),
     pytest.param(rewards.ExactMatch(), NAMES, 0, (), id="ExactMatch"),
