@@ -100,8 +100,8 @@ def is_call(part: Mapping[str, Any]) -> bool:
 
 def call_fields(call: Mapping[str, Any]) -> tuple[JSON, JSON, JSON]:
     """Return id, name and arguments of a call in a form of OpenAI, Anthropic, Bedrock or Inspect; None for missing."""
-    function = call.get("function")
-    inner = next((each for each in (function, call.get("toolUse")) if isinstance(each, Mapping)), call)
+    function = call.get("function") or call.get("toolUse")
+    inner = function if isinstance(function, Mapping) else call
     name = function if isinstance(function, str) else inner.get("name")
     return call.get("id", inner.get("toolUseId")), name, inner.get("arguments", inner.get("input"))
 
