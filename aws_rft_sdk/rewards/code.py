@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from dataclasses import dataclass
 
 from aws_rft_sdk._checks import check_number, check_seconds
@@ -103,10 +104,10 @@ class CodeTests(TextReward):
         if job is None:
             return None
         limits = Limits(self.timeout_seconds, self.memory_megabytes, self.file_megabytes)
-        early = json.dumps({name: value for name, value in job.items() if name != "late"} | {"seconds": limits.seconds})
-        sent = f"{len(early)}\n{early}{json.dumps(job.get('late'))}"
+        main = f"{source_of('_sandbox')}\n\nmain({job | {'seconds': limits.seconds}!a})\n"
+        keys = [secrets.token_hex(16) for _ in tests.tests]
         try:
-            execution = self.runner({"main.py": source_of("_sandbox")}, sent, limits)
+            execution = self.runner({"main.py": main}, json.dumps([*zip(keys, tests.tests, strict=True)]), limits)
         except UnavailableError as error:
             logger.warning("error=<%s> | a program cannot be judged", error)
             return None
@@ -114,7 +115,7 @@ class CodeTests(TextReward):
         if first != "ready" or execution.timed_out:
             logger.warning("status=<%d>, said=<%s> | a program cannot be judged", execution.exit_status, first)
             return None
-        passed = tests.passed(job, lines)
+        passed = tests.passed(keys, lines)
         if all(passed):
             return 1.0
         return self.compiles + (1.0 - self.compiles) * sum(passed) / len(passed) if self.partial else self.compiles

@@ -247,8 +247,11 @@ LIES = {
     "borrowed": (BORROWED, "assert double(2) == '4'"),
     "library": (ANY, "assert double(2) == 4"),
     "class": (f"{KIND}def double(x): return A", "assert double(2) == 4"),
+    "integers": ("class Some:\n  def __eq__(self, other): return isinstance(other, int)\n"
+                 "def double(x): return Some()", "assert double(2) == 4"),
+    "one": ("class One:\n  def __eq__(self, other): return 1\ndef double(x): return One()", "assert double(2) == 4"),
     "nothing-to-assert": ("def double(x): return []", "for y in double(2):\n  assert y == 4"),
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("program", "test"), LIES.values(), ids=LIES)
@@ -265,6 +268,10 @@ TRUTHS = {
         POINT,
         "import unittest\nt = unittest.TestCase()\nt.assertEqual(Point(1), Point(1), 'm')\n"
         "t.assertIsInstance(Point(1), Point)",
+    ),
+    "own-and-number": (
+        POINT.replace("isinstance", "other == self.x or isinstance"),
+        "assert Point(5) == 5 != Point(4)",
     ),
     "dataclass": ("import dataclasses\n@dataclasses.dataclass\nclass P:\n  x: int", "assert P(1) == P(1)"),
     "container": ("class Bag:\n  def __contains__(self, x): return x == 1", "assert 1 in Bag() and 2 not in Bag()"),
