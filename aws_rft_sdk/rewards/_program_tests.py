@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import json
 import math
 import re
@@ -23,7 +24,8 @@ class ProgramTests:
 
     kind: Literal["asserts", "calls", "scripts"]
     tests: Sequence[Any]
-    """Pairs of a source and the names that it uses; arguments of calls; texts for standard input."""
+    """For asserts, a source, a call that runs after it, and the names that both take from the program or builtins. An
+    empty source is the source of the test before. Otherwise arguments, or texts for standard input."""
     expected: Sequence[Sequence[Any]]
     """The results of each test that are right. They are compared here: the sandbox never has them."""
     function: str | None = None
@@ -42,7 +44,7 @@ class ProgramTests:
             sources = as_script(program) or (list(program) if self.stated else [])
             known = bool(sources)
         elif self.kind == "asserts":
-            known = known or not any({"candidate", "__candidate__"} & {*names} for _, names in self.tests)
+            known = known or not any({"candidate", "__candidate__"} & {*names} for *_, names in self.tests)
         if not known:
             return None
         return {"kind": self.kind, "sources": sources, "function": function, "imports": self.imports}
@@ -64,7 +66,10 @@ def read_tests(truth: JSON) -> ProgramTests | None:
     if isinstance(truth, Mapping):
         return _of_row(truth)
     if _texts(truth):
-        return _asserts(_texts(truth))
+        try:
+            return _asserts(_texts(truth))
+        except RecursionError:  # such as an expression of more than 300 terms
+            return None
     return _of_cases(truth) if isinstance(truth, Sequence) and truth else None
 
 
@@ -75,7 +80,7 @@ def _of_row(row: Mapping[str, Any]) -> ProgramTests | None:
     name = next((name for name in names if isinstance(name, str)), None)
     if "test_list" in row:
         keys = ("test_imports", "test_setup_code", "test_list", "challenge_test_list")
-        return _asserts([text for key in keys for text in _texts(row.get(key))])
+        return read_tests([text for key in keys for text in _texts(row.get(key))])
     if "inputs" in row and "outputs" in row:
         inputs, outputs = thaw(row["inputs"]), thaw(row["outputs"])
         if not isinstance(inputs, list) or not isinstance(outputs, list) or len(inputs) != len(outputs) or not inputs:
@@ -156,16 +161,16 @@ def _asserts(sources: Sequence[str]) -> ProgramTests | None:
     nodes = [node for tree in trees for node in ast.walk(tree)]
     if len(trees) != len(sources) or any(map(_needs_fixture, nodes)):
         return None
-    setup = [node for tree in trees if not _asserts_something(tree) for node in tree.body]
-    try:
-        tests = [
-            _test(ast.Module([*setup, *tree.body, *ending], []))
-            for tree in trees
-            if _asserts_something(tree)
-            for ending in [ast.parse(call).body for call in _calls(tree)] or [[]]
-        ]
-    except RecursionError:  # an expression of more than 300 terms
-        return None
+    can_assert = [_can_assert(tree, _names(tree, ast.Load) | {"check"}) for tree in trees]
+    setup = [node for tree, can in zip(trees, can_assert, strict=True) if not can for node in tree.body]
+    tests: list[tuple[str, str, list[str]]] = []
+    for tree in trees:
+        _watch(tree)
+    for tree in itertools.compress(trees, can_assert):
+        whole = ast.Module([*setup, *tree.body], [])
+        calls = [*_calls(tree)] or [""]
+        names = _taken_names(whole) | {*re.findall("__candidate__", "".join(calls))}
+        tests += [(ast.unparse(whole), calls[0], sorted(names)), *(("", call, []) for call in calls[1:])]
     imports = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     imports |= {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module and not node.level}
     imports -= {"solution", "__future__"}
@@ -173,13 +178,14 @@ def _asserts(sources: Sequence[str]) -> ProgramTests | None:
 
 
 def _calls(tree: ast.Module) -> Iterator[str]:
-    """Yield calls of the functions and methods that nobody calls in a file of tests: pytest, unittest, HumanEval."""
+    """Yield calls of the functions and methods that nobody calls in a file of tests: HumanEval, pytest, unittest."""
     called = _names(tree, ast.Load)
     for node in tree.body:
-        if isinstance(node, Function) and node.name == "check" and "check" not in called:
-            yield "check(__candidate__)"
-        elif isinstance(node, Function) and node.name.startswith("test") and node.name not in called:
-            yield f"__run__({node.name})"
+        if isinstance(node, Function) and node.name not in called:
+            if node.name == "check":
+                yield "check(__candidate__)"
+            elif node.name.startswith("test"):
+                yield f"__run__({node.name})"
         elif isinstance(node, ast.ClassDef):
             methods = [each.name for each in node.body if isinstance(each, Function) and each.name.startswith("test")]
             yield from (f"__run__({node.name}, {method!r})" for method in methods)
@@ -197,59 +203,41 @@ def _names(tree: ast.AST, kind: type[ast.expr_context]) -> set[str]:
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, kind)}
 
 
-def _asserts_something(tree: ast.Module) -> bool:
+def _taken_names(tree: ast.Module) -> set[str]:
+    """Return the names that a test takes from the program or from builtins."""
+    nodes = [*ast.walk(tree)]
+    own = _names(tree, ast.Store) | {node.arg for node in nodes if isinstance(node, ast.arg)} | {"__seen__"}
+    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "solution"]
+    return _names(tree, ast.Load) - own | {alias.name for node in imports for alias in node.names}
+
+
+def _can_assert(node: ast.AST, used: set[str]) -> bool:
     """Say whether an assertion can be reached: at the top, or in a function that is a test or is used."""
-    used = _names(tree, ast.Load) | {"check"}
-    waiting: list[ast.AST] = [tree]
-    while waiting:
-        node = waiting.pop()
-        if isinstance(node, Function) and not node.name.startswith("test") and node.name not in used:
-            continue
-        if isinstance(node, ast.Assert | ast.Raise) or (isinstance(node, ast.Call) and _ASSERTS.match(_called(node))):
-            return True
-        waiting += ast.iter_child_nodes(node)
-    return False
+    if isinstance(node, Function) and not node.name.startswith("test") and node.name not in used:
+        return False
+    if isinstance(node, ast.Assert | ast.Raise) or (isinstance(node, ast.Call) and _ASSERTS.match(_called(node))):
+        return True
+    return any(_can_assert(child, used) for child in ast.iter_child_nodes(node))
 
 
 def _called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
 
-def _test(tree: ast.Module) -> tuple[str, list[str]]:
-    """Return the source that the sandbox runs, and the names that it takes from the program or from builtins."""
-    nodes = [*ast.walk(tree)]
-    own = _names(tree, ast.Store) | {node.arg for node in nodes if isinstance(node, ast.arg)}
-    imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "solution"]
-    names = _names(tree, ast.Load) - own | {alias.name for node in imports for alias in node.names}
-    return ast.unparse(ast.fix_missing_locations(_Watched().visit(tree))), sorted(names)
-
-
-class _Watched(ast.NodeTransformer):
-    """Shows `_sandbox` what is asserted or compared, so that it can count assertions and refuse liars."""
-
-    def visit_Assert(self, node: ast.Assert) -> ast.AST:
-        self.generic_visit(node)
-        node.test = _seen(node.test)
-        return node
-
-    def visit_Compare(self, node: ast.Compare) -> ast.AST:
-        self.generic_visit(node)
-        node.left, *node.comparators = map(_seen, [node.left, *node.comparators])
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        if _ASSERTS.match(_called(node)):
+def _watch(tree: ast.Module) -> None:
+    """Show `_sandbox` what is asserted or compared, so that it can count assertions and refuse liars."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assert):
+            node.test = _seen(node.test)
+        elif isinstance(node, ast.Compare):
+            node.left, *node.comparators = map(_seen, [node.left, *node.comparators])
+        elif isinstance(node, ast.Call) and _ASSERTS.match(_called(node)):
             node.args = [each if isinstance(each, ast.Starred) else _seen(each) for each in node.args]
             for keyword in node.keywords:
                 keyword.value = _seen(keyword.value)
-        return node
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST:
-        """Leave out `unittest.main()`, since `_calls` calls the tests."""
-        if isinstance(node.value, ast.Call) and ast.unparse(node.value.func) in ("unittest.main", "pytest.main"):
-            return ast.Pass()
-        return self.generic_visit(node)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("unittest.main", "pytest.main"):
+            node.func = ast.Name("dict", ast.Load())  # takes any keywords; `_calls` calls the tests
+            node.args = []
 
 
 def _seen(value: ast.expr) -> ast.expr:

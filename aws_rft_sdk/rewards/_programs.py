@@ -63,8 +63,7 @@ def as_script(program: Sequence[str]) -> list[str]:
     if not acting:
         return []
     last = ([number for number in acting if _READS.search(program[number])] or acting)[-1]
-    before = [_source(node, block) for block in program[:last] for node in _definitions(block)]
-    return [*before, program[last]]
+    return [*(_source(node, block) for block in program[:last] for node in _definitions(block)), program[last]]
 
 
 def only_function(program: Sequence[str]) -> str | None:
@@ -79,13 +78,12 @@ def only_function(program: Sequence[str]) -> str | None:
         for node in (solutions[-1].body if solutions else body)
         if isinstance(node, Function) and not node.name.startswith(("_", "test_"))
     }
-    used = {
-        node.attr if isinstance(node, ast.Attribute) else node.id
-        for function in functions.values()
+    mentions = [
+        (name, getattr(node, "attr" if solutions else "id", None))
+        for name, function in functions.items()
         for node in ast.walk(function)
-        if (isinstance(node, ast.Name) and node.id != function.name)
-        or (solutions and isinstance(node, ast.Attribute) and node.attr != function.name)
-    }
+    ]
+    used = {mentioned for name, mentioned in mentions if mentioned != name}
     left = functions.keys() - used - {"main"}
     return left.pop() if len(left) == 1 else None
 

@@ -65,7 +65,6 @@ def main(job: dict[str, Any]) -> NoReturn:
 def _fork(stdin: int | None = None, stdout: int | None = None) -> int:
     child = os.fork()
     if not child:
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         null = os.open(os.devnull, os.O_RDWR)
         for number, target in enumerate((stdin, stdout, None)):
             os.dup2(null if target is None else target, number)
@@ -148,14 +147,16 @@ def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
     restore()
     if fork():
         leave(0)
+    scope: dict[str, Any] = {}
     for key, test in loads(_read(control)):
         try:
             if job["kind"] == "calls":
                 result = _found(namespace, job["function"])(*test)
             else:
-                scope = _scope(namespace, pristine, test[1], job["function"])
+                source, call, names = test
+                scope = _scope(namespace, pristine, names, job["function"]) if source else scope
                 restore()  # each time: the test before has called the program
-                result = _passes(test[0], scope)
+                result = _passes([source, call], scope)
             write(results, f"\n{dumps([key, result])}\n".encode())
         except BaseException:  # noqa: S112 - the test has failed
             continue
@@ -198,7 +199,7 @@ def _scope(namespace: dict[str, Any], pristine: dict[str, Any], used: list[str],
     return scope | {"__builtins__": dict(pristine), "__name__": "__main__", "__run__": _run}
 
 
-def _passes(source: str, scope: dict[str, Any]) -> bool:
+def _passes(sources: list[str], scope: dict[str, Any]) -> bool:
     """Run a test and say whether it has asserted anything."""
     asserted = []
 
@@ -209,7 +210,8 @@ def _passes(source: str, scope: dict[str, Any]) -> bool:
         return value
 
     scope["__seen__"] = seen
-    exec(compile(source, "test.py", "exec", dont_inherit=True, optimize=0), scope)  # noqa: S102
+    for source in sources:
+        exec(compile(source, "test.py", "exec", dont_inherit=True, optimize=0), scope)  # noqa: S102
     return bool(asserted)
 
 

@@ -184,8 +184,9 @@ class CodeInterpreterRunner:
 
 def _invoke(client: Any, target: Mapping[str, str], name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Call a tool of a session and return the structured part of its result."""
+    nothing: Mapping[str, Any] = {"isError": True, "content": "no result"}
     events = client.invoke_code_interpreter(**target, name=name, arguments=arguments)["stream"]
-    result = next((event["result"] for event in events if "result" in event), {"isError": True, "content": "no result"})
+    result = next((event["result"] for event in events if "result" in event), nothing)
     structured: Mapping[str, Any] = result.get("structuredContent") or {}
     if result.get("isError") and "exitCode" not in structured:  # a program that fails is an error of the tool as well
         raise UnavailableError(f"{name} failed: {result.get('content')!r:.200}")

@@ -120,6 +120,9 @@ FORMS = {
     "  def test_a(self): assert double(self.x) == 4",
     "parametrized": PARAMETRIZED,
     "unittest": UNITTEST,
+    "many-methods": "import unittest\nclass TestDouble(unittest.TestCase):\n"
+    + "".join(f"  def test_{n}(self): self.assertEqual(double({n}), {2 * n})\n" for n in range(1, 300)),
+    "two-ways": f"def test_it(): assert double(3) == 6\n{CHECK}",
     "apps-calls": CALLS,
     "apps-text": {"input_output": json.dumps(CALLS)},
     "candidate": "assert candidate(2) == 4",
