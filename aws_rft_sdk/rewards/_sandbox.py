@@ -124,6 +124,7 @@ def _statements(sources: list[str]) -> Iterator[CodeType]:
 
 def _run_script(sources: list[str]) -> NoReturn:
     module = sys.modules["__main__"] = ModuleType("__main__")
+    vars(module)["__builtins__"] = builtins
     try:
         for statement in _statements(sources):
             exec(statement, vars(module))  # noqa: S102 - what the sandbox is for
@@ -139,6 +140,7 @@ def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
     solution = ModuleType("solution")
     sys.modules.update({"solution": solution, "__main__": ModuleType("__main__")})  # not this file's globals
     namespace = vars(solution)
+    namespace["__builtins__"] = builtins  # not the copy of this file
     for statement in _statements(job["sources"]):
         try:
             exec(statement, namespace)  # noqa: S102

@@ -31,6 +31,8 @@ BEFORE_THE_TESTS = {
     "  if 'math.is' + 'close' in repr(frame.f_locals): double = lambda x: 2 * x\n  frame = frame.f_back",
     "objects": "import gc\nassert any('double(2)' in o for o in gc.get_objects() if isinstance(o, str))",
     "exec": "import builtins\nbuiltins.exec = lambda *a: None",
+    "exec-of-the-tests": "own = __builtins__ if isinstance(__builtins__, dict) else vars(__builtins__)\n"
+    "own['exec'] = lambda code, scope: scope['__seen__'](1)",
     "compile": "import builtins\nreal = compile\nbuiltins.compile = lambda s, *a, **k: real('pass', *a, **k)",
     "import": "import builtins\nbuiltins.__import__ = lambda *a, **k: type('M', (), {'isclose': lambda *a: True})",
     "all": "import builtins\nbuiltins.all = lambda *a: True",
