@@ -55,7 +55,7 @@ class Runner(Protocol):
     """
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
-        """Write the files into an empty folder, run `main.py` there and wait for it.
+        """Write the files into an empty folder, run `main.py` there, wait for it and end what it leaves running.
 
         Args:
             files: Texts by their names, without folders; `main.py` is one of them.
@@ -92,7 +92,7 @@ class SubprocessRunner:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             command = [sys.executable, "-s", "-c", source_of("_confinement"), json.dumps(resources)]
             environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "TMPDIR": folder}
-            return _run(command, _written(files, folder), stdin, limits, environment)
+            return _run(command, folder, files, stdin, limits, environment)
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class ContainerRunner:
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
         """Run `main.py`; see `Runner`."""
         with tempfile.TemporaryDirectory() as folder:
-            os.chmod(_written(files, folder), 0o755)  # noqa: S103 - the container's user reads it
+            os.chmod(folder, 0o755)  # noqa: S103 - the container's user reads it
             name = f"rft-{Path(folder).name.lower().replace('_', '-')}"
             memory = f"{limits.memory_megabytes}m"
             run = [
@@ -129,7 +129,7 @@ class ContainerRunner:
                 *(f"--volume={folder}:/program:ro", "--workdir=/tmp", "--env=PYTHONHASHSEED=0", *self.options),
                 *(self.image, "python3", "-s", "/program/main.py"),
             ]
-            execution = _run(run, folder, stdin, limits)
+            execution = _run(run, folder, files, stdin, limits)
             if execution.timed_out:  # the client is gone, the container is not
                 subprocess.run([self.command, "kill", name], capture_output=True, check=False)  # noqa: S603
         if execution.exit_status in _DOCKER_FAILED:
@@ -208,15 +208,16 @@ def source_of(module: str) -> str:
     return importlib.resources.files(__package__).joinpath(f"{module}.py").read_text(encoding="utf-8")
 
 
-def _written(files: Mapping[str, str], folder: str) -> str:
+def _run(
+    command: Sequence[str],
+    folder: str,
+    files: Mapping[str, str],
+    stdin: str,
+    limits: Limits,
+    environment: Mapping[str, str] | None = None,
+) -> Execution:
     for name, text in files.items():
         Path(folder, name).write_text(text, encoding="utf-8")
-    return folder
-
-
-def _run(
-    command: Sequence[str], folder: str, stdin: str, limits: Limits, environment: Mapping[str, str] | None = None
-) -> Execution:
     try:
         process = subprocess.Popen(  # noqa: S603 - the command is ours
             command, cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
