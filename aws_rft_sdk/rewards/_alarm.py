@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NoReturn
 
-_AT_ONCE = 1e-6
-
 
 class OutOfTimeError(BaseException):
     """The time is over. No Exception, so that code which catches those lets it through."""
@@ -20,14 +18,11 @@ class OutOfTimeError(BaseException):
 def ended_after(seconds: float | None) -> Iterator[None]:
     """Raise `OutOfTimeError` in the code inside when it takes longer than this.
 
-    Python's loops, waits and regular expressions are ended, long steps of extensions are not. There is no limit outside
-    of the main thread and on Windows, where there are no alarms.
-
-    Args:
-        seconds: Above 0; None for no limit.
+    Python's loops, waits and regular expressions are ended, long steps of extensions are not. There is no limit if
+    `seconds` is None, outside of the main thread, and on Windows.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    if seconds is None or not in_main_thread or not hasattr(signal, "setitimer"):
+    has_alarm = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+    if seconds is None or not has_alarm:
         yield
         return
     before, began = signal.signal(signal.SIGALRM, _strike), time.monotonic()
@@ -40,7 +35,7 @@ def ended_after(seconds: float | None) -> Iterator[None]:
         finally:
             signal.signal(signal.SIGALRM, before or signal.SIG_DFL)
             if others:  # somebody else's alarm, such as that of a test runner, goes on
-                signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - began), _AT_ONCE))
+                signal.setitimer(signal.ITIMER_REAL, max(others - (time.monotonic() - began), 1e-6))
 
 
 def _strike(*signal_and_frame: object) -> NoReturn:

@@ -39,8 +39,7 @@ def _restrict(library: ctypes.CDLL, version: int) -> None:
     ruleset = library.syscall(444, rules, ctypes.sizeof(rules), 0)  # landlock_create_ruleset
     # Not sys.path: it may lead to a project, and to the file of the tests in it.
     readable = (*_READABLE, sys.prefix, sys.base_prefix)
-    places = {**dict.fromkeys(readable, 0xD), ".": rights, os.devnull: 0x4006}
-    for path, allowed in places.items():
+    for path, allowed in {**dict.fromkeys(readable, 0xD), ".": rights, os.devnull: 0x4006}.items():
         try:
             place = os.open(path, os.O_PATH)
         except OSError:
@@ -54,12 +53,17 @@ def _restrict(library: ctypes.CDLL, version: int) -> None:
 
 
 def _refuse(events: tuple[str, ...]) -> None:
-    """Let Python refuse the program what the kernel does not. Code that breaks Python itself gets past it."""
-    own, current, frame = os.getpid(), os.getpid, sys._getframe
+    """Let Python refuse the program what the kernel does not. Code that breaks Python itself gets past it.
+
+    `main.py` may fork in this process, and once in a child: a program can give its code the same file name.
+    """
+    own, current, frame, permits = os.getpid(), os.getpid, sys._getframe, [1]
 
     def hook(event: str, arguments: tuple[object, ...]) -> None:
-        if event.startswith(events) and current() != own and frame(1).f_code.co_filename != "main.py":
-            raise PermissionError(f"{event} is refused")
+        if event.startswith(events) and current() != own:
+            if event != "os.fork" or frame(1).f_code.co_filename != "main.py" or not permits:
+                raise PermissionError(f"{event} is refused")
+            permits.clear()
 
     sys.addaudithook(hook)
 
@@ -76,31 +80,28 @@ def _end_strays() -> None:
         pass  # nobody is left
 
 
-def _main() -> None:
-    limits = json.loads(sys.argv[1])
-    if sys.platform != "linux":
-        _limit(limits)
-        _refuse(_STARTS_OTHERS + _REACHES_OTHERS)
-        runpy.run_path("main.py", run_name="__main__")
-        return
-    library = ctypes.CDLL(None)
-    version = library.syscall(444, None, 0, 1)
-    apart = library.unshare(_NEW_USER | _NEW_PROCESSES | _NEW_NETWORK) == 0
-    if not apart:
-        library.unshare(_NEW_NETWORK)  # root may do that
-    library.prctl(_ADOPTS_ORPHANS, 1, 0, 0, 0)
-    child = os.fork()
-    if child:
-        status = os.waitpid(child, 0)[1]
-        _end_strays()
-        os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
-    library.prctl(_DIES_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
-    library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+def _confine() -> None:
+    """Confine this process; on Linux, a child of it, after whose end nothing is left."""
+    limits, apart, version = json.loads(sys.argv[1]), False, 0
+    if sys.platform == "linux":
+        library = ctypes.CDLL(None)
+        apart = library.unshare(_NEW_USER | _NEW_PROCESSES | _NEW_NETWORK) == 0
+        if not apart:
+            library.unshare(_NEW_NETWORK)  # root may do that
+        library.prctl(_ADOPTS_ORPHANS, 1, 0, 0, 0)
+        child = os.fork()
+        if child:
+            status = os.waitpid(child, 0)[1]
+            _end_strays()
+            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+        library.prctl(_DIES_WITH_PARENT, signal.SIGKILL, 0, 0, 0)
+        library.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
+        version = library.syscall(444, None, 0, 1)
     _limit(limits)
     if version > 0:
         _restrict(library, version)
     _refuse(_STARTS_OTHERS if apart or version > 5 else _STARTS_OTHERS + _REACHES_OTHERS)
-    runpy.run_path("main.py", run_name="__main__")
 
 
-_main()
+_confine()
+runpy.run_path("main.py", run_name="__main__")

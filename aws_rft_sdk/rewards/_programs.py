@@ -7,7 +7,6 @@ import html
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from aws_rft_sdk.rewards.extract import strip_thoughts
 
@@ -22,6 +21,7 @@ _QUOTED_FENCE = re.compile(r"^[ \t]*> ?(?:```|~~~)", re.MULTILINE)
 _TAG = re.compile(r"[<\[](code|pre|python|answer|solution)\b[^>\]]*[>\]](.*?)(?:[<\[]/\1[>\]]|\Z)", re.DOTALL | re.I)
 _PYTHON = ("py", "python", "ipython")
 _CODE_STARTS = re.compile(r"(?:def|class|import|from|async|@)(?![^\s\w])")
+_READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(0")
 _MAX_CHARACTERS = 100_000
 _MAX_PROSE_LINES = 20
 _MAX_TAGS = 3
@@ -29,82 +29,61 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Source that compiles, as text and as statements."""
-
-    source: str
-    body: tuple[ast.stmt, ...]
-
-    @property
-    def defines(self) -> bool:
-        """Whether a function or a class is defined here."""
-        return any(
-            isinstance(node, Function | ast.ClassDef) or isinstance(getattr(node, "value", None), ast.Lambda)
-            for node in self.body
-        )
-
-    @property
-    def acts(self) -> bool:
-        """Whether something other than definitions is run, so that the block may print."""
-        return not all(isinstance(node, _DEFINITIONS) for node in self.body)
-
-    @property
-    def definitions(self) -> str:
-        """Source of the definitions and imports alone."""
-        return ast.unparse(ast.Module([node for node in self.body if isinstance(node, _DEFINITIONS)], []))
-
-    @property
-    def reads(self) -> bool:
-        """Whether standard input is mentioned."""
-        return re.search(r"\binput\b|\bstdin\b|\bopen\(0", self.source) is not None
-
-
-def find_program(answer: str) -> list[Block]:
+def find_program(answer: str) -> list[str]:
     """Return the blocks of Python that make up the program of an answer, in order; empty if nothing compiles.
 
     An answer that is Python as a whole is the program. Otherwise the blocks fenced as Python are, and with them blocks
     without a language if no block fenced as Python defines anything. Blocks that do not compile are left out. Without
     a fence, what stands in a tag such as `<code>` is the program, or the code between lines of prose.
     """
-    text = strip_thoughts(answer)
-    if text is None or not text.strip() or len(text) > _MAX_CHARACTERS:
+    text = (strip_thoughts(answer) or "").replace("\r\n", "\n")
+    if not text.strip() or len(text) > _MAX_CHARACTERS:
         return []
-    text = text.replace("\r\n", "\n")
     if _QUOTED_FENCE.search(text):
         text = _QUOTE.sub("", text)
     whole = _block(text)
-    if whole is not None:
+    if whole:
         return [whole]
     if _FENCE.search(text):
         blocks = list(_fenced(text))
         of_python = [block for is_python, block in blocks if is_python]
-        return of_python if any(block.defines for block in of_python) else [block for _, block in blocks]
+        return of_python if any(map(_defines, of_python)) else [block for _, block in blocks]
     for _ in range(_MAX_TAGS):
         tag = _TAG.search(text)
         text = text if tag is None else html.unescape(tag[2])
     return _between_prose(textwrap.dedent(text.strip("\n")).splitlines())
 
 
-def only_function(blocks: Sequence[Block]) -> str | None:
+def as_script(program: Sequence[str]) -> list[str]:
+    """Return the last block that reads standard input, after the definitions of the blocks before it.
+
+    If no block reads, the last one that acts is taken. Returns an empty list if all blocks only define.
+    """
+    acting = [number for number, block in enumerate(program) if len(_definitions(block)) < len(ast.parse(block).body)]
+    if not acting:
+        return []
+    last = ([number for number in acting if _READS.search(program[number])] or acting)[-1]
+    return [*(_source(node, block) for block in program[:last] for node in _definitions(block)), program[last]]
+
+
+def only_function(program: Sequence[str]) -> str | None:
     """Return the only function that no other function uses; None if there are several.
 
     If the program has a class `Solution`, its methods are meant.
     """
-    body: Sequence[ast.stmt] = [node for block in blocks for node in block.body]
+    body: Sequence[ast.stmt] = [node for block in program for node in ast.parse(block).body]
     solutions = [node for node in body if isinstance(node, ast.ClassDef) and node.name == "Solution"]
     functions = {
         node.name: node
         for node in (solutions[-1].body if solutions else body)
         if isinstance(node, Function) and not node.name.startswith(("_", "test_"))
     }
-    used = {
-        node.attr if isinstance(node, ast.Attribute) else node.id
-        for function in functions.values()
+    mentions = [
+        (name, getattr(node, "attr" if solutions else "id", None))
+        for name, function in functions.items()
         for node in ast.walk(function)
-        if (isinstance(node, ast.Name) and node.id != function.name)
-        or (solutions and isinstance(node, ast.Attribute) and node.attr != function.name)
-    }
+    ]
+    used = {mentioned for name, mentioned in mentions if mentioned != name}
     left = functions.keys() - used - {"main"}
     return left.pop() if len(left) == 1 else None
 
@@ -112,20 +91,37 @@ def only_function(blocks: Sequence[Block]) -> str | None:
 def parse(source: str) -> ast.Module | None:
     """Return the syntax tree of source that compiles, else None."""
     try:
-        tree = ast.parse(source, "answer.py")
+        tree = ast.parse(source)
         compile(tree, "answer.py", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError):
         return None
     return tree
 
 
-def _block(source: str) -> Block | None:
+def _block(source: str) -> str:
+    """Return source without its indentation; an empty text if it does nothing or does not compile."""
     source = textwrap.dedent(source.strip("\n"))
     tree = parse(source)
-    return None if tree is None else Block(source, tuple(tree.body))
+    return source if tree and tree.body else ""
 
 
-def _fenced(text: str) -> Iterator[tuple[bool, Block]]:
+def _definitions(block: str) -> list[ast.stmt]:
+    return [node for node in ast.parse(block).body if isinstance(node, _DEFINITIONS)]
+
+
+def _source(node: ast.stmt, block: str) -> str:
+    begin = min(each.lineno for each in (node, *getattr(node, "decorator_list", ())))
+    return "\n".join(block.split("\n")[begin - 1 : node.end_lineno])
+
+
+def _defines(block: str) -> bool:
+    return any(
+        isinstance(node, Function | ast.ClassDef) or isinstance(getattr(node, "value", None), ast.Lambda)
+        for node in ast.parse(block).body
+    )
+
+
+def _fenced(text: str) -> Iterator[tuple[bool, str]]:
     """Yield what is fenced as Python (True) or without a language (False), and compiles."""
     for found in _FENCE.finditer(text):
         language, body = found["language"], found["body"]
@@ -135,17 +131,15 @@ def _fenced(text: str) -> Iterator[tuple[bool, Block]]:
             continue
         head, _, code = body.partition("\n")
         # What follows the language on the same line is code, or a title and the like.
-        for source in (f"{head.strip()}\n{code}" if head.strip() else code, code):
-            block = _block(source)
-            if block is not None and block.body:
-                yield bool(language), block
-                break
+        block = _block(f"{head.strip()}\n{code}" if head.strip() else code) or _block(code)
+        if block:
+            yield bool(language), block
 
 
-def _between_prose(lines: list[str]) -> list[Block]:
+def _between_prose(lines: list[str]) -> list[str]:
     start = next((number for number, line in enumerate(lines) if _CODE_STARTS.match(line)), len(lines))
     for end in range(len(lines), max(start, len(lines) - _MAX_PROSE_LINES), -1):
         block = _block("\n".join(lines[start:end]))
-        if block is not None:
+        if block:
             return [block]
     return []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 from dataclasses import dataclass
 
 from aws_rft_sdk._checks import check_number, check_seconds
@@ -18,24 +19,22 @@ logger = logging.getLogger(__name__)
 
 _MAX_SECONDS = 86_400
 _MAX_MEGABYTES = 2**20
-_HERE = SubprocessRunner()
 
 
 @dataclass(frozen=True)
 class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
-    The program is all blocks of Python in the answer, taken together. If two blocks define a name, the later definition
-    wins. Blocks that do not compile are left out. Each top-level statement runs by itself, and a statement that fails
-    is skipped. So examples, the program's own asserts, `input()` and `sys.exit()` do no harm. `__name__` is not
-    `"__main__"`. Tests by standard input differ: there the last block that reads standard input runs as a script,
-    after the definitions of the blocks before it.
+    The program is all blocks of Python in the answer, taken together. The last definition of a name wins, and blocks
+    that do not compile are left out. Each top-level statement runs by itself, so examples, the program's own asserts,
+    `input()` and `sys.exit()` do no harm. `__name__` is not `"__main__"`. For tests by standard input, the last block
+    that reads it runs as a script, after the definitions of the blocks before it.
 
     The ground truth holds the tests in one of these forms:
 
     - Asserts, as a text or a list of texts. Each text is a test. A text that asserts nothing is the setup of the
-      others. If the program does not define a name that a test uses, its class `Solution` is asked for a method of
-      that name. Tests may `import solution`.
+      others. A name that the program does not define may be a method of its class `Solution`. Tests may
+      `import solution`.
     - Functions `test_...` of pytest (with `parametrize`, without fixtures) and classes of unittest. Each function or
       method is a test.
     - Rows of MBPP (`test_list`), HumanEval (`test` and `entry_point`), APPS (`inputs`, `outputs`, `fn_name`, also as
@@ -46,7 +45,7 @@ class CodeTests(TextReward):
     after its body has run, so they withstand less:
 
     - A program does not pass when it prints a verdict, exits, waits in a thread, replaces builtins or modules that the
-      tests import, returns an object that claims to be equal to everything, or gives a loop of asserts nothing to do.
+      tests import, returns an object that is equal to everything, or gives a loop of asserts nothing to do.
     - A program may pass when it reads the asserts from frames or `gc` while they run, leaves a hook or a signal handler
       for that time, or guesses from the arguments what is asked. Prefer inputs and outputs if your policy learns this.
 
@@ -69,7 +68,7 @@ class CodeTests(TextReward):
     memory_megabytes: int = 512
     file_megabytes: int = 10
     """Largest size of a file that the program writes."""
-    runner: Runner = _HERE
+    runner: Runner = SubprocessRunner()  # noqa: RUF009 - frozen
     """Where the program runs: `SubprocessRunner`, `ContainerRunner`, `CodeInterpreterRunner`, or one of your own."""
 
     def __post_init__(self) -> None:
@@ -83,30 +82,24 @@ class CodeTests(TextReward):
             raise ConfigurationError(f"runner is {self.runner!r:.80}. Use for example SubprocessRunner()")
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
-        """Return the score.
+        """Return the score of an answer by the tests.
 
-        Args:
-            answer_text: The answer.
-            ground_truth: The tests.
-
-        Returns:
-            None if there are no tests, they assert nothing, do not compile, or need a module that the runner lacks; if
-            nobody can say which function they call; or if the runner could not run the program, which is logged.
+        Returns None if there are no tests, they assert nothing, do not compile, or need a module that the runner lacks;
+        if nobody can say which function they call; or if the runner could not run the program, which is logged.
         """
-        tests = read_tests(ground_truth)
+        tests, program = read_tests(ground_truth), find_program(answer_text)
         if tests is None:
             return None
-        program = find_program(answer_text)
         if not program:
             return 0.0
         job = tests.job(program)
         if job is None:
             return None
         limits = Limits(self.timeout_seconds, self.memory_megabytes, self.file_megabytes)
-        early = json.dumps({name: value for name, value in job.items() if name != "late"} | {"seconds": limits.seconds})
-        sent = f"{len(early)}\n{early}{json.dumps(job.get('late'))}"
+        main = f"{source_of('_sandbox')}\n\nmain({job | {'seconds': limits.seconds}!a})\n"
+        keys = [secrets.token_hex(16) for _ in tests.tests]
         try:
-            execution = self.runner({"main.py": source_of("_sandbox")}, sent, limits)
+            execution = self.runner({"main.py": main}, json.dumps([*zip(keys, tests.tests, strict=True)]), limits)
         except UnavailableError as error:
             logger.warning("error=<%s> | a program cannot be judged", error)
             return None
@@ -114,7 +107,7 @@ class CodeTests(TextReward):
         if first != "ready" or execution.timed_out:
             logger.warning("status=<%d>, said=<%s> | a program cannot be judged", execution.exit_status, first)
             return None
-        passed = tests.passed(job, lines)
+        passed = tests.passed(keys, lines)
         if all(passed):
             return 1.0
         return self.compiles + (1.0 - self.compiles) * sum(passed) / len(passed) if self.partial else self.compiles

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import logging
 import math
 import os
 import shlex
@@ -13,14 +12,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Any, Protocol
 
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
-
-logger = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 10.0
 _LONGEST_SESSION_SECONDS = 28_800
@@ -56,7 +55,7 @@ class Runner(Protocol):
     """
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
-        """Write the files into an empty folder, run `main.py` there and wait for it.
+        """Write the files into an empty folder, run `main.py` there, wait for it and end what it leaves running.
 
         Args:
             files: Texts by their names, without folders; `main.py` is one of them.
@@ -72,11 +71,10 @@ class Runner(Protocol):
 class SubprocessRunner:
     """Runs programs in a process of this machine. POSIX only.
 
-    Everywhere: no environment, a temporary folder, a session of its own that is killed as a whole, and limits of time,
-    memory and file size. An audit hook refuses to start other processes. On Linux, where the kernel permits it,
-    Landlock (5.13 and newer) refuses files outside of the folder and of Python, TCP (6.7 and newer) and signals to
-    other processes (6.12 and newer), and namespaces hide network devices and other processes. Where neither keeps
-    signals from other processes, the hook refuses signals and `ctypes` as well.
+    Everywhere: no environment, a temporary folder, and limits of time, memory and file size. An audit hook refuses to
+    start processes. On Linux, where the kernel permits it, Landlock (5.13 and newer) refuses files outside of the
+    folder and of Python, TCP (6.7) and signals to other processes (6.12). Namespaces hide the network and other
+    processes. Where neither keeps signals from other processes, the hook refuses signals and `ctypes`.
 
     It is no jail: programs share this kernel, and see files in `/usr` and in Python's folders. What this machine does
     not permit is left out without a word. Use another runner for policies that you do not trust.
@@ -94,7 +92,7 @@ class SubprocessRunner:
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
             command = [sys.executable, "-s", "-c", source_of("_confinement"), json.dumps(resources)]
             environment = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "TMPDIR": folder}
-            return _run(command, _written(files, folder), stdin, limits, environment)
+            return _run(command, folder, files, stdin, limits, environment)
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ class ContainerRunner:
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
         """Run `main.py`; see `Runner`."""
         with tempfile.TemporaryDirectory() as folder:
-            os.chmod(_written(files, folder), 0o755)  # noqa: S103 - the container's user reads it
+            os.chmod(folder, 0o755)  # noqa: S103 - the container's user reads it
             name = f"rft-{Path(folder).name.lower().replace('_', '-')}"
             memory = f"{limits.memory_megabytes}m"
             run = [
@@ -131,7 +129,7 @@ class ContainerRunner:
                 *(f"--volume={folder}:/program:ro", "--workdir=/tmp", "--env=PYTHONHASHSEED=0", *self.options),
                 *(self.image, "python3", "-s", "/program/main.py"),
             ]
-            execution = _run(run, folder, stdin, limits, None)
+            execution = _run(run, folder, files, stdin, limits)
             if execution.timed_out:  # the client is gone, the container is not
                 subprocess.run([self.command, "kill", name], capture_output=True, check=False)  # noqa: S603
         if execution.exit_status in _DOCKER_FAILED:
@@ -167,38 +165,32 @@ class CodeInterpreterRunner:
             f"ulimit -f {limits.file_megabytes * 2048}; "  # blocks of 512 bytes
             f"PYTHONHASHSEED=0 exec timeout -k 1 {seconds} python3 -s main.py"
         )
-        lasts = min(seconds + 60, _LONGEST_SESSION_SECONDS)
         content = [{"path": path, "text": text} for path, text in {**files, "stdin.txt": stdin}.items()]
         try:
+            lasts = min(seconds + 60, _LONGEST_SESSION_SECONDS)
             started = client.start_code_interpreter_session(**target, sessionTimeoutSeconds=lasts)
             target["sessionId"] = started["sessionId"]
-            _invoke(client, target, "writeFiles", {"content": content})
-            result = _invoke(client, target, "executeCommand", {"command": f"sh -c {shlex.quote(script)}"})
+            try:
+                _invoke(client, target, "writeFiles", {"content": content})
+                result = _invoke(client, target, "executeCommand", {"command": f"sh -c {shlex.quote(script)}"})
+            finally:
+                with suppress(Exception):  # then the session ends at its timeout
+                    client.stop_code_interpreter_session(**target)
         except Exception as error:
             raise UnavailableError(f"Code Interpreter {self.identifier} cannot run a program: {error}") from error
-        finally:
-            _stop(client, target)
         status = result.get("exitCode", 1)
         return Execution(status, result.get("stdout", ""), status in (124, 137))
 
 
-def _stop(client: Any, target: Mapping[str, str]) -> None:
-    try:
-        if "sessionId" in target:
-            client.stop_code_interpreter_session(**target)
-    except Exception as error:
-        logger.warning("session=<%s>, error=<%s> | runs until its timeout", target["sessionId"], error)
-
-
 def _invoke(client: Any, target: Mapping[str, str], name: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
     """Call a tool of a session and return the structured part of its result."""
-    for event in client.invoke_code_interpreter(**target, name=name, arguments=arguments)["stream"]:
-        if "result" in event:
-            result: Mapping[str, Any] = event["result"]
-            if name != "executeCommand" and result.get("isError"):
-                raise UnavailableError(f"{name} failed: {result.get('content')!r:.200}")
-            return result.get("structuredContent") or {}
-    raise UnavailableError(f"{name} gave no result")
+    nothing: Mapping[str, Any] = {"isError": True, "content": "no result"}
+    events = client.invoke_code_interpreter(**target, name=name, arguments=arguments)["stream"]
+    result = next((event["result"] for event in events if "result" in event), nothing)
+    structured: Mapping[str, Any] = result.get("structuredContent") or {}
+    if result.get("isError") and "exitCode" not in structured:  # a program that fails is an error of the tool as well
+        raise UnavailableError(f"{name} failed: {result.get('content')!r:.200}")
+    return structured
 
 
 @cache
@@ -216,24 +208,19 @@ def source_of(module: str) -> str:
     return importlib.resources.files(__package__).joinpath(f"{module}.py").read_text(encoding="utf-8")
 
 
-def _written(files: Mapping[str, str], folder: str) -> str:
+def _run(
+    command: Sequence[str],
+    folder: str,
+    files: Mapping[str, str],
+    stdin: str,
+    limits: Limits,
+    environment: Mapping[str, str] | None = None,
+) -> Execution:
     for name, text in files.items():
         Path(folder, name).write_text(text, encoding="utf-8")
-    return folder
-
-
-def _run(
-    command: Sequence[str], folder: str, stdin: str, limits: Limits, environment: Mapping[str, str] | None
-) -> Execution:
     try:
         process = subprocess.Popen(  # noqa: S603 - the command is ours
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env=environment,
-            start_new_session=True,
+            command, cwd=folder, env=environment, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
         )
     except OSError as error:
         raise UnavailableError(f"{command[0]} cannot be started: {error}") from error
@@ -244,8 +231,6 @@ def _run(
         except subprocess.TimeoutExpired as error:
             output, timed_out = error.stdout or b"", True
         finally:
-            try:
+            with suppress(ProcessLookupError, PermissionError):  # nobody is left
                 os.killpg(process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass  # nobody is left
     return Execution(process.returncode, output.decode(errors="replace"), timed_out)

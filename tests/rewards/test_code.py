@@ -120,6 +120,9 @@ FORMS = {
     "  def test_a(self): assert double(self.x) == 4",
     "parametrized": PARAMETRIZED,
     "unittest": UNITTEST,
+    "many-methods": "import unittest\nclass TestDouble(unittest.TestCase):\n"
+    + "".join(f"  def test_{n}(self): self.assertEqual(double({n}), {2 * n})\n" for n in range(1, 300)),
+    "two-ways": f"def test_it(): assert double(3) == 6\n{CHECK}",
     "apps-calls": CALLS,
     "apps-text": {"input_output": json.dumps(CALLS)},
     "candidate": "assert candidate(2) == 4",
@@ -184,7 +187,7 @@ NO_TESTS = [None, "", [], {}, "def (", 5, [5], {"tests": None}, "x = 1", ["impor
             "def helper():\n    assert double(2) == 4", "print(double(2))", {"inputs": [], "outputs": []},
             {"inputs": ["1"], "outputs": []}, {"inputs": 5, "outputs": 5}, {"test_list": 5}, {"public_test_cases": "5"},
             {"test": 5, "entry_point": 7}, [{"input": "1", "output": "2", "testtype": ["x"]}], "[1", FIXTURE,
-            "import no_such_module\nassert double(2) == 4"]  # fmt: skip
+            "import no_such_module\nassert double(2) == 4", f"{TEST} + {'0 + ' * 600}0"]  # fmt: skip
 
 
 @pytest.mark.parametrize("truth", NO_TESTS, ids=repr)
@@ -261,7 +264,7 @@ RUNS = {
     "hung": (lambda *_: Execution(-9, "ready\n", timed_out=True), None),
     "unavailable": (unavailable, None),
     "ended-by-the-program": (lambda *_: Execution(-9, "ready\n"), 0.1),
-    "token": (lambda files, stdin, _: Execution(0, f"ready\n{re.search('[0-9a-f]{32}', stdin)[0]}\n"), 1.0),
+    "token": (lambda files, stdin, _: Execution(0, f'ready\n["{re.search("[0-9a-f]{32}", stdin)[0]}", true]\n'), 1.0),
 }
 
 

@@ -54,6 +54,7 @@ REFUSED = {
     "file-size": "open('a', 'wb').write(b'x' * 10**8)",
     "memory": "b'x' * 2**30",
     "fork": "os.fork()",
+    "fork-by-the-name-of-a-file": "exec(compile('os.fork()', 'main.py', 'exec'))",
     "process": "subprocess.run(['/bin/true'], check=True)",
 }
 REFUSED_BY_LANDLOCK = {
