@@ -58,11 +58,6 @@ _CALL = _keys(closed=False, name=_TEXT, arguments=cs.no_info_after_validator_fun
 _CALLS = _some(_keys(closed=False, id=_TEXT, type=_FUNCTION, function=_CALL))
 
 
-_SAYS = _keys(role=cs.literal_schema(["system", "user", "assistant"]), content=_CONTENT)
-_PLAIN = cs.list_schema(_SAYS, min_length=1, fail_fast=True)
-"""What most messages are, for speed: it has no Python in it. Its errors are passed over."""
-
-
 def _kind(message: Any) -> str:
     role = str(message.get("role")).lower() if isinstance(message, dict) else ""
     return "<answers>" if role == "tool" else "<calls>" if role == "assistant" and "tool_calls" in message else "<says>"
@@ -75,8 +70,7 @@ def _messages(role: CoreSchema, more: Mapping[str, CoreSchema] = _NONE) -> CoreS
         "<calls>": _keys(role=role, tool_calls=_CALLS, optional={"content": _PERHAPS, **more}),
         "<answers>": _keys(role=role, content=_CONTENT, tool_call_id=_TEXT, optional=more),
     }
-    whole = _some(cs.tagged_union_schema(kinds, _kind))
-    return cs.union_schema([(_PLAIN, "<plain>"), (whole, "<whole>")], mode="left_to_right")
+    return _some(cs.tagged_union_schema(kinds, _kind))
 
 
 def _chat(messages: CoreSchema) -> SchemaValidator:
@@ -89,6 +83,9 @@ CHAT = {  # OpenAI's messages may have a name, Nova's may not
     Target.BEDROCK: _chat(_messages(cs.literal_schema(_ROLES), {"name": _TEXT})),
     Target.NOVA: _chat(_messages(_ANY_CASE)),
 }
+_SAYS = _keys(role=cs.literal_schema(["system", "user", "assistant"]), content=_CONTENT)
+PLAIN_CHAT = _chat(cs.list_schema(_SAYS, min_length=1, fail_fast=True))
+"""What most rows without tools are, for speed: it has no Python in it."""
 _METADATA = _keys(
     prompt=_content(_messages(cs.literal_schema(["system", "user", "assistant", "tool"]))),
     optional={"answer": _STRING, "task": _STRING, "info": cs.no_info_after_validator_function(_object, _ANY)},
@@ -168,12 +165,11 @@ def broken_rules(shape: SchemaValidator, value: Any, field: str = "") -> Iterato
         shape.validate_python(value)
     except ValidationError as error:
         for detail in error.errors(include_url=False):
-            kind, last = detail["type"], [step for step in detail["loc"] if step != "<whole>"][-1:]
+            kind, last = detail["type"], detail["loc"][-1:]
             # Content is text or parts, and errors of the other form were not meant.
-            other = kind == "list_type" if last == ["<parts>"] else isinstance(detail["input"], list)
-            if "<plain>" in detail["loc"] or (last in (["<parts>"], ["<text>"]) and other):
-                continue
-            if kind != "string_unicode":  # half of a surrogate pair, which is a problem of its own
+            other = kind == "list_type" if last == ("<parts>",) else isinstance(detail["input"], list)
+            meant = not other or last not in (("<parts>",), ("<text>",))
+            if meant and kind != "string_unicode":  # half of a surrogate pair is a problem of its own
                 yield _broken(detail, field)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from aws_rft_sdk.datasets._interop import kind_of
 from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
 from aws_rft_sdk.datasets._messages import Found, conversation, seen_in, visible_text
-from aws_rft_sdk.datasets._models import CHAT, MULTITURN, broken_rules
+from aws_rft_sdk.datasets._models import CHAT, MULTITURN, PLAIN_CHAT, broken_rules
 from aws_rft_sdk.datasets._text import estimate_tokens, holds_nothing, nearest, plural, show
 from aws_rft_sdk.datasets._tools import Tools
 from aws_rft_sdk.datasets.report import Findings, beside
@@ -148,6 +148,9 @@ class Rows:
                     self.findings.add("optional-field", line, key, problem)
 
 
+_IS_PLAIN = PLAIN_CHAT.isinstance_python
+
+
 class ChatRows(Rows):
     """Rows of `messages` and `reference_answer`, for Bedrock and for Nova with a reward Lambda."""
 
@@ -164,7 +167,7 @@ class ChatRows(Rows):
         if "messages" not in row and self.is_foreign(line, row):
             return
         self.kinds[tuple(row)].append(line)
-        if not self._is_good(row):
+        if ("tools" in row or not _IS_PLAIN(row)) and not self._is_good(row):
             self.note(line, broken_rules(self._shape, row))
         if "id" in row and isinstance(row["id"], str):
             self.once("id-duplicate", line, "id", row["id"].strip())
