@@ -128,18 +128,21 @@ class _Bench:
         others = self.cases if is_group_reward(self.reward) else ()
         beside = [item.rollout for item in others if item.group == case.group and item.rollout is not rollout]
         limit = max(_HANGING * self.max_seconds, 1.0)
-        began = time.perf_counter()
-        try:
-            with ended_after(limit):
-                result = evaluate_group(self.reward, [*beside, rollout])[-1]
-        except OutOfTimeError:
-            return None, f"was ended after {limit:g} s"
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a reward that ends the process would end the bench as a success
-            return None, f"raised {type(error).__name__}: {error!s:.200}"
-        finally:
-            self.seconds.append(time.perf_counter() - began)
+        for _ in range(2):  # a first call may import what it needs: only a call that stays slow is a breach
+            began = time.perf_counter()
+            try:
+                with ended_after(limit):
+                    result = evaluate_group(self.reward, [*beside, rollout])[-1]
+            except OutOfTimeError:
+                return None, f"was ended after {limit:g} s"
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a reward that ends the process would end the bench as a success
+                return None, f"raised {type(error).__name__}: {error!s:.200}"
+            finally:
+                self.seconds.append(time.perf_counter() - began)
+            if self.seconds[-1] <= self.max_seconds:
+                break
         problem = None
         if self.seconds[-1] > self.max_seconds:
             problem = f"took {self.seconds[-1]:.2f} s, more than {self.max_seconds:g} s"
@@ -174,7 +177,8 @@ def bench(
             one (as `DominantOutcome` has), else 0.
         limits: The range that rewards must stay in; None for any.
         repeat: How often each case is scored.
-        max_seconds: Longest time that one call may take. One that takes ten times as long is ended.
+        max_seconds: Longest time that one call may take. A slower call is made again, and counts if it stays slow. One
+            that takes ten times as long is ended.
 
     Raises:
         ConfigurationError: There is no case, a figure is out of range, or `reward` is no reward.

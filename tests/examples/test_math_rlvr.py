@@ -111,7 +111,7 @@ def test_prompts_when_prepared_then_model_never_sees_the_answer(tmp_path: Path) 
 
 def test_reward_when_tested_by_the_bench_then_no_breach() -> None:
     reference = f"{EXAMPLE / 'math_reward.py'}:reward"
-    report = json.loads(run("reward", "test", reference, EXAMPLE / "cases.jsonl", "--json"))
+    report = json.loads(run("reward", "test", reference, EXAMPLE / "cases.jsonl", "--json", "--max-seconds", "60"))
     assert report["breaches"] == []
 
 

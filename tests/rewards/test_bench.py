@@ -3,6 +3,7 @@ import json
 import re
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +25,7 @@ from aws_rft_sdk.rewards import (
     bench,
     finqa,
     gsm8k,
+    workbench,
 )
 from aws_rft_sdk.rewards.adversaries import attacks, find_leak
 from aws_rft_sdk.rewards.cases import parse_case, read_cases
@@ -336,6 +338,21 @@ def test_bench_when_a_reward_hangs_then_it_is_ended_and_a_breach():
 
     report = bench(reward, parsed(case("x"), case("y")), max_seconds=0, repeat=1)
     assert "line 1: was ended after 1 s" in report.breaches
+
+
+def test_reward_when_only_its_first_call_is_slow_then_no_breach(monkeypatch):
+    now, calls = [0.0], []
+
+    def slow_at_first(rollout):
+        calls.append(rollout)
+        now[0] += 2.0 if len(calls) == 1 else 0.0
+        return gsm8k(rollout)
+
+    monkeypatch.setattr(workbench, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    breaches = bench(slow_at_first, parsed(*CASES), repeat=1).breaches
+
+    assert calls[0] is calls[1]
+    assert [breach for breach in breaches if "took" in breach] == []
 
 
 def test_bench_when_a_reward_leaves_the_range_then_a_breach():

@@ -239,6 +239,7 @@ def test_invoke_command_when_it_is_a_handler_then_its_reply_is_checked(tmp_path)
     assert "1 results for 2 rows" in result.stderr
 
 
+PATIENT = ("--max-seconds", "60")  # of a busy machine
 CASES = [
     {"prompt": "12 + 60?", "ground_truth": 72, "answer": "#### 72", "kind": "success", "expected": 1},
     {"prompt": "12 + 60?", "ground_truth": 72, "answer": "#### 73", "kind": "failure", "expected": 0},
@@ -248,7 +249,7 @@ CASES = [
 def test_test_command_when_the_reward_is_sound_then_zero_and_when_not_then_one(file, tmp_path):
     cases = tmp_path / "cases.jsonl"
     cases.write_text("\n".join(map(json.dumps, CASES)))
-    result = aws_rft("test", f"{file}:reward", cases, "--range", "-0.1", "1.1")
+    result = aws_rft("test", f"{file}:reward", cases, "--range", "-0.1", "1.1", *PATIENT)
     assert (result.exit_code, "no breach" in result.output) == (0, True), result.output
     result = aws_rft("test", f"{file}:broken", cases)
     assert result.exit_code == 1
@@ -281,7 +282,7 @@ def test_commands_when_a_reward_prints_then_it_is_no_part_of_the_json(tmp_path):
     (tmp_path / "noisy.py").write_text(NOISY)
     (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, CASES)))
     (tmp_path / "events.json").write_text(json.dumps(EVENT))
-    result = aws_rft("test", f"{tmp_path / 'noisy.py'}:reward", tmp_path / "cases.jsonl", "--json")
+    result = aws_rft("test", f"{tmp_path / 'noisy.py'}:reward", tmp_path / "cases.jsonl", "--json", *PATIENT)
     assert json.loads(result.stdout)["breaches"] == []
     assert "scoring" in result.stderr
     result = aws_rft("invoke", f"{tmp_path / 'noisy.py'}:reward", tmp_path / "events.json")
@@ -291,7 +292,7 @@ def test_commands_when_a_reward_prints_then_it_is_no_part_of_the_json(tmp_path):
 def test_test_command_when_names_and_messages_have_brackets_then_they_are_shown_as_they_are(tmp_path):
     (tmp_path / "noisy_names.py").write_text(NOISY)
     (tmp_path / "cases.jsonl").write_text("\n".join(map(json.dumps, CASES)))
-    result = aws_rft("test", f"{tmp_path / 'noisy_names.py'}:reward", tmp_path / "cases.jsonl")
+    result = aws_rft("test", f"{tmp_path / 'noisy_names.py'}:reward", tmp_path / "cases.jsonl", *PATIENT)
     assert (result.exit_code, "[/b] right" in result.output) == (0, True)
     result = aws_rft("test", f"{tmp_path / 'noisy_names.py'}:broken", tmp_path / "cases.jsonl")
     assert result.exit_code == 1
