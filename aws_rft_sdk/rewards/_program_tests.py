@@ -98,7 +98,8 @@ def _of_row(row: Mapping[str, Any]) -> ProgramTests | None:
     if tests is None:
         return None
     prompt = str(row.get("prompt") or "") if name and tests.kind == "asserts" else ""
-    return replace(tests, function=tests.function or name, prompt=prompt if parse(prompt) else "")
+    prompts = (prompt, f"{prompt.rstrip()}\n    pass")  # the latter for a function without a docstring
+    return replace(tests, function=tests.function or name, prompt=next(filter(parse, prompts), ""))
 
 
 def _of_cases(cases: Sequence[Any]) -> ProgramTests | None:

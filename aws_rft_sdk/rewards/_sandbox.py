@@ -226,7 +226,8 @@ def _passes(sources: list[str], scope: dict[str, Any]) -> bool:
         return value
 
     def seen(value: Any) -> Any:
-        asserted.append(True)
+        if sys.exc_info()[0] is not NameError:  # a function that is missing raises no error of its own
+            asserted.append(True)
         return honest(value)
 
     scope.update(__seen__=seen, __honest__=honest)

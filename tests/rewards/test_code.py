@@ -171,6 +171,12 @@ def test_code_tests_when_a_test_waits_for_an_error_then_only_a_program_that_rais
         assert [reward.score(each, truth) for each in (raises, "def root(x): return 0")] == [1.0, 0.1]
 
 
+def test_code_tests_when_the_function_is_missing_then_this_is_no_error_that_a_test_waits_for():
+    test = f"{WAITS}except Exception:\n  pass\nelse:\n  assert False"
+    programs = ("def root(x): raise ValueError", "def other(x): raise ValueError", "root = 1 +* 2")
+    assert [reward.score(each, test) for each in programs] == [1.0, 0.1, 0.0]
+
+
 def test_code_tests_when_an_error_is_only_caught_then_nothing_is_asserted():
     assert reward.score("def root(x): raise ValueError", f"{WAITS}{CATCHES}") is None
 
@@ -180,9 +186,10 @@ PROMPT = 'def double(x):\n  """Double it."""\n'
 BODIES = ("  y = x\n  return x + y", "  return 3 * x", fenced("  return 2 * x"), "return 2 * x", RIGHT, "I cannot.")
 
 
-@pytest.mark.parametrize(("body", "score"), zip(BODIES, COMPLETES.values(), strict=True), ids=COMPLETES)
+@pytest.mark.parametrize(("body", "score"), [*zip(BODIES, COMPLETES.values(), strict=True)], ids=COMPLETES)
 def test_code_tests_when_the_row_has_a_prompt_then_the_answer_may_be_its_body(body, score):
-    assert reward.score(body, {"prompt": PROMPT, "test": CHECK, "entry_point": "double"}) == score
+    for prompt in (PROMPT, "def double(x):\n"):
+        assert reward.score(body, {"prompt": prompt, "test": CHECK, "entry_point": "double"}) == score
 
 
 ADDS = "a, b = map(int, input().split())\nprint(a + b)\n"
