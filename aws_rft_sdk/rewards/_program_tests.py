@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.rewards._programs import Function, as_script, only_function, parse
+from aws_rft_sdk.rewards._programs import Function, as_script, find_program, only_function, parse
 
 _ASSERTS = re.compile(r"assert|raises$|fail$")
 _FRACTION = re.compile(r"[-+]?\d*\.\d+(?:e[-+]?\d+)?|[-+]?\d+", re.IGNORECASE)
@@ -98,7 +98,8 @@ def _of_row(row: Mapping[str, Any]) -> ProgramTests | None:
     if tests is None:
         return None
     prompt = str(row.get("prompt") or "") if name and tests.kind == "asserts" else ""
-    return replace(tests, function=tests.function or name, prompt=prompt if parse(prompt) else "")
+    prompts = (prompt, f"{prompt.rstrip()}\n    pass")  # the latter for a function without a docstring
+    return replace(tests, function=tests.function or name, prompt=next(filter(parse, prompts), ""))
 
 
 def _of_cases(cases: Sequence[Any]) -> ProgramTests | None:
@@ -157,6 +158,7 @@ def _same(actual: Any, expected: Any) -> bool:
 
 def _asserts(sources: Sequence[str]) -> ProgramTests | None:
     """Return the tests of some texts. A text that asserts nothing is the setup of all the others."""
+    sources = ["\n".join(find_program(text)) if text.lstrip().startswith("```") else text for text in sources]
     trees = [tree for tree in map(parse, sources) if tree is not None]
     nodes = [node for tree in trees for node in ast.walk(tree)]
     if len(trees) != len(sources) or any(map(_needs_fixture, nodes)):
@@ -206,8 +208,9 @@ def _names(tree: ast.AST, kind: type[ast.expr_context]) -> set[str]:
 def _taken_names(tree: ast.Module) -> set[str]:
     """Return the names that a test takes from the program or from builtins."""
     nodes = [*ast.walk(tree)]
-    own = _names(tree, ast.Store) | {node.arg for node in nodes if isinstance(node, ast.arg)} | {"__seen__"}
+    own = _names(tree, ast.Store) | {node.arg for node in nodes if isinstance(node, ast.arg)}
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "solution"]
+    own |= {"__seen__", "__honest__"}
     return _names(tree, ast.Load) - own | {alias.name for node in imports for alias in node.names}
 
 
@@ -220,6 +223,26 @@ def _can_assert(node: ast.AST, used: set[str]) -> bool:
     return any(_can_assert(child, used) for child in ast.iter_child_nodes(node))
 
 
+def _fails(node: ast.stmt) -> bool:
+    """Say whether a statement always fails, such as `assert False`."""
+    if isinstance(node, ast.Assert):
+        return isinstance(node.test, ast.Constant) and not node.test.value
+    call = getattr(node, "value", None)
+    return isinstance(node, ast.Raise) or (isinstance(call, ast.Call) and _called(call) == "fail")
+
+
+def _expect_errors(body: Sequence[ast.stmt]) -> None:
+    """Count an error that a test waits for as an assertion: without it, the `try` or what follows would fail."""
+    for number, node in enumerate(body):
+        if not isinstance(node, ast.Try):
+            continue
+        inside = any(map(_fails, [*node.body, *node.orelse]))
+        after = any(map(_fails, body[number + 1 : number + 2]))
+        for handler in node.handlers:
+            if inside or (after and isinstance(handler.body[-1], ast.Return | ast.Continue)):
+                handler.body.insert(0, ast.Expr(_seen(ast.Constant(True))))
+
+
 def _called(call: ast.Call) -> str:
     return call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
 
@@ -227,8 +250,13 @@ def _called(call: ast.Call) -> str:
 def _watch(tree: ast.Module) -> None:
     """Show `_sandbox` what is asserted or compared, so that it can count assertions and refuse liars."""
     for node in ast.walk(tree):
+        for _, body in ast.iter_fields(node):
+            if isinstance(body, list):
+                _expect_errors(body)
         if isinstance(node, ast.Assert):
             node.test = _seen(node.test)
+        elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub):
+            node.left, node.right = _seen(node.left, "__honest__"), _seen(node.right, "__honest__")
         elif isinstance(node, ast.Compare):
             node.left, *node.comparators = map(_seen, [node.left, *node.comparators])
         elif isinstance(node, ast.Call) and _ASSERTS.match(_called(node)):
@@ -240,5 +268,5 @@ def _watch(tree: ast.Module) -> None:
             node.args = []
 
 
-def _seen(value: ast.expr) -> ast.expr:
-    return ast.Call(ast.Name("__seen__", ast.Load()), [value], [])
+def _seen(value: ast.expr, by: str = "__seen__") -> ast.expr:
+    return ast.Call(ast.Name(by, ast.Load()), [value], [])

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 
 from aws_rft_sdk.rewards.extract import strip_thoughts
 
-# A fence ends at the end of a line, where the next fence with a language begins, or with the text.
+# A fence ends with a line, before a closing tag, where the next fence with a language begins, or with the text.
 _FENCE = re.compile(
     r"(?P<fence>`{3,}|~{3,})[ \t]*[{.]*(?P<language>[a-z]*)[\d.]*(?P<body>.*?)"
-    r"(?:(?P=fence)[`~]*[ \t]*$|^[ \t]*(?=(?P=fence)[ \t]*[a-z{])|\Z)",
+    r"(?:(?P=fence)[`~]*[ \t]*(?:$|(?=[<\[]/))|^[ \t]*(?=(?P=fence)[ \t]*[a-z{])|\Z)",
     re.DOTALL | re.IGNORECASE | re.MULTILINE,
 )
 _QUOTE = re.compile(r"^[ \t]*> ?", re.MULTILINE)
@@ -52,6 +52,18 @@ def find_program(answer: str) -> list[str]:
         tag = _TAG.search(text)
         text = text if tag is None else html.unescape(tag[2])
     return _between_prose(textwrap.dedent(text.strip("\n")).splitlines())
+
+
+def complete(prompt: str, answer: str) -> list[str]:
+    """Return the prompt with the answer as the body of its last function; empty if this does not compile."""
+    text = (strip_thoughts(answer) or "").replace("\r\n", "\n")
+    fence = _FENCE.search(text)
+    body = textwrap.dedent((fence["body"] if fence else text).strip("\n"))
+    if not prompt or not body.strip() or len(text) > _MAX_CHARACTERS:
+        return []
+    *_, last = prompt.rstrip().splitlines()
+    source = _block(f"{prompt.rstrip()}\n{textwrap.indent(body, last[: len(last) - len(last.lstrip())])}")
+    return [source] if source else []
 
 
 def as_script(program: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from aws_rft_sdk._checks import check_number, check_seconds
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.rewards._program_tests import read_tests
-from aws_rft_sdk.rewards._programs import find_program
+from aws_rft_sdk.rewards._programs import complete, find_program
 from aws_rft_sdk.rewards.rollout import TextReward
 from aws_rft_sdk.rewards.runners import Limits, Runner, SubprocessRunner, source_of
 
@@ -26,9 +26,10 @@ class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
     The program is all blocks of Python in the answer, taken together. The last definition of a name wins, and blocks
-    that do not compile are left out. Each top-level statement runs by itself, so examples, the program's own asserts,
-    `input()` and `sys.exit()` do no harm. `__name__` is not `"__main__"`. For tests by standard input, the last block
-    that reads it runs as a script, after the definitions of the blocks before it.
+    that do not compile are left out. Each block runs until a statement fails, so examples, the program's own asserts
+    and `sys.exit()` do no harm after the definitions. A statement that reads input or arguments may fail anywhere.
+    `__name__` is not `"__main__"`. For tests by standard input, the last block that reads it runs as a script, after
+    the definitions of the blocks before it. The answer may also be only the body that completes the `prompt` of a row.
 
     The ground truth holds the tests in one of these forms:
 
@@ -90,6 +91,7 @@ class CodeTests(TextReward):
         tests, program = read_tests(ground_truth), find_program(answer_text)
         if tests is None:
             return None
+        program = program or complete(tests.prompt, answer_text)
         if not program:
             return 0.0
         job = tests.job(program)

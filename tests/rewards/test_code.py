@@ -47,6 +47,7 @@ ANSWERS = {
     "tags-without-end": ("<code>" * 10_000, 0.0),
     "escaped-tags": (f"<pre><code class='python'>{RIGHT}assert 1 &lt; 2</code></pre>", 1.0),
     "answer-tag": (f"So:\n<answer>\n{fenced(RIGHT)}\n</answer>", 1.0),
+    "fence-glued-to-its-tag": (f"<answer>{fenced(RIGHT)}</answer>", 1.0),
     "python-tag": (f"[PYTHON]\n{RIGHT}[/PYTHON]", 1.0),
     "other-language": ("```json\n{}\n```", 0.0),
     "output-after-it": (f"{fenced(RIGHT)}\nOutput:\n```\n4\n```", 1.0),
@@ -63,6 +64,12 @@ ANSWERS = {
     "main": (fenced(f"{RIGHT}\nif __name__ == '__main__':\n    while True: pass"), 1.0),
     "exit": (fenced(f"import sys\n{RIGHT}\nsys.exit(1)"), 1.0),
     "quit": (fenced(f"{RIGHT}\nquit()"), 1.0),
+    "exit-before-it": (fenced(f"import sys\nsys.exit(1)\n{RIGHT}"), 0.1),
+    "import-that-fails-before-it": (fenced(f"import no_such_module\n{RIGHT}"), 0.1),
+    "import-that-fails-after-it": (fenced(f"{RIGHT}import no_such_module"), 1.0),
+    "error-before-it": (fenced(f"x = 1 / 0\n{RIGHT}"), 0.1),
+    "error-in-another-part": (f"{fenced('print(x)')}\nSo:\n{fenced(RIGHT)}", 1.0),
+    "asks-before-it": (fenced(f"import sys\nn = int(input())\nm = int(sys.stdin.readline())\n{RIGHT}"), 1.0),
     "hard-exit": (fenced(f"import os\n{RIGHT}\nos._exit(0)"), 0.1),
     "endless": (f"{RIGHT}\nwhile True: pass", 0.1),
     "method": (fenced(METHOD), 1.0),
@@ -104,6 +111,8 @@ FORMS = {
     "list": [TEST, "assert double(3) == 6"],
     "object": {"tests": [TEST]},
     "json": json.dumps({"tests": [TEST]}),
+    "fenced": fenced(TEST),
+    "fenced-in-the-list": [fenced(TEST, "")],
     "setup-in-the-list": ["x = 2", "assert double(x) == 4"],
     "imported": "from solution import double\nassert double(2) == 4",
     "star": "from solution import *\nassert double(2) == 4",
@@ -140,6 +149,47 @@ def test_code_tests_when_tests_have_a_known_form_then_they_are_run(truth):
     method = fenced(METHOD)
     programs = (method, method.replace("2 *", "3 *")) if "Solution" in str(truth) else (RIGHT, WRONG)
     assert [reward.score(program, truth) for program in programs] == [1.0, 0.1]
+
+
+WAITS = "try:\n  root(-1)\n"
+CATCHES = "except ValueError:\n  pass"
+ERRORS = {
+    "assert": f"{WAITS}  assert False, 'no error'\n{CATCHES}",
+    "raise": f"{WAITS}  raise AssertionError('no error')\n{CATCHES}",
+    "fail": f"import pytest\n{WAITS}  pytest.fail('no error')\n{CATCHES}",
+    "else": f"{WAITS}{CATCHES}\nelse:\n  assert False",
+    "after": "def test_root():\n  try:\n    root(-1)\n  except ValueError:\n    return\n  assert False",
+    "loop": "for x in (-1, -2):\n  try:\n    root(x)\n  except ValueError:\n    continue\n  assert False",
+    "check": "def check(candidate):\n  try:\n    candidate(-1)\n    assert False\n  except ValueError:\n    pass",
+}
+
+
+@pytest.mark.parametrize("test", ERRORS.values(), ids=ERRORS)
+def test_code_tests_when_a_test_waits_for_an_error_then_only_a_program_that_raises_it_passes(test):
+    raises = "def root(x):\n  if x < 0: raise ValueError('negative')\n  return x ** 0.5"
+    for truth in (test, [test]):
+        assert [reward.score(each, truth) for each in (raises, "def root(x): return 0")] == [1.0, 0.1]
+
+
+def test_code_tests_when_the_function_is_missing_then_this_is_no_error_that_a_test_waits_for():
+    test = f"{WAITS}except Exception:\n  pass\nelse:\n  assert False"
+    programs = ("def root(x): raise ValueError", "def other(x): raise ValueError", "root = 1 +* 2")
+    assert [reward.score(each, test) for each in programs] == [1.0, 0.1, 0.0]
+
+
+def test_code_tests_when_an_error_is_only_caught_then_nothing_is_asserted():
+    assert reward.score("def root(x): raise ValueError", f"{WAITS}{CATCHES}") is None
+
+
+COMPLETES = {"lacks": 1.0, "wrong": 0.1, "fenced": 1.0, "without-indentation": 1.0, "whole": 1.0, "prose": 0.0}
+PROMPT = 'def double(x):\n  """Double it."""\n'
+BODIES = ("  y = x\n  return x + y", "  return 3 * x", fenced("  return 2 * x"), "return 2 * x", RIGHT, "I cannot.")
+
+
+@pytest.mark.parametrize(("body", "score"), [*zip(BODIES, COMPLETES.values(), strict=True)], ids=COMPLETES)
+def test_code_tests_when_the_row_has_a_prompt_then_the_answer_may_be_its_body(body, score):
+    for prompt in (PROMPT, "def double(x):\n"):
+        assert reward.score(body, {"prompt": prompt, "test": CHECK, "entry_point": "double"}) == score
 
 
 ADDS = "a, b = map(int, input().split())\nprint(a + b)\n"

@@ -196,6 +196,14 @@ LIES = {
     "integers": ("class Some:\n  def __eq__(self, other): return isinstance(other, int)\n"
                  "def double(x): return Some()", "assert double(2) == 4"),
     "one": ("class One:\n  def __eq__(self, other): return 1\ndef double(x): return One()", "assert double(2) == 4"),
+    "difference": ("class N(int):\n  def __sub__(self, other): return 0\n"
+                   "def double(x): return N(7)", "assert abs(double(2) - 4) < 1e-6"),
+    "difference-from-the-right": ("class N:\n  def __rsub__(self, other): return 0.0\n"
+                                  "def double(x): return N()", "assert abs(4 - double(2)) < 1e-6"),
+    "contains": ("class Bag:\n  def __contains__(self, x): return True\ndef double(x): return Bag()",
+                 "assert 4 in double(2)"),
+    "error-instead-of-results": ("def double(x): raise ValueError", "try:\n  for y in double(2): assert y == 4\n"
+                                 "except ValueError: pass"),
     "nothing-to-assert": ("def double(x): return []", "for y in double(2):\n  assert y == 4"),
 }  # fmt: skip
 
@@ -225,6 +233,13 @@ TRUTHS = {
     "fraction": ("import fractions\ndef f(x): return fractions.Fraction(x, 2)", "assert f(1) == 0.5 and f(4) in [2]"),
     "decimal": ("import decimal\ndef f(x): return decimal.Decimal(x)", "assert f('1.0') == 1"),
     "named-tuple": ("import collections\nP = collections.namedtuple('P', 'x y')", "assert P(1, 2) == (1, 2)"),
+    "vector": (
+        "class V:\n  def __init__(self, x): self.x = x\n  def __sub__(self, other): return V(self.x - other.x)\n"
+        "  def __abs__(self): return abs(self.x)",
+        "assert abs(V(3) - V(1)) == 2 and abs(V(1) - V(1)) < 1e-6",
+    ),
+    "number": ("class Metres(float): pass", "assert abs(Metres(0.1) + 0.2 - Metres(0.3)) < 1e-6"),
+    "generator": ("def f():\n  yield 1\n  yield 2", "assert 2 in f() and list(f()) == [1, 2]"),
     "enum": ("import enum\nclass E(str, enum.Enum):\n  A = 'a'", "assert E.A == 'a'"),
     "numpy": ("import numpy\ndef f(): return numpy.arange(2)", "assert (f() == [0, 1]).all() and f()[1] == 1"),
 }
