@@ -50,12 +50,13 @@ _RULED_OUT = (
     r"|[\uac00\uc774\ub294\uc740] \uc544[\ub2c8\ub2d9]"
 )
 _FOREIGN = (
-    r"(?<!falsche )(?<!falschen )antwort(?: ist\b| ?:)"
-    r"|(?:respuesta|resposta|risposta)(?: corr?ec?t+a| certa| giusta| esatta| final)?"
-    r"(?: (?:es|\u00e9|\u00e8)\b| ?:)|(?<!mauvaise )(?<!fausse )r[e\u00e9]ponse(?: correcte| finale)?(?: est\b| ?:)"
+    r"(?<!falsche )(?<!falschen )antwort(?: (?:ist|lautet)\b| ?:)"
+    r"|(?:respuesta|resposta|risposta|opci[o\u00f3]n|alternativa)(?: corr?ec?t+a| certa| giusta| esatta| final)?"
+    r"(?: (?:es|\u00e9|\u00e8)\b(?: la\b)?| ?:)|(?<!mauvaise )(?<!fausse )"
+    r"r[e\u00e9]ponse(?: correcte| finale)?(?: est\b(?: donc\b)?(?: la\b)?| ?:)"
     r"|(?<!\u043d\u0435\u043f\u0440\u0430\u0432\u0438\u043b\u044c\u043d\u044b\u0439 )"
     r"(?<!\u043d\u0435\u0432\u0435\u0440\u043d\u044b\u0439 )\u043e\u0442\u0432\u0435\u0442(?: ?[:\u2014-])"
-    r"|\uc815?\ub2f5(?:\uc740| ?:)"
+    r"|(?<!\uc624)\ub2f5(?:\uc740| ?:)"
 )
 """German, Spanish, Portuguese, Italian, French, Russian and Korean for "the right answer is"."""
 _SAID = (
@@ -67,16 +68,18 @@ _SAID = (
     r"(?: (?!wrong|false|incorrect|not|never|least|worst|excluded|eliminated)[a-z']{1,15}){1,5} is\b"
     r"|(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|settle on|guess|answer with|"
     r"looks like|(?:seems|appears) to be|leaves(?: us with)?(?: only)?)\b"
-    r"|(?:it|that|this|answer)(?:['\u2019]s| is| (?:must|has to|should|would|can only) be)\b"
-    r"|answer(?:,(?: (?!not\b|never\b)[a-z']{1,15}){1,3}, is\b|[\"'] ?:)"
+    r"|(?<!wrong )(?<!incorrect )(?<!false )(?:(?:it|that|this|answer)"
+    r"(?:['\u2019]s| is| (?:must|has to|should|would|can only) be)\b"
+    r"|answer(?:,(?: (?!not\b|never\b)[a-z']{1,15}){1,3}, is\b|[\"'] ?:))"
     r"|(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE))"
-    r"|^(?!wrong|false|incorrect|not|question)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
+    r"|^(?!wrong|false|incorrect|not|question|\uc624\ub2f5)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
     rf"|(?<![\w'])(?=[@ocas(\[*])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
-    r"|statement @ is (?:\w+ )?true\b|only (?:\w+ )?[(\[*]{0,4}@[)\]*]{0,4} (?:fits|works|remains)\b)"
+    r"|statement @ is (?:\w+ )?true\b"
+    r"|(?<!not )(?<!that )only (?:\w+ )?[(\[*]{0,4}@[)\]*]{0,4} (?:fits|works|remains)\b)"
     "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
     "\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))"
     "(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
-    rf"|(?=[ar\u043e\uc815\ub2f5])(?:{_FOREIGN})"
+    rf"|(?=[aor\u043e\ub2f5])(?:{_FOREIGN})"
 ).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
 """Words that make a choice the answer. "@" is a choice."""
 
@@ -92,8 +95,9 @@ class _Letters:
         one = rf"(?P<label>{letter}){no_word}"
         lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|_|{FILLER_WORDS}){{0,16}}"
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
-        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even|i\.e|e\.g|aka|namely))\b"
-        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
+        joined = rf"\b(?:{_JOINED}|(?i:but|then|fits|works|remains|either|even|i\.e|e\.g|aka|namely))\b"
+        signs = rf"[{MARKS}{_COMMAS}.)}}\]-]|\uc774\uac70"
+        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|{signs}|{joined}|{FILLER_WORDS})"
         # "B" or "BC", wherever it stands
         self.some = re.compile(rf"{letter}(?<![A-Za-z0-9].)(?:{no_word}|(?<=[{upper}])[{upper}]+\b)", re.MULTILINE)
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
