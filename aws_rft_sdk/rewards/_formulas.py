@@ -91,8 +91,21 @@ class _Formula:
     text: str = field(compare=False)
 
 
+SETS_IN_WORDS = {
+    formula: re.compile(rf"[\s$*.]*(?:\\text[a-z]*\s?\{{\s*)?(?:{words})\s*\}}?[\s$*.]*", re.IGNORECASE)
+    for formula, words in (
+        (r"\emptyset", r"no (?:real )?solutions?|(?:the )?empty set"),
+        (r"\mathbb{R}", r"(?:all|any|every|the set of(?: all)?) reals?(?: numbers?)?"),
+    )
+}
+"""What a whole answer in words says of the solutions."""
+
+
 def _first_formula(text: str) -> Candidate | None:
     text = text[:_CHARACTERS]
+    for formula, words in SETS_IN_WORDS.items():
+        if words.fullmatch(text):
+            return Candidate(_Formula(formula, formula), 0, len(text))
     joined = _BETWEEN_BOXES.sub(lambda gap: _connector(gap[0]), text)
     found = Candidate(joined, 0, len(text)) if joined != text else next(iter(_formulas(text)), None)
     if found is None:
@@ -152,6 +165,8 @@ _REWRITES = [
         (r"(?<=[\w)])\*\*(?=[\w(])", "^"),
         (r"\*\*|(?<![\w)])\*|`", ""),
         (r"\\varnothing|\\O\b", r"\\emptyset"),
+        (r"\\langle\b", "("),
+        (r"\\rangle\b", ")"),
         (r"!=|\\not\s?=", r"\\ne "),
         (r"(?:\\text\s?\{\s*)?(?:\\?%|(?<![A-Za-z])(?:percent|pct)(?![A-Za-z]))(?:\s*\})?", ""),
         (r"(?<=[0-9])[eE]([+-]?[0-9]{1,4})(?![\w.])", r"\\cdot 10^{\1}"),

@@ -27,11 +27,12 @@ def _narrowed(text: str) -> str:
 
 _CLOSED = r"(?:[ \t)\]}\"'*_`$]|</\w{1,6}>){0,16}"
 _HEDGE = (
-    r"(?i:or|maybe|perhaps|possibly|alternatively|otherwise|else|if not|(?:could|might|may)(?: also)? be"
+    r"(?i:or|ou|oder|\u0438\u043b\u0438|\ub610\ub294|maybe|perhaps|possibly|alternatively|otherwise|else|if not"
+    r"|(?:could|might|may)(?: also)? be"
     r"|can also be)"
 )
-_JOINED = rf"(?:{_HEDGE}|(?i:and|also|as well(?: as)?|plus|versus|vs|to|through|thru))"
-_COMMAS = ",;/|&+~?\u6216\u548c\u4e0e\u8207\u304b\u2192\u21d2"
+_JOINED = rf"(?:{_HEDGE}|(?i:and|und|et|y|\u0438|also|as well(?: as)?|plus|versus|vs|to|through|thru))"
+_COMMAS = ",;/|&+~?\u6216\u548c\u4e0e\u8207\u304b\uc640\ub098\u2192\u21d2"
 _COMMA = rf"[{_COMMAS}]|[=-]>|\\to\b"
 _IS_RIGHT = (
     r"(?:is|seems|must be|would be|should be)(?: \w+ly)?(?: the| my)?(?: most| only| final)?(?: \w+ly)?"
@@ -40,13 +41,24 @@ _IS_RIGHT = (
 )
 _GOES_ON = (
     rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|it is|are|were|because|since|as|for|but|if|unless|when|not|"
-    r"instead|rather|over|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
+    r"instead|rather|over|fits|works|remains|porque|parce|car|weil|denn|pois|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
 )
 """Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
 _RULED_OUT = (
     r"(?:is|are|was|were|can|could|would|seems?)(?: \w+ly| both| all| also| be)*"
     r"(?:n't| (?:wrong|incorrect|false|not|too|out|ruled|impossible|irrelevant|eliminated)\b)"
+    r"|[\uac00\uc774\ub294\uc740] \uc544[\ub2c8\ub2d9]"
 )
+_FOREIGN = (
+    r"(?<!falsche )(?<!falschen )antwort(?: (?:ist|lautet)\b| ?:)"
+    r"|(?:respuesta|resposta|risposta|opci[o\u00f3]n|alternativa)(?: corr?ec?t+a| certa| giusta| esatta| final)?"
+    r"(?: (?:es|\u00e9|\u00e8)\b(?: la\b)?| ?:)|(?<!mauvaise )(?<!fausse )"
+    r"r[e\u00e9]ponse(?: correcte| finale)?(?: est\b(?: donc\b)?(?: la\b)?| ?:)"
+    r"|(?<!\u043d\u0435\u043f\u0440\u0430\u0432\u0438\u043b\u044c\u043d\u044b\u0439 )"
+    r"(?<!\u043d\u0435\u0432\u0435\u0440\u043d\u044b\u0439 )\u043e\u0442\u0432\u0435\u0442(?: ?[:\u2014-])"
+    r"|(?<!\uc624)\ub2f5(?:\uc740| ?:)"
+)
+"""German, Spanish, Portuguese, Italian, French, Russian and Korean for "the right answer is"."""
 _SAID = (
     # The sets of first letters make the search quick.
     r"\b(?=[abcfghilmoprstvw])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
@@ -55,15 +67,19 @@ _SAID = (
     r"|(?:(?:statement|option|choice|alternative|letter|one) (?:that|which|i)|what|(?:right|correct|best) answer)"
     r"(?: (?!wrong|false|incorrect|not|never|least|worst|excluded|eliminated)[a-z']{1,15}){1,5} is\b"
     r"|(?:choos(?:e|ing)|pick|select|go(?:ing)? (?:with|for)|vote for|say|opt for|settle on|guess|answer with|"
-    r"looks like|seems to be|leaves(?: us with)?(?: only)?)\b"
-    r"|(?:it|that|this|answer)(?:['\u2019]s| is| (?:must|has to|should|would) be)\b"
+    r"looks like|(?:seems|appears) to be|leaves(?: us with)?(?: only)?)\b"
+    r"|(?<!wrong )(?<!incorrect )(?<!false )(?:(?:it|that|this|answer)"
+    r"(?:['\u2019]s| is| (?:must|has to|should|would|can only) be)\b"
+    r"|answer(?:,(?: (?!not\b|never\b)[a-z']{1,15}){1,3}, is\b|[\"'] ?:))"
     r"|(?:so|thus|therefore|hence|consequently|finally)\b[,:]?(?= ALONE))"
-    r"|^(?!wrong|false|incorrect|not|question)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
+    r"|^(?!wrong|false|incorrect|not|question|\uc624\ub2f5)(?:(?:[^\W\d_]{2,12}|\u7b54)[:\uff1a]|ans\b\.?)(?= ?ALONE)"
     rf"|(?<![\w'])(?=[@ocas(\[*])(?=(?:option |choice |answer )?[(\[*]{{0,4}}@[)\]*]{{0,4}}\s{_IS_RIGHT}"
-    r"|statement @ is (?:\w+ )?true\b)"
+    r"|statement @ is (?:\w+ )?true\b"
+    r"|(?<!not )(?<!that )only (?:\w+ )?[(\[*]{0,4}@[)\]*]{0,4} (?:fits|works|remains)\b)"
     "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
     "\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))"
     "(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
+    rf"|(?=[aor\u043e\ub2f5])(?:{_FOREIGN})"
 ).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
 """Words that make a choice the answer. "@" is a choice."""
 
@@ -74,13 +90,14 @@ class _Letters:
     def __init__(self, choices: str) -> None:
         self.upper = upper = "".join(sorted(set(choices.upper())))
         letter = f"[{upper}{upper.lower()}]"
-        edge = rf"(?![^\W_{UNSPACED}]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
+        edge = rf"(?![^\W_{UNSPACED}\uac00-\ud7af]|'[a-z]|[+#]|-[a-z]|\.[a-z])"
         no_word = rf"{edge}(?!\s+(?!{_GOES_ON})[a-z])"
         one = rf"(?P<label>{letter}){no_word}"
-        lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|{FILLER_WORDS}){{0,16}}"
+        lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|_|{FILLER_WORDS}){{0,16}}"
         others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
-        joined = rf"\b(?:{_JOINED}|(?i:but|then|either|even|i\.e|e\.g|aka|namely))\b"
-        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|[{MARKS}{_COMMAS}.)}}\]-]|{joined}|{FILLER_WORDS})"
+        joined = rf"\b(?:{_JOINED}|(?i:but|then|fits|works|remains|either|even|i\.e|e\.g|aka|namely))\b"
+        signs = rf"[{MARKS}{_COMMAS}.)}}\]-]|\uc774\uac70"
+        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|{signs}|{joined}|{FILLER_WORDS})"
         # "B" or "BC", wherever it stands
         self.some = re.compile(rf"{letter}(?<![A-Za-z0-9].)(?:{no_word}|(?<=[{upper}])[{upper}]+\b)", re.MULTILINE)
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
@@ -88,6 +105,10 @@ class _Letters:
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
         self.another = re.compile(rf"{_CLOSED}{joint}{{0,16}}{one}")  # from the end of a choice to the next one
+        self.remark = re.compile(  # after a choice: " (A is too small)"
+            rf"{_CLOSED}\((?P<other>{letter}) (?:is|was|seems|looks) (?:(?:too|not) \w+|wrong|incorrect|false)\)"
+        )
+        self.all = re.compile(rf"{_CLOSED}[,(]? ?{_HEDGE} (?i:both|all|any|either|neither|none)\b")  # "B or both"
         self.item = re.compile(rf"[)\]}}*_\"']*(?:\s*(?:[.):,;/|]|\Z|\n)|\s+{letter}\b)")  # after one of a list
         self.statement = re.compile(others)  # after a choice that a sentence speaks about: "A and C"
         self.later = re.compile(  # further on: "perhaps C", "C is also possible"
@@ -112,11 +133,16 @@ class _Letters:
             several = self.several.match(text)
             return Candidate("", 0, several.end()) if several else None
         end = found.end("label")
+        remark = self.remark.match(text, end)
+        if remark and remark["other"].upper() != found["label"].upper():
+            end = remark.end()
         return None if self.ruled_out.match(text, end) else Candidate(found["label"].upper(), 0, end)
 
     def hedges(self, value: object, rest: str) -> bool:
         """Say whether what follows a choice names another one."""
         rest = rest.rstrip()
+        if self.all.match(rest):
+            return True
         sentence, _, next_line = rest.partition("\n")
         other = self.another.match(rest)
         if other and other["label"].upper() != value:

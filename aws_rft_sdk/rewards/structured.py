@@ -15,13 +15,15 @@ from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole
 
 _FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
 
+_TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Schema(Comparator):
     """1.0 when the answer is JSON that the schema allows, else 0.0.
 
-    The answer is the whole text, or the whole of one fenced block: JSON with prose around it is not what a program can
-    read. `Extract(CodeFence(), Whole()) >> Schema(...)` also takes a block among prose.
+    The answer is the whole text, or the whole of one `<answer>` or fenced block: JSON with prose around it is not what
+    a program can read. `Extract(CodeFence(), Whole()) >> Schema(...)` also takes a block among prose.
 
     NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them.
     Remote references of a schema are not fetched.
@@ -60,6 +62,8 @@ class Schema(Comparator):
             return None
         answer = next(answers, Answer.of(""))
         text = answer.text.strip() if answer.json is None else answer.json
+        tagged = _TAGGED.fullmatch(text)
+        text = tagged[1] if tagged else text
         fenced = _FENCED.fullmatch(text)
         try:
             value = json.loads(fenced[2] if fenced else text, parse_constant=_refuse, object_pairs_hook=_object)

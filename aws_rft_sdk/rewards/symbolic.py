@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import numbers
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -12,10 +13,15 @@ from decimal import Decimal
 from aws_rft_sdk._checks import check_number, check_seconds, is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards import _math_worker
-from aws_rft_sdk.rewards._formulas import LastFormula, settled_formula, settled_words
+from aws_rft_sdk.rewards._formulas import SETS_IN_WORDS, LastFormula, settled_formula, settled_words
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Prose, Whole, reference_of
 
 _MAX_SECONDS = 3_600
+_ARITHMETIC = re.compile(r"(?:[0-9\s+*/^(){}-]|\\(?:[dt]?frac|times|cdot|div|sqrt|left|right)\b)+")
+_SET = re.compile(r"\\\{[^()\[\]]*,[^()\[\]]*\\\}")
+_ORDERED = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
+_UNIT = re.compile(r"\\(?:text|mathrm|mbox)\s?\{[\s~]*([kcm]?[gmlL]|s|min|hr?)\s*\}\Z")
+"""Units of which one is a multiple of another."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ class Math(Comparator):
             return 1.0
         answer = settled_formula(as_formula)
         answer = answer if len(answer) <= self.max_characters else ""
-        verdicts = {_math_worker.is_equal(latex, answer, self.timeout_seconds) for _, latex in golds if latex}
+        verdicts = {_is_equal(latex, answer, self.timeout_seconds) for _, latex in golds if latex}
         return 1.0 if True in verdicts else 0.0 if words or False in verdicts else None
 
 
@@ -82,4 +88,24 @@ def _read_gold(gold: JSON) -> tuple[str, str]:
 @functools.lru_cache(1_024)  # a group of rollouts has one ground truth
 def _read_text(gold: str) -> tuple[str, str]:
     words = settled_words(itertools.islice(Math.extract.answers(gold), 1))
-    return words, "" if words else settled_formula(Math.extract.answers(gold))
+    formula = settled_formula(Math.extract.answers(gold))
+    return words, formula if not words or formula in SETS_IN_WORDS else ""
+
+
+def _is_equal(gold: str, answer: str, seconds: float) -> bool | None:
+    kinds = _kinds(gold), _kinds(answer)
+    if any(one and other and one != other for one, other in zip(*kinds, strict=True)):
+        return False
+    verdict = _math_worker.is_equal(gold, answer, seconds)
+    sides = answer.split("=")
+    if verdict and len(sides) > 1 and all(map(_ARITHMETIC.fullmatch, sides)):  # "2 + 2 = 5" is not 5
+        return all(_math_worker.is_equal(*pair, seconds) is not False for pair in itertools.pairwise(sides))
+    return verdict
+
+
+def _kinds(latex: str) -> tuple[str, str]:
+    """Return whether a formula is a set or has an order, and its unit. Each is "" if the formula does not say."""
+    plain = latex.replace(r"\left", "").replace(r"\right", "").strip()
+    brackets = "set" if _SET.fullmatch(plain) else "ordered" if _ORDERED.fullmatch(plain) else ""
+    unit = _UNIT.search(plain)
+    return brackets, unit[1] if unit else ""

@@ -142,13 +142,13 @@ class Text(Comparator):
         return Whole() if self.strict else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0. None if the ground truth is no text, number or boolean, and no list with one."""
-        references = references_of(ground_truth)
+        """Return 1.0 or 0.0. None if the ground truth is empty, or no text, number or boolean, and no list with one."""
+        references = [text for text in references_of(ground_truth) if text.strip()]
         if not references:
             return None
         if self.strict:
             return float(next(answers, Answer.of("")).text in references)
-        right = _plain_all(references)
+        right = _plain_all(tuple(references))
         return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
 
@@ -219,9 +219,9 @@ def _overlap(given: Counter[str], right: Counter[str]) -> float:
 class KeywordCoverage(TextReward):
     """The share of the keywords that occur in the answer as whole words, from 0.0 to 1.0.
 
-    A plural ("rivers" for river) and a possessive ("Bob's") count. "C" does not stand in "C++", nor "net" in ".NET".
-    Scripts without spaces have no word boundaries. Thoughts do not count, nor do
-    questions that the policy asks itself after its answer.
+    A plural ("rivers" for river), the singular of a keyword without capitals ("river" for rivers), and a possessive
+    ("Bob's") count. "C" does not stand in "C++", nor "net" in ".NET". Scripts without spaces have no word boundaries.
+    Thoughts do not count, nor do questions that the policy asks itself after its answer.
 
     "not Paris" covers Paris, and an answer that lists words gets all of them: use it as a small part of a sum.
 
@@ -238,15 +238,22 @@ class KeywordCoverage(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the share. None if there are no keywords."""
-        wanted = {fold(word).strip(" *_`'\",;:!?") for word in self.keywords or references_of(ground_truth)} - {""}
+        given = self.keywords or references_of(ground_truth)
+        wanted = {fold(word).strip(" *_`'\",;:!?"): word.islower() for word in given}
+        wanted.pop("", None)
         if not wanted:
             return None
         text = fold(visible_text(answer_text))
-        return sum(_as_pattern(word).search(text) is not None for word in wanted) / len(wanted)
+        return sum(_as_pattern(*word).search(text) is not None for word in wanted.items()) / len(wanted)
+
+
+_PLURAL = re.compile(r"(?<=[a-z]{2}[^aeiou])ies$|(?:(?<=[a-z][osxz])|(?<=[cs]h))es$|(?<=[a-z]{2}[a-hj-rtv-z])s$")
+_NO_PLURAL = re.compile(r"\b(?:news?|goods?|(?:econom|polit|phys)ics?)$")
+"""With and without the last letter they are two words."""
 
 
 @lru_cache(maxsize=4096)
-def _as_pattern(word: str) -> re.Pattern[str]:
+def _as_pattern(word: str, is_common: bool) -> re.Pattern[str]:
     edge = rf"[^\W{_NO_WORD_EDGES}]"
     escaped = re.sub(r"\\[ -]", "[ -]", re.escape(word))
     before = r"(?<!\w)" if word.startswith(".") else ""
@@ -255,7 +262,11 @@ def _as_pattern(word: str) -> re.Pattern[str]:
     if not re.search(rf"{edge}$", word):
         return re.compile(f"{before}{escaped}(?!{re.escape(word[-1])})")
     plural = ""
-    if re.search(r"[^aeiou]y$", word):
+    if _NO_PLURAL.search(word):
+        pass
+    elif is_common and (of_many := _PLURAL.search(word)):
+        escaped, plural = escaped[: -len(of_many[0])], {"ies": "(?:y|ies?)", "es": "(?:es?)?", "s": "s?"}[of_many[0]]
+    elif re.search(r"[^aeiou]y$", word):
         escaped, plural = escaped[:-1], "(?:y|ies)"
     elif re.search(r"[a-z]{3}$", word):
         plural = "(?:es)?" if re.search(r"(?:s|x|z|ch|sh|o)$", word) else "s?"

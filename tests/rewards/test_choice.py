@@ -102,6 +102,11 @@ AS_MODELS_WRITE = cases(
     \boxed{B) Paris} ¦ \boxed{\mathrm{B.}} ¦ \boxed{ B } ¦ \boxed{Option B} ¦ \boxed{\textbf{Option B}}
     \boxed{\rm B} ¦ <answer>Option B</answer> ¦ <answer>(B)</answer>. ¦ <answer> B. Paris, A is wrong </answer>
     #### B. Paris ¦ #### Answer: B ¦ ####B ¦ Answer: __B__ ¦ Answer: ***B*** ¦ Answer: <b>B</b>
+    The answer appears to be B. ¦ The answer can only be B. ¦ The answer, then, is B. ¦ Only B fits. ¦ __B__
+    The answer is B (A is too small). ¦ ```json↵{"answer": "B"}↵``` ¦ Правильный ответ: B ¦ 정답은 B입니다
+    La respuesta correcta es B. ¦ La bonne réponse est B. ¦ Die richtige Antwort ist B. ¦ A resposta é B
+    Die Antwort lautet B. ¦ La bonne réponse est donc B. ¦ La opción correcta es la B. ¦ Only B works, C is too big.
+    La risposta corretta è B. ¦ Réponse : B ¦ Die Antwort ist B, weil es passt.
     Answer: B<|im_end|> ¦ Answer: B</s> ¦ ```↵B↵``` ¦ Answer:↵```↵B↵```
     """
 )
@@ -194,6 +199,12 @@ AS_MODELS_HEDGE = cases(
     选A或者B ¦ B还是C ¦ AまたはB ¦ Answer: A↵or B ¦ Answer: A↵B ¦ Answer: B↵C ¦ Answer: B↵↵or C ¦ I'd say B, but could be C.
     B, although C is also possible. ¦ B; alternatively C ¦ B (alternatively C) ¦ B, C also possible
     B (C also works) ¦ Probably B, possibly C. ¦ Probably B, maybe C ¦ B - or C ¦ B — or C ¦ B...or C ¦ B, hmm, or C
+    B fits, and C fits ¦ B works, C works ¦ 정답은 B이거나 C ¦ 오답: B ¦ 오답은 B입니다 ¦ {"wrong answer": "B"}
+    The wrong answer can only be B ¦ The wrong answer, then, is B ¦ It is not true that only B fits
+    Answer: B or both ¦ B or neither ¦ The answer can only be B or C ¦ La réponse est B ou C ¦ Die Antwort ist B oder C
+    La respuesta es A y B ¦ Ответ: B или C ¦ Неправильный ответ: B ¦ 정답은 B가 아닙니다 ¦ 정답은 B와 C입니다
+    La respuesta incorrecta es B ¦ La respuesta no es B ¦ Die Antwort ist nicht B ¦ {"answer": ["B", "C"]}
+    The answer is B (B is too small). ¦ The answer, however, is not B ¦ Die falsche Antwort ist B
     B, or is it C? ¦ B, or should I say C ¦ Answer: B = C ¦ Answer: B aka C
     """
 )

@@ -43,7 +43,7 @@ RIGHT = {
     ],
     "units and names": [
         ("5 apples", "5"), ("5 km/h", "5"), ("5 cm²", "5"), (r"\boxed{5\ \text{cm}^2}", "5"), ("x = 5", "5"),
-        (r"\boxed{\textbf{(B) }5}", "5"),
+        (r"\boxed{\textbf{(B) }5}", "5"), (r"\boxed{5 \text{ g}}", r"5 \mathrm{g}"), (r"\boxed{2+3=5}", "5"),
         (r"\boxed{\text{5 apples}}", "5"), (r"\boxed{\text{Area} = 25\pi \text{ cm}^2}", r"25\pi"),
         (r"\boxed{5\mathrm{~cm}}", "5 cm"), (r"\boxed{5}", "x=5"), ("f(x) = x^2 + 1", "x^2+1"),
         (r"\boxed{10\%}", "10"), ("10 %", r"10\%"), ("10 percent", "10%"), (r"\boxed{\cos 60^\circ}", r"\frac12"),
@@ -67,11 +67,13 @@ RIGHT = {
     "words and letters": [
         (r"\boxed{\text{even}}", "even"), ("The answer is even.", r"\text{even}"), ("yes", "yes"),
         (r"\boxed{\text{No solution}}", "no solution"), (r"\boxed{\textbf{(B)}}", "B"), ("The answer is (C).", "C"),
-        (r"\boxed{A}", r"\text{(A)}"),
+        (r"\boxed{A}", r"\text{(A)}"), (r"\boxed{\text{no solution}}", r"\emptyset"),
+        (r"\boxed{\emptyset}", "no solution"),
+        (r"\boxed{\text{all real numbers}}", r"\mathbb{R}"), ("The answer is no real solutions.", r"\emptyset"),
     ],
     "matrices and tuples": [
         (r"\boxed{\begin{pmatrix}1 & 2\\3 & 4\end{pmatrix}}", r"\begin{bmatrix}1&2\\3&4\end{bmatrix}"),
-        ("(x, y) = (1, 2)", r"\left(1,2\right)"),
+        ("(x, y) = (1, 2)", r"\left(1,2\right)"), (r"\boxed{\left\langle 1,2\right\rangle}", "(1,2)"),
     ],
     "forms of the ground truth": [
         ("0.00001", 1e-05), ("0.5", Fraction(1, 2)), ("0.5", Decimal("0.50")), ("5", 5), ("5", {"answer": "5"}),
@@ -112,7 +114,9 @@ WRONG = {
         ("negative 5", "5"), (r"\boxed{x=2\pm\sqrt3}", r"2+\sqrt3"), (r"\boxed{x \not= 5}", "5"),
         ("1", 1e-05), (r"\boxed{5i}", "5"), (r"\boxed{y=5}", "x=5"), (r"\boxed{-\infty}", r"\infty"),
         (r"\boxed{0}", r"\emptyset"), (r"\boxed{\text{odd}}", "even"), ("not even", "even"), ("6", ["5", "7"]),
-        (r"\boxed{x^2+2}", "$1+x^2$"),
+        (r"\boxed{x^2+2}", "$1+x^2$"), (r"\boxed{2+2=5}", "5"), (r"\boxed{5=6}", "6"), (r"\boxed{(0,1)}", r"\{0,1\}"),
+        (r"\boxed{\{0,1\}}", "(0,1)"), (r"\boxed{[0,1]}", r"\left\{0,1\right\}"),
+        (r"\boxed{5 \text{ kg}}", r"5 \text{ g}"), (r"\boxed{\text{no solution}}", r"\mathbb{R}"),
     ],
     "expressions that take too long": [("9^9^9^9", "72"), (r"\boxed{10^{99999999}}", "72"), ("100000!", "72")],
 }  # fmt: skip
