@@ -40,7 +40,7 @@ _FAR = 2_000
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
-_OR = "oder|ou|\u0438\u043b\u0438"
+_OR = "oder|ou|atau|\u0438\u043b\u0438"
 _ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294"
 """Stands between other words without spaces."""
 _JOINT = re.compile(
@@ -67,7 +67,8 @@ _CONDITION = re.compile(
 )
 _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
 _OR_BEFORE = re.compile(
-    rf"(?:\b(?:or|{_OR})|{_ASIAN_OR}|\\(?:n?eq?|[gl](?:t|eq?))|[<\u2260\u2264\u2265\u221a]|(?:^|[\s$])\w+\s?>|\\(?:sqrt|frac|ln|log)(?:\[\w+\])?)"
+    rf"(?:\b(?:or|{_OR})|{_ASIAN_OR}|\\(?:n?eq?|[gl](?:t|eq?))"
+    r"|(?:[<\u2260\u2264\u2265\u221a]|(?:^|[\s$])\w+\s?>)=?|\\(?:sqrt|frac|ln|log)(?:\[\w+\])?)"
     r"[\s$*({\\[]*\Z|[0-9-]\Z",
     re.IGNORECASE,
 )

@@ -262,6 +262,10 @@ WRONG_72 = [
     r"x \neq \boxed{72}", r"x > \boxed{72}", r"$x>\boxed{72}$", r"x \le \boxed{72}", r"\sqrt{\boxed{72}}",
     r"\boxed{72\text{ million}}", "#### April: 72, May: 24", "#### April: 72 clips; May: 24 clips", "#### 72\u4e07",
     "Answer:\n1. 72\n2. 73", r"3 \left(72\right)", r"\boxed{\left(72\right)^2}", "#### 72 y 96",
+    "La respuesta es mayor que 72", "\u041e\u0442\u0432\u0435\u0442: \u0431\u043e\u043b\u044c\u0448\u0435 72",
+    r"x <= \boxed{72}",
+    "Die Antwort ist gr\u00f6\u00dfer als 72", "La r\u00e9ponse est sup\u00e9rieure \u00e0 72", "#### 72 atau 96",
+    "#### m\u00e1s de 72",
     "72nm2x", "#### 70 is 72", "#### 72 and 5 make 77", "#### 72 multiplied by 2", "#### square root of 72",
 ]
 
