@@ -97,11 +97,13 @@ _STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
     (hint, re.compile(pattern), replacement)
     for hint, pattern, replacement in (
         ("\\", r"\\(?=[$%#&])|\\!", ""),
+        ("\\left", r"(?<![\w)}])(?<![\w)}] )\\left\s?\(\s*([-+0-9.,/]+)\s*\\right\s?\)", r" \1 "),
         ("\\", r"\\[,;: ()\[\]]|~", " "),
         ("\\", r"\\(?:text\w*|math\w+|mbox|operatorname)\s?\{([^{}]*)\}?", r" \1 "),
         ("frac", r"(?<=[0-9])(?=\\[dtc]?frac)", " "),
         ("frac", r"\\[dtc]?frac\s?(?:\{([-+0-9., ]+)\}\s?\{([-+0-9., ]+)\}|([0-9])([0-9]))", r"\1\3/\2\4"),
         ("frac", r"\\[dtc]?frac\s?(?:\{([^{}]*)\})?", "\u221a \\1 \u221a"),  # of a formula
+        ("\\", r"\A\s*([0-9]{1,9})\s*\\(?:times|cdot)\s*([0-9]{1,9})\s*\Z", lambda of: str(int(of[1]) * int(of[2]))),
         ("\\", r"\\([A-Za-z]+)", lambda name: _LATEX_SIGNS.get(name[1], " ")),
         ("{", r"\{([-+,.\u00b0]?[0-9.]*)\}", r"\1"),
         ("\u00b0", r"\^\u00b0", "\u00b0"),
@@ -173,16 +175,20 @@ def _digits(words: re.Match[str]) -> str:
 
 # --- one quantity ---
 
-_SCALES = {"hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
+_SCALES = {"\u5343": 1000, "hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
     name: 10**power
     for power, names in {3: "thousand k", 6: "million m mm mn", 9: "billion b bn", 12: "trillion tn"}.items()
     for name in names.split()
 }
+_SCALES |= dict.fromkeys("\u4e07\u842c\ub9cc", 10**4) | dict.fromkeys("\u4ebf\u5104\uc5b5", 10**8)
 _SCALE = "(?i:hundred|thousand|million|billion|trillion|lakh|crore|dozen)"
 _CLOSED = r"(?(open)\)|(?(bracket)\)|(?!)))"
+_MYRIAD = "\u5343\u4e07\u842c\u4ebf\u5104\ub9cc\uc5b5"
+_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
+"""Letters of languages that put no spaces around a number."""
 _QUANTITY = rf"""
     (?P<open>\(\s?)? (?P<sign>[+-]\s?)? (?P<currency>(?:[{_CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?
-    (?P<bracket>\()? (?P<inner>-\s?)? (?:(?<![\w^])|(?<=\bor)|(?<=\band)|(?<=\bmaybe)) (?<![^s]\.)
+    (?P<bracket>\()? (?P<inner>-\s?)? (?:(?<![\w^])|(?<=[{_ASIAN}])|(?<=\bor)|(?<=\band)|(?<=\bmaybe)) (?<![^s]\.)
     (?:
         (?P<european>
             [0-9]{{1,3}}(?:[.\ ][0-9]{{3}})+,[0-9]{{1,2}}  |  [0-9]{{1,3}}(?:\.[0-9]{{3}}){{2,}}
@@ -199,7 +205,8 @@ _QUANTITY = rf"""
     (?P<closed>{_CLOSED})?
     (?P<percent>\s?(?:%|(?i:per\ ?cent(?:age\ points?)?|pct|pp|(?P<basis>basis\ points?|bps))\b))?
     (?:
-        \s?\((?:\$\ )?in\ (?P<scale_in>{_SCALE})s?\)  |  [\s-]?(?P<scale>{_SCALE})s?\b
+        \s?\((?:\$\ )?in\ (?P<scale_in>{_SCALE})s?\)  |  (?:\s{{1,2}}|-)?(?P<scale>{_SCALE})s?\b
+        |  \s?(?P<myriad>[{_MYRIAD}])
         |  (?P<letter>LETTERS|\s?(?i:bn|mn|tn))(?![\w^])
     )?
     (?P<closed_too>{_CLOSED})?
@@ -209,9 +216,10 @@ _QUANTITY = rf"""
             \s?[xyznXYZ\u03c0\u221a]{{1,3}}(?![A-Za-z0-9])(?!\s*[0-9($])MULTIPLE  # 72x
             |  (?<=[0-9])(?!(?:or|and)\b)(?:[a-zA-Z](?<![mgshlLWVCFJNtdpMULTIPLY])(?![A-Za-z])  # 72a
                 |(?![A-Za-z]+[23]?(?!\w))[A-Za-z_]\w*)  # 0x48, 72nm2x
+            |  (?<=[{_MYRIAD}])[0-9]|\s?(?:\u4ee5\u4e0a|\u4ee5\u4e0b|\u5206\u4e4b)
             |  (?:(?:[.,:]|(?:\.{{2,3}}|~)\s?)(?=[0-9])|[}})\]]*\s?\^|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]
                 |[\u0660-\u0669])[\w.,:^{{}}+-]*  # a time, a version, a power, half a group of digits
-            |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
+            |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[{_CURRENCY}]?\s?[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
                 |\b(?:or|and)\ (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b
                 |\b(?:more|less|fewer)\ than\ (?=[{_CURRENCY}]?[0-9])
                 |\b(?:squared|cubed|factorial|mod|modulo|choose|halves|thirds|quarters
@@ -243,7 +251,13 @@ _VARIABLE = re.compile(r"\s*[-+*\u00d7\u00f7^]\s*(?:[b-hj-z](?![A-Za-z'])|[\u221
 _PART_BEFORE = re.compile(
     r"(?:[<\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|(?<![-=])>|[\w)]\s?-|!="
     r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
-    r"|\bat (?:least|most)|\bup to|\bequal to|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)"
+    r"|\bat (?:least|most)|\u4e0d\u662f|\u8d85\u8fc7|[\u5927\u5c0f\u591a\u5c11]\u4e8e"
+    r"|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230|\u5206\u4e4b"
+    r"|\b(?:m(?:ay|ai|en)or (?:do )?que|(?:gr\u00f6\u00dfer|kleiner|mehr|weniger) als"
+    r"|(?:m\u00e1s|mais|menos|plus|moins) de"
+    r"|(?:sup|inf)\u00e9rieure? \u00e0|\u0431\u043e\u043b\u044c\u0448\u0435|\u043c\u0435\u043d\u044c\u0448\u0435"
+    r"|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435)"
+    r"|\bup to|\bequal to|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)"
     r"|\b(?:half|twice|double|triple|times|thirds?|quarters?|dozen|square|cube|root|reciprocal)(?: of)?(?=[\s$]*\Z)"
     r"|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
 )  # fmt: skip
@@ -253,7 +267,11 @@ _CHANGED_FROM = re.compile(
     r"\b(?:fell|dropped|declined|decreased|rose|grew|increased|climbed|went)\b[^0-9.]*\bfrom\s\Z"
 )
 _FACTORIAL = re.compile(r"!\}")
-_NEGATED = re.compile(r"(?:\bnot|n't|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z", re.IGNORECASE)
+_NEGATED = re.compile(
+    r"(?:\b(?:not|cannot|never|nor|no es|nicht|pas|n\u00e3o \u00e9|\u043d\u0435)|n't"
+    r"|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z",
+    re.IGNORECASE,
+)
 _AND = re.compile(r"\s?,?\s?(?:and )?(?=[0-9])")
 _SAID_AGAIN = re.compile(
     r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*"
@@ -262,7 +280,10 @@ _SAID_AGAIN = re.compile(
 
 # --- all candidates of a text ---
 
-_MONTH = r"\b(?:jan|feb|mar|apr|may|june?|july?|aug|sept?|oct|nov|dec)[a-z]*\.?\s"
+_MONTH = (
+    r"\b(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?|oct(?:ober)?"
+    r"|(?:sept|nov|dec)(?:ember)?)\.?\s"
+)
 _LABEL = re.compile(
     rf"(?:{_MONTH}(?:[0-9]{{1,2}},? )?"
     r"|\b(?:in|for|during|by|since|from|to|through|until|of|ended|fy|fiscal|year|q[1-4]|the)\s(?:the )?"
@@ -272,6 +293,8 @@ _LABEL = re.compile(
 _YEAR = re.compile(r"(?:19|20)[0-9]{2}(?![\w%]|[.,][0-9])(?P<says_when>:\s|'s\b|\s[-:]\s)?")
 _DAY = re.compile(rf"{_MONTH}\Z", re.IGNORECASE)
 _SPAN = re.compile(r"[0-9]+[ -](?:second|minute|hour|day|week|month|year|quarter)s?\b")
+_NAMED_BY = re.compile(r"[0-9]+-(?:[KQ]\b|(?:second|minute|hour|day|week|month|year|quarter)\s[a-z])")
+"""Names a thing, as in "the 10-K" and "a 5-year average"."""
 _SPAN_BEFORE = re.compile(r"\b(?:in|over|within|for|after|every|last|past|first|next)\s(?:the )?\Z", re.IGNORECASE)
 _CONCLUSION = re.compile(
     r"(?:\b(?:so|thus|therefore|hence|making|makes?|gives?|giving|totall?ing|totals)\b"
@@ -283,6 +306,10 @@ _SENTENCE = re.compile(
     r"|\W*[0-9.,]+(?: [a-z]+){0,2} and \$?[0-9.,]+(?: [a-z]+){0,2} (?:makes?|gives?)\b"
 )
 """Begins with words or with a calculation, so that the answer may come last."""
+_BREAKDOWN = re.compile(
+    r"\W*(?!Total|Answer|Result|Sum|Final)[A-Z][a-z]+: \W?[0-9][0-9.,]*(?: \w+)?[,;] (?:and )?[A-Z][a-z]+: "
+)
+"""Names parts and no whole: "April: 48, May: 24"."""
 
 
 class _Reader:
@@ -290,7 +317,8 @@ class _Reader:
 
     def __init__(self, finance: bool) -> None:
         self.finance = finance
-        pattern = _QUANTITY.replace("LETTERS", r"(?i:k|mm?|b)" if finance else r"[kKMB]|(?(currency)[mb]|(?!))")
+        letters = r"(?(currency)\s?|)(?i:k|mm?|b)" if finance else r"[kKMB]|(?(currency)[mb]|(?!))"
+        pattern = _QUANTITY.replace("LETTERS", letters)
         pattern = pattern.replace("MULTIPLE", "(?<!x)" if finance else "")
         self.figure = re.compile(pattern.replace("MULTIPLY", "x" if finance else ""), re.VERBOSE)
 
@@ -316,6 +344,9 @@ class _Reader:
         if not digit:
             return
         conclusions = list(_CONCLUSION.finditer(text)) if _SENTENCE.match(text) else []
+        if not conclusions and (breakdown := _BREAKDOWN.match(text)):
+            yield Candidate(None, *breakdown.span())
+            return
         position = conclusions[-1].end() if conclusions else max(0, digit.start() - _LONGEST_SIGN)
         labels: list[Candidate] = []
         while found := self.figure.search(text, position):
@@ -327,7 +358,11 @@ class _Reader:
             if year and (year["says_when"] or _LABEL.search(before)):
                 labels.append(candidate._replace(is_label=True))
                 position = year.end()
-            elif _DAY.search(before) or (_SPAN_BEFORE.search(before) and _SPAN.match(text, digits)):
+            elif (
+                _DAY.search(before)
+                or _NAMED_BY.match(text, digits)
+                or (_SPAN_BEFORE.search(before) and _SPAN.match(text, digits))
+            ):
                 labels.append(candidate._replace(is_label=True))
             elif _NEGATED.search(before):
                 labels.append(Candidate(None, candidate.start, candidate.end))
@@ -383,7 +418,7 @@ class _Reader:
             value = value + Fraction(int(found["above"]), below) if found["above"] else value / below
         others = (value,) if found["basis"] else ()
         value = value / 100 if found["basis"] else value
-        if name := found["scale_in"] or found["scale"] or found["letter"]:
+        if name := found["scale_in"] or found["scale"] or found["letter"] or found["myriad"]:
             scale = _SCALES[name.strip().lower()]
             value, decimals = value * scale, max(0, decimals - len(str(scale)) + 1)
         unit = (found["unit"] or found["currency"] or "").strip().lower()

@@ -40,13 +40,20 @@ _FAR = 2_000
 _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
+_OR = "oder|ou|atau|\u0438\u043b\u0438"
+_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294"
+"""Stands between other words without spaces."""
 _JOINT = re.compile(
-    rf"{_SIGNS}(?:\b(?:and|or|but|also|plus|versus|vs|as well as)\b{_SIGNS})*\n*{_SIGNS}", re.IGNORECASE
+    rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as|[eouy]|et|und|\u0438|{_OR})\b"
+    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]){_SIGNS})*"
+    rf"\n*{_SIGNS}",
+    re.IGNORECASE,
 )
 """What joins two values directly, and says nothing itself."""
 _DOUBT = re.compile(
-    r"\b(?:(?P<alternative>(?<![0-9] )or(?! equivalently| in other words)|nor|otherwise|else|if not)"
-    r"|maybe|perhaps|possibly|alternatively|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
+    r"(?:\b(?:(?P<alternative>(?<![0-9] )or(?! equivalently| in other words)|nor|otherwise|else|if not)"
+    rf"|{_OR}|maybe|perhaps|possibly|alternatively|(?:could|might|may|can) (?:also |well )?be|and also|as well as)\b"
+    rf"|{_ASIAN_OR})"
     r"(?:\W+(?:maybe|perhaps|possibly|even|also|the|it's|its?|is|be|option|choice|answer)\b|\W+[a-z]\s?=)*[^\w\n]*",
     re.IGNORECASE,
 )
@@ -59,15 +66,20 @@ _CONDITION = re.compile(
     r"[^\w\n]*\b(if|when|assuming|depending|otherwise|(?:in|on|under|for|with|at|by)(?! (?:total|all)\b))\b", re.I
 )
 _BRACKETED = re.compile(r"\A\s*\([^()\n]*\)")
-_OR_BEFORE = re.compile(r"\bor[\s$*({\\[]*\Z|[0-9-]\Z", re.IGNORECASE)
-"""Before a marker: `17 or \\boxed{18}` names two, and `2\\boxed{18}` is a formula."""
+_OR_BEFORE = re.compile(
+    rf"(?:\b(?:or|{_OR})|{_ASIAN_OR}|\\(?:n?eq?|[gl](?:t|eq?))"
+    r"|(?:[<\u2260\u2264\u2265\u221a]|(?:^|[\s$])\w+\s?>)=?|\\(?:sqrt|frac|ln|log)(?:\[\w+\])?)"
+    r"[\s$*({\\[]*\Z|[0-9-]\Z",
+    re.IGNORECASE,
+)
+"""Before a marker: `17 or \\boxed{18}` names two, `2\\boxed{18}` is a formula, and `x > \\boxed{18}` is a bound."""
 _DENIED_BEFORE = re.compile(
     r"(?:n['\u2019]t|\bnot|\bnever|\bdoubt)(?: (?:think|believe|say|choose|pick|go|sure|certain|that|if|whether|the))*"
     r"[^\S\n]*\Z",
     re.IGNORECASE,
 )
 """Before a marker: "I don't think the answer is 72"."""
-_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
+_PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^(?!\s?\{?\s?\\(?:circ|degree))|\\?times\b|\\cdot\b|[*/+\u00d7]\s?[0-9])")
 """After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
 

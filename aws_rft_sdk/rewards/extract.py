@@ -274,7 +274,7 @@ _NOTHING = re.compile(
     r"(?:```\w*\n|[\s:#*_`\uff1a]|(?:the )?(?:final |correct )?answer(?: is\b)?(?=[\s:*\uff1a]))*", re.IGNORECASE
 )
 """What says nothing between a marker and its answer: spaces, emphasis, a fence, another marker."""
-_BULLET = re.compile(r"[-+>\u2022\u2013] +")
+_BULLET = re.compile(r"[-+>\u2022\u2013] +|1[.)] +(?![^\n]*\n\s*2[.)])")
 _REMARK = re.compile(r"(?:explanation|reasoning|verif(?:ication|y)|check|note|step|proof|why)\b", re.IGNORECASE)
 """A heading after the answer."""
 _LINE_END = re.compile(r"\r?\n|</answer>", re.IGNORECASE)
@@ -285,11 +285,17 @@ _IS = (
 _LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*_]{2}", r"[ \t*_]{3}"))
 # Begins with a set of characters, so that a search passes over all others quickly.
 PROSE_MARKER = re.compile(
-    r"[AaCcOo#\u7b54](?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
+    r"[AaCcOoRr#\u7b54\u041e\u043e\uc815]"
+    r"(?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
     r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
     r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .)|(?<=INAL .))(?i:nswer)[ \t*_]{0,9}$"
     rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"
-    r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)|(?<=\u7b54)\u6848[\u662f\u4e3a:\uff1a])",
+    r"|(?<=^#)#{0,2}[ \t](?=\W{0,9}[0-9][0-9,.]{0,30}\W{0,9}$)"
+    r"|(?<=\u7b54)(?:\u6848[\u662f\u4e3a:\uff1a]|\u3048[\u306f:\uff1a])"
+    r"|(?<=\uc815)\ub2f5[\uc740:\uff1a]"
+    r"|(?<!\w.)(?i:(?<=A)ntwort|(?<=R)(?:espuesta|esposta|isposta|[e\u00e9]ponse)|(?<=\u041e)\u0442\u0432\u0435\u0442)"
+    r"(?i: correcta| correta| finale?)?"
+    r"[\s*_]{0,9}(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?i:est?|ist|lautet|\u00e9|\u00e8)\b))",
     re.MULTILINE,
 )
 
@@ -466,12 +472,15 @@ _SPAN = re.compile(r"\b(?:in|over|within|for|after|every) [0-9]+ (?:second|minut
 
 @dataclass(frozen=True)
 class Whole(Extractor):
-    """The whole text."""
+    """The whole text. Of a text that is one JSON object, then the value of "answer"."""
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the text, unless it is empty."""
-        if visible.strip():
+        text = visible.strip()
+        if text:
             yield Answer.of(visible)
+        if text.startswith(("{", "```")) and text.endswith(("}", "```")):
+            yield from JsonPath("answer").answers(text)
 
 
 MARKED = Boxed() | AfterMarker("####", "ANSWER:") | Tag("answer")

@@ -146,7 +146,7 @@ class FinQA(Comparator):
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0, `close` or 0.0. None if the ground truth is neither yes, no nor a number."""
-        word = _YES_NO.get(str(reference_of(ground_truth)).strip().lower())
+        word = _YES_NO.get(str(reference_of(ground_truth)).strip(" \t\n.!").lower())
         if word is not None:
             return float(settle(answers, _first_word) == word)
         rights = reference_numbers(ground_truth, finance=True)

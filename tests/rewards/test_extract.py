@@ -70,6 +70,7 @@ def first(extractor: Extractor, text: str) -> str | None:
         (STANDARD, "FINAL ANSWER\n72", "72"),
         (STANDARD, "Answer:\n\n- 72 clips", "72 clips"),
         (STANDARD, "#### 72\n#### Explanation: 48 + 24", "72"),
+        (STANDARD, "La respuesta es Paris", "Paris"),
         (STANDARD, "A: 72\n\nQuestion: 4?\n#### 5", "72"),
         (STANDARD, "\\boxed{72}\nQ: 4?\n#### 5", "72"),
         (STANDARD, "Answer:\nQuestion: 4?\n#### 5", "5"),

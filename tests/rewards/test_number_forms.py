@@ -111,10 +111,19 @@ RIGHT_72 = [
     "**Answer**\n\n72", "Answer:72", "Answer is: 72", "#### 72.0 clips", "#### (48 + 24) = 72", "48+24 is 72",
     "Answer:\n\n> 72", "#### <72>", "#### half of 144 is 72", "#### 72 clips, twice as many as 36", "#### six dozen",
     "#### 72, which is 3 times 24", "#### 72 more", "#### grew from 24 to 72", r"\boxed{72}!",
-    "\\boxed{72}\n\nLet me know if you have 2 or 3 more questions!",
+    "\\boxed{72}\n\nLet me know if you have 2 or 3 more questions!", "#### $48 + $24 = $72", "\u7b54\u3048\uff1a72",
+    '```json\n{"answer": 72}\n```', '{\n  "answer": 72\n}', "\u7b54\u3048\u306f72\u3067\u3059\u3002",
+    "\u5356\u4e8672\u4e2a\u53d1\u5939\u3002", "#### \u517172\u4e2a",
+    r"\boxed{\left(72\right)}", r"\boxed{72}^\circ", r"\boxed{72}^{\circ}", r"\boxed{2 \cdot 36}", r"\boxed{8\times 9}",
+    "Answer:\n1. 72", "La respuesta es 72.", "La respuesta correcta es: 72", "La bonne r\u00e9ponse est 72",
+    "R\u00e9ponse : 72", "Die richtige Antwort lautet 72.\nEs sind 3 Teile.", "A resposta \u00e9 72",
+    "\u041e\u0442\u0432\u0435\u0442: 72\n\u0418\u0437 3 \u0447\u0430\u0441\u0442\u0435\u0439",
+    "\uc815\ub2f5\uc740 72\uc785\ub2c8\ub2e4", "#### Total: 72, April: 48",
+    "#### April: 48, May: 24, total: 72", "x =>\\boxed{72}", "> \\boxed{72}", "<b>\\boxed{72}</b>",
 ]
 
 RIGHT = [
+    ("#### 125\u4e07", 1250000), ("#### 125\u4e07\u5143", 1250000), ("#### 1.2\u4ebf", 120000000),
     (r"\boxed{36}<|eot_id|>", 36), (r"\boxed{10^3}", 1000), ("#### 3.2 \xd7 10\u2074", 32000),
     ("#### twenty-five dollars", 25), ("#### one hundred and twenty", 120),
     ("#### two thousand five hundred", 2500), ("The answer is forty two", 42), ("#### -18", -18),
@@ -244,6 +253,19 @@ WRONG_72 = [
     r"\boxed{\frac{1}{72}}", r"\boxed{-72}", r"\boxed{72_{10}}", r"\boxed{72 \mod 5}", r"\boxed{\infty}",
     r"\boxed{?}", "\\boxed{72?}\n\nNo.", "#### 72 dozen", "#### half of 72", "#### twice 72", "#### triple 72",
     "#### 3 times 72", "#### two thirds of 72", "#### 72 more than 5", "#### 72 less than 100", r"\boxed{72!}",
+    "#### 72 o 96", "#### 72 oder 96", "#### 72 ou 96",
+    "#### 72 \u6216 96", "#### 72\u621696", "#### 72\u4e2a\u621696\u4e2a", "#### 72 clips oder 96",
+    "#### 72 \u0438\u043b\u0438 96",
+    "The answer cannot be 72", "The answer is neither 71 nor 72.", "#### never 72", "\u7b54\u6848\u4e0d\u662f72",
+    "\u81f3\u5c1172\u4e2a",
+    "La respuesta no es 72", "Die Antwort ist nicht 72", "La r\u00e9ponse n'est pas 72", "La respuesta es 72 o 73",
+    r"x \neq \boxed{72}", r"x > \boxed{72}", r"$x>\boxed{72}$", r"x \le \boxed{72}", r"\sqrt{\boxed{72}}",
+    r"\boxed{72\text{ million}}", "#### April: 72, May: 24", "#### April: 72 clips; May: 24 clips", "#### 72\u4e07",
+    "Answer:\n1. 72\n2. 73", r"3 \left(72\right)", r"\boxed{\left(72\right)^2}", "#### 72 y 96",
+    "La respuesta es mayor que 72", "\u041e\u0442\u0432\u0435\u0442: \u0431\u043e\u043b\u044c\u0448\u0435 72",
+    r"x <= \boxed{72}",
+    "Die Antwort ist gr\u00f6\u00dfer als 72", "La r\u00e9ponse est sup\u00e9rieure \u00e0 72", "#### 72 atau 96",
+    "#### m\u00e1s de 72",
     "72nm2x", "#### 70 is 72", "#### 72 and 5 make 77", "#### 72 multiplied by 2", "#### square root of 72",
 ]
 
@@ -264,6 +286,8 @@ WRONG = [
 ]
 
 FINANCE = [
+    ("ANSWER: $ 5.2 mm", "5.2 million", 1), ("ANSWER: 5-year average 5.2%", "5.2%", 1),
+    ("ANSWER: 10-K margin 5.2%", "5.2%", 1), ("ANSWER: decrease 5.2%", "-5.2%", 1), ("ANSWER: $5.2 B", 5.2e9, 1),
     ("ANSWER: 12.5", "12.5%", 1), ("ANSWER: 12.5%", "12.5", 1), ("ANSWER: 0.125", "12.5%", 1),
     ("ANSWER: 12.5%", "0.125", 1), ("ANSWER: 12.46%", "12.5%", 0.95), ("ANSWER: 12.6%", "12.5%", 0.95),
     ("ANSWER: 13%", "12.5%", 0), ("ANSWER: $2,345.6 million", "$2,345.6 million", 1),

@@ -292,6 +292,7 @@ def test_finqa_when_a_range_is_given_then_it_is_no_number(answer):
         ("ANSWER: no", "yes", 0.0),
         ("ANSWER: yesterday", "yes", 0.0),
         ("yes", "YES ", 1.0),
+        ("yes", "YES.", 1.0),
         ("It is so.", "yes", 0.0),
         ("ANSWER: yes", {"answer": "yes"}, 1.0),
     ],
