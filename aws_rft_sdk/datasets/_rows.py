@@ -76,7 +76,7 @@ class Rows:
     def remedy(self, line: int, row: Mapping[str, Any]) -> str:
         """Return the command that makes such rows into the target's, or what to write if the command loses answers."""
         path, to = self.path, self.target.value
-        with contextlib.suppress(DatasetError):
+        with contextlib.suppress(DatasetError):  # then the command would fail too, so the advice is to write the rows
             made = json.dumps(next(convert_rows([(line, row)], Shape(to))), default=str)
             if row.keys() == {"prompt"} or _ANSWER.search(made):
                 return f"aws-rft dataset convert {quote(str(path))} {beside(path, to)} --to {to}"

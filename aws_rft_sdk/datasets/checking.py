@@ -118,7 +118,7 @@ def _check_whole(path: Path, suffix: str, findings: Findings) -> int | None:
         first = next((bare for line in file if (bare := line.removeprefix(codecs.BOM_UTF8).strip())), b"")
         if first[:1] not in (b"{", b"["):
             return None
-        with contextlib.suppress(ValueError, RecursionError):
+        with contextlib.suppress(ValueError, RecursionError):  # a first line that is no JSON: looked at below
             if isinstance(parse(first)[0], dict):
                 return None
         text = (first + b"\n" + file.read()).decode(errors="replace")

@@ -115,7 +115,7 @@ def _object(path: Path, line: int, row: object) -> Mapping[str, Any]:
 
 def _read_csv(path: Path, progress: Progress | None) -> Iterator[Row]:
     def note(rule: str, line: int, problem: str) -> None:
-        if rule not in ("row-blank", "header-empty", "file-delimiter"):  # the rows are certain all the same
+        if rule not in ("row-blank", "header-empty", "file-delimiter"):  # with these the rows can still be read
             raise DatasetError(f"{path}, line {line}: {problem}", line=line)
 
     return read_csv(path, note, progress)

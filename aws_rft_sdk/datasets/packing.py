@@ -43,7 +43,7 @@ class Packed:
 
 
 def pack(*, question: JSON, ground_truth: JSON = None, visible: Sequence[str] = ("question",), **fields: JSON) -> str:
-    """Write a prompt cell. What is not visible stands in the open in the dataset and in the traces of a job.
+    """Write a prompt cell. Only the model is kept from the other fields: the dataset and the traces of a job show them.
 
     Args:
         question: What the model is asked: text, or a list of messages.

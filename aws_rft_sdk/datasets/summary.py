@@ -108,7 +108,7 @@ def _parts(row: Mapping[str, Any]) -> tuple[str, str | None]:
     if isinstance(metadata, Mapping):
         answer = metadata.get("answer", answer)
     if isinstance(prompt, str) and prompt.lstrip().startswith("{"):
-        with contextlib.suppress(DatasetError):
+        with contextlib.suppress(DatasetError):  # no cell: a prompt that happens to begin with a brace
             packed = unpack(prompt)
             answer = packed.ground_truth if packed.ground_truth is not None else answer
             prompt = packed.question if packed.question is not None else prompt

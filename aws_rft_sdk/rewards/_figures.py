@@ -371,7 +371,7 @@ class _Reader:
         yield from labels
 
     def _candidate(self, text: str, found: re.Match[str]) -> Candidate:
-        """Return the value that begins with a figure: of a calculation its result, and None of a part of a formula."""
+        """Return the value that a figure begins. A calculation gives its result, a part of a formula gives None."""
         number, end = self._quantity(found), found.end()
         start = found.start()
         is_part = _PART_BEFORE.search(text, max(0, start - 40), max(start, found.end("open"))) is not None
@@ -497,9 +497,10 @@ def read_number(text: str, *, finance: bool = False) -> Number | None:
 
 
 def reference_numbers(ground_truth: JSON, *, finance: bool = False) -> tuple[Number, ...]:
-    """Return the numbers of a ground truth, each of which is right.
+    """Return the right numbers of a ground truth: one, or those of a list.
 
-    Each is a number, its text, or a worked solution that ends in one. One that names none or several is left out.
+    An item is a number, its text, or a worked solution that ends in a number. An item with no number, or with
+    several, is left out.
     """
     reference = reference_of(ground_truth)
     items = reference if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)

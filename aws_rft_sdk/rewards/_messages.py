@@ -99,7 +99,7 @@ def is_call(part: Mapping[str, Any]) -> bool:
 
 
 def call_fields(call: Mapping[str, Any]) -> tuple[JSON, JSON, JSON]:
-    """Return id, name and arguments of a call in a form of OpenAI, Anthropic, Bedrock or Inspect; None for missing."""
+    """Return id, name and arguments of a call of OpenAI, Anthropic, Bedrock or Inspect. A missing field is None."""
     function = call.get("function") or call.get("toolUse")
     inner = function if isinstance(function, Mapping) else call
     name = function if isinstance(function, str) else inner.get("name")

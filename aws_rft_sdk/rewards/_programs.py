@@ -30,11 +30,11 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import,
 
 
 def find_program(answer: str) -> list[str]:
-    """Return the blocks of Python that make up the program of an answer, in order; empty if nothing compiles.
+    """Return the blocks of Python that make up the program of an answer, in order. Returns [] if nothing compiles.
 
     An answer that is Python as a whole is the program. Otherwise the blocks fenced as Python are, and with them blocks
-    without a language if no block fenced as Python defines anything. Blocks that do not compile are left out. Without
-    a fence, what stands in a tag such as `<code>` is the program, or the code between lines of prose.
+    without a language if no block fenced as Python defines anything. Blocks that do not compile are left out. If the
+    answer has no fence, the program is the text of a tag such as `<code>`, else the code between lines of prose.
     """
     text = (strip_thoughts(answer) or "").replace("\r\n", "\n")
     if not text.strip() or len(text) > _MAX_CHARACTERS:

@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
     value: Value
     """None if something stands here that commits to no value, such as "72x" or "> 72"."""
     start: int
-    """Where it stands in the text."""
+    """Where the value begins in the text."""
     end: int
     is_label: bool = False
     """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
