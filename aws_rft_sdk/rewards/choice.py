@@ -49,16 +49,6 @@ _RULED_OUT = (
     r"(?:n't| (?:wrong|incorrect|false|not|too|out|ruled|impossible|irrelevant|eliminated)\b)"
     r"|[\uac00\uc774\ub294\uc740] \uc544[\ub2c8\ub2d9]"
 )
-_FOREIGN = (
-    r"(?<!falsche )(?<!falschen )antwort(?: (?:ist|lautet)\b| ?:)"
-    r"|(?:respuesta|resposta|risposta|opci[o\u00f3]n|alternativa)(?: corr?ec?t+a| certa| giusta| esatta| final)?"
-    r"(?: (?:es|\u00e9|\u00e8)\b(?: la\b)?| ?:)|(?<!mauvaise )(?<!fausse )"
-    r"r[e\u00e9]ponse(?: correcte| finale)?(?: est\b(?: donc\b)?(?: la\b)?| ?:)"
-    r"|(?<!\u043d\u0435\u043f\u0440\u0430\u0432\u0438\u043b\u044c\u043d\u044b\u0439 )"
-    r"(?<!\u043d\u0435\u0432\u0435\u0440\u043d\u044b\u0439 )\u043e\u0442\u0432\u0435\u0442(?: ?[:\u2014-])"
-    r"|(?<!\uc624)\ub2f5(?:\uc740| ?:)"
-)
-"""German, Spanish, Portuguese, Italian, French, Russian and Korean for "the right answer is"."""
 _SAID = (
     # The sets of first letters make the search quick.
     r"\b(?=[abcfghilmoprstvw])(?:(?:(?:correct|right|best|true|final|valid|accurate|appropriate|selected|chosen|my)"
@@ -79,7 +69,6 @@ _SAID = (
     "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
     "\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))"
     "(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
-    rf"|(?=[aor\u043e\ub2f5])(?:{_FOREIGN})"
 ).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
 """Words that make a choice the answer. "@" is a choice."""
 
