@@ -3,12 +3,13 @@
     RFTError                              root of everything; .retry_safe, .retry_after_seconds
     ├── ConfigurationError (ValueError)   a setting is missing or wrong; names it and where it can be set
     │   ├── CredentialsError              no AWS credentials, or expired ones
+    │   ├── JobConfigError                the configuration of a job has .problems; nothing was sent
     │   └── UntrustedEndpointError        the payload names an endpoint that must not receive credentials
     ├── UnavailableError                  what a whole run needs does not work: a disk, a port, a cluster, a worker
     ├── PayloadError (ValueError)         what reached us cannot be parsed; .field is the path of the culprit
     ├── DatasetError (ValueError)         a file of prompts cannot be read; .line says where
     ├── NoActiveRolloutError (RuntimeError)  a rollout in progress is needed and there is none
-    ├── ServiceError                      talking to the job runtime failed
+    ├── ServiceError                      talking to the job runtime, or to a service of training jobs, failed
     │   ├── TransportError                no usable answer; the outcome is unknown
     │   │   ├── ServiceTimeoutError (TimeoutError)
     │   │   └── ServiceConnectionError (ConnectionError)
@@ -19,7 +20,8 @@
     │       ├── TrajectoryNotFoundError   404
     │       ├── TrajectoryConflictError   409
     │       ├── ThrottledError            429
-    │       └── ServiceFaultError         5xx
+    │       ├── ServiceFaultError         5xx
+    │       └── JobServiceError           a service of training jobs refused .action
     ├── OutboxError                       feedback cannot be put on disk; raised before the handler runs
     ├── DecisionConflictError             a trajectory was decided before, in another way; shows both
     ├── RewardError (ValueError)          a reward is missing, not a number, or not finite
@@ -67,6 +69,18 @@ class CredentialsError(ConfigurationError):
     retry_safe = True
 
 
+class JobConfigError(ConfigurationError):
+    """The configuration of a training job is wrong. Nothing was sent.
+
+    Attributes:
+        problems: All that is wrong, each an `aws_rft_sdk.jobs.Problem`.
+    """
+
+    def __init__(self, message: str = "", *, problems: tuple[object, ...] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
+
+
 class UntrustedEndpointError(ConfigurationError):
     """The payload names an endpoint that credentials must not be sent to. Nothing was read or sent."""
 
@@ -110,7 +124,7 @@ class NoActiveRolloutError(RFTError, RuntimeError):
 
 
 class ServiceError(RFTError):
-    """Talking to the job runtime failed.
+    """Talking to the job runtime, or to a service of training jobs, failed.
 
     Attributes:
         attempts: How many requests were sent, retries included.
@@ -196,6 +210,37 @@ class ServiceFaultError(StatusError):
     """5xx: the service failed. The request may have taken effect."""
 
     retry_safe = None
+
+
+class JobServiceError(StatusError):
+    """A service of training jobs, or of what a job needs, refused a call: Bedrock, Lambda, IAM, S3.
+
+    Attributes:
+        action: The IAM action that was refused, for example `bedrock-mantle:CreateFile`.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        action: str = "",
+        status: int = 0,
+        code: str | None = None,
+        request_id: str | None = None,
+        body: str = "",
+        attempts: int = 1,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(
+            message,
+            status=status,
+            code=code,
+            request_id=request_id,
+            body=body,
+            attempts=attempts,
+            retry_after_seconds=retry_after_seconds,
+        )
+        self.action = action
 
 
 class OutboxError(RFTError):
