@@ -58,20 +58,29 @@ def trend(values: Sequence[float]) -> Trend:
     rest = [value - slope * (at - middle) for at, value in enumerate(values)]
     level = median(rest)
     deviation = max(_TO_DEVIATION * median(abs(value - level) for value in rest), spread(values))
-    inflation = _inflation(values)
+    inflation = _inflation(values, [value - level for value in rest])
     z = (signs - (signs > 0) + (signs < 0)) / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
     error = deviation * math.sqrt(12 / n) * inflation
     return Trend(slope * (n - 1), error, z / inflation, inflation)
 
 
-def _inflation(values: Sequence[float]) -> float:
+def _inflation(values: Sequence[float], rest: Sequence[float]) -> float:
     """Return by how much errors grow because neighbours are alike, 1 to 2.
 
-    The likeness is that of the next value and the one after it, so that trends hardly count.
+    There are two estimates of the likeness, and the lower one counts: the first is too high for bent curves, the second
+    uncertain.
     """
-    near, far = spread(values), spread(values[::2]) + spread(values[1::2])
-    likeness = min(max((far / 2 / near) ** 2 - 1, 0.0), 0.6) if near else 0.0
+    near, far = _step(values), (_step(values[::2]) + _step(values[1::2])) / 2
+    power = sum(value * value for value in rest)
+    if not near or not power:
+        return 1.0
+    by_rest = sum(a * b for a, b in itertools.pairwise(rest)) / power
+    likeness = min(max(min(by_rest, (far / near) ** 2 - 1), 0.0), 0.6)
     return math.sqrt((1 + likeness) / (1 - likeness))
+
+
+def _step(values: Sequence[float]) -> float:
+    return sum(abs(b - a) for a, b in itertools.pairwise(values)) / max(len(values) - 1, 1)
 
 
 def levels(values: Sequence[float], width: int) -> list[float]:

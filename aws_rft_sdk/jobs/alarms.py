@@ -1,9 +1,10 @@
 """Alarms: what is wrong with a training run, by its metrics. Pure functions over steps.
 
 An alarm needs enough steps, an effect that matters, and a trend that noise does not explain. So one odd value is no
-trend, a noisy run is no flat one, and the first steps raise nothing. Alarms describe the run as it stands. A run that
+trend, a noisy run is no flat one, and the first steps raise nothing. Alarms describe the run as it stands. a run that
 has recovered raises none, apart from `gradient_spike` and `missing_steps`, which are events. Each kind is decided on
-its own. If entropy collapses and the reward falls with it, there are two alarms: the second says that the collapse hurts.
+its own. If entropy collapses and the reward falls with it, there are two alarms: the second says that the collapse
+hurts.
 
 Where a source names a number, the number is the source's, and the source is named. The other numbers are ours, tried
 on generated runs (`tests/jobs/streams.py`).
@@ -79,10 +80,10 @@ _FLAT_STEPS = 25
 """Steps before the reward can be flat. AWS advises one change per 25 to 50 steps."""
 _LEVEL_STEPS = 8
 """Steps before levels, such as entropy or the share of dead groups, are judged."""
-_SIGNIFICANT = 2.0
-"""Standard errors of a trend that noise does not explain."""
-_SURE = 3.5
-"""Standard errors for an alarm of something that must not be cried wolf about."""
+_SIGNIFICANT = 2.3
+"""Standard errors of a trend that noise explains in 1 of 100 runs."""
+_SURE = 3.0
+"""Standard errors of a change that more than one comparison may have found."""
 _SATURATED = 0.95
 _NEAR_CEILING = 0.85
 """Share of the highest reward from which dead groups are a success, if the reward rose there."""
@@ -191,7 +192,7 @@ class _Run:
 
     def notable(self, level: float, share: float = 0.05) -> float:
         """Return the least change of the reward that matters: a share of the range, and less where rewards are low."""
-        return min(share * self.range, max(0.3 * abs(level), 0.01 * self.range))
+        return min(share * self.range, max(0.3 * abs(level), 0.002 * self.range))
 
     @cached_property
     def falling(self) -> _Found | None:
@@ -203,7 +204,7 @@ class _Run:
         best = max(range(len(windows)), key=windows.__getitem__)
         drop = windows[best] - windows[-1]
         error = 1.25 * spread(values) * math.sqrt(2 / width) * self.trend.inflation
-        sudden = drop >= max(self.notable(windows[best], 0.1), (_SURE + 0.5) * error) and drop > 0
+        sudden = drop >= max(self.notable(windows[best], 0.1), (_SURE + 0.6) * error) and drop > 0
         slow = self.trend.significance <= -_SURE and -self.trend.change >= self.notable(windows[0])
         if not sudden and not slow:
             return None
@@ -216,8 +217,8 @@ class _Run:
     @cached_property
     def saturated(self) -> _Found | None:
         at, values = self.reward
-        if len(values) < _LEVEL_STEPS or self.ceiling is None:
-            return None
+        if len(values) < _LEVEL_STEPS or self.ceiling is None or at[0] > max(10, at[-1] // 10):
+            return None  # unknown, or the begin of the run is
         skipped = max(3, len(values) // 10)
         rest = values[skipped:]
         early = rest[: max(5, len(values) // 8)]
@@ -242,7 +243,8 @@ class _Run:
         noise = 1.25 * spread(values) * self.trend.inflation
         best = max(levels(values, width)) if len(values) > width else level
         return any(
-            best - median(values[:first]) >= max(self.notable(level), _SURE * noise * math.sqrt(1 / first + 1 / width))
+            best - median(values[:first])
+            >= max(self.notable(level), (_SURE + 0.6) * noise * math.sqrt(1 / first + 1 / width))
             for first in (3, width)
         )
 
@@ -316,13 +318,14 @@ def _is_spike(values: Sequence[float], index: int) -> bool:
 
 def _length_growth(run: _Run) -> _Found | None:
     both = [step for step in run.steps if step.response_length_mean is not None and step.reward_mean is not None]
-    for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.5)):
+    for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.8)):
         if len(stretch) < 15:
             continue
         lengths = [step.response_length_mean or 0.0 for step in stretch]
         width = max(3, len(lengths) // 8)
         first, last = median(lengths[:width]), median(lengths[-width:])
-        if last < factor * first or trend(lengths).significance < _SIGNIFICANT:
+        begin = median(step.response_length_mean or 0.0 for step in both[:width])
+        if last < max(factor * first, 1.3 * begin) or trend(lengths).significance < _SIGNIFICANT:
             continue
         rewards = [step.reward_mean or 0.0 for step in stretch]
         paid = trend(rewards)
@@ -348,11 +351,10 @@ def _dead_groups(run: _Run) -> _Found | None:
         return _Found(at[-1], f"{share:.0%} of the groups have equal rewards, and so no advantage")
     for name in ("reward_std", "advantage_mean"):
         at, values = series = run.series(name)
-        if name == "advantage_mean" and run.rose:
+        zero = [abs(value) < 1e-12 for value in values]
+        if len(values) < 5 or (name == "advantage_mean" and all(zero) and run.rose):
             continue  # a model that learns has advantages; their mean is 0 by construction
-        if len(values) < 5:
-            continue
-        share = max(fmean(abs(value) < 1e-12 for value in some) for some in (values, series.last()))
+        share = max(fmean(zero), fmean(zero[-len(series.last()) :]))
         if share >= _DEAD_STEPS:
             return _Found(at[-1], f"{name} is exactly 0 in {share:.0%} of the steps: no group has an advantage there")
     return None
@@ -366,12 +368,20 @@ def _truncation(run: _Run, cap: float | None) -> _Found | None:
             return None
         return _Found(at[-1], f"{fmean(recent):.0%} of the responses in the last {len(recent) + 1} steps were cut off")
     at, means = series = run.series("response_length_mean")
-    longest = run.series("response_length_max").last()
-    if cap is None and len(longest) >= 5 and median(longest) == max(run.series("response_length_max").values):
-        cap = max(longest) if max(longest) >= _SHORT_CAP else None  # lengths end at the same number: that is the limit
-    if cap is None or len(means) < 5 or median(series.last()) < 0.9 * cap:
+    length = median(series.last()) if len(means) >= 5 else 0.0
+    limit = cap or _guessed_cap(series.last(), run.series("response_length_max"))
+    if limit is None or length < 0.9 * limit:
         return None
-    return _Found(at[-1], f"mean length is {median(series.last()):.4g} tokens, at the limit of {cap:.4g}")
+    return _Found(at[-1], f"mean length is {length:.4g} tokens, {'' if cap else 'as if '}at the limit of {limit:.4g}")
+
+
+def _guessed_cap(means: Sequence[float], longest: _Series) -> float | None:
+    """Return the token limit if lengths show it: the longest always end at the same number, or all are a power of 2."""
+    recent = longest.last()
+    if len(recent) >= 5 and median(recent) == max(longest.values) >= _SHORT_CAP:
+        return max(recent)
+    power = 2.0 ** math.ceil(math.log2(max(means, default=1.0) or 1.0))
+    return power if power >= 1024 and min(means) >= 0.98 * power else None
 
 
 def _overfitting(run: _Run) -> _Found | None:
@@ -383,12 +393,12 @@ def _overfitting(run: _Run) -> _Found | None:
     best = max(range(len(windows)), key=windows.__getitem__)
     drop = windows[best] - windows[-1]
     bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
-    noise = max(1.4826 * median(bends) / math.sqrt(6), 0.01 * run.range)
+    noise = max(1.2533 * fmean(bends) / math.sqrt(6), 0.01 * run.range)
     since = [value for step, value in zip(*run.reward, strict=True) if step >= at[best]]
     held = len(since) >= 3 and median(since[-len(since) // 3 :]) >= median(since[: len(since) // 3 + 1]) - run.notable(
         1
     )
-    if drop < max(run.notable(windows[best], 0.08), 3 * noise * math.sqrt(2 / width)) or not held or run.falling:
+    if drop < max(run.notable(windows[best], 0.08), 3.5 * noise * math.sqrt(2 / width)) or not held or run.falling:
         return None
     return _Found(
         at[best + width - 1],

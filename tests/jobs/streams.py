@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -27,7 +28,7 @@ def points(*at: tuple[float, float]) -> Shape:
     """Straight lines between points."""
 
     def shape(x: float) -> float:
-        for (x0, y0), (x1, y1) in zip(at, at[1:], strict=False):
+        for (x0, y0), (x1, y1) in itertools.pairwise(at):
             if x <= x1:
                 return y0 + (y1 - y0) * (x - x0) / (x1 - x0)
         return at[-1][1]
