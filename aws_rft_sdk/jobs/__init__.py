@@ -9,8 +9,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _NAMES = {
-    "steps": "Step",
+    "alarms": "Alarm",
+    "report": "report_csv report_html",
+    "steps": "Step read_step read_steps",
     "types": "Checkpoint Event File Job Problem Request Resource",
+    "watching": "Watched watch",
 }
 """The public names, by their modules."""
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -32,6 +35,9 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     # isort: off
-    from aws_rft_sdk.jobs.steps import Step as Step
+    from aws_rft_sdk.jobs.alarms import Alarm as Alarm
+    from aws_rft_sdk.jobs.report import report_csv as report_csv, report_html as report_html
+    from aws_rft_sdk.jobs.steps import Step as Step, read_step as read_step, read_steps as read_steps
     from aws_rft_sdk.jobs.types import Checkpoint as Checkpoint, Event as Event, File as File, Job as Job
     from aws_rft_sdk.jobs.types import Problem as Problem, Request as Request, Resource as Resource
+    from aws_rft_sdk.jobs.watching import Watched as Watched, watch as watch
