@@ -7,8 +7,8 @@ from typing import TypeVar
 
 import openai
 
-from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Pooled, TurnClient
 from aws_rft_sdk.adapters._http_library import http
+from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Pooled, TurnClient
 from aws_rft_sdk.adapters._loop_pool import has_default_http_client
 from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 from aws_rft_sdk.context import RFTContext
