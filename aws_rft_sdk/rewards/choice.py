@@ -10,7 +10,8 @@ from functools import lru_cache
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import MARKED, PROSE_MARKER, Answer, Comparator, Extract, Extractor, lines_after
+from aws_rft_sdk.rewards._visible import PROSE_MARKER
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, lines_after
 from aws_rft_sdk.rewards.text import FILLER_WORDS, LATEX, MARKS, UNSPACED, references_of
 
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
@@ -235,9 +236,7 @@ class Choice(Comparator):
         if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
             raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return _letters(self.choices).places
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
@@ -252,7 +251,7 @@ class Choice(Comparator):
 
 @lru_cache(maxsize=4096)
 def _named_by(reference: str, choice: Choice) -> object:
-    return choice._named(choice.extract.answers(reference))
+    return choice._named(choice._extractor().answers(reference))
 
 
 MultipleChoice = Choice

@@ -9,8 +9,8 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._figures import read_number, reference_numbers
+from aws_rft_sdk.rewards._visible import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.combine import WeightedSum
-from aws_rft_sdk.rewards.extract import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 

@@ -59,9 +59,7 @@ class ExactNumber(Comparator):
         check_number("tolerance", self.tolerance, low=0)
         check_number("relative_tolerance", self.relative_tolerance, low=0)
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
@@ -139,9 +137,7 @@ class FinQA(Comparator):
         if self.percent not in ("marked", "either"):
             raise ConfigurationError(f"percent must be 'marked' or 'either', not {self.percent!r}")
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:

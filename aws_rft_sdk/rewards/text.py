@@ -13,7 +13,8 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, visible_text
+from aws_rft_sdk.rewards._visible import visible_text
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
@@ -136,9 +137,7 @@ class Text(Comparator):
     strict: bool = False
     """Compare the whole answer character by character."""
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return Whole() if self.strict else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
