@@ -10,19 +10,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from aws_rft_sdk.rewards.extract import Answer
-
-Value = object
-"""Anything with equality: a number, a letter, a text."""
+from aws_rft_sdk.rewards.extract import ANSWER_CHARACTERS, Answer
 
 
 class Candidate(NamedTuple):
-    """A value that a text names."""
+    """A value that a text names: anything with equality, and where it stands in the text."""
 
-    value: Value
+    value: object
     """None if something stands here that commits to no value, such as "72x" or "> 72"."""
     start: int
-    """Where the value begins in the text."""
     end: int
     is_label: bool = False
     """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
@@ -30,7 +26,7 @@ class Candidate(NamedTuple):
 
 FindCandidate = Callable[[str], "Candidate | None"]
 """Returns the first value that a text names, None if it names none."""
-Hedges = Callable[[Value, str], bool]
+Hedges = Callable[[object, str], bool]
 """Says whether a text that follows a value names another one beside it."""
 
 # --- hedging ---
@@ -83,7 +79,7 @@ _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^(?!\s?\{?\s?\\(?:circ|degree))|\\?ti
 """After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
 
-def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
+def is_hedged(first: FindCandidate, value: object, rest: str) -> bool:
     """Say whether a text that goes on with `rest` after a value names another one beside it.
 
     Another value counts if it is joined directly, or if "maybe" and the like introduce it.
@@ -100,7 +96,7 @@ def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
     )
 
 
-def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
+def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
     other = first(rest)
     if other is None or other.is_label or other.value in (None, value):
         return False
@@ -161,17 +157,14 @@ def settle(
     first: FindCandidate,
     clean: Callable[[str], str] = lambda text: text,
     hedges: Hedges | None = None,
-) -> Value | None:
-    """Return the value of the first answer that names one.
+) -> object | None:
+    """Return the value of the first answer that names one. None if the answer names several or is taken back.
 
     Args:
         answers: Where answers stand, the most likely first.
         first: Finds the first value of a text.
         clean: Prepares each text that `first` gets.
         hedges: For kinds of values that need a finer reading than `is_hedged`.
-
-    Returns:
-        The value. None if no answer names one, or the answer names several, or the policy takes it back.
     """
     hedges = hedges or partial(is_hedged, first)
     remaining = iter(answers)
@@ -184,7 +177,7 @@ def settle(
         line = before.rpartition("\n")[2].strip(" ")
         if line and _DENIED_BEFORE.search(line):
             continue
-        after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
+        after = _STRUCK_OUT.sub(" ", answer.visible[answer.end : answer.end + ANSWER_CHARACTERS]).replace("\u2019", "'")
         if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
             return None
         previous = next(remaining, None) if line else None  # no value stands before one that begins its line
@@ -203,7 +196,7 @@ def settle(
     return None
 
 
-def _settled(value: Value, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
+def _settled(value: object, rest: str, first: FindCandidate, hedges: Hedges) -> object | None:
     """Return the value that a text settles on which names `value` first and goes on with `rest`."""
     settled = None if hedges(value, rest) else value
     for taken_back in _TAKEN_BACK.finditer(rest):

@@ -32,8 +32,6 @@ ANSWER_CHARACTERS = 1_000
 _LAST_MARKERS = 8
 """How many markers are looked at, from the last one."""
 
-# --- answers ---
-
 
 class Answer(NamedTuple):
     """A place in a visible text where an answer stands."""
@@ -53,16 +51,6 @@ class Answer(NamedTuple):
         return self.visible[self.start : self.end]
 
     @property
-    def before(self) -> str:
-        """What the policy says before the marker."""
-        return self.visible[: self.marker]
-
-    @property
-    def after(self) -> str:
-        """What the policy says after the answer, up to 1,000 characters."""
-        return self.visible[self.end : self.end + ANSWER_CHARACTERS]
-
-    @property
     def is_whole(self) -> bool:
         """Whether the answer is the whole text, so that no marker says where it stands."""
         return self.start == 0 and self.end == len(self.visible)
@@ -74,11 +62,11 @@ class Answer(NamedTuple):
 
 
 class Extractor:
-    """Base of extractors. Subclasses define `answers`."""
+    """Base of extractors. Subclasses define `answers`, or `answers_of` if the text alone does not say."""
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the answers of a visible text, the last one first."""
-        raise NotImplementedError
+        return iter(())
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of a rollout, the last one first."""
@@ -137,12 +125,12 @@ class Boxed(Extractor):
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last boxes."""
         marks, visible = _last_marks(BOX, visible)
-        for found in marks:
+        for box in marks:
             depth = 1
-            for brace in _BRACE.finditer(visible, found.end(), found.end() + 4 * ANSWER_CHARACTERS):
+            for brace in _BRACE.finditer(visible, box.end(), box.end() + 4 * ANSWER_CHARACTERS):
                 depth += {"{": 1, "}": -1}.get(brace[0], 0)
                 if not depth:
-                    yield Answer(visible, found.start(), found.end(), brace.start())
+                    yield Answer(visible, box.start(), box.end(), brace.start())
                     break
 
 
@@ -163,8 +151,7 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 class AfterMarker(Extractor):
     """What follows a marker on its line. If nothing does, the next line that says something.
 
-    Markers are compared as they are written, capitals included. Emphasis around them does not matter
-    (`**ANSWER:** 72`), nor does a full-width colon.
+    Capitals matter. Emphasis (`**ANSWER:** 72`) and a full-width colon do not.
 
     Raises:
         ConfigurationError: There is no marker, or one is empty.
@@ -232,11 +219,8 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        (name,) = check_names("name", (self.name,))
-        if not re.fullmatch(r"[\w-]+", name):
-            raise ConfigurationError(
-                f"a tag needs a name made of letters, such as Tag('answer'), not {self.name!r:.80}"
-            )
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]+", self.name):
+            raise ConfigurationError(f"a tag needs a name of letters, such as Tag('answer'), not {self.name!r:.80}")
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the contents of the last tags."""
@@ -316,10 +300,6 @@ class ToolArgument(Extractor):
         if not all(check_names("tool and argument", (self.tool, self.argument))):
             raise ConfigurationError("ToolArgument needs two names, for example ToolArgument('submit', 'answer')")
 
-    def answers(self, visible: str) -> Iterator[Answer]:
-        """Yield nothing: a text has no calls."""
-        return iter(())
-
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the argument of the last call."""
         calls = [call for call in tool_calls(rollout) if call.name == self.tool]
@@ -340,9 +320,9 @@ def _value_at(value: Any, path: tuple[str | int, ...]) -> Iterator[Answer]:
 
 @dataclass(frozen=True)
 class LastNumber(Extractor):
-    """The last number of the text, without its line. A list of figures earns a lucky reward with it.
+    """The last number of the text that is no part of a calculation. A list of figures earns a lucky reward with it.
 
-    A number inside a calculation does not count. A span of time such as "in 2 months" counts last.
+    A span of time such as "in 2 months" counts last.
     """
 
     def answers(self, visible: str) -> Iterator[Answer]:
@@ -382,9 +362,6 @@ STANDARD = Extract(MARKED, Prose(), Whole())
 """How a reward finds the answer unless you say otherwise."""
 ANYWHERE = Extract(MARKED, Prose(), LastNumber())
 """For numbers that may stand anywhere in a text without a marker."""
-
-
-# --- comparing ---
 
 
 class Comparator(TextReward):
