@@ -37,11 +37,12 @@ _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
 _OR = "oder|ou|atau|\u0438\u043b\u0438"
-_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294"
+_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294|\uc774\uac70\ub098"
 """Stands between other words without spaces."""
 _JOINT = re.compile(
-    rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as|[eouy]|et|und|\u0438|{_OR})\b"
-    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]){_SIGNS})*"
+    rf"(?:</\w{{1,9}}>)?{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as"
+    rf"|unless|through|thru|i\.e|e\.g|works|fits|[eouy]|et|und|\u0438|{_OR})\b"
+    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]|\uc640){_SIGNS})*"
     rf"\n*{_SIGNS}",
     re.IGNORECASE,
 )
@@ -107,10 +108,10 @@ def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
     in_brackets = "(" in rest[: other.start + 1]
     if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
         return False
-    has_words = re.search(r"\w", gap) is not None
+    has_words = re.search(r"[\w&]", gap) is not None
     # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
     if "\n" in gap.strip(" ") and not has_words:
-        return not after.partition("\n")[0].strip(" .*")
+        return not after.partition("\n")[0].strip(" .*)]")
     if in_brackets and re.match(r"(?! (?:if|when|otherwise)\b)[^)\n]*[a-z]", after):
         return False
     return has_words or not _EXPLAINED.match(after)
