@@ -179,7 +179,7 @@ def settle(
         if line and _DENIED_BEFORE.search(line):
             continue
         after = _STRUCK_OUT.sub(" ", answer.visible[answer.end : answer.end + ANSWER_CHARACTERS]).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before[-24:]):
             return None
         previous = next(remaining, None) if line else None  # no value stands before one that begins its line
         if previous and previous.marker < answer.marker and previous.visible == answer.visible:

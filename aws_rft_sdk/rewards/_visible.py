@@ -69,10 +69,10 @@ _IS = (
     r"(?! (?i:correct|right|wrong|greater|more|less|fewer|larger|smaller|bigger|between|divisible|a multiple)\b))"
 )
 _LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*_]{2}", r"[ \t*_]{3}"))
-# Begins with a set of characters, so that a search passes over all others quickly.
+# Begins with a set of characters and no letter before, so that a search passes over all else quickly.
 PROSE_MARKER = re.compile(
-    r"[AaCcOoRr#\u7b54\u041e\u043e\uc815]"
-    r"(?:(?<![A-Za-z0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
+    r"[AaCcOoRr#\u7b54\u041e\u043e\uc815](?<![A-Za-z].)"
+    r"(?:(?<![0-9_].)(?:(?<=[Aa])(?i:nswer(?: to (?:the|this|that) (?:question|problem))?)"
     r"|(?:(?<=orrect .)|(?<=ight .)|(?<=est .))(?i:hoice|ption))" + _IS + "|"
     r"(?<=[Aa])(?:(?<=^.)|(?<=[#*_].)|(?<=[#*_] .)|(?<=inal .)|(?<=INAL .))(?i:nswer)[ \t*_]{0,9}$"
     rf"|(?<=[Aa])(?:{_LINE_BEGINS})[ \t*_]{{0,9}}[:\uff1a]"

@@ -14,7 +14,7 @@ import itertools
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -134,14 +134,14 @@ class Boxed(Extractor):
                     break
 
 
-def _last_marks(marker: re.Pattern[str], visible: str, begin: int = 0) -> tuple[Iterable[re.Match[str]], str]:
+def _last_marks(marker: re.Pattern[str], visible: str, begin: int = 0) -> tuple[list[re.Match[str]], str]:
     """Return the last marks before a new question, the last one first, and the text up to that question."""
-    first = marker.search(visible, begin)
-    if first is None:
-        return (), visible
-    question = QUESTION.search(visible, first.end())
-    visible = visible[: question.start()] if question else visible
-    return reversed(deque(marker.finditer(visible, first.start()), _LAST_MARKERS)), visible
+    marks = list(marker.finditer(visible, begin))
+    question = QUESTION.search(visible, marks[0].end()) if marks else None
+    if question:
+        visible = visible[: question.start()]
+        marks = [mark for mark in marks if mark.start() < len(visible)]
+    return marks[: -_LAST_MARKERS - 1 : -1], visible
 
 
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)

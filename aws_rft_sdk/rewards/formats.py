@@ -17,7 +17,7 @@ from aws_rft_sdk.rewards.rollout import TextReward
 
 @dataclass(frozen=True)
 class Format(TextReward):
-    """1.0 when the whole answer has the form, else 0.0. The ground truth is not looked at.
+    """1.0 when the whole answer has the form, else 0.0.
 
     Avoid nested repetition in the pattern: an answer made for it takes for ever to match. `Tags` is safe.
 
