@@ -58,8 +58,8 @@ class Runner(Protocol):
         """Write the files into an empty folder, run `main.py` there, wait for it and end what it leaves running.
 
         Args:
-            files: Texts by their names, without folders; `main.py` is one of them.
-            stdin: Standard input. The files must not show it: it holds the tests.
+            files: Texts by their names, without folders.
+            stdin: Standard input. It holds the tests, so the program must not find it in a file.
             limits: What the run may use.
 
         Raises:
@@ -111,9 +111,7 @@ class ContainerRunner:
 
     def __post_init__(self) -> None:
         if not self.image or not isinstance(self.image, str):
-            raise ConfigurationError(
-                f"image is {self.image!r}. Name an image with Python, for example python:3.12-slim"
-            )
+            raise ConfigurationError(f"image is {self.image!r}. Name one with Python, for example python:3.12-slim")
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
         """Run `main.py`; see `Runner`."""
@@ -140,7 +138,7 @@ class ContainerRunner:
 
 @dataclass(frozen=True)
 class CodeInterpreterRunner:
-    """Runs programs in AgentCore Code Interpreter, a session each, so that no program meets what another one left.
+    """Runs programs in AgentCore Code Interpreter, each in a session of its own.
 
     Needs boto3, and permission for `StartCodeInterpreterSession`, `InvokeCodeInterpreter` and
     `StopCodeInterpreterSession`. Sessions count against a quota of the account.
