@@ -60,7 +60,7 @@ class Rollout:
         """Return a conversation as a reward sees it.
 
         The messages are those of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects that
-        openai and anthropic answer with. They are converted to OpenAI chat form. The other arguments are the fields.
+        openai and anthropic answer with.
 
         Raises:
             PayloadError: `messages` is no list of messages with a role.
