@@ -71,13 +71,12 @@ class Runner(Protocol):
 class SubprocessRunner:
     """Runs programs in a process of this machine. POSIX only.
 
-    Everywhere: no environment, a temporary folder, and limits of time, memory and file size. An audit hook refuses to
-    start processes. On Linux, where the kernel permits it, Landlock (5.13 and newer) refuses files outside of the
+    Everywhere: no environment, a temporary folder, limits of time, memory and file size, and an audit hook that refuses
+    to start processes. On Linux, where the kernel permits it, Landlock (5.13 and newer) refuses files outside of the
     folder and of Python, TCP (6.7) and signals to other processes (6.12). Namespaces hide the network and other
     processes. Where neither keeps signals from other processes, the hook refuses signals and `ctypes`.
 
-    It is no jail: programs share this kernel, and see files in `/usr` and in Python's folders. What this machine does
-    not permit is left out without a word. Use another runner for policies that you do not trust.
+    It is no jail: programs share this kernel. Use another runner for policies that you do not trust.
     """
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
