@@ -75,8 +75,7 @@ def sample(
 ) -> int:
     """Write `rows` rows of a file, chosen at random, in file order, and return how many; fewer if there are fewer.
 
-    `target` may be the same file. The same file and seed give the same rows. `progress` is told how many bytes have been
-    read.
+    `target` may be the same file. The same file and seed give the same rows. `progress` is told of the bytes read.
 
     Raises:
         ConfigurationError: rows is below 1.

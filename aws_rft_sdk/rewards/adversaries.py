@@ -140,7 +140,7 @@ def find_leak(case: Case) -> str | None:
 
 
 def _prompt(case: Case) -> str:
-    return "\n".join(map(message_text, case.visible))
+    return "\n".join(map(message_text, case.rollout.before_turns))
 
 
 def _text(truth: JSON) -> str:
@@ -211,7 +211,7 @@ def _options(prompt: str, truth: str) -> Iterator[str]:
 
 
 def _attack(case: Case, adversary: str, messages: Iterable[JSON]) -> Attack:
-    return Attack(adversary, replace(case.rollout, messages=(*case.visible, *messages), state=None))
+    return Attack(adversary, replace(case.rollout, messages=(*case.rollout.before_turns, *messages), state=None))
 
 
 def _continued(rollout: Rollout, sentence: str) -> Rollout:

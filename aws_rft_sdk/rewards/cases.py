@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.errors import DatasetError, PayloadError
 from aws_rft_sdk.rewards._messages import prompt_messages
-from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
+from aws_rft_sdk.rewards.rollout import Rollout
 from aws_rft_sdk.types import parse_reward
 
 _FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata", "state"}
@@ -49,11 +48,6 @@ class Case:
     kind: Literal["success", "failure"] | None = None
     expected: Expected | None = None
     """None when the reward is not checked."""
-
-    @property
-    def visible(self) -> tuple[JSON, ...]:
-        """The messages before the policy's first turn: what it sees when it begins."""
-        return tuple(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, self.rollout.messages))
 
 
 def read_cases(path: str | Path) -> list[Case]:

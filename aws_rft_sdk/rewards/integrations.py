@@ -45,7 +45,8 @@ def as_trl(
         rows = {key: values for key, values in columns.items() if key not in _OF_THE_TRAINER}
         column = ground_truth or next((name for name in _TRUTHS if name in rows), None)
         if column is not None and column not in rows:
-            raise ConfigurationError(f"the dataset has no column {column!r}; it has {', '.join(rows) or 'only prompts'}")
+            names = ", ".join(rows) or "only prompts"
+            raise ConfigurationError(f"the dataset has no column {column!r}; it has {names}")
         truths = [None] * len(prompts) if column is None else rows.pop(column)
         groups: dict[str, dict[int, Rollout]] = defaultdict(dict)
         for row, (prompt, completion, truth) in enumerate(zip(prompts, completions, truths, strict=True)):

@@ -32,7 +32,6 @@ from aws_rft_sdk.rewards.judge_rubrics import (
     Material,
     Question,
     Rubric,
-    before_turns,
     conversation_text,
     question_of,
     rank_question,
@@ -204,7 +203,7 @@ class _Judging:
         """Return what is judged, "" if the policy said nothing."""
         if self.shows == "answer":
             return visible_text(rollout.answer)
-        return conversation_text(rollout.messages[len(before_turns(rollout)) :]) if rollout.turns else ""
+        return conversation_text(rollout.messages[len(rollout.before_turns) :]) if rollout.turns else ""
 
     def _context(self, rollout: Rollout) -> list[Material]:
         """Return the question and the reference. Raises `NoVerdictError` if the rubric needs a reference."""

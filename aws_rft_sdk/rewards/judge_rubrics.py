@@ -12,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple
 
 from aws_rft_sdk._checks import check_number
@@ -260,14 +259,9 @@ def reference_text(ground_truth: JSON) -> str | None:
     return json.dumps(ground_truth, ensure_ascii=False)
 
 
-def before_turns(rollout: Rollout) -> list[JSON]:
-    """Return the messages before the first turn."""
-    return list(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, rollout.messages))
-
-
 def question_of(rollout: Rollout) -> list[Material]:
     """Return what the user said before the first turn; the prompt cell, if it is text, if there are no messages."""
-    asked = "\n\n".join(message_text(message) for message in before_turns(rollout) if message.get("role") == "user")
+    asked = "\n\n".join(message_text(message) for message in rollout.before_turns if message.get("role") == "user")
     text = asked or (rollout.prompt if isinstance(rollout.prompt, str) else "")
     return [Material("question", text)] if text else []
 
