@@ -32,7 +32,7 @@ class _Form(NamedTuple):
 
 
 _Text = Annotated[str, Field(pattern=r"\S"), _Form("a text that is not empty")]
-_File = Annotated[str, Field(pattern=r"\S"), _Form("the path of a .jsonl file, from the folder of this file")]
+_Path = Annotated[str, Field(pattern=r"\S"), _Form("the path of a .jsonl file, from the folder of this file")]
 _Arn_Region = r"[a-z]{2}(-[a-z]+)+-[0-9]"
 LambdaArn = Annotated[
     str,
@@ -153,8 +153,8 @@ class BedrockJob(Table):
 class BedrockData(Table):
     """The prompts, checked by the rules of `aws-rft dataset check --for bedrock` and uploaded."""
 
-    train: _File = _setting("100 to 20,000 rows.", MANTLE_DATA, sample="train.jsonl", default=...)
-    validation: _File | None = _setting(
+    train: _Path = _setting("100 to 20,000 rows.", MANTLE_DATA, sample="train.jsonl", default=...)
+    validation: _Path | None = _setting(
         "CloudTrail's records name this parameter, no page describes it.", MANTLE, example="validation.jsonl"
     )
     require_reference: bool = _setting(
@@ -315,7 +315,15 @@ class Deploy(Table):
     name: ModelName = _setting("Name of the deployment.", BOTOCORE, default=..., example="my-deployment")
 
 
-class BedrockConfig(Table):
+class _File(Table):
+    @classmethod
+    def region(cls) -> str:
+        """Return the one region in which the service fine-tunes."""
+        job = table_of(cls.model_fields["job"])
+        return str(job.model_fields["region"].default) if job else ""
+
+
+class BedrockConfig(_File):
     """The file of a job on Bedrock's OpenAI-compatible API."""
 
     job: BedrockJob
@@ -324,7 +332,7 @@ class BedrockConfig(Table):
     hyperparameters: BedrockHyperparameters = BedrockHyperparameters()
 
 
-class NovaConfig(Table):
+class NovaConfig(_File):
     """The file of a job for a Nova model."""
 
     job: NovaJob
@@ -344,7 +352,8 @@ class NovaConfig(Table):
 
 
 Config: TypeAlias = BedrockConfig | NovaConfig
-KINDS: dict[str, type[BedrockConfig] | type[NovaConfig]] = {"bedrock": BedrockConfig, "nova": NovaConfig}
+ConfigKind: TypeAlias = type[BedrockConfig] | type[NovaConfig]
+KINDS: dict[str, ConfigKind] = {"bedrock": BedrockConfig, "nova": NovaConfig}
 
 
 def table_of(field: FieldInfo) -> type[Table] | None:

@@ -8,21 +8,34 @@ import sys
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from aws_rft_sdk import datasets
-from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.datasets import RULES, Severity
 from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.jobs import config as fields
-from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, OURS, Config, NovaConfig, rule_of, source_of, table_of, words_of
+from aws_rft_sdk.jobs.config import (
+    BOTOCORE,
+    KINDS,
+    OURS,
+    Config,
+    ConfigKind,
+    NovaConfig,
+    Table,
+    rule_of,
+    source_of,
+    table_of,
+    words_of,
+)
 from aws_rft_sdk.jobs.types import Problem
 
 KNOWN_MODELS = {
@@ -52,7 +65,7 @@ class JobFile:
     config: Config | None
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
-    rows: Mapping[str, int] | None = None
+    rows: Mapping[str, int] = dataclass_field(default_factory=FrozenDict)
 
     def local(self, name: str) -> Path:
         """Return where a path of the file points to."""
@@ -103,7 +116,7 @@ def read_job(path: str | Path) -> JobFile:
 class _Values:
     """The values of a file that are right by themselves, however wrong the others are."""
 
-    def __init__(self, kind: type[BaseModel], raw: Mapping[str, JSON], problems: Iterable[Problem]) -> None:
+    def __init__(self, kind: ConfigKind, raw: Mapping[str, JSON], problems: Iterable[Problem]) -> None:
         self.kind, self.raw, self.wrong = kind, raw, {problem.path for problem in problems}
 
     def written(self, path: str) -> bool:
@@ -129,7 +142,7 @@ def _at(value: JSON, path: Iterable[Any]) -> JSON:
     return value
 
 
-def _field(kind: type[BaseModel] | None, path: str) -> FieldInfo | None:
+def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
     """Return the definition of the field at a path; that of the list or table where the path leads into one."""
     field = None
     for part in path.split("."):
@@ -140,7 +153,7 @@ def _field(kind: type[BaseModel] | None, path: str) -> FieldInfo | None:
     return field
 
 
-def _problems(kind: type[BaseModel], raw: JSON, error: ValidationError) -> list[Problem]:
+def _problems(kind: type[Table], raw: JSON, error: ValidationError) -> list[Problem]:
     """Return one problem for each path that pydantic has errors at. For a union it has an error for each member."""
     found: dict[str, Problem] = {}
     for item in error.errors(include_url=False, include_context=False):
@@ -163,7 +176,7 @@ def _problems(kind: type[BaseModel], raw: JSON, error: ValidationError) -> list[
     return list(found.values())
 
 
-def _unknown(kind: type[BaseModel], table: type[BaseModel], parts: list[str]) -> str:
+def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
     """Return what is wrong with a name that a table does not have, and what was meant."""
     name, within = parts[-1], f"the table [{'.'.join(parts[:-1])}]" if len(parts) > 1 else "the file"
     rule = f"{within} has no such field"
@@ -193,7 +206,7 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
     is_nova = values.kind is NovaConfig
     yield from _one_of(values, "grader", "lambda_arn", "reward")
     arn, reward = values.get("grader.lambda_arn"), values.written("grader.reward")
-    region = _region_of(values.kind)
+    region = values.kind.region()
     if arn and (found := arn.split(":")[3]) != region:
         rule = f"the function is in {found}, and the job runs in {region}; deploy the function in {region}"
         yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
@@ -211,11 +224,6 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
             yield Problem(path, name, rule, source_of(_field(values.kind, path)))
     if is_nova:
         yield from _nova_conflicts(values)
-
-
-def _region_of(kind: type[BaseModel]) -> str:
-    """Return the one region in which the service fine-tunes."""
-    return str(_field(kind, "job.region").get_default())  # type: ignore[union-attr]
 
 
 def _nova_conflicts(values: _Values) -> Iterator[Problem]:
@@ -307,8 +315,8 @@ def _notes(on: str, values: _Values) -> list[str]:
         notes.append(
             f"job.model: fine-tuning of {model} is not documented; documented are {known}. It is sent as it is"
         )
-    for name, field in values.kind.model_fields["hyperparameters"].annotation.model_fields.items():  # type: ignore[union-attr]
-        if fields.NOT_ON_MANTLE in (field.description or "") and values.written(f"hyperparameters.{name}"):
+    for name, inner in fields.BedrockHyperparameters.model_fields.items() if on == "bedrock" else ():
+        if fields.NOT_ON_MANTLE in (inner.description or "") and values.written(f"hyperparameters.{name}"):
             notes.append(f"hyperparameters.{name}: {fields.NOT_ON_MANTLE}")
     if on == "bedrock" and values.written("data.validation"):
         notes.append("data.validation: CloudTrail's records name validation_file, and no page says what it does")
@@ -345,7 +353,7 @@ def _field_lines(on: str, name: str, field: FieldInfo) -> Iterator[str]:
     about: Any = field.json_schema_extra
     value = about["sample"] if about["sample"] is not None else about["example"]
     if isinstance(value, str):
-        value = value.format(region=_region_of(KINDS[on]))
+        value = value.format(region=KINDS[on].region())
     shown = value if name == "filters" else json.dumps(value)  # the one table within a table
     yield f"{'# ' if about['sample'] is None else ''}{name} = {shown}"
 
