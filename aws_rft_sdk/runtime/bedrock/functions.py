@@ -162,8 +162,8 @@ def _run(handler: LambdaHandler, event: Any, context: Context) -> Invocation:
         text = f"Unable to marshal response: {error}"
         return _failure("Runtime.MarshalError", text, requestId=context.aws_request_id, stackTrace=[])
     if len(payload) > MAX_PAYLOAD_BYTES:
-        text = f"Response payload size ({len(payload)} bytes) exceeded maximum allowed payload size ({MAX_PAYLOAD_BYTES} bytes)."
-        return _failure("Function.ResponseSizeTooLarge", text)
+        text = f"Response payload size ({len(payload)} bytes) exceeded maximum allowed payload size"
+        return _failure("Function.ResponseSizeTooLarge", f"{text} ({MAX_PAYLOAD_BYTES} bytes).")
     return Invocation(payload)
 
 

@@ -15,8 +15,8 @@ from aws_rft_sdk.runtime.bedrock.functions import MAX_PAYLOAD_BYTES, Functions
 GraderInput = Literal["metadata", "top_level", "text"]
 """Where a grader finds the reference answer and the dataset's other keys.
 
-"metadata": in `metadata`, as the Bedrock pages show. "top_level": beside `messages`, as the SageMaker pages show and the
-sample graders read. "text": the same, and a reference answer that is a string arrives as `{"text": "..."}`.
+"metadata": in `metadata`, as the Bedrock pages show. "top_level": beside `messages`, as the SageMaker pages show and
+the sample graders read. "text": the same, and a reference answer that is a string arrives as `{"text": "..."}`.
 """
 GRADER_INPUTS: tuple[GraderInput, ...] = get_args(GraderInput)
 

@@ -253,10 +253,7 @@ class _Run(threading.Thread):
         trainer = self._jobs.trainer
         if trainer is None or self._ended.is_set():
             return None
-        update = trainer.step(state, step)
-        if not isinstance(update, Update) or not isinstance(update.state, bytes):
-            raise JobFailure("server_error", f"the trainer returned {update!r:.80}; it must return an Update")
-        return update
+        return trainer.step(state, step)
 
     def _finish_step(self, doc: Mapping[str, Any], step: TrainingStep, update: Update | None, *, is_mark: bool) -> None:
         metrics = step_metrics(step, {} if update is None else update.metrics)
