@@ -9,13 +9,12 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aws_rft_sdk._frozen import JSON
@@ -88,6 +87,8 @@ class Door:
             await say(send, refusal)
         except (AnsweredError, ConnectionGoneError):
             pass
+        except HTTPException as error:
+            await say(send, _refusal_of(error, f"{scope['method']} {path}"))
         except JobEndedError:
             await say(send, Refusal(500, "The server is stopping"))
         except Exception as error:
@@ -125,6 +126,12 @@ class Door:
         if invocation.error is not None:
             headers.append((b"x-amz-function-error", invocation.error.encode()))
         await answers.send_body(send, invocation.payload, headers=headers)
+
+
+def _refusal_of(error: HTTPException, call: str) -> Refusal:
+    if error.status_code == 400:
+        return ApiRefusal(400, f"The body cannot be read: {error.detail}")
+    return ApiRefusal(error.status_code, f"There is no {call} here", code="unknown_url")
 
 
 def _say_api(outer: Send) -> Callable[[Send, Refusal], Awaitable[None]]:
@@ -176,17 +183,14 @@ class Api:
             ("DELETE", RESPONSES_PATH + "/{id}", self._delete_response),
             ("POST", RESPONSES_PATH + "/{id}/cancel", self._cancel_response),
         )
-        app = Starlette(
-            routes=[Route(path, call, methods=[method]) for method, path, call in calls],
-            exception_handlers={HTTPException: _no_route},
-        )
-        app.router.redirect_slashes = False
+        # A bare router, because an application would answer failures itself.
+        app = Router([Route(path, call, methods=[method]) for method, path, call in calls], redirect_slashes=False)
 
         async def route(scope: Scope, receive: Receive, send: Send) -> None:
             if scope["method"] == "POST" and scope["path"] in (CHAT_COMPLETIONS_PATH, RESPONSES_PATH):
                 await self._infer(scope["path"], (await receive())["body"], send)
             else:
-                await app(scope, receive, send)
+                await app({**scope, "app": app}, receive, send)  # the key lets it raise where nothing fits
 
         return route
 
@@ -340,13 +344,6 @@ class Api:
         if doc is None:
             raise ApiRefusal(404, f"There is no {noun} with the id {item_id!r:.80}", param="id", code="not_found")
         return doc
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    if status == 400:
-        raise ApiRefusal(400, f"The body cannot be read: {getattr(error, 'detail', error)}")
-    raise ApiRefusal(status, f"There is no {request.method} {request.url.path} here", code="unknown_url")
 
 
 def _answer_in(sent: bytes, *, stream: bool) -> dict[str, JSON]:

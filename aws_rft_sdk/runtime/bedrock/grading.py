@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
+from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.bedrock.functions import MAX_PAYLOAD_BYTES, Functions
@@ -138,7 +138,8 @@ def _read_result(result: Any, index: int, identity: str) -> Score:
     if result.get("id") != identity:
         raise GraderError(f"{where} has the id {result.get('id')!r:.80}; its sample has {identity!r:.80}")
     metrics: dict[str, float] = {}
-    listed = result.get("metrics_list") or []
+    listed = result.get("metrics_list")
+    listed = [] if listed is None else listed
     if not isinstance(listed, list) or not all(isinstance(item, Mapping) for item in listed):
         raise GraderError(f"metrics_list of {where} is not a list of objects")
     for item in listed:
@@ -152,7 +153,7 @@ def _read_result(result: Any, index: int, identity: str) -> Score:
 
 
 def _number(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise GraderError(f"{what} is {value!r:.80}; it must be a finite number")
     return float(value)
 

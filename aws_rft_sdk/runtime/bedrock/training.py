@@ -15,6 +15,7 @@ from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import chat
 from aws_rft_sdk.runtime.answers import Refusal, encode
@@ -256,14 +257,17 @@ class _Run(threading.Thread):
         return trainer.step(state, step)
 
     def _finish_step(self, doc: Mapping[str, Any], step: TrainingStep, update: Update | None, *, is_mark: bool) -> None:
-        metrics = step_metrics(step, {} if update is None else update.metrics)
-        encode(metrics)  # raises here, in the job, if the trainer's figures are not finite
+        figures = {} if update is None else update.metrics
+        for name, value in figures.items():
+            if not is_number(value):
+                raise JobFailure("server_error", f"the trainer's metric {name} is {value!r:.40}, no finite number")
+        metrics = step_metrics(step, figures)
         events = [Event(f"Step {step.step}/{step.total_steps}: training metrics", data=metrics)]
         checkpoint = None
         if is_mark:
             model = f"{_tuned(doc)}:ckpt-step-{step.step}"
-            figures = {"step": step.step, "critic_rewards_mean": metrics["critic_rewards_mean"]}
-            checkpoint = CheckpointRow(step.step, model, figures)
+            short = {name: metrics[name] for name in ("step", "critic_rewards_mean")}
+            checkpoint = CheckpointRow(step.step, model, short)
             events.append(Event(f"Checkpoint created at step {step.step}: {model}"))
         state = None if update is None else update.state
         self._advance(events, step=(step.step, state), checkpoint=checkpoint)
