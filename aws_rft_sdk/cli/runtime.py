@@ -88,9 +88,7 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @limit_options
 @user_code_prints_to_stderr()
 @usage_errors
-@click.pass_context
 def command(
-    context: click.Context,
     services: str,
     policy: str | None,
     faults: str | None,
@@ -110,7 +108,7 @@ def command(
     answering = parse_policy(policy) if policy else None
     trouble = Faults.from_toml(faults) if faults else None
     if services == "bedrock":
-        _serve_bedrock(context, answering, trouble, functions, options)
+        _serve_bedrock(answering, trouble, functions, options)
         return
     if functions:
         raise ConfigurationError("--function is for --services bedrock; the job runtime calls no functions")
@@ -122,12 +120,12 @@ def command(
 
 
 def _serve_bedrock(
-    context: click.Context,
     policy: Policy | None,
     faults: Faults | None,
     functions: tuple[str, ...],
     options: dict[str, Any],
 ) -> None:
+    context = click.get_current_context()
     given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if ignored := sorted(set(given) - _BEDROCK_OPTIONS):
         raise ConfigurationError(f"--{ignored[0].replace('_', '-')} is for the job runtime; leave it out with bedrock")
