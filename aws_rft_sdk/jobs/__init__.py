@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 _NAMES = {
     "alarms": "Alarm",
+    "bedrock": "BedrockJobs",
+    "nova": "ModelDeployment NovaJobs",
     "report": "report_csv report_html",
     "steps": "Step read_step read_steps",
     "types": "Checkpoint Event File Job Problem Request Resource",
@@ -36,6 +38,8 @@ def __dir__() -> list[str]:
 if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     # isort: off
     from aws_rft_sdk.jobs.alarms import Alarm as Alarm
+    from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
+    from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
     from aws_rft_sdk.jobs.report import report_csv as report_csv, report_html as report_html
     from aws_rft_sdk.jobs.steps import Step as Step, read_step as read_step, read_steps as read_steps
     from aws_rft_sdk.jobs.types import Checkpoint as Checkpoint, Event as Event, File as File, Job as Job
