@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TypeAlias
 
 import click
 from rich.console import Console, Group
@@ -21,13 +20,13 @@ from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import reader_may_leave
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.jobs.alarms import Alarm, alarms
+from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.report import report_csv, report_html
+from aws_rft_sdk.jobs.services import open_jobs
 from aws_rft_sdk.jobs.steps import Step, read_steps
 from aws_rft_sdk.jobs.types import Checkpoint
 from aws_rft_sdk.jobs.watching import EventService, Service, Watched, watch
 
-Open: TypeAlias = Callable[[str, str | None, str | None], Service | EventService]
-"""From `--on`, `--region` and `--endpoint` to the service. The group `job` has it as its context's object."""
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {
     "reward": "reward_mean",
@@ -39,11 +38,16 @@ _SHOWN = {
 }
 
 
+_ON = click.Choice(list(KINDS))
+_REGION = click.option("--region", help="AWS region.  [default: the one in which the service fine-tunes]")
+_ENDPOINT = click.option("--endpoint", metavar="URL", help="Another place for the service.  [default: AWS]")
+
+
 @click.command("watch")
 @click.argument("job")
-@click.option("--on", required=True, help="The service: bedrock or nova.")
-@click.option("--region", help="AWS region.  [default: the one in which the service fine-tunes]")
-@click.option("--endpoint", metavar="URL", help="Another place for the service.  [default: AWS]")
+@click.option("--on", required=True, type=_ON, help="The service.")
+@_REGION
+@_ENDPOINT
 @click.option("--json", "as_json", is_flag=True, help="Print one record a line: the metrics of a step.")
 @click.pass_context
 @usage_errors
@@ -56,7 +60,6 @@ def watch_command(
     the job each time it changes. With --json alarms go to stderr. Exit status: 0 if the job succeeds, 1 if it fails or
     is cancelled, 130 if interrupted.
     """
-    open_jobs: Open = ctx.obj
     service = open_jobs(on, region, endpoint)
     console = Console(highlight=False, markup=False)
     live = console.is_terminal and not as_json
@@ -94,10 +97,11 @@ def _lines(now: Watched) -> Iterator[str]:
     """Yield what is new as text."""
     if now.step is not None:
         yield _step_line(now, now.step)
-    elif now.event is None or now.event.message:
-        said = f": {now.event.message}" if now.event is not None else ""
+    elif now.event is not None:
+        yield _printable(now.event.message)
+    else:
         parts = "".join(f", {name} {status}" for name, status in _parts(now).items())
-        yield _printable(f"job {now.job.id} is {now.job.status}{parts}{said}")
+        yield _printable(f"job {now.job.id} is {now.job.status}{parts}")
     for checkpoint in now.new_checkpoints:
         yield _printable(
             f"checkpoint of step {'-' if checkpoint.step is None else checkpoint.step}: {checkpoint.model}"
@@ -108,8 +112,8 @@ def _lines(now: Watched) -> Iterator[str]:
 def _step_line(now: Watched, step: Step) -> str:
     figures = [f"{label} {value:.4g}" for label, name in _SHOWN.items() if (value := getattr(step, name)) is not None]
     total = f" of {step.total_steps}" if step.total_steps else ""
-    left = now.seconds_left
-    return f"step {step.step}{total}: {', '.join(figures)}" + (f", {_duration(left)} left" if left is not None else "")
+    left = now.seconds_left or 0.0
+    return f"step {step.step}{total}: {', '.join(figures)}" + (f", {_duration(left)} left" if left else "")
 
 
 def _alarm_line(alarm: Alarm) -> str:
@@ -129,9 +133,9 @@ def _view(now: Watched) -> Group:
     last = now.steps[-1] if now.steps else None
     table.add_row("job", Text(_printable(f"{now.job.id} is {now.job.status}")))
     if last is not None:
-        left = now.seconds_left
+        left = now.seconds_left or 0.0
         done = f"{last.step} of {last.total_steps}" if last.total_steps else str(last.step)
-        table.add_row("step", done + (f", {_duration(left)} left" if left is not None else ""))
+        table.add_row("step", done + (f", {_duration(left)} left" if left else ""))
     for label, name in _SHOWN.items():
         values = [value for step in now.steps if (value := getattr(step, name)) is not None]
         if values:
@@ -173,19 +177,17 @@ def _printable(text: str) -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of saved events or records, in place of JOB: JSON Lines, a JSON array, a page of an API, or a log.",
 )
-@click.option("--on", help="The service of JOB: bedrock or nova.")
-@click.option("--region", help="AWS region.  [default: the one in which the service fine-tunes]")
-@click.option("--endpoint", metavar="URL", help="Another place for the service.  [default: AWS]")
+@click.option("--on", type=_ON, help="The service of JOB.")
+@_REGION
+@_ENDPOINT
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as HTML.")
 @click.option("--csv", "csv_out", type=click.Path(dir_okay=False, path_type=Path), help="Write the steps as CSV.")
 @click.option(
     "--max-response-tokens", type=click.IntRange(1), help="The job's limit for a response, to find truncation."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the number of steps, and the alarms, as JSON.")
-@click.pass_context
 @usage_errors
 def report_command(
-    ctx: click.Context,
     job: str | None,
     events: Path | None,
     on: str | None,
@@ -209,7 +211,6 @@ def report_command(
     elif job is None or on is None:
         raise ConfigurationError("--on is missing; type --on bedrock or --on nova")
     else:
-        open_jobs: Open = ctx.obj
         service = open_jobs(on, region, endpoint)
         configuration, steps = dict(service.get(job)), []
         if isinstance(service, EventService):
