@@ -25,7 +25,7 @@ from aws_rft_sdk.jobs.report import report_csv, report_html
 from aws_rft_sdk.jobs.services import open_jobs
 from aws_rft_sdk.jobs.steps import Step, read_steps
 from aws_rft_sdk.jobs.types import Checkpoint
-from aws_rft_sdk.jobs.watching import EventService, Service, Watched, watch
+from aws_rft_sdk.jobs.watching import POLL_SECONDS, EventService, Service, Watched, watch
 
 _BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {
@@ -49,10 +49,17 @@ _ENDPOINT = click.option("--endpoint", metavar="URL", help="Another place for th
 @_REGION
 @_ENDPOINT
 @click.option("--json", "as_json", is_flag=True, help="Print one record a line: the metrics of a step.")
+@click.option("--poll-seconds", type=float, default=POLL_SECONDS, show_default=True, help="Pause between two looks.")
 @click.pass_context
 @usage_errors
 def watch_command(
-    ctx: click.Context, job: str, on: str, region: str | None, endpoint: str | None, as_json: bool
+    ctx: click.Context,
+    job: str,
+    on: str,
+    region: str | None,
+    endpoint: str | None,
+    as_json: bool,
+    poll_seconds: float,
 ) -> None:
     """Follow JOB until it ends: its steps, checkpoints and alarms.
 
@@ -66,7 +73,7 @@ def watch_command(
     now: Watched | None = None
     try:
         with reader_may_leave(), Live(console=console, auto_refresh=False) if live else nullcontext() as view:
-            for now in watch(service, job):
+            for now in watch(service, job, poll_seconds=poll_seconds):
                 lines = _json_lines(now, service) if as_json else _lines(now)
                 for line in lines:
                     console.print(Text(line)) if live else click.echo(line)
@@ -78,9 +85,8 @@ def watch_command(
         click.echo(f"The job goes on. Watch it again with: {again}", err=True)
         ctx.exit(128 + signal.SIGINT)
     if now is not None and now.job.state != "succeeded":
-        click.echo(
-            _printable(f"Job {job} {now.job.state}: {now.job.failure or 'the service gives no reason'}"), err=True
-        )
+        reason = f": {now.job.failure}" if now.job.failure else ""
+        click.echo(_printable(f"job {job} is {now.job.status}{reason}"), err=True)
         ctx.exit(1)
 
 

@@ -209,6 +209,9 @@ class _Run:
             return None
         if self.trend.change + 1.5 * self.trend.error >= 0.15 * self.range and spread(values) > 0:
             return None
+        late = trend(values[len(values) // 2 :])
+        if late.significance >= _SURE and late.change >= self.notable(median(values)):
+            return None  # it rises by now
         return _Found(
             at[-1],
             f"mean reward is {median(values):.3g} over {len(values)} steps: change {self.trend.change:+.2g}, standard "

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from statistics import median
 from typing import Protocol, runtime_checkable
 
+from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk.errors import ServiceError
 from aws_rft_sdk.jobs.alarms import Alarm, alarms
 from aws_rft_sdk.jobs.steps import Step, in_order, read_step
 from aws_rft_sdk.jobs.types import Checkpoint, Event, Job
 
-_POLL_SECONDS = 10.0
+POLL_SECONDS = 10.0
 _PACE_STEPS = 20
 """Steps that the time left is reckoned from."""
 
@@ -30,8 +31,8 @@ class Service(Protocol):
 class EventService(Service, Protocol):
     """A service that tells events."""
 
-    def events(self, job: str, *, follow: bool = False) -> Iterator[Event]:
-        """Yield the events, each once. If `follow`, wait for more until the job has ended."""
+    def events(self, job: str, *, follow: bool = False, poll_seconds: float = POLL_SECONDS) -> Iterator[Event]:
+        """Yield the events, each once. If `follow`, look for more until the job has ended."""
 
     def checkpoints(self, job: str) -> Sequence[Checkpoint]:
         """Return the checkpoints so far."""
@@ -73,7 +74,11 @@ class Watched:
 
 
 def watch(
-    service: Service | EventService, job: str, *, sleep: Callable[[float], None] = time.sleep
+    service: Service | EventService,
+    job: str,
+    *,
+    poll_seconds: float = POLL_SECONDS,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[Watched]:
     """Yield what is known of a job each time something is new. Ends when the job has ended.
 
@@ -82,22 +87,27 @@ def watch(
     Args:
         service: Of the job. If it tells no events, there are only the job's status and its parts.
         job: The job's id.
+        poll_seconds: Pause between two looks.
         sleep: Waits between two looks at a job without events.
+
+    Raises:
+        ConfigurationError: `poll_seconds` is not above 0.
     """
+    check_seconds("poll_seconds", poll_seconds)
     if isinstance(service, EventService):
-        yield from _events(service, job)
+        yield from _events(service, job, poll_seconds)
         return
     known: Job | None = None
     while known is None or not known.finished:
         if known is not None:
-            sleep(_POLL_SECONDS)
+            sleep(poll_seconds)
         now = service.get(job)
         if known is None or dict(now) != dict(known):
             yield Watched(now)
         known = now
 
 
-def _events(service: EventService, job: str) -> Iterator[Watched]:
+def _events(service: EventService, job: str, poll_seconds: float) -> Iterator[Watched]:
     now = _asked(service, job, Watched(service.get(job)))
     yield now
     past = _past(service, job)
@@ -109,7 +119,7 @@ def _events(service: EventService, job: str) -> Iterator[Watched]:
         raised.update(alarm.kind for alarm in new)
         return replace(now, alarms=found, new_alarms=new)
 
-    for event in service.events(job, follow=True):
+    for event in service.events(job, follow=True, poll_seconds=poll_seconds):
         step = read_step(event)
         now = replace(now, event=event, step=step, new_alarms=(), new_checkpoints=())
         if step is None:  # something else has happened, such as a checkpoint
