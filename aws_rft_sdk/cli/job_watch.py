@@ -84,7 +84,7 @@ def watch_command(
         again = " ".join(["aws-rft job watch", shlex.quote(job), f"--on {shlex.quote(on)}", *where])
         click.echo(f"The job goes on. Watch it again with: {again}", err=True)
         ctx.exit(128 + signal.SIGINT)
-    if now is not None and now.job.state != "succeeded":
+    if now is not None and now.job.finished and now.job.state != "succeeded":
         reason = f": {now.job.failure}" if now.job.failure else ""
         click.echo(_printable(f"job {job} is {now.job.status}{reason}"), err=True)
         ctx.exit(1)

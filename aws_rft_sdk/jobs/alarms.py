@@ -124,6 +124,12 @@ class _Run:
     def reward(self) -> _Series:
         return self.series("reward_mean")
 
+    def before_reward(self, level: float) -> _Run:
+        """Return the steps before the reward first held a level for 5 steps."""
+        at, values = self.reward
+        reached = next((step for step, window in zip(at, levels(values, 5), strict=False) if window >= level), math.inf)
+        return _Run(tuple(step for step in self.steps if step.step < reached))
+
     @cached_property
     def trend(self) -> Trend:
         return trend(self.reward.values)
@@ -228,8 +234,8 @@ def _entropy_collapse(run: _Run) -> _Found | None:
     at, values = run.series("entropy")
     if len(values) < _LEVEL_STEPS:
         return None
-    start, end = median(values[:3]), median(values[-5:])
-    limit = max(0.1 * start, 0.01)
+    start, end = max(values[:3]), median(values[-5:])
+    limit = max(0.125 * start, 0.01)
     if not run.rose:
         limit = max(limit, 0.25 * start)
     if end > limit or start <= 0:
@@ -238,7 +244,7 @@ def _entropy_collapse(run: _Run) -> _Found | None:
     while low and values[low - 1] <= 2 * limit:
         low -= 1
     began = at[min(low, len(at) - 1)]
-    return _Found(began, f"entropy is {end:.2g} in the last 5 steps, {start:.2g} in the first 3")
+    return _Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} in the first 3")
 
 
 def _gradient_spike(run: _Run) -> _Found | None:
@@ -298,7 +304,11 @@ def _length_growth(run: _Run) -> _Found | None:
 
 def _dead_groups(run: _Run) -> _Found | None:
     if run.rose and not run.saturated and run.ceiling and median(run.reward.last()) >= _NEAR_CEILING * run.ceiling:
-        return None  # most groups are solved: that is what training is for
+        return _dead(run, run.before_reward(_NEAR_CEILING * run.ceiling))  # later most groups are solved: a success
+    return _dead(run, run)
+
+
+def _dead(whole: _Run, run: _Run) -> _Found | None:
     at, shares = series = run.series("dead_group_share")
     if len(shares) >= 5:
         share = max(median(series.last()), median(shares))
@@ -308,7 +318,7 @@ def _dead_groups(run: _Run) -> _Found | None:
     for name in ("reward_std", "advantage_mean"):
         at, values = series = run.series(name)
         zero = [value == 0 for value in values]
-        if len(values) < 5 or (name == "advantage_mean" and _zero_by_construction(run, values)):
+        if len(values) < 5 or (name == "advantage_mean" and _zero_by_construction(whole, values)):
             continue
         share = max(fmean(zero), fmean(zero[-len(series.last()) :]))
         if share >= _DEAD_STEPS:

@@ -200,4 +200,21 @@ HARD_STREAMS: dict[str, tuple[Make, set[str]]] = {
     "flat 200 noisy": (lambda r: run(r, 200, reward=level(0.6), noise=0.15), {"reward_flat"}),
     "AR flat": (lambda r: run(r, 100, reward=level(0.5), noise=0.05, likeness=0.5), {"reward_flat"}),
     "AR plateau": (lambda r: run(r, 100, reward=rise(0.4, 0.8, 8), noise=0.06, likeness=0.6), set()),
+    "dead from the start, yet solved": (
+        lambda r: shares(r, "dead_group_share", level(0.8), reward=rise(0.5, 0.95)),
+        {"dead_groups"},
+    ),
+    "no advantage in most steps, yet solved": (
+        lambda r: [replace(s, advantage_mean=0.0) if r.random() < 0.7 else s for s in run(r, reward=rise(0.5, 0.95))],
+        {"dead_groups"},
+    ),
+    "means of advantages are rounding errors": (
+        lambda r: [replace(s, advantage_mean=r.choice([0.0, 3e-18])) for s in run(r, 40, reward=level(0.4))],
+        {"reward_flat"},
+    ),
+    "collapse within the first steps": (
+        lambda r: run(r, entropy=lambda x: max(0.05, 0.62 * math.exp(-17 * x))),
+        {"entropy_collapse"},
+    ),
 }
+"""By name: how to make the steps of a run, and the kinds of alarms."""
