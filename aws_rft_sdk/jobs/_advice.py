@@ -43,7 +43,7 @@ ADVICE = {
     ),
     "overfitting": (
         "Use the checkpoint with the best validation reward. Train for fewer epochs, or on more prompts.",
-        f"Amazon Nova, early stopping on validation; limits by {_OURS}",
+        _OURS,
     ),
     "missing_steps": (
         "Fetch the events again. If the gap stays, figures and alarms say less about these steps.",

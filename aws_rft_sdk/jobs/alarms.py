@@ -1,7 +1,7 @@
 """Alarms: what is wrong with a training run, by its metrics. Pure functions over steps.
 
 An alarm needs enough steps, an effect that matters, and a trend that noise does not explain. So one odd value is no
-trend, a noisy run is no flat one, and the first steps raise nothing. Alarms describe the run as it stands. a run that
+trend, a noisy run is no flat one, and the first steps raise nothing. Alarms describe the run as it stands. A run that
 has recovered raises none, apart from `gradient_spike` and `missing_steps`, which are events. Each kind is decided on
 its own. If entropy collapses and the reward falls with it, there are two alarms: the second says that the collapse
 hurts.
@@ -117,7 +117,7 @@ class _Run:
     steps: tuple[Step, ...]
 
     def series(self, name: str) -> _Series:
-        pairs = [(step.step, value) for step in self.steps if (value := getattr(step, name)) is not None]
+        pairs = [(step.step, value) for step in self.steps if _is_finite(value := getattr(step, name))]
         return _Series([at for at, _ in pairs], [value for _, value in pairs])
 
     @cached_property
@@ -225,6 +225,10 @@ class _Run:
         )
 
 
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
 def _high(values: Sequence[float]) -> float:
     """Return a high value that is no outlier: nine of ten are not above it."""
     return sorted(values)[int(0.9 * (len(values) - 1))]
@@ -249,16 +253,16 @@ def _entropy_collapse(run: _Run) -> _Found | None:
 
 def _gradient_spike(run: _Run) -> _Found | None:
     for step in run.steps:
-        if any(field_of(name) == "grad_norm" and "inf" in str(value) for name, value in step.other.items()):
+        kept = [value for name, value in step.other.items() if field_of(name) == "grad_norm"]
+        if any("inf" in str(value) for value in (step.grad_norm, *kept)):
             return _Found(step.step, "the norm of the gradient is infinite")
     at, values = run.series("grad_norm")
     spikes = [index for index in range(1, len(values)) if _is_spike(values, index)] if len(values) > 5 else []
     if not spikes:
         return None
     worst = max(spikes, key=values.__getitem__)
-    usual = median(values)
-    more = f"; {len(spikes)} steps have spikes" if len(spikes) > 1 else ""
-    return _Found(at[spikes[0]], f"gradient norm {values[worst]:.3g} at step {at[worst]}, usual is {usual:.3g}{more}")
+    evidence = f"gradient norm {values[worst]:.3g} at step {at[worst]}, usual is {median(values):.3g}"
+    return _Found(at[spikes[0]], evidence + (f"; {len(spikes)} steps have spikes" if len(spikes) > 1 else ""))
 
 
 def _is_spike(values: Sequence[float], index: int) -> bool:
@@ -279,7 +283,7 @@ def _is_spike(values: Sequence[float], index: int) -> bool:
 
 
 def _length_growth(run: _Run) -> _Found | None:
-    both = [step for step in run.steps if step.response_length_mean is not None and step.reward_mean is not None]
+    both = [s for s in run.steps if _is_finite(s.response_length_mean) and _is_finite(s.reward_mean)]
     for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.8)):
         if len(stretch) < 15:
             continue
@@ -354,7 +358,7 @@ def _guessed_cap(means: Sequence[float], longest: _Series) -> float | None:
     recent = longest.last()
     if len(recent) >= 5 and median(recent) == max(longest.values) >= _SHORT_CAP:
         return max(recent)
-    power = 2.0 ** math.ceil(math.log2(max(means, default=1.0) or 1.0))
+    power = 2.0 ** math.ceil(math.log2(max([*means, 1.0])))
     return power if power >= 1024 and min(means) >= 0.98 * power else None
 
 
@@ -370,9 +374,8 @@ def _overfitting(run: _Run) -> _Found | None:
     # The largest bend may be the best point itself.
     noise = max(1.5 * fmean(bends[:-1] or bends) / math.sqrt(6), 0.01 * run.range)
     since = [value for step, value in zip(*run.reward, strict=True) if step >= at[best]]
-    held = len(since) >= 3 and median(since[-len(since) // 3 :]) >= median(since[: len(since) // 3 + 1]) - run.notable(
-        1
-    )
+    third = max(len(since) // 3, 1)
+    held = len(since) >= 3 and median(since[-third:]) >= median(since[:third]) - run.notable(1)
     if drop < max(run.notable(windows[best], 0.08), 3.5 * noise * math.sqrt(2 / width)) or not held or run.falling:
         return None
     return _Found(

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -53,3 +55,12 @@ def test_steps_when_in_any_order_and_twice_then_alarms_are_the_same() -> None:
     steps = spiked(run(random.Random(1)), [35], 100)
     assert alarms([*reversed(steps), *steps]) == alarms(steps)
     assert alarms([Step(1)]) == []
+
+
+def test_metrics_when_not_finite_then_they_are_absent_but_for_an_infinite_gradient() -> None:
+    nan = dict.fromkeys(("reward_mean", "entropy", "response_length_mean", "validation_reward_mean"), math.nan)
+    steps = run(random.Random(1))
+    odd = [replace(step, **nan) if step.step % 3 == 0 else step for step in steps]
+    assert alarms(odd) == []
+    assert [alarm.kind for alarm in alarms([*odd, Step(68, grad_norm=math.inf)])] == ["gradient_spike"]
+    assert alarms([Step(n, response_length_mean=-1.0, reward_mean=0.1 * n) for n in range(9)]) == []
