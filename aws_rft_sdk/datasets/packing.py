@@ -1,8 +1,4 @@
-"""Structure in a prompt cell: the handler gets all of it, the model what is visible.
-
-The service passes the prompt column on as text. A cell is a JSON object in that text. Its key `visible` names the keys
-that a model may see.
-"""
+"""Structure in a prompt cell: a JSON object as text. The handler gets all of it, the model what `visible` names."""
 
 from __future__ import annotations
 
@@ -51,9 +47,6 @@ def pack(*, question: JSON, ground_truth: JSON = None, visible: Sequence[str] = 
         visible: Names of the fields that the model may see; the question is among them in any case.
         **fields: Whatever else the handler needs.
 
-    Returns:
-        JSON text. Equal for equal arguments.
-
     Raises:
         ConfigurationError: ground_truth is to be visible, or a visible name is no field.
         DatasetError: A value is not JSON.
@@ -74,13 +67,7 @@ def pack(*, question: JSON, ground_truth: JSON = None, visible: Sequence[str] = 
 
 
 def unpack(cell: str) -> Packed:
-    """Read a prompt cell.
-
-    Cells of other makers are read too: of a JSON object that names nothing visible, only `question`, `prompt` or
-    `input_seq` is visible.
-
-    Args:
-        cell: The prompt, verbatim.
+    """Read a prompt cell. Of a JSON object that names nothing visible, only `question`, `prompt` or `input_seq` is.
 
     Raises:
         DatasetError: The cell is no JSON object.

@@ -19,15 +19,7 @@ def prompt_column(names: Sequence[str]) -> str:
 
 
 def read_prompts(path: str | Path) -> Iterator[str]:
-    """Read the prompts of a jsonl, json, csv or parquet file, in file order.
-
-    The prompt column is the one named `prompt`, otherwise the first.
-
-    Args:
-        path: The file; its suffix tells the format.
-
-    Yields:
-        Prompt cells, verbatim.
+    """Yield the prompt cells of a file, verbatim and in order: the column named `prompt`, otherwise the first.
 
     Raises:
         DatasetError: The file cannot be read, its format is unknown, a row is malformed, a prompt is empty or no
