@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk.datasets._leaks import Seen
@@ -16,7 +15,6 @@ from aws_rft_sdk.datasets._strict import oddities, parse
 from aws_rft_sdk.datasets._text import hint, is_blank, plural, show
 from aws_rft_sdk.datasets.prompts import prompt_column
 from aws_rft_sdk.datasets.report import Findings
-from aws_rft_sdk.datasets.rules import Target
 
 _HOLDERS = ("reward_spec", "reward_model")
 _ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "label", "completion", *_HOLDERS)
@@ -45,8 +43,8 @@ class PromptRows(Rows):
     _column = ""
     """The column of prompts. Empty until the first row has been seen."""
 
-    def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
-        super().__init__(path, target, findings, max_tokens)
+    def __init__(self, findings: Findings, max_tokens: int) -> None:
+        super().__init__(findings, max_tokens)
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._unread: set[str] = set()
 

@@ -9,7 +9,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -38,8 +37,8 @@ _ANSWER = re.compile(r'(?:answer|ground_truth)\\*":')
 class Rows:
     """What all kinds of rows share: lengths, repeated prompts and ids, leaks, rows made for something else."""
 
-    def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
-        self.path, self.target, self.findings = path, target, findings
+    def __init__(self, findings: Findings, max_tokens: int) -> None:
+        self.findings = findings
         self.longest_tokens = 0
         self.odd = True
         """Whether the row at hand may hold what `oddities` looks for, also in the JSON that a cell holds as text."""
@@ -64,7 +63,7 @@ class Rows:
     def foreign(self, row: Mapping[str, Any]) -> str:
         """Return what a row of another kind than the target's is called; empty if its keys tell of no such kind."""
         name = kind_of(row)
-        return "" if name == self.target.value else name
+        return "" if name == self.findings.target.value else name
 
     def is_foreign(self, line: int, row: dict[str, Any]) -> bool:
         """Return whether a row is made for something else, and count it. All rows of a kind make one finding."""
@@ -75,12 +74,13 @@ class Rows:
 
     def remedy(self, line: int, row: Mapping[str, Any]) -> str:
         """Return the command that makes such rows into the target's, or what to write if the command loses answers."""
-        path, to = self.path, self.target.value
+        path, target = self.findings.path, self.findings.target
         with contextlib.suppress(DatasetError):  # then the command would fail too, so the advice is to write the rows
-            made = json.dumps(next(convert_rows([(line, row)], Shape(to))), default=str)
+            made = json.dumps(next(convert_rows([(line, row)], Shape(target.value))), default=str)
             if row.keys() == {"prompt"} or _ANSWER.search(made):
+                to = target.value
                 return f"aws-rft dataset convert {quote(str(path))} {beside(path, to)} --to {to}"
-        return f"write each row as {_WANTED[self.target]}, for example with datasets.write_rows"
+        return f"write each row as {_WANTED[target]}, for example with datasets.write_rows"
 
     def once(self, rule: str, line: int, field: str, value: str) -> None:
         """Note a value that was there before. A hash of each value is kept, not the value."""
@@ -154,11 +154,9 @@ _IS_PLAIN = PLAIN_CHAT.isinstance_python
 class ChatRows(Rows):
     """Rows of `messages` and `reference_answer`, for Bedrock and for Nova with a reward Lambda."""
 
-    def __init__(
-        self, path: Path, target: Target, findings: Findings, max_tokens: int, require_reference: bool
-    ) -> None:
-        super().__init__(path, target, findings, max_tokens)
-        self._shape = CHAT[target]
+    def __init__(self, findings: Findings, max_tokens: int, require_reference: bool) -> None:
+        super().__init__(findings, max_tokens)
+        self._shape = CHAT[findings.target]
         self._is_good = self._shape.isinstance_python
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
         self._tools: Any = ...

@@ -81,9 +81,9 @@ def check(
     if path.suffix.lower() not in taken:
         findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only {', '.join(taken)} is taken")
     if target in (Target.BEDROCK, Target.NOVA):
-        rows: Rows = ChatRows(path, target, findings, limit, require_reference)
+        rows: Rows = ChatRows(findings, limit, require_reference)
     else:
-        rows = (PromptRows if target is Target.MTRL else MultiturnRows)(path, target, findings, limit)
+        rows = (PromptRows if target is Target.MTRL else MultiturnRows)(findings, limit)
     try:
         count = _check_whole(path, suffix, findings)
         if count is None:
