@@ -154,8 +154,7 @@ def _values(text: str) -> tuple[list[Any], str]:
 
 def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a jsonl file; a bad line does not end it. This loop is what the speed of a check is made of."""
-    add, check_row = rows.findings.add, rows.row
-    count = 0
+    add, check_row, count = rows.add, rows.row, 0
     with open_bytes(path, progress) as file:
         for number, line in enumerate(file, start=1):
             if number == 1 and line.startswith(codecs.BOM_UTF8):
@@ -188,7 +187,7 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
-    count, add, suffix = 0, rows.findings.add, format_of(path)
+    count, add, suffix = 0, rows.add, format_of(path)
     table = suffix in TABLES and not isinstance(rows, PromptRows)
     found: Iterator[Row]
     if suffix == ".csv":
