@@ -13,7 +13,7 @@ from aws_rft_sdk.datasets._messages import seen_in, visible_text
 from aws_rft_sdk.datasets._rows import Rows
 from aws_rft_sdk.datasets._strict import oddities, parse
 from aws_rft_sdk.datasets._text import hint, is_blank, plural, show
-from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.datasets.packing import prompt_column
 from aws_rft_sdk.datasets.report import Findings
 
 _HOLDERS = ("reward_spec", "reward_model")
