@@ -48,11 +48,12 @@ class Number:
     """To how many digits after the point it is given: 3 for 0.125 and for 1.25e-1, 0 for 1.2 million."""
     others: tuple[Fraction, ...] = ()
     """The same quantity in other units: 150 for 2 hours 30 minutes."""
-    unit: str = ""
+    unit: tuple[str, int] = _NO_UNIT
+    """What it measures, and how many of the smallest unit its unit is: ("time", 60) for minutes."""
 
     def is_same(self, other: Number) -> bool:
         """Say whether two numbers are one quantity: 25% is also 0.25, and 2.5 hours are 150 minutes."""
-        (dimension, size), (their_dimension, their_size) = (_UNITS.get(each.unit, _NO_UNIT) for each in (self, other))
+        (dimension, size), (their_dimension, their_size) = self.unit, other.unit
         if dimension == their_dimension and self.value * size == other.value * their_size:
             return True
         factor = Fraction(100) ** (int(self.percent) - int(other.percent))
@@ -120,8 +121,6 @@ _STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
 )
 """What a text contains when a step is needed, and what the step replaces."""
 _DIGIT = re.compile("[0-9]")
-_MOST_WORDS = 6
-"""A text with more words is not searched for numbers in words."""
 
 
 def plain(text: str) -> str:
@@ -132,17 +131,14 @@ def plain(text: str) -> str:
     for hint, pattern, replacement in _STEPS:
         if hint in text:
             text = pattern.sub(replacement, text)
-    if not _DIGIT.search(text) and len(text.split()) <= _MOST_WORDS:
+    if not _DIGIT.search(text) and len(text.split()) <= 6:
         return _WORDS.sub(_digits, text)
     return text
 
 
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
+_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())}
+_WORD_VALUES = {word: value for value, word in enumerate(f"{_ONES} seventeen eighteen nineteen".split())}
 _WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
 _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
 _ONE_WORD, _PART, _LARGE = "|".join(_WORD_VALUES), "|".join(_PARTS), "hundred|thousand|million"
@@ -264,7 +260,6 @@ _TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
 _CHANGED_FROM = re.compile(
     r"\b(?:fell|dropped|declined|decreased|rose|grew|increased|climbed|went)\b[^0-9.]*\bfrom\s\Z"
 )
-_FACTORIAL = re.compile(r"!\}")
 _NEGATED = re.compile(
     r"(?:\b(?:not|cannot|never|nor|no es|nicht|pas|n\u00e3o \u00e9|\u043d\u0435)|n't"
     r"|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z",
@@ -330,7 +325,7 @@ class _Reader:
         return number if isinstance(number, Number) else None
 
     def _hedges(self, number: object, rest: str) -> bool:
-        return _FACTORIAL.match(rest) is not None or is_hedged(self.first, number, rest)
+        return rest.startswith("!}") or is_hedged(self.first, number, rest)  # a factorial in a box
 
     def candidates(self, text: str) -> Iterator[Candidate]:
         """Yield the numbers of a plain text from its conclusion on: "48 and 24, so 72". What says when comes last."""
@@ -347,16 +342,11 @@ class _Reader:
             digits = max(found.start(), found.end("currency"), found.end("open"))
             before = text[max(0, digits - 40) : digits]
             year = _YEAR.match(text, digits)
+            is_year = year and (year["says_when"] or _LABEL.search(before))
+            is_span = _SPAN.match(text, digits) and _SPAN_BEFORE.search(before)
             candidate = self._candidate(text, found)
-            position = max(candidate.end, found.end())
-            if year and (year["says_when"] or _LABEL.search(before)):
-                labels.append(candidate._replace(is_label=True))
-                position = year.end()
-            elif (
-                _DAY.search(before)
-                or _NAMED_BY.match(text, digits)
-                or (_SPAN_BEFORE.search(before) and _SPAN.match(text, digits))
-            ):
+            position = year.end() if year and is_year else max(candidate.end, found.end())
+            if is_year or is_span or _DAY.search(before) or _NAMED_BY.match(text, digits):
                 labels.append(candidate._replace(is_label=True))
             elif _NEGATED.search(before):
                 labels.append(Candidate(None, candidate.start, candidate.end))
@@ -373,14 +363,13 @@ class _Reader:
             is_part = is_part or _TERM_BEFORE.search(text, max(0, start - 2), start) is not None
         sides: list[Number | None] = []
         while operator := _OPERATOR.match(text, end):
-            following = self.figure.match(text, operator.end())
+            other, other_end = self._next(text, operator)
             is_dash = operator["minus"] and operator["words"] and "=" not in text[end:].partition("\n")[0]
-            if following is None or is_dash or (operator["is"] and not is_part):
+            if not other_end or is_dash or (operator["is"] and not is_part):
                 break
-            other = self._quantity(following)
             if operator["to"] and (number is None or other is None or number.percent != other.percent):
                 break
-            end = following.end()
+            end = other_end
             if operator["to"] and _CHANGED_FROM.search(text, 0, start):
                 number = other
             elif operator["equal"] or operator["is"] or operator["about"]:
@@ -415,10 +404,15 @@ class _Reader:
         if name := found["scale_in"] or found["scale"] or found["letter"] or found["myriad"]:
             scale = _SCALES[name.strip().lower()]
             value, decimals = value * scale, max(0, decimals - len(str(scale)) + 1)
-        unit = (found["unit"] or found["currency"] or "").strip().lower()
-        unit = unit if unit in _UNITS else unit.removesuffix("s")
+        name = (found["unit"] or found["currency"] or "").strip().lower()
+        unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"), _NO_UNIT)
         value = -value if self._is_negative(found) else value
         return Number(value, found["percent"] is not None, decimals, others, unit)
+
+    def _next(self, text: str, gap: re.Match[str] | None) -> tuple[Number | None, int]:
+        """Return the number after a gap, and its end. None and 0 if no figure stands there, None if it is no number."""
+        found = self.figure.match(text, gap.end()) if gap else None
+        return (self._quantity(found), found.end()) if found else (None, 0)
 
     def _is_negative(self, found: re.Match[str]) -> bool:
         before = found.string[max(0, found.start() - 80) : found.start()]
@@ -434,11 +428,10 @@ class _Reader:
         """Add the smaller unit of "2 hours 30 minutes", and the same quantity said again: "25% (0.25)"."""
         number, end = self._compound(text, number, end)
         while again := _SAID_AGAIN.match(text, end):
-            following = self.figure.match(text, again.end())
-            other = self._quantity(following) if following else None
-            if following is None or other is None:
+            other, other_end = self._next(text, again)
+            if other is None:
                 break
-            other, other_end = self._compound(text, other, following.end())
+            other, other_end = self._compound(text, other, other_end)
             if not number.is_same(other):
                 break
             number = replace(number, others=(*number.others, other.value, *other.others))
@@ -447,15 +440,12 @@ class _Reader:
 
     def _compound(self, text: str, number: Number, end: int) -> tuple[Number, int]:
         """Add what a quantity has in a smaller unit."""
-        dimension, size = _UNITS.get(number.unit, _NO_UNIT)
-        gap = _AND.match(text, end) if dimension else None
-        following = self.figure.match(text, gap.end()) if gap else None
-        other = self._quantity(following) if following else None
-        their_dimension, their_size = _UNITS.get(other.unit, _NO_UNIT) if other else _NO_UNIT
-        if not other or not following or dimension != their_dimension or size <= their_size:
+        dimension, size = number.unit
+        other, other_end = self._next(text, _AND.match(text, end)) if dimension else (None, 0)
+        if other is None or dimension != other.unit[0] or size <= other.unit[1]:
             return number, end
-        whole = number.value * size + other.value * their_size
-        return replace(number, value=whole / size, others=(*number.others, whole / their_size)), following.end()
+        whole = number.value * size + other.value * other.unit[1]
+        return replace(number, value=whole / size, others=(*number.others, whole / other.unit[1])), other_end
 
 
 def _value(found: re.Match[str]) -> tuple[Fraction, int]:
