@@ -64,22 +64,14 @@ class Number:
 
 _CURRENCY = "$\u20ac\u00a3\u00a5\u20b9\u00a2"
 _ODD_SIGNS: dict[int, int | str | None] = {
-    **{0xFF01 + code: chr(0x21 + code) for code in range(94)},  # full-width forms
-    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\ufe63"), "-"),
-    **dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f\u3000"), " "),
+    **dict.fromkeys(map(ord, "\u2212\u2010\u2012\u2013"), "-"),
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
     **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
-    **{
-        ord(sign): f"^{unicodedata.digit(sign)}"
-        for sign in "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
-    },
-    **{
-        code: " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/")
-        for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))
-    },
     **str.maketrans("\u2019\u2044\u3001\u3002\u22c5\u00b7\u221e", "'/,.\u00d7\u00d7\u221a"),
-    0x2026: "...",
 }
+"""What NFKC leaves."""
+_SUPERSCRIPTS = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
+_VULGAR_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
 _LATEX_SIGNS = {
     name: sign
     for sign, names in {
@@ -127,7 +119,8 @@ def plain(text: str) -> str:
     """Return a text with its numbers in one way of writing: ASCII, no LaTeX, no emphasis, no tags, digits for words."""
     text = text[: 2 * ANSWER_CHARACTERS]
     if not text.isascii():
-        text = text.translate(_ODD_SIGNS)
+        text = _VULGAR_FRACTION.sub(r" \g<0>", _SUPERSCRIPTS.sub(r"^\g<0>", text))
+        text = unicodedata.normalize("NFKC", text).translate(_ODD_SIGNS)
     for hint, pattern, replacement in _STEPS:
         if hint in text:
             text = pattern.sub(replacement, text)
@@ -144,7 +137,7 @@ _PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth":
 _ONE_WORD, _PART, _LARGE = "|".join(_WORD_VALUES), "|".join(_PARTS), "hundred|thousand|million"
 _WORD_VALUES |= {"a": 1, "an": 1}
 _WORDS = re.compile(
-    rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\s(?!{_PART}|{_LARGE}|dozen))(?P<count>(?:an?|{_ONE_WORD})"
+    rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\b(?!\s(?:{_PART}|{_LARGE}|dozen)))(?P<count>(?:an?|{_ONE_WORD})"
     rf"(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|{_LARGE}))*)(?:[\s-](?P<part>{_PART})(?P<plural>s?))?"
     r"(?P<half>\sand\s(?:a|one)\shalf)?\b(?(part)|(?! of\b))",
     re.IGNORECASE,
@@ -244,17 +237,15 @@ _OPERATOR = re.compile(
 _VARIABLE = re.compile(r"\s*[-+*\u00d7\u00f7^]\s*(?:[b-hj-z](?![A-Za-z'])|[\u221a\u03c0])")
 _PART_BEFORE = re.compile(
     r"(?:[<\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|(?<![-=])>|[\w)]\s?-|!="
-    r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
-    r"|\bat (?:least|most)|\u4e0d\u662f|\u8d85\u8fc7|[\u5927\u5c0f\u591a\u5c11]\u4e8e"
-    r"|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230|\u5206\u4e4b"
-    r"|\b(?:m(?:ay|ai|en)or (?:do )?que|(?:gr\u00f6\u00dfer|kleiner|mehr|weniger) als"
-    r"|(?:m\u00e1s|mais|menos|plus|moins) de"
-    r"|(?:sup|inf)\u00e9rieure? \u00e0|\u0431\u043e\u043b\u044c\u0448\u0435|\u043c\u0435\u043d\u044c\u0448\u0435"
-    r"|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435)"
-    r"|\bup to|\bequal to|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)"
+    r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than|\bat (?:least|most)|\bup to|\bequal to"
+    r"|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)|^\W*(?:over|under|above|below|between)"
     r"|\b(?:half|twice|double|triple|times|thirds?|quarters?|dozen|square|cube|root|reciprocal)(?: of)?(?=[\s$]*\Z)"
-    r"|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
-)  # fmt: skip
+    r"|\u4e0d\u662f|\u8d85\u8fc7|[\u5927\u5c0f\u591a\u5c11]\u4e8e|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230|\u5206\u4e4b"
+    r"|\b(?:m(?:ay|ai|en)or (?:do )?que|(?:gr\u00f6\u00dfer|kleiner|mehr|weniger) als"
+    r"|(?:m\u00e1s|mais|menos|plus|moins) de|(?:sup|inf)\u00e9rieure? \u00e0|\u0431\u043e\u043b\u044c\u0448\u0435"
+    r"|\u043c\u0435\u043d\u044c\u0448\u0435|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435))[\s({\[=$]*\Z",
+    re.IGNORECASE,
+)
 """The number after it is a part of a formula, of a bound or of another number."""
 _TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
 _CHANGED_FROM = re.compile(

@@ -134,18 +134,10 @@ def close_workers() -> None:
 
 
 def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
-    """Return whether an answer is equal to the gold. An answer that takes too long is not.
+    """Return whether an answer is equal to the gold, both in LaTeX. An answer that takes too long is not.
 
-    Args:
-        gold: The right expression, in LaTeX.
-        answer: The expression of the answer, in LaTeX. "" is equal to nothing.
-        seconds: Processor time for each of the two.
-
-    Returns:
-        None if the gold holds no expression or takes too long itself, or the machine gave no processor time.
-
-    Raises:
-        ConfigurationError: math-verify cannot be imported, or the system allows no more processes.
+    `seconds` is the processor time for each of the two. Returns None if the gold holds no expression or takes too long
+    itself, or if the machine gave no processor time. Raises ConfigurationError if math-verify cannot be started.
     """
     worker = _free.get()
     try:

@@ -264,8 +264,7 @@ _FENCED = re.compile(
 class JsonPath(Extractor):
     """A value of the JSON object or array that the answer is, or holds: in a fenced block or between sentences.
 
-    Args:
-        path: Keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
+    The path are keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
 
     Raises:
         ConfigurationError: The path is empty, or holds something else than texts and whole numbers.
@@ -372,14 +371,11 @@ class Comparator(TextReward):
         return STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
-        """Return the reward.
+        """Return the reward. None if the ground truth is of no use.
 
         Args:
             answers: Where answers stand, the most likely first. May be empty: then there is no answer.
             ground_truth: What is right.
-
-        Returns:
-            The reward. None if the ground truth is of no use.
         """
         raise NotImplementedError
 

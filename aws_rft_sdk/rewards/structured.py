@@ -14,7 +14,6 @@ from aws_rft_sdk.rewards._json import held, is_same, schema_text, validator
 from aws_rft_sdk.rewards.extract import Answer, Comparator, Extractor, Whole
 
 _FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
-
 _TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
 
 
@@ -25,11 +24,9 @@ class Schema(Comparator):
     The answer is the whole text, or the whole of one `<answer>` or fenced block: JSON with prose around it is not what
     a program can read. `Extract(CodeFence(), Whole()) >> Schema(...)` also takes a block among prose.
 
-    NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them.
-    Remote references of a schema are not fetched.
-
-    Keywords are looked at in the schema's order, up to the first that is violated. Put `maxLength` before a `pattern`
-    and `maxItems` before `uniqueItems`: both may take a time that grows with the square of the answer or worse.
+    NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them. Remote
+    references are not fetched. Keywords are looked at in the schema's order, up to the first that is violated: put
+    `maxLength` before a `pattern` and `maxItems` before `uniqueItems`, which may take long.
 
     Raises:
         ConfigurationError: `parses` is not from 0 to 1, or the schema is none, or refers to what it does not hold
