@@ -310,6 +310,11 @@ class _Reader:
         """Return the first number of a plain text."""
         return next(self.candidates(text), None)
 
+    def names_one(self, text: str) -> bool:
+        """Say whether a text is a line with one number."""
+        is_line = len(text) <= ANSWER_CHARACTERS and "\n" not in text.strip()
+        return is_line and len(list(self.candidates(plain(text)))) == 1
+
     def settled(self, answers: Iterable[Answer]) -> Number | None:
         """Return the number that answers settle on."""
         number = settle(answers, self.first, plain, self._hedges)
@@ -454,12 +459,8 @@ _READERS = {finance: _Reader(finance) for finance in (False, True)}
 
 def settled_number(answers: Iterator[Answer], *, finance: bool = False) -> Number | None:
     """Return the number that an answer settles on. A text without a marker must be a line that names one number."""
-    return _READERS[finance].settled(each for each in answers if not each.is_whole or _names_one(each.text, finance))
-
-
-def _names_one(text: str, finance: bool) -> bool:
-    is_line = len(text) <= ANSWER_CHARACTERS and "\n" not in text.strip()
-    return is_line and len(list(_READERS[finance].candidates(plain(text)))) == 1
+    reader = _READERS[finance]
+    return reader.settled(each for each in answers if each.text != each.visible or reader.names_one(each.text))
 
 
 def read_number(text: str, *, finance: bool = False) -> Number | None:

@@ -156,12 +156,13 @@ def _first_words(text: str) -> Candidate | None:
 
 _SCRIPTS = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+)|[\u2080-\u208b]+")
 """Superscripts, subscripts."""
-_NAMES = {
+_VULGAR_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_NAMES = str.maketrans({
     "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": r"\div ", "\u00b1": r"\pm ",
     "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2248": r"\approx ", "\u221e": r"\infty ",
     "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2205": r"\emptyset ", "\u2208": r"\in ", "\u00b0": r"^\circ ",
     "\u211d": r"\mathbb{R}", "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2044": "/",
-}  # fmt: skip
+})  # fmt: skip
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -194,7 +195,8 @@ def _latex(text: str) -> str:
     """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
     if not text.isascii():
         text = _SCRIPTS.sub(lambda found: f"{'^' if found[1] else '_'}{{{_plain(found[0])}}}", text)
-        text = "".join(_NAMES.get(letter) or _as_ascii(letter) for letter in text)
+        text = _VULGAR_FRACTION.sub(lambda found: rf"\frac{{{_plain(found[0])}}}".replace("\u2044", "}{"), text)
+        text = _plain(text.translate(_NAMES))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _REPEATING.sub(_fraction, text)
@@ -208,11 +210,6 @@ def _latex(text: str) -> str:
 def _fraction(decimal: re.Match[str]) -> str:
     once, again = decimal[1] + decimal[2], decimal[3]
     return rf"\frac{{{int(once + again) - int(once or 0)}}}{{{'9' * len(again)}{'0' * len(decimal[2])}}}"
-
-
-def _as_ascii(letter: str) -> str:
-    over, slash, under = _plain(letter).partition("\N{FRACTION SLASH}")
-    return rf"\frac{{{over}}}{{{under}}}" if slash else over
 
 
 def _plain(text: str) -> str:

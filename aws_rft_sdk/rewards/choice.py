@@ -166,8 +166,9 @@ class _Said(Extractor):
         choice = letters.some.search(text)
         if choice is None:
             return
-        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
-        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - _SAID_CHARACTERS)):
+        # The marker of a choice, such as "Answer:", stands on its line, or in the 40 characters before that.
+        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - 40)) + 1
+        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - 10_000)):
             yield answer._replace(visible=visible)
         lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
         if not lines:
@@ -185,12 +186,6 @@ class _Said(Extractor):
 def _line_of(visible: str, line: re.Match[str]) -> Answer:
     end = visible.find("\n", line.start("label"))
     return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
-
-
-_SAID_CHARACTERS = 10_000
-"""How many characters of the end of a text are looked at for words such as "I choose"."""
-_BEFORE_LINE = 40
-"""How many characters of the lines before a choice can hold its marker, such as "Answer:"."""
 
 
 @dataclass(frozen=True)

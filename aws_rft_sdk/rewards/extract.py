@@ -50,11 +50,6 @@ class Answer(NamedTuple):
         """The answer, without its marker."""
         return self.visible[self.start : self.end]
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the answer is the whole text, so that no marker says where it stands."""
-        return self.start == 0 and self.end == len(self.visible)
-
     @classmethod
     def of(cls, text: str) -> Answer:
         """Return a text that is nothing but the answer."""
@@ -219,7 +214,8 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]+", self.name):
+        (name,) = check_names("name", (self.name,))
+        if not re.fullmatch(r"[\w-]+", name):
             raise ConfigurationError(f"a tag needs a name of letters, such as Tag('answer'), not {self.name!r:.80}")
 
     def answers(self, visible: str) -> Iterator[Answer]:
