@@ -15,7 +15,6 @@ import re
 import signal
 import sys
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from aws_rft_sdk._fork import in_forked_child
@@ -23,6 +22,7 @@ from aws_rft_sdk.errors import ConfigurationError
 
 if TYPE_CHECKING:
     import subprocess
+    from multiprocessing.connection import Connection
 
 _WORKERS = min(4, os.cpu_count() or 1)
 """Processes at most, each of about 70 MB; one thread needs one."""
@@ -157,7 +157,7 @@ def serve() -> None:
     with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
-    connection = Connection(0)
+    connection = importlib.import_module("multiprocessing.connection").Connection(0)
     connection.send_bytes(_YES)
     with contextlib.suppress(EOFError):
         while True:
