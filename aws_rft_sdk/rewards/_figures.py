@@ -50,6 +50,8 @@ class Number:
     """The same quantity in other units: 150 for 2 hours 30 minutes."""
     unit: tuple[str, int] = _NO_UNIT
     """What it measures, and how many of the smallest unit its unit is: ("time", 60) for minutes."""
+    scale: int = 1
+    """The scale that it is written with, 1,000,000 for "5.2 million". The value is multiplied."""
 
     def is_same(self, other: Number) -> bool:
         """Say whether two numbers are one quantity: 25% is also 0.25, and 2.5 hours are 150 minutes."""
@@ -106,6 +108,7 @@ _STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]],
         ("__", r"(?<![0-9])__|__(?![0-9])", ""),
         ("`", r"`+", ""),
         ("^", _POWER_OF_TEN, lambda power: f"{'' if power['alone'] is None else 1}e{power[2]}"),
+        ("half a", r"\A\W*half an? ", "1/2 "),
         ("half", r"(?<=[0-9])(?: and (?:a|one) |-and-a-)half\b", " 1/2"),
         ("inus", _SIGN_WORD, "-"),
         ("egative", _SIGN_WORD, "-"),
@@ -171,8 +174,7 @@ _SCALES |= dict.fromkeys("\u4e07\u842c\ub9cc", 10**4) | dict.fromkeys("\u4ebf\u5
 _SCALE = "(?i:hundred|thousand|million|billion|trillion|lakh|crore|dozen)"
 _CLOSED = r"(?(open)\)|(?(bracket)\)|(?!)))"
 _MYRIAD = "\u5343\u4e07\u842c\u4ebf\u5104\ub9cc\uc5b5"
-_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
-"""Letters of languages that put no spaces around a number."""
+_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # letters of languages that put no spaces around a number
 _QUANTITY = rf"""
     (?P<open>\(\s?)? (?P<sign>[+-]\s?)? (?P<currency>(?:[{_CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?
     (?P<bracket>\()? (?P<inner>-\s?)? (?:(?<![\w^])|(?<=[{_ASIAN}])|(?<=\bor)|(?<=\band)|(?<=\bmaybe)) (?<![^s]\.)
@@ -183,7 +185,7 @@ _QUANTITY = rf"""
             |  [1-9][0-9]{{0,2}}\.[0-9]{{3}}(?=\s?\u20ac)
             |  (?:(?<=\u20ac)|(?<=\u20ac\s))(?:[1-9][0-9]{{0,2}}\.[0-9]{{3}}|[0-9]+,[0-9]{{1,2}})
         )(?![0-9]|[.,][0-9])
-        |  (?P<whole>[0-9]{{1,3}}(?:[,\ '][0-9]{{3}})+(?![0-9])|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}(?![0-9])|[0-9]+)
+        |  (?P<whole>(?:[0-9]{{1,3}}(?:[,\ '_][0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}})(?![0-9])|[0-9]+)
         (?:\.(?P<decimals>[0-9]+))?
         |  \.(?P<bare>[0-9]+)
     )
@@ -215,8 +217,7 @@ _QUANTITY = rf"""
         |  \s?(?P<unit>(?:{"|".join(map(re.escape, _UNITS))})s?)(?![\w^])
     )?
 """
-_LONGEST_SIGN = 16
-"""How many characters of a figure can stand before its first digit."""
+_LONGEST_SIGN = 16  # how many characters of a figure can stand before its first digit
 _NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={_CURRENCY}]*\Z")
 _FALL = re.compile(
     r"\b(?:decreas\w+|declin\w+|fell|fallen|drop\w*|reduc\w+|loss(?:es)?|lost|down|shrank|shrunk|lower)\b"
@@ -397,13 +398,14 @@ class _Reader:
             value = value + Fraction(int(found["above"]), below) if found["above"] else value / below
         others = (value,) if found["basis"] else ()
         value = value / 100 if found["basis"] else value
+        scale = 1
         if name := found["scale_in"] or found["scale"] or found["letter"] or found["myriad"]:
             scale = _SCALES[name.strip().lower()]
             value, decimals = value * scale, max(0, decimals - len(str(scale)) + 1)
         name = (found["unit"] or found["currency"] or "").strip().lower()
         unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"), _NO_UNIT)
         value = -value if self._is_negative(found) else value
-        return Number(value, found["percent"] is not None, decimals, others, unit)
+        return Number(value, found["percent"] is not None, decimals, others, unit, scale)
 
     def _next(self, text: str, gap: re.Match[str] | None) -> tuple[Number | None, int]:
         """Return the number after a gap, and its end. None and 0 if no figure stands there, None if it is no number."""
@@ -448,7 +450,7 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int]:
     whole, decimals = found["whole"] or "0", found["decimals"] or found["bare"] or ""
     if found["european"]:
         whole, _, decimals = found["european"].replace(".", "").partition(",")
-    whole = re.sub("[, ']", "", whole)
+    whole = re.sub("[, '_]", "", whole)
     value = Fraction(int(whole + decimals), 10 ** len(decimals)) if decimals else Fraction(int(whole))
     exponent = int(found["exponent"] or 0)
     return value * Fraction(10) ** exponent if exponent else value, max(0, len(decimals) - exponent)

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     import subprocess
     from multiprocessing.connection import Connection
 
-_WORKERS = min(4, os.cpu_count() or 1)
-"""Processes at most, each of about 70 MB; one thread needs one."""
+_WORKERS = min(4, os.cpu_count() or 1)  # processes at most, each of about 70 MB; one thread needs one
 _START_SECONDS = 120.0
-_PATIENCE = 30.0
-"""How many seconds of the clock a worker may take for a second of processor time."""
+_PATIENCE = 30.0  # how many seconds of the clock a worker may take for a second of processor time
 _MEMORY_BYTES = 2**31
 _YES, _NO = b"yes", b"no"
 

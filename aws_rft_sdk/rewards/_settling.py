@@ -31,10 +31,8 @@ Hedges = Callable[[object, str], bool]
 
 # --- hedging ---
 
-_FAR = 2_000
-"""How many characters after a value can take it back."""
-_NEAR = 60
-"""How many characters after "or" can name another value."""
+_FAR = 2_000  # how many characters after a value can take it back
+_NEAR = 60  # how many characters after "or" can name another value
 _SIGNS = r"[^\w\n~#]*"
 _OR = "oder|ou|atau|\u0438\u043b\u0438"
 _ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294|\uc774\uac70\ub098"

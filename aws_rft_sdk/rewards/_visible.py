@@ -11,8 +11,7 @@ _THOUGHT_MARK = re.compile(
     r"|\|channel\|>\s{0,9}(?:analysis|commentary|final)\b(?:\s{0,9}<\|message\|>)?)|\[/?THINK\]|\u25c1/?think\u25b7"
 )
 _CLOSING = re.compile(r".(?:/|\|end|\|channel\|>\s*final)", re.IGNORECASE)
-_HARMONY_AS_TEXT = "assistantfinal"
-"""What is left of harmony's final channel if the special tokens are not decoded."""
+_HARMONY_AS_TEXT = "assistantfinal"  # what is left of harmony's final channel if the special tokens are not decoded
 _SOLUTION = re.compile(r"<\|(?:begin|end)_of_(?:solution|answer)\|>", re.IGNORECASE)
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return|end_of_turn|eos)\|>|</s>|<end_of_turn>|<eos>"

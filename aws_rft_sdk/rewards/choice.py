@@ -177,15 +177,11 @@ class _Said(Extractor):
         is_list = len({line["label"].upper() for line in lines}) > 1  # the options, not an answer
         bare = {line["label"].upper() for line in lines if line["bare"] is not None}
         ends_list = not is_list or (last["bare"] is not None and len(bare) == 1)
-        if ends_list and "\n" not in text[last.start("label") :].rstrip():
-            yield _line_of(visible, last)
-        if not is_list and not text[: first.start()].strip():
-            yield _line_of(visible, first)
-
-
-def _line_of(visible: str, line: re.Match[str]) -> Answer:
-    end = visible.find("\n", line.start("label"))
-    return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
+        is_last = ends_list and "\n" not in text[last.start("label") :].rstrip()
+        is_first = not is_list and not text[: first.start()].strip()
+        for line in [last] * is_last + [first] * is_first:
+            end = visible.find("\n", line.start("label"))
+            yield Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
 @dataclass(frozen=True)

@@ -156,6 +156,8 @@ class FinQA(Comparator):
             readings.append(given.value * 100)
         if self.percent == "either" or (given.percent and not right.percent):
             readings.append(given.value / 100)
+        if given.scale == 1 and not given.unit[0]:  # "5.2" out of a table in millions
+            readings.append(given.value * right.scale)
         return readings
 
     def _compare(self, given: Fraction, right: Number) -> float:

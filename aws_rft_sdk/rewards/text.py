@@ -35,6 +35,7 @@ _SAME = str.maketrans(
 _ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
 _BEFORE = " *_`'\"$,;:!?([\u00bf\u00a1\u00ab\u00bb\u300a\u300c\u300e"
 _AFTER = " *_`'\"$,;:!?.)]\u00ab\u00bb\u3001\u3002\u300b\u300d\u300f"
+_INITIAL = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b)")  # U.S.A. is USA
 _ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
 
 
@@ -49,7 +50,7 @@ def fold(text: str) -> str:
 
 def _plain(text: str) -> str:
     """Return a folded text without an article before it and marks around it."""
-    return _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1)
+    return _INITIAL.sub("", _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1))
 
 
 @lru_cache(maxsize=4096)
@@ -94,8 +95,7 @@ _CUT = re.compile(
     re.IGNORECASE,
 )
 """Where an answer may end and words about it begin."""
-_ROOM = 200
-"""How many characters of marks and markup an answer may have beside its text."""
+_ROOM = 200  # how many characters of marks and markup an answer may have beside its text
 _REMARK = re.compile(
     r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
 )
