@@ -391,8 +391,6 @@ class _Reader:
         value, decimals = _value(found)
         if found["more"] or (found["below"] and not int(found["below"])):
             return None
-        if found["above"] and (value.denominator != 1 or decimals):
-            return None
         if found["below"]:
             below = int(found["below"])
             value = value + Fraction(int(found["above"]), below) if found["above"] else value / below

@@ -14,8 +14,6 @@ from aws_rft_sdk.rewards.extract import Answer, Extractor
 _CHARACTERS = 4_000
 """How much of a text is searched for a formula: of the beginning after a marker, of the end without one."""
 
-# --- formulas and words in a text ---
-
 _CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
 _FUNCTIONS = "[dt]?frac|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
 _A_WORD = (
@@ -151,8 +149,6 @@ def _first_words(text: str) -> Candidate | None:
     is_words = re.fullmatch(r"(?:[^\W\d_]|[ '\u2019-])+", words) and re.search(rf"{_A_WORD}", words)
     return Candidate(words, 0, len(text)) if is_words else None
 
-
-# --- LaTeX that math-verify reads ---
 
 _SCRIPTS = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+)|[\u2080-\u208b]+")  # superscripts, subscripts
 _VULGAR_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")

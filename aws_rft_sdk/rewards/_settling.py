@@ -29,8 +29,6 @@ FindCandidate = Callable[[str], "Candidate | None"]
 Hedges = Callable[[object, str], bool]
 """Says whether a text that follows a value names another one beside it."""
 
-# --- hedging ---
-
 _FAR = 2_000  # how many characters after a value can take it back
 _NEAR = 60  # how many characters after "or" can name another value
 _SIGNS = r"[^\w\n~#]*"
@@ -115,8 +113,6 @@ def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
     return has_words or not _EXPLAINED.match(after)
 
 
-# --- what the policy takes back ---
-
 _FILLERS = (
     r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
     r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean"
@@ -134,7 +130,7 @@ _CORRECTION = (
 _WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo)|too (?:high|low|big|small|large|much))\b"
 _DENIAL = (
     r"(?:^|[.!?,\n(]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
-    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
+    rf"|\A[^\w\n.,;:!?(]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
     rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
     r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"

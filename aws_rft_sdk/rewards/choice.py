@@ -90,9 +90,6 @@ class _Letters:
         self.places = Extract(MARKED, _Said(choices))
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
-        self.remark = re.compile(  # after a choice: " (A is too small)"
-            rf"{_CLOSED}\((?P<other>{letter}) (?:is|was|seems|looks) (?:(?:too|not) \w+|wrong|incorrect|false)\)"
-        )
         self.anywhere = re.compile(
             r"(?:^[0-9]{1,2}[.)] )?(?<![A-Za-z0-9'])(?<![a-z]\.)(?:(?i:option|choice|answer|statement) [(*]*)?"
             rf"(?!a |i |A [a-z]|I and I)(?P<label>{letter}){no_word}",
@@ -125,11 +122,8 @@ class _Letters:
         if found is None:
             several = self.several.match(text)
             return Candidate("", 0, several.end()) if several else None
-        end = found.end("label")
-        remark = self.remark.match(text, end)
-        if remark and remark["other"].upper() != found["label"].upper():
-            end = remark.end()
-        return None if self.ruled_out.match(text, end) else Candidate(found["label"].upper(), 0, end)
+        is_out = self.ruled_out.match(text, found.end())
+        return None if is_out else Candidate(found["label"].upper(), 0, found.end())
 
     def hedges(self, value: object, rest: str) -> bool:
         """Say whether what follows a choice names another one."""
@@ -206,10 +200,8 @@ class Choice(Comparator):
     """The letters that may be named."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.choices, str):
-            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
-        if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
-            raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
+        if not re.fullmatch("[A-Za-z]+", str(self.choices)) or len(set(self.choices.upper())) < 2:
+            raise ConfigurationError(f"choices must be a text of at least two letters, not {self.choices!r:.80}")
 
     def _extractor(self) -> Extractor:
         return _letters(self.choices).places

@@ -33,12 +33,10 @@ class Format(TextReward):
     """A regular expression for the whole answer, spaces around it apart; a dot matches line breaks too."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str):
-            raise ConfigurationError(f"pattern must be a text, not {self.pattern!r:.80}")
         try:
             re.compile(self.pattern, re.DOTALL)
-        except re.error as error:
-            raise ConfigurationError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+        except (re.error, TypeError, ValueError) as error:
+            raise ConfigurationError(f"pattern {self.pattern!r:.80} is no regular expression: {error}") from error
 
     @classmethod
     def tags(cls, *names: str) -> Tags:
