@@ -39,7 +39,6 @@ _JOINT = (
     r"(?:\\[,;: ]|\\q?quad\b|[\s*$(]){0,9}"
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
-_AFTER_BOX = re.compile(rf"\}}{_JOINT}\Z")
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
 _LEADING = re.compile(rf"(?:->|=>|\\approx\b|[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|{_CONNECTORS})*")
 _TRAILING = re.compile(rf"(?<![\s*`.,;:(])(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
@@ -116,14 +115,11 @@ def _first_formula(text: str) -> Candidate | None:
 
 def _joined(found: Iterable[Answer]) -> Iterator[Answer]:
     r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
-    answers = iter(found)
-    for last in answers:
-        while (
-            _AFTER_BOX.search(last.visible, max(0, last.marker - 60), last.marker)
-            and (each := next(answers, None)) is not None
-        ):
-            if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
-                break
+    answers = list(found)
+    while answers:
+        last = answers.pop(0)
+        while answers and _BETWEEN_BOXES.fullmatch(last.visible, answers[0].end, last.start):
+            each = answers.pop(0)
             last = last._replace(marker=each.marker, start=each.start)
         yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 _WORKERS = min(4, os.cpu_count() or 1)  # processes at most, each of about 70 MB; one thread needs one
-_START_SECONDS = 120.0
 _PATIENCE = 30.0  # how many seconds of the clock a worker may take for a second of processor time
 _MEMORY_BYTES = 2**31
 _YES, _NO = b"yes", b"no"
@@ -79,7 +78,7 @@ class _Worker:
                 self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                     command, stdin=theirs.fileno(), stdout=nowhere, stderr=nowhere, start_new_session=True
                 )
-            self._hear(_START_SECONDS)
+            self._hear(120.0)
         except (OSError, EOFError) as error:
             self.close()
             raise ConfigurationError(

@@ -129,7 +129,7 @@ _CORRECTION = (
 )
 _WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo)|too (?:high|low|big|small|large|much))\b"
 _DENIAL = (
-    r"(?:^|[.!?,\n(]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
+    r"(?:^|[.!?,\n(]\s{0,3})(?:actually,? )?(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
     rf"|\A[^\w\n.,;:!?(]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
     rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
     r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"

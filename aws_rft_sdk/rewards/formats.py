@@ -99,7 +99,6 @@ class Tags(TextReward):
 
 
 _END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
-_PHRASE = "#### The final answer is"
 _LINE = re.compile(
     r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE
 )
@@ -119,7 +118,7 @@ class FinalAnswerLine(TextReward):
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
-            return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
+            return float(re.search(r"\n#### The final answer is [0-9]", answer_text) is not None)
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
         if "####" not in text:
             return 0.0

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import lru_cache
 from typing import Literal
 
 from aws_rft_sdk._checks import check_number
@@ -15,11 +14,6 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_number
 from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import ANYWHERE, STANDARD, Answer, Comparator, Extractor, reference_of
-
-
-@lru_cache(maxsize=64)
-def _exact(tolerance: float) -> Fraction:
-    return Fraction(str(tolerance))
 
 
 @dataclass(frozen=True)
@@ -77,7 +71,8 @@ class ExactNumber(Comparator):
     def _is_equal(self, value: Fraction, right: Fraction) -> bool:
         if value == right:  # quicker than to subtract fractions
             return True
-        return abs(value - right) <= max(_exact(self.tolerance), _exact(self.relative_tolerance) * abs(right))
+        allowed = max(Fraction(str(self.tolerance)), Fraction(str(self.relative_tolerance)) * abs(right))
+        return abs(value - right) <= allowed
 
 
 gsm8k = ExactNumber()
@@ -166,7 +161,8 @@ class FinQA(Comparator):
         # What rounds to nothing is compared as it is: 0.0001 is not 0.
         if not difference or round(given, digits) == round(right.value, digits) != 0:
             return 1.0
-        allowed = max(_exact(self.relative_tolerance) * abs(right.value), _exact(self.absolute_tolerance))
+        relative = Fraction(str(self.relative_tolerance)) * abs(right.value)
+        allowed = max(relative, Fraction(str(self.absolute_tolerance)))
         return self.close if difference < allowed else 0.0
 
 

@@ -13,8 +13,8 @@ from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.rewards._json import held, is_same, schema_text, validator
 from aws_rft_sdk.rewards.extract import Answer, Comparator, Extractor, Whole
 
-_FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
-_TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(?P<text>.*?)\s*\1", re.DOTALL | re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>\s*(?P<text>.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Schema(Comparator):
             return None
         answer = next(answers, Answer.of(""))
         text = answer.text.strip() if answer.json is None else answer.json
-        tagged = _TAGGED.fullmatch(text)
-        text = tagged[1] if tagged else text
-        fenced = _FENCED.fullmatch(text)
+        for wrapping in (_TAGGED, _FENCED):
+            wrapped = wrapping.fullmatch(text)
+            text = wrapped["text"] if wrapped else text
         try:
-            value = json.loads(fenced[2] if fenced else text, parse_constant=_refuse, object_pairs_hook=_object)
+            value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
         except (ValueError, RecursionError):  # also an integer of more digits than Python reads
             return 0.0
         if not is_valid(value):

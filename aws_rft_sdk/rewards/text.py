@@ -48,14 +48,10 @@ def fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+@lru_cache(maxsize=4096)
 def _plain(text: str) -> str:
     """Return a folded text without an article before it and marks around it."""
     return _INITIAL.sub("", _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1))
-
-
-@lru_cache(maxsize=4096)
-def _plain_all(texts: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(_plain, texts)) - {""}
 
 
 def references_of(ground_truth: JSON) -> tuple[str, ...]:
@@ -141,7 +137,7 @@ class Text(Comparator):
             return None
         if self.strict:
             return float(next(answers, Answer.of("")).text in references)
-        right = _plain_all(tuple(references))
+        right = frozenset(map(_plain, references)) - {""}
         return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
 
