@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, is_hedged, settle
 from aws_rft_sdk.rewards._visible import PROSE_MARKER
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, lines_after
@@ -200,7 +201,8 @@ class Choice(Comparator):
     """The letters that may be named."""
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[A-Za-z]+", str(self.choices)) or len(set(self.choices.upper())) < 2:
+        (letters,) = check_names("choices", (self.choices,))
+        if not re.fullmatch("[A-Za-z]+", letters) or len(set(letters.upper())) < 2:
             raise ConfigurationError(f"choices must be a text of at least two letters, not {self.choices!r:.80}")
 
     def _extractor(self) -> Extractor:

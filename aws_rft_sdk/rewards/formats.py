@@ -33,9 +33,10 @@ class Format(TextReward):
     """A regular expression for the whole answer, spaces around it apart; a dot matches line breaks too."""
 
     def __post_init__(self) -> None:
+        (pattern,) = check_names("pattern", (self.pattern,))
         try:
-            re.compile(self.pattern, re.DOTALL)
-        except (re.error, TypeError, ValueError) as error:
+            re.compile(pattern, re.DOTALL)
+        except re.error as error:
             raise ConfigurationError(f"pattern {self.pattern!r:.80} is no regular expression: {error}") from error
 
     @classmethod

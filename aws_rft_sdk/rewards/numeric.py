@@ -101,7 +101,8 @@ class FinQA(Comparator):
     close when |a - g| < relative_tolerance * |g| or |a - g| < absolute_tolerance.
 
     Read as well: scale letters ("$1.2m") and signs in words ("a decrease of 5%" is -5%). A year only says when ("2019:
-    5.2"). The answer stands where `ExactNumber` finds it. An answer that names two figures, or yes and no, is wrong.
+    5.2"). The scale of "5.2 million" may be left out, since tables give it. The answer stands where `ExactNumber` finds
+    it. An answer that names two figures, or yes and no, is wrong.
 
     Raises:
         ConfigurationError: A tolerance is not a finite number of at least 0, or `close` is not from 0 to 1.

@@ -98,6 +98,7 @@ def test_tool_argument(message):
     rollout = Rollout(({"role": "assistant", **message},))
 
     assert [answer.text for answer in ToolArgument("submit", "answer").answers_of(rollout)] == ["72"]
+    assert ((Boxed() | ToolArgument("submit", "answer")) >> ExactNumber())(Rollout(rollout.messages, 72)) == 1.0
     assert not list(ToolArgument("submit", "other").answers_of(rollout))
     assert not list(ToolArgument("search", "answer").answers_of(rollout))
 
