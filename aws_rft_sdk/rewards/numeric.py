@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from typing import Literal
 
 from aws_rft_sdk._checks import check_number
@@ -14,6 +15,8 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_number
 from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import ANYWHERE, STANDARD, Answer, Comparator, Extractor, reference_of
+
+_exact = lru_cache(maxsize=64)(Fraction)
 
 
 @dataclass(frozen=True)
@@ -69,9 +72,9 @@ class ExactNumber(Comparator):
         return float(any(self._is_equal(value, right) for value in (given.value, *given.others) for right in accepted))
 
     def _is_equal(self, value: Fraction, right: Fraction) -> bool:
-        if value == right:  # quicker than to subtract fractions
-            return True
-        allowed = max(Fraction(str(self.tolerance)), Fraction(str(self.relative_tolerance)) * abs(right))
+        if value == right or not (self.tolerance or self.relative_tolerance):
+            return value == right
+        allowed = max(_exact(str(self.tolerance)), _exact(str(self.relative_tolerance)) * abs(right))
         return abs(value - right) <= allowed
 
 
@@ -162,8 +165,8 @@ class FinQA(Comparator):
         # What rounds to nothing is compared as it is: 0.0001 is not 0.
         if not difference or round(given, digits) == round(right.value, digits) != 0:
             return 1.0
-        relative = Fraction(str(self.relative_tolerance)) * abs(right.value)
-        allowed = max(relative, Fraction(str(self.absolute_tolerance)))
+        relative = _exact(str(self.relative_tolerance)) * abs(right.value)
+        allowed = max(relative, _exact(str(self.absolute_tolerance)))
         return self.close if difference < allowed else 0.0
 
 
