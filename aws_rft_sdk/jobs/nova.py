@@ -29,6 +29,7 @@ from aws_rft_sdk.jobs._answers import (
     job_of,
     plain,
     reply_text,
+    whole,
 )
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
 from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems, tag_list
@@ -204,11 +205,12 @@ class NovaJobs:
                 if code_of(error) not in _TAKEN:
                     raise
                 return self._existing(parameters, error)
+        name = parameters["jobName"]
         try:
-            return self.get(arn)
-        except ServiceError as error:  # the job exists, and its ARN must not be lost
+            return self.get(name)
+        except ServiceError as error:  # the job exists, and the caller must know
             logger.warning("job=<%s>, error=<%s> | created, and could not be looked at", arn, error)
-            return Job({"jobArn": arn, "jobName": parameters["jobName"]}, arn, "", "unknown")
+            return Job({"jobArn": arn, "jobName": name}, name, "", "unknown")
 
     def _existing(self, parameters: Mapping[str, JSON], error: ClientError) -> Job:
         """Return the job that an earlier call with the same parameters made.
@@ -226,14 +228,14 @@ class NovaJobs:
             return job
         differ = [ours for theirs, ours in _ECHOED.items() if filled(job.get(theirs)) != filled(parameters.get(ours))]
         told = ", ".join(differ) or "what Bedrock does not show"
-        text = f"The name {name!r} belongs to {job.id}, which is {job.status} and differs in {told}"
+        text = f"The name {name!r} belongs to {job['jobArn']}, which is {job.status} and differs in {told}"
         raise conflict(error, _CREATE, f"{text}. Choose another job_name") from None
 
     def get(self, job: str | Job) -> Job:
-        """Return a job as it is now. Safe to repeat.
+        """Return a job as it is now. Safe to repeat. Its id is its name; `job["jobArn"]` is its ARN.
 
         Args:
-            job: Its ARN or name, or a job.
+            job: Its name or ARN, or a job.
 
         Raises:
             JobServiceError: There is no such job, or the caller may not see it.
@@ -433,7 +435,7 @@ class NovaJobs:
         action = "bedrock:InvokeModelWithResponseStream" if stream else "bedrock:InvokeModel"
         with asking(action, request["modelId"]):
             if stream:
-                return asking_each(runtime.converse_stream(**request)["stream"], action, request["modelId"])
+                return whole(asking_each(runtime.converse_stream(**request)["stream"], action, request["modelId"]))
             return runtime.converse(**request)
 
 
