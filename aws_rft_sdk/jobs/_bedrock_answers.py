@@ -41,6 +41,19 @@ def read_object(text: str, operation: str) -> dict[str, JSON]:
     return found
 
 
+def read_list(page: Mapping[str, JSON], operation: str) -> list[Mapping[str, JSON]]:
+    """Return the objects of a page.
+
+    Raises:
+        JobServiceError: It has no list of objects.
+    """
+    rows = page.get("data")
+    if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
+        action = f"bedrock-mantle:{operation}"
+        raise JobServiceError(f"{action} was answered without a list; the keys are {sorted(page)}"[:500], action=action)
+    return rows
+
+
 def raw_and_id(raw: Mapping[str, JSON], operation: str) -> tuple[Mapping[str, JSON], str]:
     """Return an answer and its id.
 
@@ -113,7 +126,11 @@ def in_order(rows: Sequence[Mapping[str, JSON]]) -> list[Mapping[str, JSON]]:
         All of them. Events of one step are in the order in which they were created.
     """
     listed = list(reversed(rows)) if _newest_first(rows) else rows
-    placed = [_Placed(created_at(row) or 0.0, number, row) for number, row in enumerate(listed)]
+    placed, now = list[_Placed](), 0.0
+    for number, row in enumerate(listed):
+        found = created_at(row)
+        now = now if found is None else found
+        placed.append(_Placed(now, number, row))
     stepped = sorted((p for p in placed if step_of(p.row) is not None), key=lambda p: (step_of(p.row), *p[:2]))
     others = sorted((p for p in placed if step_of(p.row) is None), key=lambda p: p[:2])
     ordered: list[Mapping[str, JSON]] = []

@@ -47,7 +47,7 @@ def create_body(
     raw = {"type": "lambda", "lambda": {"function": grader}} if isinstance(grader, str) else grader
     reinforcement: dict[str, JSON] = {"grader": raw}
     if hyperparameters:
-        reinforcement["hyperparameters"] = dict(hyperparameters)
+        reinforcement["hyperparameters"] = hyperparameters
     body: dict[str, JSON] = {
         "model": model,
         "training_file": getattr(training_file, "id", training_file),
@@ -82,13 +82,17 @@ def problems(body: Mapping[str, JSON], region: str | None = None) -> list[Proble
             found.append(Problem(name, body[name], rule, _GUIDE))
     reinforcement = body["method"]["reinforcement"]
     found += _grader_problems(reinforcement["grader"], region)
-    path = "method.reinforcement.hyperparameters."
-    for name, value in reinforcement.get("hyperparameters", {}).items():
+    path = "method.reinforcement.hyperparameters"
+    given = reinforcement.get("hyperparameters", {})
+    if not isinstance(given, Mapping):
+        return [*found, Problem(path, given, "must be a mapping of names to values", _OURS)]
+    for name, value in given.items():
         rule, source = _HYPERPARAMETERS.get(name, ("", _OURS))
         if not rule:
-            found.append(Problem(path + name, value, f"is unknown; known are {', '.join(_HYPERPARAMETERS)}", _OURS))
+            known = f"must have one of the known names: {', '.join(_HYPERPARAMETERS)}"
+            found.append(Problem(f"{path}.{name}", value, known, source))
         elif not _keeps(rule, value):
-            found.append(Problem(path + name, value, f"must be {rule}", source))
+            found.append(Problem(f"{path}.{name}", value, f"must be {rule}", source))
     return found
 
 

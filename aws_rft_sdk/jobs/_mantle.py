@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 import openai
 
 from aws_rft_sdk._backoff import Backoff
+from aws_rft_sdk._checks import check_type
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import is_loopback_url
 from aws_rft_sdk.adapters._http_library import http, tls_context
@@ -22,7 +23,7 @@ from aws_rft_sdk.errors import (
     ThrottledError,
     TransportError,
 )
-from aws_rft_sdk.jobs._bedrock_answers import id_of, read_object
+from aws_rft_sdk.jobs._bedrock_answers import id_of, read_list, read_object
 from aws_rft_sdk.jobs._refusals import refusal
 from aws_rft_sdk.settings import bedrock_key, mantle_url
 
@@ -65,7 +66,7 @@ def client_for(region: str, base_url: str | None, auth: str) -> openai.OpenAI:
 class _Auth(http.Auth):
     """Signs each request with the credentials of that moment, or gives it a token made from them.
 
-    A request that is refused is sent once more if newer credentials can be loaded. Nothing happened then.
+    A request that is refused is sent once more, at a newer time and with credentials that are loaded anew.
     """
 
     requires_request_body = True  # a signature covers the body, so a multipart body is read into memory first
@@ -80,15 +81,13 @@ class _Auth(http.Auth):
             request.headers["Authorization"] = f"Bearer {key}"
             yield request
             return
-        generation, keys = self._credentials.generation, self._keys()
-        self._authenticate(request, keys)
+        generation = self._credentials.generation
+        self._authenticate(request, self._keys())
         response = yield request
         if response.status_code in (401, 403):
             self._credentials.refresh(generation)
-            newer = self._keys()
-            if newer != keys:
-                self._authenticate(request, newer)
-                yield request
+            self._authenticate(request, self._keys())
+            yield request
 
     def _keys(self) -> Keys | None:
         return self._credentials.keys() if self._local else self._credentials.require_keys()
@@ -120,6 +119,7 @@ class Mantle:
     """Calls of the API through an OpenAI client, which may be shared by threads."""
 
     def __init__(self, client: openai.OpenAI, *, owned: bool) -> None:
+        check_type("client", client, openai.OpenAI, "an openai.OpenAI")
         self.client = client.with_options(max_retries=0)  # `ask` repeats, and knows what is safe
         self.close = weakref.finalize(self, client.close) if owned else lambda: None
 
@@ -168,7 +168,7 @@ class Mantle:
 
         return self.ask(operation, call, repeat=repeat)
 
-    def items(self, operation: str, path: str) -> Iterator[dict[str, JSON]]:
+    def items(self, operation: str, path: str) -> Iterator[Mapping[str, JSON]]:
         """Yield the objects of all pages, each once, in the order in which they come.
 
         `has_more` is not believed: pages are asked for until one brings nothing new. A page that repeats part of
@@ -178,8 +178,7 @@ class Mantle:
         params: dict[str, str | int] = {"limit": _PAGE}
         while True:
             page = self.send(operation, "get", path, params=params)
-            data = page.get("data")
-            rows = [row for row in data if isinstance(row, dict)] if isinstance(data, list) else []
+            rows = read_list(page, operation)
             fresh = [row for row in rows if id_of(row) not in seen]
             for row in fresh:
                 seen.add(id_of(row))

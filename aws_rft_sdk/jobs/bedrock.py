@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -18,9 +18,9 @@ from aws_rft_sdk.errors import (
     DatasetError,
     JobConfigError,
     JobServiceError,
-    ServiceConnectionError,
     ServiceError,
     ServiceFaultError,
+    ServiceTimeoutError,
     ThrottledError,
     TransportError,
 )
@@ -148,9 +148,9 @@ class BedrockJobs:
     ) -> Job:
         """Create a job.
 
-        The API has no key that makes repeating safe. So if an answer is lost, the new jobs of the account are looked
-        through for one with this very request, three times within 4 s. It is returned if it is there. If none is
-        there, the request is sent again. It is not after a time-out, since the service may still be at it.
+        The API has no key that makes repeating safe. So if an answer is lost, this looks three times within 4 s for
+        a new job with the same training file. If the rest of the request is the same too, that job is returned. If
+        there is no new job, the request is sent again, unless the call timed out: the service may still be at it.
 
         Args:
             model: Id of the model to tune, for example `openai.gpt-oss-20b`.
@@ -168,7 +168,7 @@ class BedrockJobs:
         if found := problems(body, self.region):
             told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
             raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
-        before = self._ids_like(body)
+        before = self._new_jobs(body, frozenset())
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 raw = self._mantle.send("CreateFineTuningJob", "post", "/fine_tuning/jobs", body=body, repeat="unsent")
@@ -177,35 +177,32 @@ class BedrockJobs:
                 lost = error
             if not lost.may_have_happened:
                 break
-            made = None if before is None else self._made(body, before)
-            if made is not None:
-                return made
-            sent_again = before is not None and isinstance(lost, ServiceConnectionError | ServiceFaultError)
-            if not sent_again or attempt == ATTEMPTS:
-                lost.args = (f"{lost}. Whether the job was created is unknown: look for it with list()",)
+            made = None if before is None else self._look_for(body, before.keys())
+            if made is not None and (ours := [job for job in made.values() if is_like(job, body)]):
+                return ours[0]
+            if made is None or made or attempt == ATTEMPTS or isinstance(lost, ServiceTimeoutError):
+                others = f"; {', '.join(made)} may be it" if made else ""
+                lost.args = (f"{lost}. Whether the job was created is unknown: look for it with list(){others}",)
                 break
         raise lost from None
 
-    def _ids_like(self, body: Mapping[str, JSON]) -> set[str] | None:
-        """Return the ids of all jobs that this request may have made. Returns None if they cannot be listed."""
-        try:
-            rows = self._mantle.items("ListFineTuningJobs", "/fine_tuning/jobs")
-            return {id_of(row) for row in rows if is_like(row, body)}
-        except ServiceError:
-            return None
-
-    def _made(self, body: Mapping[str, JSON], before: set[str]) -> Job | None:
-        """Return the job that an unanswered request has made. Returns None if there is none.
-
-        Raises:
-            ServiceError: The jobs cannot be listed, so the outcome remains unknown.
-        """
+    def _look_for(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
+        """Return the jobs that an unanswered request may have made, by id. Returns None if jobs cannot be listed."""
+        found: dict[str, Job] | None = None
         for seconds in _LOOKS:
             time.sleep(seconds)
-            for row in self._mantle.items("ListFineTuningJobs", "/fine_tuning/jobs"):
-                if is_like(row, body) and id_of(row) not in before:
-                    return read_job(row, "ListFineTuningJobs")
-        return None
+            found = self._new_jobs(body, before)
+            if found is None or found:
+                break
+        return found
+
+    def _new_jobs(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
+        # By the training file alone: the service may spell the rest of the request in another way.
+        files = (None, body["training_file"])
+        try:
+            return {job.id: job for job in self.list() if job.id not in before and job.get("training_file") in files}
+        except ServiceError:
+            return None
 
     def get(self, job: str | Job) -> Job:
         """Return a job as it is now."""
