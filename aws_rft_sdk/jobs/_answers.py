@@ -50,7 +50,9 @@ def job_of(answer: Mapping[str, JSON]) -> Job:
         failed = [name for name, phase in phases.items() if phase == "Failed"]
         failure = raw.get("failureMessage") or (f"{', '.join(failed)} failed" if failed else None)
     tuned = raw.get("outputModelArn") or raw.get("customModelArn")
-    return Job(raw, raw["jobName"], status, state, tuned if state == "succeeded" else None, failure)
+    return Job(
+        raw, raw.get("jobName") or raw["jobArn"], status, state, tuned if state == "succeeded" else None, failure
+    )
 
 
 def deployment_of(answer: Mapping[str, JSON]) -> ModelDeployment:

@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, DatasetError, JobServiceError, ServiceError, ServiceTimeoutError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError, JobServiceError, RFTError, ServiceTimeoutError
 from aws_rft_sdk.jobs._answers import (
     ModelDeployment,
     code_of,
@@ -208,7 +208,7 @@ class NovaJobs:
         name = parameters["jobName"]
         try:
             return self.get(name)
-        except ServiceError as error:  # the job exists, and the caller must know
+        except RFTError as error:  # the job exists, and the caller must know
             logger.warning("job=<%s>, error=<%s> | created, and could not be looked at", arn, error)
             return Job({"jobArn": arn, "jobName": name}, name, "", "unknown")
 

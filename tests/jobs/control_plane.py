@@ -221,10 +221,14 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._answer(200, answer)
         except Refused as error:
-            self._answer(error.status, {"message": error.message}, ("x-amzn-ErrorType", error.code))
+            if is_json:
+                self._answer(error.status, {"message": error.message}, ("x-amzn-ErrorType", error.code))
+            else:
+                xml = f"<Error><Code>{error.code}</Code><Message>{error.message}</Message></Error>"
+                self._answer(error.status, xml)
 
-    def _answer(self, status: int, answer: Json | None, *headers: tuple[str, str]) -> None:
-        content = b"" if answer is None else json.dumps(answer).encode()
+    def _answer(self, status: int, answer: Json | str | None, *headers: tuple[str, str]) -> None:
+        content = (answer or "").encode() if not isinstance(answer, dict) else json.dumps(answer).encode()
         self.send_response(status)
         for name, value in (("Content-Type", "application/json"), ("Content-Length", str(len(content))), *headers):
             self.send_header(name, value)

@@ -395,6 +395,29 @@ def test_create_when_refused_then_action_and_remedy_are_named(jobs, plane, troub
     assert len(plane.calls) == 1
 
 
+@pytest.mark.parametrize(
+    ("operation", "call", "statement"),
+    [
+        ("put_object", lambda jobs, file: jobs.upload(file, "bucket/data"), r"s3:PutObject.*arn:aws:s3:::bucket/data/"),
+        ("get_job", lambda jobs, file: jobs.get("a"), "bedrock:GetModelCustomizationJob"),
+        ("stop_job", lambda jobs, file: jobs.stop("a"), "bedrock:StopModelCustomizationJob"),
+        ("create_deployment", lambda jobs, file: jobs.deploy(MODEL, "a"), f"CreateCustomModelDeployment.*{MODEL}"),
+        ("get_deployment", lambda jobs, file: jobs.deploy(MODEL, "a"), "bedrock:GetCustomModelDeployment"),
+        ("list_deployments", lambda jobs, file: list(jobs.deployments()), "bedrock:ListCustomModelDeployments"),
+        ("delete_deployment", lambda jobs, file: jobs.undeploy("a"), "bedrock:DeleteCustomModelDeployment"),
+        ("converse", lambda jobs, file: jobs.converse(MODEL, "a"), f"bedrock:InvokeModel.*{MODEL}"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and value.isidentifier() else "",
+)
+def test_calls_when_denied_then_the_statement_that_allows_them_is_shown(
+    jobs, plane, tmp_path, operation, call, statement
+):
+    code = "AccessDenied" if operation == "put_object" else "AccessDeniedException"
+    plane.troubles[operation].append(Trouble(code, 403))
+    with pytest.raises(JobServiceError, match=rf'policy statement: {{"Effect": "Allow", .*{statement}'):
+        call(jobs, write(tmp_path / "train.jsonl"))
+
+
 def test_create_when_throttled_or_broken_at_first_then_it_is_repeated_with_one_token(jobs, plane):
     plane.troubles["create_job"] += [Trouble("ThrottlingException", 429), Trouble("InternalServerException", 500)]
     assert jobs.create(*WHAT, **JOB).status == "InProgress"
