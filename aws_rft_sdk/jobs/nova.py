@@ -61,6 +61,16 @@ _A_MODEL = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-2-li
 class NovaJobs:
     """Training jobs of Nova models in one account and region. Safe to share between threads.
 
+        jobs = NovaJobs()
+        job = jobs.create(
+            "amazon.nova-2-lite-v1:0:256k", "train.jsonl", "arn:aws:lambda:us-east-1:123456789012:function:gsm8k",
+            job_name="gsm8k", role_arn="arn:aws:iam::123456789012:role/nova-rft", output="s3://bucket/gsm8k",
+        )
+        # once jobs.get(job).state is "succeeded":
+        deployment = jobs.deploy(job, "gsm8k")
+        print(reply_text(jobs.converse(deployment, "What is 6 times 12?")))
+        jobs.undeploy(deployment)
+
     Args:
         region: Reinforcement fine-tuning of Nova is documented for us-east-1.
         session: A boto3 session for the credentials; None for boto3's usual sources.
@@ -334,10 +344,15 @@ class NovaJobs:
         arn = self._tuned_model(model)
         found = self._find(name)
         if found is None:
-            with asking(_DEPLOY, arn):
-                made = self._client("bedrock").create_custom_model_deployment(modelArn=arn, **parameters)
-            found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
-        elif found.model != arn:
+            try:
+                with asking(_DEPLOY, arn):
+                    made = self._client("bedrock").create_custom_model_deployment(modelArn=arn, **parameters)
+                found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
+            except JobServiceError:
+                found = self._find(name)  # botocore repeats a call whose answer was lost
+                if found is None:
+                    raise
+        if found.model != arn:
             text = f"the deployment {name!r} is of {found.model}, and not of {arn}. Choose another name, or undeploy it"
             raise JobServiceError(text, action=_DEPLOY)
         for _ in range(math.ceil(timeout_seconds / poll_seconds)):
