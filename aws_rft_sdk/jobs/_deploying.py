@@ -140,7 +140,7 @@ class Deploying:
         found = cloud.find("lambda", "GetPolicy", arn, FunctionName=name)
         there = json.loads(found["Policy"])["Statement"] if found else []
         mine = next((item for item in there if item["Sid"] == _CALLER), None)
-        if mine and caller in (mine["Principal"], mine["Principal"].get("AWS")):
+        if mine and f'"{caller}"' in json.dumps(mine["Principal"]):
             return
         if mine:
             cloud.call("lambda", "RemovePermission", arn, FunctionName=name, StatementId=_CALLER)
