@@ -265,6 +265,7 @@ PROBLEMS = [
     ({"on": "sagemaker"}, "name"),
     ({"on": "azure"}, "on"),
     ({"role": "role/mine"}, "role"),
+    ({"caller": "trainer"}, "caller"),
     ({"timeout_seconds": 901}, "timeout"),
     ({"timeout_seconds": 0}, "timeout"),
     ({"memory_mb": 127}, "memory"),
@@ -360,6 +361,7 @@ def test_undeploy_when_others_gave_the_role_a_policy_then_nothing_is_removed(doi
 def test_undeploy_when_the_role_was_given_then_it_stays(doing):
     role = make_role(doing.world.client("iam"), "theirs")
     doing.deploy(role=role)
+    assert any("iam show --for grader" in line for line in doing.said)
     assert doing.undeploy() == [ARN]
     assert doing.there() == ([], ["theirs"])
     assert doing.undeploy() == []
@@ -372,7 +374,7 @@ def test_role_name_when_the_function_has_a_long_name_then_at_most_64_characters_
 
 def test_deploy_when_a_caller_is_named_then_only_it_is_let_in(doing):
     first, second = (f"arn:aws:iam::{ACCOUNT}:role/{name}" for name in ("first", "second"))
-    for caller in (first, first, second):
+    for caller in (first, f"arn:aws:sts::{ACCOUNT}:assumed-role/first/session", second):
         doing.deploy(caller=caller)
     policy = json.loads(doing.world.client("lambda").get_policy(FunctionName=NAME)["Policy"])
     (statement,) = policy["Statement"]
@@ -489,6 +491,7 @@ def test_commands_when_run_then_progress_result_and_exit_statuses(doing):
     assert result.exit_code == 0, result.output
     assert f"created function {ARN}" in result.stdout
     assert '"lambda:InvokeFunction"' in result.stdout
+    assert "of 50,000,000 bytes zipped" in result.stdout
     assert "secret-level" not in result.output
 
     result = aws_rft("deploy", f"{doing.file}:reward", "--name", NAME, "--timeout", 60, *variable, *where, "--json")
