@@ -60,7 +60,7 @@ JOB = errors.JobServiceError
 @pytest.mark.parametrize(
     ("status", "body", "kind", "told"),
     [
-        pytest.param(400, said("unknown field suffix"), JOB, "refused (400 error): unknown field suffix. The", id="400"),
+        pytest.param(400, said("unknown field suffix"), JOB, "refused (400 error): unknown field suffix.", id="400"),
         pytest.param(400, AWS_FORM, JOB, "(400 ValidationException)", id="aws-form"),
         pytest.param(400, "<html>proxy</html>", JOB, "<html>proxy</html>", id="no-json"),
         pytest.param(400, "", JOB, "no reason was given", id="empty"),
