@@ -27,23 +27,20 @@ from aws_rft_sdk.wire import MESSAGE_MAX_LENGTH, loggable
 
 _WORDS = re.compile(r"not authorized to perform:? (?P<action>[\w-]+:\w+)(?:.*? on resource:? (?P<resource>arn:\S+))?")
 """AWS's sentence for a refused action. Where it names another action than ours, the policy has to allow that one."""
+# Codes without their ending "Exception".
 _STALE_CODES = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException", "RequestExpired"}
-    | {"InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken", "InvalidAccessKeyId"}
-    | {"MissingAuthenticationTokenException", "IncompleteSignature", "invalid_api_key", "AuthFailure"}
+    {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient", "RequestExpired", "InvalidSignature", "AuthFailure"}
+    | {"SignatureDoesNotMatch", "MissingAuthenticationToken", "InvalidAccessKeyId", "IncompleteSignature"}
+    | {"invalid_api_key"}
 )
-_ACCESS_CODES = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "permission_denied"})
+_ACCESS_CODES = frozenset({"AccessDenied", "UnauthorizedOperation", "permission_denied"})
 _QUOTA_CODES = frozenset(
-    {"ServiceQuotaExceededException", "ServiceQuotaExceeded", "LimitExceededException", "LimitExceeded"}
-    | {"insufficient_quota", "CodeStorageExceededException", "TooManyTagsException"}
+    {"ServiceQuotaExceeded", "LimitExceeded", "CodeStorageExceeded", "TooManyTags", "insufficient_quota"}
 )
 _THROTTLING_CODES = frozenset(
-    {"Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
-    | {"SlowDown", "RequestThrottled", "rate_limit_exceeded"}
+    {"Throttling", "Throttled", "TooManyRequests", "RequestLimitExceeded", "SlowDown", "RequestThrottled"}
 )
-_MISSING_CODES = frozenset(
-    {"ResourceNotFoundException", "ResourceNotFound", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "model_not_found"}
-)
+_MISSING_CODES = frozenset({"ResourceNotFound", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "model_not_found"})
 # By the names of their classes, so that neither library is imported for it.
 _NO_CREDENTIALS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
@@ -105,10 +102,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _of_answer(answer: _Answer, action: str, resource: str) -> RFTError:
-    status, code = answer.status, answer.code
-    named = f"{status} {code}" if code else str(status)
+    status, code = answer.status, (answer.code or "").removesuffix("Exception")
+    named = f"{status} {answer.code or ''}".rstrip()
     what = f"{action} was refused ({named}): {answer.words or 'no reason was given'}".rstrip(". ")
-    facts: dict[str, Any] = {"status": status, "code": code, "request_id": answer.request_id, "body": answer.words}
+    facts: dict[str, Any] = {
+        "status": status,
+        "code": answer.code,
+        "request_id": answer.request_id,
+        "body": answer.words,
+    }
     if code in _STALE_CODES or (status == 401 and code not in _ACCESS_CODES):
         return CredentialsError(f"{what}. The credentials are expired, wrong or of another region. {_LOG_IN}")
     if code in _QUOTA_CODES or status == 402:

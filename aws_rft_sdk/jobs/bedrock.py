@@ -173,45 +173,48 @@ class BedrockJobs:
         if found := problems(body, self.region):
             told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
             raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
-        before = self._new_jobs(body, frozenset())
+        before = self._jobs_of(body["training_file"])
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                raw = self._mantle.send("CreateFineTuningJob", "post", "/fine_tuning/jobs", body=body, repeat="unsent")
-                return read_job(raw, "CreateFineTuningJob")
+                return self._job("CreateFineTuningJob", "post", "/fine_tuning/jobs", body=body, repeat="unsent")
             except ServiceError as error:
                 lost = error
             if not lost.may_have_happened:
                 break
-            made = None if before is None else self._look_for(body, before.keys())
-            if made is not None and (ours := [job for job in made.values() if is_like(job, body)]):
+            made = None if before is None else self._made_since(before, body["training_file"])
+            if ours := [job for job in made or () if is_like(job, body)]:
                 return ours[0]
             if made is None or made or attempt == ATTEMPTS or isinstance(lost, ServiceTimeoutError):
-                others = f"; {', '.join(made)} may be it" if made else ""
+                others = f"; {', '.join(job.id for job in made)} may be it" if made else ""
                 lost.args = (f"{lost}. Whether the job was created is unknown: look for it with list(){others}",)
                 break
         raise lost from None
 
-    def _look_for(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
-        """Return the jobs that an unanswered request may have made, by id. Returns None if jobs cannot be listed."""
-        found: dict[str, Job] | None = None
+    def _made_since(self, before: Collection[Job], file: str) -> Collection[Job] | None:
+        """Return the new jobs with a training file. Returns None if they cannot be listed."""
+        known = {job.id for job in before}
         for seconds in _LOOKS:
             time.sleep(seconds)
-            found = self._new_jobs(body, before)
-            if found is None or found:
-                break
-        return found
+            now = self._jobs_of(file)
+            if now is None:
+                return None
+            if new := [job for job in now if job.id not in known]:
+                return new
+        return ()
 
-    def _new_jobs(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
+    def _jobs_of(self, file: str) -> Collection[Job] | None:
         # By the training file alone: the service may spell the rest of the request in another way.
-        files = (None, body["training_file"])
         try:
-            return {job.id: job for job in self.list() if job.id not in before and job.get("training_file") in files}
+            return [job for job in self.list() if job.get("training_file") in (None, file)]
         except ServiceError:
             return None
 
+    def _job(self, operation: str, method: Literal["get", "post"], path: str, **options: Any) -> Job:
+        return read_job(self._mantle.send(operation, method, path, **options), operation)
+
     def get(self, job: str | Job) -> Job:
         """Return a job as it is now."""
-        return read_job(self._mantle.send("GetFineTuningJob", "get", _path(job)), "GetFineTuningJob")
+        return self._job("GetFineTuningJob", "get", _path(job))
 
     def list(self) -> Iterator[Job]:
         """Yield all jobs, each once, in the service's order. Pages are read as they are needed."""
@@ -220,9 +223,8 @@ class BedrockJobs:
 
     def cancel(self, job: str | Job) -> Job:
         """Cancel a job for good, and return it. Safe to repeat: a job that is cancelled already is no error."""
-        operation = "CancelFineTuningJob"
         try:
-            return read_job(self._mantle.send(operation, "post", f"{_path(job)}/cancel"), operation)
+            return self._job("CancelFineTuningJob", "post", f"{_path(job)}/cancel")
         except JobServiceError as error:
             now = self.get(job) if error.status in (400, 409) else None
             if now is None or now.state != "cancelled":
@@ -258,9 +260,7 @@ class BedrockJobs:
         while True:
             try:
                 # Asked first: what is read after the end is complete.
-                job = (
-                    read_job(self._mantle.send("GetFineTuningJob", "get", path), "GetFineTuningJob") if follow else None
-                )
+                job = self._job("GetFineTuningJob", "get", path) if follow else None
                 rows = in_order(list(self._mantle.items("GetFineTuningJob", f"{path}/events")))
             except (TransportError, ThrottledError, ServiceFaultError) as error:
                 if not follow or time.monotonic() - answered_at > OUTAGE_SECONDS:
@@ -365,6 +365,7 @@ def _check_rows(path: Path, check: bool) -> None:
     )
     more = f"; and {report.errors - 5} more" if report.errors > 5 else ""
     raise DatasetError(
-        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for bedrock",
+        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for "
+        "bedrock. upload(path, check=False) sends it as it is",
         line=errors[0].line,
     )
