@@ -124,10 +124,9 @@ def _of_answer(answer: _Answer, action: str, resource: str) -> RFTError:
     elif code in _ACCESS_CODES or status == 403:
         next_step = _how_to_allow(answer.words, action, resource)
     elif code in _MISSING_CODES or status == 404:
-        next_step = (
-            "Nothing of that name exists in this region and account, or the service is not offered there. Check the "
-            "id or name and region (fine-tuning of open-weight models is documented for us-west-2 only)"
-        )
+        next_step = "Nothing of that name exists in this region and account. Check the id or name, and the region"
+        if action == "bedrock-mantle:CreateFineTuningJob":
+            next_step += ": open-weight models are documented to be tuned in us-west-2 only"
     elif status >= 500:
         fault = ServiceFaultError(
             f"{action} failed ({named}): {answer.words}. The service is at fault: try again later",

@@ -15,6 +15,7 @@ from aws_rft_sdk.datasets import Severity, Target
 from aws_rft_sdk.datasets import check as check_dataset
 from aws_rft_sdk.errors import (
     ConfigurationError,
+    CredentialsError,
     DatasetError,
     JobConfigError,
     JobServiceError,
@@ -206,7 +207,7 @@ class BedrockJobs:
         # By the training file alone: the service may spell the rest of the request in another way.
         try:
             return [job for job in self.list() if job.get("training_file") in (None, file)]
-        except ServiceError:
+        except (ServiceError, CredentialsError):  # the call that creates the job will say so
             return None
 
     def _job(self, operation: str, method: Literal["get", "post"], path: str, **options: Any) -> Job:
@@ -240,7 +241,8 @@ class BedrockJobs:
         """Yield the events of a job, each exactly once, by its step. Events without a step stand at their time.
 
         All events that can be read at once are in order. While following, an event that the service shows late is
-        yielded late: exactly once counts for more than order. Leaving the loop, also by Ctrl-C, never touches the job.
+        yielded late: exactly once counts for more than order. So each look reads all pages, of 100 events each.
+        Leaving the loop, also by Ctrl-C, never touches the job.
 
         Args:
             job: The job or its id.

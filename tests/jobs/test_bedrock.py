@@ -9,6 +9,7 @@ import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
@@ -112,6 +113,21 @@ def test_token_when_there_are_credentials_then_it_is_made_from_them(
     assert fields["Action"] == "CallWithBearerToken"
     assert fields["X-Amz-Credential"].startswith(f"{aws_keys.access_key}/")
     assert fields["X-Amz-Credential"].endswith("/us-west-2/bedrock/aws4_request")
+
+
+def test_token_when_the_credentials_end_soon_then_it_ends_with_them(
+    mantle: Mantle, jobs: BedrockJobs, aws_keys: credentials.Keys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends_at = datetime.now(timezone.utc) + timedelta(minutes=20)  # botocore renews them in the last 15 minutes
+    monkeypatch.setenv("AWS_CREDENTIAL_EXPIRATION", ends_at.isoformat())
+    list(jobs.list())
+    assert 1000 < int(decoded(mantle.asked[0])["X-Amz-Expires"]) <= 1200
+
+
+def test_token_when_made_for_two_services_then_each_gets_its_own(aws_keys: credentials.Keys) -> None:
+    shared = credentials.shared_credentials()
+    assert shared.bearer_token("us-west-2").startswith("sagemaker-api-key-")
+    assert shared.bearer_token("us-west-2", "bedrock").startswith("bedrock-api-key-")
 
 
 def test_token_when_made_then_it_is_the_one_of_the_official_generator(aws_keys: credentials.Keys) -> None:
