@@ -150,8 +150,7 @@ def _how_to_allow(words: str, action: str, resource: str) -> str:
 
 def _without_answer(chain: list[BaseException], action: str, secrets: list[str]) -> RFTError:
     names = {cls.__name__ for item in chain for cls in type(item).__mro__}
-    deepest = chain[-1]
-    words = _clean(f"{type(deepest).__name__}: {deepest}".rstrip(". "), secrets)
+    words, outer = (_clean(f"{type(item).__name__}: {item}".rstrip(". "), secrets) for item in (chain[-1], chain[0]))
     if names & _NO_CREDENTIALS:
         return CredentialsError(f"{action} was not sent: {words}. {_LOG_IN}")
     made: type[TransportError] | None = None
@@ -167,7 +166,7 @@ def _without_answer(chain: list[BaseException], action: str, secrets: list[str])
         return broken
     if any(type(item).__module__.startswith("botocore") for item in chain):
         return ConfigurationError(f"{action} was not sent: {words}")
-    return JobServiceError(f"{action} failed: {words}", action=action)
+    return JobServiceError(f"{action} failed: {outer}", action=action)
 
 
 def _answer_of(error: BaseException, secrets: list[str]) -> _Answer | None:

@@ -68,7 +68,8 @@ class BedrockJobs:
             credentials whenever one is needed, so that it never outlives them. "sigv4": a signature on each request.
             On loopback, where no credentials are needed, made-up ones serve if there are none.
         client: An OpenAI client that is ready to use. `base_url` and `auth` then do not count, its retries do not
-            happen, and whoever made it closes it.
+            happen, and whoever made it closes it. An `openai.BedrockOpenAI` that signs refuses to upload:
+            `auth="sigv4"` does not.
 
     Raises:
         ConfigurationError: `region`, `base_url` or `auth` is wrong.
