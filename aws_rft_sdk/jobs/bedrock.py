@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from openai import OpenAI, Stream
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
     from openai.types.responses import Response, ResponseStreamEvent
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 10.0
 OUTAGE_SECONDS = 900.0
@@ -247,8 +250,8 @@ class BedrockJobs:
 
         Args:
             job: The job or its id.
-            follow: Whether to wait for further events until the job has ended and its last events are read. Lost
-                connections, throttling and server errors are waited out for 900 s.
+            follow: Whether to wait for further events until the job has ended and its last events are read. After
+                the first answer, lost connections, throttling and server errors are waited out for 900 s.
             poll_seconds: Pause between two looks.
 
         Raises:
@@ -259,17 +262,20 @@ class BedrockJobs:
 
     def _follow(self, path: str, follow: bool, poll_seconds: float) -> Iterator[Event]:
         seen = set[str]()
-        answered_at, failures = time.monotonic(), 0
+        answered_at: float | None = None
+        failures = 0
         while True:
             try:
                 # Asked first: what is read after the end is complete.
                 job = self._job("GetFineTuningJob", "get", path) if follow else None
                 rows = in_order(list(self._mantle.items("GetFineTuningJob", f"{path}/events")))
             except (TransportError, ThrottledError, ServiceFaultError) as error:
-                if not follow or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                if answered_at is None or time.monotonic() - answered_at > OUTAGE_SECONDS:
                     raise
                 failures += 1
-                time.sleep(max(poll_seconds, BACKOFF.delay(failures, error.retry_after_seconds)))
+                pause = max(poll_seconds, BACKOFF.delay(failures, error.retry_after_seconds))
+                logger.warning("pause_seconds=<%.1f>, error=<%s> | the events cannot be read now", pause, error)
+                time.sleep(pause)
                 continue
             answered_at, failures = time.monotonic(), 0
             fresh = [row for row in rows if id_of(row) not in seen]

@@ -564,6 +564,22 @@ def test_events_when_a_new_state_appears_then_following_goes_on(mantle: Mantle, 
     assert asked_twice.is_set()
 
 
+def test_events_when_the_service_is_away_for_long_then_following_waits_but_not_before_its_first_answer(
+    mantle: Mantle, jobs: BedrockJobs, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = jobs.create(MODEL, "file-1", ARN)
+    mantle.state.events[job.id] = [metric(1)]
+    following = jobs.events(job, follow=True, poll_seconds=0.01)
+    assert next(following).id == "ftevent-1"
+    mantle.troubles["GetFineTuningJob"].extend([BROKEN] * 20)
+    mantle.state.events[job.id].append(metric(2))
+    assert next(following).id == "ftevent-2"
+    assert "the events cannot be read now" in caplog.text
+    mantle.troubles["GetFineTuningJob"].extend([BROKEN] * 6)
+    with pytest.raises(errors.ServiceConnectionError):
+        next(jobs.events(job, follow=True))
+
+
 @pytest.mark.parametrize(
     ("trouble", "error"),
     [
