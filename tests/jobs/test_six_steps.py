@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import subprocess
@@ -51,10 +52,13 @@ def answer(request: dict[str, Any]) -> str:
     return f"it is {len(str(request['messages'])) + request.get('seed', 0)}"
 
 
-def with_trouble(auth: Any, faults: Faults, db: Path, run: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def with_trouble(
+    auth: Any, faults: Faults, db: Path, run: Callable[[str], dict[str, Any]], *, newest_first: bool = False
+) -> dict[str, Any]:
     """Do the six steps while the service makes trouble, and restart it once the job is under way."""
     grader = Grader()
-    with LocalBedrock(answer, functions={GRADER: grader}, auth=auth, faults=faults, db=db, group=2) as service:
+    options: dict[str, Any] = {"auth": auth, "faults": faults, "db": db, "newest_first": newest_first}
+    with LocalBedrock(answer, functions={GRADER: grader}, group=2, **options) as service:
 
         def restart() -> None:
             if grader.midway.wait(60):
@@ -88,7 +92,9 @@ def test_six_steps_when_a_fifth_of_the_answers_is_faulty_then_the_result_is_the_
     auth: Any, seed: int, train: Path, tmp_path: Path, aws_keys: Keys, no_pauses: None
 ) -> None:
     faults = Faults(*A_FIFTH, seed=seed)
-    found = with_trouble(auth, faults, tmp_path / "db", lambda endpoint: six_steps(endpoint, auth, train))
+    newest_first = seed % 2 == 1
+    run = functools.partial(six_steps, auth=auth, train=train)
+    found = with_trouble(auth, faults, tmp_path / "db", run, newest_first=newest_first)
     assert sum(faults.injected.values()) >= 3
     check(found, auth, train)
 
