@@ -5,10 +5,10 @@ import re
 
 import botocore.session
 import pytest
-from job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
 
 from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, MANTLE, NOT_ON_MANTLE, OURS, source_of, table_of
 from aws_rft_sdk.jobs.reading import init_text, read_job
+from tests.jobs.job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 from click.testing import CliRunner
-from job_files import NOVA, TEXTS, change, write_job
 
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.jobs.planning import plan
+from tests.jobs.job_files import NOVA, TEXTS, change, write_job
 
 BEDROCK_BODY = {
     "model": "openai.gpt-oss-20b",
