@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 _NAMES = {
     "bedrock": "BedrockJobs",
     "nova": "ModelDeployment NovaJobs",
+    "planning": "Plan Submission plan submit",
+    "reading": "JobFile init_text read_job",
+    "services": "Created",
     "steps": "Step",
     "types": "Checkpoint Event File Job Problem Request Resource",
 }
@@ -36,6 +39,9 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     # isort: off
     from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
     from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
+    from aws_rft_sdk.jobs.planning import Plan as Plan, Submission as Submission, plan as plan, submit as submit
+    from aws_rft_sdk.jobs.reading import JobFile as JobFile, init_text as init_text, read_job as read_job
+    from aws_rft_sdk.jobs.services import Created as Created
     from aws_rft_sdk.jobs.steps import Step as Step
     from aws_rft_sdk.jobs.types import Checkpoint as Checkpoint, Event as Event, File as File, Job as Job
     from aws_rft_sdk.jobs.types import Problem as Problem, Request as Request, Resource as Resource
