@@ -14,6 +14,7 @@ _NAMES = {
     "planning": "Plan Submission plan submit",
     "reading": "JobFile init_text read_job",
     "services": "Created",
+    "graders": "Deployment Grader",
     "steps": "Step",
     "types": "Checkpoint Event File Job Problem Request Resource",
 }
@@ -42,6 +43,7 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.jobs.planning import Plan as Plan, Submission as Submission, plan as plan, submit as submit
     from aws_rft_sdk.jobs.reading import JobFile as JobFile, init_text as init_text, read_job as read_job
     from aws_rft_sdk.jobs.services import Created as Created
+    from aws_rft_sdk.jobs.graders import Deployment as Deployment, Grader as Grader
     from aws_rft_sdk.jobs.steps import Step as Step
     from aws_rft_sdk.jobs.types import Checkpoint as Checkpoint, Event as Event, File as File, Job as Job
     from aws_rft_sdk.jobs.types import Problem as Problem, Request as Request, Resource as Resource
