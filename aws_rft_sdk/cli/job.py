@@ -15,6 +15,7 @@ from rich.console import Console
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs
 from aws_rft_sdk.jobs.config import KINDS
@@ -43,6 +44,10 @@ def service_options(fn: F) -> F:
 @click.group("job")
 def command() -> None:
     """Plan, submit, follow and use a training job."""
+
+
+command.add_command(watch_command)
+command.add_command(report_command)
 
 
 @command.command("init")
