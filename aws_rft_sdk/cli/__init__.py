@@ -23,6 +23,8 @@ _COMMANDS = {
     "export": "Write what a runtime captured as a recording to replay.",
     "job": "Plan, submit, follow and use a training job.",
     "iam": "Print the IAM policies of a job, and check who lacks what.",
+    "iam": "Print the IAM policies of a job, and check who lacks what.",
+    "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
