@@ -25,7 +25,7 @@ from aws_rft_sdk.runtime.auth import Verifier
 from aws_rft_sdk.runtime.bedrock.errors import ApiRefusal, send_api_refusal
 from aws_rft_sdk.runtime.bedrock.functions import Functions
 from aws_rft_sdk.runtime.bedrock.models import Models
-from aws_rft_sdk.runtime.bedrock.requests import page, read_job
+from aws_rft_sdk.runtime.bedrock.requests import MAX_PAGE, page, read_job
 from aws_rft_sdk.runtime.bedrock.store import ENDED, Doc, Event, JobEndedError, Store
 from aws_rft_sdk.runtime.bedrock.training import Jobs
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
@@ -70,7 +70,8 @@ class Door:
         """Answer one call."""
         path: str = scope["path"]
         is_lambda = path.startswith(FUNCTIONS_PREFIX)
-        say = answers.send_refusal if is_lambda else _say_api(send)
+        say = answers.send_refusal if is_lambda else send_api_refusal
+        out = send if is_lambda else _with_request_id(send)
         try:
             body = await read_body(scope["headers"], receive)
             if body is None:
@@ -81,19 +82,21 @@ class Door:
             handle = functools.partial(self._lambda if is_lambda else self._api, scope, body)
             if fault is None:
                 await handle(send)
+            elif fault.kind == "skew" and not is_lambda:
+                raise _unauthenticated("Signature expired or not yet valid: its date is too far from the server's")
             else:
                 await strike(fault, handle, send, self._die)
         except Refusal as refusal:
-            await say(send, refusal)
+            await say(out, refusal)
         except (AnsweredError, ConnectionGoneError):
             pass
         except HTTPException as error:
-            await say(send, _refusal_of(error, f"{scope['method']} {path}"))
+            await say(out, _refusal_of(error, f"{scope['method']} {path}"))
         except JobEndedError:
-            await say(send, Refusal(500, "The server is stopping"))
+            await say(out, Refusal(500, "The server is stopping"))
         except Exception as error:
             logger.exception("path=<%s> | LocalBedrock failed", path)
-            await say(send, Refusal(500, f"LocalBedrock failed: {type(error).__name__}: {error}"))
+            await say(out, Refusal(500, f"LocalBedrock failed: {type(error).__name__}: {error}"))
 
     def _verify(self, scope: Scope, body: bytes, *, is_lambda: bool) -> None:
         raw_path = scope.get("raw_path") or scope["path"].encode()
@@ -103,8 +106,7 @@ class Door:
         except Refusal as refusal:
             if is_lambda:
                 raise
-            # What the service answers is not documented. 401 is what OpenAI's API answers to a bad key.
-            raise ApiRefusal(401, refusal.message, code="invalid_api_key") from None
+            raise _unauthenticated(refusal.message) from None
 
     async def _api(self, scope: Scope, body: bytes, send: Send) -> None:
         async def receive() -> Message:
@@ -134,11 +136,9 @@ def _refusal_of(error: HTTPException, call: str) -> Refusal:
     return ApiRefusal(error.status_code, f"There is no {call} here", code="unknown_url")
 
 
-def _say_api(outer: Send) -> Callable[[Send, Refusal], Awaitable[None]]:
-    async def say(send: Send, refusal: Refusal) -> None:
-        await send_api_refusal(_with_request_id(outer), refusal)
-
-    return say
+def _unauthenticated(message: str) -> ApiRefusal:
+    # What the service answers is not documented. This is what OpenAI's API answers to a bad key.
+    return ApiRefusal(401, message, code="invalid_api_key")
 
 
 def _with_request_id(send: Send) -> Send:
@@ -260,7 +260,7 @@ class Api:
             raise ApiRefusal(400, f'order must be "asc" or "desc", not {query["order"]!r:.40}', param="order")
         if query.get("order") != "asc":
             docs.reverse()
-        return JSONResponse(page(docs, query, default=10_000, largest=10_000))
+        return JSONResponse(page(docs, query, default=MAX_PAGE))
 
     async def _file(self, request: Request) -> Response:
         return JSONResponse(self._find("files", "file", request))
@@ -310,7 +310,7 @@ class Api:
         return JSONResponse(doc)
 
     async def _list(self, request: Request) -> Response:
-        return JSONResponse(page(self._store.all("jobs")[::-1], request.query_params, default=20, largest=100))
+        return JSONResponse(page(self._store.all("jobs")[::-1], request.query_params, default=20))
 
     async def _job(self, request: Request) -> Response:
         return JSONResponse(self._find("jobs", "fine-tuning job", request))
@@ -325,7 +325,7 @@ class Api:
         docs = self._store.all(table, self._find("jobs", "fine-tuning job", request)["id"])
         if self._newest_first:
             docs.reverse()
-        return JSONResponse(page(docs, request.query_params, default=default, largest=1000))
+        return JSONResponse(page(docs, request.query_params, default=default))
 
     async def _cancel(self, request: Request) -> Response:
         doc = self._find("jobs", "fine-tuning job", request)

@@ -75,7 +75,9 @@ class Models:
                 self._made[state] = policy
             self._made.move_to_end(state)
             while len(self._made) > _KEPT:
-                await self._made.popitem(last=False)[1].aclose()
+                _, oldest = self._made.popitem(last=False)
+                if oldest not in self._made.values():
+                    await oldest.aclose()
         return policy
 
     async def aclose(self) -> None:

@@ -108,6 +108,10 @@ class Jobs:
             run.end()
         return doc
 
+    def forget(self, job_id: str) -> None:
+        """Drop the thread of a job that has ended."""
+        self._running.pop(job_id, None)
+
     def stop(self, *, wait: bool = True) -> None:
         """End all threads and leave the jobs as they are. Waits up to 2 s for those in the middle of a step."""
         runs = list(self._running.values())
@@ -149,6 +153,8 @@ class _Run(threading.Thread):
                 self._fail(JobFailure("server_error", f"{type(error).__name__}: {error}"))
         except (JobEndedError, CancelledError):
             pass  # cancelled, or the server has stopped
+        finally:
+            self._jobs.forget(self._id)
 
     def _fail(self, failure: JobFailure) -> None:
         text = f"Fine-tuning job failed: {failure}"
