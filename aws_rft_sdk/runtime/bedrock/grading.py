@@ -53,7 +53,8 @@ def make_sample(
     """
     messages = row["messages"]
     extras = {name: value for name, value in row.items() if name not in ("id", "messages")}
-    sample: dict[str, JSON] = {"id": identity, "messages": [*messages, answer]}
+    turn = {name: answer[name] for name in ("role", "content", "tool_calls") if name in answer}
+    sample: dict[str, JSON] = {"id": identity, "messages": [*messages, turn]}
     if form == "metadata":
         return {**sample, "metadata": extras}
     reference = extras.get("reference_answer")

@@ -156,7 +156,12 @@ class LocalBedrock:
 
         door = Door(api.make_app(), self._functions, self._verifiers, self._faults, die)
         config = make_config(door, drain_seconds=_DRAIN_SECONDS, certfile=None, keyfile=None)
-        server = ServerThread(config, listener, jobs.attach, models.aclose)
+
+        async def close() -> None:
+            door.close()
+            await models.aclose()
+
+        server = ServerThread(config, listener, jobs.attach, close)
         server.start()
         weakref.finalize(self, _stop, jobs, server)
         self._port, self._jobs, self._server = listener.getsockname()[1], jobs, server
