@@ -83,6 +83,7 @@ class Jobs:
         self.group, self.grader_input = group, grader_input
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[str, _Run] = {}
+        self._stopped = False
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the event loop that policies answer in, and go on with the jobs that have not ended."""
@@ -92,8 +93,10 @@ class Jobs:
                 self.start(str(doc["id"]))
 
     def start(self, job_id: str) -> None:
-        """Run a job."""
+        """Run a job, unless the server stops: then the next one runs it."""
         assert self._loop is not None  # noqa: S101 - attached before the first call arrives
+        if self._stopped:
+            return
         self._running[job_id] = run = _Run(self, job_id, self._loop)
         run.start()
 
@@ -114,6 +117,7 @@ class Jobs:
 
     def stop(self, *, wait: bool = True) -> None:
         """End all threads and leave the jobs as they are. Waits up to 2 s for those in the middle of a step."""
+        self._stopped = True
         runs = list(self._running.values())
         for run in runs:
             run.end()
