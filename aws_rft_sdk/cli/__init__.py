@@ -21,6 +21,7 @@ _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
     "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
+    "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
