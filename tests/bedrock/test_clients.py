@@ -210,6 +210,9 @@ def test_create_when_hyperparameters_are_left_out_or_auto_then_the_walkthroughs_
         ("/embeddings", {}, 404),
         ("/files", {}, 400),
         ("/fine_tuning/jobs", [], 400),
+        ("/chat/completions", {"messages": USER}, 400),
+        ("/chat/completions", {"model": MODEL}, 400),
+        ("/responses", {"model": MODEL}, 400),
     ],
 )
 def test_call_when_it_is_not_served_then_the_error_has_openais_form(server, path, body, status):
