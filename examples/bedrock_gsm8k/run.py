@@ -1,8 +1,10 @@
 """From rows of question and answer to a chat with the tuned model, in six steps.
 
-python run.py --local                   everything on this machine, in seconds
-python run.py --endpoint URL            the same against a stand-in that runs already
-python run.py [--region us-west-2]      on AWS, with your credentials. This costs money
+    python run.py --local                   everything on this machine, in seconds
+    python run.py --endpoint URL            the same against a stand-in that runs already
+    python run.py [--region us-west-2]      on AWS, with your credentials; this costs money
+
+A stand-in must have a handler under the name `gsm8k`.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import grader
+import grader as gsm8k
 import policy
 from problems import problems
 
-from aws_rft_sdk.jobs import BedrockJobs
+from aws_rft_sdk.jobs import BedrockJobs, Grader, graders
 from aws_rft_sdk.jobs.steps import read_step
 from aws_rft_sdk.runtime import LocalBedrock
 
@@ -46,13 +48,12 @@ def write_rows(path: Path) -> Path:
     return path
 
 
-def deploy_grader(region: str, endpoint: str | None) -> str:
-    """Return the ARN of the grader. On AWS it is deployed first; a stand-in has it already."""
+def deploy_grader(train: Path, region: str, endpoint: str | None) -> str:
+    """Return the ARN of the grader. On AWS it is deployed first, and tried; a stand-in has it already."""
     if endpoint is not None:
         return f"arn:aws:lambda:{region}:123456789012:function:{FUNCTION}"
-    from aws_rft_sdk.jobs import graders
-
-    return graders.deploy(f"{HERE / 'grader.py'}:reward", name=FUNCTION, region=region).arn
+    grader = Grader(reward=f"{HERE / 'grader.py'}:reward", name=FUNCTION)
+    return graders.deploy(grader, samples=train, region=region, say=say).arn
 
 
 def follow(jobs: BedrockJobs, job: str, poll_seconds: float) -> None:
@@ -65,8 +66,9 @@ def follow(jobs: BedrockJobs, job: str, poll_seconds: float) -> None:
 def main(region: str, model: str, endpoint: str | None) -> None:
     """Do the six steps."""
     with BedrockJobs(region, base_url=endpoint) as jobs, tempfile.TemporaryDirectory() as folder:  # 1. configure
-        file = jobs.upload(write_rows(Path(folder) / "train.jsonl"))  # 2. upload data
-        arn = deploy_grader(region, endpoint)  # 3. deploy the grader
+        train = write_rows(Path(folder) / "train.jsonl")
+        file = jobs.upload(train)  # 2. upload data
+        arn = deploy_grader(train, region, endpoint)  # 3. deploy the grader
         job = jobs.create(model, file, arn, hyperparameters=SETTINGS)  # 4. create the job
         say(f"job {job.id}; Ctrl-C stops watching, not the job")
         follow(jobs, job.id, 10.0 if endpoint is None else 0.2)  # 5. monitor it
@@ -90,6 +92,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         if options.local:
-            server = stack.enter_context(LocalBedrock(policy.policy, functions={FUNCTION: grader.handler}))
+            server = stack.enter_context(LocalBedrock(policy.policy, functions={FUNCTION: gsm8k.handler}))
             options.endpoint = server.endpoint
         main(options.region, options.model, options.endpoint)

@@ -11,6 +11,7 @@ from types import ModuleType
 
 import pytest
 
+from aws_rft_sdk.jobs.graders import Grader, plan_deploy
 from aws_rft_sdk.runtime import LocalBedrock
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "bedrock_gsm8k"
@@ -64,6 +65,12 @@ def test_example_when_the_grader_is_missing_then_it_says_so():
 
     assert result.returncode == 1
     assert "Function not found" in result.stderr
+
+
+def test_grader_when_it_is_deployed_then_its_package_can_be_built():
+    wanted = Grader(reward=f"{EXAMPLE / 'grader.py'}:reward", name="gsm8k")
+
+    assert [call.operation for call in plan_deploy(wanted, region="us-west-2")][-2:] == ["CreateFunction", "Invoke"]
 
 
 def test_problems_when_they_are_made_then_each_is_new_and_its_answer_is_right():
