@@ -9,8 +9,6 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-import pytest
-
 from aws_rft_sdk.jobs.graders import Grader, plan_deploy
 from aws_rft_sdk.runtime import LocalBedrock
 
@@ -32,7 +30,7 @@ grader, problems = load("grader"), load("problems")
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-W", "ignore", str(EXAMPLE / "run.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, timeout=100)
 
 
 def solve(request: dict) -> str:
@@ -41,9 +39,8 @@ def solve(request: dict) -> str:
     return next(row["answer"] for row in problems.problems() if asked.startswith(row["question"]))
 
 
-@pytest.mark.parametrize("auth", ["any", "token"])
-def test_example_when_a_stand_in_runs_then_six_steps_end_in_a_chat_with_the_tuned_model(auth):
-    with LocalBedrock(solve, functions={"gsm8k": grader.handler}, auth=auth) as server:
+def test_example_when_a_stand_in_runs_then_six_steps_end_in_a_chat_with_the_tuned_model():
+    with LocalBedrock(solve, functions={"gsm8k": grader.handler}, auth="token") as server:
         result = run("--endpoint", server.endpoint)
 
     assert result.returncode == 0, result.stdout + result.stderr
@@ -57,14 +54,6 @@ def test_example_when_nothing_runs_yet_then_one_command_does_it_all():
 
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout.count("  reward 0.") == 30
-
-
-def test_example_when_the_grader_is_missing_then_it_says_so():
-    with LocalBedrock(solve) as server:
-        result = run("--endpoint", server.endpoint)
-
-    assert result.returncode == 1
-    assert "Function not found" in result.stderr
 
 
 def test_grader_when_it_is_deployed_then_its_package_can_be_built():
