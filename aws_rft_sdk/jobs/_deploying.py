@@ -14,6 +14,7 @@ from aws_rft_sdk.jobs import iam
 from aws_rft_sdk.jobs._cloud import Cloud, role_name
 from aws_rft_sdk.jobs._grader import POLICY, Deployment, Grader, put_policy
 from aws_rft_sdk.jobs._grader_package import Built
+from aws_rft_sdk.jobs._iam_check import Principal
 from aws_rft_sdk.rewards.lambdas import check_reply, reply_rows
 
 _CALLER = "aws-rft-caller"
@@ -43,6 +44,10 @@ class Deploying:
         found = cloud.own_function(grader.name)
         names = grader.names(self._built, cloud.account(), cloud.region)
         role = grader.role or self._role(names)
+        if grader.role:
+            models = "".join(f" --model {model}" for model in names.models)
+            show = f"aws-rft iam show --for grader --function {grader.name}{models} --region {cloud.region}"
+            self._say(f"the role {role} is left as it is; this prints what it needs: {show}")
         if found is None:
             arn = self._create(role)
         else:
@@ -136,11 +141,11 @@ class Deploying:
         raise ServiceTimeoutError(f"the function {name} was not ready after {_POLLS} s; run this again")
 
     def _let_in(self, caller: str, arn: str) -> None:
-        name, cloud = self._grader.name, self._cloud
+        name, cloud, caller = self._grader.name, self._cloud, Principal.of(caller).arn
         found = cloud.find("lambda", "GetPolicy", arn, FunctionName=name)
         there = json.loads(found["Policy"])["Statement"] if found else []
         mine = next((item for item in there if item["Sid"] == _CALLER), None)
-        if mine and caller in (mine["Principal"], mine["Principal"].get("AWS")):
+        if mine and f'"{caller}"' in json.dumps(mine["Principal"]):
             return
         if mine:
             cloud.call("lambda", "RemovePermission", arn, FunctionName=name, StatementId=_CALLER)

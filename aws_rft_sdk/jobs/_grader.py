@@ -24,6 +24,7 @@ POLICY = "aws-rft-grader"
 """Name of the role's one policy."""
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _ROLE = re.compile(r"arn:[\w-]+:iam::\d{12}:role/[\w+=,.@/-]+")
+_CALLER = re.compile(r"arn:[\w-]+:(iam::\d{12}:(role|user)|sts::\d{12}:assumed-role)/.+")
 _RUNTIME = re.compile(r"python3\.\d+")
 _ENV_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 _RESERVED = re.compile(
@@ -84,6 +85,7 @@ class Grader:
         check(named, "name", self.name, "a name that contains SageMaker, or the job fails", "Amazon Nova on SageMaker")
         check(self.on in SERVICES, "on", self.on, f"one of {', '.join(SERVICES)}", "this package")
         check(self.role is None or _ROLE.fullmatch(self.role), "role", self.role, "the ARN of a role")
+        check(self.caller is None or _CALLER.fullmatch(self.caller), "caller", self.caller, "the ARN of a role or user")
         check(self.timeout_seconds in range(1, 901), "timeout", self.timeout_seconds, "1 to 900 seconds")
         check(self.memory_mb in range(128, 10_241), "memory", self.memory_mb, "128 to 10240 MB")
         check(_RUNTIME.fullmatch(self.runtime), "runtime", self.runtime, "a Python of Lambda, for example python3.12")

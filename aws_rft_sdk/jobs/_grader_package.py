@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -17,7 +16,7 @@ from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.datasets import read_rows
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._messages import prompt_messages
-from aws_rft_sdk.rewards.judge import _Judging
+from aws_rft_sdk.rewards.judge import Judge
 from aws_rft_sdk.rewards.lambdas import RewardLambda
 from aws_rft_sdk.rewards.packaging import MAX_UNZIPPED_BYTES, MAX_ZIP_BYTES, Package, build_package
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, leaves
@@ -25,7 +24,6 @@ from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, leaves
 SAMPLES = 4
 """Rows that a function is tried with."""
 _MADE_UP = {"messages": [{"role": "user", "content": "What is 2 + 2?"}], "reference_answer": "4"}
-_RUNTIME = re.compile(r"python3\.(\d+)")
 
 
 @dataclass(frozen=True)
@@ -41,6 +39,12 @@ class Built:
     package: Package
     zip_file: bytes
     models: tuple[str, ...]
+
+    @property
+    def size(self) -> str:
+        """Its sizes against Lambda's limits, in words."""
+        zipped, unzipped = self.package.zip_bytes, self.package.unzipped_bytes
+        return f"{zipped:,} of {MAX_ZIP_BYTES:,} bytes zipped, {unzipped:,} of {MAX_UNZIPPED_BYTES:,} bytes unzipped"
 
 
 def build(reference: str, options: Mapping[str, Any], handler: Mapping[str, Any]) -> Built:
@@ -68,12 +72,10 @@ def build(reference: str, options: Mapping[str, Any], handler: Mapping[str, Any]
         if "strands" in package.needs or "openai" in package.needs:
             hint += ", or give the judge a boto3 client for bedrock-runtime, which Lambda has"
         raise ConfigurationError(f"{file} imports {', '.join(package.needs)}, which Lambda does not have: {hint}")
+    built = Built(package, content, tuple(sorted(set(_models(reward)))))
     if not package.fits:
-        raise ConfigurationError(
-            f"the zip is too large for Lambda: {package.zip_bytes:,} of {MAX_ZIP_BYTES:,} bytes zipped, "
-            f"{package.unzipped_bytes:,} of {MAX_UNZIPPED_BYTES:,} bytes unzipped. Import fewer packages"
-        )
-    return Built(package, content, tuple(sorted(set(_models(reward)))))
+        raise ConfigurationError(f"the zip is too large for Lambda: {built.size}. Import fewer packages")
+    return built
 
 
 def _models(reward: Any) -> Iterator[str]:
@@ -85,7 +87,7 @@ def _models(reward: Any) -> Iterator[str]:
         cells = [cell.cell_contents for cell in getattr(function, "__closure__", None) or ()]
         names = [known[name] for name in (code.co_names if code else ()) if name in known]
         for item in (part, getattr(part, "__self__", None), *cells, *names):
-            if isinstance(item, _Judging) and item.model_id:
+            if isinstance(item, Judge) and item.model_id:
                 yield item.model_id
 
 

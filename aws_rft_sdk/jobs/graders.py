@@ -69,6 +69,7 @@ def deploy(
         RewardError: The function failed, or its reply is not what the service expects.
     """
     built = grader.build()
+    say(f"built the zip: {built.size}")
     event = sample_event(samples, grader.on)
     cloud = Cloud(region, session, endpoint_url)
     work = Deploying(grader, built, cloud, say, sleep)
