@@ -21,8 +21,6 @@ _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
     "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
-    "job": "Plan, submit, follow and use a training job.",
-    "iam": "Print the IAM policies of a job, and check who lacks what.",
     "iam": "Print the IAM policies of a job, and check who lacks what.",
     "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",

@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 _NAMES = {
     "alarms": "Alarm",
     "bedrock": "BedrockJobs",
-    "nova": "ModelDeployment NovaJobs",
-    "graders": "Deployment Grader",
-    "steps": "Step",
     "graders": "Deployment Grader",
     "nova": "ModelDeployment NovaJobs",
     "planning": "Plan Submission plan submit",
@@ -48,9 +45,6 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
     from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
     from aws_rft_sdk.jobs.graders import Deployment as Deployment, Grader as Grader
-    from aws_rft_sdk.jobs.steps import Step as Step
-    from aws_rft_sdk.jobs.graders import Deployment as Deployment, Grader as Grader
-    from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
     from aws_rft_sdk.jobs.planning import Plan as Plan, Submission as Submission, plan as plan, submit as submit
     from aws_rft_sdk.jobs.reading import JobFile as JobFile, init_text as init_text, read_job as read_job
     from aws_rft_sdk.jobs.report import report_csv as report_csv, report_html as report_html
