@@ -48,7 +48,7 @@ _DONE = "done"
 """The state in which every event has been dealt with."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _LONGEST = 6
-"""Decisions of an answer without tools, so that a policy that never answers comes to an end."""
+"""Decisions before the answer is given in any case, so that a policy that never answers comes to an end."""
 
 SYSTEM_PROMPT = "Solve the problem with the calculator, one step at a time. End with a line: #### <number>"
 
@@ -116,7 +116,7 @@ def decide(request: Mapping[str, Any], choose: Choose) -> dict[str, JSON]:
         return choose(state, _MOVES), numbers[min(step + 1, len(numbers) - 1)]
 
     if any(item.get("function", {}).get("name") == "calculator" for item in request.get("tools") or ()):
-        move, operand = next_move(len(results))
+        move, operand = next_move(len(results)) if len(results) < _LONGEST else ("answer", 0.0)
         if move != "answer":
             arguments = json.dumps({"operation": move, "a": value, "b": operand})
             call = {"id": f"call-{len(results)}", "type": "function"}
