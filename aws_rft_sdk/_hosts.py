@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from urllib.parse import SplitResult, urlsplit
 
 from aws_rft_sdk.errors import ConfigurationError
@@ -26,6 +26,10 @@ _DUAL_STACK_SUFFIXES = (
 _SERVICE_HOST = re.compile(r"(?:[a-z0-9][a-z0-9-]*\.)+sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?P<suffix>.+)")
 _VPC_ENDPOINT_HOST = re.compile(
     r"vpce-[a-z0-9-]+(?:\.[a-z0-9-]+)*\.sagemaker(?:-fips)?\.(?P<region>[a-z0-9-]+)\.vpce\.(?P<suffix>.+)"
+)
+_MANTLE_HOST = re.compile(r"bedrock-mantle(?:-fips)?\.(?P<region>[a-z0-9-]+)\.(?P<suffix>.+)")
+_MANTLE_VPC_ENDPOINT_HOST = re.compile(
+    r"vpce-[a-z0-9-]+(?:\.[a-z0-9-]+)*\.bedrock-mantle\.(?P<region>[a-z0-9-]+)\.vpce\.(?P<suffix>.+)"
 )
 # Suffix of VPC endpoints where the partition's is not amazonaws.com, by the suffix of its dual-stack hosts.
 _VPC_ENDPOINT_SUFFIXES = {
@@ -69,13 +73,16 @@ def check_url(url: str, source: str) -> str:
     return url
 
 
-def trust_problem(url: str, trusted: Iterable[str], configured: str | None) -> str | None:
-    """Return why credentials must not be sent to an endpoint that a payload names. Returns None if they may.
+def trust_problem(
+    url: str, trusted: Iterable[str], configured: str | None, *, is_service: Callable[[str], bool] | None = None
+) -> str | None:
+    """Return why credentials must not be sent to an endpoint. Returns None if they may.
 
     Args:
-        url: The endpoint as the payload names it.
+        url: The endpoint as it was named.
         trusted: Hosts, `host:port`s or URLs that the operator lists.
         configured: The runtime that the operator has configured. Its URL may be a plain http one.
+        is_service: Tells whether a host is the service's own. None for the job runtime, see `is_service_host`.
     """
     if not url.isascii() or not url.isprintable() or any(c in url for c in "\\ "):
         return "it holds characters that do not belong in a URL"
@@ -103,7 +110,7 @@ def trust_problem(url: str, trusted: Iterable[str], configured: str | None) -> s
         return None
     if port not in (None, 443):
         return "its port is not that of the service"
-    return None if is_service_host(host) else "its host is not the service's"
+    return None if (is_service or is_service_host)(host) else "its host is not the service's"
 
 
 def is_service_host(host: str) -> bool:
@@ -112,6 +119,15 @@ def is_service_host(host: str) -> bool:
         return match["suffix"] == _VPC_ENDPOINT_SUFFIXES.get(dual_stack_suffix(match["region"]) or "")
     match = _SERVICE_HOST.fullmatch(host)
     return match is not None and match["suffix"] == dual_stack_suffix(match["region"])
+
+
+def mantle_region(host: str) -> str | None:
+    """Return the region of a host of Bedrock's OpenAI-compatible API. Returns None for any other host."""
+    if match := _MANTLE_VPC_ENDPOINT_HOST.fullmatch(host):
+        known = match["suffix"] == _VPC_ENDPOINT_SUFFIXES.get(dual_stack_suffix(match["region"]) or "")
+        return match["region"] if known else None
+    match = _MANTLE_HOST.fullmatch(host)
+    return match["region"] if match and match["suffix"] == dual_stack_suffix(match["region"]) else None
 
 
 def is_loopback(host: str) -> bool:

@@ -24,11 +24,11 @@ from aws_rft_sdk.wire import SIGNING_NAME
 if TYPE_CHECKING:
     from requests import PreparedRequest
 
-TOKEN_PREFIX = "sagemaker-api-key-"  # noqa: S105 - the prefix of every token, no secret
+TOKEN_PREFIX = f"{SIGNING_NAME}-api-key-"
+"""How every token for the job runtime begins."""
 TOKEN_LIFETIME_SECONDS = 43_200
 """Longest validity that the service accepts; a token also ends with the credentials it was made from."""
 TOKEN_CACHE_SECONDS = 300.0
-_TOKEN_HOST = "sagemaker.amazonaws.com"  # noqa: S105 - no secret; signed, never called
 _NETWORK_PROVIDERS = ("container-role", "iam-role")
 
 
@@ -74,7 +74,7 @@ class Credentials:
         self._clock = clock
         self._lock = threading.Lock()  # building a session and resolving its providers is not thread-safe
         self._session: CredentialSource | None = source
-        self._tokens: dict[tuple[Keys, str], tuple[str, float]] = {}
+        self._tokens: dict[tuple[Keys, str, str], tuple[str, float]] = {}
         self.generation = 0
         """How often `refresh` has made everything be loaded anew."""
 
@@ -120,21 +120,23 @@ class Credentials:
             )
         return keys, remaining
 
-    def bearer_token(self, region: str) -> str:
-        """Return a bearer token for the runtime in `region`, at most 300 s old and made from today's keys.
+    def bearer_token(self, region: str, service: str = SIGNING_NAME) -> str:
+        """Return a bearer token for a service in `region`, at most 300 s old and made from today's keys.
+
+        The token ends with the keys, and after 12 h at the latest.
 
         Raises:
             CredentialsError: There are no credentials.
         """
         keys, remaining = self._required()
         now = self._clock()
-        cached = self._tokens.get((keys, region))
+        cached = self._tokens.get((keys, region, service))
         if cached is not None and now - cached[1] < TOKEN_CACHE_SECONDS:
             return cached[0]
         lifetime = TOKEN_LIFETIME_SECONDS if remaining is None else min(TOKEN_LIFETIME_SECONDS, max(1, int(remaining)))
-        token = mint_token(keys, region, lifetime)
+        token = mint_token(keys, region, lifetime, service=service)
         # Replaced as a whole, so that tokens of keys that were rotated away do not pile up.
-        self._tokens = {(keys, region): (token, now)}
+        self._tokens = {(keys, region, service): (token, now)}
         return token
 
     def refresh(self, generation: int | None = None) -> None:
@@ -202,11 +204,11 @@ def _auth() -> Any:
     return importlib.import_module("botocore.auth")
 
 
-def _sign(make_signer: str, request: Any, keys: Keys, region: str, **options: Any) -> None:
+def _sign(make_signer: str, request: Any, keys: Keys, region: str, service: str, **options: Any) -> None:
     credentials = importlib.import_module("botocore.credentials").Credentials(*keys)
     token = _is_signing.set(True)
     try:
-        getattr(_auth(), make_signer)(credentials, SIGNING_NAME, region, **options).add_auth(request)
+        getattr(_auth(), make_signer)(credentials, service, region, **options).add_auth(request)
     finally:
         _is_signing.reset(token)
 
@@ -215,28 +217,40 @@ def _request(**fields: Any) -> Any:
     return importlib.import_module("botocore.awsrequest").AWSRequest(**fields)
 
 
-def sign(method: str, url: str, headers: Mapping[str, str], body: bytes, *, keys: Keys, region: str) -> dict[str, str]:
-    """Sign a request with SigV4 for the service name `sagemaker`.
+def sign(
+    method: str,
+    url: str,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    keys: Keys,
+    region: str,
+    service: str = SIGNING_NAME,
+) -> dict[str, str]:
+    """Sign a request with SigV4 for a service.
 
     Returns:
         `headers` and those that carry the signature, as a new dict. Nothing that was passed in is changed.
     """
     request = _request(method=method, url=url, headers=dict(headers), data=body)
-    _sign("SigV4Auth", request, keys, region)
+    _sign("SigV4Auth", request, keys, region, service)
     return dict(request.headers.items())
 
 
-def mint_token(keys: Keys, region: str, lifetime_seconds: int = TOKEN_LIFETIME_SECONDS) -> str:
-    """Make a bearer token. Nothing is sent; the token holds the session token, so treat it as a credential."""
+def mint_token(
+    keys: Keys, region: str, lifetime_seconds: int = TOKEN_LIFETIME_SECONDS, *, service: str = SIGNING_NAME
+) -> str:
+    """Make a bearer token for a service: `sagemaker` (the job runtime) or `bedrock`.
+
+    Nothing is sent. The token holds the session token, so treat it as a credential.
+    """
+    host = f"{service}.amazonaws.com"  # signed, never called
     request = _request(
-        method="POST",
-        url=f"https://{_TOKEN_HOST}/",
-        params={"Action": "CallWithBearerToken"},
-        headers={"host": _TOKEN_HOST},
+        method="POST", url=f"https://{host}/", params={"Action": "CallWithBearerToken"}, headers={"host": host}
     )
-    _sign("SigV4QueryAuth", request, keys, region, expires=lifetime_seconds)
+    _sign("SigV4QueryAuth", request, keys, region, service, expires=lifetime_seconds)
     presigned = f"{request.url.removeprefix('https://')}&Version=1"
-    return TOKEN_PREFIX + base64.b64encode(presigned.encode()).decode()
+    return f"{service}-api-key-{base64.b64encode(presigned.encode()).decode()}"
 
 
 class SigV4:

@@ -22,6 +22,7 @@ from aws_rft_sdk._hosts import (
     is_listed,
     is_loopback_url,
     is_service_host,
+    mantle_region,
     printable,
     trust_problem,
 )
@@ -40,6 +41,7 @@ ONLY_LOOPBACK = "payload, no runtime is configured"
 """`Endpoint.source` of a loopback endpoint that only a payload names, where the operator names no endpoint at all."""
 LISTED = "payload, listed by the operator"
 """`Endpoint.source` of an endpoint that a payload names and the operator has listed or configured."""
+BEDROCK_KEY_VARIABLE = "AWS_BEARER_TOKEN_BEDROCK"
 OUTBOX_VARIABLE = "RFT_OUTBOX"
 RUNTIME_KEY_VARIABLE = "RFT_RUNTIME_KEY"
 WORKER_URL_VARIABLE = "RFT_WORKER_URL"
@@ -174,6 +176,15 @@ def runtime_key_at(url: str) -> str | None:
     return runtime_key_for(Endpoint(url, Api.ALPHA, "", _payload_source(url, ())))
 
 
+def bedrock_key() -> str | None:
+    """Return the Bedrock API key of the user. Returns None if there is none, so that tokens are made from credentials.
+
+    Raises:
+        ConfigurationError: The key cannot be one.
+    """
+    return _key(BEDROCK_KEY_VARIABLE)
+
+
 def _key(variable: str) -> str | None:
     key = environment(variable)
     return None if key is None else check_key(key, variable)
@@ -287,6 +298,37 @@ def _payload_source(url: str, trusted_endpoints: Iterable[str]) -> str:
 
 def _environment_region() -> str | None:
     return next((value for name in REGION_VARIABLES if (value := environment(name))), None)
+
+
+def mantle_url(region: str, base_url: str | None = None) -> str:
+    """Return the base URL of Bedrock's OpenAI-compatible API. It ends in `/v1`.
+
+    AWS credentials may be sent to it: it is https on a host of the service or on one that the operator has listed in
+    `RFT_TRUSTED_ENDPOINTS`, or it is on loopback.
+
+    Args:
+        region: AWS region of the service.
+        base_url: Another place for the API, with or without `/v1`. None for the public one in the region.
+
+    Raises:
+        UntrustedEndpointError: `base_url` must not receive AWS credentials.
+        ConfigurationError: `base_url` is no URL, the region is none, or the two name different regions.
+    """
+    if base_url is None:
+        suffix = dual_stack_suffix(region)
+        if suffix is None:
+            raise ConfigurationError(f"region is {region!r:.80}, which is no AWS region; use one such as 'us-west-2'")
+        return f"https://bedrock-mantle.{region}.{suffix}/v1"
+    url = check_url(base_url, "base_url=").rstrip("/")
+    if problem := trust_problem(url, _trusted(()), None, is_service=lambda host: mantle_region(host) is not None):
+        raise UntrustedEndpointError(
+            f"no AWS credentials are sent to base_url {printable(url)}: {problem}. If the host is yours and has https, "
+            f"list it in {TRUSTED_ENDPOINTS_VARIABLE}; or pass client=openai.OpenAI(base_url=..., api_key=...)"
+        )
+    at_host = mantle_region(urlsplit(url).hostname or "")
+    if at_host not in (None, region):
+        raise ConfigurationError(f"base_url is in {at_host} and region is {region!r:.80}; pass region={at_host!r}")
+    return url if url.endswith("/v1") else f"{url}/v1"
 
 
 def default_endpoint(region: str, stage: str | None = None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import aiohttp
 import anyio
 
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.context import TurnState
 from aws_rft_sdk.errors import RFTError
 

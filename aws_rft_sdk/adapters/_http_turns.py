@@ -18,7 +18,8 @@ from openai._base_client import get_platform
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk.adapters._answers import TurnStream, after_error, after_status, is_timeout
-from aws_rft_sdk.adapters._loop_pool import http, loop_pool, pool_options
+from aws_rft_sdk.adapters._http_library import http
+from aws_rft_sdk.adapters._loop_pool import loop_pool, pool_options
 from aws_rft_sdk.adapters._sampling import Sampling, with_sampling
 from aws_rft_sdk.context import RFTContext, TurnState
 from aws_rft_sdk.errors import RFTError

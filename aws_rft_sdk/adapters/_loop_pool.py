@@ -10,32 +10,18 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import functools
-import importlib
 import logging
-import os
-import ssl
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import aiohttp
 import openai
 
 from aws_rft_sdk._fork import in_forked_child
-from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.settings import CA_BUNDLE_VARIABLES, ca_bundle
-
-if TYPE_CHECKING:
-    import httpx
-
-    http = httpx
-else:
-    # `openai` is built on httpx or on its successor, depending on its version: reach the module through its exports.
-    http = importlib.import_module(openai.DefaultAsyncHttpxClient.__mro__[1].__module__.partition(".")[0])
-
+from aws_rft_sdk.adapters._http_library import http, tls_context
 
 logger = logging.getLogger(__name__)
 
@@ -183,26 +169,11 @@ def pool_options() -> dict[str, Any]:
     """Return the options of HTTP clients that serve several rollouts. A new dict."""
     # No cookies: those of one rollout must not travel with the next.
     cookies = CookieJar(DefaultCookiePolicy(allowed_domains=()))
-    return {"verify": _ssl_context(ca_bundle()), "cookies": cookies, "limits": _LIMITS}
+    return {"verify": tls_context(), "cookies": cookies, "limits": _LIMITS}
 
 
 # Many servers close connections that are idle for 5 s, at the very moment when a request may come.
 _LIMITS = http.Limits(max_connections=1000, max_keepalive_connections=100, keepalive_expiry=4)
-
-
-@functools.cache
-def _ssl_context(bundle: str | None) -> ssl.SSLContext:
-    # Loading the certificates takes longer than a turn; the context itself may be shared by all loops.
-    if bundle is None:
-        return http.create_ssl_context()
-    try:
-        if os.path.isdir(bundle):
-            return ssl.create_default_context(capath=bundle)
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as error:  # SSLError is one
-        raise ConfigurationError(
-            f"the CA bundle {bundle} cannot be used: {error}. {', '.join(CA_BUNDLE_VARIABLES)} name it"
-        ) from error
 
 
 def has_default_http_client(client: openai.AsyncOpenAI) -> bool:

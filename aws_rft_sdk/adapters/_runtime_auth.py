@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from typing import TypeVar
 
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.credentials import Keys, is_signed, shared_credentials, sign
 from aws_rft_sdk.settings import Auth, Endpoint, auth_at, runtime_key_for
 

@@ -6,7 +6,7 @@ import json
 import warnings
 from typing import Any, Literal, cast
 
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.errors import ConfigurationError
 
 Sampling = Literal["job", "model"]

@@ -9,8 +9,9 @@ from typing import TypedDict
 import openai
 
 from aws_rft_sdk._fork import in_forked_child
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, TurnClient
-from aws_rft_sdk.adapters._loop_pool import http, pool_options
+from aws_rft_sdk.adapters._loop_pool import pool_options
 from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 
 

@@ -7,8 +7,9 @@ from typing import TypeVar
 
 import openai
 
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.adapters._http_turns import AsyncTurnClient, Pooled, TurnClient
-from aws_rft_sdk.adapters._loop_pool import has_default_http_client, http
+from aws_rft_sdk.adapters._loop_pool import has_default_http_client
 from aws_rft_sdk.adapters._sampling import Sampling, check_sampling
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.credentials import shared_credentials

@@ -22,6 +22,7 @@ _COMMANDS = {
     "demo": "Watch an agent learn on this machine, in about a minute.",
     "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
+    "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",

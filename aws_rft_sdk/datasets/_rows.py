@@ -18,7 +18,7 @@ from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
 from aws_rft_sdk.datasets._messages import Found, conversation, seen_in, visible_text
 from aws_rft_sdk.datasets._models import CHAT, MULTITURN, PLAIN_CHAT, broken_rules
 from aws_rft_sdk.datasets._text import estimate_tokens, holds_nothing, nearest, plural, show
-from aws_rft_sdk.datasets._tools import Tools
+from aws_rft_sdk.datasets._tools import look_at_tools
 from aws_rft_sdk.datasets.report import Findings, beside
 from aws_rft_sdk.datasets.rules import Target
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
@@ -161,7 +161,9 @@ class ChatRows(Rows):
         self._shape = CHAT[target]
         self._is_good = self._shape.isinstance_python
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
-        self._tools = Tools()
+        self._tools: Any = ...
+        self._of_tools: tuple[list[Found], set[str]] = [], set()
+        """What is known of the tools that were looked at last. Most rows have the tools of the row before."""
 
     def row(self, line: int, row: dict[str, Any]) -> None:
         if "messages" not in row and self.is_foreign(line, row):
@@ -173,9 +175,10 @@ class ChatRows(Rows):
             self.once("id-duplicate", line, "id", row["id"].strip())
         tools = None
         if "tools" in row:
-            if found := self._tools.problems(row["tools"]):
-                self.note(line, found)
-            tools = self._tools.names
+            if row["tools"] != self._tools:
+                self._tools, self._of_tools = row["tools"], look_at_tools(row["tools"])
+            found, tools = self._of_tools
+            self.note(line, found)
         reference = row.get("reference_answer")
         if "reference_answer" in row and (wrong := _reference(reference)):
             self.note(line, [wrong])

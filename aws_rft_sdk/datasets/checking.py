@@ -47,9 +47,7 @@ def check(
     keep: int = 1000,
     progress: Progress | None = None,
 ) -> Report:
-    """Check a dataset by every rule of its target.
-
-    The file is read once, row by row, so that it may be larger than memory. About 100 bytes of each row are kept.
+    """Check a dataset by every rule of its target, row by row. About 100 bytes of each row are kept.
 
     Args:
         path: A jsonl, json, csv or parquet file.
@@ -60,9 +58,6 @@ def check(
         ignore: Ids of rules that are not checked.
         keep: How many problems of each rule are described; all are counted.
         progress: Is told how many bytes have been read.
-
-    Returns:
-        All problems, of no rule more than `keep`.
 
     Raises:
         ConfigurationError: The target or a rule to ignore is unknown, or a number is below 1.

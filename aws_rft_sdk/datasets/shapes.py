@@ -79,7 +79,7 @@ def convert(
     progress: Progress | None = None,
     split: str | None = None,
 ) -> int:
-    """Convert a file to another format, another shape, or both.
+    """Convert a file to another format, another shape, or both. Return how many rows were written, at least 1.
 
     Args:
         source: The file to read, whose suffix tells the format, or a folder of files as `datasets` saves it.
@@ -88,9 +88,6 @@ def convert(
         shape: The shape that the rows have; None: what the first row's keys tell.
         progress: Is told how many bytes have been read.
         split: Which split of a folder. None if it has only one.
-
-    Returns:
-        How many rows were written, at least 1.
 
     Raises:
         ConfigurationError: Rows of the shape cannot be made, or `shape` is unknown.

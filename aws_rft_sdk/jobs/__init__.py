@@ -9,6 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _NAMES = {
+    "bedrock": "BedrockJobs",
+    "nova": "ModelDeployment NovaJobs",
     "steps": "Step",
     "types": "Checkpoint Event File Job Problem Request Resource",
 }
@@ -32,6 +34,8 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     # isort: off
+    from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
+    from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
     from aws_rft_sdk.jobs.steps import Step as Step
     from aws_rft_sdk.jobs.types import Checkpoint as Checkpoint, Event as Event, File as File, Job as Job
     from aws_rft_sdk.jobs.types import Problem as Problem, Request as Request, Resource as Resource

@@ -14,6 +14,11 @@ class OutOfTimeError(BaseException):
     """The time is over. No Exception, so that code which catches those lets it through."""
 
 
+def has_alarm() -> bool:
+    """Return whether `ended_after` has a limit here: in the main thread, and not on Windows."""
+    return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
+
+
 @contextmanager
 def ended_after(seconds: float | None) -> Iterator[None]:
     """Raise `OutOfTimeError` in the code inside when it takes longer than this.
@@ -21,8 +26,7 @@ def ended_after(seconds: float | None) -> Iterator[None]:
     Python's loops, waits and regular expressions are ended, long steps of extensions are not. There is no limit if
     `seconds` is None, outside of the main thread, and on Windows.
     """
-    has_alarm = hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
-    if seconds is None or not has_alarm:
+    if seconds is None or not has_alarm():
         yield
         return
     before, began = signal.signal(signal.SIGALRM, _strike), time.monotonic()

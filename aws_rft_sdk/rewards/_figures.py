@@ -1,7 +1,6 @@
-"""Reads numbers out of texts: "$1.2 million", "3/4", "1,234.50", "48 + 24 = 72", "2 hours 30 minutes", "seventy-two".
+"""Reads numbers out of texts, exactly: "$1.2 million", "3/4", "48 + 24 = 72", "2 hours 30 minutes", "seventy-two".
 
-Exact: no floats. What looks like a number and is a part of more ("72x", "> 72", "5-7", "10:30", "half of 72") has no
-value.
+What looks like a number and is a part of more ("72x", "> 72", "5-7", "10:30", "half of 72") has no value.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ class Number:
 
     value: Fraction
     percent: bool = False
-    """Whether it is written with a percent sign or the word. The value is not divided."""
+    """Whether it is written with a percent sign. The value is not divided."""
     decimals: int = 0
     """To how many digits after the point it is given: 3 for 0.125 and for 1.25e-1, 0 for 1.2 million."""
     others: tuple[Fraction, ...] = ()
@@ -57,8 +56,7 @@ class Number:
         if dimension == their_dimension and self.value * size == other.value * their_size:
             return True
         factor = Fraction(100) ** (int(self.percent) - int(other.percent))
-        same = {other.value, other.value * factor, *other.others}
-        return self.value in same or not same.isdisjoint(self.others)
+        return not {self.value, *self.others}.isdisjoint((other.value, other.value * factor, *other.others))
 
 
 # --- one way of writing ---
@@ -71,8 +69,8 @@ _ODD_SIGNS: dict[int, int | str | None] = {
     **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
     **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
     **{
-        ord(sign): f"^{digit}"
-        for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
+        ord(sign): f"^{unicodedata.digit(sign)}"
+        for sign in "\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079"
     },
     **{
         code: " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/")
@@ -323,7 +321,7 @@ class _Reader:
         self.figure = re.compile(pattern.replace("MULTIPLY", "x" if finance else ""), re.VERBOSE)
 
     def first(self, text: str) -> Candidate | None:
-        """Return the first number that a plain text names."""
+        """Return the first number of a plain text."""
         return next(self.candidates(text), None)
 
     def settled(self, answers: Iterable[Answer]) -> Number | None:
@@ -335,11 +333,7 @@ class _Reader:
         return _FACTORIAL.match(rest) is not None or is_hedged(self.first, number, rest)
 
     def candidates(self, text: str) -> Iterator[Candidate]:
-        """Yield the numbers that a plain text names, in order.
-
-        Years and spans of time that say when come last. A sentence begins with its conclusion, if it has one:
-        "48 in April and 24 in May, so 72".
-        """
+        """Yield the numbers of a plain text from its conclusion on: "48 and 24, so 72". What says when comes last."""
         digit = _DIGIT.search(text)
         if not digit:
             return
@@ -476,19 +470,15 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int]:
 
 _READERS = {finance: _Reader(finance) for finance in (False, True)}
 
-# --- what other modules call ---
-
 
 def settled_number(answers: Iterator[Answer], *, finance: bool = False) -> Number | None:
     """Return the number that an answer settles on. A text without a marker must be a line that names one number."""
-    useful = (answer for answer in answers if not answer.is_whole or _names_one(answer.text, finance))
-    return _READERS[finance].settled(useful)
+    return _READERS[finance].settled(each for each in answers if not each.is_whole or _names_one(each.text, finance))
 
 
 def _names_one(text: str, finance: bool) -> bool:
-    if len(text) > ANSWER_CHARACTERS or "\n" in text.strip():
-        return False
-    return len(list(_READERS[finance].candidates(plain(text)))) == 1
+    is_line = len(text) <= ANSWER_CHARACTERS and "\n" not in text.strip()
+    return is_line and len(list(_READERS[finance].candidates(plain(text)))) == 1
 
 
 def read_number(text: str, *, finance: bool = False) -> Number | None:
@@ -497,11 +487,7 @@ def read_number(text: str, *, finance: bool = False) -> Number | None:
 
 
 def reference_numbers(ground_truth: JSON, *, finance: bool = False) -> tuple[Number, ...]:
-    """Return the right numbers of a ground truth: one, or those of a list.
-
-    An item is a number, its text, or a worked solution that ends in a number. An item with no number, or with
-    several, is left out.
-    """
+    """Return the right numbers of a ground truth: one, or those of a list. Leaves out what names none or several."""
     reference = reference_of(ground_truth)
     items = reference if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
     return tuple(number for item in items if (number := _reference_number(reference_of(item), finance)))
@@ -525,12 +511,9 @@ def _number_of_text(text: str, finance: bool) -> Number | None:
     return _without_noise(number or read_number(text, finance=finance))
 
 
-_NOISE_DECIMALS = 15
-
-
 def _without_noise(number: Number | None) -> Number | None:
     """Accept 0.3 for 0.30000000000000004, which is how a float writes 0.1 + 0.2."""
-    if number is None or number.decimals < _NOISE_DECIMALS:
+    if number is None or number.decimals < 15:
         return number
     rounded = Fraction(Decimal(number.value.numerator) / Decimal(number.value.denominator)).limit_denominator(10**12)
     return replace(number, others=(*number.others, rounded))

@@ -120,7 +120,10 @@ def _joined(found: Iterable[Answer]) -> Iterator[Answer]:
     r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
     answers = iter(found)
     for last in answers:
-        while _AFTER_BOX.search(last.before[-60:]) and (each := next(answers, None)) is not None:
+        while (
+            _AFTER_BOX.search(last.visible, max(0, last.marker - 60), last.marker)
+            and (each := next(answers, None)) is not None
+        ):
             if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
                 break
             last = last._replace(marker=each.marker, start=each.start)

@@ -10,19 +10,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from aws_rft_sdk.rewards.extract import Answer
-
-Value = object
-"""Anything with equality: a number, a letter, a text."""
+from aws_rft_sdk.rewards.extract import ANSWER_CHARACTERS, Answer
 
 
 class Candidate(NamedTuple):
-    """A value that a text names."""
+    """A value that a text names: anything with equality, and where it stands in the text."""
 
-    value: Value
+    value: object
     """None if something stands here that commits to no value, such as "72x" or "> 72"."""
     start: int
-    """Where the value begins in the text."""
     end: int
     is_label: bool = False
     """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
@@ -30,7 +26,7 @@ class Candidate(NamedTuple):
 
 FindCandidate = Callable[[str], "Candidate | None"]
 """Returns the first value that a text names, None if it names none."""
-Hedges = Callable[[Value, str], bool]
+Hedges = Callable[[object, str], bool]
 """Says whether a text that follows a value names another one beside it."""
 
 # --- hedging ---
@@ -41,11 +37,12 @@ _NEAR = 60
 """How many characters after "or" can name another value."""
 _SIGNS = r"[^\w\n~#]*"
 _OR = "oder|ou|atau|\u0438\u043b\u0438"
-_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294"
+_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294|\uc774\uac70\ub098"
 """Stands between other words without spaces."""
 _JOINT = re.compile(
-    rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as|[eouy]|et|und|\u0438|{_OR})\b"
-    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]){_SIGNS})*"
+    rf"(?:</\w{{1,9}}>)?{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as"
+    rf"|unless|through|thru|i\.e|e\.g|works|fits|[eouy]|et|und|\u0438|{_OR})\b"
+    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]|\uc640){_SIGNS})*"
     rf"\n*{_SIGNS}",
     re.IGNORECASE,
 )
@@ -83,7 +80,7 @@ _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^(?!\s?\{?\s?\\(?:circ|degree))|\\?ti
 """After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
 
-def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
+def is_hedged(first: FindCandidate, value: object, rest: str) -> bool:
     """Say whether a text that goes on with `rest` after a value names another one beside it.
 
     Another value counts if it is joined directly, or if "maybe" and the like introduce it.
@@ -100,7 +97,7 @@ def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
     )
 
 
-def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
+def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
     other = first(rest)
     if other is None or other.is_label or other.value in (None, value):
         return False
@@ -111,10 +108,10 @@ def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
     in_brackets = "(" in rest[: other.start + 1]
     if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
         return False
-    has_words = re.search(r"\w", gap) is not None
+    has_words = re.search(r"[\w&]", gap) is not None
     # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
     if "\n" in gap.strip(" ") and not has_words:
-        return not after.partition("\n")[0].strip(" .*")
+        return not after.partition("\n")[0].strip(" .*)]")
     if in_brackets and re.match(r"(?! (?:if|when|otherwise)\b)[^)\n]*[a-z]", after):
         return False
     return has_words or not _EXPLAINED.match(after)
@@ -161,17 +158,14 @@ def settle(
     first: FindCandidate,
     clean: Callable[[str], str] = lambda text: text,
     hedges: Hedges | None = None,
-) -> Value | None:
-    """Return the value of the first answer that names one.
+) -> object | None:
+    """Return the value of the first answer that names one. None if the answer names several or is taken back.
 
     Args:
         answers: Where answers stand, the most likely first.
         first: Finds the first value of a text.
         clean: Prepares each text that `first` gets.
         hedges: For kinds of values that need a finer reading than `is_hedged`.
-
-    Returns:
-        The value. None if no answer names one, or the answer names several, or the policy takes it back.
     """
     hedges = hedges or partial(is_hedged, first)
     remaining = iter(answers)
@@ -184,8 +178,8 @@ def settle(
         line = before.rpartition("\n")[2].strip(" ")
         if line and _DENIED_BEFORE.search(line):
             continue
-        after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
+        after = _STRUCK_OUT.sub(" ", answer.visible[answer.end : answer.end + ANSWER_CHARACTERS]).replace("\u2019", "'")
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before[-24:]):
             return None
         previous = next(remaining, None) if line else None  # no value stands before one that begins its line
         if previous and previous.marker < answer.marker and previous.visible == answer.visible:
@@ -203,7 +197,7 @@ def settle(
     return None
 
 
-def _settled(value: Value, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
+def _settled(value: object, rest: str, first: FindCandidate, hedges: Hedges) -> object | None:
     """Return the value that a text settles on which names `value` first and goes on with `rest`."""
     settled = None if hedges(value, rest) else value
     for taken_back in _TAKEN_BACK.finditer(rest):

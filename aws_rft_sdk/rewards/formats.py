@@ -9,15 +9,15 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._figures import read_number, reference_numbers
+from aws_rft_sdk.rewards._visible import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.combine import WeightedSum
-from aws_rft_sdk.rewards.extract import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 
 
 @dataclass(frozen=True)
 class Format(TextReward):
-    """1.0 when the whole answer has the form, else 0.0. The ground truth is not looked at.
+    """1.0 when the whole answer has the form, else 0.0.
 
     Avoid nested repetition in the pattern: an answer made for it takes for ever to match. `Tags` is safe.
 

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
-from aws_rft_sdk._checks import is_number
+from aws_rft_sdk._checks import check_number, is_number
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, PayloadError
-from aws_rft_sdk.rewards._alarm import ended_after
+from aws_rft_sdk.errors import ConfigurationError, PayloadError, RewardError
+from aws_rft_sdk.rewards._batch import Batch, Unscored
 from aws_rft_sdk.rewards._checks import check_single_reward
 from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Component, Reward, RewardResult, Rollout, evaluate
 from aws_rft_sdk.types import parse_reward
 
 logger = logging.getLogger(__name__)
 
+Envelope = Literal["list", "http"]
+"""Form of a reply: the list of results, or an HTTP answer with that list as JSON text in its body."""
+CONCURRENCY = 8
 _KNOWN_KEYS = ("id", "messages", "metadata", "reference_answer")
-_REPLY_SECONDS = 0.5
-"""Time that is kept for sending the reply."""
-_LEAST_SECONDS = 0.01
-"""Time for a row when no time is left. It is enough for most rewards."""
+_CANNOT = "the reward returned None: it cannot judge this row"
 _EMPTY: tuple[JSON, ...] = ("", {}, [], ())
 """Ground truths that may be there in form only, so that a filled one counts. False and 0 are answers."""
 
@@ -32,42 +33,53 @@ class RewardLambda:
 
     reward: Reward
     floor: float = 0.0
+    concurrency: int = CONCURRENCY
+    envelope: Envelope = "list"
 
     def __post_init__(self) -> None:
         if isinstance(self.reward, RewardLambda):
             raise ConfigurationError("this is a Lambda handler already; name the reward that is in it")
         check_single_reward(self.reward, "a Lambda function")
+        check_number("concurrency", self.concurrency, low=1, whole=True)
+        if self.envelope not in get_args(Envelope):
+            raise ConfigurationError(f"envelope is {self.envelope!r}; it must be 'list' or 'http'")
         object.__setattr__(self, "floor", parse_reward(self.floor))
 
-    def __call__(self, event: JSON, context: Any = None) -> list[dict[str, JSON]]:
+    def __call__(self, event: JSON, context: Any = None) -> list[dict[str, JSON]] | dict[str, JSON]:
         """Return one result for each row of the event, in order, its id echoed.
 
-        A row that takes more than half of the time that is left cannot be judged, so a row that hangs leaves time for
-        the others. Without a context that knows the time, in threads and on Windows there is no limit.
+        Each row may take half of the time that is left when it begins. Then it gets the floor, so a row that hangs
+        leaves time for the others. There is no limit if the context does not know the time.
 
         Raises:
             PayloadError: The event has no rows.
-            ConfigurationError: No row could be judged because the reward lacks what it needs, a package for example.
+            ConfigurationError: No row can be scored because the reward lacks something, a package for example.
+            RewardError: No row can be scored, and the reason is the same for all of at least two rows.
         """
-        lacking: list[ConfigurationError] = []
-        results = [self._score(row, position, context, lacking) for position, row in enumerate(rows_of(event))]
-        if lacking and len(lacking) == len(results):
-            raise lacking[0]
-        return results
+        rows = rows_of(event)
+        outcomes = Batch(self._score, rows, context).run(self.concurrency)
+        unscored = [outcome for outcome in outcomes if isinstance(outcome, Unscored)]
+        if unscored and len(unscored) == len(outcomes):
+            _refuse_common_reason(unscored)
+        reply = [self._result(_id_of(row, n), outcomes[n]) for n, row in enumerate(rows)]
+        if self.envelope == "list":
+            return reply
+        return {"statusCode": 200, "headers": {"Content-Type": "application/json"}, "body": json.dumps(reply)}
 
-    def _score(self, row: JSON, position: int, context: Any, lacking: list[ConfigurationError]) -> dict[str, JSON]:
-        identity = _id_of(row, position)
-        try:
-            with ended_after(_share_of_time(context)):
-                result = evaluate(self.reward, rollout_of(row))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # a panic of an extension or a cancellation is no Exception
-            # One bad row must not cost the batch its rewards; it is logged and counted instead.
-            if isinstance(error, ConfigurationError):
-                lacking.append(error)
-            logger.exception("row_id=<%s> | row cannot be scored, it gets the floor", identity)
-            result = RewardResult(None)
+    def _score(self, row: JSON) -> RewardResult | Unscored:
+        result = evaluate(self.reward, rollout_of(row))
+        if result.reward is not None:
+            return result
+        failure, detail = getattr(result, "failure", None), getattr(result, "detail", "")
+        return Unscored(f"{failure.value}: {detail}" if failure else _CANNOT, None, result)
+
+    def _result(self, identity: JSON, outcome: RewardResult | Unscored) -> dict[str, JSON]:
+        if isinstance(outcome, Unscored):
+            trace = None if isinstance(outcome.error, PayloadError) else outcome.error
+            logger.warning(
+                "row_id=<%s>, reason=<%.500s> | row gets the floor", identity, outcome.reason, exc_info=trace
+            )
+        result = (outcome.result or RewardResult(None)) if isinstance(outcome, Unscored) else outcome
         unscored = Component("unscored", float(result.reward is None), counts=False)
         metrics = [
             {"name": item.name, "value": item.value, "type": "Reward" if item.counts else "Metric"}
@@ -77,23 +89,34 @@ class RewardLambda:
         return {"id": identity, "aggregate_reward_score": score, "metrics_list": metrics}
 
 
-def _share_of_time(context: Any) -> float | None:
-    """Return the seconds that a row may take: half of those that are left, None when nobody knows."""
-    ask = getattr(context, "get_remaining_time_in_millis", None)
-    millis = ask() if callable(ask) else None
-    return max((millis / 1000 - _REPLY_SECONDS) / 2, _LEAST_SECONDS) if isinstance(millis, int | float) else None
+def _refuse_common_reason(unscored: Sequence[Unscored]) -> None:
+    """Raise if no row can be scored for one reason. A floor for every row would hide it."""
+    error, reason = unscored[0].error, unscored[0].reason
+    if isinstance(error, ConfigurationError) and all(isinstance(row.error, ConfigurationError) for row in unscored):
+        raise error
+    # A single row may be damaged by itself.
+    if len(unscored) > 1 and {row.reason for row in unscored} == {reason}:
+        raise RewardError(f"none of the {len(unscored)} rows can be scored: {reason}") from error
 
 
-def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
+def reward_lambda(
+    reward: Reward, *, floor: float = 0.0, concurrency: int = CONCURRENCY, envelope: Envelope = "list"
+) -> RewardLambda:
     """Return an AWS Lambda `handler(event, context)` that scores with a reward.
 
     Args:
         reward: Any reward. Components become `metrics_list`: "Reward" for those that count, "Metric" for the others.
         floor: Score of a row that cannot be judged, normally the lowest of the reward's range. The service takes only
-            numbers. Such a row has the metric `unscored` 1.0, all others 0.0, and the cause is in the log.
+            numbers. Such a row has the metric `unscored` 1.0, all others 0.0, and the reason is in the log.
+        concurrency: Rows at once. Rows run one after the other while the reward computes. Once it waits, for a model
+            for example, threads run other rows meanwhile. With 1 all rows run in the calling thread. Only there can
+            code that never waits be ended, such as a regular expression that backtracks.
+        envelope: "list" for Bedrock and Nova. "http" for open-weight models with RLVR on SageMaker, which expect
+            `{"statusCode": 200, "headers": ..., "body": JSON text of the list}`.
 
     Raises:
-        ConfigurationError: The reward is asynchronous, a class, not callable, or a Lambda handler already.
+        ConfigurationError: The reward is asynchronous, a class, not callable, or a Lambda handler already, or another
+            argument is out of range.
         RewardError: The floor is no finite number.
 
     Example:
@@ -102,7 +125,7 @@ def reward_lambda(reward: Reward, *, floor: float = 0.0) -> RewardLambda:
         >>> handler([row], None)[0]["aggregate_reward_score"]
         1.0
     """
-    return RewardLambda(reward, floor)
+    return RewardLambda(reward, floor, concurrency, envelope)
 
 
 def rows_of(event: JSON) -> Sequence[JSON]:
@@ -154,9 +177,14 @@ def _id_of(row: JSON, position: int) -> JSON:
 def check_reply(event: JSON, reply: object) -> list[str]:
     """Return what is wrong with a handler's reply to an event, one sentence each. Returns [] if nothing is.
 
-    The service itself checks less: not the number of results, their ids, or that scores are finite.
+    A reply in either envelope is read, see `reply_rows`. The service itself checks less: not the number of results,
+    their ids, or that scores are finite.
     """
     rows = rows_of(event)
+    try:
+        reply = reply_rows(reply)
+    except PayloadError as error:
+        return [str(error)]
     if not isinstance(reply, list):
         return [f"the reply must be a list, not {type(reply).__name__}"]
     problems = [] if len(reply) == len(rows) else [f"{len(reply)} results for {len(rows)} rows"]
@@ -164,6 +192,22 @@ def check_reply(event: JSON, reply: object) -> list[str]:
         wanted = _id_of(rows[position], position) if position < len(rows) else None
         problems += [f"result {position}: {problem}" for problem in _result_problems(result, wanted)]
     return problems
+
+
+def reply_rows(reply: object) -> object:
+    """Return the results of a reply: the body of an HTTP answer, or the reply itself.
+
+    Raises:
+        PayloadError: The answer's status is not 200, or its body is not JSON text.
+    """
+    if not isinstance(reply, Mapping) or "statusCode" not in reply:
+        return reply
+    if reply["statusCode"] != 200:
+        raise PayloadError(f"statusCode is {reply['statusCode']!r:.40}; it must be 200", field="statusCode")
+    try:
+        return json.loads(reply["body"])
+    except (LookupError, TypeError, ValueError, RecursionError):
+        raise PayloadError("body must be the results as JSON text", field="body") from None
 
 
 def _result_problems(result: object, wanted_id: JSON) -> Iterator[str]:

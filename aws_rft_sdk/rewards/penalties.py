@@ -23,9 +23,8 @@ _TOKEN = re.compile(rf"(?=([{UNSPACED}]{{1,4}}))[{UNSPACED}]|{_SPACED}")  # four
 class Length(TextReward):
     """0.0 up to `soft`, falling in a straight line to -1.0 at `hard`, -1.0 beyond.
 
-    With length n: 0 if n <= soft, -(n - soft) / (hard - soft) if soft < n <= hard, -1 if n > hard (the soft overlong
-    punishment of DAPO, Yu et al. 2025, equation 13, in characters or words instead of tokens). In scripts without
-    spaces (Chinese, Japanese, Thai), each character is a word.
+    The soft overlong punishment of DAPO (Yu et al. 2025, equation 13), in characters or words instead of tokens.
+    In scripts without spaces (Chinese, Japanese, Thai), each character is a word.
 
     Raises:
         ConfigurationError: Not 0 <= soft < hard, or one is no whole number.

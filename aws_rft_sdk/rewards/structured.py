@@ -11,7 +11,7 @@ from typing import NoReturn
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.rewards._json import held, is_same, schema_text, validator
-from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole
+from aws_rft_sdk.rewards.extract import Answer, Comparator, Extractor, Whole
 
 _FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
 
@@ -48,12 +48,13 @@ class Schema(Comparator):
     """Score of JSON that the schema does not allow."""
     _text: str = field(init=False, repr=False)
 
-    extract = Whole()
-
     def __post_init__(self) -> None:
         check_number("parses", self.parses, low=0, high=1)
         object.__setattr__(self, "_text", schema_text("schema", self.schema))
         object.__setattr__(self, "schema", freeze(self.schema))
+
+    def _extractor(self) -> Extractor:
+        return Whole()
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0, `parses` or 0.0; None when it has to match and there is no ground truth."""

@@ -14,7 +14,7 @@ from aws_rft_sdk._checks import check_number, check_seconds, is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._formulas import SETS_IN_WORDS, LastFormula, settled_formula, settled_words
-from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Prose, Whole, reference_of
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, Whole, reference_of
 
 _MAX_SECONDS = 3_600
 _ARITHMETIC = re.compile(r"(?:[0-9\s+*/^(){}-]|\\(?:[dt]?frac|times|cdot|div|sqrt|left|right)\b)+")
@@ -22,6 +22,7 @@ _SET = re.compile(r"\\\{[^()\[\]]*,[^()\[\]]*\\\}")
 _ORDERED = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
 _UNIT = re.compile(r"\\(?:text|mathrm|mbox)\s?\{[\s~]*([kcm]?[gmlL]|s|min|hr?)\s*\}\Z")
 """Units of which one is a multiple of another."""
+_FORMULAS = Extract(MARKED, Prose(), LastFormula(), Whole())
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,12 @@ class Math(Comparator):
     timeout_seconds: float = 2.0
     """Limit of processor time, for the answer and for the ground truth."""
 
-    extract = Extract(MARKED, Prose(), LastFormula(), Whole())
-
     def __post_init__(self) -> None:
         check_number("max_characters", self.max_characters, low=1, whole=True)
         check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
+
+    def _extractor(self) -> Extractor:
+        return _FORMULAS
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
@@ -87,8 +89,8 @@ def _read_gold(gold: JSON) -> tuple[str, str]:
 
 @functools.lru_cache(1_024)  # a group of rollouts has one ground truth
 def _read_text(gold: str) -> tuple[str, str]:
-    words = settled_words(itertools.islice(Math.extract.answers(gold), 1))
-    formula = settled_formula(Math.extract.answers(gold))
+    words = settled_words(itertools.islice(_FORMULAS.answers(gold), 1))
+    formula = settled_formula(_FORMULAS.answers(gold))
     return words, formula if not words or formula in SETS_IN_WORDS else ""
 
 

@@ -13,7 +13,8 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, visible_text
+from aws_rft_sdk.rewards._visible import visible_text
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
@@ -136,9 +137,7 @@ class Text(Comparator):
     strict: bool = False
     """Compare the whole answer character by character."""
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return Whole() if self.strict else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
@@ -238,13 +237,17 @@ class KeywordCoverage(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the share. None if there are no keywords."""
-        given = self.keywords or references_of(ground_truth)
-        wanted = {fold(word).strip(" *_`'\",;:!?"): word.islower() for word in given}
-        wanted.pop("", None)
+        wanted = _patterns(self.keywords or references_of(ground_truth))
         if not wanted:
             return None
         text = fold(visible_text(answer_text))
-        return sum(_as_pattern(*word).search(text) is not None for word in wanted.items()) / len(wanted)
+        return sum(pattern.search(text) is not None for pattern in wanted) / len(wanted)
+
+
+@lru_cache(maxsize=1024)
+def _patterns(words: tuple[str, ...]) -> list[re.Pattern[str]]:
+    wanted = {fold(word).strip(" *_`'\",;:!?"): word.islower() for word in words}
+    return [_as_pattern(word, is_common) for word, is_common in wanted.items() if word]
 
 
 _PLURAL = re.compile(r"(?<=[a-z]{2}[^aeiou])ies$|(?:(?<=[a-z][osxz])|(?<=[cs]h))es$|(?<=[a-z]{2}[a-hj-rtv-z])s$")
@@ -252,7 +255,6 @@ _NO_PLURAL = re.compile(r"\b(?:news?|goods?|(?:econom|polit|phys)ics?)$")
 """With and without the last letter they are two words."""
 
 
-@lru_cache(maxsize=4096)
 def _as_pattern(word: str, is_common: bool) -> re.Pattern[str]:
     edge = rf"[^\W{_NO_WORD_EDGES}]"
     escaped = re.sub(r"\\[ -]", "[ -]", re.escape(word))

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import LocalRuntime, RFTContext, wrap_model
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.adapters.openai import instrument, runtime_client_args
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.errors import ConfigurationError

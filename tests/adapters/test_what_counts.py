@@ -17,7 +17,7 @@ from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk import RFTContext, rft_handler, runtime_model, wrap_model
 from aws_rft_sdk.adapters._answers import after_error, after_status
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.adapters.langchain import http_clients
 from aws_rft_sdk.adapters.openai import instrument
 from aws_rft_sdk.context import TurnState

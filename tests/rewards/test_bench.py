@@ -456,7 +456,7 @@ def test_cases_when_prompts_are_equal_then_one_group_unless_named():
     assert first.group == second.group != other.group
     assert named.group == "g"
     listed = parse_case({"prompt": [{"role": "user", "content": "a"}], "answer": "b"})
-    assert listed.visible == ({"role": "user", "content": "a"},)
+    assert listed.rollout.before_turns == ({"role": "user", "content": "a"},)
     assert listed.rollout.answer == "b"
     assert Rollout(listed.rollout.messages) == Rollout(
         ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})

@@ -241,6 +241,8 @@ json_values = st.recursive(
 
 @given(st.lists(json_values, max_size=4))
 def test_handler_when_rows_are_anything_then_one_finite_score_for_each(event):
+    good = row("#### 4", metadata={"reference_answer": "4"})
+    event = [*event, good]  # or all may be unusable for one reason
     reply = handler(event, None)
     assert len(reply) == len(event)
     assert all(result["aggregate_reward_score"] in (-1.0, 0.0, 1.0) for result in reply)

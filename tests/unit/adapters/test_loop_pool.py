@@ -15,7 +15,8 @@ from fakes import Answer, Service, ga_payload
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters import _loop_pool
 from aws_rft_sdk.adapters._answers import after_error
-from aws_rft_sdk.adapters._loop_pool import _pools, http, loop_pool
+from aws_rft_sdk.adapters._http_library import http
+from aws_rft_sdk.adapters._loop_pool import _pools, loop_pool
 from aws_rft_sdk.context import TurnState
 
 from .models import by_client, by_client_args, litellm_model, not_streaming, one_turn, responses_model

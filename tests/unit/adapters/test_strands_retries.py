@@ -12,7 +12,7 @@ from fakes import Answer, Service, error, ga_payload, refused_endpoint
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.adapters import _http_turns, strands
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 
 from .models import PROVIDERS, by_client, by_client_args, client_args, litellm_model, one_turn, turn
 

@@ -12,7 +12,7 @@ from fakes import Answer, Recorded, Service, chat_answer, say
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters import _answers
 from aws_rft_sdk.adapters._answers import TurnStream
-from aws_rft_sdk.adapters._loop_pool import http
+from aws_rft_sdk.adapters._http_library import http
 from aws_rft_sdk.context import TurnState
 
 from .models import by_client_args, one_turn

@@ -1,0 +1,365 @@
+"""Reinforcement fine-tuning of open-weight models on Bedrock, over its OpenAI-compatible API."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import quote as in_path
+
+from aws_rft_sdk._checks import check_seconds, check_type
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets import Severity, Target
+from aws_rft_sdk.datasets import check as check_dataset
+from aws_rft_sdk.errors import (
+    ConfigurationError,
+    DatasetError,
+    JobConfigError,
+    JobServiceError,
+    ServiceError,
+    ServiceFaultError,
+    ServiceTimeoutError,
+    ThrottledError,
+    TransportError,
+)
+from aws_rft_sdk.jobs._bedrock_answers import (
+    id_of,
+    in_order,
+    is_like,
+    raw_and_id,
+    read_checkpoint,
+    read_event,
+    read_job,
+    read_object,
+)
+from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
+from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
+from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job
+
+if TYPE_CHECKING:
+    from openai import OpenAI, Stream
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.responses import Response, ResponseStreamEvent
+
+POLL_SECONDS = 10.0
+OUTAGE_SECONDS = 900.0
+"""How long `events(follow=True)` waits for a service that does not answer before it raises the error."""
+_SETTLE_SECONDS = 1.0
+"""Pause before the look for last events of a job that has ended."""
+_LOOKS = (0.0, 1.0, 3.0)
+"""Seconds before each look for a job whose creation was not answered."""
+
+
+class BedrockJobs:
+    """Files, fine-tuning jobs and tuned models of Bedrock's OpenAI-compatible API.
+
+    Each result is a mapping over the service's JSON, so fields and states that this package does not know are there.
+    Calls that fail are repeated up to five times where that is safe, within about 10 s.
+
+    Args:
+        region: AWS region.
+        base_url: Another place for the API, with or without `/v1`, for example a stand-in on this machine. AWS
+            credentials go only to the service's own hosts, to loopback, and to https hosts that
+            `RFT_TRUSTED_ENDPOINTS` lists.
+        auth: "token": a bearer token, which is `AWS_BEARER_TOKEN_BEDROCK` if that is set, else made from the AWS
+            credentials whenever one is needed, so that it never outlives them. "sigv4": a signature on each request.
+            On loopback, where no credentials are needed, made-up ones serve if there are none.
+        client: An OpenAI client that is ready to use. `base_url` and `auth` then do not count, its retries do not
+            happen, and whoever made it closes it.
+
+    Raises:
+        ConfigurationError: `region`, `base_url` or `auth` is wrong.
+        UntrustedEndpointError: `base_url` must not receive AWS credentials.
+
+    All calls raise:
+        CredentialsError: There are no credentials, or they have expired.
+        JobServiceError: The service refused the call. The message says what allows it.
+        ThrottledError, ServiceFaultError, TransportError: The service or the network failed, also after repetitions.
+
+    Concurrency: may be shared by threads. As a context manager it closes its connections at the end.
+    """
+
+    def __init__(
+        self,
+        region: str = "us-west-2",
+        *,
+        base_url: str | None = None,
+        auth: Literal["token", "sigv4"] = "token",
+        client: OpenAI | None = None,
+    ) -> None:
+        check_type("region", region, str, "the name of an AWS region")
+        self.region = region
+        made = client_for(region, base_url, auth) if client is None else client
+        self._mantle = Mantle(made, owned=client is None)
+        self.base_url = str(made.base_url).rstrip("/")
+
+    def __repr__(self) -> str:
+        return f"BedrockJobs(region={self.region!r}, base_url={self.base_url!r})"
+
+    def __enter__(self) -> BedrockJobs:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, unless they are those of a `client` that was passed in."""
+        self._mantle.close()
+
+    def upload(self, path: str | Path, *, check: bool = True) -> File:
+        """Upload a file of training or validation rows. The whole file is held in memory.
+
+        A repetition after a lost answer may leave a second copy of the file, which no job uses.
+
+        Args:
+            path: A jsonl file.
+            check: Whether the rows are checked first, as `aws-rft dataset check --for bedrock` does.
+
+        Raises:
+            DatasetError: The file is missing, has another format, or breaks a rule. Nothing was sent.
+        """
+        path = Path(path)
+        _check_rows(path, check)
+
+        def call(client: OpenAI) -> dict[str, JSON]:
+            answer = client.files.with_raw_response.create(purpose="fine-tune", file=path)
+            return read_object(answer.http_response.text, "CreateFile")
+
+        return File(*raw_and_id(self._mantle.ask("CreateFile", call), "CreateFile"))
+
+    def delete_file(self, file: str | File) -> None:
+        """Delete an uploaded file. Safe to repeat: a file that is gone already is no error."""
+        try:
+            self._mantle.send("DeleteFile", "delete", f"/files/{_in_path(file)}")
+        except JobServiceError as error:
+            if error.status != 404:
+                raise
+
+    def create(
+        self,
+        model: str,
+        training_file: str | File,
+        grader: str | Mapping[str, JSON],
+        *,
+        hyperparameters: Mapping[str, JSON] | None = None,
+        validation_file: str | File | None = None,
+    ) -> Job:
+        """Create a job.
+
+        The API has no key that makes repeating safe. So if an answer is lost, this looks three times within 4 s for
+        a new job with the same training file. If the rest of the request is the same too, that job is returned. If
+        there is no new job, the request is sent again, unless the call timed out: the service may still be at it.
+
+        Args:
+            model: Id of the model to tune, for example `openai.gpt-oss-20b`.
+            training_file: What `upload` returned, or its id.
+            grader: ARN of a Lambda function in the job's region, or the grader's JSON.
+            hyperparameters: By the service's names: n_epochs, batch_size, learning_rate_multiplier, ... The service
+                chooses those that are absent.
+            validation_file: Like `training_file`. None for none.
+
+        Raises:
+            JobConfigError: The request is wrong; `problems` lists all of it. Nothing was sent.
+            TransportError, ServiceFaultError: The outcome is unknown: look into `list()` before you create it again.
+        """
+        body = create_body(model, training_file, grader, hyperparameters, validation_file)
+        if found := problems(body, self.region):
+            told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
+            raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
+        before = self._new_jobs(body, frozenset())
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                raw = self._mantle.send("CreateFineTuningJob", "post", "/fine_tuning/jobs", body=body, repeat="unsent")
+                return read_job(raw, "CreateFineTuningJob")
+            except ServiceError as error:
+                lost = error
+            if not lost.may_have_happened:
+                break
+            made = None if before is None else self._look_for(body, before.keys())
+            if made is not None and (ours := [job for job in made.values() if is_like(job, body)]):
+                return ours[0]
+            if made is None or made or attempt == ATTEMPTS or isinstance(lost, ServiceTimeoutError):
+                others = f"; {', '.join(made)} may be it" if made else ""
+                lost.args = (f"{lost}. Whether the job was created is unknown: look for it with list(){others}",)
+                break
+        raise lost from None
+
+    def _look_for(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
+        """Return the jobs that an unanswered request may have made, by id. Returns None if jobs cannot be listed."""
+        found: dict[str, Job] | None = None
+        for seconds in _LOOKS:
+            time.sleep(seconds)
+            found = self._new_jobs(body, before)
+            if found is None or found:
+                break
+        return found
+
+    def _new_jobs(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
+        # By the training file alone: the service may spell the rest of the request in another way.
+        files = (None, body["training_file"])
+        try:
+            return {job.id: job for job in self.list() if job.id not in before and job.get("training_file") in files}
+        except ServiceError:
+            return None
+
+    def get(self, job: str | Job) -> Job:
+        """Return a job as it is now."""
+        return read_job(self._mantle.send("GetFineTuningJob", "get", _path(job)), "GetFineTuningJob")
+
+    def list(self) -> Iterator[Job]:
+        """Yield all jobs, each once, in the service's order. Pages are read as they are needed."""
+        for row in self._mantle.items("ListFineTuningJobs", "/fine_tuning/jobs"):
+            yield read_job(row, "ListFineTuningJobs")
+
+    def cancel(self, job: str | Job) -> Job:
+        """Cancel a job for good, and return it. Safe to repeat: a job that is cancelled already is no error."""
+        operation = "CancelFineTuningJob"
+        try:
+            return read_job(self._mantle.send(operation, "post", f"{_path(job)}/cancel"), operation)
+        except JobServiceError as error:
+            now = self.get(job) if error.status in (400, 409) else None
+            if now is None or now.state != "cancelled":
+                raise
+            return now
+
+    def checkpoints(self, job: str | Job) -> Sequence[Checkpoint]:
+        """Return the checkpoints that a job has saved so far, by their step. Those without a step are last."""
+        rows = self._mantle.items("GetFineTuningJob", f"{_path(job)}/checkpoints")
+        return sorted(map(read_checkpoint, rows), key=lambda item: (item.step is None, item.step or 0))
+
+    def events(self, job: str | Job, *, follow: bool = False, poll_seconds: float = POLL_SECONDS) -> Iterator[Event]:
+        """Yield the events of a job, each exactly once, by its step. Events without a step stand at their time.
+
+        All events that can be read at once are in order. While following, an event that the service shows late is
+        yielded late: exactly once counts for more than order. Leaving the loop, also by Ctrl-C, never touches the job.
+
+        Args:
+            job: The job or its id.
+            follow: Whether to wait for further events until the job has ended and its last events are read. Lost
+                connections, throttling and server errors are waited out for 900 s.
+            poll_seconds: Pause between two looks.
+
+        Raises:
+            ConfigurationError: `poll_seconds` is not above 0, or the id is empty.
+        """
+        check_seconds("poll_seconds", poll_seconds)
+        return self._follow(_path(job), follow, poll_seconds)
+
+    def _follow(self, path: str, follow: bool, poll_seconds: float) -> Iterator[Event]:
+        seen = set[str]()
+        answered_at, failures = time.monotonic(), 0
+        while True:
+            try:
+                # Asked first: what is read after the end is complete.
+                job = (
+                    read_job(self._mantle.send("GetFineTuningJob", "get", path), "GetFineTuningJob") if follow else None
+                )
+                rows = in_order(list(self._mantle.items("GetFineTuningJob", f"{path}/events")))
+            except (TransportError, ThrottledError, ServiceFaultError) as error:
+                if not follow or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                    raise
+                failures += 1
+                time.sleep(max(poll_seconds, BACKOFF.delay(failures, error.retry_after_seconds)))
+                continue
+            answered_at, failures = time.monotonic(), 0
+            fresh = [row for row in rows if id_of(row) not in seen]
+            for row in fresh:
+                seen.add(id_of(row))
+                yield read_event(row)
+            if job is None or (job.finished and not fresh):
+                return
+            time.sleep(min(poll_seconds, _SETTLE_SECONDS) if job.finished else poll_seconds)
+
+    def chat(
+        self,
+        model: str | Job | Checkpoint,
+        messages: Sequence[Mapping[str, JSON]],
+        *,
+        stream: bool = False,
+        **options: Any,
+    ) -> ChatCompletion | Stream[ChatCompletionChunk]:
+        """Ask a model by chat completions.
+
+        Calls that broke are repeated, so an answer may be paid for twice. Calls that timed out are not.
+
+        Args:
+            model: Id of a model, a job that has succeeded, or a checkpoint.
+            messages: As chat completions take them.
+            stream: Whether to return the answer piece by piece. A stream that breaks is not repeated.
+            options: Further arguments of `openai.OpenAI().chat.completions.create`.
+
+        Returns:
+            The OpenAI client's own object, or its stream.
+        """
+        name = _model_of(model)
+        return self._mantle.ask(
+            "CreateInference",
+            lambda client: client.chat.completions.create(
+                model=name, messages=cast(Any, list(messages)), stream=stream, **options
+            ),
+            repeat="unless late",
+        )
+
+    def respond(
+        self, model: str | Job | Checkpoint, input: str | Sequence[JSON], *, stream: bool = False, **options: Any
+    ) -> Response | Stream[ResponseStreamEvent]:
+        """Ask a model by the Responses API. Arguments, repetitions and results are as those of `chat`."""
+        name, given = _model_of(model), input if isinstance(input, str) else list(input)
+        return self._mantle.ask(
+            "CreateInference",
+            lambda client: client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
+            repeat="unless late",
+        )
+
+
+def _model_of(model: str | Job | Checkpoint) -> str:
+    if isinstance(model, Job):
+        if model.tuned_model is None:
+            raise ConfigurationError(
+                f"job {model.id} is {model.status} and has no tuned model; wait until it has succeeded and get() it "
+                "again, or pass a checkpoint"
+            )
+        return model.tuned_model
+    name = model.model if isinstance(model, Checkpoint) else model
+    if not is_text(name):
+        raise ConfigurationError(f"model must be the id of a model, a job or a checkpoint, not {name!r:.80}")
+    return name
+
+
+def _in_path(of: str | File | Job) -> str:
+    found = of if isinstance(of, str) else of.id
+    if not is_text(found):
+        raise ConfigurationError(f"the id is {of!r:.80}; pass an id that the service gave, or what it belongs to")
+    return in_path(found, safe=":")
+
+
+def _path(job: str | Job) -> str:
+    return f"/fine_tuning/jobs/{_in_path(job)}"
+
+
+def _check_rows(path: Path, check: bool) -> None:
+    if path.suffix.lower() != ".jsonl":
+        out = path.with_name(f"{path.name.partition('.')[0]}.jsonl")
+        raise DatasetError(
+            f"{path}: the service takes .jsonl files only. Type: aws-rft dataset convert {quote(str(path))} "
+            f"{quote(str(out))}"
+        )
+    if not path.is_file():
+        raise DatasetError(f"{path}: there is no such file")
+    if not check:
+        return
+    report = check_dataset(path, Target.BEDROCK)
+    if report.ok:
+        return
+    errors = [item for item in report.problems if item.severity is Severity.ERROR]
+    told = "; ".join(
+        f"{item.rule}{'' if item.line is None else f' in line {item.line}'}: {item.problem} (to mend it: {item.fix})"
+        for item in errors[:5]
+    )
+    more = f"; and {report.errors - 5} more" if report.errors > 5 else ""
+    raise DatasetError(
+        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for bedrock",
+        line=errors[0].line,
+    )
