@@ -195,13 +195,13 @@ class _School:
             groups.setdefault(name[0], []).append(None if rewards is None else math.fsum(rewards))
         advantages = [value for prompt in sorted(groups) for value in group_normalised(groups[prompt])]
         samples = [
-            (read_choices(turn), advantage)
+            (read_choices(turn.response), advantage)
             for name, advantage in zip(sorted(recorded), advantages, strict=True)
             for turn in recorded[name].turns
         ]
         figures = update(self._policy.table, samples, learning_rate=self._learning_rate)
         known = [reward for rewards in groups.values() for reward in rewards if reward is not None]
-        lengths = [sum(len(read_choices(turn)) for turn in t.turns) for t in recorded.values()]
+        lengths = [sum(len(read_choices(turn.response)) for turn in t.turns) for t in recorded.values()]
         return Step(
             step=number + 1,
             total_steps=total,

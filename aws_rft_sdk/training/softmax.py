@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import PayloadError
 from aws_rft_sdk.runtime import Call, Policy
+from aws_rft_sdk.runtime.bedrock.trainers import TrainingStep, Update
 from aws_rft_sdk.training.grpo import ratio_weight
-from aws_rft_sdk.types import Turn
 
 Choose = Callable[[str, Sequence[str]], str]
 """Takes a state and the moves that are possible in it. Returns the move."""
@@ -67,8 +67,11 @@ class SoftmaxPolicy(Policy):
 
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return a chat completion with its decisions as `logprobs`."""
-        name = self._names.get(call.trajectory_id or "", "")
-        random = Random(f"{self._seed} {name} {call.turn}")
+        if call.trajectory_id is None:
+            random = Random(call.request.get("seed"))
+        else:
+            name = self._names.get(call.trajectory_id, call.trajectory_id)
+            random = Random(f"{self._seed} {name} {call.turn}")
         temperature = call.request.get("temperature", 1.0)
         message, choices = self.sample(call.request, random, 1.0 if temperature is None else float(temperature))
         content = [{"token": f"{c.state}:{c.move}", "logprob": c.logprob, "top_logprobs": []} for c in choices]
@@ -120,18 +123,18 @@ def _entropy(probabilities: Iterable[float]) -> float:
     return -math.fsum(p * math.log(p) for p in probabilities if p > 0)
 
 
-def read_choices(turn: Turn) -> list[Choice]:
-    """Return the decisions that a runtime recorded for a turn of a `SoftmaxPolicy`, in order.
+def read_choices(completion: JSON) -> list[Choice]:
+    """Return the decisions that a chat completion of a `SoftmaxPolicy` carries, in order.
 
     Raises:
-        PayloadError: The turn has none, so another policy answered it, or the runtime kept no answers.
+        PayloadError: It carries none, so another policy answered, or the runtime kept no answers.
     """
     try:
-        content = turn.response["choices"][0]["logprobs"]["content"]
+        content = completion["choices"][0]["logprobs"]["content"]
         split = [(item["token"].rpartition(":"), item["logprob"]) for item in content]
-        return [Choice(state, move, logprob) for (state, _, move), logprob in split]
     except (KeyError, IndexError, TypeError) as error:
-        raise PayloadError(f"turn {turn.index} holds no decisions of a SoftmaxPolicy") from error
+        raise PayloadError("the completion holds no decisions of a SoftmaxPolicy") from error
+    return [Choice(state, move, logprob) for (state, _, move), logprob in split]
 
 
 def update(
@@ -172,3 +175,32 @@ def update(
         table[state][move] += learning_rate * value / count
     norm = math.sqrt(math.fsum((value / count) ** 2 for value in gradient.values())) if count else 0.0
     return {"grad_norm": norm, "clipped_share": clipped / count if count else 0.0}
+
+
+class SoftmaxTrainer:
+    """Lets the jobs of a `LocalBedrock` learn: the trainer of a `SoftmaxPolicy`.
+
+    Args:
+        decide: See `SoftmaxPolicy`.
+        table: Logits of the base model.
+        learning_rate: Factor of the mean gradient. The job's `learning_rate_multiplier` multiplies it.
+    """
+
+    def __init__(
+        self, decide: Decide, table: Mapping[str, Mapping[str, float]] | None = None, *, learning_rate: float = 20.0
+    ) -> None:
+        self._decide, self._table, self._learning_rate = decide, table, learning_rate
+
+    def policy(self, state: bytes | None) -> SoftmaxPolicy:
+        """Return the policy with the logits of a state. None is the base model."""
+        return SoftmaxPolicy(self._decide, self._table if state is None else json.loads(state))
+
+    def step(self, state: bytes | None, step: TrainingStep) -> Update:
+        """Update the logits from the groups of a step, once. The state is the logits as JSON."""
+        policy = self.policy(state)
+        samples = [(read_choices(s.completion), s.advantage) for group in step.groups for s in group.samples]
+        for choice in (choice for choices, _ in samples for choice in choices):
+            policy.table.setdefault(choice.state, {}).setdefault(choice.move, 0.0)
+        rate = self._learning_rate * step.hyperparameters["learning_rate_multiplier"]
+        figures = update(policy.table, samples, learning_rate=rate)
+        return Update(json.dumps(policy.table).encode(), {"entropy": policy.entropy, "grad_norm": figures["grad_norm"]})

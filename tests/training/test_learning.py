@@ -85,7 +85,7 @@ def test_turn_when_recorded_then_its_decisions_have_the_log_probabilities_they_w
         turns = runtime.trajectories()[0].turns
     assert turns
     for turn in turns:
-        (choice,) = read_choices(turn)
+        (choice,) = read_choices(turn.response)
         moves = policy.table[choice.state]
         assert math.exp(choice.logprob) == pytest.approx(softmax(list(moves.values()))[list(moves).index(choice.move)])
 
@@ -94,8 +94,8 @@ def test_read_choices_when_another_policy_answered_then_it_says_so() -> None:
     with LocalRuntime(lambda request: "#### 1") as runtime:
         asyncio.run(arithmetic.handler(runtime.new_rollout(arithmetic.prompt_cell("How many?", "1"))))
         turn = runtime.trajectories()[0].turns[0]
-    with pytest.raises(PayloadError, match="turn 0 holds no decisions"):
-        read_choices(turn)
+    with pytest.raises(PayloadError, match="holds no decisions"):
+        read_choices(turn.response)
 
 
 def test_update_when_a_move_was_good_then_it_becomes_likelier_and_the_sum_of_logits_stays() -> None:
