@@ -116,7 +116,9 @@ def learn(
     def success(name: str) -> float:
         cells = [arithmetic.prompt_cell(*task) for task in tests]
         out = {"discard": True} if folder is None else {"out": folder / name}
-        records = run(arithmetic.handler, cells, policy=policy, **out).records
+        # A new policy draws the same for the same table, so what did not learn does not change by chance.
+        fresh = SoftmaxPolicy(arithmetic.decide, policy.table, seed=seed)
+        records = run(arithmetic.handler, cells, policy=fresh, **out).records
         return fmean(record.reward or 0.0 for record in records)
 
     table_before = {state: dict(moves) for state, moves in policy.table.items()}

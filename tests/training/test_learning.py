@@ -38,6 +38,7 @@ def test_learn_when_the_control_must_fail_then_nothing_is_learnt(control: str) -
     assert not course.learned
     if control == "constant":
         assert course.table_after == course.table_before
+        assert course.after == course.before
         assert all(step.dead_group_share == 1.0 for step in course.steps)
 
 
