@@ -19,6 +19,7 @@ from aws_rft_sdk.cli._output import UNAVAILABLE, discard_output, this_is_the_who
 
 _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
+    "demo": "Watch an agent learn on this machine, in about a minute.",
     "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
     "iam": "Print the IAM policies of a job, and check who lacks what.",
