@@ -511,7 +511,7 @@ def test_die_when_a_fault_kills_the_server_then_a_restart_brings_it_back():
         ({"function_timeout_seconds": 901}, "function_timeout_seconds"),
         ({"db": 3}, "db"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-",
 )
 def test_argument_when_it_is_wrong_then_the_error_names_it(options, name):
     with pytest.raises(ConfigurationError, match=name):
