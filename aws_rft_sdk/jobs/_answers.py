@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from botocore.exceptions import ClientError
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, JobServiceError
+from aws_rft_sdk.errors import ConfigurationError, JobServiceError, ServiceConnectionError
 from aws_rft_sdk.jobs.types import Job, Resource
 from aws_rft_sdk.wire import MESSAGE_MAX_LENGTH, loggable
 
@@ -38,7 +38,7 @@ class ModelDeployment(Resource):
 
 
 def job_of(answer: Mapping[str, JSON]) -> Job:
-    """Read what GetModelCustomizationJob answered, or a row of the list."""
+    """Read what GetModelCustomizationJob answered, or a row of the list. The id is the job's name."""
     raw = plain(answer)
     status = str(raw.get("status", ""))
     state = _STATES.get(status, "unknown")
@@ -50,7 +50,9 @@ def job_of(answer: Mapping[str, JSON]) -> Job:
         failed = [name for name, phase in phases.items() if phase == "Failed"]
         failure = raw.get("failureMessage") or (f"{', '.join(failed)} failed" if failed else None)
     tuned = raw.get("outputModelArn") or raw.get("customModelArn")
-    return Job(raw, raw["jobArn"], status, state, tuned if state == "succeeded" else None, failure)
+    return Job(
+        raw, raw.get("jobName") or raw["jobArn"], status, state, tuned if state == "succeeded" else None, failure
+    )
 
 
 def deployment_of(answer: Mapping[str, JSON]) -> ModelDeployment:
@@ -113,6 +115,20 @@ def converse_messages(messages: str | Sequence[Mapping[str, JSON]]) -> dict[str,
         else:
             found["messages"].append({**turn, "content": blocks})
     return found
+
+
+def whole(events: Iterable[Mapping[str, JSON]]) -> Iterator[Mapping[str, JSON]]:
+    """Yield the events of a stream, and raise if the last one is missing. boto3 takes a lost connection for the end.
+
+    Raises:
+        ServiceConnectionError: The stream ended too early.
+    """
+    ended = False
+    for event in events:
+        ended = ended or "messageStop" in event
+        yield event
+    if not ended:
+        raise ServiceConnectionError("the connection broke before the answer was whole. Ask again")
 
 
 def reply_text(answer: Mapping[str, JSON]) -> str:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, EventStreamError
 from urllib3.exceptions import HTTPError
 
 from aws_rft_sdk._hosts import check_url, dual_stack_suffix, is_loopback_url
@@ -21,6 +21,8 @@ _ATTEMPTS = 5
 """Of a call: botocore repeats throttled calls, faults of the service and lost connections, with backoff."""
 _SILENCE_SECONDS = {"bedrock-runtime": 600.0, "lambda": 910.0}
 """How long a service may work at its answer, where that is more than 60 s."""
+_STREAM_STATUS = {"throttlingException": 429, "validationException": 400, "serviceUnavailableException": 503}
+"""The status that an error has outside of a stream."""
 _PLACEHOLDER = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
 
 
@@ -122,6 +124,9 @@ def asking(action: str, resource: str = "*") -> Iterator[None]:
     try:
         yield
     except (BotoCoreError, ClientError, HTTPError) as error:
+        if isinstance(error, EventStreamError):  # in a stream that began with status 200
+            status = _STREAM_STATUS.get(error.response["Error"]["Code"], 500)
+            error.response.setdefault("ResponseMetadata", {})["HTTPStatusCode"] = status
         raise refusal(error, action, resource) from None
 
 

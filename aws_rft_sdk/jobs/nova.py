@@ -17,7 +17,7 @@ from botocore.exceptions import ClientError
 
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, DatasetError, JobServiceError, ServiceError, ServiceTimeoutError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError, JobServiceError, RFTError, ServiceTimeoutError
 from aws_rft_sdk.jobs._answers import (
     ModelDeployment,
     code_of,
@@ -29,6 +29,7 @@ from aws_rft_sdk.jobs._answers import (
     job_of,
     plain,
     reply_text,
+    whole,
 )
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
 from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems, tag_list
@@ -59,6 +60,16 @@ _A_MODEL = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-2-li
 
 class NovaJobs:
     """Training jobs of Nova models in one account and region. Safe to share between threads.
+
+        jobs = NovaJobs()
+        job = jobs.create(
+            "amazon.nova-2-lite-v1:0:256k", "train.jsonl", "arn:aws:lambda:us-east-1:123456789012:function:gsm8k",
+            job_name="gsm8k", role_arn="arn:aws:iam::123456789012:role/nova-rft", output="s3://bucket/gsm8k",
+        )
+        # once jobs.get(job).state is "succeeded":
+        deployment = jobs.deploy(job, "gsm8k")
+        print(reply_text(jobs.converse(deployment, "What is 6 times 12?")))
+        jobs.undeploy(deployment)
 
     Args:
         region: Reinforcement fine-tuning of Nova is documented for us-east-1.
@@ -204,11 +215,12 @@ class NovaJobs:
                 if code_of(error) not in _TAKEN:
                     raise
                 return self._existing(parameters, error)
+        name = parameters["jobName"]
         try:
-            return self.get(arn)
-        except ServiceError as error:  # the job exists, and its ARN must not be lost
+            return self.get(name)
+        except RFTError as error:  # the job exists, and the caller must know
             logger.warning("job=<%s>, error=<%s> | created, and could not be looked at", arn, error)
-            return Job({"jobArn": arn, "jobName": parameters["jobName"]}, arn, "", "unknown")
+            return Job({"jobArn": arn, "jobName": name}, name, "", "unknown")
 
     def _existing(self, parameters: Mapping[str, JSON], error: ClientError) -> Job:
         """Return the job that an earlier call with the same parameters made.
@@ -226,14 +238,14 @@ class NovaJobs:
             return job
         differ = [ours for theirs, ours in _ECHOED.items() if filled(job.get(theirs)) != filled(parameters.get(ours))]
         told = ", ".join(differ) or "what Bedrock does not show"
-        text = f"The name {name!r} belongs to {job.id}, which is {job.status} and differs in {told}"
+        text = f"The name {name!r} belongs to {job['jobArn']}, which is {job.status} and differs in {told}"
         raise conflict(error, _CREATE, f"{text}. Choose another job_name") from None
 
     def get(self, job: str | Job) -> Job:
-        """Return a job as it is now. Safe to repeat.
+        """Return a job as it is now. Safe to repeat. Its id is its name; `job["jobArn"]` is its ARN.
 
         Args:
-            job: Its ARN or name, or a job.
+            job: Its name or ARN, or a job.
 
         Raises:
             JobServiceError: There is no such job, or the caller may not see it.
@@ -332,10 +344,15 @@ class NovaJobs:
         arn = self._tuned_model(model)
         found = self._find(name)
         if found is None:
-            with asking(_DEPLOY, arn):
-                made = self._client("bedrock").create_custom_model_deployment(modelArn=arn, **parameters)
-            found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
-        elif found.model != arn:
+            try:
+                with asking(_DEPLOY, arn):
+                    made = self._client("bedrock").create_custom_model_deployment(modelArn=arn, **parameters)
+                found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
+            except JobServiceError:
+                found = self._find(name)  # botocore repeats a call whose answer was lost
+                if found is None:
+                    raise
+        if found.model != arn:
             text = f"the deployment {name!r} is of {found.model}, and not of {arn}. Choose another name, or undeploy it"
             raise JobServiceError(text, action=_DEPLOY)
         for _ in range(math.ceil(timeout_seconds / poll_seconds)):
@@ -433,7 +450,7 @@ class NovaJobs:
         action = "bedrock:InvokeModelWithResponseStream" if stream else "bedrock:InvokeModel"
         with asking(action, request["modelId"]):
             if stream:
-                return asking_each(runtime.converse_stream(**request)["stream"], action, request["modelId"])
+                return whole(asking_each(runtime.converse_stream(**request)["stream"], action, request["modelId"]))
             return runtime.converse(**request)
 
 
