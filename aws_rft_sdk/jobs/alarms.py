@@ -40,6 +40,8 @@ _SURE = 3.0
 _SATURATED = 0.95
 _NEAR_CEILING = 0.85
 """Share of the highest reward from which dead groups are a success, if the reward rose there."""
+_SOLVED = 0.9
+"""Share of the highest reward from which low entropy is a success, if entropy fell as the reward rose."""
 _SPIKE = 5.0
 """Times the usual gradient."""
 _SPIKE_DEVIATIONS = 6.0
@@ -242,13 +244,30 @@ def _entropy_collapse(run: _Run) -> _Found | None:
     limit = max(0.125 * start, 0.01)
     if not run.rose:
         limit = max(limit, 0.25 * start)
-    if end > limit or start <= 0:
+    if end > limit or start <= 0 or _is_earned(run, start, limit):
         return None
     low = len(values)
     while low and values[low - 1] <= 2 * limit:
         low -= 1
     began = at[min(low, len(at) - 1)]
     return _Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} in the first 3")
+
+
+def _is_earned(run: _Run, start: float, limit: float) -> bool:
+    """Say whether the task was solved before entropy was low, and entropy fell while the reward rose.
+
+    A policy that knows the answers has little entropy.
+    """
+    both = [s for s in run.steps if _is_finite(s.reward_mean) and _is_finite(s.entropy)]
+    rewards, entropies = levels([s.reward_mean or 0.0 for s in both], 5), levels([s.entropy or 0.0 for s in both], 5)
+    if not rewards or not run.rose or run.ceiling is None:
+        return False
+    solved = _SOLVED * run.ceiling
+    at_half, at_end = (
+        next((entropy for reward, entropy in zip(rewards, entropies, strict=True) if reward >= level), 0.0)
+        for level in ((rewards[0] + solved) / 2, solved)
+    )
+    return at_end > limit and at_half <= 0.75 * start
 
 
 def _gradient_spike(run: _Run) -> _Found | None:

@@ -212,6 +212,15 @@ HARD_STREAMS: dict[str, tuple[Make, set[str]]] = {
         lambda r: [replace(s, advantage_mean=r.choice([0.0, 3e-18])) for s in run(r, 40, reward=level(0.4))],
         {"reward_flat"},
     ),
+    "entropy falls because all is solved": (
+        lambda r: run(
+            r,
+            60,
+            reward=points((0, 0.1), (0.2, 0.15), (0.6, 0.95), (1, 0.98)),
+            entropy=points((0, 1.6), (0.2, 1.4), (0.6, 0.35), (1, 0.05)),
+        ),
+        set(),
+    ),
     "collapse within the first steps": (
         lambda r: run(r, entropy=lambda x: max(0.05, 0.62 * math.exp(-17 * x))),
         {"entropy_collapse"},
