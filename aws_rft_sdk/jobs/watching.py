@@ -123,7 +123,12 @@ def _events(service: EventService, job: str, poll_seconds: float) -> Iterator[Wa
         step = read_step(event)
         now = replace(now, event=event, step=step, new_alarms=(), new_checkpoints=())
         if step is None:  # something else has happened, such as a checkpoint
-            now = _asked(service, job, now)
+            try:
+                now = _asked(service, job, now)
+            except ServiceError as error:
+                if error.retry_safe is False:
+                    raise
+                # The service cannot be reached. The next event, or the end of the job, brings what is missed here.
         else:
             now = replace(now, steps=tuple(in_order([*now.steps, step])))
             past.discard(event.id)

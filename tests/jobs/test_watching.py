@@ -58,6 +58,8 @@ class Service:
         return Job({"id": job, "status": self.status}, job, status=self.status, state=self.status)
 
     def checkpoints(self, job: str) -> list[Checkpoint]:
+        if self.outage and len(self.saved) == 1:
+            raise ServiceConnectionError("gone")
         return list(self.saved)
 
     def events(self, job: str, *, follow: bool = False, poll_seconds: float = 10) -> Iterator[Event]:
@@ -78,12 +80,12 @@ def kinds(seen: list[Watched]) -> list[str]:
 @pytest.mark.parametrize("outage", [False, True])
 def test_watch_when_a_job_collapses_then_the_alarm_comes_once_and_before_the_end(outage: bool) -> None:
     events = [metrics(step) for step in run(random.Random(3), 60, entropy=COLLAPSE)]
-    seen = list(watch(Service(events[:5], [*events[5:], said("ckpt")], outage=outage), "j"))
+    seen = list(watch(Service(events[:5], [*events[5:], said("one"), said("two")], outage=outage), "j"))
     assert kinds(seen) == ["entropy_collapse"]
     (at,) = [now.step.step for now in seen if now.new_alarms and now.step]
     assert 8 <= at < 30
     assert [now.step.step for now in seen if now.step] == list(range(1, 61))
-    assert [c.model for now in seen for c in now.new_checkpoints] == ["ckpt"]
+    assert [c.model for now in seen for c in now.new_checkpoints] == ["one", "two"]
     assert (seen[0].job.status, seen[-1].job.status) == ("running", "succeeded")
     assert seen[40].seconds_left == pytest.approx(10 * (100 - 40))
 
