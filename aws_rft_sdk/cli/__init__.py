@@ -19,15 +19,17 @@ from aws_rft_sdk.cli._output import UNAVAILABLE, discard_output, this_is_the_who
 
 _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
+    "demo": "Watch an agent learn on this machine, in about a minute.",
     "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
+    "iam": "Print the IAM policies of a job, and check who lacks what.",
     "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
     "replay": "Run recorded rollouts again without a model; show what differs.",
     "rescore": "Apply another reward to saved rollouts.",
-    "reward": "Test a reward, run it as a Lambda function, package it.",
+    "reward": "Test a reward, run it as a Lambda function, package it, deploy it.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
     "worker": "Receive rollouts and run a handler: over HTTP, or from queues.",

@@ -14,6 +14,8 @@ from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs
 from aws_rft_sdk.jobs.config import KINDS
@@ -42,6 +44,10 @@ def service_options(fn: F) -> F:
 @click.group("job")
 def command() -> None:
     """Plan, submit, follow and use a training job."""
+
+
+command.add_command(watch_command)
+command.add_command(report_command)
 
 
 @command.command("init")
@@ -75,6 +81,7 @@ def init(on: str, out: Path | None, force: bool) -> None:
 @_ENDPOINT
 @_JSON
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None, as_json: bool) -> None:
     """Check FILE and print what `submit` would send, create and need. Nothing is sent.
@@ -83,7 +90,7 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
     """
     found = make_plan(file, run=run, endpoint=endpoint)
     if as_json:
-        click.echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
     else:
         _print_plan(found)
     ctx.exit(2 if found.problems else 0)
@@ -94,6 +101,7 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
 @_ENDPOINT
 @_JSON
 @click.pass_context
+@user_code_prints_to_stderr()
 @usage_errors
 def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) -> None:
     """Upload the data of FILE, deploy the grader if FILE names a reward, and create the job.
@@ -106,32 +114,36 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
     def tell(item: Created) -> None:
         if item.is_new:
             made.append(item)
-            click.echo(f"{item.kind} {item.id}", err=as_json)
+            click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
         else:
             click.echo(f"{item.kind} {item.id} exists already. If it is left over, type: {item.remove}", err=True)
 
     try:
-        done = submit_job(file, endpoint=endpoint, created=tell)
+        done = submit_job(file, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
     except JobConfigError as error:
         if not as_json or made:
             raise
-        click.echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
+        _echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
         ctx.exit(2)
     except BaseException as error:
         _print_half_done(made, error, as_json)
         raise
     if as_json:
         ids = {"job": done.job.id, "file": next(iter(done.files.values()), None), "files": dict(done.files)}
-        click.echo(json.dumps({**ids, "grader": done.grader, "status": done.job.status, "state": done.job.state}))
+        _echo(json.dumps({**ids, "grader": done.grader, "status": done.job.status, "state": done.job.state}))
     else:
-        click.echo(f"follow it with: aws-rft job watch {done.job.id} {done.where}")
+        _echo(f"follow it with: aws-rft job watch {done.job.id} {done.where}")
+
+
+def _echo(text: str) -> None:
+    click.echo(text, file=own_stdout())
 
 
 def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -> None:
     """Print what exists although the command failed."""
     unsure = isinstance(error, KeyboardInterrupt) or (isinstance(error, ServiceError) and error.may_have_happened)
     if as_json:
-        click.echo(json.dumps({"created": [item._asdict() for item in made], "unsure": unsure}))
+        _echo(json.dumps({"created": [item._asdict() for item in made], "unsure": unsure}))
         return
     for item in made:
         click.echo(f"{item.kind} {item.id} exists. Remove it with: {item.remove}", err=True)
@@ -310,7 +322,7 @@ def _print_job(job: Job, as_json: bool) -> None:
 
 
 def _print_plan(found: Plan) -> None:
-    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    console = Console(file=own_stdout(), highlight=False, markup=False, emoji=False, soft_wrap=True)
     for number, request in enumerate(found.requests, 1):
         console.print(f"{number}. {request.service} {request.operation}", style="bold")
         console.print(json.dumps(request.parameters, indent=2))

@@ -15,10 +15,11 @@ from rich.table import Table
 from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._reward_deploy import deploy, undeploy
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.rewards._checks import check_reward
 from aws_rft_sdk.rewards.cases import read_cases
-from aws_rft_sdk.rewards.lambdas import check_reply, reward_lambda
+from aws_rft_sdk.rewards.lambdas import check_reply, reply_rows, reward_lambda
 from aws_rft_sdk.rewards.packaging import HANDLER, MAX_UNZIPPED_BYTES, MAX_ZIP_BYTES, Package, build_package
 from aws_rft_sdk.rewards.workbench import BenchReport, bench
 
@@ -37,10 +38,14 @@ _floor_option = click.option(
 
 @click.group("reward")
 def command() -> None:
-    """Test a reward, run it as a Lambda function, package it.
+    """Test a reward, run it as a Lambda function, package it, deploy it.
 
     REWARD is path/to/file.py:name or module:name: a function or an object that takes a rollout, or a group reward.
     """
+
+
+command.add_command(deploy)
+command.add_command(undeploy)
 
 
 @command.command("test")
@@ -99,7 +104,8 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
     loaded = _load(reward)
     reply = loaded(event, None) if is_handler else reward_lambda(loaded, floor=floor)(event)
     problems = check_reply(event, reply)
-    unscored = 0 if problems else sum(map(_is_unscored, reply))
+    rows: Any = [] if problems else reply_rows(reply)
+    unscored = sum(map(_is_unscored, rows))
     click.echo(json.dumps(reply, indent=2, default=repr), file=own_stdout())
     for name, size in (("event", Path(events).stat().st_size), ("reply", len(json.dumps(reply, default=repr)))):
         if size > _MAX_PAYLOAD_BYTES:
@@ -107,28 +113,29 @@ def invoke(ctx: click.Context, reward: str, events: str, floor: float, is_handle
     for problem in problems:
         click.echo(problem, err=True)
     if unscored:
-        click.echo(f"{unscored} of {len(reply)} rows cannot be judged", err=True)
+        click.echo(f"{unscored} of {len(rows)} rows cannot be judged", err=True)
     ctx.exit(1 if problems or unscored else 0)
 
 
 @command.command("package")
 @click.argument("reward")
 @click.option("--out", default="reward.zip", show_default=True, type=click.Path(dir_okay=False), help="The zip.")
+@click.option("--with-deps", is_flag=True, help="Add the packages that Lambda lacks, as pip installs them for Lambda.")
 @_floor_option
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
-def package(ctx: click.Context, reward: str, out: str, floor: float) -> None:
+def package(ctx: click.Context, reward: str, out: str, with_deps: bool, floor: float) -> None:
     """Build the zip of a Lambda function from REWARD, which is path/to/file.py:name.
 
-    It holds the file, what the file imports from beside it, and our code that it needs. Other packages are named, to be
-    added as a layer. Exit status: 0 when Lambda takes it, 1 when it is too large, 2 for bad usage.
+    It holds the file, what the file imports from beside it, and our code that it needs. Other packages are added with
+    --with-deps, else only named. Exit status: 0 when Lambda takes it, 1 when it is too large, 2 for bad usage.
     """
     reward_lambda(_load(reward), floor=floor)  # what it refuses here, it would refuse in the service
     file, _, name = reward.rpartition(":")
     if not file.endswith(".py"):
         raise ConfigurationError(f"{reward!r} is no file; expected path/to/file.py:name")
-    built = build_package(file, name, out, floor=floor)
+    built = build_package(file, name, out, floor=floor, with_deps=with_deps)
     _print_package(built)
     ctx.exit(0 if built.fits else 1)
 
@@ -201,5 +208,5 @@ def _print_package(built: Package) -> None:
     console.print(table)
     console.print(f"handler: {HANDLER}")
     if built.needs:
-        console.print(f"add a layer with: {', '.join(built.needs)}", style="yellow")
+        console.print(f"add a layer with, or use --with-deps for: {', '.join(built.needs)}", style="yellow")
     console.print("raise the timeout from Lambda's 3 s; give the function a name that contains SageMaker")

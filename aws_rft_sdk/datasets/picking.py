@@ -91,10 +91,8 @@ def sample(
 def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None = None) -> tuple[int, int]:
     """Write a file without rows whose prompt was there before; the first of each stays.
 
-    `target` may be the same file. `progress` is told how many bytes have been read.
-
-    Returns:
-        How many rows were written, and how many left out.
+    `target` may be the same file. `progress` is told of the bytes read. Return how many rows were written, and how many
+    were left out.
 
     Raises:
         DatasetError: A file cannot be read or written.

@@ -13,8 +13,7 @@ from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.datasets._interop import chat_row, shape_of, take_answer, without_nulls
 from aws_rft_sdk.datasets._storage import TABLES, Progress, files_of, format_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.packing import Packed, pack, unpack
-from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.datasets.packing import Packed, pack, prompt_column, unpack
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 

@@ -20,58 +20,11 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
 
+from aws_rft_sdk.jobs._advice import ADVICE
 from aws_rft_sdk.jobs._trends import Trend, levels, spread, trend
 from aws_rft_sdk.jobs.steps import Step, field_of, in_order
 
-_OURS = "this package"
-_WALKTHROUGH = "AWS, Reinforcement fine-tuning on Amazon Bedrock with OpenAI-compatible APIs"
-_ADVICE = {
-    "reward_flat": (
-        "If the reward is near 0, choose easier prompts or fine-tune on examples first. Otherwise raise the learning "
-        "rate or the group size, and check that rewards differ within groups. Change one thing at a time.",
-        f"AWS, Best practices for multi-turn RL: failures show by about step 30; limits by {_OURS}",
-    ),
-    "reward_falling": (
-        "Stop the job, go back to the best checkpoint, and lower the learning rate.",
-        f"{_WALKTHROUGH}: the reward must rise; limits by {_OURS}",
-    ),
-    "reward_saturated": (
-        "The model can do the task already. Stop the job, and choose harder prompts or a stricter reward.",
-        "AWS, Amazon Nova guidance: above 95 % training is probably pointless",
-    ),
-    "entropy_collapse": (
-        "The policy hardly explores any more. Go back to a checkpoint before the fall, and lower the learning rate or "
-        "raise the temperature.",
-        f"{_WALKTHROUGH}: entropy towards 0 is collapse; limits by {_OURS}",
-    ),
-    "gradient_spike": (
-        "Look at the rollouts of this step for extreme rewards or lengths. If spikes come again, lower the learning "
-        "rate or clip gradients at 0.5.",
-        f"{_WALKTHROUGH}: spikes mean instability; SageMaker, hyperparameters: clip at 0.5; limits by {_OURS}",
-    ),
-    "length_growth": (
-        "Read some of the longest responses. If they are padded, add a length penalty or a stricter reward.",
-        f"{_WALKTHROUGH}: growing length may be length hacking; limits by {_OURS}",
-    ),
-    "dead_groups": (
-        "All rollouts of most groups get the same reward, so nothing is learnt from them. Remove prompts that are "
-        "always or never solved, give partial credit, or raise the group size.",
-        f"DAPO: groups of equal rewards have no gradient; limits by {_OURS}",
-    ),
-    "truncation": (
-        "Responses are cut off before they end. Raise the token limit, or ask for shorter responses.",
-        "AWS, Best practices for multi-turn RL: fewer than 5 % may reach the token limit",
-    ),
-    "overfitting": (
-        "Use the checkpoint with the best validation reward. Train for fewer epochs, or on more prompts.",
-        f"Amazon Nova, early stopping on validation; limits by {_OURS}",
-    ),
-    "missing_steps": (
-        "Fetch the events again. If the gap stays, figures and alarms say less about these steps.",
-        _OURS,
-    ),
-}
-KINDS = tuple(_ADVICE)
+KINDS = tuple(ADVICE)
 """All kinds of alarms."""
 
 _TREND_STEPS = 12
@@ -142,7 +95,7 @@ def alarms(steps: Iterable[Step], *, max_response_tokens: float | None = None) -
         "overfitting": _overfitting(run),
         "missing_steps": _missing_steps(run),
     }
-    raised = [Alarm(kind, *alarm, *_ADVICE[kind]) for kind, alarm in found.items() if alarm is not None]
+    raised = [Alarm(kind, *alarm, *ADVICE[kind]) for kind, alarm in found.items() if alarm is not None]
     return sorted(raised, key=lambda alarm: alarm.step)
 
 
@@ -170,6 +123,12 @@ class _Run:
     @cached_property
     def reward(self) -> _Series:
         return self.series("reward_mean")
+
+    def before_reward(self, level: float) -> _Run:
+        """Return the steps before the reward first held a level for 5 steps."""
+        at, values = self.reward
+        reached = next((step for step, window in zip(at, levels(values, 5), strict=False) if window >= level), math.inf)
+        return _Run(tuple(step for step in self.steps if step.step < reached))
 
     @cached_property
     def trend(self) -> Trend:
@@ -256,6 +215,9 @@ class _Run:
             return None
         if self.trend.change + 1.5 * self.trend.error >= 0.15 * self.range and spread(values) > 0:
             return None
+        late = trend(values[len(values) // 2 :])
+        if late.significance >= _SURE and late.change >= self.notable(median(values)):
+            return None  # it rises by now
         return _Found(
             at[-1],
             f"mean reward is {median(values):.3g} over {len(values)} steps: change {self.trend.change:+.2g}, standard "
@@ -272,8 +234,8 @@ def _entropy_collapse(run: _Run) -> _Found | None:
     at, values = run.series("entropy")
     if len(values) < _LEVEL_STEPS:
         return None
-    start, end = median(values[:3]), median(values[-5:])
-    limit = max(0.1 * start, 0.01)
+    start, end = max(values[:3]), median(values[-5:])
+    limit = max(0.125 * start, 0.01)
     if not run.rose:
         limit = max(limit, 0.25 * start)
     if end > limit or start <= 0:
@@ -282,7 +244,7 @@ def _entropy_collapse(run: _Run) -> _Found | None:
     while low and values[low - 1] <= 2 * limit:
         low -= 1
     began = at[min(low, len(at) - 1)]
-    return _Found(began, f"entropy is {end:.2g} in the last 5 steps, {start:.2g} in the first 3")
+    return _Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} in the first 3")
 
 
 def _gradient_spike(run: _Run) -> _Found | None:
@@ -342,7 +304,11 @@ def _length_growth(run: _Run) -> _Found | None:
 
 def _dead_groups(run: _Run) -> _Found | None:
     if run.rose and not run.saturated and run.ceiling and median(run.reward.last()) >= _NEAR_CEILING * run.ceiling:
-        return None  # most groups are solved: that is what training is for
+        return _dead(run, run.before_reward(_NEAR_CEILING * run.ceiling))  # later most groups are solved: a success
+    return _dead(run, run)
+
+
+def _dead(whole: _Run, run: _Run) -> _Found | None:
     at, shares = series = run.series("dead_group_share")
     if len(shares) >= 5:
         share = max(median(series.last()), median(shares))
@@ -351,13 +317,21 @@ def _dead_groups(run: _Run) -> _Found | None:
         return _Found(at[-1], f"{share:.0%} of the groups have equal rewards, and so no advantage")
     for name in ("reward_std", "advantage_mean"):
         at, values = series = run.series(name)
-        zero = [abs(value) < 1e-12 for value in values]
-        if len(values) < 5 or (name == "advantage_mean" and all(zero) and run.rose):
-            continue  # a model that learns has advantages; their mean is 0 by construction
+        zero = [value == 0 for value in values]
+        if len(values) < 5 or (name == "advantage_mean" and _zero_by_construction(whole, values)):
+            continue
         share = max(fmean(zero), fmean(zero[-len(series.last()) :]))
         if share >= _DEAD_STEPS:
             return _Found(at[-1], f"{name} is exactly 0 in {share:.0%} of the steps: no group has an advantage there")
     return None
+
+
+def _zero_by_construction(run: _Run, means: Sequence[float]) -> bool:
+    """Say whether advantages of living groups cancel out in the mean. Some services report the mean over all rollouts.
+
+    Then some means are off 0 by rounding, or the model learns although all means are 0.
+    """
+    return any(0 < abs(mean) < 1e-9 for mean in means) or (not any(means) and run.rose)
 
 
 def _truncation(run: _Run, cap: float | None) -> _Found | None:
@@ -388,12 +362,13 @@ def _overfitting(run: _Run) -> _Found | None:
     at, values = run.series("validation_reward_mean")
     if len(values) < 4 or not run.rose:
         return None
-    width = max(2, len(values) // 4)
+    width = max(2, len(values) // 6)
     windows = [fmean(values[i : i + width]) for i in range(len(values) - width + 1)]
     best = max(range(len(windows)), key=windows.__getitem__)
     drop = windows[best] - windows[-1]
-    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
-    noise = max(1.2533 * fmean(bends) / math.sqrt(6), 0.01 * run.range)
+    bends = sorted(abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False))
+    # The largest bend may be the best point itself.
+    noise = max(1.5 * fmean(bends[:-1] or bends) / math.sqrt(6), 0.01 * run.range)
     since = [value for step, value in zip(*run.reward, strict=True) if step >= at[best]]
     held = len(since) >= 3 and median(since[-len(since) // 3 :]) >= median(since[: len(since) // 3 + 1]) - run.notable(
         1

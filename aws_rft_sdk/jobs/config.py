@@ -6,6 +6,7 @@ what the documentation lists come from it.
 
 from __future__ import annotations
 
+from functools import partial
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
 
@@ -20,6 +21,8 @@ BOTOCORE = "botocore service model bedrock 2023-04-20"
 NOVA = "Amazon Bedrock user guide, create and manage fine-tuning jobs for Amazon Nova models"
 _OPENAI = "openai client, ReinforcementHyperparameters"
 
+_LAMBDA = "AWS Lambda API, CreateFunction"
+
 _NO_RANGE = "AWS publishes no range and no default."
 NOT_ON_MANTLE = "OpenAI's API has it. Whether Bedrock takes it is not known."
 _CHOSEN = "Left out, the service chooses."
@@ -33,11 +36,11 @@ class _Form(NamedTuple):
 
 _Text = Annotated[str, Field(pattern=r"\S"), _Form("a text that is not empty")]
 _Path = Annotated[str, Field(pattern=r"\S"), _Form("the path of a .jsonl file, from the folder of this file")]
-_Arn_Region = r"[a-z]{2}(-[a-z]+)+-[0-9]"
+_REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]"
 LambdaArn = Annotated[
     str,
     Field(
-        pattern=rf"^arn:aws[a-zA-Z-]*:lambda:{_Arn_Region}:[0-9]{{12}}:function:[a-zA-Z0-9_.-]+(:(\$LATEST|[a-zA-Z0-9_-]+))?$",
+        pattern=rf"^arn:aws[a-zA-Z-]*:lambda:{_REGION}:[0-9]{{12}}:function:[a-zA-Z0-9_.-]+(:(\$LATEST|[a-zA-Z0-9_-]+))?$",
         max_length=512,
     ),
     _Form("the ARN of a Lambda function, arn:aws:lambda:REGION:ACCOUNT:function:NAME, of at most 512 characters"),
@@ -94,10 +97,15 @@ _Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Auto = Literal["auto"]
 
 
-def _setting(description: str, source: str, *, sample: Any = None, example: Any = None, default: Any = None) -> Any:
+def _setting(source: str, text: str, *, sample: Any = None, example: Any = None, default: Any = None) -> Any:
     """Define a field. `init` writes the sample; without one it writes the example as a comment."""
     about = {"source": source, "sample": sample, "example": example}
-    return Field(default, description=description, json_schema_extra=about)
+    return Field(default, description=text, json_schema_extra=about)
+
+
+_ours, _mantle, _mantle_data, _mantle_reward, _openai, _boto, _nova, _lambda = (
+    partial(_setting, source) for source in (OURS, MANTLE, MANTLE_DATA, MANTLE_REWARD, _OPENAI, BOTOCORE, NOVA, _LAMBDA)
+)
 
 
 class Table(BaseModel):
@@ -109,112 +117,96 @@ class Table(BaseModel):
 class Grader(Table):
     """What scores the answers: a Lambda function that exists, or a reward that is deployed first."""
 
-    lambda_arn: LambdaArn | None = _setting(
+    lambda_arn: LambdaArn | None = _mantle_reward(
         "A function that is deployed already, in the region of the job. Give this or `reward`.",
-        MANTLE_REWARD,
         sample="arn:aws:lambda:{region}:123456789012:function:my-grader",
     )
-    reward: _Reference | None = _setting(
-        "A reward to deploy as a function. Give this or `lambda_arn`.", OURS, example="reward.py:reward"
+    reward: _Reference | None = _ours(
+        "A reward to deploy as a function. Give this or `lambda_arn`.", example="reward.py:reward"
     )
-    name: FunctionName | None = _setting(
-        "Name of the function that `reward` becomes. Left out, the job's name.",
-        "AWS Lambda API, CreateFunction",
-        example="my-grader",
+    name: FunctionName | None = _lambda(
+        "Name of the function that `reward` becomes. Left out, the job's name.", example="my-grader"
     )
-    role: RoleArn | None = _setting(
+    role: RoleArn | None = _lambda(
         "Role that the function runs as. Left out, a role is created.",
-        "AWS Lambda API, CreateFunction",
         example="arn:aws:iam::123456789012:role/my-grader",
     )
-    with_deps: bool = _setting(
-        "Whether to add the packages that the reward imports.", OURS, default=False, example=True
-    )
+    with_deps: bool = _ours("Whether to add the packages that the reward imports.", default=False, example=True)
 
 
 class BedrockJob(Table):
     """The job, for an open-weight model over Bedrock's OpenAI-compatible API."""
 
-    on: Literal["bedrock"] = _setting("The service.", OURS, sample="bedrock", default=...)
-    name: _Text = _setting(
+    on: Literal["bedrock"] = _ours("The service.", sample="bedrock", default=...)
+    name: _Text = _ours(
         "For you, and for the function that `grader.reward` becomes. Bedrock takes no name.",
-        OURS,
         sample="my-job",
         default=...,
     )
-    model: _Text = _setting(
-        "Documented are openai.gpt-oss-20b and qwen.qwen3-32b.", MANTLE, sample="openai.gpt-oss-20b", default=...
+    model: _Text = _mantle(
+        "Documented are openai.gpt-oss-20b and qwen.qwen3-32b.", sample="openai.gpt-oss-20b", default=...
     )
-    region: Literal["us-west-2"] = _setting(
-        "Fine-tuning of open-weight models exists in us-west-2 only.", MANTLE, sample="us-west-2", default="us-west-2"
+    region: Literal["us-west-2"] = _mantle(
+        "Fine-tuning of open-weight models exists in us-west-2 only.", sample="us-west-2", default="us-west-2"
     )
 
 
 class BedrockData(Table):
     """The prompts, checked by the rules of `aws-rft dataset check --for bedrock` and uploaded."""
 
-    train: _Path = _setting("100 to 20,000 rows.", MANTLE_DATA, sample="train.jsonl", default=...)
-    validation: _Path | None = _setting(
-        "CloudTrail's records name this parameter, no page describes it.", MANTLE, example="validation.jsonl"
+    train: _Path = _mantle_data("100 to 20,000 rows.", sample="train.jsonl", default=...)
+    validation: _Path | None = _mantle(
+        "CloudTrail's records name this parameter, no page describes it.", example="validation.jsonl"
     )
-    require_reference: bool = _setting(
-        "Whether each row needs a reference_answer.", MANTLE_DATA, default=True, example=False
-    )
+    require_reference: bool = _mantle_data("Whether each row needs a reference_answer.", default=True, example=False)
 
 
 class BedrockHyperparameters(Table):
     """What the job is run with. AWS publishes neither ranges nor defaults; the values written are the walkthrough's."""
 
-    n_epochs: _Count | _Auto | None = _setting(f"Passes over the data. {_NO_RANGE}", MANTLE, sample=1)
-    batch_size: _Count | _Auto | None = _setting(f"Prompts of a training step. {_NO_RANGE}", MANTLE, sample=4)
-    learning_rate_multiplier: _Above0 | _Auto | None = _setting(
+    n_epochs: _Count | _Auto | None = _mantle(f"Passes over the data. {_NO_RANGE}", sample=1)
+    batch_size: _Count | _Auto | None = _mantle(f"Prompts of a training step. {_NO_RANGE}", sample=4)
+    learning_rate_multiplier: _Above0 | _Auto | None = _mantle(
         f"Factor on the model's learning rate. {_NO_RANGE} The walkthrough advises less than 1.0 if rewards are noisy.",
-        MANTLE,
         sample=1.0,
     )
-    compute_multiplier: _Above0 | _Auto | None = _setting(
-        f"Compute for exploration. {NOT_ON_MANTLE}", _OPENAI, example="auto"
-    )
-    eval_interval: _Count | _Auto | None = _setting(f"Steps between evaluations. {NOT_ON_MANTLE}", _OPENAI, example=10)
-    eval_samples: _Count | _Auto | None = _setting(f"Samples of an evaluation. {NOT_ON_MANTLE}", _OPENAI, example=1)
-    reasoning_effort: Literal["default", "low", "medium", "high"] | None = _setting(
-        NOT_ON_MANTLE, _OPENAI, example="medium"
-    )
+    compute_multiplier: _Above0 | _Auto | None = _openai(f"Compute for exploration. {NOT_ON_MANTLE}", example="auto")
+    eval_interval: _Count | _Auto | None = _openai(f"Steps between evaluations. {NOT_ON_MANTLE}", example=10)
+    eval_samples: _Count | _Auto | None = _openai(f"Samples of an evaluation. {NOT_ON_MANTLE}", example=1)
+    reasoning_effort: Literal["default", "low", "medium", "high"] | None = _openai(NOT_ON_MANTLE, example="medium")
 
 
 class NovaJob(Table):
     """The job, for a Nova model over CreateModelCustomizationJob."""
 
-    on: Literal["nova"] = _setting("The service.", OURS, sample="nova", default=...)
-    name: _JobName = _setting("Unique in your account.", BOTOCORE, sample="my-job", default=...)
-    model: _Text = _setting(
+    on: Literal["nova"] = _ours("The service.", sample="nova", default=...)
+    name: _JobName = _boto("Unique in your account.", sample="my-job", default=...)
+    model: _Text = _nova(
         "The base model: an id or an ARN. Documented is amazon.nova-2-lite-v1:0:256k.",
-        NOVA,
         sample="amazon.nova-2-lite-v1:0:256k",
         default=...,
     )
-    region: Literal["us-east-1"] = _setting(
-        "Reinforcement fine-tuning of Nova exists in us-east-1 only.", NOVA, sample="us-east-1", default="us-east-1"
+    region: Literal["us-east-1"] = _nova(
+        "Reinforcement fine-tuning of Nova exists in us-east-1 only.", sample="us-east-1", default="us-east-1"
     )
-    role_arn: RoleArn = _setting(
+    role_arn: RoleArn = _boto(
         "Role that Bedrock runs the job as. `aws-rft iam show --for job-role` prints its policies.",
-        BOTOCORE,
         sample="arn:aws:iam::123456789012:role/my-role",
         default=...,
     )
-    custom_model_name: ModelName | None = _setting(
-        "Name of the tuned model. Left out, the job's name.", BOTOCORE, example="my-model"
+    custom_model_name: ModelName | None = _boto(
+        "Name of the tuned model. Left out, the job's name.", example="my-model"
     )
-    kms_key: _KmsKey | None = _setting(
-        "Key that encrypts the tuned model. Left out, a key of AWS.", BOTOCORE, example="alias/my-key"
+    kms_key: _KmsKey | None = _boto(
+        "Key that encrypts the tuned model. Left out, a key of AWS.", example="alias/my-key"
     )
 
 
 class Filter(Table):
     """One condition on the metadata of a logged request. Give `equals` or `not_equals`."""
 
-    equals: _Metadata | None = _setting("The metadata has this value.", BOTOCORE)
-    not_equals: _Metadata | None = _setting("The metadata has another value.", BOTOCORE)
+    equals: _Metadata | None = _boto("The metadata has this value.")
+    not_equals: _Metadata | None = _boto("The metadata has another value.")
 
 
 _Filters = Annotated[
@@ -225,94 +217,86 @@ _Filters = Annotated[
 class Filters(Filter):
     """Which logged requests are trained on. Give exactly one of the fields."""
 
-    and_all: _Filters | None = _setting("All conditions hold.", BOTOCORE)
-    or_all: _Filters | None = _setting("One of the conditions holds.", BOTOCORE)
+    and_all: _Filters | None = _boto("All conditions hold.")
+    or_all: _Filters | None = _boto("One of the conditions holds.")
 
 
 class NovaData(Table):
     """The prompts: a local file, checked as `aws-rft dataset check --for nova` does, an S3 URI, or invocation logs."""
 
-    train: _Text | None = _setting(
+    train: _Text | None = _nova(
         "A .jsonl file, which is checked and uploaded, or the S3 URI of one. Give this or `invocation_logs`.",
-        NOVA,
         sample="train.jsonl",
     )
-    validation: Annotated[list[_Text], Field(max_length=10), _Form("a list of at most 10 files or S3 URIs")] = _setting(
-        "Files or S3 URIs that the model is measured on.", BOTOCORE, default=[], example=["validation.jsonl"]
+    validation: Annotated[list[_Text], Field(max_length=10), _Form("a list of at most 10 files or S3 URIs")] = _boto(
+        "Files or S3 URIs that the model is measured on.", default=[], example=["validation.jsonl"]
     )
-    upload_to: S3 | None = _setting(
-        "Where local files go. Left out, `data` below `output.s3`.", OURS, example="s3://my-bucket/data/"
+    upload_to: S3 | None = _ours(
+        "Where local files go. Left out, `data` below `output.s3`.", example="s3://my-bucket/data/"
     )
-    require_reference: bool = _setting(
-        "Whether each row of a local file needs a reference_answer.", MANTLE_DATA, default=True, example=False
+    require_reference: bool = _mantle_data(
+        "Whether each row of a local file needs a reference_answer.", default=True, example=False
     )
-    invocation_logs: S3 | None = _setting(
-        "Where Bedrock's invocation logs are. Give this or `train`.", BOTOCORE, example="s3://my-bucket/logs/"
+    invocation_logs: S3 | None = _boto(
+        "Where Bedrock's invocation logs are. Give this or `train`.", example="s3://my-bucket/logs/"
     )
-    use_prompt_response: bool = _setting("Whether logged answers are used, too.", BOTOCORE, default=False, example=True)
-    filters: Filters | None = _setting(
-        "Which logged requests are used. Left out, all.", BOTOCORE, example='{{equals = {{team = "a"}}}}'
+    use_prompt_response: bool = _boto("Whether logged answers are used, too.", default=False, example=True)
+    filters: Filters | None = _boto(
+        "Which logged requests are used. Left out, all.", example='{{equals = {{team = "a"}}}}'
     )
 
 
 class NovaHyperparameters(Table):
     """What the job is run with, by the service's names. The service publishes ranges and no defaults."""
 
-    epochCount: Annotated[int, Field(ge=1, le=50)] | None = _setting(
-        f"Passes over the data. {_CHOSEN} nova-forge-sdk's template has 1.", BOTOCORE, sample=1
+    epochCount: Annotated[int, Field(ge=1, le=50)] | None = _boto(
+        f"Passes over the data. {_CHOSEN} nova-forge-sdk's template has 1.", sample=1
     )
-    batchSize: Annotated[int, Field(ge=16, le=512)] | None = _setting(
+    batchSize: Annotated[int, Field(ge=16, le=512)] | None = _boto(
         f"Prompts of a training step. {_CHOSEN} nova-forge-sdk's template has 128, AWS's sample for GSM8K 32.",
-        BOTOCORE,
         sample=32,
     )
-    learningRate: Annotated[float, Field(ge=1e-7, le=1e-3)] | None = _setting(
-        f"{_CHOSEN} nova-forge-sdk's template has 1e-5.", BOTOCORE, sample=1e-5
+    learningRate: Annotated[float, Field(ge=1e-7, le=1e-3)] | None = _boto(
+        f"{_CHOSEN} nova-forge-sdk's template has 1e-5.", sample=1e-5
     )
-    trainingSamplePerPrompt: Annotated[int, Field(ge=2, le=16)] | None = _setting(
-        f"Answers sampled for a prompt. {_CHOSEN} nova-forge-sdk's template has 8.", BOTOCORE, sample=8
+    trainingSamplePerPrompt: Annotated[int, Field(ge=2, le=16)] | None = _boto(
+        f"Answers sampled for a prompt. {_CHOSEN} nova-forge-sdk's template has 8.", sample=8
     )
-    maxPromptLength: _Count | None = _setting(
-        f"Tokens of a prompt. {_CHOSEN} No range is published. nova-forge-sdk's template has 8192.",
-        BOTOCORE,
-        example=8192,
+    maxPromptLength: _Count | None = _boto(
+        f"Tokens of a prompt. {_CHOSEN} No range is published. nova-forge-sdk's template has 8192.", example=8192
     )
-    inferenceMaxTokens: _Count | None = _setting(
-        f"Tokens of an answer. {_CHOSEN} No range is published. nova-forge-sdk's template has 2048.",
-        BOTOCORE,
-        example=2048,
+    inferenceMaxTokens: _Count | None = _boto(
+        f"Tokens of an answer. {_CHOSEN} No range is published. nova-forge-sdk's template has 2048.", example=2048
     )
-    reasoningEffort: Literal["low", "medium", "high"] | None = _setting(
-        f"{_CHOSEN} nova-forge-sdk's template has medium.", BOTOCORE, example="medium"
+    reasoningEffort: Literal["low", "medium", "high"] | None = _boto(
+        f"{_CHOSEN} nova-forge-sdk's template has medium.", example="medium"
     )
-    evalInterval: Annotated[int, Field(ge=1, le=100)] | None = _setting(
-        f"Steps between evaluations. {_CHOSEN} nova-forge-sdk's template has 10.", BOTOCORE, example=10
+    evalInterval: Annotated[int, Field(ge=1, le=100)] | None = _boto(
+        f"Steps between evaluations. {_CHOSEN} nova-forge-sdk's template has 10.", example=10
     )
 
 
 class Output(Table):
     """Where the job writes."""
 
-    s3: S3 = _setting(
-        "A prefix for metrics and, below `data`, local files.", BOTOCORE, sample="s3://my-bucket/jobs/", default=...
-    )
+    s3: S3 = _boto("A prefix for metrics and, below `data`, local files.", sample="s3://my-bucket/jobs/", default=...)
 
 
 class Vpc(Table):
     """The network that the job runs in. Without this table, the service's own."""
 
-    subnet_ids: Annotated[list[_NetworkId], Field(min_length=1, max_length=16), _Form("a list of 1 to 16 ids")] = (
-        _setting("Subnets.", BOTOCORE, default=..., example=["subnet-0123456789abcdef0"])
+    subnet_ids: Annotated[list[_NetworkId], Field(min_length=1, max_length=16), _Form("a list of 1 to 16 ids")] = _boto(
+        "Subnets.", default=..., example=["subnet-0123456789abcdef0"]
     )
     security_group_ids: Annotated[
         list[_NetworkId], Field(min_length=1, max_length=5), _Form("a list of 1 to 5 ids")
-    ] = _setting("Security groups.", BOTOCORE, default=..., example=["sg-0123456789abcdef0"])
+    ] = _boto("Security groups.", default=..., example=["sg-0123456789abcdef0"])
 
 
 class Deploy(Table):
     """The deployment through which `aws-rft job chat` calls the tuned model. `aws-rft job deploy` creates it."""
 
-    name: ModelName = _setting("Name of the deployment.", BOTOCORE, default=..., example="my-deployment")
+    name: ModelName = _boto("Name of the deployment.", default=..., example="my-deployment")
 
 
 class _File(Table):
@@ -346,7 +330,7 @@ class NovaConfig(_File):
         _Form(
             "a table of at most 200 tags: keys of 1 to 128 and texts of at most 256 letters, digits, spaces, ._:/=+@-"
         ),
-    ] = _setting("Tags of the job and of the tuned model.", BOTOCORE, default={})
+    ] = _boto("Tags of the job and of the tuned model.", default={})
     vpc: Vpc | None = None
     deploy: Deploy | None = None
 

@@ -1,12 +1,238 @@
-"""IAM policies: who needs which action on what."""
+"""IAM: which action a call needs, and the policies of everybody who takes part in a job."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError
+
+Audience = Literal["caller", "agent", "job-role", "grader", "forwarder"]
+Statement = dict[str, JSON]
+Policy = dict[str, JSON]
+
+_MANTLE = (
+    *("CreateFile", "GetFile", "ListFiles", "DeleteFile"),
+    *("CreateFineTuningJob", "GetFineTuningJob", "ListFineTuningJobs", "CancelFineTuningJob"),
+    *("CreateInference", "CallWithBearerToken"),
+)
+_NOVA = (
+    *("CreateModelCustomizationJob", "GetModelCustomizationJob"),
+    *("ListModelCustomizationJobs", "StopModelCustomizationJob"),
+    *("CreateCustomModelDeployment", "GetCustomModelDeployment", "DeleteCustomModelDeployment"),
+    *("InvokeModel", "InvokeModelWithResponseStream"),
+)
+_PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
+"""By the first letters of their regions."""
+_RUNTIME = ("Sample", "SampleWithResponseStream", "CompleteRollout", "UpdateReward")
+_ACTIONS = {
+    ("bedrock", "CreateModelCustomizationJob"): ("bedrock:CreateModelCustomizationJob", "iam:PassRole"),
+    ("bedrock-mantle", "ListFineTuningEvents"): ("bedrock-mantle:GetFineTuningJob",),
+    ("bedrock-mantle", "ListFineTuningJobCheckpoints"): ("bedrock-mantle:GetFineTuningJob",),
+    ("bedrock-runtime", "Converse"): ("bedrock:InvokeModel",),
+    ("bedrock-runtime", "ConverseStream"): ("bedrock:InvokeModelWithResponseStream",),
+    ("iam", "CreateRole"): ("iam:CreateRole", "iam:TagRole"),
+    ("lambda", "CreateFunction"): ("lambda:CreateFunction", "lambda:TagResource", "iam:PassRole"),
+    ("lambda", "Invoke"): ("lambda:InvokeFunction",),
+    ("lambda", "UpdateFunctionConfiguration"): ("lambda:UpdateFunctionConfiguration", "iam:PassRole"),
+}
+"""Actions of the operations that need others than the one of their own name."""
 
 
-def statement(actions: Sequence[str], resources: Sequence[str] = ("*",)) -> dict[str, JSON]:
+def actions_of(service: str, operation: str) -> tuple[str, ...]:
+    """Return the IAM actions that a call needs, for example `lambda:InvokeFunction` for `lambda`, `Invoke`.
+
+    The first one is that of the operation itself.
+    """
+    return _ACTIONS.get((service, operation), (f"{service}:{operation}",))
+
+
+def statement(
+    actions: Sequence[str], resources: Sequence[str] = ("*",), condition: Mapping[str, JSON] | None = None
+) -> Statement:
     """Return the policy statement that allows actions on resources."""
-    return {"Effect": "Allow", "Action": sorted(actions), "Resource": list(resources)}
+    allowed: Statement = {"Effect": "Allow", "Action": sorted(actions), "Resource": list(resources)}
+    return {**allowed, "Condition": dict(condition)} if condition else allowed
+
+
+def policy(statements: Sequence[Statement]) -> Policy:
+    """Return a policy document."""
+    return {"Version": "2012-10-17", "Statement": list(statements)}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the policies are about. Everything that is not named becomes a wildcard within the account and the region.
+
+    Attributes:
+        account: Id of the account, 12 digits.
+        region: Region of the job and its functions.
+        function: Name of the Lambda function, or its ARN.
+        bucket: S3 bucket of the training data and the output.
+        models: Models that are called: ids, ids of inference profiles, or ARNs.
+        queue: ARN of the SQS queue that the forwarder sends to.
+        role: ARN of the role that Bedrock runs a Nova job as.
+    """
+
+    account: str
+    region: str
+    function: str | None = None
+    bucket: str | None = None
+    models: tuple[str, ...] = ()
+    queue: str | None = None
+    role: str | None = None
+
+    @property
+    def partition(self) -> str:
+        """`aws`, or the part of AWS that the region belongs to."""
+        return next((name for prefix, name in _PARTITIONS.items() if self.region.startswith(prefix)), "aws")
+
+    def arn(self, service: str, resource: str, *, account: str | None = None, region: str | None = None) -> str:
+        """Return an ARN, in this account and region unless others are given."""
+        account = self.account if account is None else account
+        return f"arn:{self.partition}:{service}:{region or self.region}:{account}:{resource}"
+
+    @property
+    def function_name(self) -> str:
+        """Name of the function, `*` if it is not known."""
+        return (self.function or "*").partition(":function:")[2].partition(":")[0] or self.function or "*"
+
+    @property
+    def function_arn(self) -> str:
+        """ARN of the function."""
+        is_arn = self.function is not None and self.function.startswith("arn:")
+        return self.function if is_arn and self.function else self.arn("lambda", f"function:{self.function_name}")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What somebody needs.
+
+    Attributes:
+        statements: What the permissions policy must allow.
+        trust: Who may assume the role. None if `audience` need not be a role.
+    """
+
+    statements: tuple[Statement, ...]
+    trust: Policy | None = None
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the policy documents as `policy` and, for a role, `trust`."""
+        return {"policy": policy(self.statements), **({"trust": self.trust} if self.trust else {})}
+
+
+def needs_of(audience: str, names: Names, on: str = "bedrock") -> Needs:
+    """Return what somebody needs for a job.
+
+    Args:
+        audience: `caller` submits and follows jobs; `agent` serves rollouts; `job-role` is the role that Bedrock runs a
+            Nova job as; `grader` and `forwarder` are the roles of the two Lambda functions.
+        names: What the policies are about.
+        on: The caller's service, `bedrock` or `nova`.
+
+    Raises:
+        ConfigurationError: The audience is unknown.
+    """
+    if audience == "caller":
+        return Needs(tuple(_caller(names, on)))
+    if audience == "agent":
+        return Needs(_agent(names), trust("bedrock-agentcore.amazonaws.com", names))
+    if audience == "job-role":
+        jobs = names.arn("bedrock", "model-customization-job/*")
+        return Needs(_job_role(names), trust("bedrock.amazonaws.com", names, jobs))
+    if audience == "grader":
+        return Needs((*_logs(names), *invoke_models(names)), trust("lambda.amazonaws.com", names))
+    if audience == "forwarder":
+        send = [statement(["sqs:SendMessage"], [names.queue])] if names.queue else []
+        return Needs((*_logs(names), *send), trust("lambda.amazonaws.com", names))
+    raise ConfigurationError(f"{audience!r} is unknown; use one of {', '.join(get_args(Audience))}")
+
+
+def trust(service: str, names: Names, source_arn: str | None = None) -> Policy:
+    """Return the policy by which a service may assume a role, only on behalf of this account."""
+    condition: dict[str, JSON] = {"StringEquals": {"aws:SourceAccount": names.account}}
+    if source_arn:
+        condition["ArnLike"] = {"aws:SourceArn": source_arn}
+    allowed = {"Effect": "Allow", "Principal": {"Service": service}, "Action": "sts:AssumeRole"}
+    return policy([{**allowed, "Condition": condition}])
+
+
+def invoke_function(names: Names) -> Statement:
+    """Return the statement that allows to call the function, and no other."""
+    return statement(["lambda:InvokeFunction"], [names.function_arn])
+
+
+def invoke_models(names: Names, actions: Sequence[str] = ("bedrock:InvokeModel",)) -> list[Statement]:
+    """Return the statements that allow to call the models, and no others.
+
+    Through an inference profile a model is called in several regions. That is allowed through this profile only.
+    """
+    statements = []
+    for model in names.models:
+        resource, foundation = _model_resources(model, names)
+        statements.append(statement(actions, [resource]))
+        if foundation:
+            through = {"StringEquals": {"bedrock:InferenceProfileArn": resource}}
+            statements.append(statement(actions, [foundation], through))
+    return statements
+
+
+_PROFILES = ("us", "eu", "apac", "ap", "jp", "au", "ca", "global", "us-gov")
+"""Prefixes of the ids of inference profiles: where their regions are."""
+
+
+def _model_resources(model: str, names: Names) -> tuple[str, str | None]:
+    """Return the ARN of a model or inference profile, and for a profile that of the model in any region."""
+    where, _, rest = (model.rpartition("/")[2] if ":inference-profile/" in model else model).partition(".")
+    is_profile = where in _PROFILES and "." in rest
+    foundation = names.arn("bedrock", f"foundation-model/{rest}", account="", region="*") if is_profile else None
+    if model.startswith("arn:"):
+        return model, foundation
+    if is_profile:
+        return names.arn("bedrock", f"inference-profile/{model}"), foundation
+    return names.arn("bedrock", f"foundation-model/{model}", account=""), None
+
+
+def _caller(names: Names, on: str) -> list[Statement]:
+    if on != "nova":
+        return [statement([f"bedrock-mantle:{name}" for name in _MANTLE]), invoke_function(names)]
+    bucket = f"arn:{names.partition}:s3:::{names.bucket or '*'}/*"
+    passed = names.role or f"arn:{names.partition}:iam::{names.account}:role/*"
+    to_bedrock = {"StringEquals": {"iam:PassedToService": "bedrock.amazonaws.com"}}
+    return [
+        statement([f"bedrock:{name}" for name in _NOVA]),
+        statement(["iam:PassRole"], [passed], to_bedrock),
+        statement(["s3:PutObject"], [bucket]),
+        invoke_function(names),
+    ]
+
+
+def _agent(names: Names) -> tuple[Statement, ...]:
+    own = {"StringEquals": {"aws:ResourceAccount": names.account}}
+    actions = ("bedrock:InvokeModel", "bedrock:InvokeModelWithResponseStream")
+    any_model = [statement(actions, [names.arn("bedrock", "foundation-model/*", account="")])]
+    return (
+        statement([f"sagemaker:{name}" for name in _RUNTIME], [names.arn("sagemaker", "job/*")], own),
+        statement(["sagemaker:CallWithBearerToken"]),
+        *(invoke_models(names, actions) or any_model),
+    )
+
+
+def _job_role(names: Names) -> tuple[Statement, ...]:
+    bucket = f"arn:{names.partition}:s3:::{names.bucket or '*'}"
+    own = {"StringEquals": {"aws:ResourceAccount": names.account}}
+    return (
+        statement(["s3:GetObject", "s3:ListBucket"], [bucket, f"{bucket}/*"], own),
+        statement(["s3:PutObject"], [f"{bucket}/*"], own),
+        invoke_function(names),
+    )
+
+
+def _logs(names: Names) -> tuple[Statement, Statement]:
+    group = names.arn("logs", f"log-group:/aws/lambda/{names.function_name}")
+    return (
+        statement(["logs:CreateLogGroup"], [group]),
+        statement(["logs:CreateLogStream", "logs:PutLogEvents"], [f"{group}:*"]),
+    )

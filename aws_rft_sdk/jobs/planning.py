@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError
-from aws_rft_sdk.jobs.config import Config
+from aws_rft_sdk.jobs import graders, iam
+from aws_rft_sdk.jobs.config import OURS, Config, NovaConfig
+from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
-from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs, requests_of
+from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
 from aws_rft_sdk.jobs.types import Job, Problem, Request
 from aws_rft_sdk.runs import RolloutTable, measure
 from aws_rft_sdk.runs.manifest import read_manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, hints
 
+logger = logging.getLogger(__name__)
+
+_Told: TypeAlias = Callable[[Created], object]
 _SENSITIVE = ("equals", "notEquals")
 """Members that botocore's model of Bedrock calls sensitive: the metadata of logged requests."""
 _ACCOUNT = "ACCOUNT"
@@ -93,13 +99,15 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     create = asked.create_request(asked.arguments(files, arn))
     checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
     known = {problem.path for problem in job.problems}
-    requests = [*map(asked.upload_request, job.rows), *_deployment(job), create]
+    problems = [*job.problems, *(found for found in asked.problems(checked) if found.path not in known)]
+    deployment, notes = _deployment(asked, problems)
+    requests = [*map(asked.upload_request, job.rows), *deployment, create]
     return Plan(
         tuple(request._replace(parameters=_masked(request.parameters)) for request in requests),
-        (*job.problems, *(found for found in asked.problems(checked) if found.path not in known)),
+        tuple(problems),
         tuple(_creates(job.config, job.rows)),
-        tuple(asked.statements(arn)),
-        job.notes,
+        tuple(_statements(job.config, arn, deployment)),
+        (*job.notes, *notes),
         baseline,
         place,
     )
@@ -110,7 +118,8 @@ def submit(
     *,
     endpoint: str | None = None,
     jobs: Jobs | None = None,
-    created: Callable[[Created], object] = lambda item: None,
+    created: _Told = lambda item: None,
+    say: Callable[[str], object] = logger.info,
 ) -> Submission:
     """Upload the data, deploy the grader if the file names a reward, and create the job.
 
@@ -123,6 +132,7 @@ def submit(
         jobs: A service to use instead of a new one.
         created: Is told each thing as soon as it exists. If this call then stops half-way, by an error or by Ctrl-C,
             these are the things that exist.
+        say: Is told how the deployment of the grader goes.
 
     Raises:
         JobConfigError: The file has problems. Nothing was sent.
@@ -134,14 +144,14 @@ def submit(
     asked = requests_of(job)
     on, region = asked.config.job.on, asked.config.job.region
     service: Any = jobs or open_jobs(on, region, endpoint)
-    where = f"--on {on}" + (f" --endpoint {quote(endpoint)}" if endpoint else "")
+    where = f"--on {on}{_at(endpoint)}"
     for item in asked.earlier(service, where):
         created(item)
     files: dict[str, str] = {}
     for name in dict.fromkeys(asked.local_files()):
         files[name] = asked.upload(service, name)
         created(Created("file", files[name], asked.remove_file(files[name], where)))
-    arn = asked.config.grader.lambda_arn or _deploy(job, endpoint, created)
+    arn = asked.config.grader.lambda_arn or _deploy(asked, endpoint, created, say)
     made = service.create(**asked.arguments(files, arn))
     created(Created("job", made.id, f"aws-rft job stop {made.id} {where}"))
     return Submission(made, files, arn, where)
@@ -152,6 +162,10 @@ def _listed(path: Path, problems: Sequence[Problem]) -> str:
         f"{found.path or path.name}: {found.rule} (it is {found.value!r:.100}; {found.source})" for found in problems
     ]
     return "\n".join([f"{path} has {plural(len(problems), 'problem')}, and nothing was sent:", *lines])
+
+
+def _at(endpoint: str | None) -> str:
+    return f" --endpoint {quote(endpoint)}" if endpoint else ""
 
 
 def _function_name(config: Config) -> str:
@@ -199,9 +213,59 @@ def _baseline(folder: Path) -> dict[str, JSON]:
     }
 
 
-def _deployment(job: JobFile) -> list[Request]:
-    return []
+def _grader(asked: Asked) -> Grader:
+    config = asked.config
+    reward = str(asked.job.local(config.grader.reward or ""))
+    name, role, with_deps = _function_name(config), config.grader.role, config.grader.with_deps
+    return Grader(reward, name, config.job.on, role, with_deps)
 
 
-def _deploy(job: JobFile, endpoint: str | None, created: Callable[[Created], object]) -> str:
-    raise ConfigurationError("grader.reward: deploy it first with aws-rft reward deploy, then give grader.lambda_arn")
+def _deployment(asked: Asked, problems: list[Problem]) -> tuple[list[Request], list[str]]:
+    """Return the requests that deploy the grader, and notes. Adds to the problems."""
+    if not asked.config.grader.reward or any(problem.path.startswith("grader") for problem in problems):
+        return [], []
+    grader = _grader(asked)
+    if grader.with_deps:
+        role = grader.role or f"arn:aws:iam::{_ACCOUNT}:role/ROLE"
+        note = "grader.with_deps: pip builds the zip when the job is submitted. Only then is it known whether it fits"
+        return [Request("lambda", "CreateFunction", grader.creation(role))], [note]
+    try:
+        return graders.plan_deploy(grader, region=asked.config.job.region, account=_ACCOUNT), []
+    except ConfigurationError as error:
+        problems.append(Problem("grader.reward", asked.config.grader.reward, str(error), OURS))
+        return [], []
+
+
+def _deploy(asked: Asked, endpoint: str | None, created: _Told, say: Callable[[str], object]) -> str:
+    """Deploy the grader, tried with the first rows of the training file. Returns its ARN."""
+    grader, region, begun = _grader(asked), asked.config.job.region, False
+
+    def tell(what: str) -> None:
+        nonlocal begun
+        begun = True
+        say(what)
+
+    remove = f"aws-rft reward undeploy {grader.name} --region {region}{_at(endpoint)}"
+    samples = asked.job.local(name) if (name := next(iter(asked.job.rows), None)) else None
+    try:
+        made = graders.deploy(grader, samples=samples, region=region, endpoint_url=endpoint, say=tell)
+    except BaseException:
+        if begun:
+            created(Created("grader", grader.name, remove))
+        raise
+    created(Created("grader", made.arn, remove))
+    return made.arn
+
+
+def _statements(config: Config, arn: str, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+    """Yield what whoever submits the job and follows it needs."""
+    names = iam.Names(
+        account=arn.split(":")[4],
+        region=config.job.region,
+        function=arn,
+        bucket=config.output.s3.removeprefix("s3://").partition("/")[0] if isinstance(config, NovaConfig) else None,
+        role=config.job.role_arn if isinstance(config, NovaConfig) else None,
+    )
+    yield from iam.needs_of("caller", names, config.job.on).statements
+    if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
+        yield iam.statement(sorted(actions))

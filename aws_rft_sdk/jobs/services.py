@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError
-from aws_rft_sdk.jobs import _bedrock_request, bedrock, iam, nova
+from aws_rft_sdk.jobs import _bedrock_request, bedrock, nova
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
 from aws_rft_sdk.jobs.reading import JobFile, is_s3
 from aws_rft_sdk.jobs.types import Problem, Request
@@ -141,15 +141,6 @@ class BedrockRequests:
         """Return what is wrong with the request of `create_request`, by the paths of the file."""
         return _translated(_bedrock_request.problems(request.parameters, self.config.job.region))
 
-    def statements(self, grader: str) -> list[dict[str, JSON]]:
-        """Return the IAM statements that whoever submits the job and follows it needs."""
-        own = ("CreateFile", "ListFiles", "DeleteFile", "CreateFineTuningJob", "GetFineTuningJob", "ListFineTuningJobs")
-        more = ("CancelFineTuningJob", "CreateInference", "CallWithBearerToken")
-        return [
-            iam.statement([f"bedrock-mantle:{name}" for name in (*own, *more)]),
-            iam.statement(["lambda:InvokeFunction"], [grader]),
-        ]
-
     def remove_file(self, file: str, where: str) -> str:
         """Return the command that removes an uploaded file. `where` is `--on` and what else names the service."""
         return f"aws-rft job delete-file {file} {where}"
@@ -215,16 +206,6 @@ class NovaRequests:
     def problems(self, request: Request) -> list[Problem]:  # noqa: D102
         return _translated(nova.problems(request.parameters))
 
-    def statements(self, grader: str) -> list[dict[str, JSON]]:  # noqa: D102
-        names = ("CreateModelCustomizationJob", "GetModelCustomizationJob", "ListModelCustomizationJobs")
-        bucket, _, prefix = self.folder.removeprefix("s3://").partition("/")
-        uploads = [iam.statement(["s3:PutObject"], [f"arn:aws:s3:::{bucket}/{prefix}/*"])] if self.local_files() else []
-        return [
-            iam.statement([f"bedrock:{name}" for name in (*names, "StopModelCustomizationJob")]),
-            iam.statement(["iam:PassRole"], [self.config.job.role_arn]),
-            *uploads,
-        ]
-
     def remove_file(self, file: str, where: str) -> str:  # noqa: D102
         return f"aws s3 rm {quote(file)}"
 
@@ -239,7 +220,10 @@ def _camel(filters: Mapping[str, JSON]) -> dict[str, JSON]:
     }
 
 
-def requests_of(job: JobFile) -> BedrockRequests | NovaRequests:
+Asked: TypeAlias = BedrockRequests | NovaRequests
+
+
+def requests_of(job: JobFile) -> Asked:
     """Return what a file that could be read asks of its service."""
     if isinstance(job.config, NovaConfig):
         return NovaRequests(job, job.config)

@@ -29,12 +29,8 @@ FindCandidate = Callable[[str], "Candidate | None"]
 Hedges = Callable[[object, str], bool]
 """Says whether a text that follows a value names another one beside it."""
 
-# --- hedging ---
-
-_FAR = 2_000
-"""How many characters after a value can take it back."""
-_NEAR = 60
-"""How many characters after "or" can name another value."""
+_FAR = 2_000  # how many characters after a value can take it back
+_NEAR = 60  # how many characters after "or" can name another value
 _SIGNS = r"[^\w\n~#]*"
 _OR = "oder|ou|atau|\u0438\u043b\u0438"
 _ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294|\uc774\uac70\ub098"
@@ -117,8 +113,6 @@ def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
     return has_words or not _EXPLAINED.match(after)
 
 
-# --- what the policy takes back ---
-
 _FILLERS = (
     r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
     r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean"
@@ -135,8 +129,8 @@ _CORRECTION = (
 )
 _WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo)|too (?:high|low|big|small|large|much))\b"
 _DENIAL = (
-    r"(?:^|[.!?,\n(]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
-    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
+    r"(?:^|[.!?,\n(]\s{0,3})(?:actually,? )?(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
+    rf"|\A[^\w\n.,;:!?(]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
     rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
     r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"

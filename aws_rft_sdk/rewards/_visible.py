@@ -11,8 +11,7 @@ _THOUGHT_MARK = re.compile(
     r"|\|channel\|>\s{0,9}(?:analysis|commentary|final)\b(?:\s{0,9}<\|message\|>)?)|\[/?THINK\]|\u25c1/?think\u25b7"
 )
 _CLOSING = re.compile(r".(?:/|\|end|\|channel\|>\s*final)", re.IGNORECASE)
-_HARMONY_AS_TEXT = "assistantfinal"
-"""What is left of harmony's final channel if the special tokens are not decoded."""
+_HARMONY_AS_TEXT = "assistantfinal"  # what is left of harmony's final channel if the special tokens are not decoded
 _SOLUTION = re.compile(r"<\|(?:begin|end)_of_(?:solution|answer)\|>", re.IGNORECASE)
 _END_OF_TURN = re.compile(
     r"<\|(?:im_end|eot_id|eom_id|endoftext|end_of_text|end|return|end_of_turn|eos)\|>|</s>|<end_of_turn>|<eos>"
@@ -25,10 +24,7 @@ def strip_thoughts(text: str) -> str | None:
     Known thoughts: `<think>`, `<thinking>`, `<thought>`, `<reasoning>`, `<scratchpad>`, `<reflection>`,
     `<|begin_of_thought|>`, `<|begin_internal_thought|>`, `[THINK]`, `<seed:think>`, and harmony's channels other than
     the final one. They may nest. A closing tag alone ends a thought that began in the prompt. The text ends with the
-    policy's turn, for example at `<|im_end|>`.
-
-    Returns:
-        The visible text. None if the text ends inside a thought, so that there is no answer.
+    policy's turn, for example at `<|im_end|>`. Returns None if it ends inside a thought, so that there is no answer.
 
     Example:
         >>> strip_thoughts("<think>6 * 7 is 42?</think>#### 42")
@@ -68,7 +64,7 @@ _IS = (
     r"[\s*_]{0,9}(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?i:is|(?:should|must|will|would) be)\b"
     r"(?! (?i:correct|right|wrong|greater|more|less|fewer|larger|smaller|bigger|between|divisible|a multiple)\b))"
 )
-_LINE_BEGINS = "|".join(rf"(?<=^{marks}.)" for marks in ("", r"[ \t*_]", r"[ \t*_]{2}", r"[ \t*_]{3}"))
+_LINE_BEGINS = "|".join(rf"(?<=^[ \t*_]{{{count}}}.)" for count in range(4))
 # Begins with a set of characters and no letter before, so that a search passes over all else quickly.
 PROSE_MARKER = re.compile(
     r"[AaCcOoRr#\u7b54\u041e\u043e\uc815](?<![A-Za-z].)"
@@ -87,7 +83,6 @@ PROSE_MARKER = re.compile(
     r"[\s*_]{0,9}(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?i:(?:est?|ist|lautet|\u00e9|\u00e8)\b(?: donc\b| la\b)?)))",
     re.MULTILINE,
 )
-
 
 _ANY_MARKER = re.compile(rf"{PROSE_MARKER.pattern}|####|{BOX.pattern}|<(?i:answer)>", re.MULTILINE)
 

@@ -9,6 +9,7 @@ from functools import lru_cache
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, is_hedged, settle
 from aws_rft_sdk.rewards._visible import PROSE_MARKER
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, lines_after
@@ -90,9 +91,6 @@ class _Letters:
         self.places = Extract(MARKED, _Said(choices))
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
-        self.remark = re.compile(  # after a choice: " (A is too small)"
-            rf"{_CLOSED}\((?P<other>{letter}) (?:is|was|seems|looks) (?:(?:too|not) \w+|wrong|incorrect|false)\)"
-        )
         self.anywhere = re.compile(
             r"(?:^[0-9]{1,2}[.)] )?(?<![A-Za-z0-9'])(?<![a-z]\.)(?:(?i:option|choice|answer|statement) [(*]*)?"
             rf"(?!a |i |A [a-z]|I and I)(?P<label>{letter}){no_word}",
@@ -125,11 +123,8 @@ class _Letters:
         if found is None:
             several = self.several.match(text)
             return Candidate("", 0, several.end()) if several else None
-        end = found.end("label")
-        remark = self.remark.match(text, end)
-        if remark and remark["other"].upper() != found["label"].upper():
-            end = remark.end()
-        return None if self.ruled_out.match(text, end) else Candidate(found["label"].upper(), 0, end)
+        is_out = self.ruled_out.match(text, found.end())
+        return None if is_out else Candidate(found["label"].upper(), 0, found.end())
 
     def hedges(self, value: object, rest: str) -> bool:
         """Say whether what follows a choice names another one."""
@@ -166,8 +161,9 @@ class _Said(Extractor):
         choice = letters.some.search(text)
         if choice is None:
             return
-        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
-        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - _SAID_CHARACTERS)):
+        # The marker of a choice, such as "Answer:", stands on its line, or in the 40 characters before that.
+        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - 40)) + 1
+        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - 10_000)):
             yield answer._replace(visible=visible)
         lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
         if not lines:
@@ -176,21 +172,11 @@ class _Said(Extractor):
         is_list = len({line["label"].upper() for line in lines}) > 1  # the options, not an answer
         bare = {line["label"].upper() for line in lines if line["bare"] is not None}
         ends_list = not is_list or (last["bare"] is not None and len(bare) == 1)
-        if ends_list and "\n" not in text[last.start("label") :].rstrip():
-            yield _line_of(visible, last)
-        if not is_list and not text[: first.start()].strip():
-            yield _line_of(visible, first)
-
-
-def _line_of(visible: str, line: re.Match[str]) -> Answer:
-    end = visible.find("\n", line.start("label"))
-    return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
-
-
-_SAID_CHARACTERS = 10_000
-"""How many characters of the end of a text are looked at for words such as "I choose"."""
-_BEFORE_LINE = 40
-"""How many characters of the lines before a choice can hold its marker, such as "Answer:"."""
+        is_last = ends_list and "\n" not in text[last.start("label") :].rstrip()
+        is_first = not is_list and not text[: first.start()].strip()
+        for line in [last] * is_last + [first] * is_first:
+            end = visible.find("\n", line.start("label"))
+            yield Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
 @dataclass(frozen=True)
@@ -215,10 +201,9 @@ class Choice(Comparator):
     """The letters that may be named."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.choices, str):
-            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
-        if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
-            raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
+        (letters,) = check_names("choices", (self.choices,))
+        if not re.fullmatch("[A-Za-z]+", letters) or len(set(letters.upper())) < 2:
+            raise ConfigurationError(f"choices must be a text of at least two letters, not {self.choices!r:.80}")
 
     def _extractor(self) -> Extractor:
         return _letters(self.choices).places

@@ -29,8 +29,7 @@ from aws_rft_sdk.rewards.tools import tool_calls
 
 ANSWER_CHARACTERS = 1_000
 """How much after a marker can be the answer. Also keeps integers below the digits that Python refuses to convert."""
-_LAST_MARKERS = 8
-"""How many markers are looked at, from the last one."""
+_LAST_MARKERS = 8  # how many markers are looked at, from the last one
 
 
 class Answer(NamedTuple):
@@ -49,11 +48,6 @@ class Answer(NamedTuple):
     def text(self) -> str:
         """The answer, without its marker."""
         return self.visible[self.start : self.end]
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the answer is the whole text, so that no marker says where it stands."""
-        return self.start == 0 and self.end == len(self.visible)
 
     @classmethod
     def of(cls, text: str) -> Answer:
@@ -74,7 +68,7 @@ class Extractor:
 
     def __or__(self, other: Extractor) -> Extractor:
         """Return the extractor that gives the answers of both, the last in the text first."""
-        return _Union((*(self.extractors if isinstance(self, _Union) else (self,)), other))
+        return _Union(self, other)
 
     def __rshift__(self, comparator: Comparator) -> Compared:
         """Return the reward that compares the answer with the ground truth."""
@@ -83,15 +77,6 @@ class Extractor:
                 f"{comparator!r:.80} is no comparator. After >> write one, for example ExactNumber() or Text()"
             )
         return Compared(self, comparator)
-
-
-@dataclass(frozen=True)
-class _Union(Extractor):
-    extractors: tuple[Extractor, ...]
-
-    def answers(self, visible: str) -> Iterator[Answer]:
-        found = [answer for each in self.extractors for answer in each.answers(visible)]
-        return iter(sorted(found, key=lambda answer: -answer.marker))
 
 
 @dataclass(frozen=True, init=False)
@@ -111,11 +96,19 @@ class Extract(Extractor):
 
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the answers of the first extractor, then those of the next."""
-        return itertools.chain.from_iterable(each.answers(visible) for each in self.extractors)
+        return self._in_order(each.answers(visible) for each in self.extractors)
 
     def answers_of(self, rollout: Rollout) -> Iterator[Answer]:
         """Yield the answers of the first extractor, then those of the next."""
-        return itertools.chain.from_iterable(each.answers_of(rollout) for each in self.extractors)
+        return self._in_order(each.answers_of(rollout) for each in self.extractors)
+
+    def _in_order(self, found: Iterator[Iterator[Answer]]) -> Iterator[Answer]:
+        return itertools.chain.from_iterable(found)
+
+
+class _Union(Extract):
+    def _in_order(self, found: Iterator[Iterator[Answer]]) -> Iterator[Answer]:
+        return iter(sorted(itertools.chain.from_iterable(found), key=lambda answer: -answer.marker))
 
 
 @dataclass(frozen=True)
@@ -219,7 +212,8 @@ class Tag(Extractor):
     name: str
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not re.fullmatch(r"[\w-]+", self.name):
+        (name,) = check_names("name", (self.name,))
+        if not re.fullmatch(r"[\w-]+", name):
             raise ConfigurationError(f"a tag needs a name of letters, such as Tag('answer'), not {self.name!r:.80}")
 
     def answers(self, visible: str) -> Iterator[Answer]:
@@ -264,8 +258,7 @@ _FENCED = re.compile(
 class JsonPath(Extractor):
     """A value of the JSON object or array that the answer is, or holds: in a fenced block or between sentences.
 
-    Args:
-        path: Keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
+    The path are keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
 
     Raises:
         ConfigurationError: The path is empty, or holds something else than texts and whole numbers.
@@ -328,12 +321,9 @@ class LastNumber(Extractor):
     def answers(self, visible: str) -> Iterator[Answer]:
         """Yield the last numbers, the last one first."""
         found = deque(_FIGURE.finditer(visible, max(0, len(visible) - 2 * ANSWER_CHARACTERS)), 2 * _LAST_MARKERS)
-        for figure in sorted(found, key=lambda each: (_is_span(visible, each), -each.start())):
+        spans = {each: _SPAN.search(visible, max(0, each.start() - 8), each.end() + 8) is not None for each in found}
+        for figure in sorted(found, key=lambda each: (spans[each], -each.start())):
             yield Answer(visible, figure.start(), figure.start(), figure.end())
-
-
-def _is_span(visible: str, figure: re.Match[str]) -> bool:
-    return _SPAN.search(visible, max(0, figure.start() - 8), figure.end() + 8) is not None
 
 
 _FIGURE = re.compile(
@@ -372,14 +362,11 @@ class Comparator(TextReward):
         return STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
-        """Return the reward.
+        """Return the reward. None if the ground truth is of no use.
 
         Args:
             answers: Where answers stand, the most likely first. May be empty: then there is no answer.
             ground_truth: What is right.
-
-        Returns:
-            The reward. None if the ground truth is of no use.
         """
         raise NotImplementedError
 

@@ -33,12 +33,11 @@ class Format(TextReward):
     """A regular expression for the whole answer, spaces around it apart; a dot matches line breaks too."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str):
-            raise ConfigurationError(f"pattern must be a text, not {self.pattern!r:.80}")
+        (pattern,) = check_names("pattern", (self.pattern,))
         try:
-            re.compile(self.pattern, re.DOTALL)
+            re.compile(pattern, re.DOTALL)
         except re.error as error:
-            raise ConfigurationError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+            raise ConfigurationError(f"pattern {self.pattern!r:.80} is no regular expression: {error}") from error
 
     @classmethod
     def tags(cls, *names: str) -> Tags:
@@ -101,7 +100,6 @@ class Tags(TextReward):
 
 
 _END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
-_PHRASE = "#### The final answer is"
 _LINE = re.compile(
     r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE
 )
@@ -121,7 +119,7 @@ class FinalAnswerLine(TextReward):
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
-            return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
+            return float(re.search(r"\n#### The final answer is [0-9]", answer_text) is not None)
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
         if "####" not in text:
             return 0.0

@@ -244,8 +244,7 @@ class Judge(_Judging):
         rubric: What to judge by: `PANDALM`, `single_score(...)` or a `Rubric`.
         model_id: Which model a client asks for. Clients need it.
         params: More arguments for the call of a client, for example `{"temperature": 0}`.
-        shows: What the judge sees beside the question: the last "answer", or the whole "conversation" with tool calls
-            and results. It never sees thoughts.
+        shows: What the judge sees beside the question, never with thoughts: the last "answer", or the "conversation".
         cache: File to keep verdicts in; None for none. The key is a digest of everything that is sent, the model's id
             and its parameters, but not its address.
         timeout_seconds: Seconds for one request as a whole.

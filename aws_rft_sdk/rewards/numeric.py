@@ -16,10 +16,7 @@ from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_numb
 from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import ANYWHERE, STANDARD, Answer, Comparator, Extractor, reference_of
 
-
-@lru_cache(maxsize=64)
-def _exact(tolerance: float) -> Fraction:
-    return Fraction(str(tolerance))
+_exact = lru_cache(maxsize=64)(Fraction)
 
 
 @dataclass(frozen=True)
@@ -75,9 +72,10 @@ class ExactNumber(Comparator):
         return float(any(self._is_equal(value, right) for value in (given.value, *given.others) for right in accepted))
 
     def _is_equal(self, value: Fraction, right: Fraction) -> bool:
-        if value == right:  # quicker than to subtract fractions
-            return True
-        return abs(value - right) <= max(_exact(self.tolerance), _exact(self.relative_tolerance) * abs(right))
+        if value == right or not (self.tolerance or self.relative_tolerance):
+            return value == right
+        allowed = max(_exact(str(self.tolerance)), _exact(str(self.relative_tolerance)) * abs(right))
+        return abs(value - right) <= allowed
 
 
 gsm8k = ExactNumber()
@@ -106,7 +104,8 @@ class FinQA(Comparator):
     close when |a - g| < relative_tolerance * |g| or |a - g| < absolute_tolerance.
 
     Read as well: scale letters ("$1.2m") and signs in words ("a decrease of 5%" is -5%). A year only says when ("2019:
-    5.2"). The answer stands where `ExactNumber` finds it. An answer that names two figures, or yes and no, is wrong.
+    5.2"). The scale of "5.2 million" may be left out, since tables give it. The answer stands where `ExactNumber` finds
+    it. An answer that names two figures, or yes and no, is wrong.
 
     Raises:
         ConfigurationError: A tolerance is not a finite number of at least 0, or `close` is not from 0 to 1.
@@ -156,6 +155,8 @@ class FinQA(Comparator):
             readings.append(given.value * 100)
         if self.percent == "either" or (given.percent and not right.percent):
             readings.append(given.value / 100)
+        if given.scale == 1 and not given.unit[0]:  # "5.2" out of a table in millions
+            readings.append(given.value * right.scale)
         return readings
 
     def _compare(self, given: Fraction, right: Number) -> float:
@@ -164,7 +165,8 @@ class FinQA(Comparator):
         # What rounds to nothing is compared as it is: 0.0001 is not 0.
         if not difference or round(given, digits) == round(right.value, digits) != 0:
             return 1.0
-        allowed = max(_exact(self.relative_tolerance) * abs(right.value), _exact(self.absolute_tolerance))
+        relative = _exact(str(self.relative_tolerance)) * abs(right.value)
+        allowed = max(relative, _exact(str(self.absolute_tolerance)))
         return self.close if difference < allowed else 0.0
 
 

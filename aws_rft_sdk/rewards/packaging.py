@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import io
 import keyword
+import subprocess
 import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from pathlib import Path, PurePosixPath
 import aws_rft_sdk
 from aws_rft_sdk import rewards
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.rewards.lambdas import CONCURRENCY, Envelope
 
 HANDLER = "lambda_function.lambda_handler"
 """What to enter as the handler of the function; also Lambda's default."""
@@ -37,8 +41,15 @@ _ENTRY = '''"""Scores rows with {name} of {module}.py."""
 import {module}
 from aws_rft_sdk.rewards.lambdas import reward_lambda
 
-lambda_handler = reward_lambda({module}.{name}, floor={floor!r})
+lambda_handler = reward_lambda(
+    {module}.{name}, floor={floor!r}, concurrency={concurrency!r}, envelope={envelope!r}
+)
 '''
+RUNTIME = f"python3.{sys.version_info.minor}"
+"""Lambda's name of the Python that runs here, so that a function behaves as it was tested."""
+_LIBC = {"x86_64": "x86_64", "arm64": "aarch64"}
+"""Lambda's names of the architectures, and those of wheels."""
+_PIP_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -50,7 +61,7 @@ class Package:
     zip_bytes: int
     unzipped_bytes: int
     needs: tuple[str, ...]
-    """Packages that the code imports and the zip does not have: to be added as a Lambda layer."""
+    """Packages that the code imports and the zip does not have."""
 
     @property
     def fits(self) -> bool:
@@ -58,20 +69,37 @@ class Package:
         return self.zip_bytes <= MAX_ZIP_BYTES and self.unzipped_bytes <= MAX_UNZIPPED_BYTES
 
 
-def build_package(file: str | Path, name: str, out: str | Path, *, floor: float = 0.0) -> Package:
+def build_package(
+    file: str | Path,
+    name: str,
+    out: str | Path,
+    *,
+    floor: float = 0.0,
+    concurrency: int = CONCURRENCY,
+    envelope: Envelope = "list",
+    with_deps: bool = False,
+    runtime: str = RUNTIME,
+    architecture: str = "x86_64",
+) -> Package:
     """Write a zip with a Lambda function that scores with a reward. The same input gives the same bytes.
 
-    Packages other than ours are not added, only named. Code that is imported by a computed name is not found.
+    Code that is imported by a computed name is not found.
 
     Args:
         file: The Python file of the reward.
         name: Its name in the file, dotted for something inside of a class.
         out: The zip, overwritten.
-        floor: Score of a row that cannot be judged.
+        floor: Score of a row that cannot be judged. `reward_lambda` describes this and the next two.
+        concurrency: Rows at once.
+        envelope: Form of the reply.
+        with_deps: Whether pip adds the packages that Lambda lacks, in the versions that are installed here. Otherwise
+            they are only named.
+        runtime: The Python that pip chooses wheels for, by Lambda's name, for example "python3.12".
+        architecture: The processor that pip chooses wheels for: "x86_64" or "arm64".
 
     Raises:
         ConfigurationError: The file is not there, is no Python, or has a name that cannot be imported or would hide
-            another module; or the zip cannot be written.
+            another module; pip finds no wheels; or the zip cannot be written.
     """
     file = Path(file)
     is_name = file.stem.isidentifier() and not keyword.iskeyword(file.stem)
@@ -82,8 +110,53 @@ def build_package(file: str | Path, name: str, out: str | Path, *, floor: float 
     content, needs = closure(["aws_rft_sdk.rewards.lambdas"], file)
     for folder in {folder.as_posix() for arcname in content for folder in PurePosixPath(arcname).parents} - {"."}:
         content.setdefault(f"{folder}/__init__.py", b"")  # in a zip, Python finds no folder without one
-    content["lambda_function.py"] = _ENTRY.format(module=file.stem, name=name, floor=floor).encode()
+    entry = _ENTRY.format(module=file.stem, name=name, floor=floor, concurrency=concurrency, envelope=envelope)
+    content["lambda_function.py"] = entry.encode()
+    if with_deps and (lacking := _lacking(needs)):
+        content, needs = {**_wheels(lacking, runtime, architecture), **content}, set()
     return write_package(out, content, needs)
+
+
+def _lacking(needs: Iterable[str]) -> list[str]:
+    return sorted(set(needs) - sys.stdlib_module_names - IN_LAMBDA)
+
+
+def _wheels(modules: Iterable[str], runtime: str, architecture: str) -> dict[str, bytes]:
+    """Return the files of packages, and of all that they need, as pip installs them for Lambda. Nothing is compiled.
+
+    The pip of this Python is used with its settings, so `PIP_INDEX_URL` and `PIP_FIND_LINKS` count.
+    """
+    wanted, libc = [_requirement(module) for module in modules], _LIBC[architecture]
+    platforms = [f"--platform=manylinux2014_{libc}"]
+    if int(runtime.rpartition(".")[2]) >= 12:  # Amazon Linux 2023, with glibc 2.34
+        platforms += [f"--platform=manylinux_2_28_{libc}", f"--platform=manylinux_2_34_{libc}"]
+    with tempfile.TemporaryDirectory() as folder:
+        options = ["--only-binary=:all:", f"--python-version={runtime.removeprefix('python')}", "--implementation=cp"]
+        command = [sys.executable, "-m", "pip", "install", "--no-compile", "--no-input", "--quiet", "--target", folder]
+        try:
+            subprocess.run(  # noqa: S603 - the requirements are names of installed packages
+                [*command, *options, *platforms, *wanted],
+                check=True,
+                capture_output=True,
+                text=True,
+                timeout=_PIP_SECONDS,
+            )
+        except subprocess.CalledProcessError as error:
+            raise ConfigurationError(
+                f"pip cannot install {', '.join(wanted)} for {runtime} on {architecture}: {error.stderr.strip()[-800:]}"
+            ) from error
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise ConfigurationError(f"pip cannot install {', '.join(wanted)}: {error}") from error
+        files = [path for path in Path(folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def _requirement(module: str) -> str:
+    """Return what pip calls the package of a module, with the version that is installed here."""
+    names = importlib.metadata.packages_distributions().get(module)
+    if not names:
+        return module
+    return f"{names[0]}=={importlib.metadata.version(names[0]).partition('+')[0]}"
 
 
 def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable[str]) -> Package:
@@ -103,7 +176,7 @@ def write_package(out: str | Path, content: Mapping[str, bytes], needs: Iterable
         Path(out).write_bytes(buffer.getvalue())
     except OSError as error:
         raise ConfigurationError(f"{out} cannot be written: {error}") from error
-    missing = tuple(sorted(set(needs) - sys.stdlib_module_names - IN_LAMBDA))
+    missing = tuple(_lacking(needs))
     size = sum(map(len, content.values()))
     return Package(Path(out), tuple(sorted(content)), buffer.getbuffer().nbytes, size, missing)
 

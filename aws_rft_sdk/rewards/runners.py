@@ -49,21 +49,13 @@ class Execution:
 
 
 class Runner(Protocol):
-    """Runs Python 3 programs. Any function or object of this form can be a runner.
-
-    `CodeTests` ends its programs in time by itself. A runner adds a grace of 10 s before it does so.
-    """
+    """Runs Python 3 programs. `CodeTests` ends them in time by itself. A runner does so only 10 s later."""
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
         """Write the files into an empty folder, run `main.py` there, wait for it and end what it leaves running.
 
-        Args:
-            files: Texts by their names, without folders.
-            stdin: Standard input. It holds the tests, so the program must not find it in a file.
-            limits: What the run may use.
-
-        Raises:
-            UnavailableError: The run could not begin, or nobody knows what came of it. It may be repeated.
+        `files` are texts by their names, without folders. `stdin` holds the tests, so the program must not find it in a
+        file. Raises `UnavailableError` if the run could not begin, or nobody knows what came of it. It may be repeated.
         """
 
 

@@ -16,7 +16,6 @@ from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._formulas import SETS_IN_WORDS, LastFormula, settled_formula, settled_words
 from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, Whole, reference_of
 
-_MAX_SECONDS = 3_600
 _ARITHMETIC = re.compile(r"(?:[0-9\s+*/^(){}-]|\\(?:[dt]?frac|times|cdot|div|sqrt|left|right)\b)+")
 _SET = re.compile(r"\\\{[^()\[\]]*,[^()\[\]]*\\\}")
 _ORDERED = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
@@ -37,15 +36,13 @@ class Math(Comparator):
     The ground truth is a number or a text with an expression. A list holds several that are right. A ground truth in
     words ("even") is compared as words.
 
-    math-verify runs in up to 4 processes of its own. They start on use, serve all threads of this process, and end with
-    it. Small texts (towers of powers, sums of many symbols) may take hours, so an expression that takes too long ends
-    its process. Such an answer is wrong, 0.0, since a policy could otherwise escape a bad score by it. Such a ground
-    truth cannot be judged, None, and neither can anything when the machine gives no processor time. The limit is of
-    processor time, so that a busy machine does not matter. A faster machine may still judge more. POSIX only.
+    math-verify runs in up to 4 processes of its own. They start on use, serve all threads, and end with this process.
+    Small texts (towers of powers) may take hours, so an expression that takes too long ends its process. Such an answer
+    is wrong, 0.0, since a policy could otherwise escape a bad score by it. Such a ground truth cannot be judged, None.
+    The limit is of processor time, so that a busy machine does not matter. POSIX only.
 
     Raises:
-        ConfigurationError: A limit is not positive; math-verify is not installed or cannot be started (when it is first
-            used).
+        ConfigurationError: A limit is not positive. Or, when first used: math-verify is not installed.
     """
 
     max_characters: int = 2_000
@@ -55,7 +52,7 @@ class Math(Comparator):
 
     def __post_init__(self) -> None:
         check_number("max_characters", self.max_characters, low=1, whole=True)
-        check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
+        check_seconds("timeout_seconds", self.timeout_seconds, 3_600)
 
     def _extractor(self) -> Extractor:
         return _FORMULAS

@@ -15,8 +15,7 @@ from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, AnyReward, Component, R
 def discount_back(outcome: float, turns: int, discount: float) -> tuple[float, ...]:
     """Return outcome * discount^(turns - 1 - t) for each turn t, in order: the last turn gets the outcome itself.
 
-    Raises:
-        ConfigurationError: The discount is not from 0 to 1.
+    Raises `ConfigurationError` if the discount is not from 0 to 1.
 
     Example:
         >>> discount_back(1.0, 3, 0.5)
@@ -29,8 +28,7 @@ def discount_back(outcome: float, turns: int, discount: float) -> tuple[float, .
 def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[float, ...]:
     """Return G_t = r_t + discount * G_(t+1) for each turn, in order (Sutton and Barto, Reinforcement Learning, 3.3).
 
-    Raises:
-        ConfigurationError: The discount is not from 0 to 1.
+    Raises `ConfigurationError` if the discount is not from 0 to 1.
 
     Example:
         >>> returns_to_go([0.0, 0.5, 1.0])

@@ -8,6 +8,8 @@ import threading
 import openai
 import pytest
 import requests
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError
 
 from aws_rft_sdk.runtime import LocalBedrock
 from tests.bedrock.bedrock_parts import (
@@ -208,6 +210,9 @@ def test_create_when_hyperparameters_are_left_out_or_auto_then_the_walkthroughs_
         ("/embeddings", {}, 404),
         ("/files", {}, 400),
         ("/fine_tuning/jobs", [], 400),
+        ("/chat/completions", {"messages": USER}, 400),
+        ("/chat/completions", {"model": MODEL}, 400),
+        ("/responses", {"model": MODEL}, 400),
     ],
 )
 def test_call_when_it_is_not_served_then_the_error_has_openais_form(server, path, body, status):
@@ -307,3 +312,30 @@ def test_invoke_when_it_is_refused_then_boto3_knows_the_error(functions, name, p
         functions.invoke(FunctionName=name, Payload=payload)
 
     assert refused.value.response["Error"]["Code"] == error
+
+
+def test_stop_when_a_function_is_stuck_then_it_does_not_wait_for_it():
+    began, go_on = threading.Event(), threading.Event()
+
+    def stuck(event, context):
+        began.set()
+        go_on.wait(60)
+
+    server = LocalBedrock(guess, functions={"stuck": stuck}).start()
+    client = lambda_of(server, config=Config(retries={"total_max_attempts": 1}))
+    errors = []
+
+    def call():
+        try:
+            client.invoke(FunctionName="stuck", Payload=b"{}")
+        except (BotoCoreError, client.exceptions.ClientError) as error:
+            errors.append(error)
+
+    caller = threading.Thread(target=call)
+    caller.start()
+    assert began.wait(30)
+    server.stop()
+    caller.join(30)
+    go_on.set()
+
+    assert len(errors) == 1

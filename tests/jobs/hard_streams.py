@@ -7,8 +7,7 @@ import random
 from dataclasses import replace
 
 from aws_rft_sdk.jobs import Step
-
-from streams import Make, changed, level, line, points, rise, run, shares, spiked, validated
+from tests.jobs.streams import Make, changed, level, line, points, rise, run, shares, spiked, validated
 
 Rng = random.Random
 
@@ -33,7 +32,7 @@ def mantle_like(rng: Rng) -> list[Step]:
     return [replace(s, grad_norm=0.0009 * math.exp(rng.gauss(0, 0.5))) for s in steps]
 
 
-STREAMS: dict[str, tuple[Make, set[str]]] = {
+HARD_STREAMS: dict[str, tuple[Make, set[str]]] = {
     "binomial 16": (mantle_like, set()),
     "binomial 8, 75 steps": (lambda r: binomial(r, 75, rise(0.5, 0.9, 4), 8), set()),
     "binomial 32 hard": (lambda r: binomial(r, 100, line(0.03, 0.2), 32), set()),
@@ -151,4 +150,71 @@ STREAMS: dict[str, tuple[Make, set[str]]] = {
     "gap at the end": (lambda r: [s for s in run(r) if s.step not in (64, 65)], {"missing_steps"}),
     "half of the steps lost": (lambda r: [s for s in run(r) if s.step <= 20 or s.step >= 50], {"missing_steps"}),
     "random third lost": (lambda r: [s for s in run(r) if r.random() > 0.33], {"missing_steps"}),
+    # A third look
+    "len grows w saturating reward": (lambda r: run(r, reward=rise(0.3, 0.85, 4), length=line(500, 1500)), set()),
+    "len x3 with reward, noise": (
+        lambda r: run(r, 80, reward=line(0.2, 0.7), noise=0.1, length=line(400, 1300), length_noise=0.12),
+        set(),
+    ),
+    "very noisy sd .2": (lambda r: run(r, 67, reward=rise(0.5, 0.9), noise=0.2), set()),
+    "plateau from step 20": (lambda r: run(r, 60, reward=points((0, 0.5), (0.33, 0.88), (1, 0.88)), noise=0.03), set()),
+    "overshoot then settle": (
+        lambda r: run(r, 80, reward=points((0, 0.4), (0.5, 0.88), (0.7, 0.82), (1, 0.85)), noise=0.04),
+        set(),
+    ),
+    "slow small": (lambda r: run(r, 60, reward=line(0.5, 0.62), noise=0.04), set()),
+    "20 steps learning": (lambda r: run(r, 20, reward=line(0.4, 0.7)), set()),
+    "12 steps noisy down-ish": (lambda r: run(r, 12, reward=level(0.6), noise=0.1), set()),
+    "zeros as placeholder": (lambda r: [replace(s, advantage_mean=0.0, policy_loss=0.0) for s in run(r)], set()),
+    "lengths constant": (lambda r: [replace(s, response_length_mean=512.0) for s in run(r)], set()),
+    "rewards NaN in some": (lambda r: [replace(s, reward_mean=None) if r.random() < 0.2 else s for s in run(r)], set()),
+    "kl grows": (lambda r: run(r, kl=line(0, 0.2)), set()),
+    "entropy noisy small": (lambda r: run(r, entropy=line(0.2, 0.08)), set()),
+    "constant flat no noise": (lambda r: run(r, 50, reward=level(0.5), noise=0), {"reward_flat"}),
+    "25 steps flat": (lambda r: run(r, 25, reward=level(0.5), noise=0.03), {"reward_flat"}),
+    "saturated .955": (lambda r: run(r, 60, reward=level(0.96), noise=0.02), {"reward_saturated"}),
+    "collapse 0.62 to 0.03 by 20": (
+        lambda r: run(
+            r, 60, entropy=points((0, 0.62), (0.33, 0.03), (1, 0.02)), reward=points((0, 0.5), (0.33, 0.7), (1, 0.7))
+        ),
+        {"entropy_collapse"},
+    ),
+    "some steps zero adv": (
+        lambda r: [replace(s, advantage_mean=0.0) if r.random() < 0.7 else s for s in run(r, reward=line(0.2, 0.4))],
+        {"dead_groups"},
+    ),
+    "pinned 2048": (
+        lambda r: [
+            replace(s, response_length_mean=2048.0 if s.step > 30 else s.response_length_mean)
+            for s in run(r, reward=rise(0.3, 0.7), length=line(1500, 1900))
+        ],
+        {"truncation"},
+    ),
+    "fall 15%": (lambda r: run(r, 67, reward=points((0, 0.5), (0.4, 0.85), (1, 0.68)), noise=0.04), {"reward_falling"}),
+    "spike 20x": (lambda r: spiked(run(r, grad_noise=0.4), [50], 40), {"gradient_spike"}),
+    "overfit per step": (
+        lambda r: validated(r, points((0, 0.5), (0.5, 0.75), (1, 0.55)), every=1, noise=0.04),
+        {"overfitting"},
+    ),
+    "trunc 8%": (lambda r: shares(r, "truncated_share", level(0.09), noise=0.03), {"truncation"}),
+    "flat 200 noisy": (lambda r: run(r, 200, reward=level(0.6), noise=0.15), {"reward_flat"}),
+    "AR flat": (lambda r: run(r, 100, reward=level(0.5), noise=0.05, likeness=0.5), {"reward_flat"}),
+    "AR plateau": (lambda r: run(r, 100, reward=rise(0.4, 0.8, 8), noise=0.06, likeness=0.6), set()),
+    "dead from the start, yet solved": (
+        lambda r: shares(r, "dead_group_share", level(0.8), reward=rise(0.5, 0.95)),
+        {"dead_groups"},
+    ),
+    "no advantage in most steps, yet solved": (
+        lambda r: [replace(s, advantage_mean=0.0) if r.random() < 0.7 else s for s in run(r, reward=rise(0.5, 0.95))],
+        {"dead_groups"},
+    ),
+    "means of advantages are rounding errors": (
+        lambda r: [replace(s, advantage_mean=r.choice([0.0, 3e-18])) for s in run(r, 40, reward=level(0.4))],
+        {"reward_flat"},
+    ),
+    "collapse within the first steps": (
+        lambda r: run(r, entropy=lambda x: max(0.05, 0.62 * math.exp(-17 * x))),
+        {"entropy_collapse"},
+    ),
 }
+"""By name: how to make the steps of a run, and the kinds of alarms."""

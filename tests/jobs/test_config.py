@@ -2,13 +2,17 @@
 
 import json
 import re
+import sys
+from importlib import import_module
 
 import botocore.session
 import pytest
-from job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
 
+from aws_rft_sdk.jobs._bedrock_request import create_body
+from aws_rft_sdk.jobs._bedrock_request import problems as request_problems
 from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, MANTLE, NOT_ON_MANTLE, OURS, source_of, table_of
 from aws_rft_sdk.jobs.reading import init_text, read_job
+from tests.jobs.job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
 
 
 @pytest.fixture
@@ -22,6 +26,8 @@ def check(tmp_path):
 
     return read
 
+
+toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli").loads
 
 # service, path, value as TOML (None: left out), what the rule says; "" for a value that is right
 AUTO = ["n_epochs", "batch_size", "eval_interval", "eval_samples"]
@@ -46,6 +52,7 @@ FIELDS = [
     ("bedrock", "data.train", None, "is missing"),
     ("bedrock", "data.validation", '"train.jsonl"', ""),
     ("bedrock", "data.validation", '"absent.jsonl"', "No such file"),
+    ("bedrock", "data.validation", '"few.jsonl"', "at least 100"),
     ("bedrock", "data.validation", "[]", ".jsonl file"),
     ("bedrock", "data.require_reference", '"no"', "true or false"),
     ("bedrock", "grader.lambda_arn", f'"{LAMBDA.format("us-west-2")}:$LATEST"', ""),
@@ -84,6 +91,8 @@ FIELDS = [
     ("nova", "data.train", '"s3://bucket/my train.jsonl"', "without spaces"),
     ("nova", "data.train", "1", "not empty"),
     ("nova", "data.validation", '["s3://bucket/v.jsonl", "train.jsonl"]', ""),
+    ("nova", "data.validation", '["few.jsonl"]', ""),
+    ("nova", "data.validation", '["absent.jsonl"]', "No such file"),
     ("nova", "data.validation", '"s3://bucket/v.jsonl"', "a list of at most 10"),
     ("nova", "data.validation", json.dumps([f"s3://bucket/{n}.jsonl" for n in range(11)]), "a list of at most 10"),
     ("nova", "data.validation", '["s3://b/v.jsonl"]', "an S3 URI"),
@@ -287,6 +296,21 @@ def test_ranges_when_botocore_has_them_then_they_are_the_same():
         assert bounds == (wanted or bounds), name
         assert source_of(field) == BOTOCORE
     assert not shapes
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [(path, value) for on, path, value, _ in FIELDS if on == "bedrock" and path.startswith("hyper") and value],
+)
+def test_hyperparameter_when_checked_by_the_file_and_by_the_request_then_both_say_the_same(check, path, value):
+    name = path.partition(".")[2]
+    text = change("[job]\non = 'bedrock'\n[data]\n", path, value)
+    (given,) = toml(text)["hyperparameters"].values()
+    body = create_body("openai.gpt-oss-20b", "file-1", LAMBDA.format("us-west-2"), {name: given})
+
+    in_file = any(problem.path == path and "larger than" not in problem.rule for problem in check(text).problems)
+
+    assert in_file == bool(request_problems(body))
 
 
 def test_hyperparameters_when_aws_publishes_no_range_then_the_field_says_so():

@@ -9,12 +9,16 @@ import time
 
 import pytest
 from click.testing import CliRunner
-from job_files import TEXTS, change, write_job
+from moto import mock_aws
 
 from aws_rft_sdk.cli import main
+from aws_rft_sdk.errors import RFTError
+from aws_rft_sdk.jobs import BedrockJobs, submit
 from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.planning import plan
 from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock
+from tests.jobs.control_plane import MODEL, Server
+from tests.jobs.job_files import TEXTS, change, write_job
 
 GRADER = "arn:aws:lambda:us-west-2:123456789012:function:gsm8k"
 
@@ -164,6 +168,24 @@ def test_submit_when_interrupted_then_it_says_what_exists(tmp_path):
     assert process.returncode == 130
 
 
+@mock_aws
+def test_submit_when_the_grader_cannot_be_deployed_then_what_exists_of_it_is_among_the_created(
+    tmp_path, server, aws_keys
+):
+    text = change(change(TEXTS["bedrock"], "grader.lambda_arn", None), "grader.reward", '"reward.py:reward"')
+    created, said = [], []
+    with BedrockJobs(base_url=server.endpoint) as jobs, pytest.raises(RFTError):
+        # moto has no Lambda that runs code, so the function is created and its trial fails.
+        submit(write_job(tmp_path, text), jobs=jobs, created=created.append, say=said.append)
+
+    assert [item.kind for item in created] == ["file", "grader"]
+    assert created[1].remove == "aws-rft reward undeploy gsm8k-first --region us-west-2"
+    assert said
+    assert run(*created[0].remove.split()[2:], "--endpoint", server.endpoint).exit_code == 0
+    removed = CliRunner().invoke(main, created[1].remove.split()[1:])
+    assert removed.exit_code == 0, removed.output
+
+
 def test_stop_when_the_job_runs_then_it_is_cancelled_also_twice(tmp_path):
     with bedrock(faults=Faults(Fault("slow", "functions", seconds=600))) as server:
         submitted = run("submit", write_job(tmp_path, TEXTS["bedrock"]), "--endpoint", server.endpoint, "--json")
@@ -172,6 +194,38 @@ def test_stop_when_the_job_runs_then_it_is_cancelled_also_twice(tmp_path):
         for _ in range(2):
             assert json.loads(call(server, "stop", job, "--json"))["state"] == "cancelled"
         assert call(server, "status", job).startswith(f"{job}: cancelled")
+
+
+def test_nova_when_submitted_deployed_and_called_then_the_commands_say_what_the_service_does(tmp_path):
+    file = write_job(tmp_path, change(TEXTS["nova"], "data.validation", '["train.jsonl"]'))
+    with Server() as server:
+        where = ("--on", "nova", "--endpoint", server.endpoint)
+
+        submitted = run("submit", file, "--endpoint", server.endpoint, "--json")
+
+        assert submitted.exit_code == 0, submitted.output
+        made = json.loads(submitted.stdout)
+        (put,) = server.plane.objects
+        assert f"s3://{put}" == made["file"]
+        (parameters,) = server.plane.asked("create_job")
+        assert parameters == plan(file).requests[-1].parameters
+        # The same file makes no second job.
+        assert json.loads(run("submit", file, "--endpoint", server.endpoint, "--json").stdout)["job"] == made["job"]
+        (listed,) = json.loads(run("list", *where, "--json").stdout)
+        assert (listed["job"], listed["state"]) == (made["job"], "queued")
+        server.plane.jobs[0] |= {"status": "Completed", "outputModelArn": MODEL}
+        assert f"model: {MODEL}" in run("status", made["job"], *where).stdout
+        server.plane.answers = ["Active"]
+        deployment = run("deploy", made["job"], "--name", "mine", *where).stdout.strip()
+        assert run("chat", deployment, "How many?", *where).stdout == "How many?: 72\n"
+        assert run("chat", deployment, "How many?", "--stream", *where).stdout == "72\n"
+        answer = json.loads(run("chat", deployment, "How many?", "--system", "Be brief.", *where, "--json").stdout)
+        assert answer["stopReason"] == "end_turn"
+        assert run("undeploy", deployment, *where).exit_code == 0
+        assert not server.plane.deployments
+        stopped = run("stop", made["job"], *where)
+        assert stopped.exit_code == 1
+        assert "cannot be stopped: it is Completed" in stopped.stderr
 
 
 @pytest.mark.parametrize("on", KINDS)

@@ -5,10 +5,10 @@ import socket
 
 import pytest
 from click.testing import CliRunner
-from job_files import NOVA, TEXTS, change, write_job
 
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.jobs.planning import plan
+from tests.jobs.job_files import NOVA, TEXTS, change, write_job
 
 BEDROCK_BODY = {
     "model": "openai.gpt-oss-20b",
@@ -147,6 +147,51 @@ def test_plan_when_the_request_breaks_a_rule_of_its_service_then_the_problem_has
     problems = plan(write_job(tmp_path, text)).problems
 
     assert {problem.path for problem in problems} == {at}
+
+
+REWARD = change(change(TEXTS["bedrock"], "grader.lambda_arn", None), "grader.reward", '"reward.py:reward"')
+
+
+@pytest.mark.parametrize("role", [None, '"arn:aws:iam::123456789012:role/mine"'], ids=["new role", "own role"])
+def test_plan_when_the_file_names_a_reward_then_it_is_deployed_before_the_job_is_created(tmp_path, no_network, role):
+    file = write_job(tmp_path, change(change(REWARD, "grader.role", role), "grader.name", '"mine"'))
+
+    found = plan(file)
+
+    assert found.problems == ()
+    made = ["CreateRole", "PutRolePolicy"] if role is None else []
+    assert [request.operation for request in found.requests] == [
+        *["CreateFile", *made, "CreateFunction", "Invoke", "CreateFineTuningJob"]
+    ]
+    grader = found.requests[-1].parameters["method"]["reinforcement"]["grader"]
+    assert grader["lambda"]["function"] == "arn:aws:lambda:us-west-2:ACCOUNT:function:mine"
+    assert {"kind": "grader", "name": "mine", "reward": "reward.py:reward"} in found.creates
+    actions = {action for statement in found.statements for action in statement["Action"]}
+    assert {"lambda:CreateFunction", "iam:PassRole"} <= actions
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [("reward = 1\n", "reward"), ("import absent_package\n", "absent_package"), ("print('x'); other = 1\n", "reward")],
+    ids=["no function", "import fails", "no such name"],
+)
+def test_plan_when_the_reward_cannot_be_used_then_that_is_a_problem_and_stdout_is_json(tmp_path, source, said):
+    file = write_job(tmp_path, REWARD)
+    (tmp_path / "reward.py").write_text(source)
+
+    result = run("plan", file, "--json")
+
+    assert result.exit_code == 2
+    (problem,) = json.loads(result.stdout)["problems"]
+    assert (problem["path"], problem["value"]) == ("grader.reward", "reward.py:reward")
+    assert said in problem["rule"]
+
+
+def test_plan_when_packages_are_added_then_pip_does_not_run_yet(tmp_path, no_network):
+    found = plan(write_job(tmp_path, change(REWARD, "grader.with_deps", "true")))
+
+    assert [request.operation for request in found.requests] == ["CreateFile", "CreateFunction", "CreateFineTuningJob"]
+    assert "pip builds the zip" in found.notes[0]
 
 
 def test_plan_when_printed_for_people_then_it_says_what_is_sent_created_and_needed(tmp_path, no_network):

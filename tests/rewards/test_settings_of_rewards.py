@@ -129,6 +129,14 @@ def test_reward_when_it_cannot_be_one_then_refused_where_it_is_named(reward, mes
             use(reward)
 
 
+@pytest.mark.parametrize("floor", [math.nan, math.inf, "x", True])
+def test_lambda_when_the_floor_is_no_reward_then_refused(floor):
+    with pytest.raises(RewardError):
+        reward_lambda(gsm8k, floor=floor)
+    with pytest.raises(ConfigurationError, match="already"):
+        reward_lambda(reward_lambda(gsm8k))
+
+
 def test_evaluate_when_a_reward_gives_a_coroutine_then_reward_error():
     with pytest.raises(RewardError, match="asynchronous"):
         evaluate(lambda rollout: asynchronous(rollout), Rollout.of_answer("4"))

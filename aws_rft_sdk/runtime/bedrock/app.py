@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
-from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,12 +24,12 @@ from aws_rft_sdk.runtime.auth import Verifier
 from aws_rft_sdk.runtime.bedrock.errors import ApiRefusal, send_api_refusal
 from aws_rft_sdk.runtime.bedrock.functions import Functions
 from aws_rft_sdk.runtime.bedrock.models import Models
-from aws_rft_sdk.runtime.bedrock.requests import page, read_job
+from aws_rft_sdk.runtime.bedrock.requests import MAX_PAGE, page, read_job
 from aws_rft_sdk.runtime.bedrock.store import ENDED, Doc, Event, JobEndedError, Store
 from aws_rft_sdk.runtime.bedrock.training import Jobs
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
 from aws_rft_sdk.runtime.inference import RESPONSES_PATH, AnsweredError, Inquiry, sample
-from aws_rft_sdk.runtime.policies import Call
+from aws_rft_sdk.runtime.policies import Call, Workers
 from aws_rft_sdk.wire import CHAT_COMPLETIONS_PATH
 
 logger = logging.getLogger(__name__)
@@ -39,6 +38,7 @@ FUNCTIONS_PREFIX = "/2015-03-31/functions/"
 _FUNCTIONS_SUFFIX = "/invocations"
 _ROUTES = {"/v1/files": "files", "/v1/fine_tuning": "jobs", FUNCTIONS_PREFIX: "functions"}
 """The names that `Fault.route` has for paths. All other paths are those of inference."""
+_CONCURRENT_INVOCATIONS = 256
 
 
 class Door:
@@ -65,12 +65,14 @@ class Door:
         self._api_verifier, self._lambda_verifier = verifiers
         self._faults = faults
         self._die = die
+        self._workers = Workers(_CONCURRENT_INVOCATIONS, "aws-rft-invoke")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
         path: str = scope["path"]
         is_lambda = path.startswith(FUNCTIONS_PREFIX)
-        say = answers.send_refusal if is_lambda else _say_api(send)
+        say = answers.send_refusal if is_lambda else send_api_refusal
+        out = send if is_lambda else _with_request_id(send)
         try:
             body = await read_body(scope["headers"], receive)
             if body is None:
@@ -81,19 +83,21 @@ class Door:
             handle = functools.partial(self._lambda if is_lambda else self._api, scope, body)
             if fault is None:
                 await handle(send)
+            elif fault.kind == "skew" and not is_lambda:
+                raise _unauthenticated("Signature expired or not yet valid: its date is too far from the server's")
             else:
                 await strike(fault, handle, send, self._die)
         except Refusal as refusal:
-            await say(send, refusal)
+            await say(out, refusal)
         except (AnsweredError, ConnectionGoneError):
             pass
         except HTTPException as error:
-            await say(send, _refusal_of(error, f"{scope['method']} {path}"))
+            await say(out, _refusal_of(error, f"{scope['method']} {path}"))
         except JobEndedError:
-            await say(send, Refusal(500, "The server is stopping"))
+            await say(out, Refusal(500, "The server is stopping"))
         except Exception as error:
             logger.exception("path=<%s> | LocalBedrock failed", path)
-            await say(send, Refusal(500, f"LocalBedrock failed: {type(error).__name__}: {error}"))
+            await say(out, Refusal(500, f"LocalBedrock failed: {type(error).__name__}: {error}"))
 
     def _verify(self, scope: Scope, body: bytes, *, is_lambda: bool) -> None:
         raw_path = scope.get("raw_path") or scope["path"].encode()
@@ -103,8 +107,11 @@ class Door:
         except Refusal as refusal:
             if is_lambda:
                 raise
-            # What the service answers is not documented. 401 is what OpenAI's API answers to a bad key.
-            raise ApiRefusal(401, refusal.message, code="invalid_api_key") from None
+            raise _unauthenticated(refusal.message) from None
+
+    def close(self) -> None:
+        """Let the threads end, without waiting for functions in progress."""
+        self._workers.close()
 
     async def _api(self, scope: Scope, body: bytes, send: Send) -> None:
         async def receive() -> Message:
@@ -121,7 +128,7 @@ class Door:
         kind = next((value for key, value in scope["headers"] if key == b"x-amz-invocation-type"), b"RequestResponse")
         if kind != b"RequestResponse":
             raise Refusal(400, f"InvocationType {kind.decode('latin-1')!r:.40} is not served: use RequestResponse")
-        invocation = await run_in_threadpool(self._functions.invoke, name, body)
+        invocation = await self._workers.run(functools.partial(self._functions.invoke, name, body))
         headers = [(b"x-amz-executed-version", b"$LATEST")]
         if invocation.error is not None:
             headers.append((b"x-amz-function-error", invocation.error.encode()))
@@ -134,11 +141,9 @@ def _refusal_of(error: HTTPException, call: str) -> Refusal:
     return ApiRefusal(error.status_code, f"There is no {call} here", code="unknown_url")
 
 
-def _say_api(outer: Send) -> Callable[[Send, Refusal], Awaitable[None]]:
-    async def say(send: Send, refusal: Refusal) -> None:
-        await send_api_refusal(_with_request_id(outer), refusal)
-
-    return say
+def _unauthenticated(message: str) -> ApiRefusal:
+    # What the service answers is not documented. This is what OpenAI's API answers to a bad key.
+    return ApiRefusal(401, message, code="invalid_api_key")
 
 
 def _with_request_id(send: Send) -> Send:
@@ -260,7 +265,7 @@ class Api:
             raise ApiRefusal(400, f'order must be "asc" or "desc", not {query["order"]!r:.40}', param="order")
         if query.get("order") != "asc":
             docs.reverse()
-        return JSONResponse(page(docs, query, default=10_000, largest=10_000))
+        return JSONResponse(page(docs, query, default=MAX_PAGE))
 
     async def _file(self, request: Request) -> Response:
         return JSONResponse(self._find("files", "file", request))
@@ -310,7 +315,7 @@ class Api:
         return JSONResponse(doc)
 
     async def _list(self, request: Request) -> Response:
-        return JSONResponse(page(self._store.all("jobs")[::-1], request.query_params, default=20, largest=100))
+        return JSONResponse(page(self._store.all("jobs")[::-1], request.query_params, default=20))
 
     async def _job(self, request: Request) -> Response:
         return JSONResponse(self._find("jobs", "fine-tuning job", request))
@@ -325,7 +330,7 @@ class Api:
         docs = self._store.all(table, self._find("jobs", "fine-tuning job", request)["id"])
         if self._newest_first:
             docs.reverse()
-        return JSONResponse(page(docs, request.query_params, default=default, largest=1000))
+        return JSONResponse(page(docs, request.query_params, default=default))
 
     async def _cancel(self, request: Request) -> Response:
         doc = self._find("jobs", "fine-tuning job", request)

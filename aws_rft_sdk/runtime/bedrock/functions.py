@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import contextvars
 import json
 import re
@@ -89,7 +88,7 @@ class Functions:
                 raise ConfigurationError(f"functions has the key {name!r:.80}; use a Lambda function's name or ARN")
             if not callable(handler):
                 raise ConfigurationError(f"functions[{name!r:.80}] must be a Lambda handler, not {handler!r:.80}")
-        self._handlers = {_without_qualifier(name): handler for name, handler in handlers.items()}
+        self._handlers = {_plain(name): handler for name, handler in handlers.items()}
         self._timeout_seconds = timeout_seconds
         self._region = region
 
@@ -129,25 +128,21 @@ class Functions:
         if match is None:
             text = f"{function!r:.170} is neither the name nor the ARN of a Lambda function"
             raise Refusal(400, text, code="ValidationException")
-        name = match["name"]
-        account = match["account"] or "000000000000"
-        region = match.groupdict().get("region") or self._region
-        arn = f"arn:aws:lambda:{region}:{account}:function:{name}"
-        with contextlib.suppress(KeyError):
-            return name, function if function.startswith("arn:") else arn, self._handlers[_without_qualifier(function)]
-        if name in self._handlers:
-            return name, arn, self._handlers[name]
+        name, account = match["name"], match["account"] or "000000000000"
+        arn = f"arn:aws:lambda:{match.groupdict().get('region') or self._region}:{account}:function:{name}"
+        known = [_plain(function), name]
         if not function.startswith("arn:"):
-            for known, handler in self._handlers.items():
-                if known.startswith("arn:") and known.endswith(f":function:{name}"):
-                    return name, known, handler
+            known += [arn for arn in self._handlers if arn.endswith(f":function:{name}")]
+        for candidate in known:
+            if candidate in self._handlers:
+                return name, candidate if candidate.startswith("arn:") else arn, self._handlers[candidate]
         raise Refusal(404, f"Function not found: {arn}", code="ResourceNotFoundException")
 
 
-def _without_qualifier(function: str) -> str:
+def _plain(function: str) -> str:
+    """Return a name or an ARN without its version or alias. Each function here has one version."""
     match = _ARN.fullmatch(function) or _NAME.fullmatch(function)
-    qualifier = match["qualifier"] if match is not None else None
-    return function.removesuffix(f":{qualifier}") if qualifier else function
+    return function.removesuffix(f":{match['qualifier']}") if match is not None and match["qualifier"] else function
 
 
 def _run(handler: LambdaHandler, event: Any, context: Context) -> Invocation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, get_args
 
 from aws_rft_sdk._checks import is_number
@@ -24,6 +25,7 @@ MAX_RETRIES = 3
 _PAUSE_SECONDS = (0.05, 0.1, 0.2)  # the service waits longer; its seconds are not documented
 _MAX_SAMPLES = 64
 """Samples of one invocation. SageMaker's pages say 64, for Bedrock there is no figure."""
+_CONCURRENT_INVOCATIONS = 8
 _KINDS = ("Reward", "Metric")
 
 
@@ -51,7 +53,8 @@ def make_sample(
     """
     messages = row["messages"]
     extras = {name: value for name, value in row.items() if name not in ("id", "messages")}
-    sample: dict[str, JSON] = {"id": identity, "messages": [*messages, answer]}
+    turn = {name: answer[name] for name in ("role", "content", "tool_calls") if name in answer}
+    sample: dict[str, JSON] = {"id": identity, "messages": [*messages, turn]}
     if form == "metadata":
         return {**sample, "metadata": extras}
     reference = extras.get("reference_answer")
@@ -74,10 +77,9 @@ def grade(
     Raises:
         GraderError: The grader failed, or its reply cannot be used.
     """
-    scores: list[Score] = []
-    for batch in _batches(samples):
-        scores += _grade_batch(functions, function, batch, ended)
-    return scores
+    with ThreadPoolExecutor(_CONCURRENT_INVOCATIONS) as pool:
+        graded = pool.map(lambda batch: _grade_batch(functions, function, batch, ended), _batches(samples))
+        return [score for scores in graded for score in scores]
 
 
 def _batches(samples: Sequence[dict[str, JSON]]) -> list[list[dict[str, JSON]]]:

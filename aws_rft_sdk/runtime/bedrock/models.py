@@ -52,11 +52,13 @@ class Models:
         """Return the policy that answers for a model, or None if no policy was given.
 
         Raises:
-            ApiRefusal: 404 if there is no such model.
+            ApiRefusal: 404 if there is no such model, 400 if none is named.
         """
+        if not isinstance(model, str) or not model:
+            raise ApiRefusal(400, f"model must be the id of a model, not {model!r:.80}", param="model")
         if model in self._base_models:
             return self._base if self._base is not None else await self.policy_at(None)
-        found = self._store.trained(model) if isinstance(model, str) else None
+        found = self._store.trained(model)
         if found is None:
             text = f"The model {model!r:.200} does not exist or you do not have access to it"
             raise ApiRefusal(404, text, param="model", code="model_not_found")
@@ -75,7 +77,9 @@ class Models:
                 self._made[state] = policy
             self._made.move_to_end(state)
             while len(self._made) > _KEPT:
-                await self._made.popitem(last=False)[1].aclose()
+                _, oldest = self._made.popitem(last=False)
+                if oldest not in self._made.values():
+                    await oldest.aclose()
         return policy
 
     async def aclose(self) -> None:

@@ -20,6 +20,7 @@ _DEFAULTS: dict[str, float] = {"n_epochs": 1, "batch_size": 4, "learning_rate_mu
 # OpenAI's type has these too. Whether Bedrock uses them is unknown: they are kept and have no effect here.
 _NO_EFFECT = ("compute_multiplier", "eval_interval", "eval_samples", "reasoning_effort")
 _MAX_SEED = 2**31 - 1
+MAX_PAGE = 10_000
 
 
 class JobRequest(NamedTuple):
@@ -130,15 +131,15 @@ def _read_hyperparameters(given: object) -> dict[str, float]:
     return values
 
 
-def page(items: list[dict[str, JSON]], query: QueryParams, *, default: int, largest: int) -> dict[str, JSON]:
+def page(items: list[dict[str, JSON]], query: QueryParams, *, default: int) -> dict[str, JSON]:
     """Return one page of a list, as `limit` and `after` in the query ask for it.
 
     Raises:
         ApiRefusal: 400 if the limit is out of range, or `after` is the id of no item.
     """
     limit = query.get("limit", str(default))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= largest):
-        raise _wrong("limit", f"must be a whole number from 1 to {largest}, not {limit!r:.40}")
+    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_PAGE):
+        raise _wrong("limit", f"must be a whole number from 1 to {MAX_PAGE}, not {limit!r:.40}")
     start = 0
     if after := query.get("after"):
         start = next((number for number, item in enumerate(items, 1) if item["id"] == after), 0)

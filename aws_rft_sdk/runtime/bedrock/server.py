@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 from aws_rft_sdk._checks import check_number, check_type
 from aws_rft_sdk._listening import listen
@@ -36,6 +36,16 @@ _MODES: dict[BedrockAuth, AuthMode] = {"any": "any", "token": "bearer", "sigv4":
 _MANTLE = Signing("bedrock-mantle", "bedrock", "bedrock.amazonaws.com", "bedrock-api-key-")
 _LAMBDA = Signing("lambda", "lambda", "lambda.amazonaws.com", "lambda-api-key-")
 _MAX_GROUP = 64
+
+
+class _Serving(NamedTuple):
+    store: Store
+    jobs: Jobs
+    server: ServerThread
+
+    def stop(self) -> None:
+        self.jobs.stop()
+        self.server.stop()
 
 
 class LocalBedrock:
@@ -117,9 +127,7 @@ class LocalBedrock:
             Verifier("sigv4" if mode == "bearer" else mode, None, keys, clock, signing=_LAMBDA, strangers=strangers),
         )
         self._db, self._faults, self._port, self._clock = db, faults, port, clock
-        self._store: Store | None = None
-        self._server: ServerThread | None = None
-        self._jobs: Jobs | None = None
+        self._serving: _Serving | None = None
         self._lock = threading.Lock()
         self._wanted = threading.Event()
         """Set by signals, and once it has stopped."""
@@ -135,13 +143,13 @@ class LocalBedrock:
             RuntimeError: It was started before.
         """
         with self._lock:
-            if self._server is not None or self._stopped:
+            if self._serving is not None:
                 raise RuntimeError("this LocalBedrock was started before. Make another one")
             with contextlib.ExitStack() as undo:
                 listener = undo.enter_context(contextlib.closing(listen(self._port, HOST)))
-                self._store = Store(self._db, self._clock)
-                undo.callback(self._store.close)
-                self._serve(listener, self._store)
+                store = Store(self._db, self._clock)
+                undo.callback(store.close)
+                self._serve(listener, store)
                 undo.pop_all()
         return self
 
@@ -156,10 +164,16 @@ class LocalBedrock:
 
         door = Door(api.make_app(), self._functions, self._verifiers, self._faults, die)
         config = make_config(door, drain_seconds=_DRAIN_SECONDS, certfile=None, keyfile=None)
-        server = ServerThread(config, listener, jobs.attach, models.aclose)
+
+        async def close() -> None:
+            door.close()
+            await models.aclose()
+
+        server = ServerThread(config, listener, jobs.attach, close)
         server.start()
-        weakref.finalize(self, _stop, jobs, server)
-        self._port, self._jobs, self._server = listener.getsockname()[1], jobs, server
+        self._port, self._serving = listener.getsockname()[1], _Serving(store, jobs, server)
+        # A server that nobody stopped must not keep its threads and port for the rest of the process.
+        weakref.finalize(self, self._serving.stop)
 
     def stop(self) -> None:
         """Stop accepting calls, wait up to 5 s for those in progress, and release port and database.
@@ -168,13 +182,13 @@ class LocalBedrock:
         and to call before the start.
         """
         with self._lock:
-            if self._server is None or self._store is None or self._jobs is None or self._stopped:
+            if self._serving is None or self._stopped:
                 return
+            self._stopped = True
             try:
-                _stop(self._jobs, self._server)
+                self._serving.stop()
             finally:
-                self._store.close()
-                self._stopped = True
+                self._serving.store.close()
                 self._wanted.set()
 
     def restart(self) -> None:
@@ -187,11 +201,10 @@ class LocalBedrock:
             RuntimeError: It is not running.
         """
         with self._lock:
-            if self._server is None or self._store is None or self._jobs is None or self._stopped:
+            if self._serving is None or self._stopped:
                 raise RuntimeError("this LocalBedrock is not running")
-            _stop(self._jobs, self._server)
-            listener = listen(self._port, HOST)
-            self._serve(listener, self._store)
+            self._serving.stop()
+            self._serve(listen(self._port, HOST), self._serving.store)
 
     def __enter__(self) -> LocalBedrock:
         return self.start()
@@ -209,7 +222,7 @@ class LocalBedrock:
         """
         try:
             with handling_signals(self._wanted):
-                if self._server is None:
+                if self._serving is None:
                     self.start()
                 if announce is not None:
                     announce()
@@ -224,7 +237,7 @@ class LocalBedrock:
         Raises:
             RuntimeError: It was not started.
         """
-        if self._server is None:
+        if self._serving is None:
             raise RuntimeError("this LocalBedrock was not started. Use it in a with statement, or call start()")
         return f"http://{HOST}:{self._port}"
 
@@ -241,8 +254,3 @@ class LocalBedrock:
     def region(self) -> str:
         """The region that signatures and tokens must be made for."""
         return self._region
-
-
-def _stop(jobs: Jobs, server: ServerThread) -> None:
-    jobs.stop()
-    server.stop()

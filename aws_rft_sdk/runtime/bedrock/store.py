@@ -85,12 +85,12 @@ class Store:
     def _open(self, path: str | Path) -> None:
         # A lock for as long as the file is open: two servers would run every job twice.
         self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        self._db.execute("PRAGMA journal_mode = WAL")
         version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if version not in (0, _VERSION) or (
-            version == 0 and self._db.execute("SELECT 1 FROM sqlite_master").fetchone()
-        ):
+        is_empty = self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
+        if version != _VERSION and not (version == 0 and is_empty):
             raise ConfigurationError(f"db {path} is no database of LocalBedrock; name another file")
+        self._db.execute("PRAGMA journal_mode = WAL")
+        self._db.execute("PRAGMA synchronous = NORMAL")  # outlives a killed process, if not a power failure
         self._db.execute("BEGIN EXCLUSIVE")
         self._db.execute(f"PRAGMA user_version = {_VERSION}")
         self._db.execute("COMMIT")

@@ -83,6 +83,7 @@ class Jobs:
         self.group, self.grader_input = group, grader_input
         self._loop: asyncio.AbstractEventLoop | None = None
         self._running: dict[str, _Run] = {}
+        self._stopped = False
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Take the event loop that policies answer in, and go on with the jobs that have not ended."""
@@ -92,8 +93,10 @@ class Jobs:
                 self.start(str(doc["id"]))
 
     def start(self, job_id: str) -> None:
-        """Run a job."""
+        """Run a job, unless the server stops: then the next one runs it."""
         assert self._loop is not None  # noqa: S101 - attached before the first call arrives
+        if self._stopped:
+            return
         self._running[job_id] = run = _Run(self, job_id, self._loop)
         run.start()
 
@@ -108,8 +111,13 @@ class Jobs:
             run.end()
         return doc
 
+    def forget(self, job_id: str) -> None:
+        """Drop the thread of a job that has ended."""
+        self._running.pop(job_id, None)
+
     def stop(self, *, wait: bool = True) -> None:
         """End all threads and leave the jobs as they are. Waits up to 2 s for those in the middle of a step."""
+        self._stopped = True
         runs = list(self._running.values())
         for run in runs:
             run.end()
@@ -149,6 +157,8 @@ class _Run(threading.Thread):
                 self._fail(JobFailure("server_error", f"{type(error).__name__}: {error}"))
         except (JobEndedError, CancelledError):
             pass  # cancelled, or the server has stopped
+        finally:
+            self._jobs.forget(self._id)
 
     def _fail(self, failure: JobFailure) -> None:
         text = f"Fine-tuning job failed: {failure}"
@@ -176,8 +186,8 @@ class _Run(threading.Thread):
         for number, batch in enumerate(batches[done:], done + 1):
             groups = self._graded(doc, batch, state)
             step = TrainingStep(self._id, number, len(batches), settings, int(doc["seed"]), groups)
-            update = self._learn(state, step)
-            state = update.state if update is not None else None
+            update = None if self._jobs.trainer is None else self._jobs.trainer.step(state, step)
+            state = None if update is None else update.state
             self._finish_step(doc, step, update, is_mark=number in marks)
         self._advance([Event("The job has successfully completed")], status="succeeded", fine_tuned_model=_tuned(doc))
 
@@ -194,19 +204,13 @@ class _Run(threading.Thread):
     # --- one step ----------------------------------------------------------------------------------------------------
 
     def _graded(self, doc: Mapping[str, Any], batch: list[tuple[str, Row]], state: bytes | None) -> list[Group]:
-        requests = [
-            (f"{name}-{number}", self._request(doc, f"{name}-{number}", row))
-            for name, row in batch
-            for number in range(self._jobs.group)
-        ]
-        completions = self._in_loop(self._sampled(requests, state))
         width = self._jobs.group
-        samples = []
-        for index, ((identity, _), completion) in enumerate(zip(requests, completions, strict=True)):
-            message = completion["choices"][0]["message"]
-            row = batch[index // width][1]
-            identity = _grader_id(row, identity)
-            samples.append(make_sample(row, identity, message, self._jobs.grader_input))
+        asked = [(row, f"{name}-{number}") for name, row in batch for number in range(width)]
+        completions = self._in_loop(self._sampled([(name, _request(doc, name, row)) for row, name in asked], state))
+        samples = [
+            make_sample(row, _grader_id(row, name), completion["choices"][0]["message"], self._jobs.grader_input)
+            for (row, name), completion in zip(asked, completions, strict=True)
+        ]
         function = doc["method"]["reinforcement"]["grader"]["lambda"]["function"]
         try:
             scores = grade(self._jobs.functions, function, samples, self._ended)
@@ -216,11 +220,6 @@ class _Run(threading.Thread):
             Group(row, _scored(completions[at : at + width], scores[at : at + width]))
             for at, (_, row) in zip(range(0, len(scores), width), batch, strict=True)
         ]
-
-    def _request(self, doc: Mapping[str, Any], name: str, row: Row) -> dict[str, JSON]:
-        digest = hashlib.sha256(f"{doc['seed']} {name}".encode()).digest()
-        seed = int.from_bytes(digest[:4], "big") >> 1
-        return {"model": doc["model"], "messages": row["messages"], "temperature": _TEMPERATURE, "seed": seed}
 
     async def _sampled(
         self, requests: Sequence[tuple[str, dict[str, JSON]]], state: bytes | None
@@ -250,12 +249,6 @@ class _Run(threading.Thread):
             self._waiting_for = future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         return future.result()
 
-    def _learn(self, state: bytes | None, step: TrainingStep) -> Update | None:
-        trainer = self._jobs.trainer
-        if trainer is None or self._ended.is_set():
-            return None
-        return trainer.step(state, step)
-
     def _finish_step(self, doc: Mapping[str, Any], step: TrainingStep, update: Update | None, *, is_mark: bool) -> None:
         figures = {} if update is None else update.metrics
         for name, value in figures.items():
@@ -278,6 +271,13 @@ def _batches(rows: list[Row], epochs: int, size: int) -> Iterator[list[tuple[str
     for epoch in range(epochs):
         for start in range(0, len(rows), size):
             yield [(f"{epoch}-{start + offset}", row) for offset, row in enumerate(rows[start : start + size])]
+
+
+def _request(doc: Mapping[str, Any], name: str, row: Row) -> dict[str, JSON]:
+    """Return the chat request of a sample. Its seed depends on nothing but the job's seed and the sample's name."""
+    digest = hashlib.sha256(f"{doc['seed']} {name}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big") >> 1
+    return {"model": doc["model"], "messages": row["messages"], "temperature": _TEMPERATURE, "seed": seed}
 
 
 def _grader_id(row: Row, name: str) -> str:
