@@ -353,8 +353,7 @@ class _Reader:
 
     def _candidate(self, text: str, found: re.Match[str]) -> Candidate:
         """Return the value that a figure begins. A calculation gives its result, a part of a formula gives None."""
-        number, end = self._quantity(found), found.end()
-        start = found.start()
+        number, start, end = self._quantity(found), found.start(), found.end()
         is_part = _PART_BEFORE.search(text, max(0, start - 40), max(start, found.end("open"))) is not None
         if found["sign"] or found["open"]:
             is_part = is_part or _TERM_BEFORE.search(text, max(0, start - 2), start) is not None
@@ -378,13 +377,12 @@ class _Reader:
         sides.append(None if is_part or variable else number)
         values = [side for side in sides if side is not None]
         if not values or (number is None and not is_part):
-            return Candidate(None, found.start(), variable.end() if variable else end)
+            return Candidate(None, start, variable.end() if variable else end)
         result = values[-1]
         # "10/3 = 3.33" is a rounded result, "72 = 73" is none.
         if all(side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values):
-            result, end = self._with_more(text, result, end)
-            return Candidate(result, found.start(), end)
-        return Candidate(None, found.start(), end)
+            return Candidate(*self._with_more(text, result, start, end))
+        return Candidate(None, start, end)
 
     def _quantity(self, found: re.Match[str]) -> Number | None:
         """Return the number of a figure with its percent sign, scale and unit. None if it is a part of more."""
@@ -420,7 +418,7 @@ class _Reader:
             return True
         return self.finance and bool(_FALL.search(before) or _FALLS.match(found.string, found.end()))
 
-    def _with_more(self, text: str, number: Number, end: int) -> tuple[Number, int]:
+    def _with_more(self, text: str, number: Number, start: int, end: int) -> tuple[Number, int, int]:
         """Add the smaller unit of "2 hours 30 minutes", and the same quantity said again: "25% (0.25)"."""
         number, end = self._compound(text, number, end)
         while again := _SAID_AGAIN.match(text, end):
@@ -432,7 +430,7 @@ class _Reader:
                 break
             number = replace(number, others=(*number.others, other.value, *other.others))
             end = other_end + text.startswith((")", "]"), other_end)
-        return number, end
+        return number, start, end
 
     def _compound(self, text: str, number: Number, end: int) -> tuple[Number, int]:
         """Add what a quantity has in a smaller unit."""

@@ -48,8 +48,7 @@ class Format(TextReward):
     def final_answer(*, strict: bool = False) -> WeightedSum:
         r"""Return the pair of rewards of the GRPO recipe for GSM8K: 0.5 for the form, 1.0 for the number, 1.5 at most.
 
-        Args:
-            strict: Give the values of the published functions, mistakes included.
+        With `strict`, they give the values of the published functions, mistakes included.
 
         Example:
             >>> Format.final_answer().score("15 - 30 = -15\n#### The final answer is -15", -15)
