@@ -62,8 +62,6 @@ class Number:
         return not {self.value, *self.others}.isdisjoint((other.value, other.value * factor, *other.others))
 
 
-# --- one quantity ---
-
 _SCALES = {"\u5343": 1000, "hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
     name: 10**power
     for power, names in {3: "thousand k", 6: "million m mm mn", 9: "billion b bn", 12: "trillion tn"}.items()
@@ -125,8 +123,6 @@ _FALL = re.compile(
 )
 _FALLS = re.compile(r"\s(?:\w+ )?(?:decrease|decline|drop|reduction|loss|lower)\b", re.IGNORECASE)
 
-# --- one candidate ---
-
 _OPERATOR = re.compile(
     r"\)?(?P<words>[A-Za-z]{0,9}(?:\s[A-Za-z]+){0,2})\s*"
     r"(?:(?P<equal>[-=]*>|\u2192|==?|\bequals\b|\bis equal to\b)|(?P<about>\u2248)"
@@ -161,8 +157,6 @@ _SAID_AGAIN = re.compile(
     r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*"
     r"(?:about|approximately|\u2248|~)?\s*(?=[-($\u20ac.0-9])"
 )
-
-# --- all candidates of a text ---
 
 _MONTH = (
     r"\b(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?|oct(?:ober)?"

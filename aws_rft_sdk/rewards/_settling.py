@@ -139,9 +139,7 @@ _TAKEN_BACK = re.compile(
     rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})",
     re.IGNORECASE,
 )
-_STRUCK_OUT = re.compile(
-    r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
-)
+_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\[xb]?(?:cancel|sout)\{[^{}]{0,200}\}", re.S)
 
 
 def settle(
