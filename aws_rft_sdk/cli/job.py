@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs
-from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
 from aws_rft_sdk.jobs.planning import Plan
 from aws_rft_sdk.jobs.planning import plan as make_plan
@@ -27,18 +27,7 @@ from aws_rft_sdk.jobs.reading import init_text
 from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
 from aws_rft_sdk.jobs.types import Job
 
-F = TypeVar("F", bound=Callable[..., Any])
-
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-_ON = click.option("--on", required=True, type=click.Choice(list(KINDS)), help="The service.")
-_ENDPOINT = click.option("--endpoint", metavar="URL", help="Another place for the service.  [default: AWS]")
-_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def service_options(fn: F) -> F:
-    """Add `--on`, `--region` and `--endpoint`."""
-    region = click.option("--region", help="AWS region.  [default: the one in which the service fine-tunes]")
-    return _ON(region(_ENDPOINT(fn)))
 
 
 @click.group("job")
@@ -51,7 +40,7 @@ command.add_command(report_command)
 
 
 @command.command("init")
-@_ON
+@on_option
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: stdout]")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @usage_errors
@@ -78,8 +67,8 @@ def init(on: str, out: Path | None, force: bool) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of `aws-rft rollout` with the base policy: also say what it scored.",
 )
-@_ENDPOINT
-@_JSON
+@endpoint_option
+@json_option
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
@@ -98,8 +87,8 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
 
 @command.command("submit")
 @_FILE
-@_ENDPOINT
-@_JSON
+@endpoint_option
+@json_option
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
@@ -156,7 +145,7 @@ def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -
 @command.command("list")
 @service_options
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
-@_JSON
+@json_option
 @usage_errors
 def list_jobs(on: str, region: str | None, endpoint: str | None, limit: int, as_json: bool) -> None:
     """List the jobs, in the service's order."""
@@ -171,7 +160,7 @@ def list_jobs(on: str, region: str | None, endpoint: str | None, limit: int, as_
 @command.command("status")
 @click.argument("job")
 @service_options
-@_JSON
+@json_option
 @usage_errors
 def status(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
     """Say how JOB is."""
@@ -181,7 +170,7 @@ def status(job: str, on: str, region: str | None, endpoint: str | None, as_json:
 @command.command("stop")
 @click.argument("job")
 @service_options
-@_JSON
+@json_option
 @usage_errors
 def stop(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
     """Stop JOB, for good. Safe to repeat."""
@@ -192,7 +181,7 @@ def stop(job: str, on: str, region: str | None, endpoint: str | None, as_json: b
 @command.command("checkpoints")
 @click.argument("job")
 @service_options
-@_JSON
+@json_option
 @usage_errors
 def checkpoints(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
     """List the checkpoints of JOB. Each is a model to chat with."""
@@ -220,7 +209,7 @@ def delete_file(file: str, on: str, region: str | None, endpoint: str | None) ->
 @click.argument("job")
 @click.option("--name", required=True, help="Of the deployment, unique in your account.")
 @service_options
-@_JSON
+@json_option
 @usage_errors
 def deploy(job: str, name: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
     """Deploy the model that JOB of Nova has tuned, and wait until it can be called. JOB may also be the model's ARN.
@@ -247,7 +236,7 @@ def undeploy(deployment: str, on: str, region: str | None, endpoint: str | None)
 @click.option("--system", help="The system message.")
 @click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
 @service_options
-@_JSON
+@json_option
 @usage_errors
 def chat(
     model: str,

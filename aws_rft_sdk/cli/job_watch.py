@@ -16,11 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.cli._job_options import SERVICES, endpoint_option, region_option, service_options
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import reader_may_leave
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.jobs.alarms import Alarm, alarms
-from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.report import report_csv, report_html
 from aws_rft_sdk.jobs.services import open_jobs
 from aws_rft_sdk.jobs.steps import Step, read_steps
@@ -38,16 +38,9 @@ _SHOWN = {
 }
 
 
-_ON = click.Choice(list(KINDS))
-_REGION = click.option("--region", help="AWS region.  [default: the one in which the service fine-tunes]")
-_ENDPOINT = click.option("--endpoint", metavar="URL", help="Another place for the service.  [default: AWS]")
-
-
 @click.command("watch")
 @click.argument("job")
-@click.option("--on", required=True, type=_ON, help="The service.")
-@_REGION
-@_ENDPOINT
+@service_options
 @click.option("--json", "as_json", is_flag=True, help="Print one record a line: the metrics of a step.")
 @click.option("--poll-seconds", type=float, default=POLL_SECONDS, show_default=True, help="Pause between two looks.")
 @click.pass_context
@@ -183,9 +176,9 @@ def _printable(text: str) -> str:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of saved events or records, in place of JOB: JSON Lines, a JSON array, a page of an API, or a log.",
 )
-@click.option("--on", type=_ON, help="The service of JOB.")
-@_REGION
-@_ENDPOINT
+@click.option("--on", type=SERVICES, help="The service of JOB.")
+@region_option
+@endpoint_option
 @click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="Write the report as HTML.")
 @click.option("--csv", "csv_out", type=click.Path(dir_okay=False, path_type=Path), help="Write the steps as CSV.")
 @click.option(

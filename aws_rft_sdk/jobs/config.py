@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_ar
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from aws_rft_sdk.jobs._bedrock_request import MODELS as BEDROCK_MODELS
+
 OURS = "this package"
 MANTLE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for open-weight models using OpenAI APIs"
 MANTLE_DATA = "Amazon Bedrock user guide, prepare data for open-weight models"
@@ -23,6 +25,8 @@ _OPENAI = "openai client, ReinforcementHyperparameters"
 
 _LAMBDA = "AWS Lambda API, CreateFunction"
 
+MODELS = {"bedrock": BEDROCK_MODELS, "nova": ("amazon.nova-2-lite-v1:0:256k",)}
+"""Models whose fine-tuning is documented. Ids are opaque: another one is noted and is no problem."""
 _NO_RANGE = "AWS publishes no range and no default."
 NOT_ON_MANTLE = "OpenAI's API has it. Whether Bedrock takes it is not known."
 _CHOSEN = "Left out, the service chooses."
@@ -144,7 +148,7 @@ class BedrockJob(Table):
         default=...,
     )
     model: _Text = _mantle(
-        "Documented are openai.gpt-oss-20b and qwen.qwen3-32b.", sample="openai.gpt-oss-20b", default=...
+        f"Documented are {' and '.join(MODELS['bedrock'])}.", sample=MODELS["bedrock"][0], default=...
     )
     region: Literal["us-west-2"] = _mantle(
         "Fine-tuning of open-weight models exists in us-west-2 only.", sample="us-west-2", default="us-west-2"
@@ -182,8 +186,8 @@ class NovaJob(Table):
     on: Literal["nova"] = _ours("The service.", sample="nova", default=...)
     name: _JobName = _boto("Unique in your account.", sample="my-job", default=...)
     model: _Text = _nova(
-        "The base model: an id or an ARN. Documented is amazon.nova-2-lite-v1:0:256k.",
-        sample="amazon.nova-2-lite-v1:0:256k",
+        f"The base model: an id or an ARN. Documented is {MODELS['nova'][0]}.",
+        sample=MODELS["nova"][0],
         default=...,
     )
     region: Literal["us-east-1"] = _nova(

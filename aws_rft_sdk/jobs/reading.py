@@ -38,11 +38,6 @@ from aws_rft_sdk.jobs.config import (
 )
 from aws_rft_sdk.jobs.types import Problem
 
-KNOWN_MODELS = {
-    "bedrock": ("openai.gpt-oss-20b", "qwen.qwen3-32b"),
-    "nova": ("amazon.nova-2-lite-v1:0:256k",),
-}
-"""Models whose fine-tuning is documented. Ids are opaque: another one is noted and is no problem."""
 _SECRET = re.compile(
     r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
 )
@@ -314,8 +309,8 @@ def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tupl
 def _notes(on: str, values: _Values) -> list[str]:
     notes = []
     model = values.get("job.model")
-    if model and not any(known in model for known in KNOWN_MODELS[on]):
-        known = " and ".join(KNOWN_MODELS[on])
+    if model and not any(known in model for known in fields.MODELS[on]):
+        known = " and ".join(fields.MODELS[on])
         notes.append(
             f"job.model: fine-tuning of {model} is not documented; documented are {known}. It is sent as it is"
         )

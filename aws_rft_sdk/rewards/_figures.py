@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import numbers
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.rewards._plain_numbers import CURRENCY, DIGIT, plain
 from aws_rft_sdk.rewards._settling import Candidate, is_hedged, settle
 from aws_rft_sdk.rewards.extract import ANSWER_CHARACTERS, STANDARD, Answer, reference_of
 
@@ -62,109 +62,6 @@ class Number:
         return not {self.value, *self.others}.isdisjoint((other.value, other.value * factor, *other.others))
 
 
-# --- one way of writing ---
-
-_CURRENCY = "$\u20ac\u00a3\u00a5\u20b9\u00a2"
-_ODD_SIGNS: dict[int, int | str | None] = {
-    **dict.fromkeys(map(ord, "\u2212\u2010\u2012\u2013"), "-"),
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
-    **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
-    **str.maketrans("\u2019\u2044\u3001\u3002\u22c5\u00b7\u221e", "'/,.\u00d7\u00d7\u221a"),
-}
-"""What NFKC leaves."""
-_SUPERSCRIPTS = re.compile("[\u2070\u00b9\u00b2\u00b3\u2074-\u2079\u207b]+")
-_VULGAR_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
-_LATEX_SIGNS = {
-    name: sign
-    for sign, names in {
-        "\u00d7": "times cdot", "\u00f7": "div", "\u00b1": "pm", "\u2260": "ne neq", "\u2265": "ge geq",
-        "\u2264": "le leq", ">": "gt", "<": "lt", "\u2248": "approx", "\u2192": "to rightarrow Rightarrow implies",
-        "\u00b0": "circ degree", "": "left right displaystyle", "\u221a": "sqrt log ln binom sin cos tan infty",
-        "\u03c0": "pi alpha beta gamma theta lambda mu sigma phi omega", "or": "lor vee", "and": "land",
-    }.items()
-    for name in names.split()
-}  # fmt: skip
-_POWER_OF_TEN = r"(?:(?<=[0-9])\s?[*x\u00d7]\s?|(?P<alone>(?<![\w.^])))10\s?\^\s?\(?([+-]?[0-9]{1,3})\)?(?![0-9])"
-_SIGN_WORD = rf"(?<![0-9)] )(?<![0-9)])\b(?i:minus|negative) (?=[{_CURRENCY}]?[0-9])"
-_STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
-    (hint, re.compile(pattern), replacement)
-    for hint, pattern, replacement in (
-        ("\\", r"\\(?=[$%#&])|\\!", ""),
-        ("\\left", r"(?<![\w)}])(?<![\w)}] )\\left\s?\(\s*([-+0-9.,/]+)\s*\\right\s?\)", r" \1 "),
-        ("\\", r"\\[,;: ()\[\]]|~", " "),
-        ("\\", r"\\(?:text\w*|math\w+|mbox|operatorname)\s?\{([^{}]*)\}?", r" \1 "),
-        ("frac", r"(?<=[0-9])(?=\\[dtc]?frac)", " "),
-        ("frac", r"\\[dtc]?frac\s?(?:\{([-+0-9., ]+)\}\s?\{([-+0-9., ]+)\}|([0-9])([0-9]))", r"\1\3/\2\4"),
-        ("frac", r"\\[dtc]?frac\s?(?:\{([^{}]*)\})?", "\u221a \\1 \u221a"),  # of a formula
-        ("\\", r"\A\s*([0-9]{1,9})\s*\\(?:times|cdot)\s*([0-9]{1,9})\s*\Z", lambda of: str(int(of[1]) * int(of[2]))),
-        ("\\", r"\\([A-Za-z]+)", lambda name: _LATEX_SIGNS.get(name[1], " ")),
-        ("{", r"\{([-+,.\u00b0]?[0-9.]*)\}", r"\1"),
-        ("\u00b0", r"\^\u00b0", "\u00b0"),
-        ("<<", r"<<[^<>\n]*>>", ""),  # GSM8K's calculator
-        ("<", rf"<([{_CURRENCY}]?[0-9][0-9.,]*)>", r"\1"),
-        ("<", r"(?i:</?[a-z][^<>]{0,40}>)", " "),
-        ("**", r"(?<![\w)])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*", r"\1"),
-        ("*", r"(?<![\w)])(?<![\w)]\s)\*+(?=\S)|(?<=\S)\*+(?![0-9(*])", ""),
-        ("__", r"(?<![0-9])__|__(?![0-9])", ""),
-        ("`", r"`+", ""),
-        ("^", _POWER_OF_TEN, lambda power: f"{'' if power['alone'] is None else 1}e{power[2]}"),
-        ("half a", r"\A\W*half an? ", "1/2 "),
-        ("half", r"(?<=[0-9])(?: and (?:a|one) |-and-a-)half\b", " 1/2"),
-        ("inus", _SIGN_WORD, "-"),
-        ("egative", _SIGN_WORD, "-"),
-    )
-)
-"""What a text contains when a step is needed, and what the step replaces."""
-_DIGIT = re.compile("[0-9]")
-
-
-def plain(text: str) -> str:
-    """Return a text with its numbers in one way of writing: ASCII, no LaTeX, no emphasis, no tags, digits for words."""
-    text = text[: 2 * ANSWER_CHARACTERS]
-    if not text.isascii():
-        text = _VULGAR_FRACTION.sub(r" \g<0>", _SUPERSCRIPTS.sub(r"^\g<0>", text))
-        text = unicodedata.normalize("NFKC", text).translate(_ODD_SIGNS)
-    for hint, pattern, replacement in _STEPS:
-        if hint in text:
-            text = pattern.sub(replacement, text)
-    if not _DIGIT.search(text) and len(text.split()) <= 6:
-        return _WORDS.sub(_digits, text)
-    return text
-
-
-_ONES = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen"
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORD_VALUES = {word: value for value, word in enumerate(f"{_ONES} seventeen eighteen nineteen".split())}
-_WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
-_ONE_WORD, _PART, _LARGE = "|".join(_WORD_VALUES), "|".join(_PARTS), "hundred|thousand|million"
-_WORD_VALUES |= {"a": 1, "an": 1}
-_WORDS = re.compile(
-    rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\b(?!\s(?:{_PART}|{_LARGE}|dozen)))(?P<count>(?:an?|{_ONE_WORD})"
-    rf"(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|{_LARGE}))*)(?:[\s-](?P<part>{_PART})(?P<plural>s?))?"
-    r"(?P<half>\sand\s(?:a|one)\shalf)?\b(?(part)|(?! of\b))",
-    re.IGNORECASE,
-)
-
-
-def _digits(words: re.Match[str]) -> str:
-    total = group = 0
-    for word in re.findall("[a-z]+", words["count"].lower()):
-        if word == "hundred":
-            group *= 100
-        elif word in ("thousand", "million"):
-            total, group = total + group * _SCALES[word], 0
-        else:
-            group += _WORD_VALUES.get(word, 0)
-    part = words["part"]
-    if part and not words["plural"] and total + group != 1:
-        return words[0]  # "the twenty-third"
-    fraction = f"/{_PARTS[part.lower()]}" if part else " 1/2" if words["half"] else ""
-    return f"{'-' if words['sign'] else ''}{total + group}{fraction}"
-
-
-# --- one quantity ---
-
 _SCALES = {"\u5343": 1000, "hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
     name: 10**power
     for power, names in {3: "thousand k", 6: "million m mm mn", 9: "billion b bn", 12: "trillion tn"}.items()
@@ -176,7 +73,7 @@ _CLOSED = r"(?(open)\)|(?(bracket)\)|(?!)))"
 _MYRIAD = "\u5343\u4e07\u842c\u4ebf\u5104\ub9cc\uc5b5"
 _ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # letters of languages that put no spaces around a number
 _QUANTITY = rf"""
-    (?P<open>\(\s?)? (?P<sign>[+-]\s?)? (?P<currency>(?:[{_CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?
+    (?P<open>\(\s?)? (?P<sign>[+-]\s?)? (?P<currency>(?:[{CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?
     (?P<bracket>\()? (?P<inner>-\s?)? (?:(?<![\w^])|(?<=[{_ASIAN}])|(?<=\bor)|(?<=\band)|(?<=\bmaybe)) (?<![^s]\.)
     (?:
         (?P<european>
@@ -208,9 +105,9 @@ _QUANTITY = rf"""
             |  (?<=[{_MYRIAD}])[0-9]|\s?(?:\u4ee5\u4e0a|\u4ee5\u4e0b|\u5206\u4e4b)
             |  (?:(?:[.,:]|(?:\.{{2,3}}|~)\s?)(?=[0-9])|[}})\]]*\s?\^|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]
                 |[\u0660-\u0669])[\w.,:^{{}}+-]*  # a time, a version, a power, half a group of digits
-            |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[{_CURRENCY}]?\s?[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
+            |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[{CURRENCY}]?\s?[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
                 |\b(?:or|and)\ (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b
-                |\b(?:more|less|fewer)\ than\ (?=[{_CURRENCY}]?[0-9])
+                |\b(?:more|less|fewer)\ than\ (?=[{CURRENCY}]?[0-9])
                 |\b(?:squared|cubed|factorial|mod|modulo|choose|halves|thirds|quarters
                     |(?:fif|six|ten|hundred|thousand)ths)\b)
         )
@@ -218,15 +115,13 @@ _QUANTITY = rf"""
     )?
 """
 _LONGEST_SIGN = 16  # how many characters of a figure can stand before its first digit
-_NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={_CURRENCY}]*\Z")
+_NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={CURRENCY}]*\Z")
 _FALL = re.compile(
     r"\b(?:decreas\w+|declin\w+|fell|fallen|drop\w*|reduc\w+|loss(?:es)?|lost|down|shrank|shrunk|lower)\b"
     r"(?: (?:in|for|from) (?:(?!to\b)\w+ ){0,3}?)?(?:\s?(?:of|by|was|is|about|approximately|a|an|the|[:=])\b)*\W*\Z",
     re.IGNORECASE,
 )
 _FALLS = re.compile(r"\s(?:\w+ )?(?:decrease|decline|drop|reduction|loss|lower)\b", re.IGNORECASE)
-
-# --- one candidate ---
 
 _OPERATOR = re.compile(
     r"\)?(?P<words>[A-Za-z]{0,9}(?:\s[A-Za-z]+){0,2})\s*"
@@ -262,8 +157,6 @@ _SAID_AGAIN = re.compile(
     r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*"
     r"(?:about|approximately|\u2248|~)?\s*(?=[-($\u20ac.0-9])"
 )
-
-# --- all candidates of a text ---
 
 _MONTH = (
     r"\b(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?|oct(?:ober)?"
@@ -326,7 +219,7 @@ class _Reader:
 
     def candidates(self, text: str) -> Iterator[Candidate]:
         """Yield the numbers of a plain text from its conclusion on: "48 and 24, so 72". What says when comes last."""
-        digit = _DIGIT.search(text)
+        digit = DIGIT.search(text)
         if not digit:
             return
         conclusions = list(_CONCLUSION.finditer(text)) if _SENTENCE.match(text) else []
@@ -353,8 +246,7 @@ class _Reader:
 
     def _candidate(self, text: str, found: re.Match[str]) -> Candidate:
         """Return the value that a figure begins. A calculation gives its result, a part of a formula gives None."""
-        number, end = self._quantity(found), found.end()
-        start = found.start()
+        number, start, end = self._quantity(found), found.start(), found.end()
         is_part = _PART_BEFORE.search(text, max(0, start - 40), max(start, found.end("open"))) is not None
         if found["sign"] or found["open"]:
             is_part = is_part or _TERM_BEFORE.search(text, max(0, start - 2), start) is not None
@@ -378,13 +270,12 @@ class _Reader:
         sides.append(None if is_part or variable else number)
         values = [side for side in sides if side is not None]
         if not values or (number is None and not is_part):
-            return Candidate(None, found.start(), variable.end() if variable else end)
+            return Candidate(None, start, variable.end() if variable else end)
         result = values[-1]
         # "10/3 = 3.33" is a rounded result, "72 = 73" is none.
         if all(side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values):
-            result, end = self._with_more(text, result, end)
-            return Candidate(result, found.start(), end)
-        return Candidate(None, found.start(), end)
+            return Candidate(*self._with_more(text, result, start, end))
+        return Candidate(None, start, end)
 
     def _quantity(self, found: re.Match[str]) -> Number | None:
         """Return the number of a figure with its percent sign, scale and unit. None if it is a part of more."""
@@ -420,7 +311,7 @@ class _Reader:
             return True
         return self.finance and bool(_FALL.search(before) or _FALLS.match(found.string, found.end()))
 
-    def _with_more(self, text: str, number: Number, end: int) -> tuple[Number, int]:
+    def _with_more(self, text: str, number: Number, start: int, end: int) -> tuple[Number, int, int]:
         """Add the smaller unit of "2 hours 30 minutes", and the same quantity said again: "25% (0.25)"."""
         number, end = self._compound(text, number, end)
         while again := _SAID_AGAIN.match(text, end):
@@ -432,7 +323,7 @@ class _Reader:
                 break
             number = replace(number, others=(*number.others, other.value, *other.others))
             end = other_end + text.startswith((")", "]"), other_end)
-        return number, end
+        return number, start, end
 
     def _compound(self, text: str, number: Number, end: int) -> tuple[Number, int]:
         """Add what a quantity has in a smaller unit."""

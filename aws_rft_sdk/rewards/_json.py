@@ -53,11 +53,8 @@ def schema_text(name: str, schema: object) -> str:
 def validator(schema: str) -> Callable[[JSON], bool]:
     """Return the function that says whether a value is valid under a JSON Schema.
 
-    The schema is JSON text: as a value, `{"const": true}` would equal `{"const": 1}`.
-
-    Raises:
-        ConfigurationError: It is no JSON Schema, or jsonschema is not installed. The function raises it if the schema
-            refers to what it does not hold.
+    The schema is JSON text: as a value, `{"const": true}` would equal `{"const": 1}`. Raises ConfigurationError if it
+    is no JSON Schema or jsonschema is not installed. The function raises it if the schema refers to what it lacks.
     """
     try:
         jsonschema, referencing = importlib.import_module("jsonschema"), importlib.import_module("referencing")

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _WORKERS = min(4, os.cpu_count() or 1)  # processes at most, each of about 70 MB; one thread needs one
 _PATIENCE = 30.0  # how many seconds of the clock a worker may take for a second of processor time
-_MEMORY_BYTES = 2**31
 _YES, _NO = b"yes", b"no"
 
 _PROGRAM = """
@@ -152,7 +151,7 @@ def serve() -> None:
     resource = importlib.import_module("resource")
     importlib.import_module("math_verify")
     with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
     _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
     connection = importlib.import_module("multiprocessing.connection").Connection(0)
     connection.send_bytes(_YES)

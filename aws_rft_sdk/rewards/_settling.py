@@ -77,10 +77,7 @@ _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^(?!\s?\{?\s?\\(?:circ|degree))|\\?ti
 
 
 def is_hedged(first: FindCandidate, value: object, rest: str) -> bool:
-    """Say whether a text that goes on with `rest` after a value names another one beside it.
-
-    Another value counts if it is joined directly, or if "maybe" and the like introduce it.
-    """
+    """Say whether `rest` after a value names another one, joined directly or introduced by "maybe" and the like."""
     if any(_is_joined(first, value, tail) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
         return True
     end = _SENTENCE_END.search(rest)
@@ -142,24 +139,15 @@ _TAKEN_BACK = re.compile(
     rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})",
     re.IGNORECASE,
 )
-_STRUCK_OUT = re.compile(
-    r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
-)
+_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\[xb]?(?:cancel|sout)\{[^{}]{0,200}\}", re.S)
 
 
 def settle(
-    answers: Iterable[Answer],
-    first: FindCandidate,
-    clean: Callable[[str], str] = lambda text: text,
-    hedges: Hedges | None = None,
+    answers: Iterable[Answer], first: FindCandidate, clean: Callable[[str], str] = str, hedges: Hedges | None = None
 ) -> object | None:
     """Return the value of the first answer that names one. None if the answer names several or is taken back.
 
-    Args:
-        answers: Where answers stand, the most likely first.
-        first: Finds the first value of a text.
-        clean: Prepares each text that `first` gets.
-        hedges: For kinds of values that need a finer reading than `is_hedged`.
+    `clean` prepares each text that `first` gets. `hedges` is for values that need a finer reading than `is_hedged`.
     """
     hedges = hedges or partial(is_hedged, first)
     remaining = iter(answers)

@@ -73,19 +73,13 @@ class Extractor:
     def __rshift__(self, comparator: Comparator) -> Compared:
         """Return the reward that compares the answer with the ground truth."""
         if not isinstance(comparator, Comparator):
-            raise ConfigurationError(
-                f"{comparator!r:.80} is no comparator. After >> write one, for example ExactNumber() or Text()"
-            )
+            raise ConfigurationError(f"after >> comes a comparator such as ExactNumber(), not {comparator!r:.80}")
         return Compared(self, comparator)
 
 
 @dataclass(frozen=True, init=False)
 class Extract(Extractor):
-    """Tries extractors in order: the first that finds an answer wins.
-
-    Raises:
-        ConfigurationError: There is no extractor, or one is something else.
-    """
+    """Tries extractors in order: the first that finds an answer wins. Raises ConfigurationError if there is none."""
 
     extractors: tuple[Extractor, ...]
 
@@ -144,10 +138,8 @@ _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 class AfterMarker(Extractor):
     """What follows a marker on its line. If nothing does, the next line that says something.
 
-    Capitals matter. Emphasis (`**ANSWER:** 72`) and a full-width colon do not.
-
-    Raises:
-        ConfigurationError: There is no marker, or one is empty.
+    Capitals matter. Emphasis (`**ANSWER:** 72`) and a full-width colon do not. Raises ConfigurationError if there is no
+    marker, or one is empty.
 
     Example:
         >>> from aws_rft_sdk.rewards import ExactNumber
@@ -205,8 +197,7 @@ class Prose(Extractor):
 class Tag(Extractor):
     """What stands in `<name>...</name>`, or after a `<name>` that is never closed.
 
-    Raises:
-        ConfigurationError: The name is no word.
+    Raises ConfigurationError if the name is no word.
     """
 
     name: str
@@ -258,10 +249,8 @@ _FENCED = re.compile(
 class JsonPath(Extractor):
     """A value of the JSON object or array that the answer is, or holds: in a fenced block or between sentences.
 
-    The path are keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`.
-
-    Raises:
-        ConfigurationError: The path is empty, or holds something else than texts and whole numbers.
+    The path are keys of objects and indexes of arrays, from the outside in: `JsonPath("result", 0, "price")`. Raises
+    ConfigurationError if it is empty, or holds something else than texts and whole numbers.
     """
 
     path: tuple[str | int, ...]

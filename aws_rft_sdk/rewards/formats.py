@@ -48,8 +48,7 @@ class Format(TextReward):
     def final_answer(*, strict: bool = False) -> WeightedSum:
         r"""Return the pair of rewards of the GRPO recipe for GSM8K: 0.5 for the form, 1.0 for the number, 1.5 at most.
 
-        Args:
-            strict: Give the values of the published functions, mistakes included.
+        With `strict`, they give the values of the published functions, mistakes included.
 
         Example:
             >>> Format.final_answer().score("15 - 30 = -15\n#### The final answer is -15", -15)
@@ -100,9 +99,7 @@ class Tags(TextReward):
 
 
 _END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
-_LINE = re.compile(
-    r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE
-)
+_LINE = re.compile(r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.I | re.M)
 
 
 @dataclass(frozen=True)
@@ -136,8 +133,7 @@ class PublishedFinalAnswer(TextReward):
     """The correctness reward of the published GRPO recipe, mistakes included, for comparing with its figures.
 
     It takes the first run of digits and commas after the first `####`, without its sign, and compares it with the
-    ground truth, |a - b| < 0.001. A ground truth with a comma, and a negative answer, never earn it. Use
-    `ExactNumber` to train.
+    ground truth, |a - b| < 0.001. A ground truth with a comma, and a negative answer, never earn it.
     """
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:

@@ -57,9 +57,9 @@ class Length(TextReward):
 class Repetition(TextReward):
     """The share of word sequences that were there before, times -1: 0.0 without repetition, towards -1.0.
 
-    -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. An answer of fewer than n words gets
-    0. In scripts without spaces (Chinese, Japanese, Thai), four characters in a row are a word. Each character counts
-    as a word in runs of more than 24 letters or digits, and of more than 31 punctuation marks.
+    -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. In scripts without spaces (Chinese,
+    Japanese, Thai), four characters in a row are a word. Each character counts as a word in runs of more than 24
+    letters or digits, and of more than 31 punctuation marks.
 
     Raises:
         ConfigurationError: n is no whole number of at least 1.

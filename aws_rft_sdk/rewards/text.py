@@ -69,7 +69,6 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
     return (str(reference),) if isinstance(reference, str | int | float) else ()
 
 
-MARKS = r"\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$"
 LATEX = r"\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)"
 FILLER_WORDS = (
     r"(?i:\b(?:the|my|our|final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|"
@@ -78,7 +77,7 @@ FILLER_WORDS = (
 )
 """What may stand between a marker and the answer, and says nothing. No two of these begin alike, so that a pattern that
 repeats them does not try the same text in many ways."""
-_LEAD = re.compile(rf"(?:[{MARKS}]|-(?=\s)|{LATEX}|{FILLER_WORDS}){{0,16}}")
+_LEAD = re.compile(rf"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{{$]|-(?=\s)|{LATEX}|{FILLER_WORDS}){{0,16}}")
 _EXPLAINS = (
     r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
     r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"

@@ -111,3 +111,11 @@ def test_asking_when_the_error_is_not_of_boto3_then_it_passes():
         raise KeyError("mine")
     with pytest.raises(JobServiceError, match=r"^mine$"), _aws.asking("a:B"):
         raise JobServiceError("mine")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "moto.example"])
+def test_client_when_the_endpoint_is_given_then_buckets_are_paths_there(host):
+    session = _aws.session_for("us-east-1", boto3.session.Session(*KEYS))
+    client = _aws.client(session, "s3", endpoint_url=f"http://{host}:5000")
+    url = client.generate_presigned_url("get_object", Params={"Bucket": "bucket", "Key": "key"})
+    assert url.startswith(f"http://{host}:5000/bucket/key?")
