@@ -172,7 +172,7 @@ def loggable(text: str, limit: int) -> str:
 
 # What a service, or a proxy before it, may quote of our request.
 _SECRETS = re.compile(
-    r"(?:sagemaker|bedrock)-api-key-[A-Za-z0-9+/=_-]*"
+    r"(?:sagemaker|bedrock)-api-key-[A-Za-z0-9+/=_-]+"
     r"|\b(?:ABSK|sk-)[A-Za-z0-9+/=_-]{16,}"
     r"|Signature=[0-9A-Za-z]+"
     r"|(?:AKIA|ASIA)[A-Z0-9]{12,}"

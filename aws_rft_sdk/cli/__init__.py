@@ -19,9 +19,11 @@ from aws_rft_sdk.cli._output import UNAVAILABLE, discard_output, this_is_the_who
 
 _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
+    "demo": "Watch an agent learn on this machine, in about a minute.",
     "dataset": "Check, convert and prepare prompt files.",
     "export": "Write what a runtime captured as a recording to replay.",
     "iam": "Print the IAM policies of a job, and check who lacks what.",
+    "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
+from aws_rft_sdk._loading import load_function
 from aws_rft_sdk.cli._options import limit_options, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.policies import POLICY_HELP, parse_policy
-from aws_rft_sdk.runtime import Faults, LocalRuntime, RolloutLimits
+from aws_rft_sdk.runtime import Faults, LocalBedrock, LocalRuntime, Policy, RolloutLimits
 from aws_rft_sdk.runtime.capture import CAPTURES
 from aws_rft_sdk.runtime.http_server import HOST
 from aws_rft_sdk.settings import RUNTIME_KEY_VARIABLE, check_key, runtime_key
@@ -24,10 +26,25 @@ job runtime at {endpoint} (Ctrl-C stops it)
   point an OpenAI client     base_url={endpoint}/v1
 """
 _HOW_TO_KEY = f"  give all of them the key   export {RUNTIME_KEY_VARIABLE}=... (the API key of an OpenAI client)"
+_HOW_TO_BEDROCK = """\
+Bedrock fine-tuning at {endpoint} (Ctrl-C stops it)
+
+  run a job                  aws-rft job submit JOB.toml --endpoint {endpoint}
+  point an OpenAI client     base_url={endpoint}/v1
+  point boto3's Lambda       endpoint_url={endpoint}
+"""
+_BEDROCK_OPTIONS = {"services", "port", "db", "policy", "auth", "faults", "functions"}
 _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 @click.command("runtime")
+@click.option(
+    "--services",
+    default="job",
+    show_default=True,
+    type=click.Choice(["job", "bedrock"]),
+    help="job: the job runtime. bedrock: fine-tuning on Bedrock's OpenAI-compatible API, and Lambda's Invoke.",
+)
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 for other machines.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 for a free one.")
 @click.option("--key", help=f"Callers must present it. Others see it in the process list; see {RUNTIME_KEY_VARIABLE}.")
@@ -61,22 +78,74 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     show_default=True,
     help="Let a repeated feedback call with the same client token succeed.",
 )
+@click.option(
+    "--function",
+    "functions",
+    multiple=True,
+    metavar="NAME=FILE.py:HANDLER",
+    help="bedrock: Lambda handler that graders' ARNs and Invoke find by this name or ARN. Repeatable.",
+)
 @limit_options
 @user_code_prints_to_stderr()
 @usage_errors
-def command(policy: str | None, faults: str | None, key: str | None, key_file: Path | None, **options: Any) -> None:
-    """Serve a local stand-in for the job runtime.
+def command(
+    services: str,
+    policy: str | None,
+    faults: str | None,
+    key: str | None,
+    key_file: Path | None,
+    functions: tuple[str, ...],
+    **options: Any,
+) -> None:
+    """Serve a local stand-in for the job runtime, or for fine-tuning on Bedrock.
 
-    It answers inference from a policy, records every turn under its trajectory, and takes completion and reward. To be
-    reached from other machines it needs a key: --key-file, RFT_RUNTIME_KEY in the environment, or --key.
+    The job runtime answers inference from a policy, records every turn under its trajectory, and takes completion and
+    reward. To be reached from other machines it needs a key: --key-file, RFT_RUNTIME_KEY in the environment, or --key.
+
+    With --services bedrock jobs really run: they sample the policy and call the function that the job names. Of the
+    options only --port, --db, --policy, --auth, --faults and --function count then.
     """
-    key = _read_key(key, key_file)
     answering = parse_policy(policy) if policy else None
-    limits = RolloutLimits(**{name: options.pop(name) for name in RolloutLimits.__dataclass_fields__})
     trouble = Faults.from_toml(faults) if faults else None
+    if services == "bedrock":
+        _serve_bedrock(answering, trouble, functions, options)
+        return
+    if functions:
+        raise ConfigurationError("--function is for --services bedrock; the job runtime calls no functions")
+    key = _read_key(key, key_file)
+    limits = RolloutLimits(**{name: options.pop(name) for name in RolloutLimits.__dataclass_fields__})
     runtime = LocalRuntime(answering, key=key, faults=trouble, limits=limits, **options)
     how_to = f"{_HOW_TO}{_HOW_TO_KEY}\n" if key else _HOW_TO
     runtime.serve_forever(lambda: click.echo(how_to.format(endpoint=runtime.endpoint), file=own_stdout()))
+
+
+def _serve_bedrock(
+    policy: Policy | None,
+    faults: Faults | None,
+    functions: tuple[str, ...],
+    options: dict[str, Any],
+) -> None:
+    context = click.get_current_context()
+    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
+    if ignored := sorted(set(given) - _BEDROCK_OPTIONS):
+        raise ConfigurationError(f"--{ignored[0].replace('_', '-')} is for the job runtime; leave it out with bedrock")
+    handlers = {}
+    for function in functions:
+        # The file of a handler may hold "=", a name may not.
+        name, separator, reference = function.partition("=")
+        if not separator:
+            raise ConfigurationError(f"--function {function!r} has not the form NAME=FILE.py:HANDLER")
+        handlers[name] = load_function(reference)
+    server = LocalBedrock(
+        policy,
+        functions=handlers,
+        auth="token" if options["auth"] == "bearer" else options["auth"],
+        db=options["db"],
+        faults=faults,
+        port=options["port"],
+    )
+    how_to = _HOW_TO_BEDROCK.format
+    server.serve_forever(lambda: click.echo(how_to(endpoint=server.endpoint), file=own_stdout()))
 
 
 def _read_key(key: str | None, file: Path | None) -> str | None:

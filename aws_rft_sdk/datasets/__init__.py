@@ -2,10 +2,9 @@
 
 from aws_rft_sdk.datasets.checking import check
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.packing import Packed, pack, unpack
+from aws_rft_sdk.datasets.packing import Packed, pack, read_prompts, unpack
 from aws_rft_sdk.datasets.picking import dedupe, sample, split
 from aws_rft_sdk.datasets.preparing import few_shot_prompt, final_answer, prepare, prepare_gsm8k
-from aws_rft_sdk.datasets.prompts import read_prompts
 from aws_rft_sdk.datasets.report import Problem, Report
 from aws_rft_sdk.datasets.rules import RULES, Rule, Severity, Target
 from aws_rft_sdk.datasets.shapes import Shape, convert

@@ -6,7 +6,6 @@ import itertools
 import json
 import re
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk.datasets._leaks import Seen
@@ -14,9 +13,8 @@ from aws_rft_sdk.datasets._messages import seen_in, visible_text
 from aws_rft_sdk.datasets._rows import Rows
 from aws_rft_sdk.datasets._strict import oddities, parse
 from aws_rft_sdk.datasets._text import hint, is_blank, plural, show
-from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.datasets.packing import prompt_column
 from aws_rft_sdk.datasets.report import Findings
-from aws_rft_sdk.datasets.rules import Target
 
 _HOLDERS = ("reward_spec", "reward_model")
 _ANSWERS = ("ground_truth", "reference_answer", "answer", "solution", "label", "completion", *_HOLDERS)
@@ -45,8 +43,8 @@ class PromptRows(Rows):
     _column = ""
     """The column of prompts. Empty until the first row has been seen."""
 
-    def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
-        super().__init__(path, target, findings, max_tokens)
+    def __init__(self, findings: Findings, max_tokens: int) -> None:
+        super().__init__(findings, max_tokens)
         self._plans: dict[tuple[str, ...], _Plan] = {}
         self._unread: set[str] = set()
 
@@ -82,12 +80,12 @@ class PromptRows(Rows):
             if column in _ASKING:
                 self._unread.update(_ANSWERS)
                 problem = f"these are {name} rows: the job reads {column!r}, and nothing else reaches the handler"
-                self.findings.add("columns-ignored", line, column, problem, self.remedy(line, row))
+                self.add("columns-ignored", line, column, problem, self.remedy(line, row))
             return column
         meant = [name for name in row if hint(name, ("prompt",))]
         question = f'; did you mean {meant[0]!r} to be "prompt"?' if meant else ""
         problem = f"the first column, {column!r}, is taken for the prompts{question}"
-        self.findings.add("prompt-column", line, column, problem)
+        self.add("prompt-column", line, column, problem)
         return column
 
     def _no_prompt(self, line: int, row: dict[str, Any]) -> None:
@@ -96,15 +94,15 @@ class PromptRows(Rows):
             rule, problem = "prompt-type", f"{show(row[column])} is no text"
             if isinstance(row[column], str):
                 rule, problem = "prompt-empty", f"nothing can be seen of {show(row[column])}"
-            self.findings.add(rule, line, column, problem)
+            self.add(rule, line, column, problem)
         elif "prompt" in row:  # so this is the column, and the rows before lack it
             for before in itertools.chain.from_iterable(self.kinds.values()):
-                self.findings.add("prompt-missing", before, "prompt", f"the row has no prompt, which line {line} has")
+                self.add("prompt-missing", before, "prompt", f"the row has no prompt, which line {line} has")
             self._column = "prompt"
             self.row(line, row)
         else:
             near = next((f"; did you mean {name!r} to be it?" for name in row if hint(name, (column,))), "")
-            self.findings.add("prompt-missing", line, column, f"the row has no column {column!r}{near}")
+            self.add("prompt-missing", line, column, f"the row has no column {column!r}{near}")
 
     def _answer_columns(self, line: int, row: dict[str, Any]) -> list[str]:
         """Return the columns that hold answers, and say once of each that nobody reads it."""
@@ -112,8 +110,8 @@ class PromptRows(Rows):
         for name in names:
             if name not in self._unread:
                 self._unread.add(name)
-                fix = self.remedy(line, row)
-                self.findings.add("columns-ignored", line, name, f"{name!r} never reaches the handler", fix)
+                problem = f"{name!r} never reaches the handler"
+                self.add("columns-ignored", line, name, problem, self.remedy(line, row))
         return names
 
     def _object(self, line: int, cell: str) -> dict[str, Any] | None:
@@ -126,7 +124,7 @@ class PromptRows(Rows):
                     self.note(line, oddities(value, self._column))
             except (ValueError, RecursionError) as error:
                 if _LIKE_JSON.match(cell):
-                    self.findings.add("prompt-json", line, self._column, f"{show(cell)} is not JSON: {error}")
+                    self.add("prompt-json", line, self._column, f"{show(cell)} is not JSON: {error}")
         if isinstance(value, dict):
             return value
         self.kinds["a JSON array" if isinstance(value, list) else "text"].append(line)
@@ -136,14 +134,14 @@ class PromptRows(Rows):
         """Check a JSON cell; return what the model is likely to see of it."""
         self.kinds[plan.kind].append(line)
         for problem in plan.problems:
-            self.findings.add("prompt-visible", line, self._column, problem)
+            self.add("prompt-visible", line, self._column, problem)
         if not plan.shown:
             return "" if plan.problems else cell
         first = plan.shown[0]
         if plan.shown == ("question",) and type(value[first]) is str and not is_blank(value[first]):
             return str(value[first])  # as most cells are
         if first in _QUESTIONS and (value[first] is None or is_blank(_named(first, value[first]))):
-            self.findings.add("prompt-empty", line, self._column, f"there is no question in {show(cell)}")
+            self.add("prompt-empty", line, self._column, f"there is no question in {show(cell)}")
         return "\n".join([_named(name, value[name]) for name in plan.shown])
 
     def seen(self, prompt: Any, field: str) -> list[Seen]:
@@ -178,10 +176,9 @@ class PromptRows(Rows):
             for line in lines:
                 if names[kind] != usual:
                     problem = f"{names[kind]} here, and {usual} in {plural(count, 'row')}"
-                    self.findings.add("prompt-structure", line, self._column, problem)
+                    self.add("prompt-structure", line, self._column, problem)
                 if different:
-                    problem = f"keys that not all have: {different}"
-                    self.findings.add("prompt-keys", line, self._column, problem)
+                    self.add("prompt-keys", line, self._column, f"keys that not all have: {different}")
 
 
 def _plan(keys: tuple[str, ...], visible: Any) -> _Plan:

@@ -9,7 +9,6 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from functools import partial
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
@@ -18,7 +17,7 @@ from aws_rft_sdk.datasets._leaks import Seen, answers_in, leak_of, may_leak
 from aws_rft_sdk.datasets._messages import Found, conversation, seen_in, visible_text
 from aws_rft_sdk.datasets._models import CHAT, MULTITURN, PLAIN_CHAT, broken_rules
 from aws_rft_sdk.datasets._text import estimate_tokens, holds_nothing, nearest, plural, show
-from aws_rft_sdk.datasets._tools import Tools
+from aws_rft_sdk.datasets._tools import look_at_tools
 from aws_rft_sdk.datasets.report import Findings, beside
 from aws_rft_sdk.datasets.rules import Target
 from aws_rft_sdk.datasets.shapes import Shape, convert_rows
@@ -38,8 +37,8 @@ _ANSWER = re.compile(r'(?:answer|ground_truth)\\*":')
 class Rows:
     """What all kinds of rows share: lengths, repeated prompts and ids, leaks, rows made for something else."""
 
-    def __init__(self, path: Path, target: Target, findings: Findings, max_tokens: int) -> None:
-        self.path, self.target, self.findings = path, target, findings
+    def __init__(self, findings: Findings, max_tokens: int) -> None:
+        self.findings, self.add = findings, findings.add
         self.longest_tokens = 0
         self.odd = True
         """Whether the row at hand may hold what `oddities` looks for, also in the JSON that a cell holds as text."""
@@ -57,17 +56,16 @@ class Rows:
         raise NotImplementedError
 
     def note(self, line: int, found: Iterable[Found]) -> None:
-        """Note the rules that a row breaks."""
         for rule, field, problem in found:
-            self.findings.add(rule, line, field, problem)
+            self.add(rule, line, field, problem)
 
     def foreign(self, row: Mapping[str, Any]) -> str:
         """Return what a row of another kind than the target's is called; empty if its keys tell of no such kind."""
         name = kind_of(row)
-        return "" if name == self.target.value else name
+        return "" if name == self.findings.target.value else name
 
     def is_foreign(self, line: int, row: dict[str, Any]) -> bool:
-        """Return whether a row is made for something else, and count it. All rows of a kind make one finding."""
+        """Return whether a row is made for something else, and count it. Rows of a kind make one finding."""
         if name := self.foreign(row):
             self._foreign.setdefault(name, (line, row))
             self._foreign_counts[name] += 1
@@ -75,17 +73,18 @@ class Rows:
 
     def remedy(self, line: int, row: Mapping[str, Any]) -> str:
         """Return the command that makes such rows into the target's, or what to write if the command loses answers."""
-        path, to = self.path, self.target.value
+        path, target = self.findings.path, self.findings.target
         with contextlib.suppress(DatasetError):  # then the command would fail too, so the advice is to write the rows
-            made = json.dumps(next(convert_rows([(line, row)], Shape(to))), default=str)
+            made = json.dumps(next(convert_rows([(line, row)], Shape(target.value))), default=str)
             if row.keys() == {"prompt"} or _ANSWER.search(made):
+                to = target.value
                 return f"aws-rft dataset convert {quote(str(path))} {beside(path, to)} --to {to}"
-        return f"write each row as {_WANTED[self.target]}, for example with datasets.write_rows"
+        return f"write each row as {_WANTED[target]}, for example with datasets.write_rows"
 
     def once(self, rule: str, line: int, field: str, value: str) -> None:
         """Note a value that was there before. A hash of each value is kept, not the value."""
         if (first := self._first[rule].setdefault(hash(value), line)) != line:
-            self.findings.add(rule, line, field, f"the {rule.partition('-')[0]} of line {first} again")
+            self.add(rule, line, field, f"the {rule.partition('-')[0]} of line {first} again")
 
     def length(self, line: int, field: str, text: str) -> None:
         """Note a prompt that is too long."""
@@ -93,8 +92,7 @@ class Rows:
         if tokens > self.longest_tokens:
             self.longest_tokens = tokens
         if tokens > self._max_tokens:
-            problem = f"about {tokens:,} tokens, and {self._max_tokens:,} fit"
-            self.findings.add("sequence-length", line, field, problem)
+            self.add("sequence-length", line, field, f"about {tokens:,} tokens, and {self._max_tokens:,} fit")
 
     def prompt(self, line: int, field: str, prompt: Any, answers: list[Any], tools: set[str] | None = None) -> None:
         """Note what is wrong with a prompt of text or messages that go together with these answers and tools."""
@@ -132,7 +130,7 @@ class Rows:
         for name, (line, row) in self._foreign.items():
             count = self._foreign_counts[name]
             problem = f"this is a {name} row" if count == 1 else f"these are {name} rows, {count:,} from here on"
-            self.findings.add("row-shape", line, "", problem, self.remedy(line, row))
+            self.add("row-shape", line, "", problem, self.remedy(line, row))
 
     def optional_fields(self, required: tuple[str, ...]) -> None:
         """Note fields that only some rows have."""
@@ -145,7 +143,7 @@ class Rows:
             problem = f"is {'absent' if odd else 'present'} here, and {having} of {plural(total, 'row')} have it"
             for keys, lines in self.kinds.items():
                 for line in lines if (key in keys) is not odd else ():
-                    self.findings.add("optional-field", line, key, problem)
+                    self.add("optional-field", line, key, problem)
 
 
 _IS_PLAIN = PLAIN_CHAT.isinstance_python
@@ -154,14 +152,14 @@ _IS_PLAIN = PLAIN_CHAT.isinstance_python
 class ChatRows(Rows):
     """Rows of `messages` and `reference_answer`, for Bedrock and for Nova with a reward Lambda."""
 
-    def __init__(
-        self, path: Path, target: Target, findings: Findings, max_tokens: int, require_reference: bool
-    ) -> None:
-        super().__init__(path, target, findings, max_tokens)
-        self._shape = CHAT[target]
+    def __init__(self, findings: Findings, max_tokens: int, require_reference: bool) -> None:
+        super().__init__(findings, max_tokens)
+        self._shape = CHAT[findings.target]
         self._is_good = self._shape.isinstance_python
         self._required = ("messages", "reference_answer") if require_reference else ("messages",)
-        self._tools = Tools()
+        self._tools: Any = ...
+        self._of_tools: tuple[list[Found], set[str]] = [], set()
+        """What is known of the tools that were looked at last. Most rows have the tools of the row before."""
 
     def row(self, line: int, row: dict[str, Any]) -> None:
         if "messages" not in row and self.is_foreign(line, row):
@@ -173,9 +171,10 @@ class ChatRows(Rows):
             self.once("id-duplicate", line, "id", row["id"].strip())
         tools = None
         if "tools" in row:
-            if found := self._tools.problems(row["tools"]):
-                self.note(line, found)
-            tools = self._tools.names
+            if row["tools"] != self._tools:
+                self._tools, self._of_tools = row["tools"], look_at_tools(row["tools"])
+            found, tools = self._of_tools
+            self.note(line, found)
         reference = row.get("reference_answer")
         if "reference_answer" in row and (wrong := _reference(reference)):
             self.note(line, [wrong])

@@ -16,37 +16,21 @@ _ELSEWHERE = (".type", ".properties")
 """What `TOOLS` says of parameters."""
 
 
-class Tools:
-    """Checks the tools of rows. Good tools that several rows in a row have are looked at once."""
-
-    def __init__(self) -> None:
-        self._good: Any = None
-        self.names: set[str] = set()
-        """Names of the tools that were checked last."""
-
-    def problems(self, tools: Any) -> list[Found]:
-        """Return every rule that the tools break."""
-        if tools == self._good and tools:
-            return []
-        self.names = set()
-        found = list(broken_rules(TOOLS, tools, "tools"))
-        for index, tool in enumerate(tools if isinstance(tools, list) else ()):
-            function = tool.get("function") if isinstance(tool, dict) else None
-            if isinstance(function, dict):
-                found += self._function(function, f"tools[{index}].function")
-        self._good = None if found else tools
-        return found
-
-    def _function(self, function: dict[str, Any], place: str) -> Iterator[Found]:
-        name, parameters = function.get("name"), function.get("parameters")
+def look_at_tools(tools: Any) -> tuple[list[Found], set[str]]:
+    """Return every rule that a row's tools break, and their names."""
+    found, names = [*broken_rules(TOOLS, tools, "tools")], set[str]()
+    for index, tool in enumerate(tools if isinstance(tools, list) else ()):
+        function, place = tool.get("function") if isinstance(tool, dict) else None, f"tools[{index}].function"
+        name, parameters = map(function.get, ("name", "parameters")) if isinstance(function, dict) else (None, None)
         if isinstance(name, str):
-            if name in self.names:
-                yield "tool-name-repeated", f"{place}.name", f"{show(name)} is the name of a tool before"
-            self.names.add(name)
+            if name in names:
+                found.append(("tool-name-repeated", f"{place}.name", f"{show(name)} is the name of a tool before"))
+            names.add(name)
         if isinstance(parameters, dict):
             if not EVERYDAY_SCHEMA.isinstance_python(parameters):
-                yield from _invalid(parameters, f"{place}.parameters")
-            yield from _unusable(parameters, f"{place}.parameters")
+                found += _invalid(parameters, f"{place}.parameters")
+            found += _unusable(parameters, f"{place}.parameters")
+    return found, names
 
 
 @cache

@@ -47,9 +47,7 @@ def check(
     keep: int = 1000,
     progress: Progress | None = None,
 ) -> Report:
-    """Check a dataset by every rule of its target.
-
-    The file is read once, row by row, so that it may be larger than memory. About 100 bytes of each row are kept.
+    """Check a dataset by every rule of its target, row by row. About 100 bytes of each row are kept.
 
     Args:
         path: A jsonl, json, csv or parquet file.
@@ -60,9 +58,6 @@ def check(
         ignore: Ids of rules that are not checked.
         keep: How many problems of each rule are described; all are counted.
         progress: Is told how many bytes have been read.
-
-    Returns:
-        All problems, of no rule more than `keep`.
 
     Raises:
         ConfigurationError: The target or a rule to ignore is unknown, or a number is below 1.
@@ -86,9 +81,9 @@ def check(
     if path.suffix.lower() not in taken:
         findings.add("file-format", None, "", f"a {path.suffix.lower()} file, and only {', '.join(taken)} is taken")
     if target in (Target.BEDROCK, Target.NOVA):
-        rows: Rows = ChatRows(path, target, findings, limit, require_reference)
+        rows: Rows = ChatRows(findings, limit, require_reference)
     else:
-        rows = (PromptRows if target is Target.MTRL else MultiturnRows)(path, target, findings, limit)
+        rows = (PromptRows if target is Target.MTRL else MultiturnRows)(findings, limit)
     try:
         count = _check_whole(path, suffix, findings)
         if count is None:
@@ -159,8 +154,7 @@ def _values(text: str) -> tuple[list[Any], str]:
 
 def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a jsonl file; a bad line does not end it. This loop is what the speed of a check is made of."""
-    add, check_row = rows.findings.add, rows.row
-    count = 0
+    add, check_row, count = rows.add, rows.row, 0
     with open_bytes(path, progress) as file:
         for number, line in enumerate(file, start=1):
             if number == 1 and line.startswith(codecs.BOM_UTF8):
@@ -193,7 +187,7 @@ def _check_lines(path: Path, rows: Rows, progress: Progress | None) -> int:
 
 def _check_rows(path: Path, rows: Rows, progress: Progress | None) -> int:
     """Check a file of another format, as far as it can be read."""
-    count, add, suffix = 0, rows.findings.add, format_of(path)
+    count, add, suffix = 0, rows.add, format_of(path)
     table = suffix in TABLES and not isinstance(rows, PromptRows)
     found: Iterator[Row]
     if suffix == ".csv":

@@ -36,17 +36,14 @@ def read_rows(
 ) -> Iterator[Row]:
     """Read a file, or a split of a folder, row by row and in order. A .json file is held in memory.
 
-    Cells of a csv file are strings. Cells of a parquet or arrow file are what they are there. Blank lines of a jsonl or
-    csv file are passed over. A csv file whose header has no comma but a semicolon, a tab or a bar is read with it.
+    Cells of a csv file are strings. Blank lines are passed over. A csv file whose header has no comma but a semicolon,
+    a tab or a bar is read with it.
 
     Args:
         path: The file, whose suffix tells the format, or a folder as `files_of` takes it.
         choose: For parquet and arrow, makes the columns to read out of all there are. None: all.
         progress: Is told how many bytes have been read.
         split: Which split of a folder. None if it has only one.
-
-    Yields:
-        Line or row number in its file, and the row.
 
     Raises:
         DatasetError: A file cannot be read, its format is unknown, or a row is malformed. `.line` says where.
@@ -124,12 +121,9 @@ def _read_csv(path: Path, progress: Progress | None) -> Iterator[Row]:
 def write_rows(path: str | Path, rows: Iterable[Mapping[str, JSON]]) -> int:
     """Write rows to a file, which appears, or is replaced, when the last row is written.
 
-    In csv and parquet, an object or an array is written as JSON text, since their cells hold no structure. In csv,
-    numbers and booleans are JSON text too, and None is an empty cell. Rows of these two are held in memory.
-
-    Args:
-        path: The file; its suffix tells the format. A name that ends in .gz is compressed.
-        rows: JSON objects.
+    The suffix of `path` tells the format. A file whose name ends in .gz is compressed. Cells of csv and parquet hold no
+    structure: an object or an array is written as JSON text, in csv a number too, and None is an empty cell there. Rows
+    of these two are held in memory.
 
     Returns:
         How many rows were written, at least 1.

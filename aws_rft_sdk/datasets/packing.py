@@ -1,16 +1,19 @@
-"""Structure in a prompt cell: the handler gets all of it, the model what is visible.
+"""Prompt cells: reading their column as the service does, and structure in a cell.
 
-The service passes the prompt column on as text. A cell is a JSON object in that text. Its key `visible` names the keys
-that a model may see.
+A packed cell is a JSON object as text. The handler gets all of it, the model what `visible` names.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from shlex import quote
 
 from aws_rft_sdk._frozen import JSON, FrozenDict
+from aws_rft_sdk.datasets._text import is_blank
+from aws_rft_sdk.datasets.files import read_rows
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 _QUESTIONS = ("question", "prompt", "input_seq")
@@ -51,9 +54,6 @@ def pack(*, question: JSON, ground_truth: JSON = None, visible: Sequence[str] = 
         visible: Names of the fields that the model may see; the question is among them in any case.
         **fields: Whatever else the handler needs.
 
-    Returns:
-        JSON text. Equal for equal arguments.
-
     Raises:
         ConfigurationError: ground_truth is to be visible, or a visible name is no field.
         DatasetError: A value is not JSON.
@@ -74,13 +74,7 @@ def pack(*, question: JSON, ground_truth: JSON = None, visible: Sequence[str] = 
 
 
 def unpack(cell: str) -> Packed:
-    """Read a prompt cell.
-
-    Cells of other makers are read too: of a JSON object that names nothing visible, only `question`, `prompt` or
-    `input_seq` is visible.
-
-    Args:
-        cell: The prompt, verbatim.
+    """Read a prompt cell. Of a JSON object that names nothing visible, only `question`, `prompt` or `input_seq` is.
 
     Raises:
         DatasetError: The cell is no JSON object.
@@ -100,3 +94,37 @@ def unpack(cell: str) -> Packed:
         raise DatasetError(f"the prompt is no packed cell: not JSON ({error})") from error
     except (TypeError, ValueError, RecursionError) as error:
         raise DatasetError(f"the prompt is no packed cell: {error}") from error
+
+
+def prompt_column(names: Sequence[str]) -> str:
+    """Return the column that the service reads: the one named `prompt`, otherwise the first."""
+    return "prompt" if "prompt" in names else names[0]
+
+
+def read_prompts(path: str | Path) -> Iterator[str]:
+    """Yield the prompt cells of a file, verbatim and in order: the column named `prompt`, otherwise the first.
+
+    Raises:
+        DatasetError: The file cannot be read, its format is unknown, a row is malformed, a prompt is empty or no
+            string, or there are no rows. The message names file and line.
+    """
+    column: str | None = None
+    for line, row in read_rows(path, choose=lambda names: [prompt_column(names)] if names else []):
+        if column is None and row:
+            column = prompt_column(list(row))
+        prompt = None if column is None else row.get(column)
+        if isinstance(prompt, str) and not is_blank(prompt):
+            yield prompt
+            continue
+        if column is None:
+            problem = "the row has no columns"
+        elif column not in row:
+            problem = f"the row has no column {column!r}"
+        elif isinstance(prompt, str):
+            problem = f"the prompt in column {column!r} is empty"
+        else:
+            command = f"aws-rft dataset convert {quote(str(path))} prompts.jsonl --to mtrl"
+            problem = f"column {column!r} holds {type(prompt).__name__}, and a prompt is a string; type: {command}"
+        raise DatasetError(f"{path}, line {line}: {problem}", line=line)
+    if column is None:
+        raise DatasetError(f"{path}: no rows")

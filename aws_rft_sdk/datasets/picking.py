@@ -46,13 +46,8 @@ def split(
 ) -> tuple[int, int]:
     """Split a file in two, at random. Rows of one prompt always come to the same side, so that nothing leaks.
 
-    Args:
-        source: The file to read.
-        first: Where most rows go.
-        second: Where the share goes.
-        share: Of different prompts, 0 < share < 1; rounded, and at least one prompt on each side.
-        seed: Decides which; the same file and seed give the same parts.
-        progress: Is told how many bytes have been read.
+    `second` gets the share of the different prompts (0 < share < 1, rounded, at least one prompt on each side), `first`
+    the rest. The same file and seed give the same parts. `progress` is told how many bytes have been read.
 
     Returns:
         How many rows `first` and `second` have.
@@ -78,17 +73,9 @@ def split(
 def sample(
     source: str | Path, target: str | Path, *, rows: int, seed: int = 0, progress: Progress | None = None
 ) -> int:
-    """Write `rows` rows of a file, chosen at random, in file order; all of them when there are fewer.
+    """Write `rows` rows of a file, chosen at random, in file order, and return how many; fewer if there are fewer.
 
-    Args:
-        source: The file to read.
-        target: The file to write; it may be the same.
-        rows: How many.
-        seed: Decides which; the same file and seed give the same rows.
-        progress: Is told how many bytes have been read.
-
-    Returns:
-        How many rows were written.
+    `target` may be the same file. The same file and seed give the same rows. `progress` is told of the bytes read.
 
     Raises:
         ConfigurationError: rows is below 1.
@@ -104,13 +91,8 @@ def sample(
 def dedupe(source: str | Path, target: str | Path, *, progress: Progress | None = None) -> tuple[int, int]:
     """Write a file without rows whose prompt was there before; the first of each stays.
 
-    Args:
-        source: The file to read.
-        target: The file to write; it may be the same.
-        progress: Is told how many bytes have been read.
-
-    Returns:
-        How many rows were written, and how many left out.
+    `target` may be the same file. `progress` is told of the bytes read. Return how many rows were written, and how many
+    were left out.
 
     Raises:
         DatasetError: A file cannot be read or written.

@@ -87,16 +87,10 @@ def prepare(
     """Write `train.jsonl` and `validation.jsonl`, 90 and 10 percent of the rows of a known dataset, in file order.
 
     Args:
-        name: "gsm8k", "finqa" or "pandalm".
+        name: "gsm8k": the reference is the number after `####` in `answer`, without commas. "finqa": it is the text of
+            `exe_ans`, else of `final_result`, else of `answer`. "pandalm": it is `output_sequence`, else the verdict of
+            most annotators: 1, 2 or Tie.
         source: A file as the dataset's authors publish it, or a folder of such files. It is held in memory.
-
-            gsm8k: the reference is the number after `####` in `answer`, without commas.
-
-            finqa: the reference is the text of `exe_ans`, else of `final_result`, else of `answer`. The fields of `qa`
-            may be in the row itself.
-
-            pandalm: the reference is `output_sequence`, a worked evaluation. Without it, it is the verdict of most of
-            `annotator1`, `annotator2` and so on: 1, 2 or Tie. If no verdict has most votes, it is Tie.
         folder: Where to write; it is made if need be.
         shots: For gsm8k, how many of eight solved examples stand before each question, the same in each.
         seed: Decides which rows are for validation, and which examples are shown in which order.

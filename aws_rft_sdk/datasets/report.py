@@ -79,23 +79,23 @@ class Findings:
     """Collects problems, all of them in number and the first of each rule in full."""
 
     def __init__(self, path: Path, target: Target, ignore: Collection[str], keep: int) -> None:
-        self._path, self._target, self._ignore, self._keep = path, target, frozenset(ignore), keep
+        self.path, self.target, self._ignore, self._keep = path, target, frozenset(ignore), keep
         self._problems: defaultdict[str, list[Problem]] = defaultdict(list)
         self._counts: Counter[str] = Counter()
 
     def add(self, rule: str, line: int | None, field: str, problem: str, fix: str = "") -> None:
         """Note a problem, unless its rule is ignored or is none of this target's. An empty fix is the rule's."""
         known = RULES[rule]
-        if rule in self._ignore or self._target not in known.targets:
+        if rule in self._ignore or self.target not in known.targets:
             return
         self._counts[rule] += 1
         if self._counts[rule] <= self._keep:
             fix = fix or _IN_OUT.sub(self._in_out, known.fix)
-            severity = known.severity_for(self._target)
+            severity = known.severity_for(self.target)
             self._problems[rule].append(Problem(rule, severity, line, field, problem, fix))
 
     def _in_out(self, found: re.Match[str]) -> str:
-        return f"{quote(str(self._path))} {beside(self._path, 'new', found[1])}"
+        return f"{quote(str(self.path))} {beside(self.path, 'new', found[1])}"
 
     def report(self, rows: int, longest_tokens: int) -> Report:
         """Put everything in order."""
@@ -103,7 +103,7 @@ class Findings:
             problem for rule in RULES for problem in sorted(self._problems[rule], key=lambda problem: problem.line or 0)
         )
         counts = FrozenDict({rule: self._counts[rule] for rule in RULES if rule in self._counts})
-        return Report(str(self._path), self._target, rows, longest_tokens, ordered, counts)
+        return Report(str(self.path), self.target, rows, longest_tokens, ordered, counts)
 
 
 _IN_OUT = re.compile(r"\bIN OUT(\.\w+)?")

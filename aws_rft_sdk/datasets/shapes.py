@@ -13,8 +13,7 @@ from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.datasets._interop import chat_row, shape_of, take_answer, without_nulls
 from aws_rft_sdk.datasets._storage import TABLES, Progress, files_of, format_of
 from aws_rft_sdk.datasets.files import read_rows, write_rows
-from aws_rft_sdk.datasets.packing import Packed, pack, unpack
-from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.datasets.packing import Packed, pack, prompt_column, unpack
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 
 
@@ -79,7 +78,7 @@ def convert(
     progress: Progress | None = None,
     split: str | None = None,
 ) -> int:
-    """Convert a file to another format, another shape, or both.
+    """Convert a file to another format, another shape, or both. Return how many rows were written, at least 1.
 
     Args:
         source: The file to read, whose suffix tells the format, or a folder of files as `datasets` saves it.
@@ -88,9 +87,6 @@ def convert(
         shape: The shape that the rows have; None: what the first row's keys tell.
         progress: Is told how many bytes have been read.
         split: Which split of a folder. None if it has only one.
-
-    Returns:
-        How many rows were written, at least 1.
 
     Raises:
         ConfigurationError: Rows of the shape cannot be made, or `shape` is unknown.

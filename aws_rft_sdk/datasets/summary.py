@@ -69,11 +69,7 @@ class Stats:
 
 
 def stats(path: str | Path, *, progress: Progress | None = None) -> Stats:
-    """Count what a dataset holds, of any shape, row by row.
-
-    Args:
-        path: A jsonl, json, csv or parquet file.
-        progress: Is told how many bytes have been read.
+    """Count what a file of any shape holds, row by row. `progress` is told how many bytes have been read.
 
     Raises:
         DatasetError: The file cannot be read, or has no rows.

@@ -9,10 +9,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 _NAMES = {
+    "alarms": "Alarm",
     "bedrock": "BedrockJobs",
     "graders": "Deployment Grader",
-    "steps": "Step",
+    "nova": "ModelDeployment NovaJobs",
+    "planning": "Plan Submission plan submit",
+    "reading": "JobFile init_text read_job",
+    "report": "report_csv report_html",
+    "services": "Created",
+    "steps": "Step read_step read_steps",
     "types": "Checkpoint Event File Job Problem Request Resource",
+    "watching": "Watched watch",
 }
 """The public names, by their modules."""
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -34,8 +41,15 @@ def __dir__() -> list[str]:
 
 if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     # isort: off
+    from aws_rft_sdk.jobs.alarms import Alarm as Alarm
     from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
+    from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
     from aws_rft_sdk.jobs.graders import Deployment as Deployment, Grader as Grader
-    from aws_rft_sdk.jobs.steps import Step as Step
+    from aws_rft_sdk.jobs.planning import Plan as Plan, Submission as Submission, plan as plan, submit as submit
+    from aws_rft_sdk.jobs.reading import JobFile as JobFile, init_text as init_text, read_job as read_job
+    from aws_rft_sdk.jobs.report import report_csv as report_csv, report_html as report_html
+    from aws_rft_sdk.jobs.services import Created as Created
+    from aws_rft_sdk.jobs.steps import Step as Step, read_step as read_step, read_steps as read_steps
     from aws_rft_sdk.jobs.types import Checkpoint as Checkpoint, Event as Event, File as File, Job as Job
     from aws_rft_sdk.jobs.types import Problem as Problem, Request as Request, Resource as Resource
+    from aws_rft_sdk.jobs.watching import Watched as Watched, watch as watch

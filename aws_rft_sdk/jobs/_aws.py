@@ -1,19 +1,28 @@
-"""AWS clients for jobs. Nothing else in this room imports boto3."""
+"""AWS clients for jobs, and their errors as errors of this package. Nothing else in this room imports boto3."""
 
 from __future__ import annotations
 
 import threading
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError, EventStreamError
+from urllib3.exceptions import HTTPError
 
 from aws_rft_sdk._hosts import check_url, dual_stack_suffix, is_loopback_url
 from aws_rft_sdk.credentials import Credentials
 from aws_rft_sdk.errors import ConfigurationError, CredentialsError
+from aws_rft_sdk.jobs._refusals import refusal
 
+_Item = TypeVar("_Item")
 _ATTEMPTS = 5
 """Of a call: botocore repeats throttled calls, faults of the service and lost connections, with backoff."""
+_SILENCE_SECONDS = {"bedrock-runtime": 600.0, "lambda": 910.0}
+"""How long a service may work at its answer, where that is more than 60 s."""
+_STREAM_STATUS = {"throttlingException": 429, "validationException": 400, "serviceUnavailableException": 503}
+"""The status that an error has outside of a stream."""
 _PLACEHOLDER = {"aws_access_key_id": "local", "aws_secret_access_key": "local"}
 
 
@@ -78,9 +87,13 @@ def client(session: Session, service: str, *, endpoint_url: str | None = None) -
     Raises:
         ConfigurationError: The endpoint is no URL, or boto3 cannot make the client.
     """
-    options: dict[str, Any] = {"config": Config(retries={"mode": "standard", "total_max_attempts": _ATTEMPTS})}
+    config = Config(
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS}, read_timeout=_SILENCE_SECONDS.get(service, 60.0)
+    )
+    options: dict[str, Any] = {"config": config}
     if endpoint_url is not None:
         options["endpoint_url"] = check_url(endpoint_url, "endpoint_url=")
+        options["config"] = config.merge(Config(s3={"addressing_style": "path"}))  # buckets are no hosts there
         if is_loopback_url(endpoint_url) and not session.has_local_credentials():
             options |= _PLACEHOLDER
     try:
@@ -96,7 +109,31 @@ def account_of(session: Session, *, endpoint_url: str | None = None) -> str:
         CredentialsError: There are no credentials, or they have expired.
         ServiceError: STS did not answer, or refused the call.
     """
-    return str(client(session, "sts", endpoint_url=endpoint_url).get_caller_identity()["Account"])
+    with asking("sts:GetCallerIdentity"):
+        return str(client(session, "sts", endpoint_url=endpoint_url).get_caller_identity()["Account"])
+
+
+@contextmanager
+def asking(action: str, resource: str = "*") -> Iterator[None]:
+    """Turn what boto3 raises in the body of a `with` into the error of this package that `refusal` returns.
+
+    Args:
+        action: IAM action of the call, for example `s3:PutObject`.
+        resource: ARN that the action concerns.
+    """
+    try:
+        yield
+    except (BotoCoreError, ClientError, HTTPError) as error:
+        if isinstance(error, EventStreamError):  # in a stream that began with status 200
+            status = _STREAM_STATUS.get(error.response["Error"]["Code"], 500)
+            error.response.setdefault("ResponseMetadata", {})["HTTPStatusCode"] = status
+        raise refusal(error, action, resource) from None
+
+
+def asking_each(items: Iterable[_Item], action: str, resource: str = "*") -> Iterator[_Item]:
+    """Yield items that boto3 asks a service for one by one: pages, or events. Errors are those of `asking`."""
+    with asking(action, resource):
+        yield from items
 
 
 def _new_session(region_name: str | None = None) -> Any:

@@ -49,8 +49,7 @@ def read_list(page: Mapping[str, JSON], operation: str) -> list[Mapping[str, JSO
     """
     rows = page.get("data")
     if not isinstance(rows, list) or not all(isinstance(row, Mapping) for row in rows):
-        action = f"bedrock-mantle:{operation}"
-        raise JobServiceError(f"{action} was answered without a list; the keys are {sorted(page)}"[:500], action=action)
+        raise _unlike_documented(page, operation, "a list")
     return rows
 
 
@@ -62,9 +61,13 @@ def raw_and_id(raw: Mapping[str, JSON], operation: str) -> tuple[Mapping[str, JS
     """
     found = raw.get("id")
     if not isinstance(found, str) or not found:
-        action = f"bedrock-mantle:{operation}"
-        raise JobServiceError(f"{action} was answered without an id; the keys are {sorted(raw)}"[:500], action=action)
+        raise _unlike_documented(raw, operation, "an id")
     return raw, found
+
+
+def _unlike_documented(raw: Mapping[str, JSON], operation: str, missing: str) -> JobServiceError:
+    action = f"bedrock-mantle:{operation}"
+    return JobServiceError(f"{action} was answered without {missing}; the keys are {sorted(raw)}"[:500], action=action)
 
 
 def read_job(raw: Mapping[str, JSON], operation: str) -> Job:

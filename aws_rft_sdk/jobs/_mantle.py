@@ -94,25 +94,19 @@ class _Auth(http.Auth):
 
     def _authenticate(self, request: http.Request, keys: Keys | None) -> None:
         region = self._region
-        if not self._signs:
-            token = (
-                mint_token(_NO_KEYS, region, service="bedrock")
-                if keys is None
-                else self._credentials.bearer_token(region, "bedrock")
-            )
-            request.headers["Authorization"] = f"Bearer {token}"
-            return
         for name in ("authorization", "x-amz-date", "x-amz-security-token"):
             request.headers.pop(name, None)
-        # Only what identifies the request is signed; a proxy may change the rest.
-        headers = {name: value for name, value in request.headers.items() if is_signed(name)}
-        signed = sign(
-            *(request.method, str(request.url), headers, request.content),
-            keys=keys or _NO_KEYS,
-            region=region,
-            service=SERVICE,
-        )
-        request.headers.update(signed)
+        if self._signs:
+            # Only what identifies the request is signed; a proxy may change the rest.
+            headers = {name: value for name, value in request.headers.items() if is_signed(name)}
+            about = (request.method, str(request.url), headers, request.content)
+            request.headers.update(sign(*about, keys=keys or _NO_KEYS, region=region, service=SERVICE))
+            return
+        if keys is None:
+            token = mint_token(_NO_KEYS, region, service="bedrock")
+        else:
+            token = self._credentials.bearer_token(region, "bedrock")
+        request.headers["Authorization"] = f"Bearer {token}"
 
 
 class Mantle:
@@ -156,17 +150,15 @@ class Mantle:
     ) -> dict[str, JSON]:
         """Make a call and return the object that answers it, as it came. Arguments and errors are those of `ask`."""
 
-        def call(client: openai.OpenAI) -> dict[str, JSON]:
+        def make(client: openai.OpenAI) -> dict[str, JSON]:
+            # As text: the types of openai know neither the Lambda grader nor what the service may add.
             options: Any = {"timeout": CALL_SECONDS, "params": dict(params or {})}
             if method == "get":
-                text = client.get(path, cast_to=str, options=options)
-            elif method == "post":
-                text = client.post(path, cast_to=str, body=body, options=options)
-            else:
-                text = client.delete(path, cast_to=str, options=options)
-            return read_object(text, operation)
+                return read_object(client.get(path, cast_to=str, options=options), operation)
+            call = client.post if method == "post" else client.delete
+            return read_object(call(path, cast_to=str, body=body, options=options), operation)
 
-        return self.ask(operation, call, repeat=repeat)
+        return self.ask(operation, make, repeat=repeat)
 
     def items(self, operation: str, path: str) -> Iterator[Mapping[str, JSON]]:
         """Yield the objects of all pages, each once, in the order in which they come.
@@ -191,10 +183,7 @@ class Mantle:
 
 
 def _may_repeat(error: RFTError, repeat: Repeat) -> bool:
-    if isinstance(error, ThrottledError):
-        return True
-    if not isinstance(error, TransportError | ServiceFaultError):
+    if not isinstance(error, TransportError | ServiceFaultError | ThrottledError):
         return False
-    if not error.may_have_happened:
-        return True
-    return repeat == "always" or (repeat == "unless late" and not isinstance(error, ServiceTimeoutError))
+    may = repeat == "always" or (repeat == "unless late" and not isinstance(error, ServiceTimeoutError))
+    return may or not error.may_have_happened

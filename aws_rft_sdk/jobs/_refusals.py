@@ -27,23 +27,20 @@ from aws_rft_sdk.wire import MESSAGE_MAX_LENGTH, loggable
 
 _WORDS = re.compile(r"not authorized to perform:? (?P<action>[\w-]+:\w+)(?:.*? on resource:? (?P<resource>arn:\S+))?")
 """AWS's sentence for a refused action. Where it names another action than ours, the policy has to allow that one."""
+# Codes without their ending "Exception".
 _STALE_CODES = frozenset(
-    {"ExpiredToken", "ExpiredTokenException", "InvalidClientTokenId", "UnrecognizedClientException", "RequestExpired"}
-    | {"InvalidSignatureException", "SignatureDoesNotMatch", "MissingAuthenticationToken", "InvalidAccessKeyId"}
-    | {"MissingAuthenticationTokenException", "IncompleteSignature", "invalid_api_key", "AuthFailure"}
+    {"ExpiredToken", "InvalidClientTokenId", "UnrecognizedClient", "RequestExpired", "InvalidSignature", "AuthFailure"}
+    | {"SignatureDoesNotMatch", "MissingAuthenticationToken", "InvalidAccessKeyId", "IncompleteSignature"}
+    | {"invalid_api_key"}
 )
-_ACCESS_CODES = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "permission_denied"})
+_ACCESS_CODES = frozenset({"AccessDenied", "UnauthorizedOperation", "permission_denied"})
 _QUOTA_CODES = frozenset(
-    {"ServiceQuotaExceededException", "ServiceQuotaExceeded", "LimitExceededException", "LimitExceeded"}
-    | {"insufficient_quota", "CodeStorageExceededException", "TooManyTagsException"}
+    {"ServiceQuotaExceeded", "LimitExceeded", "CodeStorageExceeded", "TooManyTags", "insufficient_quota"}
 )
 _THROTTLING_CODES = frozenset(
-    {"Throttling", "ThrottlingException", "ThrottledException", "TooManyRequestsException", "RequestLimitExceeded"}
-    | {"SlowDown", "RequestThrottled", "rate_limit_exceeded"}
+    {"Throttling", "Throttled", "TooManyRequests", "RequestLimitExceeded", "SlowDown", "RequestThrottled"}
 )
-_MISSING_CODES = frozenset(
-    {"ResourceNotFoundException", "ResourceNotFound", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "model_not_found"}
-)
+_MISSING_CODES = frozenset({"ResourceNotFound", "NoSuchEntity", "NoSuchBucket", "NoSuchKey", "model_not_found"})
 # By the names of their classes, so that neither library is imported for it.
 _NO_CREDENTIALS = frozenset(
     {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
@@ -105,10 +102,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _of_answer(answer: _Answer, action: str, resource: str) -> RFTError:
-    status, code = answer.status, answer.code
-    named = f"{status} {code}" if code else str(status)
+    status, code = answer.status, (answer.code or "").removesuffix("Exception")
+    named = f"{status} {answer.code or ''}".rstrip()
     what = f"{action} was refused ({named}): {answer.words or 'no reason was given'}".rstrip(". ")
-    facts: dict[str, Any] = {"status": status, "code": code, "request_id": answer.request_id, "body": answer.words}
+    facts: dict[str, Any] = {
+        "status": status,
+        "code": answer.code,
+        "request_id": answer.request_id,
+        "body": answer.words,
+    }
     if code in _STALE_CODES or (status == 401 and code not in _ACCESS_CODES):
         return CredentialsError(f"{what}. The credentials are expired, wrong or of another region. {_LOG_IN}")
     if code in _QUOTA_CODES or status == 402:
@@ -122,10 +124,9 @@ def _of_answer(answer: _Answer, action: str, resource: str) -> RFTError:
     elif code in _ACCESS_CODES or status == 403:
         next_step = _how_to_allow(answer.words, action, resource)
     elif code in _MISSING_CODES or status == 404:
-        next_step = (
-            "Nothing of that name exists in this region and account, or the service is not offered there. Check the "
-            "id or name and region (fine-tuning of open-weight models is documented for us-west-2 only)"
-        )
+        next_step = "Nothing of that name exists in this region and account. Check the id or name, and the region"
+        if action == "bedrock-mantle:CreateFineTuningJob":
+            next_step += ": open-weight models are documented to be tuned in us-west-2 only"
     elif status >= 500:
         fault = ServiceFaultError(
             f"{action} failed ({named}): {answer.words}. The service is at fault: try again later",
@@ -149,8 +150,7 @@ def _how_to_allow(words: str, action: str, resource: str) -> str:
 
 def _without_answer(chain: list[BaseException], action: str, secrets: list[str]) -> RFTError:
     names = {cls.__name__ for item in chain for cls in type(item).__mro__}
-    deepest = chain[-1]
-    words = _clean(f"{type(deepest).__name__}: {deepest}".rstrip(". "), secrets)
+    words, outer = (_clean(f"{type(item).__name__}: {item}".rstrip(". "), secrets) for item in (chain[-1], chain[0]))
     if names & _NO_CREDENTIALS:
         return CredentialsError(f"{action} was not sent: {words}. {_LOG_IN}")
     made: type[TransportError] | None = None
@@ -166,7 +166,7 @@ def _without_answer(chain: list[BaseException], action: str, secrets: list[str])
         return broken
     if any(type(item).__module__.startswith("botocore") for item in chain):
         return ConfigurationError(f"{action} was not sent: {words}")
-    return JobServiceError(f"{action} failed: {words}", action=action)
+    return JobServiceError(f"{action} failed: {outer}", action=action)
 
 
 def _answer_of(error: BaseException, secrets: list[str]) -> _Answer | None:

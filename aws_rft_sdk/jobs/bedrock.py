@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from aws_rft_sdk.datasets import Severity, Target
 from aws_rft_sdk.datasets import check as check_dataset
 from aws_rft_sdk.errors import (
     ConfigurationError,
+    CredentialsError,
     DatasetError,
     JobConfigError,
     JobServiceError,
@@ -43,6 +45,8 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
     from openai.types.responses import Response, ResponseStreamEvent
 
+logger = logging.getLogger(__name__)
+
 POLL_SECONDS = 10.0
 OUTAGE_SECONDS = 900.0
 """How long `events(follow=True)` waits for a service that does not answer before it raises the error."""
@@ -67,7 +71,8 @@ class BedrockJobs:
             credentials whenever one is needed, so that it never outlives them. "sigv4": a signature on each request.
             On loopback, where no credentials are needed, made-up ones serve if there are none.
         client: An OpenAI client that is ready to use. `base_url` and `auth` then do not count, its retries do not
-            happen, and whoever made it closes it.
+            happen, and whoever made it closes it. An `openai.BedrockOpenAI` that signs refuses to upload:
+            `auth="sigv4"` does not.
 
     Raises:
         ConfigurationError: `region`, `base_url` or `auth` is wrong.
@@ -129,6 +134,11 @@ class BedrockJobs:
 
         return File(*raw_and_id(self._mantle.ask("CreateFile", call), "CreateFile"))
 
+    def files(self) -> Iterator[File]:
+        """Yield all uploaded files, each once, in the service's order. Pages are read as they are needed."""
+        for row in self._mantle.items("ListFiles", "/files"):
+            yield File(*raw_and_id(row, "ListFiles"))
+
     def delete_file(self, file: str | File) -> None:
         """Delete an uploaded file. Safe to repeat: a file that is gone already is no error."""
         try:
@@ -168,45 +178,48 @@ class BedrockJobs:
         if found := problems(body, self.region):
             told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
             raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
-        before = self._new_jobs(body, frozenset())
+        before = self._jobs_of(body["training_file"])
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                raw = self._mantle.send("CreateFineTuningJob", "post", "/fine_tuning/jobs", body=body, repeat="unsent")
-                return read_job(raw, "CreateFineTuningJob")
+                return self._job("CreateFineTuningJob", "post", "/fine_tuning/jobs", body=body, repeat="unsent")
             except ServiceError as error:
                 lost = error
             if not lost.may_have_happened:
                 break
-            made = None if before is None else self._look_for(body, before.keys())
-            if made is not None and (ours := [job for job in made.values() if is_like(job, body)]):
+            made = None if before is None else self._made_since(before, body["training_file"])
+            if ours := [job for job in made or () if is_like(job, body)]:
                 return ours[0]
             if made is None or made or attempt == ATTEMPTS or isinstance(lost, ServiceTimeoutError):
-                others = f"; {', '.join(made)} may be it" if made else ""
+                others = f"; {', '.join(job.id for job in made)} may be it" if made else ""
                 lost.args = (f"{lost}. Whether the job was created is unknown: look for it with list(){others}",)
                 break
         raise lost from None
 
-    def _look_for(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
-        """Return the jobs that an unanswered request may have made, by id. Returns None if jobs cannot be listed."""
-        found: dict[str, Job] | None = None
+    def _made_since(self, before: Collection[Job], file: str) -> Collection[Job] | None:
+        """Return the new jobs with a training file. Returns None if they cannot be listed."""
+        known = {job.id for job in before}
         for seconds in _LOOKS:
             time.sleep(seconds)
-            found = self._new_jobs(body, before)
-            if found is None or found:
-                break
-        return found
+            now = self._jobs_of(file)
+            if now is None:
+                return None
+            if new := [job for job in now if job.id not in known]:
+                return new
+        return ()
 
-    def _new_jobs(self, body: Mapping[str, JSON], before: Collection[str]) -> dict[str, Job] | None:
+    def _jobs_of(self, file: str) -> Collection[Job] | None:
         # By the training file alone: the service may spell the rest of the request in another way.
-        files = (None, body["training_file"])
         try:
-            return {job.id: job for job in self.list() if job.id not in before and job.get("training_file") in files}
-        except ServiceError:
+            return [job for job in self.list() if job.get("training_file") in (None, file)]
+        except (ServiceError, CredentialsError):  # the call that creates the job will say so
             return None
+
+    def _job(self, operation: str, method: Literal["get", "post"], path: str, **options: Any) -> Job:
+        return read_job(self._mantle.send(operation, method, path, **options), operation)
 
     def get(self, job: str | Job) -> Job:
         """Return a job as it is now."""
-        return read_job(self._mantle.send("GetFineTuningJob", "get", _path(job)), "GetFineTuningJob")
+        return self._job("GetFineTuningJob", "get", _path(job))
 
     def list(self) -> Iterator[Job]:
         """Yield all jobs, each once, in the service's order. Pages are read as they are needed."""
@@ -215,9 +228,8 @@ class BedrockJobs:
 
     def cancel(self, job: str | Job) -> Job:
         """Cancel a job for good, and return it. Safe to repeat: a job that is cancelled already is no error."""
-        operation = "CancelFineTuningJob"
         try:
-            return read_job(self._mantle.send(operation, "post", f"{_path(job)}/cancel"), operation)
+            return self._job("CancelFineTuningJob", "post", f"{_path(job)}/cancel")
         except JobServiceError as error:
             now = self.get(job) if error.status in (400, 409) else None
             if now is None or now.state != "cancelled":
@@ -233,12 +245,13 @@ class BedrockJobs:
         """Yield the events of a job, each exactly once, by its step. Events without a step stand at their time.
 
         All events that can be read at once are in order. While following, an event that the service shows late is
-        yielded late: exactly once counts for more than order. Leaving the loop, also by Ctrl-C, never touches the job.
+        yielded late: exactly once counts for more than order. So each look reads all pages, of 100 events each.
+        Leaving the loop, also by Ctrl-C, never touches the job.
 
         Args:
             job: The job or its id.
-            follow: Whether to wait for further events until the job has ended and its last events are read. Lost
-                connections, throttling and server errors are waited out for 900 s.
+            follow: Whether to wait for further events until the job has ended and its last events are read. After
+                the first answer, lost connections, throttling and server errors are waited out for 900 s.
             poll_seconds: Pause between two looks.
 
         Raises:
@@ -249,19 +262,20 @@ class BedrockJobs:
 
     def _follow(self, path: str, follow: bool, poll_seconds: float) -> Iterator[Event]:
         seen = set[str]()
-        answered_at, failures = time.monotonic(), 0
+        answered_at: float | None = None
+        failures = 0
         while True:
             try:
                 # Asked first: what is read after the end is complete.
-                job = (
-                    read_job(self._mantle.send("GetFineTuningJob", "get", path), "GetFineTuningJob") if follow else None
-                )
+                job = self._job("GetFineTuningJob", "get", path) if follow else None
                 rows = in_order(list(self._mantle.items("GetFineTuningJob", f"{path}/events")))
             except (TransportError, ThrottledError, ServiceFaultError) as error:
-                if not follow or time.monotonic() - answered_at > OUTAGE_SECONDS:
+                if answered_at is None or time.monotonic() - answered_at > OUTAGE_SECONDS:
                     raise
                 failures += 1
-                time.sleep(max(poll_seconds, BACKOFF.delay(failures, error.retry_after_seconds)))
+                pause = max(poll_seconds, BACKOFF.delay(failures, error.retry_after_seconds))
+                logger.warning("pause_seconds=<%.1f>, error=<%s> | the events cannot be read now", pause, error)
+                time.sleep(pause)
                 continue
             answered_at, failures = time.monotonic(), 0
             fresh = [row for row in rows if id_of(row) not in seen]
@@ -360,6 +374,7 @@ def _check_rows(path: Path, check: bool) -> None:
     )
     more = f"; and {report.errors - 5} more" if report.errors > 5 else ""
     raise DatasetError(
-        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for bedrock",
+        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for "
+        "bedrock. upload(path, check=False) sends it as it is",
         line=errors[0].line,
     )

@@ -1,4 +1,4 @@
-"""Checks of what rewards are made with, so that a mistake is found where it is made and not in the rewards of a job."""
+"""Checks of what rewards are made with. Each raises `ConfigurationError`, where the mistake is made."""
 
 from __future__ import annotations
 
@@ -11,11 +11,7 @@ from aws_rft_sdk.rewards.rollout import AnyReward, GroupReward, leaves
 
 
 def check_names(name: str, value: Any) -> tuple[str, ...]:
-    """Return a list of texts as a tuple.
-
-    Raises:
-        ConfigurationError: It is something else, one text for example.
-    """
+    """Return a list of texts as a tuple. Refuse anything else, one text for example."""
     texts = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str) else None
     if texts is None or not all(isinstance(text, str) for text in texts):
         raise ConfigurationError(f"{name} must be a list of texts, not {value!r:.80}")
@@ -23,11 +19,7 @@ def check_names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def check_reward(reward: object, name: str = "the reward") -> None:
-    """Refuse what cannot be a reward: a class, a coroutine function, what has neither `__call__` nor `score_group`.
-
-    Raises:
-        ConfigurationError: It cannot be one; the message says why.
-    """
+    """Refuse what cannot be a reward: a class, a coroutine function, what has neither `__call__` nor `score_group`."""
     if isinstance(reward, type):
         raise ConfigurationError(f"{name} is the class {reward.__name__}; give an object of it: {reward.__name__}(...)")
     if not callable(reward) and not isinstance(reward, GroupReward):
@@ -39,14 +31,9 @@ def check_reward(reward: object, name: str = "the reward") -> None:
 
 
 def check_single_reward(reward: AnyReward, user: str) -> None:
-    """Refuse what `check_reward` refuses, and a reward with a part that only scores groups.
+    """Refuse what `check_reward` refuses, and a reward with a part that only scores groups. The message names the part.
 
-    Args:
-        reward: The reward.
-        user: Who scores single rollouts with it, for the message.
-
-    Raises:
-        ConfigurationError: It cannot be used; the message names the part.
+    `user` is who scores single rollouts with it.
     """
     check_reward(reward)
     for path, part in leaves(reward):

@@ -1,7 +1,6 @@
-"""Reads numbers out of texts: "$1.2 million", "3/4", "1,234.50", "48 + 24 = 72", "2 hours 30 minutes", "seventy-two".
+"""Reads numbers out of texts, exactly: "$1.2 million", "3/4", "48 + 24 = 72", "2 hours 30 minutes", "seventy-two".
 
-Exact: no floats. What looks like a number and is a part of more ("72x", "> 72", "5-7", "10:30", "half of 72") has no
-value.
+What looks like a number and is a part of more ("72x", "> 72", "5-7", "10:30", "half of 72") has no value.
 """
 
 from __future__ import annotations
@@ -9,13 +8,13 @@ from __future__ import annotations
 import functools
 import numbers
 import re
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.rewards._plain_numbers import CURRENCY, DIGIT, plain
 from aws_rft_sdk.rewards._settling import Candidate, is_hedged, settle
 from aws_rft_sdk.rewards.extract import ANSWER_CHARACTERS, STANDARD, Answer, reference_of
 
@@ -44,136 +43,24 @@ class Number:
 
     value: Fraction
     percent: bool = False
-    """Whether it is written with a percent sign or the word. The value is not divided."""
+    """Whether it is written with a percent sign. The value is not divided."""
     decimals: int = 0
     """To how many digits after the point it is given: 3 for 0.125 and for 1.25e-1, 0 for 1.2 million."""
     others: tuple[Fraction, ...] = ()
     """The same quantity in other units: 150 for 2 hours 30 minutes."""
-    unit: str = ""
+    unit: tuple[str, int] = _NO_UNIT
+    """What it measures, and how many of the smallest unit its unit is: ("time", 60) for minutes."""
+    scale: int = 1
+    """The scale that it is written with, 1,000,000 for "5.2 million". The value is multiplied."""
 
     def is_same(self, other: Number) -> bool:
         """Say whether two numbers are one quantity: 25% is also 0.25, and 2.5 hours are 150 minutes."""
-        (dimension, size), (their_dimension, their_size) = (_UNITS.get(each.unit, _NO_UNIT) for each in (self, other))
+        (dimension, size), (their_dimension, their_size) = self.unit, other.unit
         if dimension == their_dimension and self.value * size == other.value * their_size:
             return True
         factor = Fraction(100) ** (int(self.percent) - int(other.percent))
-        same = {other.value, other.value * factor, *other.others}
-        return self.value in same or not same.isdisjoint(self.others)
+        return not {self.value, *self.others}.isdisjoint((other.value, other.value * factor, *other.others))
 
-
-# --- one way of writing ---
-
-_CURRENCY = "$\u20ac\u00a3\u00a5\u20b9\u00a2"
-_ODD_SIGNS: dict[int, int | str | None] = {
-    **{0xFF01 + code: chr(0x21 + code) for code in range(94)},  # full-width forms
-    **dict.fromkeys(map(ord, "\u2212\u2010\u2011\u2012\u2013\ufe63"), "-"),
-    **dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u202f\u3000"), " "),
-    **dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff\u00ad"), None),
-    **dict.fromkeys(map(ord, "\u21d2\u27f9\u2794\u279c"), "\u2192"),
-    **{
-        ord(sign): f"^{digit}"
-        for digit, sign in enumerate("\u2070\u00b9\u00b2\u00b3\u2074\u2075\u2076\u2077\u2078\u2079")
-    },
-    **{
-        code: " " + unicodedata.normalize("NFKC", chr(code)).replace("\u2044", "/")
-        for code in (*range(0xBC, 0xBF), *range(0x2150, 0x215F))
-    },
-    **str.maketrans("\u2019\u2044\u3001\u3002\u22c5\u00b7\u221e", "'/,.\u00d7\u00d7\u221a"),
-    0x2026: "...",
-}
-_LATEX_SIGNS = {
-    name: sign
-    for sign, names in {
-        "\u00d7": "times cdot", "\u00f7": "div", "\u00b1": "pm", "\u2260": "ne neq", "\u2265": "ge geq",
-        "\u2264": "le leq", ">": "gt", "<": "lt", "\u2248": "approx", "\u2192": "to rightarrow Rightarrow implies",
-        "\u00b0": "circ degree", "": "left right displaystyle", "\u221a": "sqrt log ln binom sin cos tan infty",
-        "\u03c0": "pi alpha beta gamma theta lambda mu sigma phi omega", "or": "lor vee", "and": "land",
-    }.items()
-    for name in names.split()
-}  # fmt: skip
-_POWER_OF_TEN = r"(?:(?<=[0-9])\s?[*x\u00d7]\s?|(?P<alone>(?<![\w.^])))10\s?\^\s?\(?([+-]?[0-9]{1,3})\)?(?![0-9])"
-_SIGN_WORD = rf"(?<![0-9)] )(?<![0-9)])\b(?i:minus|negative) (?=[{_CURRENCY}]?[0-9])"
-_STEPS: tuple[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
-    (hint, re.compile(pattern), replacement)
-    for hint, pattern, replacement in (
-        ("\\", r"\\(?=[$%#&])|\\!", ""),
-        ("\\left", r"(?<![\w)}])(?<![\w)}] )\\left\s?\(\s*([-+0-9.,/]+)\s*\\right\s?\)", r" \1 "),
-        ("\\", r"\\[,;: ()\[\]]|~", " "),
-        ("\\", r"\\(?:text\w*|math\w+|mbox|operatorname)\s?\{([^{}]*)\}?", r" \1 "),
-        ("frac", r"(?<=[0-9])(?=\\[dtc]?frac)", " "),
-        ("frac", r"\\[dtc]?frac\s?(?:\{([-+0-9., ]+)\}\s?\{([-+0-9., ]+)\}|([0-9])([0-9]))", r"\1\3/\2\4"),
-        ("frac", r"\\[dtc]?frac\s?(?:\{([^{}]*)\})?", "\u221a \\1 \u221a"),  # of a formula
-        ("\\", r"\A\s*([0-9]{1,9})\s*\\(?:times|cdot)\s*([0-9]{1,9})\s*\Z", lambda of: str(int(of[1]) * int(of[2]))),
-        ("\\", r"\\([A-Za-z]+)", lambda name: _LATEX_SIGNS.get(name[1], " ")),
-        ("{", r"\{([-+,.\u00b0]?[0-9.]*)\}", r"\1"),
-        ("\u00b0", r"\^\u00b0", "\u00b0"),
-        ("<<", r"<<[^<>\n]*>>", ""),  # GSM8K's calculator
-        ("<", rf"<([{_CURRENCY}]?[0-9][0-9.,]*)>", r"\1"),
-        ("<", r"(?i:</?[a-z][^<>]{0,40}>)", " "),
-        ("**", r"(?<![\w)])\*\*(?=\S)([^*\n]+)(?<=\S)\*\*", r"\1"),
-        ("*", r"(?<![\w)])(?<![\w)]\s)\*+(?=\S)|(?<=\S)\*+(?![0-9(*])", ""),
-        ("__", r"(?<![0-9])__|__(?![0-9])", ""),
-        ("`", r"`+", ""),
-        ("^", _POWER_OF_TEN, lambda power: f"{'' if power['alone'] is None else 1}e{power[2]}"),
-        ("half", r"(?<=[0-9])(?: and (?:a|one) |-and-a-)half\b", " 1/2"),
-        ("inus", _SIGN_WORD, "-"),
-        ("egative", _SIGN_WORD, "-"),
-    )
-)
-"""What a text contains when a step is needed, and what the step replaces."""
-_DIGIT = re.compile("[0-9]")
-_MOST_WORDS = 6
-"""A text with more words is not searched for numbers in words."""
-
-
-def plain(text: str) -> str:
-    """Return a text with its numbers in one way of writing: ASCII, no LaTeX, no emphasis, no tags, digits for words."""
-    text = text[: 2 * ANSWER_CHARACTERS]
-    if not text.isascii():
-        text = text.translate(_ODD_SIGNS)
-    for hint, pattern, replacement in _STEPS:
-        if hint in text:
-            text = pattern.sub(replacement, text)
-    if not _DIGIT.search(text) and len(text.split()) <= _MOST_WORDS:
-        return _WORDS.sub(_digits, text)
-    return text
-
-
-_ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-)
-_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
-_WORD_VALUES = {word: value for value, word in enumerate(_ONES.split())}
-_WORD_VALUES |= {word: 10 * ten for ten, word in enumerate(_TENS.split(), 2)}
-_PARTS = {"half": 2, "halve": 2, "third": 3, "quarter": 4, "fourth": 4, "fifth": 5, "sixth": 6, "eighth": 8}
-_ONE_WORD, _PART, _LARGE = "|".join(_WORD_VALUES), "|".join(_PARTS), "hundred|thousand|million"
-_WORD_VALUES |= {"a": 1, "an": 1}
-_WORDS = re.compile(
-    rf"\b(?P<sign>(?:minus|negative)\s)?(?!an?\s(?!{_PART}|{_LARGE}|dozen))(?P<count>(?:an?|{_ONE_WORD})"
-    rf"(?:(?:[\s-]|\sand\s)(?:{_ONE_WORD}|{_LARGE}))*)(?:[\s-](?P<part>{_PART})(?P<plural>s?))?"
-    r"(?P<half>\sand\s(?:a|one)\shalf)?\b(?(part)|(?! of\b))",
-    re.IGNORECASE,
-)
-
-
-def _digits(words: re.Match[str]) -> str:
-    total = group = 0
-    for word in re.findall("[a-z]+", words["count"].lower()):
-        if word == "hundred":
-            group *= 100
-        elif word in ("thousand", "million"):
-            total, group = total + group * _SCALES[word], 0
-        else:
-            group += _WORD_VALUES.get(word, 0)
-    part = words["part"]
-    if part and not words["plural"] and total + group != 1:
-        return words[0]  # "the twenty-third"
-    fraction = f"/{_PARTS[part.lower()]}" if part else " 1/2" if words["half"] else ""
-    return f"{'-' if words['sign'] else ''}{total + group}{fraction}"
-
-
-# --- one quantity ---
 
 _SCALES = {"\u5343": 1000, "hundred": 100, "lakh": 10**5, "crore": 10**7, "dozen": 12} | {
     name: 10**power
@@ -184,10 +71,9 @@ _SCALES |= dict.fromkeys("\u4e07\u842c\ub9cc", 10**4) | dict.fromkeys("\u4ebf\u5
 _SCALE = "(?i:hundred|thousand|million|billion|trillion|lakh|crore|dozen)"
 _CLOSED = r"(?(open)\)|(?(bracket)\)|(?!)))"
 _MYRIAD = "\u5343\u4e07\u842c\u4ebf\u5104\ub9cc\uc5b5"
-_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"
-"""Letters of languages that put no spaces around a number."""
+_ASIAN = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3"  # letters of languages that put no spaces around a number
 _QUANTITY = rf"""
-    (?P<open>\(\s?)? (?P<sign>[+-]\s?)? (?P<currency>(?:[{_CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?
+    (?P<open>\(\s?)? (?P<sign>[+-]\s?)? (?P<currency>(?:[{CURRENCY}]|\b(?:USD|EUR|GBP|INR|Rs\.?))\s?)?
     (?P<bracket>\()? (?P<inner>-\s?)? (?:(?<![\w^])|(?<=[{_ASIAN}])|(?<=\bor)|(?<=\band)|(?<=\bmaybe)) (?<![^s]\.)
     (?:
         (?P<european>
@@ -196,7 +82,7 @@ _QUANTITY = rf"""
             |  [1-9][0-9]{{0,2}}\.[0-9]{{3}}(?=\s?\u20ac)
             |  (?:(?<=\u20ac)|(?<=\u20ac\s))(?:[1-9][0-9]{{0,2}}\.[0-9]{{3}}|[0-9]+,[0-9]{{1,2}})
         )(?![0-9]|[.,][0-9])
-        |  (?P<whole>[0-9]{{1,3}}(?:[,\ '][0-9]{{3}})+(?![0-9])|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}}(?![0-9])|[0-9]+)
+        |  (?P<whole>(?:[0-9]{{1,3}}(?:[,\ '_][0-9]{{3}})+|[0-9]{{1,2}}(?:,[0-9]{{2}})+,[0-9]{{3}})(?![0-9])|[0-9]+)
         (?:\.(?P<decimals>[0-9]+))?
         |  \.(?P<bare>[0-9]+)
     )
@@ -219,26 +105,23 @@ _QUANTITY = rf"""
             |  (?<=[{_MYRIAD}])[0-9]|\s?(?:\u4ee5\u4e0a|\u4ee5\u4e0b|\u5206\u4e4b)
             |  (?:(?:[.,:]|(?:\.{{2,3}}|~)\s?)(?=[0-9])|[}})\]]*\s?\^|\s?(?!<\|)[<>\u2264\u2265\u2260\u221a]
                 |[\u0660-\u0669])[\w.,:^{{}}+-]*  # a time, a version, a power, half a group of digits
-            |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[{_CURRENCY}]?\s?[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
+            |  (?:\s[a-z]+)?\s?(?i:\+(?!\s*[{CURRENCY}]?\s?[0-9(a-z])|\u00b1|\bat\ (?:least|most)\b
                 |\b(?:or|and)\ (?:more|less|fewer|higher|lower|greater|above|below|over|under|up)\b
-                |\b(?:more|less|fewer)\ than\ (?=[{_CURRENCY}]?[0-9])
+                |\b(?:more|less|fewer)\ than\ (?=[{CURRENCY}]?[0-9])
                 |\b(?:squared|cubed|factorial|mod|modulo|choose|halves|thirds|quarters
                     |(?:fif|six|ten|hundred|thousand)ths)\b)
         )
         |  \s?(?P<unit>(?:{"|".join(map(re.escape, _UNITS))})s?)(?![\w^])
     )?
 """
-_LONGEST_SIGN = 16
-"""How many characters of a figure can stand before its first digit."""
-_NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={_CURRENCY}]*\Z")
+_LONGEST_SIGN = 16  # how many characters of a figure can stand before its first digit
+_NO_WORDS_BEFORE = re.compile(rf"[\s*_`:={CURRENCY}]*\Z")
 _FALL = re.compile(
     r"\b(?:decreas\w+|declin\w+|fell|fallen|drop\w*|reduc\w+|loss(?:es)?|lost|down|shrank|shrunk|lower)\b"
     r"(?: (?:in|for|from) (?:(?!to\b)\w+ ){0,3}?)?(?:\s?(?:of|by|was|is|about|approximately|a|an|the|[:=])\b)*\W*\Z",
     re.IGNORECASE,
 )
 _FALLS = re.compile(r"\s(?:\w+ )?(?:decrease|decline|drop|reduction|loss|lower)\b", re.IGNORECASE)
-
-# --- one candidate ---
 
 _OPERATOR = re.compile(
     r"\)?(?P<words>[A-Za-z]{0,9}(?:\s[A-Za-z]+){0,2})\s*"
@@ -250,23 +133,20 @@ _OPERATOR = re.compile(
 _VARIABLE = re.compile(r"\s*[-+*\u00d7\u00f7^]\s*(?:[b-hj-z](?![A-Za-z'])|[\u221a\u03c0])")
 _PART_BEFORE = re.compile(
     r"(?:[<\u2264\u2265\u2260\u00b1\u221a^_/\u00d7\u00f7+*]|(?<![-=])>|[\w)]\s?-|!="
-    r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than"
-    r"|\bat (?:least|most)|\u4e0d\u662f|\u8d85\u8fc7|[\u5927\u5c0f\u591a\u5c11]\u4e8e"
-    r"|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230|\u5206\u4e4b"
-    r"|\b(?:m(?:ay|ai|en)or (?:do )?que|(?:gr\u00f6\u00dfer|kleiner|mehr|weniger) als"
-    r"|(?:m\u00e1s|mais|menos|plus|moins) de"
-    r"|(?:sup|inf)\u00e9rieure? \u00e0|\u0431\u043e\u043b\u044c\u0448\u0435|\u043c\u0435\u043d\u044c\u0448\u0435"
-    r"|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435)"
-    r"|\bup to|\bequal to|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)"
+    r"|\b(?:more|less|fewer|greater|larger|smaller|higher|lower) than|\bat (?:least|most)|\bup to|\bequal to"
+    r"|\banything but|\bother than|\bexceeds|\b(?:sqrt|log|ln)|^\W*(?:over|under|above|below|between)"
     r"|\b(?:half|twice|double|triple|times|thirds?|quarters?|dozen|square|cube|root|reciprocal)(?: of)?(?=[\s$]*\Z)"
-    r"|^\W*(?:over|under|above|below|between))[\s({\[=$]*\Z", re.IGNORECASE,
-)  # fmt: skip
+    r"|\u4e0d\u662f|\u8d85\u8fc7|[\u5927\u5c0f\u591a\u5c11]\u4e8e|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230|\u5206\u4e4b"
+    r"|\b(?:m(?:ay|ai|en)or (?:do )?que|(?:gr\u00f6\u00dfer|kleiner|mehr|weniger) als"
+    r"|(?:m\u00e1s|mais|menos|plus|moins) de|(?:sup|inf)\u00e9rieure? \u00e0|\u0431\u043e\u043b\u044c\u0448\u0435"
+    r"|\u043c\u0435\u043d\u044c\u0448\u0435|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435))[\s({\[=$]*\Z",
+    re.IGNORECASE,
+)
 """The number after it is a part of a formula, of a bound or of another number."""
 _TERM_BEFORE = re.compile(r"(?<![A-Za-z])\w\Z|(?<![A-Za-z'])[b-hj-z]\s\Z")
 _CHANGED_FROM = re.compile(
     r"\b(?:fell|dropped|declined|decreased|rose|grew|increased|climbed|went)\b[^0-9.]*\bfrom\s\Z"
 )
-_FACTORIAL = re.compile(r"!\}")
 _NEGATED = re.compile(
     r"(?:\b(?:not|cannot|never|nor|no es|nicht|pas|n\u00e3o \u00e9|\u043d\u0435)|n't"
     r"|\bneither|\brather than|\binstead of)\W+(?:\w+\W+)?\Z",
@@ -277,8 +157,6 @@ _SAID_AGAIN = re.compile(
     r"(?:\s[A-Za-z]+)?\s*[(\[=,;]?\s*(?:\b(?:or|i\.e\.|that is|which is|equivalently)[\s,]*)*"
     r"(?:about|approximately|\u2248|~)?\s*(?=[-($\u20ac.0-9])"
 )
-
-# --- all candidates of a text ---
 
 _MONTH = (
     r"\b(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sept?|oct(?:ober)?"
@@ -323,8 +201,13 @@ class _Reader:
         self.figure = re.compile(pattern.replace("MULTIPLY", "x" if finance else ""), re.VERBOSE)
 
     def first(self, text: str) -> Candidate | None:
-        """Return the first number that a plain text names."""
+        """Return the first number of a plain text."""
         return next(self.candidates(text), None)
+
+    def names_one(self, text: str) -> bool:
+        """Say whether a text is a line with one number."""
+        is_line = len(text) <= ANSWER_CHARACTERS and "\n" not in text.strip()
+        return is_line and len(list(self.candidates(plain(text)))) == 1
 
     def settled(self, answers: Iterable[Answer]) -> Number | None:
         """Return the number that answers settle on."""
@@ -332,15 +215,11 @@ class _Reader:
         return number if isinstance(number, Number) else None
 
     def _hedges(self, number: object, rest: str) -> bool:
-        return _FACTORIAL.match(rest) is not None or is_hedged(self.first, number, rest)
+        return rest.startswith("!}") or is_hedged(self.first, number, rest)  # a factorial in a box
 
     def candidates(self, text: str) -> Iterator[Candidate]:
-        """Yield the numbers that a plain text names, in order.
-
-        Years and spans of time that say when come last. A sentence begins with its conclusion, if it has one:
-        "48 in April and 24 in May, so 72".
-        """
-        digit = _DIGIT.search(text)
+        """Yield the numbers of a plain text from its conclusion on: "48 and 24, so 72". What says when comes last."""
+        digit = DIGIT.search(text)
         if not digit:
             return
         conclusions = list(_CONCLUSION.finditer(text)) if _SENTENCE.match(text) else []
@@ -353,16 +232,11 @@ class _Reader:
             digits = max(found.start(), found.end("currency"), found.end("open"))
             before = text[max(0, digits - 40) : digits]
             year = _YEAR.match(text, digits)
+            is_year = year and (year["says_when"] or _LABEL.search(before))
+            is_span = _SPAN.match(text, digits) and _SPAN_BEFORE.search(before)
             candidate = self._candidate(text, found)
-            position = max(candidate.end, found.end())
-            if year and (year["says_when"] or _LABEL.search(before)):
-                labels.append(candidate._replace(is_label=True))
-                position = year.end()
-            elif (
-                _DAY.search(before)
-                or _NAMED_BY.match(text, digits)
-                or (_SPAN_BEFORE.search(before) and _SPAN.match(text, digits))
-            ):
+            position = year.end() if year and is_year else max(candidate.end, found.end())
+            if is_year or is_span or _DAY.search(before) or _NAMED_BY.match(text, digits):
                 labels.append(candidate._replace(is_label=True))
             elif _NEGATED.search(before):
                 labels.append(Candidate(None, candidate.start, candidate.end))
@@ -372,21 +246,19 @@ class _Reader:
 
     def _candidate(self, text: str, found: re.Match[str]) -> Candidate:
         """Return the value that a figure begins. A calculation gives its result, a part of a formula gives None."""
-        number, end = self._quantity(found), found.end()
-        start = found.start()
+        number, start, end = self._quantity(found), found.start(), found.end()
         is_part = _PART_BEFORE.search(text, max(0, start - 40), max(start, found.end("open"))) is not None
         if found["sign"] or found["open"]:
             is_part = is_part or _TERM_BEFORE.search(text, max(0, start - 2), start) is not None
         sides: list[Number | None] = []
         while operator := _OPERATOR.match(text, end):
-            following = self.figure.match(text, operator.end())
+            other, other_end = self._next(text, operator)
             is_dash = operator["minus"] and operator["words"] and "=" not in text[end:].partition("\n")[0]
-            if following is None or is_dash or (operator["is"] and not is_part):
+            if not other_end or is_dash or (operator["is"] and not is_part):
                 break
-            other = self._quantity(following)
             if operator["to"] and (number is None or other is None or number.percent != other.percent):
                 break
-            end = following.end()
+            end = other_end
             if operator["to"] and _CHANGED_FROM.search(text, 0, start):
                 number = other
             elif operator["equal"] or operator["is"] or operator["about"]:
@@ -398,33 +270,36 @@ class _Reader:
         sides.append(None if is_part or variable else number)
         values = [side for side in sides if side is not None]
         if not values or (number is None and not is_part):
-            return Candidate(None, found.start(), variable.end() if variable else end)
+            return Candidate(None, start, variable.end() if variable else end)
         result = values[-1]
         # "10/3 = 3.33" is a rounded result, "72 = 73" is none.
         if all(side.is_same(result) or (side.value.denominator > 1 and not side.decimals) for side in values):
-            result, end = self._with_more(text, result, end)
-            return Candidate(result, found.start(), end)
-        return Candidate(None, found.start(), end)
+            return Candidate(*self._with_more(text, result, start, end))
+        return Candidate(None, start, end)
 
     def _quantity(self, found: re.Match[str]) -> Number | None:
         """Return the number of a figure with its percent sign, scale and unit. None if it is a part of more."""
         value, decimals = _value(found)
         if found["more"] or (found["below"] and not int(found["below"])):
             return None
-        if found["above"] and (value.denominator != 1 or decimals):
-            return None
         if found["below"]:
             below = int(found["below"])
             value = value + Fraction(int(found["above"]), below) if found["above"] else value / below
         others = (value,) if found["basis"] else ()
         value = value / 100 if found["basis"] else value
+        scale = 1
         if name := found["scale_in"] or found["scale"] or found["letter"] or found["myriad"]:
             scale = _SCALES[name.strip().lower()]
             value, decimals = value * scale, max(0, decimals - len(str(scale)) + 1)
-        unit = (found["unit"] or found["currency"] or "").strip().lower()
-        unit = unit if unit in _UNITS else unit.removesuffix("s")
+        name = (found["unit"] or found["currency"] or "").strip().lower()
+        unit = _UNITS.get(name) or _UNITS.get(name.removesuffix("s"), _NO_UNIT)
         value = -value if self._is_negative(found) else value
-        return Number(value, found["percent"] is not None, decimals, others, unit)
+        return Number(value, found["percent"] is not None, decimals, others, unit, scale)
+
+    def _next(self, text: str, gap: re.Match[str] | None) -> tuple[Number | None, int]:
+        """Return the number after a gap, and its end. None and 0 if no figure stands there, None if it is no number."""
+        found = self.figure.match(text, gap.end()) if gap else None
+        return (self._quantity(found), found.end()) if found else (None, 0)
 
     def _is_negative(self, found: re.Match[str]) -> bool:
         before = found.string[max(0, found.start() - 80) : found.start()]
@@ -436,39 +311,35 @@ class _Reader:
             return True
         return self.finance and bool(_FALL.search(before) or _FALLS.match(found.string, found.end()))
 
-    def _with_more(self, text: str, number: Number, end: int) -> tuple[Number, int]:
+    def _with_more(self, text: str, number: Number, start: int, end: int) -> tuple[Number, int, int]:
         """Add the smaller unit of "2 hours 30 minutes", and the same quantity said again: "25% (0.25)"."""
         number, end = self._compound(text, number, end)
         while again := _SAID_AGAIN.match(text, end):
-            following = self.figure.match(text, again.end())
-            other = self._quantity(following) if following else None
-            if following is None or other is None:
+            other, other_end = self._next(text, again)
+            if other is None:
                 break
-            other, other_end = self._compound(text, other, following.end())
+            other, other_end = self._compound(text, other, other_end)
             if not number.is_same(other):
                 break
             number = replace(number, others=(*number.others, other.value, *other.others))
             end = other_end + text.startswith((")", "]"), other_end)
-        return number, end
+        return number, start, end
 
     def _compound(self, text: str, number: Number, end: int) -> tuple[Number, int]:
         """Add what a quantity has in a smaller unit."""
-        dimension, size = _UNITS.get(number.unit, _NO_UNIT)
-        gap = _AND.match(text, end) if dimension else None
-        following = self.figure.match(text, gap.end()) if gap else None
-        other = self._quantity(following) if following else None
-        their_dimension, their_size = _UNITS.get(other.unit, _NO_UNIT) if other else _NO_UNIT
-        if not other or not following or dimension != their_dimension or size <= their_size:
+        dimension, size = number.unit
+        other, other_end = self._next(text, _AND.match(text, end)) if dimension else (None, 0)
+        if other is None or dimension != other.unit[0] or size <= other.unit[1]:
             return number, end
-        whole = number.value * size + other.value * their_size
-        return replace(number, value=whole / size, others=(*number.others, whole / their_size)), following.end()
+        whole = number.value * size + other.value * other.unit[1]
+        return replace(number, value=whole / size, others=(*number.others, whole / other.unit[1])), other_end
 
 
 def _value(found: re.Match[str]) -> tuple[Fraction, int]:
     whole, decimals = found["whole"] or "0", found["decimals"] or found["bare"] or ""
     if found["european"]:
         whole, _, decimals = found["european"].replace(".", "").partition(",")
-    whole = re.sub("[, ']", "", whole)
+    whole = re.sub("[, '_]", "", whole)
     value = Fraction(int(whole + decimals), 10 ** len(decimals)) if decimals else Fraction(int(whole))
     exponent = int(found["exponent"] or 0)
     return value * Fraction(10) ** exponent if exponent else value, max(0, len(decimals) - exponent)
@@ -476,19 +347,11 @@ def _value(found: re.Match[str]) -> tuple[Fraction, int]:
 
 _READERS = {finance: _Reader(finance) for finance in (False, True)}
 
-# --- what other modules call ---
-
 
 def settled_number(answers: Iterator[Answer], *, finance: bool = False) -> Number | None:
     """Return the number that an answer settles on. A text without a marker must be a line that names one number."""
-    useful = (answer for answer in answers if not answer.is_whole or _names_one(answer.text, finance))
-    return _READERS[finance].settled(useful)
-
-
-def _names_one(text: str, finance: bool) -> bool:
-    if len(text) > ANSWER_CHARACTERS or "\n" in text.strip():
-        return False
-    return len(list(_READERS[finance].candidates(plain(text)))) == 1
+    reader = _READERS[finance]
+    return reader.settled(each for each in answers if each.text != each.visible or reader.names_one(each.text))
 
 
 def read_number(text: str, *, finance: bool = False) -> Number | None:
@@ -497,11 +360,7 @@ def read_number(text: str, *, finance: bool = False) -> Number | None:
 
 
 def reference_numbers(ground_truth: JSON, *, finance: bool = False) -> tuple[Number, ...]:
-    """Return the right numbers of a ground truth: one, or those of a list.
-
-    An item is a number, its text, or a worked solution that ends in a number. An item with no number, or with
-    several, is left out.
-    """
+    """Return the right numbers of a ground truth: one, or those of a list. Leaves out what names none or several."""
     reference = reference_of(ground_truth)
     items = reference if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
     return tuple(number for item in items if (number := _reference_number(reference_of(item), finance)))
@@ -525,12 +384,9 @@ def _number_of_text(text: str, finance: bool) -> Number | None:
     return _without_noise(number or read_number(text, finance=finance))
 
 
-_NOISE_DECIMALS = 15
-
-
 def _without_noise(number: Number | None) -> Number | None:
     """Accept 0.3 for 0.30000000000000004, which is how a float writes 0.1 + 0.2."""
-    if number is None or number.decimals < _NOISE_DECIMALS:
+    if number is None or number.decimals < 15:
         return number
     rounded = Fraction(Decimal(number.value.numerator) / Decimal(number.value.denominator)).limit_denominator(10**12)
     return replace(number, others=(*number.others, rounded))

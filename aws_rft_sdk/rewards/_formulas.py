@@ -14,8 +14,6 @@ from aws_rft_sdk.rewards.extract import Answer, Extractor
 _CHARACTERS = 4_000
 """How much of a text is searched for a formula: of the beginning after a marker, of the end without one."""
 
-# --- formulas and words in a text ---
-
 _CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
 _FUNCTIONS = "[dt]?frac|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
 _A_WORD = (
@@ -41,7 +39,6 @@ _JOINT = (
     r"(?:\\[,;: ]|\\q?quad\b|[\s*$(]){0,9}"
 )
 _BETWEEN_FORMULAS = re.compile(_JOINT)
-_AFTER_BOX = re.compile(rf"\}}{_JOINT}\Z")
 _BETWEEN_BOXES = re.compile(rf"\}}{_JOINT}\\(?:boxed|fbox)\s?\{{")
 _LEADING = re.compile(rf"(?:->|=>|\\approx\b|[\s*#`.,;:=\u2248\u2192\u21d2\u2234](?!(?<=\.)[0-9])|{_CONNECTORS})*")
 _TRAILING = re.compile(rf"(?<![\s*`.,;:(])(?:[\s*`.,;:(]|{_CONNECTORS})*\Z")
@@ -118,11 +115,11 @@ def _first_formula(text: str) -> Candidate | None:
 
 def _joined(found: Iterable[Answer]) -> Iterator[Answer]:
     r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
-    answers = iter(found)
-    for last in answers:
-        while _AFTER_BOX.search(last.before[-60:]) and (each := next(answers, None)) is not None:
-            if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
-                break
+    answers = list(found)
+    while answers:
+        last = answers.pop(0)
+        while answers and _BETWEEN_BOXES.fullmatch(last.visible, answers[0].end, last.start):
+            each = answers.pop(0)
             last = last._replace(marker=each.marker, start=each.start)
         yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
 
@@ -149,16 +146,14 @@ def _first_words(text: str) -> Candidate | None:
     return Candidate(words, 0, len(text)) if is_words else None
 
 
-# --- LaTeX that math-verify reads ---
-
-_SCRIPTS = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+)|[\u2080-\u208b]+")
-"""Superscripts, subscripts."""
-_NAMES = {
+_SCRIPTS = re.compile("([\u2070\u00b9\u00b2\u00b3\u2074-\u207b]+)|[\u2080-\u208b]+")  # superscripts, subscripts
+_VULGAR_FRACTION = re.compile("[\u00bc-\u00be\u2150-\u215e]")
+_NAMES = str.maketrans({
     "\u00d7": r"\times ", "\u00b7": r"\cdot ", "\u22c5": r"\cdot ", "\u00f7": r"\div ", "\u00b1": r"\pm ",
     "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne ", "\u2248": r"\approx ", "\u221e": r"\infty ",
     "\u222a": r"\cup ", "\u2229": r"\cap ", "\u2205": r"\emptyset ", "\u2208": r"\in ", "\u00b0": r"^\circ ",
     "\u211d": r"\mathbb{R}", "\u2212": "-", "\u2013": "-", "\u2014": "-", "\u2044": "/",
-}  # fmt: skip
+})  # fmt: skip
 _REWRITES = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -191,7 +186,8 @@ def _latex(text: str) -> str:
     """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
     if not text.isascii():
         text = _SCRIPTS.sub(lambda found: f"{'^' if found[1] else '_'}{{{_plain(found[0])}}}", text)
-        text = "".join(_NAMES.get(letter) or _as_ascii(letter) for letter in text)
+        text = _VULGAR_FRACTION.sub(lambda found: rf"\frac{{{_plain(found[0])}}}".replace("\u2044", "}{"), text)
+        text = _plain(text.translate(_NAMES))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
     text = _REPEATING.sub(_fraction, text)
@@ -205,11 +201,6 @@ def _latex(text: str) -> str:
 def _fraction(decimal: re.Match[str]) -> str:
     once, again = decimal[1] + decimal[2], decimal[3]
     return rf"\frac{{{int(once + again) - int(once or 0)}}}{{{'9' * len(again)}{'0' * len(decimal[2])}}}"
-
-
-def _as_ascii(letter: str) -> str:
-    over, slash, under = _plain(letter).partition("\N{FRACTION SLASH}")
-    return rf"\frac{{{over}}}{{{under}}}" if slash else over
 
 
 def _plain(text: str) -> str:

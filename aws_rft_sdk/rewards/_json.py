@@ -17,10 +17,7 @@ _MISSING = object()
 def is_same(one: JSON, other: JSON, *, subset: bool = False) -> bool:
     """Say whether two JSON values are equal, where true is not 1.
 
-    Args:
-        one: A value.
-        other: The value that is asked for.
-        subset: Objects of `one` may have keys that `other` lacks. A null in `other` also stands for a missing key.
+    With `subset`, objects of `one` may have keys that `other` lacks. A null in `other` also stands for a missing key.
     """
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
@@ -43,11 +40,7 @@ def held(value: JSON) -> JSON:
 
 
 def schema_text(name: str, schema: object) -> str:
-    """Return a JSON Schema as JSON text.
-
-    Raises:
-        ConfigurationError: It is no JSON object, nor true or false.
-    """
+    """Return a JSON Schema as JSON text. Raises ConfigurationError if it is no JSON object, nor true or false."""
     if not isinstance(schema, Mapping | bool):
         raise ConfigurationError(f"{name} must be an object, not {schema!r:.80}")
     try:
@@ -60,12 +53,8 @@ def schema_text(name: str, schema: object) -> str:
 def validator(schema: str) -> Callable[[JSON], bool]:
     """Return the function that says whether a value is valid under a JSON Schema.
 
-    Args:
-        schema: As JSON text: as a value, `{"const": true}` would equal `{"const": 1}`.
-
-    Raises:
-        ConfigurationError: It is no JSON Schema, or jsonschema is not installed. The function raises it if the schema
-            refers to what it does not hold: remote documents are not fetched.
+    The schema is JSON text: as a value, `{"const": true}` would equal `{"const": 1}`. Raises ConfigurationError if it
+    is no JSON Schema or jsonschema is not installed. The function raises it if the schema refers to what it lacks.
     """
     try:
         jsonschema, referencing = importlib.import_module("jsonschema"), importlib.import_module("referencing")

@@ -24,12 +24,8 @@ if TYPE_CHECKING:
     import subprocess
     from multiprocessing.connection import Connection
 
-_WORKERS = min(4, os.cpu_count() or 1)
-"""Processes at most, each of about 70 MB; one thread needs one."""
-_START_SECONDS = 120.0
-_PATIENCE = 30.0
-"""How many seconds of the clock a worker may take for a second of processor time."""
-_MEMORY_BYTES = 2**31
+_WORKERS = min(4, os.cpu_count() or 1)  # processes at most, each of about 70 MB; one thread needs one
+_PATIENCE = 30.0  # how many seconds of the clock a worker may take for a second of processor time
 _YES, _NO = b"yes", b"no"
 
 _PROGRAM = """
@@ -81,7 +77,7 @@ class _Worker:
                 self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and program
                     command, stdin=theirs.fileno(), stdout=nowhere, stderr=nowhere, start_new_session=True
                 )
-            self._hear(_START_SECONDS)
+            self._hear(120.0)
         except (OSError, EOFError) as error:
             self.close()
             raise ConfigurationError(
@@ -134,18 +130,10 @@ def close_workers() -> None:
 
 
 def is_equal(gold: str, answer: str, seconds: float) -> bool | None:
-    """Return whether an answer is equal to the gold. An answer that takes too long is not.
+    """Return whether an answer is equal to the gold, both in LaTeX. An answer that takes too long is not.
 
-    Args:
-        gold: The right expression, in LaTeX.
-        answer: The expression of the answer, in LaTeX. "" is equal to nothing.
-        seconds: Processor time for each of the two.
-
-    Returns:
-        None if the gold holds no expression or takes too long itself, or the machine gave no processor time.
-
-    Raises:
-        ConfigurationError: math-verify cannot be imported, or the system allows no more processes.
+    `seconds` is the processor time for each of the two. Returns None if the gold holds no expression or takes too long
+    itself, or if the machine gave no processor time. Raises ConfigurationError if math-verify cannot be started.
     """
     worker = _free.get()
     try:
@@ -163,7 +151,7 @@ def serve() -> None:
     resource = importlib.import_module("resource")
     importlib.import_module("math_verify")
     with contextlib.suppress(OSError, ValueError):  # macOS refuses it, and a lower limit may be in force
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (2**31, 2**31))
     _is_answer(_parse_gold(r"\frac{x}{2}"), "x/2")  # what is loaded on first use must not count against an answer
     connection = importlib.import_module("multiprocessing.connection").Connection(0)
     connection.send_bytes(_YES)

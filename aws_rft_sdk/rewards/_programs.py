@@ -33,16 +33,13 @@ def find_program(answer: str) -> list[str]:
     """Return the blocks of Python that make up the program of an answer, in order. Returns [] if nothing compiles.
 
     An answer that is Python as a whole is the program. Otherwise the blocks fenced as Python are, and with them blocks
-    without a language if no block fenced as Python defines anything. Blocks that do not compile are left out. If the
-    answer has no fence, the program is the text of a tag such as `<code>`, else the code between lines of prose.
+    without a language if no block fenced as Python defines anything. If the answer has no fence, the program is the
+    text of a tag such as `<code>`, else the code between lines of prose.
     """
-    text = (strip_thoughts(answer) or "").replace("\r\n", "\n")
-    if not text.strip() or len(text) > _MAX_CHARACTERS:
-        return []
+    text = _said(answer)
     if _QUOTED_FENCE.search(text):
         text = _QUOTE.sub("", text)
-    whole = _block(text)
-    if whole:
+    if whole := _block(text):
         return [whole]
     if _FENCE.search(text):
         blocks = list(_fenced(text))
@@ -54,12 +51,17 @@ def find_program(answer: str) -> list[str]:
     return _between_prose(textwrap.dedent(text.strip("\n")).splitlines())
 
 
+def _said(answer: str) -> str:
+    text = (strip_thoughts(answer) or "").replace("\r\n", "\n")
+    return text if len(text) <= _MAX_CHARACTERS else ""
+
+
 def complete(prompt: str, answer: str) -> list[str]:
     """Return the prompt with the answer as the body of its last function; empty if this does not compile."""
-    text = (strip_thoughts(answer) or "").replace("\r\n", "\n")
+    text = _said(answer)
     fence = _FENCE.search(text)
     body = textwrap.dedent((fence["body"] if fence else text).strip("\n"))
-    if not prompt or not body.strip() or len(text) > _MAX_CHARACTERS:
+    if not prompt or not body.strip():
         return []
     *_, last = prompt.rstrip().splitlines()
     source = _block(f"{prompt.rstrip()}\n{textwrap.indent(body, last[: len(last) - len(last.lstrip())])}")
@@ -75,7 +77,7 @@ def as_script(program: Sequence[str]) -> list[str]:
     if not acting:
         return []
     last = ([number for number in acting if _READS.search(program[number])] or acting)[-1]
-    return [*(_source(node, block) for block in program[:last] for node in _definitions(block)), program[last]]
+    return [*(ast.unparse(node) for block in program[:last] for node in _definitions(block)), program[last]]
 
 
 def only_function(program: Sequence[str]) -> str | None:
@@ -121,11 +123,6 @@ def _definitions(block: str) -> list[ast.stmt]:
     return [node for node in ast.parse(block).body if isinstance(node, _DEFINITIONS)]
 
 
-def _source(node: ast.stmt, block: str) -> str:
-    begin = min(each.lineno for each in (node, *getattr(node, "decorator_list", ())))
-    return "\n".join(block.split("\n")[begin - 1 : node.end_lineno])
-
-
 def _defines(block: str) -> bool:
     return any(
         isinstance(node, Function | ast.ClassDef) or isinstance(getattr(node, "value", None), ast.Lambda)
@@ -143,15 +140,13 @@ def _fenced(text: str) -> Iterator[tuple[bool, str]]:
             continue
         head, _, code = body.partition("\n")
         # What follows the language on the same line is code, or a title and the like.
-        block = _block(f"{head.strip()}\n{code}" if head.strip() else code) or _block(code)
-        if block:
+        if block := _block(f"{head.strip()}\n{code}" if head.strip() else code) or _block(code):
             yield bool(language), block
 
 
 def _between_prose(lines: list[str]) -> list[str]:
     start = next((number for number, line in enumerate(lines) if _CODE_STARTS.match(line)), len(lines))
     for end in range(len(lines), max(start, len(lines) - _MAX_PROSE_LINES), -1):
-        block = _block("\n".join(lines[start:end]))
-        if block:
+        if block := _block("\n".join(lines[start:end])):
             return [block]
     return []

@@ -1,10 +1,9 @@
 """Runs a program with its tests. A runner executes this as `main.py`, with a call of `main` added at its end.
 
 The supervisor runs nothing of the program. It forks the loader, which runs the program's body. Then the loader forks
-the tester and ends, and all threads of the body end with it. Only now does the supervisor read the tests from standard
-input and pass them to the tester. For tests by standard input, the supervisor forks a process for each input.
-
-Each test has a random key. A line `[key, result]` on standard output tells what came of a test.
+the tester and ends, and all threads of the body end with it. Only now does the supervisor pass the tests to the tester.
+For tests by standard input, it forks a process for each input. A line `[key, result]` on standard output tells what
+came of the test with this random key.
 """
 
 from __future__ import annotations
@@ -30,22 +29,17 @@ _MAX_BYTES = 2**26
 _INPUTS = frozenset({"stdin", "argv"})
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 _NUMBER, _TEXT = int.from_bytes(os.urandom(8), "big"), os.urandom(8).hex()
-_STRANGERS: tuple[Any, ...] = (
-    object(),
-    _NUMBER,
-    _NUMBER / 7,
-    _TEXT,
-    [_NUMBER],
-    (_NUMBER,),
-    {_NUMBER},
-    {_TEXT: _NUMBER},
-)
-"""Values that no honest result is equal to. The first one cannot be ordered."""
+_NOTHING = object()
+_STRANGERS = (_NOTHING, _NUMBER, _NUMBER / 7, _TEXT, [_NUMBER], (_NUMBER,), {_NUMBER}, {_TEXT: _NUMBER})
+"""Values that no honest result is equal to, close to, or contains."""
 _CLAIMS: tuple[Callable[[Any, Any], Any], ...] = (
+    operator.eq,
+    lambda value, stranger: (value != stranger) is False,
     lambda value, stranger: abs(value - stranger) < 1,
     lambda value, stranger: abs(stranger - value) < 1,
     lambda value, stranger: type(value).__contains__(value, stranger),
 )
+_ORDERS = (operator.lt, operator.le, operator.gt, operator.ge)
 
 
 def main(job: dict[str, Any]) -> NoReturn:
@@ -79,7 +73,6 @@ def _fork(stdin: int | None = None, stdout: int | None = None) -> int:
 
 
 def _read(source: int) -> bytes:
-    """Return what arrives until the end, or until it is too much."""
     with open(source, "rb") as file:
         return file.read(_MAX_BYTES)
 
@@ -108,10 +101,9 @@ def _run_tests(job: dict[str, Any]) -> None:
     os.close(control)
     os.close(results)
     os.waitpid(loader, 0)
-    tests = _read(os.dup(0))  # not before now: a process that is forked has what was read
     try:
         with open(to_tester, "wb") as file:
-            file.write(tests)
+            file.write(_read(os.dup(0)))  # not before now: a process that is forked has what was read
     except BrokenPipeError:
         return  # the program has ended its process
     left = _MAX_BYTES
@@ -124,13 +116,13 @@ def _run_tests(job: dict[str, Any]) -> None:
 
 def _blocks(sources: list[str]) -> list[Iterator[CodeType]]:
     """Return the statements of each source, compiled one by one when they are taken."""
-    trees = [ast.parse(source) for source in sources]
-    futures = [node for tree in trees for node in tree.body if getattr(node, "module", "") == "__future__"]
+    blocks = [ast.parse(source).body for source in sources]
+    futures = [node for block in blocks for node in block if getattr(node, "module", "") == "__future__"]
 
     def compiled(node: ast.stmt) -> CodeType:
         return compile(ast.Module([*futures, node], []), "solution.py", "exec", dont_inherit=True)
 
-    return [map(compiled, tree.body) for tree in trees]
+    return [map(compiled, block) for block in blocks]
 
 
 def _run_script(sources: list[str]) -> NoReturn:
@@ -146,7 +138,7 @@ def _run_script(sources: list[str]) -> NoReturn:
 
 def _load_and_test(job: dict[str, Any], control: int, results: int) -> NoReturn:
     """Run the program, leave with all its threads, and let a child run the tests."""
-    fork, leave, write, loads, dumps = os.fork, os._exit, os.write, json.loads, json.dumps
+    fork, leave, write, loads, dumps = os.fork, os._exit, os.write, json.loads, json.dumps  # before they are replaced
     restore, pristine = _snapshot(job["imports"]), vars(builtins).copy()
     solution = ModuleType("solution")
     sys.modules.update({"solution": solution, "__main__": ModuleType("__main__")})  # not this file's globals
@@ -197,7 +189,6 @@ def _snapshot(names: list[str]) -> Callable[[], None]:
 
 
 def _found(namespace: dict[str, Any], name: str) -> Any:
-    """Return a function of the program, or a method of its class `Solution`."""
     _, of_class, method = name.rpartition("Solution().")
     if "Solution" in namespace and (of_class or name not in namespace):
         return getattr(namespace["Solution"](), method)
@@ -244,14 +235,12 @@ def _is_like_everything(value: Any) -> bool:
         return any(type(each) not in _PLAIN and _is_like_everything(each) for each in elements)
     if kind in _PLAIN:
         return False
-    for compare in (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge, *_CLAIMS):
-        for stranger in _STRANGERS if compare in (operator.eq, operator.ne, *_CLAIMS) else _STRANGERS[:1]:
-            try:
-                said = compare(value, stranger)
-                if said is False if compare is operator.ne else said:
-                    return True
-            except Exception:  # noqa: S112 - it cannot be compared, and does not claim it
-                continue
+    for claim, stranger in (*itertools.product(_CLAIMS, _STRANGERS), *((order, _NOTHING) for order in _ORDERS)):
+        try:
+            if claim(value, stranger):
+                return True
+        except Exception:  # noqa: S112 - it cannot be compared, and does not claim it
+            continue
     return False
 
 

@@ -10,19 +10,15 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import NamedTuple
 
-from aws_rft_sdk.rewards.extract import Answer
-
-Value = object
-"""Anything with equality: a number, a letter, a text."""
+from aws_rft_sdk.rewards.extract import ANSWER_CHARACTERS, Answer
 
 
 class Candidate(NamedTuple):
-    """A value that a text names."""
+    """A value that a text names: anything with equality, and where it stands in the text."""
 
-    value: Value
+    value: object
     """None if something stands here that commits to no value, such as "72x" or "> 72"."""
     start: int
-    """Where the value begins in the text."""
     end: int
     is_label: bool = False
     """Whether it only says when, such as the year in "8 % in 2019". A label is no second answer."""
@@ -30,22 +26,19 @@ class Candidate(NamedTuple):
 
 FindCandidate = Callable[[str], "Candidate | None"]
 """Returns the first value that a text names, None if it names none."""
-Hedges = Callable[[Value, str], bool]
+Hedges = Callable[[object, str], bool]
 """Says whether a text that follows a value names another one beside it."""
 
-# --- hedging ---
-
-_FAR = 2_000
-"""How many characters after a value can take it back."""
-_NEAR = 60
-"""How many characters after "or" can name another value."""
+_FAR = 2_000  # how many characters after a value can take it back
+_NEAR = 60  # how many characters after "or" can name another value
 _SIGNS = r"[^\w\n~#]*"
 _OR = "oder|ou|atau|\u0438\u043b\u0438"
-_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294"
+_ASIAN_OR = "\u6216\u8005?|\u307e\u305f\u306f|\ub610\ub294|\uc774\uac70\ub098"
 """Stands between other words without spaces."""
 _JOINT = re.compile(
-    rf"{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as|[eouy]|et|und|\u0438|{_OR})\b"
-    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]){_SIGNS})*"
+    rf"(?:</\w{{1,9}}>)?{_SIGNS}(?:(?:\b(?:and|or|but|also|plus|versus|vs|as well as"
+    rf"|unless|through|thru|i\.e|e\.g|works|fits|[eouy]|et|und|\u0438|{_OR})\b"
+    rf"|{_ASIAN_OR}|[\u548c\u4e0e\u53ca]|\uc640){_SIGNS})*"
     rf"\n*{_SIGNS}",
     re.IGNORECASE,
 )
@@ -83,11 +76,8 @@ _PART_OF_MORE = re.compile(r"[})\]$\s]*(?:\^(?!\s?\{?\s?\\(?:circ|degree))|\\?ti
 """After a box: what stands in it is a part of a formula, as in `\\boxed{72}^2`."""
 
 
-def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
-    """Say whether a text that goes on with `rest` after a value names another one beside it.
-
-    Another value counts if it is joined directly, or if "maybe" and the like introduce it.
-    """
+def is_hedged(first: FindCandidate, value: object, rest: str) -> bool:
+    """Say whether `rest` after a value names another one, joined directly or introduced by "maybe" and the like."""
     if any(_is_joined(first, value, tail) for tail in dict.fromkeys((rest, _BRACKETED.sub("", rest, count=1)))):
         return True
     end = _SENTENCE_END.search(rest)
@@ -100,7 +90,7 @@ def is_hedged(first: FindCandidate, value: Value, rest: str) -> bool:
     )
 
 
-def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
+def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
     other = first(rest)
     if other is None or other.is_label or other.value in (None, value):
         return False
@@ -111,16 +101,14 @@ def _is_joined(first: FindCandidate, value: Value, rest: str) -> bool:
     in_brackets = "(" in rest[: other.start + 1]
     if not (gap or in_brackets) or not _JOINT.fullmatch(gap):
         return False
-    has_words = re.search(r"\w", gap) is not None
+    has_words = re.search(r"[\w&]", gap) is not None
     # A list over several lines has nothing but values. A remark in brackets is a value if it says nothing else.
     if "\n" in gap.strip(" ") and not has_words:
-        return not after.partition("\n")[0].strip(" .*")
+        return not after.partition("\n")[0].strip(" .*)]")
     if in_brackets and re.match(r"(?! (?:if|when|otherwise)\b)[^)\n]*[a-z]", after):
         return False
     return has_words or not _EXPLAINED.match(after)
 
-
-# --- what the policy takes back ---
 
 _FILLERS = (
     r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
@@ -138,8 +126,8 @@ _CORRECTION = (
 )
 _WRONG = r"(?:not|wrong|incorrect|false|a (?:mistake|typo)|too (?:high|low|big|small|large|much))\b"
 _DENIAL = (
-    r"(?:^|[.!?,\n(]\s{0,3})(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
-    rf"|\A[^\w\n.,;:!?]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
+    r"(?:^|[.!?,\n(]\s{0,3})(?:actually,? )?(?:no|nope|wrong|incorrect|false)(?:[.!)]|\s*$)"
+    rf"|\A[^\w\n.,;:!?(]*(?:\w+ )?(?:is|was|would be|seems|looks) {_WRONG}"
     rf"|\b(?:that|this|which|it|answer|above)(?: is|'s| was)? (?!not ){_WRONG}"
     r"|\b(?:isn't|wasn't|can't be|cannot be|doesn't (?:look|seem)|not) (?:right|correct|true)\b"
     r"|\b(?:scratch|disregard|ignore|forget|strike) (?:that|this|it)\b|\bnever ?mind\b|\bjust kidding\b"
@@ -151,27 +139,15 @@ _TAKEN_BACK = re.compile(
     rf"(?:(?P<denial>{_DENIAL})|(?P<negation>\bnot\b|n't\b)|{_CORRECTION})(?P<fillers>{_FILLERS})",
     re.IGNORECASE,
 )
-_STRUCK_OUT = re.compile(
-    r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\(?:x|b)?(?:cancel|sout)\{[^{}]{0,200}\}", re.DOTALL
-)
+_STRUCK_OUT = re.compile(r"~~.{0,200}?~~|<(del|strike)>.{0,200}?</\1>|\\[xb]?(?:cancel|sout)\{[^{}]{0,200}\}", re.S)
 
 
 def settle(
-    answers: Iterable[Answer],
-    first: FindCandidate,
-    clean: Callable[[str], str] = lambda text: text,
-    hedges: Hedges | None = None,
-) -> Value | None:
-    """Return the value of the first answer that names one.
+    answers: Iterable[Answer], first: FindCandidate, clean: Callable[[str], str] = str, hedges: Hedges | None = None
+) -> object | None:
+    """Return the value of the first answer that names one. None if the answer names several or is taken back.
 
-    Args:
-        answers: Where answers stand, the most likely first.
-        first: Finds the first value of a text.
-        clean: Prepares each text that `first` gets.
-        hedges: For kinds of values that need a finer reading than `is_hedged`.
-
-    Returns:
-        The value. None if no answer names one, or the answer names several, or the policy takes it back.
+    `clean` prepares each text that `first` gets. `hedges` is for values that need a finer reading than `is_hedged`.
     """
     hedges = hedges or partial(is_hedged, first)
     remaining = iter(answers)
@@ -184,8 +160,8 @@ def settle(
         line = before.rpartition("\n")[2].strip(" ")
         if line and _DENIED_BEFORE.search(line):
             continue
-        after = _STRUCK_OUT.sub(" ", answer.after).replace("\u2019", "'")
-        if _PART_OF_MORE.match(after) or (before and _OR_BEFORE.search(before)):
+        after = _STRUCK_OUT.sub(" ", answer.visible[answer.end : answer.end + ANSWER_CHARACTERS]).replace("\u2019", "'")
+        if _PART_OF_MORE.match(after) or _OR_BEFORE.search(before[-24:]):
             return None
         previous = next(remaining, None) if line else None  # no value stands before one that begins its line
         if previous and previous.marker < answer.marker and previous.visible == answer.visible:
@@ -203,7 +179,7 @@ def settle(
     return None
 
 
-def _settled(value: Value, rest: str, first: FindCandidate, hedges: Hedges) -> Value | None:
+def _settled(value: object, rest: str, first: FindCandidate, hedges: Hedges) -> object | None:
     """Return the value that a text settles on which names `value` first and goes on with `rest`."""
     settled = None if hedges(value, rest) else value
     for taken_back in _TAKEN_BACK.finditer(rest):

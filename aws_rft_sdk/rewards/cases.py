@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.errors import DatasetError, PayloadError
 from aws_rft_sdk.rewards._messages import prompt_messages
-from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, Rollout
+from aws_rft_sdk.rewards.rollout import Rollout
 from aws_rft_sdk.types import parse_reward
 
 _FIELDS = {"prompt", "answer", "messages", "ground_truth", "expected", "kind", "group", "metadata", "state"}
@@ -26,14 +25,13 @@ class Expected:
     """None, as `high`, when the rollout cannot be judged."""
     high: float | None
 
-    def allows(self, reward: float | None, tolerance: float = 1e-9) -> bool:
+    def allows(self, reward: float | None) -> bool:
         """Say whether a reward is the expected one."""
         if self.low is None or self.high is None or reward is None:
             return self.low is None and reward is None
-        return self.low - tolerance <= reward <= self.high + tolerance
+        return self.low - 1e-9 <= reward <= self.high + 1e-9
 
     def __str__(self) -> str:
-        """Return it as it stands in the file."""
         if self.low is None:
             return "null"
         return f"{self.low:g}" if self.low == self.high else f"[{self.low:g}, {self.high:g}]"
@@ -50,11 +48,6 @@ class Case:
     kind: Literal["success", "failure"] | None = None
     expected: Expected | None = None
     """None when the reward is not checked."""
-
-    @property
-    def visible(self) -> tuple[JSON, ...]:
-        """The messages before the policy's first turn: what it sees when it begins."""
-        return tuple(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, self.rollout.messages))
 
 
 def read_cases(path: str | Path) -> list[Case]:
@@ -97,10 +90,9 @@ def parse_case(value: JSON, line: int = 1) -> Case:
         raise PayloadError("metadata must be an object", field="metadata")
     prompt = freeze(value.get("prompt"))
     rollout = Rollout(_messages(value, prompt), value.get("ground_truth"), prompt, metadata, value.get("state"))
-    group = value.get("group")
-    if group is None:
-        asked = [message for message in rollout.messages if message.get("role") == "user"][:1]
-        group = asked if prompt is None else prompt
+    asked = [message for message in rollout.messages if message.get("role") == "user"][:1]
+    by_prompt = asked if prompt is None else prompt
+    group = by_prompt if value.get("group") is None else value["group"]
     name = group if isinstance(group, str) else json.dumps(group, sort_keys=True)
     return Case(line, rollout, name, kind, _expected(value["expected"]) if "expected" in value else None)
 

@@ -9,9 +9,11 @@ from functools import lru_cache
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import MARKED, PROSE_MARKER, Answer, Comparator, Extract, Extractor, lines_after
-from aws_rft_sdk.rewards.text import FILLER_WORDS, LATEX, MARKS, UNSPACED, references_of
+from aws_rft_sdk.rewards._checks import check_names
+from aws_rft_sdk.rewards._settling import Candidate, is_hedged, settle
+from aws_rft_sdk.rewards._visible import PROSE_MARKER
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, lines_after
+from aws_rft_sdk.rewards.text import FILLER_WORDS, LATEX, UNSPACED, references_of
 
 _NARROW = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)}  # full-width forms
 _NARROW |= {0x24B6 + number: ord("A") + number for number in range(26)}  # letters in circles
@@ -25,23 +27,22 @@ def _narrowed(text: str) -> str:
     return text if text.isascii() else text.translate(_NARROW)
 
 
+_MARKUP = re.compile(r"\\text\w*\s?\{|\\(?=[&%])")
 _CLOSED = r"(?:[ \t)\]}\"'*_`$]|</\w{1,6}>){0,16}"
-_HEDGE = (
+_JOINED = (
     r"(?i:or|ou|oder|\u0438\u043b\u0438|\ub610\ub294|maybe|perhaps|possibly|alternatively|otherwise|else|if not"
-    r"|(?:could|might|may)(?: also)? be"
-    r"|can also be)"
+    r"|(?:could|might|may)(?: also)? be|can also be|and|und|et|y|\u0438|also|as well(?: as)?|plus|versus|vs"
+    r"|to|through|thru)"
 )
-_JOINED = rf"(?:{_HEDGE}|(?i:and|und|et|y|\u0438|also|as well(?: as)?|plus|versus|vs|to|through|thru))"
-_COMMAS = ",;/|&+~?\u6216\u548c\u4e0e\u8207\u304b\uc640\ub098\u2192\u21d2"
-_COMMA = rf"[{_COMMAS}]|[=-]>|\\to\b"
 _IS_RIGHT = (
     r"(?:is|seems|must be|would be|should be)(?: \w+ly)?(?: the| my)?(?: most| only| final)?(?: \w+ly)?"
     r" (?:answer|choice|option|(?:correct|right|best|better)(?=[^\w\s]|\s*$"
     r"| (?:answer|choice|option|one|because|since|as|and|but)\b))"
 )
+_RIGHT = re.compile(rf"\A{_CLOSED} ?is (?:correct|right|the (?:correct |right |best )?(?:answer|choice|option))\b")
 _GOES_ON = (
     rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|it is|are|were|because|since|as|for|but|if|unless|when|not|"
-    r"instead|rather|over|fits|works|remains|porque|parce|car|weil|denn|pois|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
+    r"instead|rather|over|fits|works|holds|remains|porque|parce|car|weil|denn|pois|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
 )
 """Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
 _RULED_OUT = (
@@ -83,25 +84,26 @@ class _Letters:
         no_word = rf"{edge}(?!\s+(?!{_GOES_ON})[a-z])"
         one = rf"(?P<label>{letter}){no_word}"
         lead = rf"(?:^[0-9]{{1,2}}[.)] |<(?={letter}>)|</?\w{{1,6}}>|{LATEX}|[^\w?<\\]|_|{FILLER_WORDS}){{0,16}}"
-        others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? or|/) {letter}"
-        joined = rf"\b(?:{_JOINED}|(?i:but|then|fits|works|remains|either|even|i\.e|e\.g|aka|namely))\b"
-        signs = rf"[{MARKS}{_COMMAS}.)}}\]-]|\uc774\uac70"
-        joint = rf"(?:[0-9]{{1,2}}[.)] |</\w{{1,20}}>|{LATEX}|{signs}|{joined}|{FILLER_WORDS})"
+        others = rf"(?:(?:,|,? and|,? or|/) {letter})*(?:,? and|,? n?or|/) {letter}"
         # "B" or "BC", wherever it stands
         self.some = re.compile(rf"{letter}(?<![A-Za-z0-9].)(?:{no_word}|(?<=[{upper}])[{upper}]+\b)", re.MULTILINE)
         self.first_choice = re.compile(rf"{lead}(?:(?i:not) {letter}[,;]?(?: but)?{lead})?{one}")
         self.places = Extract(MARKED, _Said(choices))
         self.several = re.compile(rf"{lead}[{upper}]{{2,}}\b")  # "BC"
         self.ruled_out = re.compile(rf"{_CLOSED}(?:{others})? ?{_RULED_OUT}")  # after a choice: " and C are wrong"
-        self.another = re.compile(rf"{_CLOSED}{joint}{{0,16}}{one}")  # from the end of a choice to the next one
-        self.remark = re.compile(  # after a choice: " (A is too small)"
-            rf"{_CLOSED}\((?P<other>{letter}) (?:is|was|seems|looks) (?:(?:too|not) \w+|wrong|incorrect|false)\)"
+        self.anywhere = re.compile(
+            r"(?:^[0-9]{1,2}[.)] )?(?<![A-Za-z0-9'])(?<![a-z]\.)(?:(?i:option|choice|answer|statement) [(*]*)?"
+            rf"(?!a |i |A [a-z]|I and I)(?P<label>{letter}){no_word}",
+            re.MULTILINE,
         )
-        self.all = re.compile(rf"{_CLOSED}[,(]? ?{_HEDGE} (?i:both|all|any|either|neither|none)\b")  # "B or both"
-        self.item = re.compile(rf"[)\]}}*_\"']*(?:\s*(?:[.):,;/|]|\Z|\n)|\s+{letter}\b)")  # after one of a list
-        self.statement = re.compile(others)  # after a choice that a sentence speaks about: "A and C"
-        self.later = re.compile(  # further on: "perhaps C", "C is also possible"
-            rf"\b{_HEDGE}\b[\s,(]*(?:even )?{lead}{one}|\b(?P<also>[{upper}]) (?:\w+ )?also\b"
+        # "B. A and C are true", "B since it is more than A or C": others that explain the choice
+        self.explained = re.compile(
+            r"(?:[.:] |\b(?i:than|n?either|both|as|because|since|while|whereas|although|but|(?<!if )not|of|over) )"
+            rf"{letter}{others}"
+        )
+        self.also = re.compile(  # "B or both", "C is also possible"
+            rf"\A{_CLOSED}[,(]? ?(?i:or|maybe|perhaps) (?i:both|all|any|either|neither|none)\b"
+            rf"|\b(?P<label>[{upper}]) (?:\w+ )?also\b"
         )
         self.label = re.compile(rf"(?<![\w'])({letter})[.):](?=\s)")  # before a text: "A. Rome"
         self.option = re.compile(  # from the end of a choice to another one with the same mark: "A. Rome, B. Paris"
@@ -121,52 +123,30 @@ class _Letters:
         if found is None:
             several = self.several.match(text)
             return Candidate("", 0, several.end()) if several else None
-        end = found.end("label")
-        remark = self.remark.match(text, end)
-        if remark and remark["other"].upper() != found["label"].upper():
-            end = remark.end()
-        return None if self.ruled_out.match(text, end) else Candidate(found["label"].upper(), 0, end)
+        is_out = self.ruled_out.match(text, found.end())
+        return None if is_out else Candidate(found["label"].upper(), 0, found.end())
 
     def hedges(self, value: object, rest: str) -> bool:
         """Say whether what follows a choice names another one."""
-        rest = rest.rstrip()
-        if self.all.match(rest):
-            return True
+        rest = _RIGHT.sub("", rest.rstrip())
         sentence, _, next_line = rest.partition("\n")
-        other = self.another.match(rest)
-        if other and other["label"].upper() != value:
-            return self._is_one_more(rest[: other.start("label")], rest[other.end("label") :])
         labels = {label[1].upper() for label in self.label.finditer(sentence)} - {value}
-        option = self.option.match(sentence)
+        option, also = self.option.match(sentence), self.also.search(sentence)
         if len(labels) > 1 or self.label.match(next_line.lstrip(" \t*_([-")) or (option and option["label"] != value):
             return True  # the options, one after the other
-        if _CONDITION.match(sentence) and (_OTHERWISE.search(sentence) or self._others(sentence, value)):
+        if also and also["label"] != value:
             return True
-        return any(
-            (each["label"] or each["also"]).upper() != value and not self._others(sentence[: each.start()][-4:], value)
-            for each in self.later.finditer(sentence)
-        )
+        return is_hedged(self.next, value, self.explained.sub(" ", rest).lstrip(".:)"))
 
-    def _others(self, text: str, value: object) -> list[str]:
-        found = re.findall(rf"\b[{self.upper}](?![\w'])(?!(?<=[AI])\s[a-z])", text)
-        return [letter for letter in found if letter != value]
-
-    def _is_one_more(self, gap: str, tail: str) -> bool:
-        """Say whether another choice that follows one after a gap is part of the answer, and not of its text."""
-        if re.search(rf"\b{_JOINED}\b", gap) or re.match(r" (?:\w+ )?also\b", tail):
-            return True
-        if self.ruled_out.match(tail) or "actually" in gap.lower():
-            return False
-        if re.search(_COMMA, gap) or gap.strip() == "-":
-            return True
-        if re.search(r"\n\s*\n", gap):
-            return re.match(r"[.)\]*_]*\s*(?:\n|\Z)", tail) is not None
-        return self.item.match(tail) is not None and not self.statement.match(tail)
+    def next(self, text: str) -> Candidate | None:
+        """Return the next choice that a text names, wherever it stands."""
+        found = self.anywhere.search(text)
+        if found is None or self.ruled_out.match(text, found.end()):
+            return None
+        return Candidate(found["label"].upper(), *found.span())
 
 
 _letters = lru_cache(maxsize=32)(_Letters)
-_CONDITION = re.compile(r"[\s)\]*,(]*(?:if|unless|assuming|provided|depending|when)\b", re.IGNORECASE)
-_OTHERWISE = re.compile(r"\b(?:otherwise|else)\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -181,8 +161,9 @@ class _Said(Extractor):
         choice = letters.some.search(text)
         if choice is None:
             return
-        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - _BEFORE_LINE)) + 1
-        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - _SAID_CHARACTERS)):
+        # The marker of a choice, such as "Answer:", stands on its line, or in the 40 characters before that.
+        begin = visible.rfind("\n", 0, max(0, visible.rfind("\n", 0, choice.start()) - 40)) + 1
+        for answer in lines_after(letters.said, text.lower(), max(begin, len(text) - 10_000)):
             yield answer._replace(visible=visible)
         lines = list(letters.line.finditer(text, begin, len(text.rstrip())))
         if not lines:
@@ -191,21 +172,11 @@ class _Said(Extractor):
         is_list = len({line["label"].upper() for line in lines}) > 1  # the options, not an answer
         bare = {line["label"].upper() for line in lines if line["bare"] is not None}
         ends_list = not is_list or (last["bare"] is not None and len(bare) == 1)
-        if ends_list and "\n" not in text[last.start("label") :].rstrip():
-            yield _line_of(visible, last)
-        if not is_list and not text[: first.start()].strip():
-            yield _line_of(visible, first)
-
-
-def _line_of(visible: str, line: re.Match[str]) -> Answer:
-    end = visible.find("\n", line.start("label"))
-    return Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
-
-
-_SAID_CHARACTERS = 10_000
-"""How many characters of the end of a text are looked at for words such as "I choose"."""
-_BEFORE_LINE = 40
-"""How many characters of the lines before a choice can hold its marker, such as "Answer:"."""
+        is_last = ends_list and "\n" not in text[last.start("label") :].rstrip()
+        is_first = not is_list and not text[: first.start()].strip()
+        for line in [last] * is_last + [first] * is_first:
+            end = visible.find("\n", line.start("label"))
+            yield Answer(visible, line.start(), line.start(), end if end >= 0 else len(visible))
 
 
 @dataclass(frozen=True)
@@ -230,14 +201,11 @@ class Choice(Comparator):
     """The letters that may be named."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.choices, str):
-            raise ConfigurationError(f"choices must be a text of letters, not {self.choices!r:.80}")
-        if len(set(self.choices.upper())) < 2 or not self.choices.isalpha() or not self.choices.isascii():
-            raise ConfigurationError(f"choices must be at least two letters, not {self.choices!r}")
+        (letters,) = check_names("choices", (self.choices,))
+        if not re.fullmatch("[A-Za-z]+", letters) or len(set(letters.upper())) < 2:
+            raise ConfigurationError(f"choices must be a text of at least two letters, not {self.choices!r:.80}")
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return _letters(self.choices).places
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
@@ -247,12 +215,12 @@ class Choice(Comparator):
 
     def _named(self, answers: Iterator[Answer]) -> object:
         letters = _letters(self.choices)
-        return settle(answers, letters.first, _narrowed, letters.hedges)
+        return settle(answers, letters.first, lambda text: _MARKUP.sub(" ", _narrowed(text)), letters.hedges)
 
 
 @lru_cache(maxsize=4096)
 def _named_by(reference: str, choice: Choice) -> object:
-    return choice._named(choice.extract.answers(reference))
+    return choice._named(choice._extractor().answers(reference))
 
 
 MultipleChoice = Choice

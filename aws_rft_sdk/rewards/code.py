@@ -25,17 +25,14 @@ _MAX_MEGABYTES = 2**20
 class CodeTests(TextReward):
     """1.0 when the program in the answer passes all tests, `compiles` when it merely compiles, else 0.0.
 
-    The program is all blocks of Python in the answer, taken together. The last definition of a name wins, and blocks
-    that do not compile are left out. Each block runs until a statement fails, so examples, the program's own asserts
-    and `sys.exit()` do no harm after the definitions. A statement that reads input or arguments may fail anywhere.
-    `__name__` is not `"__main__"`. For tests by standard input, the last block that reads it runs as a script, after
-    the definitions of the blocks before it. The answer may also be only the body that completes the `prompt` of a row.
+    The program is all blocks of Python in the answer that compile, taken together. Each block runs until a statement
+    fails, so examples and `sys.exit()` do no harm after the definitions. For tests by standard input, the last block
+    that reads it runs as a script. The answer may also be only the body that completes the `prompt` of a row.
 
     The ground truth holds the tests in one of these forms:
 
     - Asserts, as a text or a list of texts. Each text is a test. A text that asserts nothing is the setup of the
-      others. A name that the program does not define may be a method of its class `Solution`. Tests may
-      `import solution`.
+      others. A name that the program does not define may be a method of its class `Solution`.
     - Functions `test_...` of pytest (with `parametrize`, without fixtures) and classes of unittest. Each function or
       method is a test.
     - Rows of MBPP (`test_list`), HumanEval (`test` and `entry_point`), APPS (`inputs`, `outputs`, `fn_name`, also as
@@ -43,14 +40,9 @@ class CodeTests(TextReward):
       `tests`. Printed words must be the same; printed decimal fractions may differ by 1e-6.
 
     Inputs and outputs are compared here: the runner never sees what is expected. Asserts run in the program's process
-    after its body has run, so they withstand less:
-
-    - A program does not pass when it prints a verdict, exits, waits in a thread, replaces builtins or modules that the
-      tests import, returns an object that is equal to everything, or gives a loop of asserts nothing to do.
-    - A program may pass when it reads the asserts from frames or `gc` while they run, leaves a hook or a signal handler
-      for that time, or guesses from the arguments what is asked. Prefer inputs and outputs if your policy learns this.
-
-    The limits make the result depend on the machine for programs that are close to them; leave room.
+    after its body has run. A program may pass when it reads them from frames or `gc` while they run, leaves a hook or a
+    signal handler for that time, or guesses from the arguments what is asked. Prefer inputs and outputs if your policy
+    learns this.
 
     Raises:
         ConfigurationError: A limit is not positive or beyond what can be set, or `compiles` is not in [0, 1).

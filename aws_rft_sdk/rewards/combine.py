@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Union
 
 from aws_rft_sdk._checks import check_number
@@ -53,13 +53,14 @@ class Combination:
 
     def score_group(self, rollouts: Sequence[Rollout]) -> list[RewardResult]:
         """Return the reward of each rollout of one prompt, in order. Parts that compare rollouts get all of them."""
-        of_groups: dict[int, list[RewardResult] | None] = {}
+        of_groups: dict[int, list[RewardResult]] = {}
 
         def score(place: int, part: AnyReward) -> RewardResult:
+            if not is_group_reward(part):
+                return evaluate(part, rollouts[place])
             if id(part) not in of_groups:
-                of_groups[id(part)] = evaluate_group(part, rollouts) if is_group_reward(part) else None
-            results = of_groups[id(part)]
-            return evaluate(part, rollouts[place]) if results is None else results[place]
+                of_groups[id(part)] = evaluate_group(part, rollouts)
+            return of_groups[id(part)][place]
 
         return [self._combine(functools.partial(score, place), rollout) for place, rollout in enumerate(rollouts)]
 
@@ -77,11 +78,9 @@ class Combination:
         Raises:
             ConfigurationError: A part looks at more than the text, so that it has no `score`; the message names it.
         """
-        for path, part in leaves(self):
-            if not callable(getattr(part, "score", None)):
-                raise ConfigurationError(
-                    f"part {path!r} has no score: it looks at the whole rollout; call the reward with a Rollout"
-                )
+        if path := next((path for path, part in leaves(self) if not callable(getattr(part, "score", None))), ""):
+            problem = "it looks at the whole rollout; call the reward with a Rollout"
+            raise ConfigurationError(f"part {path!r} has no score: {problem}")
         return self(Rollout.of_answer(answer_text, ground_truth)).reward
 
 
@@ -98,24 +97,25 @@ def _checked(parts: Mapping[str, Part]) -> Mapping[str, Part]:
     return FrozenDict({name: (reward, float(weight)) for name, reward, weight in _weighted(parts)})
 
 
-def _sum(parts: Mapping[str, Part], score: Score) -> tuple[float | None, list[Component]]:
+def _sum(parts: Mapping[str, Part], score: Score) -> tuple[float | None, tuple[Component, ...]]:
     """Return the weighted sum, None when a part that counts cannot be judged, and the values of the parts that can."""
-    terms: list[float | None] = []
+    terms: list[float] = []
     components: list[Component] = []
+    is_known = True
     for name, reward, weight in _weighted(parts):
         result = score(reward)
         if result.reward is not None:
             components.append(Component(name, result.reward, counts=bool(weight)))
+            terms.append(weight * result.reward)
+        elif weight:
+            is_known = False
         components += _inner(name, result)
-        if weight:
-            terms.append(None if result.reward is None else weight * result.reward)
-    known = [term for term in terms if term is not None]
     # fsum is exact, so that the order of the parts does not matter.
-    return math.fsum(known) if len(known) == len(terms) else None, components
+    return math.fsum(terms) if is_known else None, tuple(components)
 
 
-def _inner(name: str, result: RewardResult) -> list[Component]:
-    return [Component(f"{name}/{item.name}", item.value, counts=False) for item in result.components]
+def _inner(name: str, result: RewardResult) -> tuple[Component, ...]:
+    return tuple(Component(f"{name}/{item.name}", item.value, counts=False) for item in result.components)
 
 
 def _clipped(value: float, low: float, high: float) -> float:
@@ -156,7 +156,7 @@ class WeightedSum(Combination):
         total, components = _sum(self.parts, score)
         if total is not None and self.clip:
             total = _clipped(total, *self.clip)
-        return RewardResult(total, tuple(components))
+        return RewardResult(total, components)
 
 
 @dataclass(frozen=True)
@@ -187,8 +187,7 @@ class Gate(Combination):
     """A reward that is only given when a condition is met, otherwise `otherwise`.
 
     None when the condition, or the reward behind an open gate, cannot be judged. A group reward behind the gate
-    compares all rollouts of the prompt, also those that do not pass. A gate tells a policy nothing about how to open
-    it: prefer a small part of a sum, above all for the form of an answer.
+    compares all rollouts of the prompt, also those that do not pass.
 
     Raises:
         ConfigurationError: `threshold` or `otherwise` is no finite number.
@@ -215,18 +214,14 @@ class Gate(Combination):
         condition = score(self.condition)
         components = _inner("gate", condition)
         if condition.reward is None:
-            return RewardResult(None, tuple(components))
+            return RewardResult(None, components)
         is_open = condition.reward >= self.threshold
-        components.insert(0, Component("gate", float(is_open), counts=False))
+        components = (Component("gate", float(is_open), counts=False), *components)
         result = score(self.reward) if is_open else RewardResult(self.otherwise)
-        taken = {component.name for component in components}
-        for item in result.components:  # a gate behind this gate has components of the same names
-            name = item.name
-            while name in taken:
-                name = f"inner/{name}"
-            taken.add(name)
-            components.append(Component(name, item.value, item.counts))
-        return RewardResult(result.reward, tuple(components), result.turns_rewards)
+        inner = result.components
+        if {item.name for item in inner} & {item.name for item in components}:  # a gate behind this gate
+            inner = tuple(replace(item, name=f"inner/{item.name}") for item in inner)
+        return RewardResult(result.reward, components + inner, result.turns_rewards)
 
 
 @dataclass(frozen=True)
@@ -234,8 +229,7 @@ class DominantOutcome(Combination):
     """An outcome with few levels, plus shaping so small that it never reorders them.
 
     reward = outcome + min(max(sum of w_i * s_i, -b), b), b being the bound at the outcome's tier. At construction,
-    t + b(t) < u - b(u) is checked for all tiers t < u, and that no tier straddles the success threshold. Without this
-    check a published game reward let slow and fast wins swap places, and a slow win fall below the threshold.
+    t + b(t) < u - b(u) is checked for all tiers t < u, and that no tier straddles the success threshold.
 
     None when the outcome or a part of the shaping that counts cannot be judged.
 
@@ -265,8 +259,6 @@ class DominantOutcome(Combination):
         object.__setattr__(self, "shaping", _checked(self.shaping))
         if taken := {"outcome", "shaping"} & set(self.shaping):
             raise ConfigurationError(f"a part of the shaping needs another name than {min(taken)!r}")
-        if self.success_threshold is not None:
-            check_number("success_threshold", self.success_threshold)
         bounds = _bounds(self.tiers, self.bound)
         _check_tiers(bounds, self.success_threshold)
         object.__setattr__(self, "tiers", tuple(bounds))
@@ -285,7 +277,7 @@ class DominantOutcome(Combination):
     def _combine(self, score: Score, rollout: Rollout) -> RewardResult:
         outcome = score(self.outcome)
         amount, shaping = _sum(self.shaping, score)
-        components = (*_inner("outcome", outcome), *shaping)
+        components = _inner("outcome", outcome) + shaping
         if outcome.reward is None:
             return RewardResult(None, components)
         reward, bounds = outcome.reward, self.bounds
@@ -322,6 +314,8 @@ def _bounds(tiers: Sequence[float], bound: float | Mapping[float, float]) -> dic
 
 
 def _check_tiers(bounds: Mapping[float, float], threshold: float | None) -> None:
+    if threshold is not None:
+        check_number("success_threshold", threshold)
     for low, high in itertools.pairwise(bounds):
         if not low + bounds[low] < high - bounds[high]:
             raise ConfigurationError(

@@ -9,15 +9,15 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._figures import read_number, reference_numbers
+from aws_rft_sdk.rewards._visible import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.combine import WeightedSum
-from aws_rft_sdk.rewards.extract import strip_thoughts, visible_text
 from aws_rft_sdk.rewards.numeric import ExactNumber
 from aws_rft_sdk.rewards.rollout import TextReward
 
 
 @dataclass(frozen=True)
 class Format(TextReward):
-    """1.0 when the whole answer has the form, else 0.0. The ground truth is not looked at.
+    """1.0 when the whole answer has the form, else 0.0.
 
     Avoid nested repetition in the pattern: an answer made for it takes for ever to match. `Tags` is safe.
 
@@ -33,12 +33,11 @@ class Format(TextReward):
     """A regular expression for the whole answer, spaces around it apart; a dot matches line breaks too."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.pattern, str):
-            raise ConfigurationError(f"pattern must be a text, not {self.pattern!r:.80}")
+        (pattern,) = check_names("pattern", (self.pattern,))
         try:
-            re.compile(self.pattern, re.DOTALL)
+            re.compile(pattern, re.DOTALL)
         except re.error as error:
-            raise ConfigurationError(f"pattern {self.pattern!r} is no regular expression: {error}") from error
+            raise ConfigurationError(f"pattern {self.pattern!r:.80} is no regular expression: {error}") from error
 
     @classmethod
     def tags(cls, *names: str) -> Tags:
@@ -49,8 +48,7 @@ class Format(TextReward):
     def final_answer(*, strict: bool = False) -> WeightedSum:
         r"""Return the pair of rewards of the GRPO recipe for GSM8K: 0.5 for the form, 1.0 for the number, 1.5 at most.
 
-        Args:
-            strict: Give the values of the published functions, mistakes included.
+        With `strict`, they give the values of the published functions, mistakes included.
 
         Example:
             >>> Format.final_answer().score("15 - 30 = -15\n#### The final answer is -15", -15)
@@ -101,10 +99,7 @@ class Tags(TextReward):
 
 
 _END_OF_TURN = re.compile(r"(?:<\|\w{1,40}\|>|</s>|<end_of_turn>|<eos>)\s*\Z")
-_PHRASE = "#### The final answer is"
-_LINE = re.compile(
-    r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.IGNORECASE | re.MULTILINE
-)
+_LINE = re.compile(r"^[ \t*]{0,9}#{4}[ \t]{0,9}the final answer is\b[ \t]{0,9}:?[ \t]*(.*)$", re.I | re.M)
 
 
 @dataclass(frozen=True)
@@ -121,7 +116,7 @@ class FinalAnswerLine(TextReward):
     def score(self, answer_text: str, ground_truth: JSON = None) -> float | None:
         """Return 1.0 or 0.0. The ground truth is not looked at."""
         if self.strict:
-            return float(re.search(rf"\n{_PHRASE} [0-9]", answer_text) is not None)
+            return float(re.search(r"\n#### The final answer is [0-9]", answer_text) is not None)
         text = _END_OF_TURN.sub("", answer_text.rstrip()).rstrip()
         if "####" not in text:
             return 0.0
@@ -138,8 +133,7 @@ class PublishedFinalAnswer(TextReward):
     """The correctness reward of the published GRPO recipe, mistakes included, for comparing with its figures.
 
     It takes the first run of digits and commas after the first `####`, without its sign, and compares it with the
-    ground truth, |a - b| < 0.001. A ground truth with a comma, and a negative answer, never earn it. Use
-    `ExactNumber` to train.
+    ground truth, |a - b| < 0.001. A ground truth with a comma, and a negative answer, never earn it.
     """
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:

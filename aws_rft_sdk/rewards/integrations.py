@@ -25,14 +25,13 @@ def as_trl(
 ) -> Callable[..., list[float | None]]:
     """Return a reward function for TRL: `GRPOTrainer(..., reward_funcs=as_trl(gsm8k, name="gsm8k"))`.
 
-    Prompts and completions are texts or lists of messages. Other columns of the dataset become `Rollout.metadata`. A
-    group reward gets all completions of this process with an equal prompt and ground truth together. TRL leaves out
-    completions whose reward is None.
+    Columns of the dataset become `Rollout.metadata`. A group reward gets all completions of this process with an equal
+    prompt and ground truth together. TRL leaves out completions whose reward is None.
 
     Args:
         reward: Any reward. An exception of the reward ends the training.
         ground_truth: The column with the ground truth. None for the first of ground_truth, answer, reference_answer,
-            solution and target that the dataset has. If it has none of them, `Rollout.ground_truth` is None.
+            solution and target that the dataset has.
         name: What TRL logs the reward as. None for the name of the function or of its class.
 
     Raises:
@@ -46,9 +45,8 @@ def as_trl(
         rows = {key: values for key, values in columns.items() if key not in _OF_THE_TRAINER}
         column = ground_truth or next((name for name in _TRUTHS if name in rows), None)
         if column is not None and column not in rows:
-            raise ConfigurationError(
-                f"the dataset has no column {column!r}; it has {', '.join(rows) or 'only prompts'}"
-            )
+            names = ", ".join(rows) or "only prompts"
+            raise ConfigurationError(f"the dataset has no column {column!r}; it has {names}")
         truths = [None] * len(prompts) if column is None else rows.pop(column)
         groups: dict[str, dict[int, Rollout]] = defaultdict(dict)
         for row, (prompt, completion, truth) in enumerate(zip(prompts, completions, truths, strict=True)):
@@ -66,12 +64,8 @@ def as_trl(
 def as_verifiers(reward: AnyReward, *, floor: float = 0.0, name: str | None = None) -> Callable[..., float]:
     """Return a reward function for verifiers: `Rubric(funcs=[as_verifiers(gsm8k)])`.
 
-    The state becomes `Rollout.state`, and `info` becomes `Rollout.metadata`.
-
-    Args:
-        reward: A reward that can be called with one rollout.
-        floor: Reward of a rollout that cannot be judged. verifiers takes only numbers.
-        name: What verifiers logs the reward as. None for the name of the function or of its class.
+    The state becomes `Rollout.state`, and `info` becomes `Rollout.metadata`. A rollout that cannot be judged gets
+    `floor`, since verifiers takes only numbers. `name` is as for `as_trl`.
 
     Raises:
         ConfigurationError: The reward only scores groups, or is a class, asynchronous or no reward.
@@ -95,11 +89,8 @@ def as_inspect(reward: AnyReward, *, name: str | None = None) -> Callable[[JSON,
     """Return a scorer for Inspect: `Task(..., scorer=as_inspect(gsm8k))`. Its metrics are the mean and standard error.
 
     The ground truth is the sample's target, a list if there are several. The sample's store becomes `Rollout.state`.
-    A sample that cannot be judged gets NaN, which Inspect counts as unscored. The reward runs in a thread.
-
-    Args:
-        reward: A reward that can be called with one rollout.
-        name: What Inspect logs the reward as. None for the name of the function or of its class.
+    A sample that cannot be judged gets NaN, which Inspect counts as unscored. The reward runs in a thread. `name` is as
+    for `as_trl`.
 
     Raises:
         ConfigurationError: inspect-ai is not installed, or the reward only scores groups or is no reward.

@@ -15,7 +15,6 @@ from typing import Any, Literal, TypeVar, get_args
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk._checks import check_number, check_seconds, check_type
-from aws_rft_sdk._fork import in_forked_child
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, RewardError
 from aws_rft_sdk.rewards.judge_models import (
@@ -33,7 +32,6 @@ from aws_rft_sdk.rewards.judge_rubrics import (
     Material,
     Question,
     Rubric,
-    before_turns,
     conversation_text,
     question_of,
     rank_question,
@@ -83,20 +81,9 @@ class Comparison:
 class _Here:
     """What a judge has in one process."""
 
-    process: int
-    is_forked: bool
     model: JudgeModel | None = None
     counts: Counter[str] = field(default_factory=Counter)
-
-
-_lock = threading.RLock()
-"""For what the judges have in this process."""
-
-
-@in_forked_child
-def _renew_lock() -> None:
-    global _lock
-    _lock = threading.RLock()
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
 
 @dataclass(eq=False, repr=False)
@@ -122,24 +109,24 @@ class _Judging:
         check_number("max_attempts", self.max_attempts, low=1, whole=True)
         check_seconds("timeout_seconds", self.timeout_seconds)
         self._verdicts = VerdictCache(self.cache) if isinstance(self.cache, str | os.PathLike) else self.cache
-        self._last: _Here | None = None
+        self._in_process: dict[int, _Here] = {}
         if not callable(self.model) or isinstance(self.model, type):
             self._make_model()  # so that a mistake is found now
 
     def __getstate__(self) -> dict[str, Any]:
         check_picklable(self.model)
-        return {**self.__dict__, "_last": None}
+        return {**self.__dict__, "_in_process": {}}
 
     @property
     def cost(self) -> JudgeCost:
         """What was used so far in this process."""
-        with _lock:
-            return JudgeCost(**self._here().counts)
+        with (here := self._here()).lock:
+            return JudgeCost(**here.counts)
 
     def close(self) -> None:
         """Close a client that a function made. Other clients are the caller's. The judge can be used again."""
-        with _lock:
-            model, self._here().model = self._here().model, None
+        with (here := self._here()).lock:
+            model, here.model = here.model, None
         if model is not None:
             model.close()
 
@@ -150,20 +137,18 @@ class _Judging:
         self.close()
 
     def _here(self) -> _Here:
-        if self._last is None or self._last.process != os.getpid():
-            self._last = _Here(os.getpid(), is_forked=self._last is not None)
-        return self._last
+        return self._in_process.setdefault(os.getpid(), _Here())
 
     def _make_model(self) -> JudgeModel:
-        with _lock:
-            here = self._here()
+        with (here := self._here()).lock:
             if here.model is None:
-                here.model = make_judge_model(self.model, self.model_id, self.params or {}, here.is_forked)
+                is_forked = len(self._in_process) > 1
+                here.model = make_judge_model(self.model, self.model_id, self.params or {}, is_forked)
             return here.model
 
     def _count(self, **more: int) -> None:
-        with _lock:
-            self._here().counts.update(more)
+        with (here := self._here()).lock:
+            here.counts.update(more)
 
     def _ask(self, question: Question) -> dict[str, JSON]:
         """Return the verdict, from the cache or from the model. Raises `NoVerdictError` if there is none."""
@@ -218,7 +203,7 @@ class _Judging:
         """Return what is judged, "" if the policy said nothing."""
         if self.shows == "answer":
             return visible_text(rollout.answer)
-        return conversation_text(rollout.messages[len(before_turns(rollout)) :]) if rollout.turns else ""
+        return conversation_text(rollout.messages[len(rollout.before_turns) :]) if rollout.turns else ""
 
     def _context(self, rollout: Rollout) -> list[Material]:
         """Return the question and the reference. Raises `NoVerdictError` if the rubric needs a reference."""
@@ -250,8 +235,8 @@ class Judge(_Judging):
     A judge waits for its model: in asynchronous code call it with `asyncio.to_thread`. Its calls are not turns of the
     policy. A judge that fails gives no reward, and says why in `failure` and in the metric `judge_failed`.
 
-    For one verdict the model answers at most twice, the second time to a correction. A request that was late may have
-    been answered, so it counts. Other failures (429, 5xx, no connection) are repeated.
+    For one verdict the model answers at most twice, the second time to a correction. A late request counts as an
+    answer. Other failures (429, 5xx, no connection) are repeated.
 
     Args:
         model: A Strands model, an `openai.OpenAI` or `AsyncOpenAI` client, a boto3 client for `bedrock-runtime`, or a
@@ -259,8 +244,7 @@ class Judge(_Judging):
         rubric: What to judge by: `PANDALM`, `single_score(...)` or a `Rubric`.
         model_id: Which model a client asks for. Clients need it.
         params: More arguments for the call of a client, for example `{"temperature": 0}`.
-        shows: What the judge sees beside the question: the last "answer", or the whole "conversation" with tool calls
-            and results. It never sees thoughts.
+        shows: What the judge sees beside the question, never with thoughts: the last "answer", or the "conversation".
         cache: File to keep verdicts in; None for none. The key is a digest of everything that is sent, the model's id
             and its parameters, but not its address.
         timeout_seconds: Seconds for one request as a whole.
@@ -371,9 +355,9 @@ class RankingJudge(_Judging):
         """Grade the rollouts of one prompt relative to each other, in one call.
 
         Returns one result for each rollout, in their order. The reward is the grade from 0 to 1, and 0 if the policy
-        said nothing. The model is not called if there are no two different rollouts to compare: equal rollouts get 0.5,
-        the only one that is not silent 1. A group of one, and a group without a verdict, has no rewards. Raises
-        `RewardError` if the rollouts have different questions or ground truths.
+        said nothing. Without two different rollouts the model is not called: equal rollouts get 0.5, the only one that
+        is not silent 1. A group of one, and a group without a verdict, has no rewards. Raises `RewardError` if the
+        rollouts have different questions or ground truths.
         """
         try:
             context, works = self._group(rollouts)

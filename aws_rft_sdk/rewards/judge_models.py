@@ -34,11 +34,7 @@ _REFUSALS = ("content_filter", "content_filtered", "guardrail_intervened", "refu
 
 
 class Failure(str, Enum):
-    """Why there is no verdict. The first four are the last failure of a call that was repeated.
-
-    The model was not called for the last two: the rubric needs a ground truth and the rollout has none, or there is
-    nothing to compare an answer with.
-    """
+    """Why there is no verdict. For the last two, the model was not called."""
 
     THROTTLED = "throttled"
     UNAVAILABLE = "unavailable"
@@ -50,7 +46,9 @@ class Failure(str, Enum):
     ERROR = "error"
     """Anything else. The detail says what."""
     NO_REFERENCE = "no reference"
+    """The rubric needs a ground truth, and the rollout has none."""
     NO_COMPARISON = "no comparison"
+    """There is nothing to compare an answer with."""
 
 
 @dataclass(eq=False)
@@ -321,13 +319,8 @@ def _run(call: Callable[[], Any], timeout_seconds: float) -> Any:
         raise NoVerdictError(Failure.TIMEOUT, f"no answer within {timeout_seconds:g} s", was_sent=True) from None
 
 
-_NOT_SENT = {
-    "ConnectError",
-    "ConnectTimeout",
-    "ConnectTimeoutError",
-    "ConnectionRefusedError",
-    "EndpointConnectionError",
-}
+_NO_CONNECTION = "ConnectError ConnectTimeout ConnectTimeoutError ConnectionRefusedError EndpointConnectionError"
+_NOT_SENT = set(_NO_CONNECTION.split())
 _BY_NAME = (
     (Failure.UNAVAILABLE, _NOT_SENT),
     (Failure.THROTTLED, {"ModelThrottledException", "ThrottlingException", "TooManyRequestsException"}),

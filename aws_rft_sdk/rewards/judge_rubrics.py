@@ -1,11 +1,8 @@
 """What a judge is asked. Pure: no model is called here.
 
 The rubric is the system message. Text from a policy or a dataset is material and cannot instruct the judge. Each text
-stands between two lines with a mark, as one JSON string:
-
-- The mark is a digest of the material. To end its own fence, a text would have to contain its own digest.
-- A JSON string has no line breaks, so no text can begin a line that looks like a fence.
-- Control tokens of chat templates, and characters that are invisible or change the direction, are escaped.
+stands between two lines with a mark, as a JSON string without line breaks. The mark is a digest of the material: to end
+its own fence, a text would have to contain its own digest.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import NamedTuple
 
 from aws_rft_sdk._checks import check_number
@@ -114,14 +110,7 @@ class Rubric:
 
 
 def single_score(task: str, criterion: str, *, name: str = "single_score", needs_reference: bool = False) -> Rubric:
-    """Return a rubric with one grade, `quality`, for the answer as a whole.
-
-    Args:
-        task: What is judged. The judge reads this.
-        criterion: What deserves a high grade and what a low one.
-        name: See `Rubric`.
-        needs_reference: See `Rubric`.
-    """
+    """Return a `Rubric` with one grade, `quality`, for the answer as a whole. `criterion` says what deserves it."""
     return Rubric(name, task, (Criterion("quality", 1.0, criterion),), needs_reference=needs_reference)
 
 
@@ -262,11 +251,7 @@ _REFERENCE_KEYS = ("answer", "reference_answer", "expectedAnswer", "expected_ans
 
 
 def reference_text(ground_truth: JSON) -> str | None:
-    """Return a ground truth as a judge reads it. Returns None if there is none.
-
-    Of an object it is the first of `answer`, `reference_answer`, `expectedAnswer`, `expected_answer`, `ground_truth`
-    and `text`, otherwise the object as a whole.
-    """
+    """Return a ground truth, or the answer in it, as a judge reads it. Returns None if there is none."""
     if isinstance(ground_truth, Mapping):
         ground_truth = next((ground_truth[key] for key in _REFERENCE_KEYS if key in ground_truth), ground_truth)
     if ground_truth is None or isinstance(ground_truth, str):
@@ -274,14 +259,9 @@ def reference_text(ground_truth: JSON) -> str | None:
     return json.dumps(ground_truth, ensure_ascii=False)
 
 
-def before_turns(rollout: Rollout) -> list[JSON]:
-    """Return the messages before the first turn."""
-    return list(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, rollout.messages))
-
-
 def question_of(rollout: Rollout) -> list[Material]:
     """Return what the user said before the first turn; the prompt cell, if it is text, if there are no messages."""
-    asked = "\n\n".join(message_text(message) for message in before_turns(rollout) if message.get("role") == "user")
+    asked = "\n\n".join(message_text(message) for message in rollout.before_turns if message.get("role") == "user")
     text = asked or (rollout.prompt if isinstance(rollout.prompt, str) else "")
     return [Material("question", text)] if text else []
 

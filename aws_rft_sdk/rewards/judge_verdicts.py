@@ -34,14 +34,9 @@ def parse_verdict(text: str, schema: Mapping[str, JSON]) -> dict[str, JSON]:
     """Read a verdict from what a judge wrote.
 
     Thoughts, fences, text around the object, more keys than asked for, objects in objects, grades as text ("8/10"),
-    Python's notation and a comma too many do no harm. The explanation may be missing.
-
-    Returns:
-        The keys of the schema with values that the schema allows. Grades are ints.
-
-    Raises:
-        ValueError: A grade is missing or out of range, there is no JSON object, or there are two different verdicts.
-            The message tells the judge what is wrong.
+    Python's notation and a comma too many do no harm. The explanation may be missing. Returns the keys of the schema
+    with values that it allows. Raises `ValueError`, whose text tells the judge what is wrong, if there is no verdict or
+    there are two.
     """
     wanted = schema["properties"]
     verdict: dict[str, JSON] = {}

@@ -16,10 +16,7 @@ from aws_rft_sdk.rewards._figures import Number, reference_numbers, settled_numb
 from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import ANYWHERE, STANDARD, Answer, Comparator, Extractor, reference_of
 
-
-@lru_cache(maxsize=64)
-def _exact(tolerance: float) -> Fraction:
-    return Fraction(str(tolerance))
+_exact = lru_cache(maxsize=64)(Fraction)
 
 
 @dataclass(frozen=True)
@@ -29,12 +26,10 @@ class ExactNumber(Comparator):
     Without `>>`, the answer stands after the last of `####`, `\boxed{`, `<answer>` and `ANSWER:`. If there is none, it
     stands after "the answer is", "Answer:" or `A:`. A text of one line that names one number needs no marker.
 
-    The number may be written with commas, currency, units, a percent sign, LaTeX, fractions, `1 1/2`, `(5)` for -5,
-    "1.2 million", "2 hours 30 minutes" (2.5, and 150) or words. A percent sign is a unit here: 25% is 25, not 0.25.
-    A formula (`\sqrt{72}`, `72x`) or a bound (`> 72`) is no number, and cannot be judged as a ground truth.
-
-    Numbers are compared exactly (as fractions), so that no digit may differ. An answer without a number is wrong, and
-    so is one that names several ("72 or 73") or that the policy takes back ("72. Actually 96").
+    The number may be written with commas, currency, units, a percent sign (25% is 25), LaTeX, fractions, `1 1/2`, `(5)`
+    for -5, "1.2 million", "2 hours 30 minutes" (2.5, and 150) or words. A formula (`\sqrt{72}`, `72x`) or a bound
+    (`> 72`) is no number. Numbers are compared exactly, as fractions. An answer is wrong if it names no number, names
+    several ("72 or 73") or is taken back ("72. Actually 96").
 
     Raises:
         ConfigurationError: A tolerance is not a finite number of at least 0.
@@ -59,29 +54,28 @@ class ExactNumber(Comparator):
         check_number("tolerance", self.tolerance, low=0)
         check_number("relative_tolerance", self.relative_tolerance, low=0)
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no number, or several ("5 or 6").
 
-        Args:
-            answers: Where answers stand.
-            ground_truth: A number, its text, a solution that ends in one, an object with one of these under
-                `final_answer`, `answer`, `ground_truth` or `text`, or a list of accepted ones.
+        The ground truth is a number, its text, a solution that ends in one, or a list of accepted ones.
         """
         rights = reference_numbers(ground_truth)
         if not rights:
             return None
         given = settled_number(answers)
+        if given is None:
+            return 0.0
         accepted = [value for right in rights for value in (right.value, *right.others)]
-        return float(given is not None and any(self._is_equal(given, right) for right in accepted))
+        return float(any(self._is_equal(value, right) for value in (given.value, *given.others) for right in accepted))
 
-    def _is_equal(self, given: Number, right: Fraction) -> bool:
-        allowed = max(_exact(self.tolerance), _exact(self.relative_tolerance) * abs(right))
-        return any(value == right or abs(value - right) <= allowed for value in (given.value, *given.others))
+    def _is_equal(self, value: Fraction, right: Fraction) -> bool:
+        if value == right or not (self.tolerance or self.relative_tolerance):
+            return value == right
+        allowed = max(_exact(str(self.tolerance)), _exact(str(self.relative_tolerance)) * abs(right))
+        return abs(value - right) <= allowed
 
 
 gsm8k = ExactNumber()
@@ -109,9 +103,9 @@ class FinQA(Comparator):
     exact when a = g or round(a, d) = round(g, d) != 0;
     close when |a - g| < relative_tolerance * |g| or |a - g| < absolute_tolerance.
 
-    Read as well: scale words and letters ("1.2 million", "$1.2m"), accounting brackets, and signs in words ("a decrease
-    of 5%" is -5%). A year only says when ("2019: 5.2"). The answer stands where `ExactNumber` finds it. An answer that
-    names several figures, or yes and no, is wrong.
+    Read as well: scale letters ("$1.2m") and signs in words ("a decrease of 5%" is -5%). A year only says when ("2019:
+    5.2"). The scale of "5.2 million" may be left out, since tables give it. The answer stands where `ExactNumber` finds
+    it. An answer that names two figures, or yes and no, is wrong.
 
     Raises:
         ConfigurationError: A tolerance is not a finite number of at least 0, or `close` is not from 0 to 1.
@@ -139,9 +133,7 @@ class FinQA(Comparator):
         if self.percent not in ("marked", "either"):
             raise ConfigurationError(f"percent must be 'marked' or 'either', not {self.percent!r}")
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
@@ -163,6 +155,8 @@ class FinQA(Comparator):
             readings.append(given.value * 100)
         if self.percent == "either" or (given.percent and not right.percent):
             readings.append(given.value / 100)
+        if given.scale == 1 and not given.unit[0]:  # "5.2" out of a table in millions
+            readings.append(given.value * right.scale)
         return readings
 
     def _compare(self, given: Fraction, right: Number) -> float:
@@ -171,7 +165,8 @@ class FinQA(Comparator):
         # What rounds to nothing is compared as it is: 0.0001 is not 0.
         if not difference or round(given, digits) == round(right.value, digits) != 0:
             return 1.0
-        allowed = max(_exact(self.relative_tolerance) * abs(right.value), _exact(self.absolute_tolerance))
+        relative = _exact(str(self.relative_tolerance)) * abs(right.value)
+        allowed = max(relative, _exact(str(self.absolute_tolerance)))
         return self.close if difference < allowed else 0.0
 
 

@@ -117,21 +117,8 @@ class FinalState:
 
     exact: bool = False
     """Whether the state may have no other keys."""
-    at: str = ""
-    """JSON pointer to the state in a ground truth that holds more, such as "/state". "" for all of it."""
 
     def __call__(self, rollout: Rollout) -> float | None:
-        """Return 1.0 or 0.0. None if the handler gave no state or the ground truth holds none."""
-        state, wanted = rollout.state, _at(rollout.ground_truth, self.at)
+        """Return 1.0 or 0.0. None if the handler gave no state or there is no ground truth."""
+        state, wanted = rollout.state, rollout.ground_truth
         return None if state is None or wanted is None else float(is_same(state, wanted, subset=not self.exact))
-
-
-def _at(value: JSON, pointer: str) -> JSON:
-    """Return what a JSON pointer (RFC 6901) points to. None if there is nothing."""
-    for step in pointer.split("/")[1:]:
-        step = step.replace("~1", "/").replace("~0", "~")
-        try:
-            value = value[int(step) if isinstance(value, list) and step.isdecimal() else step]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value

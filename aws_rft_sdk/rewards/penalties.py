@@ -23,9 +23,8 @@ _TOKEN = re.compile(rf"(?=([{UNSPACED}]{{1,4}}))[{UNSPACED}]|{_SPACED}")  # four
 class Length(TextReward):
     """0.0 up to `soft`, falling in a straight line to -1.0 at `hard`, -1.0 beyond.
 
-    With length n: 0 if n <= soft, -(n - soft) / (hard - soft) if soft < n <= hard, -1 if n > hard (the soft overlong
-    punishment of DAPO, Yu et al. 2025, equation 13, in characters or words instead of tokens). In scripts without
-    spaces (Chinese, Japanese, Thai), each character is a word.
+    The soft overlong punishment of DAPO (Yu et al. 2025, equation 13), in characters or words instead of tokens.
+    In scripts without spaces (Chinese, Japanese, Thai), each character is a word.
 
     Raises:
         ConfigurationError: Not 0 <= soft < hard, or one is no whole number.
@@ -58,9 +57,9 @@ class Length(TextReward):
 class Repetition(TextReward):
     """The share of word sequences that were there before, times -1: 0.0 without repetition, towards -1.0.
 
-    -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. An answer of fewer than n words gets
-    0. In scripts without spaces (Chinese, Japanese, Thai), four characters in a row are a word. Each character counts
-    as a word in runs of more than 24 letters or digits, and of more than 31 punctuation marks.
+    -(1 - distinct n-grams / n-grams), the repetition penalty of Yeo et al. 2025. In scripts without spaces (Chinese,
+    Japanese, Thai), four characters in a row are a word. Each character counts as a word in runs of more than 24
+    letters or digits, and of more than 31 punctuation marks.
 
     Raises:
         ConfigurationError: n is no whole number of at least 1.

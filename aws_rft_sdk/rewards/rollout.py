@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, Protocol, runtime_checkable
 
 from aws_rft_sdk._frozen import JSON, FrozenDict, freeze
@@ -60,7 +61,7 @@ class Rollout:
         """Return a conversation as a reward sees it.
 
         The messages are those of OpenAI, Anthropic, Bedrock's Converse or Strands, in order: dicts, or the objects that
-        openai and anthropic answer with. They are converted to OpenAI chat form. The other arguments are the fields.
+        openai and anthropic answer with.
 
         Raises:
             PayloadError: `messages` is no list of messages with a role.
@@ -79,6 +80,11 @@ class Rollout:
     def of_answer(cls, answer: str, ground_truth: JSON = None, prompt: JSON = None) -> Rollout:
         """Return a rollout that consists of one answer."""
         return cls(({"role": "assistant", "content": answer},), ground_truth, prompt)
+
+    @property
+    def before_turns(self) -> tuple[JSON, ...]:
+        """The messages before the first turn: what the policy sees when it begins."""
+        return tuple(takewhile(lambda message: message.get("role") not in ASSISTANT_ROLES, self.messages))
 
     @property
     def turns(self) -> tuple[JSON, ...]:

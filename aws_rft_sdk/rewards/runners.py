@@ -49,21 +49,13 @@ class Execution:
 
 
 class Runner(Protocol):
-    """Runs Python 3 programs. Any function or object of this form can be a runner.
-
-    `CodeTests` ends its programs in time by itself. A runner adds a grace of 10 s before it does so.
-    """
+    """Runs Python 3 programs. `CodeTests` ends them in time by itself. A runner does so only 10 s later."""
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
         """Write the files into an empty folder, run `main.py` there, wait for it and end what it leaves running.
 
-        Args:
-            files: Texts by their names, without folders; `main.py` is one of them.
-            stdin: Standard input. The files must not show it: it holds the tests.
-            limits: What the run may use.
-
-        Raises:
-            UnavailableError: The run could not begin, or nobody knows what came of it. It may be repeated.
+        `files` are texts by their names, without folders. `stdin` holds the tests, so the program must not find it in a
+        file. Raises `UnavailableError` if the run could not begin, or nobody knows what came of it. It may be repeated.
         """
 
 
@@ -71,13 +63,12 @@ class Runner(Protocol):
 class SubprocessRunner:
     """Runs programs in a process of this machine. POSIX only.
 
-    Everywhere: no environment, a temporary folder, and limits of time, memory and file size. An audit hook refuses to
-    start processes. On Linux, where the kernel permits it, Landlock (5.13 and newer) refuses files outside of the
+    Everywhere: no environment, a temporary folder, limits of time, memory and file size, and an audit hook that refuses
+    to start processes. On Linux, where the kernel permits it, Landlock (5.13 and newer) refuses files outside of the
     folder and of Python, TCP (6.7) and signals to other processes (6.12). Namespaces hide the network and other
     processes. Where neither keeps signals from other processes, the hook refuses signals and `ctypes`.
 
-    It is no jail: programs share this kernel, and see files in `/usr` and in Python's folders. What this machine does
-    not permit is left out without a word. Use another runner for policies that you do not trust.
+    It is no jail: programs share this kernel. Use another runner for policies that you do not trust.
     """
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
@@ -111,9 +102,7 @@ class ContainerRunner:
 
     def __post_init__(self) -> None:
         if not self.image or not isinstance(self.image, str):
-            raise ConfigurationError(
-                f"image is {self.image!r}. Name an image with Python, for example python:3.12-slim"
-            )
+            raise ConfigurationError(f"image is {self.image!r}. Name one with Python, for example python:3.12-slim")
 
     def __call__(self, files: Mapping[str, str], stdin: str, limits: Limits) -> Execution:
         """Run `main.py`; see `Runner`."""
@@ -140,7 +129,7 @@ class ContainerRunner:
 
 @dataclass(frozen=True)
 class CodeInterpreterRunner:
-    """Runs programs in AgentCore Code Interpreter, a session each, so that no program meets what another one left.
+    """Runs programs in AgentCore Code Interpreter, each in a session of its own.
 
     Needs boto3, and permission for `StartCodeInterpreterSession`, `InvokeCodeInterpreter` and
     `StopCodeInterpreterSession`. Sessions count against a quota of the account.

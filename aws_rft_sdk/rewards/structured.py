@@ -11,11 +11,10 @@ from typing import NoReturn
 from aws_rft_sdk._checks import check_number
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.rewards._json import held, is_same, schema_text, validator
-from aws_rft_sdk.rewards.extract import Answer, Comparator, Whole
+from aws_rft_sdk.rewards.extract import Answer, Comparator, Extractor, Whole
 
-_FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(.*?)\s*\1", re.DOTALL | re.IGNORECASE)
-
-_TAGGED = re.compile(r"<answer>\s*(.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"(`{3,}|~{3,})[ \t]*(?:json\b)?\s*(?P<text>.*?)\s*\1", re.DOTALL | re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>\s*(?P<text>.*?)\s*</answer>", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,9 @@ class Schema(Comparator):
     The answer is the whole text, or the whole of one `<answer>` or fenced block: JSON with prose around it is not what
     a program can read. `Extract(CodeFence(), Whole()) >> Schema(...)` also takes a block among prose.
 
-    NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them.
-    Remote references of a schema are not fetched.
-
-    Keywords are looked at in the schema's order, up to the first that is violated. Put `maxLength` before a `pattern`
-    and `maxItems` before `uniqueItems`: both may take a time that grows with the square of the answer or worse.
+    NaN, infinities and an object with one key twice are not JSON here: readers differ in what they make of them. Remote
+    references are not fetched. Keywords are looked at in the schema's order, up to the first that is violated: put
+    `maxLength` before a `pattern` and `maxItems` before `uniqueItems`, which may take long.
 
     Raises:
         ConfigurationError: `parses` is not from 0 to 1, or the schema is none, or refers to what it does not hold
@@ -48,12 +45,13 @@ class Schema(Comparator):
     """Score of JSON that the schema does not allow."""
     _text: str = field(init=False, repr=False)
 
-    extract = Whole()
-
     def __post_init__(self) -> None:
         check_number("parses", self.parses, low=0, high=1)
         object.__setattr__(self, "_text", schema_text("schema", self.schema))
         object.__setattr__(self, "schema", freeze(self.schema))
+
+    def _extractor(self) -> Extractor:
+        return Whole()
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0, `parses` or 0.0; None when it has to match and there is no ground truth."""
@@ -62,11 +60,11 @@ class Schema(Comparator):
             return None
         answer = next(answers, Answer.of(""))
         text = answer.text.strip() if answer.json is None else answer.json
-        tagged = _TAGGED.fullmatch(text)
-        text = tagged[1] if tagged else text
-        fenced = _FENCED.fullmatch(text)
+        for wrapping in (_TAGGED, _FENCED):
+            wrapped = wrapping.fullmatch(text)
+            text = wrapped["text"] if wrapped else text
         try:
-            value = json.loads(fenced[2] if fenced else text, parse_constant=_refuse, object_pairs_hook=_object)
+            value = json.loads(text, parse_constant=_refuse, object_pairs_hook=_object)
         except (ValueError, RecursionError):  # also an integer of more digits than Python reads
             return 0.0
         if not is_valid(value):

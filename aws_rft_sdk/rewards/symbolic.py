@@ -14,14 +14,14 @@ from aws_rft_sdk._checks import check_number, check_seconds, is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards import _math_worker
 from aws_rft_sdk.rewards._formulas import SETS_IN_WORDS, LastFormula, settled_formula, settled_words
-from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Prose, Whole, reference_of
+from aws_rft_sdk.rewards.extract import MARKED, Answer, Comparator, Extract, Extractor, Prose, Whole, reference_of
 
-_MAX_SECONDS = 3_600
 _ARITHMETIC = re.compile(r"(?:[0-9\s+*/^(){}-]|\\(?:[dt]?frac|times|cdot|div|sqrt|left|right)\b)+")
 _SET = re.compile(r"\\\{[^()\[\]]*,[^()\[\]]*\\\}")
 _ORDERED = re.compile(r"[(\[][^()\[\]]*,[^()\[\]]*[)\]]")
 _UNIT = re.compile(r"\\(?:text|mathrm|mbox)\s?\{[\s~]*([kcm]?[gmlL]|s|min|hr?)\s*\}\Z")
 """Units of which one is a multiple of another."""
+_FORMULAS = Extract(MARKED, Prose(), LastFormula(), Whole())
 
 
 @dataclass(frozen=True)
@@ -36,15 +36,13 @@ class Math(Comparator):
     The ground truth is a number or a text with an expression. A list holds several that are right. A ground truth in
     words ("even") is compared as words.
 
-    math-verify runs in up to 4 processes of its own. They start on use, serve all threads of this process, and end with
-    it. Small texts (towers of powers, sums of many symbols) may take hours, so an expression that takes too long ends
-    its process. Such an answer is wrong, 0.0, since a policy could otherwise escape a bad score by it. Such a ground
-    truth cannot be judged, None, and neither can anything when the machine gives no processor time. The limit is of
-    processor time, so that a busy machine does not matter. A faster machine may still judge more. POSIX only.
+    math-verify runs in up to 4 processes of its own. They start on use, serve all threads, and end with this process.
+    Small texts (towers of powers) may take hours, so an expression that takes too long ends its process. Such an answer
+    is wrong, 0.0, since a policy could otherwise escape a bad score by it. Such a ground truth cannot be judged, None.
+    The limit is of processor time, so that a busy machine does not matter. POSIX only.
 
     Raises:
-        ConfigurationError: A limit is not positive; math-verify is not installed or cannot be started (when it is first
-            used).
+        ConfigurationError: A limit is not positive. Or, when first used: math-verify is not installed.
     """
 
     max_characters: int = 2_000
@@ -52,11 +50,12 @@ class Math(Comparator):
     timeout_seconds: float = 2.0
     """Limit of processor time, for the answer and for the ground truth."""
 
-    extract = Extract(MARKED, Prose(), LastFormula(), Whole())
-
     def __post_init__(self) -> None:
         check_number("max_characters", self.max_characters, low=1, whole=True)
-        check_seconds("timeout_seconds", self.timeout_seconds, _MAX_SECONDS)
+        check_seconds("timeout_seconds", self.timeout_seconds, 3_600)
+
+    def _extractor(self) -> Extractor:
+        return _FORMULAS
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
         """Return 1.0 or 0.0. None if the ground truth gives no expression, or none in time."""
@@ -87,8 +86,8 @@ def _read_gold(gold: JSON) -> tuple[str, str]:
 
 @functools.lru_cache(1_024)  # a group of rollouts has one ground truth
 def _read_text(gold: str) -> tuple[str, str]:
-    words = settled_words(itertools.islice(Math.extract.answers(gold), 1))
-    formula = settled_formula(Math.extract.answers(gold))
+    words = settled_words(itertools.islice(_FORMULAS.answers(gold), 1))
+    formula = settled_formula(_FORMULAS.answers(gold))
     return words, formula if not words or formula in SETS_IN_WORDS else ""
 
 

@@ -13,15 +13,15 @@ from itertools import islice
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.rewards._checks import check_names
 from aws_rft_sdk.rewards._settling import Candidate, settle
-from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of, visible_text
+from aws_rft_sdk.rewards._visible import visible_text
+from aws_rft_sdk.rewards.extract import STANDARD, Answer, Comparator, Extractor, Whole, reference_of
 from aws_rft_sdk.rewards.rollout import TextReward
 
 UNSPACED = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 )
 """Scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese, Chinese. For a class of `re`."""
-_NO_WORD_EDGES = UNSPACED + "\uac00-\ud7af"
-"""Also Korean, which writes particles onto its words."""
+_NO_WORD_EDGES = UNSPACED + "\uac00-\ud7af"  # Korean writes particles onto its words
 
 _MARKUP = re.compile(r"\\(?:text\w{0,8}|math\w{1,8}|emph|mbox)\s?(?=\{)|\\[,;:! ]|\\(?=[&%$#_()\[\]])|[{}]")
 _SAME = str.maketrans(
@@ -35,11 +35,12 @@ _SAME = str.maketrans(
 _ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
 _BEFORE = " *_`'\"$,;:!?([\u00bf\u00a1\u00ab\u00bb\u300a\u300c\u300e"
 _AFTER = " *_`'\"$,;:!?.)]\u00ab\u00bb\u3001\u3002\u300b\u300d\u300f"
+_INITIAL = re.compile(r"(?<=\b[a-z])\.(?=[a-z]\b)")  # U.S.A. is USA
 _ARTICLE = re.compile(r"(?:an?|the) (?=\S)")
 
 
 def fold(text: str) -> str:
-    """Return a text as texts are compared: no capitals, accents, LaTeX or invisible characters, single spaces."""
+    """Return a text as it is compared: no capitals, accents, LaTeX or invisible characters, single spaces."""
     text = _MARKUP.sub("", text)
     if not text.isascii():
         accented = unicodedata.normalize("NFKD", text.translate(_SAME))
@@ -47,22 +48,17 @@ def fold(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
+@lru_cache(maxsize=4096)
 def _plain(text: str) -> str:
     """Return a folded text without an article before it and marks around it."""
-    return _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1)
-
-
-@lru_cache(maxsize=4096)
-def _plain_all(texts: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(map(_plain, texts)) - {""}
+    return _INITIAL.sub("", _ARTICLE.sub("", fold(text).lstrip(_BEFORE).rstrip(_AFTER), count=1))
 
 
 def references_of(ground_truth: JSON) -> tuple[str, ...]:
     """Return the texts that are right. Empty if the ground truth is of no use."""
     reference = reference_of(ground_truth)
-    if isinstance(reference, str) or not isinstance(reference, Sequence):
-        reference = (reference,)
-    return tuple(text for item in reference for text in _spellings(item))
+    items = reference if isinstance(reference, Sequence) and not isinstance(reference, str) else (reference,)
+    return tuple(text for item in items for text in _spellings(item))
 
 
 def _spellings(reference: JSON) -> tuple[str, ...]:
@@ -73,7 +69,6 @@ def _spellings(reference: JSON) -> tuple[str, ...]:
     return (str(reference),) if isinstance(reference, str | int | float) else ()
 
 
-MARKS = r"\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{$"
 LATEX = r"\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)"
 FILLER_WORDS = (
     r"(?i:\b(?:the|my|our|final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|"
@@ -82,7 +77,7 @@ FILLER_WORDS = (
 )
 """What may stand between a marker and the answer, and says nothing. No two of these begin alike, so that a pattern that
 repeats them does not try the same text in many ways."""
-_LEAD = re.compile(rf"(?:[{MARKS}]|-(?=\s)|{LATEX}|{FILLER_WORDS}){{0,16}}")
+_LEAD = re.compile(rf"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{{$]|-(?=\s)|{LATEX}|{FILLER_WORDS}){{0,16}}")
 _EXPLAINS = (
     r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"
     r"|\sis (?:correct|the (?:(?:correct|right|final) )?answer)\b"
@@ -95,9 +90,7 @@ _CUT = re.compile(
     re.IGNORECASE,
 )
 """Where an answer may end and words about it begin."""
-_MOST_CUTS = 16
-_ROOM = 200
-"""How many characters of marks and markup an answer may have beside its text."""
+_ROOM = 200  # how many characters of marks and markup an answer may have beside its text
 _REMARK = re.compile(
     r"\s*[(\uff08](?!\s*(?:or|and|maybe|perhaps|possibly|also)\b)[^()\uff08\uff09\n]{0,200}[)\uff09]", re.IGNORECASE
 )
@@ -113,18 +106,15 @@ _JOINED = re.compile(
 )
 """What joins a second answer to one that stands before. Also a line that is no sentence."""
 _NO_NAME = re.compile(r"(?:no|wait|it|that|i|the answer)\b", re.IGNORECASE)
-_LONGEST_NAME = 5
-"""Words of a text that can be another answer. A longer one is a sentence."""
 
 
 @dataclass(frozen=True)
 class Text(Comparator):
     """1.0 if the answer is the ground truth, or one of several, else 0.0.
 
-    Texts are compared without capitals, accents, an article at the beginning, marks around them (quotes, emphasis,
-    LaTeX, punctuation of any script) and differences of Unicode form. A remark after the answer changes nothing:
-    "Paris (France)", "Paris, because ...", "Paris. It lies on the Seine." An answer that names several is wrong.
-    "Paris, France" is not "Paris": list both if both are right.
+    Capitals, accents, an article at the beginning, marks around the text (quotes, emphasis, LaTeX, punctuation) and
+    Unicode forms do not matter, nor does a remark: "Paris (France)", "Paris. It lies on the Seine." An answer that
+    names several is wrong. "Paris, France" is not "Paris": list both if both are right.
 
     Example:
         >>> Text().score("The answer is **Paris**.", ["Paris", "City of Paris"])
@@ -136,9 +126,7 @@ class Text(Comparator):
     strict: bool = False
     """Compare the whole answer character by character."""
 
-    @property
-    def extract(self) -> Extractor:
-        """Where the answer stands unless the comparator comes after `>>`."""
+    def _extractor(self) -> Extractor:
         return Whole() if self.strict else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
@@ -148,7 +136,7 @@ class Text(Comparator):
             return None
         if self.strict:
             return float(next(answers, Answer.of("")).text in references)
-        right = _plain_all(tuple(references))
+        right = frozenset(map(_plain, references)) - {""}
         return float(settle(answers, partial(_read, right), hedges=_joins_another) in right)
 
 
@@ -160,7 +148,7 @@ def _read(right: frozenset[str], text: str) -> Candidate | None:
     longest = _ROOM + 8 * max(map(len, right), default=0)
     lead = _LEAD.match(text)
     start = lead.end() if lead else 0
-    cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), _MOST_CUTS)]
+    cuts = [cut.start() for cut in islice(_CUT.finditer(text, start, start + longest), 16)]
     folded = fold(text[: start + longest])
     for end in (len(text), *reversed(cuts)) if any(each in folded for each in right) else ():
         for begin in (0, start):
@@ -169,7 +157,7 @@ def _read(right: frozenset[str], text: str) -> Candidate | None:
                 return Candidate(value, 0, remark.end() if remark else end)
     end = cuts[0] if cuts else len(text)
     value = _plain(text[start:end]) if end - start <= _ROOM else ""
-    is_name = 0 < len(value.split()) <= _LONGEST_NAME and not _NO_NAME.match(text)
+    is_name = 0 < len(value.split()) <= 5 and not _NO_NAME.match(text)  # of more words it is a sentence
     return Candidate(value, 0, end) if is_name else None
 
 
@@ -185,9 +173,8 @@ class F1(Comparator):
     """The overlap of the words of the answer and of the ground truth, from 0.0 to 1.0, as for SQuAD.
 
     F1 = 2 * precision * recall / (precision + recall) over words, without capitals, accents, punctuation, articles. Of
-    several ground truths the best counts. Chinese, Japanese, Korean, Thai and the like are compared character by
-    character. Listing words costs precision, so that it pays less than the answer alone. An answer that is taken back
-    afterwards ("No.", "Actually, Rome") gets nothing.
+    several ground truths the best counts. Scripts without spaces are compared character by character. An answer that is
+    taken back afterwards ("No.", "Actually, Rome") gets nothing.
 
     Example:
         >>> F1().score("The answer is the city of Paris.", ["Paris", "Paris, France"])
@@ -221,8 +208,6 @@ class KeywordCoverage(TextReward):
 
     A plural ("rivers" for river), the singular of a keyword without capitals ("river" for rivers), and a possessive
     ("Bob's") count. "C" does not stand in "C++", nor "net" in ".NET". Scripts without spaces have no word boundaries.
-    Thoughts do not count, nor do questions that the policy asks itself after its answer.
-
     "not Paris" covers Paris, and an answer that lists words gets all of them: use it as a small part of a sum.
 
     Example:
@@ -238,36 +223,37 @@ class KeywordCoverage(TextReward):
 
     def score(self, answer_text: str, ground_truth: JSON) -> float | None:
         """Return the share. None if there are no keywords."""
-        given = self.keywords or references_of(ground_truth)
-        wanted = {fold(word).strip(" *_`'\",;:!?"): word.islower() for word in given}
-        wanted.pop("", None)
+        wanted = _patterns(self.keywords or references_of(ground_truth))
         if not wanted:
             return None
         text = fold(visible_text(answer_text))
-        return sum(_as_pattern(*word).search(text) is not None for word in wanted.items()) / len(wanted)
+        return sum(pattern.search(text) is not None for pattern in wanted) / len(wanted)
 
 
-_PLURAL = re.compile(r"(?<=[a-z]{2}[^aeiou])ies$|(?:(?<=[a-z][osxz])|(?<=[cs]h))es$|(?<=[a-z]{2}[a-hj-rtv-z])s$")
+@lru_cache(maxsize=1024)
+def _patterns(words: tuple[str, ...]) -> list[re.Pattern[str]]:
+    wanted = {fold(word).strip(" *_`'\",;:!?"): word.islower() for word in words}
+    return [_as_pattern(word, is_common) for word, is_common in wanted.items() if word]
+
+
+_PLURAL = re.compile(r"(?:(?<=[a-z]{2}[^aeiou])ie|(?<=[a-z][osxz])e|(?<=[cs]h)e|(?<=[a-z]{2}[a-hj-rtv-z]))s$")
 _NO_PLURAL = re.compile(r"\b(?:news?|goods?|(?:econom|polit|phys)ics?)$")
 """With and without the last letter they are two words."""
 
 
-@lru_cache(maxsize=4096)
 def _as_pattern(word: str, is_common: bool) -> re.Pattern[str]:
     edge = rf"[^\W{_NO_WORD_EDGES}]"
-    escaped = re.sub(r"\\[ -]", "[ -]", re.escape(word))
     before = r"(?<!\w)" if word.startswith(".") else ""
     if re.match(edge, word):
         before = rf"(?<!{edge})(?<!\d[.,])(?<!(?<!\w)\.)"
+    stem, plural = word, ""
+    if not _NO_PLURAL.search(word):
+        stem = _PLURAL.sub(lambda ending: "y" if ending[0] == "ies" else "", word) if is_common else word
+        if re.search(r"[^aeiou]y$", stem):
+            stem, plural = stem[:-1], "(?:y|ies?)"
+        elif re.search(r"[a-z]{3}$", stem):
+            plural = "(?:es?)?" if re.search(r"(?:[sxzo]|[cs]h)$", stem) else "s?"
+    escaped = re.sub(r"\\[ -]", "[ -]", re.escape(stem)) + plural
     if not re.search(rf"{edge}$", word):
         return re.compile(f"{before}{escaped}(?!{re.escape(word[-1])})")
-    plural = ""
-    if _NO_PLURAL.search(word):
-        pass
-    elif is_common and (of_many := _PLURAL.search(word)):
-        escaped, plural = escaped[: -len(of_many[0])], {"ies": "(?:y|ies?)", "es": "(?:es?)?", "s": "s?"}[of_many[0]]
-    elif re.search(r"[^aeiou]y$", word):
-        escaped, plural = escaped[:-1], "(?:y|ies)"
-    elif re.search(r"[a-z]{3}$", word):
-        plural = "(?:es)?" if re.search(r"(?:s|x|z|ch|sh|o)$", word) else "s?"
-    return re.compile(rf"{before}{escaped}{plural}(?:'s?(?!{edge}))?(?!{edge}|'[a-z]|[+#]|[.,]?\d)")
+    return re.compile(rf"{before}{escaped}(?:'s?(?!{edge}))?(?!{edge}|'[a-z]|[+#]|[.,]?\d)")

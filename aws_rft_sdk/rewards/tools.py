@@ -61,12 +61,10 @@ class ToolUse:
 
     reward = coverage * well_formed * economy. The three are reported as metrics. A rollout without any call gets 0.0.
 
-    - coverage: share of the required tools called at least once in good form. Without required tools: 1 if any call
-      was.
+    - coverage: share of the required tools called in good form. Without required tools: 1 if any call was.
     - well_formed: share of all calls that name an allowed tool with a JSON object as arguments that the tool's schema
       allows. Calls written as text into the answer are in bad form, since nothing runs them.
-    - economy: min(1, max_calls / (calls + repeated calls)). A repeated call has a name and arguments seen before.
-      Below 0.1, it is 0: spam earns nothing.
+    - economy: min(1, max_calls / (calls + repeated calls)), and 0 if this is below 0.1: spam earns nothing.
 
     A tool's schema is in `schemas`, or else in `tools` of the rollout's metadata or prompt: definitions in OpenAI's,
     Anthropic's or Bedrock's form. Without either, every object is good.

@@ -15,13 +15,7 @@ from aws_rft_sdk.rewards.rollout import ASSISTANT_ROLES, AnyReward, Component, R
 def discount_back(outcome: float, turns: int, discount: float) -> tuple[float, ...]:
     """Return outcome * discount^(turns - 1 - t) for each turn t, in order: the last turn gets the outcome itself.
 
-    Args:
-        outcome: Reward of the rollout.
-        turns: How many turns it had; the result has as many numbers.
-        discount: From 0 to 1; 1 gives all turns the same.
-
-    Raises:
-        ConfigurationError: The discount is not from 0 to 1.
+    Raises `ConfigurationError` if the discount is not from 0 to 1.
 
     Example:
         >>> discount_back(1.0, 3, 0.5)
@@ -34,8 +28,7 @@ def discount_back(outcome: float, turns: int, discount: float) -> tuple[float, .
 def returns_to_go(rewards: Sequence[float], discount: float = 1.0) -> tuple[float, ...]:
     """Return G_t = r_t + discount * G_(t+1) for each turn, in order (Sutton and Barto, Reinforcement Learning, 3.3).
 
-    Raises:
-        ConfigurationError: The discount is not from 0 to 1.
+    Raises `ConfigurationError` if the discount is not from 0 to 1.
 
     Example:
         >>> returns_to_go([0.0, 0.5, 1.0])
@@ -74,9 +67,8 @@ class Discounted(Combination):
 class TurnCredit:
     """What each turn contributed: r_t = R(up to turn t) - R(up to turn t - 1), `start` being R of nothing.
 
-    A turn includes the results of its tools. The differences add up to R of the whole minus `start`, whatever path was
-    taken (Ng, Harada and Russell, 1999), so a lost rollout cannot collect credit on the way, as it can with rewards
-    that are merely summed over turns. The aggregate is R of the whole.
+    A turn includes the results of its tools. The differences add up to R of the whole minus `start` (Ng, Harada and
+    Russell, 1999), so a lost rollout cannot collect credit on the way. The aggregate is R of the whole.
 
     Raises:
         ConfigurationError: The discount is not from 0 to 1, `start` is not finite, or the reward only scores groups.

@@ -164,21 +164,20 @@ def bench(
 ) -> BenchReport:
     """Test a reward with cases and with adversaries made from them.
 
-    A breach is: a reward that differs from the expected one; a success that is not above a failed try of its group; an
-    adversary that reaches the lowest success of its prompt (of the file, if the prompt has none), or is above the
-    lowest honest failed try by more than the shaping; a success that is no longer paid when a sentence follows that
-    changes nothing; a reward that raises, leaves the range, takes too long, differs between calls, judges no case at
-    all, or cannot be pickled; a prompt that shows its ground truth.
+    A breach is a reward that differs from the expected one, leaves the range, differs between calls, raises, takes too
+    long, judges no case at all, or cannot be pickled. So is a success that is not above a failed try of its group, or
+    is no longer paid when a sentence follows that changes nothing; an adversary that reaches the lowest success of its
+    prompt, or is above the lowest honest failed try by more than the shaping; a prompt that shows its ground truth.
 
     Args:
-        reward: The reward. A group reward is given each case, and each adversary, with the other cases of its group.
-        cases: At least one success and one failed try, or the rules cannot be checked, which is noted.
+        reward: The reward. A group reward gets each case, and each adversary, with the other cases of its group.
+        cases: Without a success and a failed try, some rules cannot be checked, which is noted.
         shaping: How far an adversary may rise above an honest failed try. None: the reward's `shaping_bound`, if it has
             one (as `DominantOutcome` has), else 0.
         limits: The range that rewards must stay in; None for any.
         repeat: How often each case is scored.
-        max_seconds: Longest time that one call may take. A slower call is made again, and counts if it stays slow. One
-            that takes ten times as long is ended.
+        max_seconds: Longest time that one call may take. A slower call is made again. After ten times as long it is
+            ended.
 
     Raises:
         ConfigurationError: There is no case, a figure is out of range, or `reward` is no reward.

@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.datasets import read_rows
-from aws_rft_sdk.datasets.packing import unpack
-from aws_rft_sdk.datasets.prompts import prompt_column
+from aws_rft_sdk.datasets.packing import prompt_column, unpack
 from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.types import Trajectory

@@ -1,5 +1,7 @@
 """A stand-in for the job runtime on this machine: serves the policy, records turns, takes rewards."""
 
+from aws_rft_sdk.runtime.bedrock.server import LocalBedrock
+from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, Trainer, TrainingStep, Update
 from aws_rft_sdk.runtime.faults import Fault, Faults
 from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError
@@ -16,6 +18,8 @@ __all__ = [
     "CallablePolicy",
     "Fault",
     "Faults",
+    "Group",
+    "LocalBedrock",
     "LocalRuntime",
     "Passthrough",
     "Policy",
@@ -23,9 +27,13 @@ __all__ = [
     "Problem",
     "ReplayPolicy",
     "RolloutLimits",
+    "Sample",
     "ScriptedPolicy",
     "StandInPolicy",
+    "Trainer",
+    "TrainingStep",
     "TrajectoryReader",
+    "Update",
     "UpstreamPolicy",
     "call",
     "read_trajectories",

@@ -58,7 +58,7 @@ class _Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers: Headers = scope["headers"]
         try:
-            body = await _read_body(headers, receive)
+            body = await read_body(headers, receive)
             if body is None:
                 return  # the caller has hung up
             raw_path = scope.get("raw_path") or scope["path"].encode()
@@ -89,7 +89,12 @@ async def _say_if_possible(send: Send, refusal: Refusal) -> None:
         pass  # an answer had begun
 
 
-async def _read_body(headers: Headers, receive: Receive) -> bytes | None:
+async def read_body(headers: Headers, receive: Receive) -> bytes | None:
+    """Return the body of a call, or None if the caller has hung up.
+
+    Raises:
+        Refusal: 400 if the body is larger than `MAX_BODY_BYTES`.
+    """
     announced = next((value for name, value in headers if name == b"content-length"), b"0")
     size = int(announced) if announced.isdigit() else 0
     pieces: list[bytes] = []

@@ -37,12 +37,23 @@ _CHALLENGE = (b"www-authenticate", b'Bearer realm="aws-rft runtime"')
 
 _ALGORITHM = "AWS4-HMAC-SHA256"
 _TERMINATOR = "aws4_request"
-_TOKEN_HOST = "sagemaker.amazonaws.com"  # noqa: S105 - a host, no secret
 _TOKEN_ACTION = "CallWithBearerToken"  # noqa: S105 - an action, no secret
 _AUTHORIZATION = re.compile(
     rf"{_ALGORITHM} +Credential=([^, ]+), *SignedHeaders=([^, ]+), *Signature=([0-9a-f]{{64}})", re.ASCII
 )
 _EMPTY_HASH = hashlib.sha256(b"").hexdigest()
+
+
+class Signing(NamedTuple):
+    """What the signatures and bearer tokens of a service are made for."""
+
+    service: str
+    token_service: str
+    token_host: str
+    token_prefix: str
+
+
+RUNTIME_SIGNING = Signing(SIGNING_NAME, SIGNING_NAME, "sagemaker.amazonaws.com", TOKEN_PREFIX)
 
 
 class Scope(NamedTuple):
@@ -109,25 +120,33 @@ class Verifier:
     Args:
         mode: "any" verifies every signature and token that arrives, and accepts requests without one. "sigv4" and
             "bearer" demand that form. "none" verifies nothing.
-        region: The region that signatures must be made for.
+        region: The region that signatures must be made for. None accepts every region.
         keys: Returns the credentials that signatures must be made with, or None if there are none. Called for each
             signed request, so rotated credentials count at once.
         clock: Returns seconds since the epoch.
+        signing: The service that signatures and tokens must be made for.
+        strangers: Whether signatures of other access keys than that of `keys` pass. Their form, scope and age are
+            checked, but the signature itself cannot be.
     """
 
     def __init__(
         self,
         mode: AuthMode,
-        region: str,
+        region: str | None,
         keys: Callable[[], Keys | None],
         clock: Callable[[], float] = time.time,
+        *,
+        signing: Signing = RUNTIME_SIGNING,
+        strangers: bool = False,
     ) -> None:
+        self._signing = signing
+        self._strangers = strangers
         self._mode = mode
         self._region = region
         self._read_keys = keys
         self._clock = clock
         # For each valid bearer token: the keys that verified it, and its end in seconds since the epoch.
-        self._tokens: dict[str, tuple[Keys, float]] = {}
+        self._tokens: dict[str, tuple[Keys | None, float]] = {}
 
     def verify(
         self, method: str, raw_path: bytes, query: bytes, headers: Sequence[tuple[bytes, bytes]], body: bytes
@@ -148,7 +167,7 @@ class Verifier:
             return
         authorization = next((value.decode("latin-1") for name, value in headers if name == b"authorization"), "")
         scheme, _, credential = authorization.partition(" ")
-        is_token = scheme.lower() == "bearer" and credential.strip().startswith(TOKEN_PREFIX)
+        is_token = scheme.lower() == "bearer" and credential.strip().startswith(self._signing.token_prefix)
         is_signed = scheme == _ALGORITHM
         if is_signed and self._mode != "bearer":
             self._verify_signature(authorization, method, raw_path, query, headers, body)
@@ -157,7 +176,8 @@ class Verifier:
         elif b"X-Amz-Signature=" in query:
             raise Refusal(403, "Query-signed requests are not accepted: sign the headers, or send a bearer token")
         elif self._mode != "any":
-            wanted = "a SigV4 signature" if self._mode == "sigv4" else f"a bearer token that begins {TOKEN_PREFIX}"
+            prefix = self._signing.token_prefix
+            wanted = "a SigV4 signature" if self._mode == "sigv4" else f"a bearer token that begins {prefix}"
             raise Refusal(403, f"The request must carry {wanted} in its Authorization header")
 
     # --- signed headers ----------------------------------------------------------------------------------------------
@@ -185,7 +205,7 @@ class Verifier:
         if missing:
             raise Refusal(403, f"The signed header {missing[0]:.80} is missing from the request")
         timestamp = values.get("x-amz-date", "")
-        self._check_scope(scope, timestamp)
+        self._check_scope(scope, timestamp, self._signing.service)
         if abs(_epoch(timestamp) - self._clock()) > MAX_SKEW_SECONDS:
             raise Refusal(403, "Signature expired or not yet valid: its date is more than 5 minutes from the runtime's")
         payload_hash = hashlib.sha256(body).hexdigest()
@@ -193,7 +213,8 @@ class Verifier:
             raise Refusal(403, "The body does not match the X-Amz-Content-SHA256 header")
         request = canonical_request(method, raw_path, query, [(name, values[name]) for name in signed], payload_hash)
         keys = self._matching_keys(scope, values.get("x-amz-security-token"))
-        self._check_signature(match[3], signature(keys.secret_key, scope, timestamp, request))
+        if keys is not None:
+            self._check_signature(match[3], signature(keys.secret_key, scope, timestamp, request))
 
     # --- bearer tokens -----------------------------------------------------------------------------------------------
 
@@ -203,17 +224,17 @@ class Verifier:
         if known is not None and now < known[1] and known[0] == self._current_keys():
             return
         try:
-            presigned = base64.b64decode(token[len(TOKEN_PREFIX) :], validate=True).decode("ascii")
+            presigned = base64.b64decode(token[len(self._signing.token_prefix) :], validate=True).decode("ascii")
         except (binascii.Error, UnicodeDecodeError):
             raise Refusal(403, "The bearer token is not base64 of a presigned request") from None
         host, _, query = presigned.partition("/?")
         pairs = [pair.partition("=")[::2] for pair in query.split("&")]
         fields = {name: unquote_to_bytes(value).decode("utf-8", "replace") for name, value in pairs}
-        if host != _TOKEN_HOST or fields.get("Action") != _TOKEN_ACTION or len(fields) != len(pairs):
+        if host != self._signing.token_host or fields.get("Action") != _TOKEN_ACTION or len(fields) != len(pairs):
             raise Refusal(403, f"The bearer token is not a presigned {_TOKEN_ACTION} request")
         scope = parse_scope(fields.get("X-Amz-Credential", ""))
         timestamp = fields.get("X-Amz-Date", "")
-        self._check_scope(scope, timestamp)
+        self._check_scope(scope, timestamp, self._signing.token_service)
         begins, ends = _lifetime(timestamp, fields.get("X-Amz-Expires", ""))
         if now >= ends:
             raise Refusal(403, "The bearer token has expired; make a new one")
@@ -225,23 +246,28 @@ class Verifier:
         if fields.get("X-Amz-Algorithm") != _ALGORITHM or fields.get("X-Amz-SignedHeaders") != "host":
             raise Refusal(403, "The bearer token is signed in a way that the service does not accept")
         request = canonical_request("POST", b"/", signed.encode(), [("host", host)], _EMPTY_HASH)
-        self._check_signature(fields.get("X-Amz-Signature", ""), signature(keys.secret_key, scope, timestamp, request))
+        if keys is not None:
+            given = fields.get("X-Amz-Signature", "")
+            self._check_signature(given, signature(keys.secret_key, scope, timestamp, request))
         if len(self._tokens) >= 1024:
             self._tokens.clear()
         self._tokens[token] = (keys, ends)
 
     # --- both --------------------------------------------------------------------------------------------------------
 
-    def _check_scope(self, scope: Scope, timestamp: str) -> None:
-        if scope.service != SIGNING_NAME:
-            raise Refusal(403, f"Credential should be scoped to service {SIGNING_NAME}, not {scope.service!r:.80}")
-        if scope.region != self._region:
+    def _check_scope(self, scope: Scope, timestamp: str, service: str) -> None:
+        if scope.service != service:
+            raise Refusal(403, f"Credential should be scoped to service {service}, not {scope.service!r:.80}")
+        if self._region is not None and scope.region != self._region:
             raise Refusal(403, f"Credential should be scoped to region {self._region}, not {scope.region!r:.80}")
         if _epoch(timestamp) and scope.date != timestamp[:8]:
             raise Refusal(403, "The date in the credential scope is not that of the signature")
 
-    def _matching_keys(self, scope: Scope, session_token: str | None) -> Keys:
+    def _matching_keys(self, scope: Scope, session_token: str | None) -> Keys | None:
+        """Return the keys that the request must be signed with, or None if it is signed with a stranger's."""
         keys = self._current_keys()
+        if self._strangers and (keys is None or not _equal(keys.access_key, scope.access_key)):
+            return None
         if keys is None:
             raise Refusal(
                 403,

@@ -29,7 +29,7 @@ from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.decode import Headers
 from aws_rft_sdk.wire import TRAJECTORY_HEADERS
 
-RouteName = Literal["inference", "complete", "reward", "feedback", "*"]
+RouteName = Literal["inference", "complete", "reward", "feedback", "files", "jobs", "functions", "*"]
 FaultKind = Literal["status", "reset", "slow", "drip", "cut", "skew", "die"]
 
 _TRAJECTORY_HEADERS = tuple(name.lower().encode() for name in TRAJECTORY_HEADERS)
@@ -56,7 +56,8 @@ class Fault:
       refuses connections until `LocalRuntime.restart`.
     """
     route: RouteName = "*"
-    """The calls that may be struck. "feedback" means "complete" and "reward"."""
+    """The calls that may be struck. "feedback" means "complete" and "reward". "files", "jobs" and
+    "functions" are those of `LocalBedrock`."""
     probability: float = 1.0
     """Share of these calls that are struck, from 0 to 1."""
     attempts: tuple[int, ...] | None = None
@@ -96,7 +97,7 @@ class Fault:
         """Whether it may strike this call of a trajectory on this route ("inference", "complete" or "reward")."""
         if self.attempts is not None and attempt not in self.attempts:
             return False
-        return self.route in ("*", route) or (self.route == "feedback" and route != "inference")
+        return self.route in ("*", route) or (self.route == "feedback" and route in ("complete", "reward"))
 
 
 def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from starlette.types import ASGIApp
@@ -41,6 +44,31 @@ def make_config(
         ssl_certfile=certfile,
         ssl_keyfile=keyfile,
     )
+
+
+@contextlib.contextmanager
+def handling_signals(wanted: threading.Event) -> Iterator[None]:
+    """Within it, SIGINT and SIGTERM set an event. Does nothing outside the main thread, where signals do not arrive.
+
+    The handlers are restored when the body ends, so a second signal afterwards ends the process as usual.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        wanted.set()
+
+    watched = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, end) for number in watched}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def wait_for(wanted: threading.Event) -> None:
+    """Wait for an event in slices of 1 s, because on some systems an endless wait holds signals back."""
+    while not wanted.wait(1.0):
+        pass
 
 
 class ServerThread(uvicorn.Server):

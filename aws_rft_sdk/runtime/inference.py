@@ -134,7 +134,7 @@ class Inference:
         inquiry = Inquiry.read(path, headers, body, strict=self._strict)
         entry = await self._find(inquiry.tracking)
         if entry is None:
-            finish = await self._sample(None, inquiry, send, _forget)
+            finish = await sample(self._policy, _call(None, inquiry), inquiry, send, _forget)
             await finish()
             return
         span_id = inquiry.tracking.span_id
@@ -148,7 +148,8 @@ class Inference:
         if span_id is not None:
             entry.spans[span_id] = flight
         try:
-            finish = await self._sample(entry, inquiry, send, functools.partial(self._record, entry, inquiry, flight))
+            record = functools.partial(self._record, entry, inquiry, flight)
+            finish = await sample(self._policy, _call(entry, inquiry), inquiry, send, record)
         except BaseException as error:
             entry.begun -= 1
             # When not strict, another request may have taken over the span id in the meantime.
@@ -234,51 +235,72 @@ class Inference:
             )
         return False
 
-    # --- new turns ---------------------------------------------------------------------------------------------------
 
-    async def _sample(self, entry: Entry | None, inquiry: Inquiry, send: Send, record: Record) -> Finish:
-        """Ask the policy and have the turn recorded. Returns the function that sends the rest of the answer."""
-        answer = await self._ask(entry, inquiry)
-        completion: Mapping[str, JSON]
-        if isinstance(answer, Passthrough):
-            is_stream = answer.content_type.startswith("text/event-stream")
-            try:
-                if answer.status == 200 and is_stream and inquiry.streams_chat:
-                    return await _pass_stream(answer, send, record)
-                received = b"".join([piece async for piece in answer.pieces])
-            except PolicyError as error:
-                raise _policy_refusal(error) from error
-            finally:
-                await answer.close()
-            completion, response = _read_passed(answer, received, inquiry)
-        else:
-            completion = answer
-            response = _encode_completion(answer, "policy's answer")
-        # Encoded before it is recorded, so that no turn is recorded whose answer cannot be sent.
-        body, content_type = _encode_answer(inquiry, completion, response)
-        await record(response, None)
-        return functools.partial(answers.send_body, send, body, content_type=content_type)
+# --- new turns -------------------------------------------------------------------------------------------------------
 
-    async def _ask(self, entry: Entry | None, inquiry: Inquiry) -> Mapping[str, JSON] | Passthrough:
-        policy = self._policy
-        if policy is None:
-            raise Refusal(
-                400, "This runtime has no policy that could answer. Start it with policy=, or set runtime.policy"
-            )
-        call = Call(
-            request=inquiry.request,
-            body=inquiry.body,
-            stream=inquiry.streams_chat,
-            trajectory_id=entry.trajectory_id if entry is not None else None,
-            turn=entry.begun - 1 if entry is not None else 0,
-        )
+
+async def sample(policy: Policy | None, call: Call, inquiry: Inquiry, send: Send, record: Record) -> Finish:
+    """Ask the policy and have the turn recorded. Returns the function that sends the rest of the answer.
+
+    Raises:
+        Refusal: The policy refused or failed, or its answer cannot be used.
+        AnsweredError: The policy failed after the answer had begun.
+    """
+    answer = await ask(policy, call)
+    if isinstance(answer, Passthrough) and inquiry.streams_chat and _is_stream(answer):
         try:
-            return await policy.answer(call)
-        except PolicyError as error:
-            raise _policy_refusal(error) from error
-        except Exception as error:
-            logger.exception("trajectory=<%s> | the policy raised", call.trajectory_id)
-            raise Refusal(500, f"The policy raised {type(error).__name__}: {error}") from error
+            return await _pass_stream(answer, send, record)
+        finally:
+            await answer.close()
+    completion, response = await read_whole(answer, inquiry)
+    # Encoded before it is recorded, so that no turn is recorded whose answer cannot be sent.
+    body, content_type = _encode_answer(inquiry, completion, response)
+    await record(response, None)
+    return functools.partial(answers.send_body, send, body, content_type=content_type)
+
+
+async def ask(policy: Policy | None, call: Call) -> Mapping[str, JSON] | Passthrough:
+    """Return the policy's answer.
+
+    Raises:
+        Refusal: There is no policy, or the policy refused or failed.
+    """
+    if policy is None:
+        raise Refusal(400, "This runtime has no policy that could answer. Start it with policy=, or set runtime.policy")
+    try:
+        return await policy.answer(call)
+    except PolicyError as error:
+        raise _policy_refusal(error) from error
+    except Exception as error:
+        logger.exception("trajectory=<%s> | the policy raised", call.trajectory_id)
+        raise Refusal(500, f"The policy raised {type(error).__name__}: {error}") from error
+
+
+async def read_whole(answer: Mapping[str, JSON] | Passthrough, inquiry: Inquiry) -> tuple[Mapping[str, Any], bytes]:
+    """Return the chat completion that a policy answered with, and the same as JSON.
+
+    Raises:
+        Refusal: An upstream server failed, or the answer cannot be written as JSON.
+    """
+    if not isinstance(answer, Passthrough):
+        return answer, _encode_completion(answer, "policy's answer")
+    try:
+        received = b"".join([piece async for piece in answer.pieces])
+    except PolicyError as error:
+        raise _policy_refusal(error) from error
+    finally:
+        await answer.close()
+    return _read_passed(answer, received, inquiry)
+
+
+def _call(entry: Entry | None, inquiry: Inquiry) -> Call:
+    return Call(
+        request=inquiry.request,
+        body=inquiry.body,
+        stream=inquiry.streams_chat,
+        trajectory_id=entry.trajectory_id if entry is not None else None,
+        turn=entry.begun - 1 if entry is not None else 0,
+    )
 
 
 async def _forget(response: bytes, wire_response: bytes | None) -> None:
@@ -301,7 +323,7 @@ def _read_passed(answer: Passthrough, body: bytes, inquiry: Inquiry) -> tuple[Ma
         )
     value: object = None
     try:
-        if answer.status == 200 and answer.content_type.startswith("text/event-stream"):
+        if _is_stream(answer):
             if (parsed := chat.parse_stream(body)) is not None:
                 value = chat.read_answer(parsed, inquiry.request)
                 body = _encode_completion(value, "upstream server's answer")
@@ -316,6 +338,10 @@ def _read_passed(answer: Passthrough, body: bytes, inquiry: Inquiry) -> tuple[Ma
         text = body[:300].decode("utf-8", "replace")
         raise Refusal(500, f"the upstream server answered {answer.status} with no chat completion: {text!r}")
     return cast("Mapping[str, Any]", value), body
+
+
+def _is_stream(answer: Passthrough) -> bool:
+    return answer.status == 200 and answer.content_type.startswith("text/event-stream")
 
 
 def _has_message(choice: object) -> bool:

@@ -101,7 +101,7 @@ class CallablePolicy(Policy):
         self._fn = fn
         call = getattr(fn, "__call__", None)  # noqa: B004 - asked whether it is async, not whether it is callable
         self._is_async = inspect.iscoroutinefunction(fn) or inspect.iscoroutinefunction(call)
-        self._workers: _Workers | None = None
+        self._workers: Workers | None = None
 
     async def answer(self, call: Call) -> Mapping[str, JSON]:
         """Return the function's answer to the request."""
@@ -109,7 +109,7 @@ class CallablePolicy(Policy):
             value = await self._fn(call.request)
         else:
             if self._workers is None:
-                self._workers = _Workers(_WORKERS, "aws-rft-policy")
+                self._workers = Workers(_WORKERS, "aws-rft-policy")
             value = await self._workers.run(functools.partial(self._fn, call.request))
             if inspect.isawaitable(value):
                 value = await value
@@ -135,7 +135,7 @@ def make_policy(policy: Policy | PolicyFunction | None) -> Policy | None:
 _Task = tuple[Callable[[], Any], asyncio.AbstractEventLoop, "asyncio.Future[Any]"]
 
 
-class _Workers:
+class Workers:
     """Threads for functions that may block. A thread is made when all others are busy, up to `limit`.
 
     An executor's futures are locked twice and handed over twice per call, so this is faster. The threads are daemons,

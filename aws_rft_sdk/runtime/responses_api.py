@@ -274,8 +274,10 @@ def _item_events(item: Mapping[str, Any], place: dict[str, JSON]) -> Iterator[di
     place = {**place, "content_index": 0}
     text = part["text"]
     if item["type"] == "reasoning":
+        yield {"type": "response.reasoning_part.added", **place, "part": {**part, "text": ""}}
         yield {"type": "response.reasoning_text.delta", **place, "delta": text}
         yield {"type": "response.reasoning_text.done", **place, "text": text}
+        yield {"type": "response.reasoning_part.done", **place, "part": part}
         return
     yield {"type": "response.content_part.added", **place, "part": {**part, "text": "", "logprobs": []}}
     yield {"type": "response.output_text.delta", **place, "delta": text, "logprobs": part["logprobs"]}

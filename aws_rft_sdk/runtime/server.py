@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import signal
 import socket
 import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from aws_rft_sdk._checks import check_type
@@ -24,7 +23,7 @@ from aws_rft_sdk.runtime.app import Feedback, make_app
 from aws_rft_sdk.runtime.auth import MODES, AuthMode, Verifier, key_reader
 from aws_rft_sdk.runtime.capture import CAPTURES, Capture
 from aws_rft_sdk.runtime.faults import Faults
-from aws_rft_sdk.runtime.http_server import HOST, ServerThread, make_config
+from aws_rft_sdk.runtime.http_server import HOST, ServerThread, handling_signals, make_config, wait_for
 from aws_rft_sdk.runtime.inference import Inference
 from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
@@ -256,26 +255,16 @@ class LocalRuntime:
         Args:
             announce: Called once calls are accepted and signals are handled.
         """
-        wanted = self._stopped
-
-        def end(number: int, frame: FrameType | None) -> None:
-            wanted.set()
-
-        watched = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        before = {number: signal.signal(number, end) for number in watched}
         try:
-            with self._lock:
-                phase = self._phase
-            if phase is _NEVER:
-                self.start()
-            if announce is not None:
-                announce()
-            # In slices of 1 s, because on some systems an endless wait holds signals back.
-            while not wanted.wait(1.0):
-                pass
+            with handling_signals(self._stopped):
+                with self._lock:
+                    phase = self._phase
+                if phase is _NEVER:
+                    self.start()
+                if announce is not None:
+                    announce()
+                wait_for(self._stopped)
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
             self.stop()
 
     # --- use ---------------------------------------------------------------------------------------------------------

@@ -108,16 +108,39 @@ def call(messages, rule, field, **more):
     return in_row(lambda row: row.update(messages=messages), rule, field, **more)
 
 
-def _append(message):
-    return lambda row: row["messages"].append(message)
+def append(message, rule, field, **more):
+    return in_row(lambda row: row["messages"].append(message), rule, field, **more)
 
 
-def _say_answer(form):
+def content(value, rule, field="", **more):
+    return in_message(lambda message: message.update(content=value), rule, f".content{field}", **more)
+
+
+def reference(value, rule, name):
+    return in_row(lambda row: row.update(reference_answer=value), rule, "reference_answer", id=f"reference-{name}")
+
+
+def without(name, rule):
+    """Leave a field out of one row."""
+    return in_row(lambda row: row.pop(name) and None, rule, name, id=f"no-{name}")
+
+
+def misspelt(name, other):
+    """Give a field of one row another name."""
+    return in_row(
+        lambda row: {(other if key == name else key): value for key, value in row.items()},
+        "key-suspect",
+        other,
+        id=f"{name}-as-{other}",
+    )
+
+
+def say_answer(form, name):
     def change(row):
         answer = row["reference_answer"].rpartition("####")[2].strip()
         row["messages"][0]["content"] += form.format(answer)
 
-    return change
+    return in_row(change, "answer-leak", "messages[0].content", id=name)
 
 
 DAMAGE = [
@@ -163,12 +186,7 @@ DAMAGE = [
     in_file(lambda lines: [], "rows-none", id="no-rows"),
     in_file(lambda lines: [*lines, lines[4]], "prompt-duplicate", 101, "messages", id="prompt-twice"),
     # messages
-    in_row(
-        lambda row: {name: value for name, value in row.items() if name != "messages"},
-        "messages-missing",
-        "messages",
-        id="no-messages",
-    ),
+    without("messages", "messages-missing"),
     in_row(lambda row: row.update(messages="What?"), "messages-type", "messages", id="messages-are-text"),
     in_row(lambda row: row.update(messages=None), "messages-type", "messages", id="messages-are-null"),
     in_row(lambda row: row.update(messages=[]), "messages-empty", "messages", id="no-message"),
@@ -186,34 +204,21 @@ DAMAGE = [
     in_message(lambda m: m.update(role="human"), "role-unknown", ".role", id="unknown-role"),
     in_message(lambda m: m.update(role="User"), "role-unknown", ".role", id="role-in-capitals"),
     in_row(lambda row: row["messages"][0].update(role="system"), "user-missing", "messages", id="no-user"),
-    in_row(
-        _append({"role": "system", "content": "Be short."}), "system-first", "messages[1].role", id="system-comes-late"
-    ),
-    in_row(
-        _append({"role": "assistant", "content": "Let me see."}), "last-assistant", "messages[1]", id="assistant-last"
-    ),
+    append({"role": "system", "content": "Be short."}, "system-first", "messages[1].role", id="system-comes-late"),
+    append({"role": "assistant", "content": "Let me see."}, "last-assistant", "messages[1]", id="assistant-last"),
     # content
     in_message(lambda m: m.pop("content") and None, "content-missing", ".content", id="no-content"),
-    in_message(lambda m: m.update(content=None), "content-type", ".content", id="content-is-null"),
-    in_message(lambda m: m.update(content=7), "content-type", ".content", id="content-is-a-number"),
-    in_message(lambda m: m.update(content=" \n"), "content-empty", ".content", id="content-is-blank"),
-    in_message(lambda m: m.update(content=[]), "content-empty", ".content", id="no-parts"),
-    in_message(lambda m: m.update(content=["What?"]), "part-type", ".content[0]", id="part-is-text"),
-    in_message(
-        lambda m: m.update(content=[{"type": "image_url", "image_url": "x"}]),
-        "part-type",
-        ".content[0].type",
-        id="part-is-an-image",
-    ),
-    in_message(lambda m: m.update(content=[{"type": "text"}]), "part-text", ".content[0].text", id="part-without-text"),
-    in_message(
-        lambda m: m.update(content=[{"type": "text", "text": "What?", "lang": "en"}]),
-        "part-key",
-        ".content[0].lang",
-        id="unknown-part-field",
-    ),
+    content(None, "content-type", id="content-is-null"),
+    content(7, "content-type", id="content-is-a-number"),
+    content(" \n", "content-empty", id="content-is-blank"),
+    content([], "content-empty", id="no-parts"),
+    content(["What?"], "part-type", "[0]", id="part-is-text"),
+    content([{"type": "image_url", "image_url": "x"}], "part-type", "[0].type", id="part-is-an-image"),
+    content([{"type": "text"}], "part-text", "[0].text", id="part-without-text"),
+    content([{"type": "text", "text": "\u2060"}], "part-text", "[0].text", id="part-of-no-width"),
+    content([{"type": "text", "text": "What?", "lang": "en"}], "part-key", "[0].lang", id="unknown-part-field"),
     *(
-        in_message(lambda m, text=text: m.update(content=text), "content-empty", ".content", id=f"content-of-{name}")
+        content(text, "content-empty", id=f"content-of-{name}")
         for name, text in {
             "no-width": "\u200b\u200d\ufeff",
             "soft-hyphens": "\u00ad\u00ad",
@@ -222,12 +227,6 @@ DAMAGE = [
             "control-characters": "\x08\x1b",
             "tags": "\U000e0041",
         }.items()
-    ),
-    in_message(
-        lambda m: m.update(content=[{"type": "text", "text": "\u2060"}]),
-        "part-text",
-        ".content[0].text",
-        id="part-of-no-width",
     ),
     # calls
     call(
@@ -322,43 +321,20 @@ DAMAGE = [
         properties={"a": {"type": "object", "properties": {"b": {}}, "required": ["c"]}},
     ),
     # answers
-    in_row(
-        lambda row: {name: value for name, value in row.items() if name != "reference_answer"},
-        "reference-missing",
-        "reference_answer",
-        id="no-reference",
-    ),
-    in_row(
-        lambda row: row.update(reference_answer=72), "reference-type", "reference_answer", id="reference-is-a-number"
-    ),
-    in_row(
-        lambda row: row.update(reference_answer=["72"]), "reference-type", "reference_answer", id="reference-is-a-list"
-    ),
-    in_row(
-        lambda row: row.update(reference_answer=None), "reference-empty", "reference_answer", id="reference-is-null"
-    ),
-    in_row(
-        lambda row: row.update(reference_answer=" "), "reference-empty", "reference_answer", id="reference-is-blank"
-    ),
-    *(
-        in_row(
-            lambda row, value=value: row.update(reference_answer=value),
-            "reference-empty",
-            "reference_answer",
-            id=f"reference-holds-{name}",
-        )
-        for name, value in {
-            "empty-text": {"text": ""},
-            "null": {"text": None},
-            "nothing-however-deep": {"text": None, "more": {"a": [" "]}},
-            "no-width": "\u200b",
-            "nothing-after-the-marks": "7 and 8 are 15.\n#### ",
-        }.items()
-    ),
-    in_row(_say_answer("\n#### {}"), "answer-leak", "messages[0].content", id="final-answer-at-the-end"),
-    in_row(_say_answer(" Answer: {}."), "answer-leak", "messages[0].content", id="answer-announced"),
-    in_row(_say_answer(" (ground_truth = {})"), "answer-leak", "messages[0].content", id="ground-truth-announced"),
-    in_row(_say_answer(" \\boxed{{{}}}"), "answer-leak", "messages[0].content", id="answer-boxed"),
+    without("reference_answer", "reference-missing"),
+    reference(72, "reference-type", "is-a-number"),
+    reference(["72"], "reference-type", "is-a-list"),
+    reference(None, "reference-empty", "is-null"),
+    reference(" ", "reference-empty", "is-blank"),
+    reference({"text": ""}, "reference-empty", "holds-empty-text"),
+    reference({"text": None}, "reference-empty", "holds-null"),
+    reference({"text": None, "more": {"a": [" "]}}, "reference-empty", "holds-nothing-however-deep"),
+    reference("\u200b", "reference-empty", "of-no-width"),
+    reference("7 and 8 are 15.\n#### ", "reference-empty", "holds-nothing-after-the-marks"),
+    say_answer("\n#### {}", "final-answer-at-the-end"),
+    say_answer(" Answer: {}.", "answer-announced"),
+    say_answer(" (ground_truth = {})", "ground-truth-announced"),
+    say_answer(" \\boxed{{{}}}", "answer-boxed"),
     in_row(
         lambda row: row["messages"].insert(0, {"role": "system", "content": row["reference_answer"]}),
         "answer-leak",
@@ -367,28 +343,11 @@ DAMAGE = [
     ),
     # fields
     in_row(lambda row: row.update(id="a"), "optional-field", "id", id="id-in-one-row"),
-    in_row(
-        lambda row: row.pop("ground_truth") and None, "optional-field", "ground_truth", id="field-missing-in-one-row"
-    ),
+    without("ground_truth", "optional-field"),
     in_row(lambda row: row.update(tools=[tool()]), "optional-field", "tools", id="tools-in-one-row"),
-    in_row(
-        lambda row: {("Messages" if name == "messages" else name): value for name, value in row.items()},
-        "key-suspect",
-        "Messages",
-        id="field-in-capitals",
-    ),
-    in_row(
-        lambda row: {("refrence_answer" if name == "reference_answer" else name): v for name, v in row.items()},
-        "key-suspect",
-        "refrence_answer",
-        id="misspelt-field",
-    ),
-    in_row(
-        lambda row: {("mesages" if name == "messages" else name): v for name, v in row.items()},
-        "key-suspect",
-        "mesages",
-        id="misspelt-messages",
-    ),
+    misspelt("messages", "Messages"),
+    misspelt("messages", "mesages"),
+    misspelt("reference_answer", "refrence_answer"),
     in_row(lambda row: row.update(mesages=[]), "key-suspect", "mesages", id="misspelt-messages-besides"),
     in_row(lambda row: row.update({"tools ": []}), "key-suspect", "tools ", id="blank-behind-a-field"),
     pytest.param(lambda rows: add_to_all(rows, id="same"), Found("id-duplicate", LINE, "id"), id="one-id-for-all"),

@@ -48,6 +48,8 @@ def test_packed_when_shown_in_any_way_then_nothing_hidden_is():
     [
         pytest.param("What?", "not JSON", id="text"),
         pytest.param("[1]", "JSON list", id="array"),
+        pytest.param(None, "no packed cell", id="none"),
+        pytest.param(["x"], "no packed cell", id="list"),
         pytest.param('{"visible": "question"}', "no list of names", id="visible-is-text"),
         pytest.param('{"question": ' + "[" * 500 + "]" * 500 + "}", "recursion", id="nested"),
     ],

@@ -40,6 +40,11 @@ def test_prompts_are_read_verbatim_in_file_order(tmp_path, suffix, rows, prompts
         pytest.param("d.json", "\n", None, "is empty", id="json-empty-file"),
         pytest.param("d.json", '[{"prompt": "a"},\n oops]', 2, "not JSON", id="json-broken"),
         pytest.param("d.json", '{"prompt": "a"}', None, "array of objects", id="json-object"),
+        *(
+            pytest.param(name, f'[{{"prompt": {text}}}]', 1, "not JSON", id=f"{name}-{kind}")
+            for name in ("d.json", "d.jsonl")
+            for kind, text in (("nested", "[" * 100_000), ("digits", "9" * 5000))
+        ),
         pytest.param("d.json", "[]", None, "no rows", id="json-empty"),
         pytest.param("d.csv", "prompt\n", None, "no rows", id="csv-header-only"),
         pytest.param("d.csv", 'prompt\n"a" b\n', 2, "not CSV", id="csv-broken"),

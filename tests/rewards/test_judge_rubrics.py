@@ -131,6 +131,9 @@ WRONG = [
     pytest.param("", "no JSON object", id="empty"),
     pytest.param("Correct: 8/10, clear: 4/10, not rude", "no JSON object", id="prose"),
     pytest.param("8", "correct, clear, rude missing", id="number"),
+    # The published reward function took the first number that it found.
+    pytest.param('{"score": 0.85}', "correct, clear, rude missing", id="one_number_for_all"),
+    pytest.param("+0.3 for the verdict, so the score is 0.9", "no JSON object", id="numbers_in_prose"),
     pytest.param("{}", "correct, clear, rude missing", id="empty_object"),
     pytest.param(PLAIN[:-1], "broken: Expecting", id="cut_off"),
     pytest.param('{"explanation": {"correct": 8}, "correct": ', "broken", id="cut_off_after_an_object"),

@@ -270,6 +270,7 @@ WRONG_72 = [
 ]
 
 WRONG = [
+    ("#### a", 1), ("The answer is A.", 1),
     ("#### 18, 19", 19), (r"\boxed{18 \text{ and } 19}", 19), ("#### 0x18", 0), ("#### 5:30 PM", 5),
     ("#### 7:18", 7), ("#### 3:1", 3), ("Final Answer: Tom ate 7 and Ann ate 11, so 18 altogether.", 7),
     ("Final Answer: Tom ate 7 and Ann ate 11, so 18 altogether.", 11),

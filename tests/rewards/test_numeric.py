@@ -97,6 +97,8 @@ RIGHT = [
     ("The answer is:\n\n72", 72), ("so\nA: 72", 72), ("#### The final answer is 72", 72), ("#### -15", -15),
     ("#### \N{MINUS SIGN}15", -15), ("#### - 5", -5), ("#### -$5", -5), ("#### $-5", -5), ("#### (5)", -5),
     ("#### ($1,234.50)", "-1234.5"), ("The answer is five (5)", 5), ("#### .5", 0.5), ("#### 5/8", 0.625),
+    ("#### half a cup", 0.5), ("#### half a million", 500_000), ("#### 1_250", 1250),
+    ("#### 7 \xd7 10\u207b\xb2", 0.07),
     ("#### 1 1/2", 1.5), ("5/8", 0.625), ("#### 25%", 25), ("#### 1.2 million", 1_200_000), ("#### 1e5", 100_000),
     ("#### 1,00,000", 100_000), ("#### 1\N{NO-BREAK SPACE}234", 1234), ("#### 48 + 24 = 72", 72),
     ("#### 3 x 4 = 12", 12), ("#### x = 5", 5), ("#### 72 (since 8*9=72, not 70)", 72), ("#### 10, since 4 + 6", 10),
@@ -318,9 +320,12 @@ def test_finqa_when_percent_is_marked_or_not_then_the_factor_is_forgiven_as_aske
         ("ANSWER: In 2019, 2020 and 2021", "2020", 0.0),
         ("ANSWER: In 2019", "2019", 1.0),
         ("ANSWER: 2019, 72", "72", 0.0),
+        ("ANSWER: 5.2", "5.2 million", 1.0),  # out of a table in millions
+        ("ANSWER: $5.2", "5.2 million", 0.0),
+        ("ANSWER: 5.2 thousand", "5.2 million", 0.0),
     ],
 )
-def test_finqa_when_a_year_introduces_the_answer_then_it_is_not_the_answer(answer, gold, score):
+def test_finqa_when_a_year_or_no_scale_is_given_then_the_figure_counts(answer, gold, score):
     assert FinQA().score(answer, gold) == score
 
 

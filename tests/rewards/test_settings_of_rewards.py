@@ -45,7 +45,9 @@ FIELDS = [
     pytest.param(lambda value: ToolUse(max_calls=value), "max_calls", (0, 1.5), id="ToolUse"),
     pytest.param(lambda value: CodeTests(timeout_seconds=value), "timeout_seconds", (0, -1), id="CodeTests-time"),
     pytest.param(lambda value: CodeTests(compiles=value), "compiles", (-0.1, 1, 1.1), id="CodeTests-compiles"),
-    pytest.param(lambda value: CodeTests(memory_megabytes=value), "memory_megabytes", (0, 1.5), id="CodeTests-memory"),
+    pytest.param(
+        lambda value: CodeTests(memory_megabytes=value), "memory_megabytes", (0, 10**12), id="CodeTests-memory"
+    ),
     pytest.param(lambda value: CodeTests(file_megabytes=value), "file_megabytes", (0, 1.5), id="CodeTests-file"),
     pytest.param(lambda value: MathVerify(timeout_seconds=value), "timeout_seconds", (0, -1), id="MathVerify-time"),
     pytest.param(lambda value: MathVerify(value), "max_characters", (0, 1.5), id="MathVerify-characters"),
@@ -61,6 +63,7 @@ FIELDS = [
     pytest.param(lambda value: DominantOutcome(gsm8k, {}, tiers=(0, value)), "tier", (), id="DominantOutcome-tier"),
     pytest.param(lambda value: Discounted(gsm8k, value), "discount", (-0.1, 1.1), id="Discounted"),
     pytest.param(lambda value: TurnCredit(gsm8k, start=value), "start", (), id="TurnCredit"),
+    pytest.param(lambda value: TurnCredit(gsm8k, discount=value or -1), "discount", (), id="TurnCredit-discount"),
 ]
 
 
@@ -124,6 +127,14 @@ def test_reward_when_it_cannot_be_one_then_refused_where_it_is_named(reward, mes
     for use in USES:
         with pytest.raises(ConfigurationError, match=message):
             use(reward)
+
+
+@pytest.mark.parametrize("floor", [math.nan, math.inf, "x", True])
+def test_lambda_when_the_floor_is_no_reward_then_refused(floor):
+    with pytest.raises(RewardError):
+        reward_lambda(gsm8k, floor=floor)
+    with pytest.raises(ConfigurationError, match="already"):
+        reward_lambda(reward_lambda(gsm8k))
 
 
 def test_evaluate_when_a_reward_gives_a_coroutine_then_reward_error():

@@ -1,3 +1,4 @@
+import json
 import pickle
 
 import pytest
@@ -67,6 +68,12 @@ def test_json_schema_when_the_ground_truth_is_json_as_text_then_its_value_is_com
     assert (reward.score('{"city": "Paris"}', truth), reward.score('{"city": "Rome"}', truth)) == (1.0, 0.0)
     assert JsonSchema({}, match=True).score('"5"', "5") == 1.0
     assert JsonSchema({}, match=True).score("5", "5") == 0.0
+
+
+@pytest.mark.parametrize(("answer", "truth"), [("true", "1"), ("0", "false"), ('{"a": true}', '{"a": 1}')])
+def test_json_schema_when_a_boolean_stands_for_a_number_then_it_is_not_equal(answer, truth):
+    reward = JsonSchema({}, match=True)
+    assert (reward.score(answer, json.loads(truth)), reward.score(truth, json.loads(truth))) == (0.0, 1.0)
 
 
 def test_json_schema_when_the_schema_is_none_then_configuration_error():

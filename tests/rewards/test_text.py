@@ -55,6 +55,9 @@ def test_text_when_it_is_not_or_one_of_several_then_it_pays_nothing(answer):
     [
         *[
             ("an apple", "apple", 1.0),
+            ("U.S.A.", "USA", 1.0),
+            ("3.5", "35", 0.0),
+            ("ANSWER: yes. Actually no.", "yes", 0.0),
             ("apple", "the apple", 1.0),
             ("na\u00efve", "naive", 1.0),
             ("naive", "na\u00efve", 1.0),

@@ -1,0 +1,345 @@
+"""`aws-rft job`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
+from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli.job_watch import report_command, watch_command
+from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
+from aws_rft_sdk.jobs.bedrock import BedrockJobs
+from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
+from aws_rft_sdk.jobs.planning import Plan
+from aws_rft_sdk.jobs.planning import plan as make_plan
+from aws_rft_sdk.jobs.planning import submit as submit_job
+from aws_rft_sdk.jobs.reading import init_text
+from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
+from aws_rft_sdk.jobs.types import Job
+
+_FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+
+
+@click.group("job")
+def command() -> None:
+    """Plan, submit, follow and use a training job."""
+
+
+command.add_command(watch_command)
+command.add_command(report_command)
+
+
+@command.command("init")
+@on_option
+@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: stdout]")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@usage_errors
+def init(on: str, out: Path | None, force: bool) -> None:
+    """Write a first file of a job, every field with its rule, default and source."""
+    text = init_text(on)
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with out.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{out} exists; choose another name, or overwrite it with --force") from error
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
+    click.echo(f"{out} is written. Fill in the names, then type: aws-rft job plan {out}")
+
+
+@command.command("plan")
+@_FILE
+@click.option(
+    "--run",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder of `aws-rft rollout` with the base policy: also say what it scored.",
+)
+@endpoint_option
+@json_option
+@click.pass_context
+@user_code_prints_to_stderr()
+@usage_errors
+def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None, as_json: bool) -> None:
+    """Check FILE and print what `submit` would send, create and need. Nothing is sent.
+
+    Exit status: 0, or 2 if the file has problems. They are printed all at once.
+    """
+    found = make_plan(file, run=run, endpoint=endpoint)
+    if as_json:
+        _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+    else:
+        _print_plan(found)
+    ctx.exit(2 if found.problems else 0)
+
+
+@command.command("submit")
+@_FILE
+@endpoint_option
+@json_option
+@click.pass_context
+@user_code_prints_to_stderr()
+@usage_errors
+def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) -> None:
+    """Upload the data of FILE, deploy the grader if FILE names a reward, and create the job.
+
+    Each thing is printed as it is created. If the command stops half-way, it prints what exists and the commands that
+    remove it. Exit status: 0, or 2 if the file has problems; then nothing was sent.
+    """
+    made: list[Created] = []
+
+    def tell(item: Created) -> None:
+        if item.is_new:
+            made.append(item)
+            click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
+        else:
+            click.echo(f"{item.kind} {item.id} exists already. If it is left over, type: {item.remove}", err=True)
+
+    try:
+        done = submit_job(file, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
+    except JobConfigError as error:
+        if not as_json or made:
+            raise
+        _echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
+        ctx.exit(2)
+    except BaseException as error:
+        _print_half_done(made, error, as_json)
+        raise
+    if as_json:
+        ids = {"job": done.job.id, "file": next(iter(done.files.values()), None), "files": dict(done.files)}
+        _echo(json.dumps({**ids, "grader": done.grader, "status": done.job.status, "state": done.job.state}))
+    else:
+        _echo(f"follow it with: aws-rft job watch {done.job.id} {done.where}")
+
+
+def _echo(text: str) -> None:
+    click.echo(text, file=own_stdout())
+
+
+def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -> None:
+    """Print what exists although the command failed."""
+    unsure = isinstance(error, KeyboardInterrupt) or (isinstance(error, ServiceError) and error.may_have_happened)
+    if as_json:
+        _echo(json.dumps({"created": [item._asdict() for item in made], "unsure": unsure}))
+        return
+    for item in made:
+        click.echo(f"{item.kind} {item.id} exists. Remove it with: {item.remove}", err=True)
+    if unsure:
+        click.echo("The call that was interrupted may have taken effect. `aws-rft job list` shows the jobs.", err=True)
+    elif not made:
+        click.echo("Nothing was created.", err=True)
+
+
+@command.command("list")
+@service_options
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
+@json_option
+@usage_errors
+def list_jobs(on: str, region: str | None, endpoint: str | None, limit: int, as_json: bool) -> None:
+    """List the jobs, in the service's order."""
+    found = list(islice(open_jobs(on, region, endpoint).list(), limit))
+    if as_json:
+        click.echo(json.dumps([_job_json(job) for job in found], indent=2, default=str))
+        return
+    for job in found:  # no table: it would cut ids that somebody copies
+        click.echo(f"{job.id}  {job.status}  {job.tuned_model or '-'}")
+
+
+@command.command("status")
+@click.argument("job")
+@service_options
+@json_option
+@usage_errors
+def status(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+    """Say how JOB is."""
+    _print_job(open_jobs(on, region, endpoint).get(job), as_json)
+
+
+@command.command("stop")
+@click.argument("job")
+@service_options
+@json_option
+@usage_errors
+def stop(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+    """Stop JOB, for good. Safe to repeat."""
+    jobs = open_jobs(on, region, endpoint)
+    _print_job(jobs.cancel(job) if isinstance(jobs, BedrockJobs) else jobs.stop(job), as_json)
+
+
+@command.command("checkpoints")
+@click.argument("job")
+@service_options
+@json_option
+@usage_errors
+def checkpoints(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+    """List the checkpoints of JOB. Each is a model to chat with."""
+    found = _bedrock(open_jobs(on, region, endpoint), "checkpoints").checkpoints(job)
+    if as_json:
+        click.echo(
+            json.dumps([{**item, "id": item.id, "step": item.step, "model": item.model} for item in found], indent=2)
+        )
+        return
+    for item in found:
+        click.echo(f"step {item.step if item.step is not None else '-'}: {item.model}")
+
+
+@command.command("delete-file")
+@click.argument("file")
+@service_options
+@usage_errors
+def delete_file(file: str, on: str, region: str | None, endpoint: str | None) -> None:
+    """Delete an uploaded FILE, by its id. Safe to repeat."""
+    _bedrock(open_jobs(on, region, endpoint), "uploaded files").delete_file(file)
+    click.echo(f"{file} is deleted")
+
+
+@command.command("deploy")
+@click.argument("job")
+@click.option("--name", required=True, help="Of the deployment, unique in your account.")
+@service_options
+@json_option
+@usage_errors
+def deploy(job: str, name: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+    """Deploy the model that JOB of Nova has tuned, and wait until it can be called. JOB may also be the model's ARN.
+
+    Safe to repeat. `aws-rft job undeploy NAME` removes the deployment.
+    """
+    made = _nova(open_jobs(on, region, endpoint)).deploy(job, name)
+    click.echo(json.dumps({**made, "id": made.id, "status": made.status}, default=str) if as_json else made.id)
+
+
+@command.command("undeploy")
+@click.argument("deployment")
+@service_options
+@usage_errors
+def undeploy(deployment: str, on: str, region: str | None, endpoint: str | None) -> None:
+    """Delete a DEPLOYMENT of a tuned Nova model, by its ARN or name. Safe to repeat."""
+    _nova(open_jobs(on, region, endpoint)).undeploy(deployment)
+    click.echo(f"{deployment} is deleted")
+
+
+@command.command("chat")
+@click.argument("model")
+@click.argument("message", required=False)
+@click.option("--system", help="The system message.")
+@click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
+@service_options
+@json_option
+@usage_errors
+def chat(
+    model: str,
+    message: str | None,
+    system: str | None,
+    stream: bool,
+    on: str,
+    region: str | None,
+    endpoint: str | None,
+    as_json: bool,
+) -> None:
+    """Ask MODEL a question and print its answer.
+
+    MODEL is a model, a tuned one or a checkpoint; for Nova a deployment. Without MESSAGE the question is read from
+    stdin. With --json the service's own answer is printed, or with --stream one event a line.
+    """
+    text = message if message is not None else sys.stdin.read()
+    if not text.strip():
+        raise click.UsageError("the message is empty; give MESSAGE, or write it to stdin")
+    messages = [{"role": "system", "content": system}] if system else []
+    messages.append({"role": "user", "content": text})
+    jobs = open_jobs(on, region, endpoint)
+    answer: Any = (
+        jobs.converse(model, messages, stream=stream)
+        if isinstance(jobs, NovaJobs)
+        else jobs.chat(model, messages, stream=stream)
+    )
+    for part in answer if stream else [answer]:
+        if as_json:
+            click.echo(json.dumps(part if isinstance(part, Mapping) else part.to_dict(), default=str))
+        else:
+            click.echo(_text_of(part), nl=not stream)
+    if stream and not as_json:
+        click.echo()
+
+
+def _text_of(part: Any) -> str:
+    """Return the text of an answer of a model, or of one event of a stream."""
+    if isinstance(part, Mapping):
+        return reply_text(part)
+    said = next((getattr(choice, "delta", None) or choice.message for choice in part.choices), None)
+    return (said and said.content) or ""
+
+
+def _bedrock(jobs: Jobs, what: str) -> BedrockJobs:
+    if isinstance(jobs, BedrockJobs):
+        return jobs
+    raise ConfigurationError(f"--on nova has no {what}; use --on bedrock")
+
+
+def _nova(jobs: Jobs) -> NovaJobs:
+    if isinstance(jobs, NovaJobs):
+        return jobs
+    raise ConfigurationError("a model tuned with --on bedrock needs no deployment: aws-rft job chat MODEL --on bedrock")
+
+
+def _job_json(job: Job) -> dict[str, JSON]:
+    """Return the service's own fields, and above them what this package makes of them."""
+    own = {"status": job.status, "state": job.state, "tuned_model": job.tuned_model, "failure": job.failure}
+    return {**job, "job": job.id, **own}
+
+
+def _print_job(job: Job, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_job_json(job), indent=2, default=str))
+        return
+    click.echo(f"{job.id}: {job.status}")
+    if job.tuned_model:
+        click.echo(f"model: {job.tuned_model}")
+    if job.failure:
+        click.echo(f"failure: {job.failure}")
+
+
+def _print_plan(found: Plan) -> None:
+    console = Console(file=own_stdout(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    for number, request in enumerate(found.requests, 1):
+        console.print(f"{number}. {request.service} {request.operation}", style="bold")
+        console.print(json.dumps(request.parameters, indent=2))
+    if found.creates:
+        console.print("This creates:", style="bold")
+    for item in found.creates:
+        console.print(", ".join(f"{key} {value}" for key, value in item.items()))
+    if found.statements:
+        console.print("The caller needs these IAM statements:", style="bold")
+        console.print(json.dumps(list(found.statements), indent=2))
+    if found.baseline:
+        _print_baseline(console, found.baseline)
+    for note in found.notes:
+        console.print(f"note: {note}", style="yellow")
+    for problem in found.problems:
+        value = json.dumps(problem.value, ensure_ascii=False)
+        console.print(
+            f"problem: {problem.path or 'the file'} is {value}: {problem.rule} ({problem.source})", style="red"
+        )
+    console.print(f"Nothing was sent. Requests go to {found.endpoint}." if not found.problems else "Nothing was sent.")
+
+
+def _print_baseline(console: Console, baseline: Mapping[str, JSON]) -> None:
+    mean, (low, high) = baseline["mean_reward"], baseline["mean_reward_interval"] or (None, None)
+    shown = "no reward" if mean is None else f"a mean reward of {mean:.3f}"
+    shown += "" if low is None or high is None else f" ({low:.3f} to {high:.3f})"
+    console.print(
+        f"The policy in {baseline['folder']}: {shown}, {baseline['rollouts']} rollouts of {baseline['prompts']} prompts"
+    )
+    for hint in baseline["hints"]:
+        console.print(f"{hint['rule']}: {hint['text']}", style="yellow")

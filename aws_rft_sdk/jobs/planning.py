@@ -1,0 +1,271 @@
+"""What the file of a job will send, create and need; and sending it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Any, NamedTuple, TypeAlias
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._hosts import check_url
+from aws_rft_sdk.datasets._text import plural
+from aws_rft_sdk.errors import ConfigurationError, JobConfigError
+from aws_rft_sdk.jobs import graders, iam
+from aws_rft_sdk.jobs.config import OURS, Config, NovaConfig
+from aws_rft_sdk.jobs.graders import Grader
+from aws_rft_sdk.jobs.reading import JobFile, read_job
+from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
+from aws_rft_sdk.jobs.types import Job, Problem, Request
+from aws_rft_sdk.runs import RolloutTable, measure
+from aws_rft_sdk.runs.manifest import read_manifest
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, hints
+
+logger = logging.getLogger(__name__)
+
+_Told: TypeAlias = Callable[[Created], object]
+_SENSITIVE = ("equals", "notEquals")
+"""Members that botocore's model of Bedrock calls sensitive: the metadata of logged requests."""
+_ACCOUNT = "ACCOUNT"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `submit` would do with a file. Nothing was sent for it.
+
+    Attributes:
+        requests: The calls that create something, in order. What a call answers is in capitals in later ones.
+        problems: All that is wrong with the file. `submit` refuses it while there are any.
+        creates: What will exist afterwards, each with `kind` and `name`.
+        statements: IAM statements that the caller needs.
+        notes: What may not be meant.
+        baseline: What the base policy scored in a run of `aws-rft rollout`. None if no run was named.
+        endpoint: Where the requests would go.
+    """
+
+    requests: tuple[Request, ...]
+    problems: tuple[Problem, ...]
+    creates: tuple[Mapping[str, JSON], ...] = ()
+    statements: tuple[Mapping[str, JSON], ...] = ()
+    notes: tuple[str, ...] = ()
+    baseline: Mapping[str, JSON] | None = None
+    endpoint: str = "AWS"
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return everything by its name."""
+        named = {name: [item._asdict() for item in getattr(self, name)] for name in ("requests", "problems")}
+        rest = {name: list(getattr(self, name)) for name in ("creates", "statements", "notes")}
+        return {**named, **rest, "baseline": self.baseline, "endpoint": self.endpoint}
+
+
+class Submission(NamedTuple):
+    """What `submit` has made.
+
+    Attributes:
+        job: The job.
+        files: Ids of the uploaded files, by the path as the job's file spells it.
+        grader: ARN of the function.
+        where: `--on` and what else names the service on a command line.
+    """
+
+    job: Job
+    files: Mapping[str, str]
+    grader: str
+    where: str
+
+
+def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: str | None = None) -> Plan:
+    """Return what `submit` would do. Nothing is sent, and no credentials are needed.
+
+    Args:
+        job: The job's file, or its path.
+        run: Folder of a run of `aws-rft rollout` with the base policy.
+        endpoint: Another place for the services; None for AWS.
+
+    Raises:
+        ConfigurationError: The endpoint is no URL, or the file or the run's manifest cannot be read.
+        DatasetError: The run's records cannot be read.
+    """
+    job = job if isinstance(job, JobFile) else read_job(job)
+    baseline = None if run is None else _baseline(Path(run))
+    place = "AWS" if endpoint is None else check_url(endpoint, "the endpoint")
+    if job.config is None:
+        return Plan((), job.problems, notes=job.notes, baseline=baseline, endpoint=place)
+    asked = requests_of(job)
+    files = {name: asked.file_id(name) if name in job.rows else name for name in asked.local_files()}
+    arn = _grader_arn(job.config)
+    create = asked.create_request(asked.arguments(files, arn))
+    checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
+    known = {problem.path for problem in job.problems}
+    problems = [*job.problems, *(found for found in asked.problems(checked) if found.path not in known)]
+    deployment, notes = _deployment(asked, problems)
+    requests = [*map(asked.upload_request, job.rows), *deployment, create]
+    return Plan(
+        tuple(request._replace(parameters=_masked(request.parameters)) for request in requests),
+        tuple(problems),
+        tuple(_creates(job.config, job.rows)),
+        tuple(_statements(job.config, arn, deployment)),
+        (*job.notes, *notes),
+        baseline,
+        place,
+    )
+
+
+def submit(
+    job: str | Path | JobFile,
+    *,
+    endpoint: str | None = None,
+    jobs: Jobs | None = None,
+    created: _Told = lambda item: None,
+    say: Callable[[str], object] = logger.info,
+) -> Submission:
+    """Upload the data, deploy the grader if the file names a reward, and create the job.
+
+    Repeating it makes no second function, file on S3 or job of Nova. Files and jobs for open-weight models are made
+    again; `created` is told first which of them look the same.
+
+    Args:
+        job: The job's file, or its path.
+        endpoint: Another place for the services; None for AWS.
+        jobs: A service to use instead of a new one.
+        created: Is told each thing as soon as it exists. If this call then stops half-way, by an error or by Ctrl-C,
+            these are the things that exist.
+        say: Is told how the deployment of the grader goes.
+
+    Raises:
+        JobConfigError: The file has problems. Nothing was sent.
+        ServiceError, CredentialsError: A service refused a call or did not answer.
+    """
+    planned = plan(job := job if isinstance(job, JobFile) else read_job(job))
+    if planned.problems:
+        raise JobConfigError(_listed(job.path, planned.problems), problems=planned.problems)
+    asked = requests_of(job)
+    on, region = asked.config.job.on, asked.config.job.region
+    service: Any = jobs or open_jobs(on, region, endpoint)
+    where = f"--on {on}{_at(endpoint)}"
+    for item in asked.earlier(service, where):
+        created(item)
+    files: dict[str, str] = {}
+    for name in dict.fromkeys(asked.local_files()):
+        files[name] = asked.upload(service, name)
+        created(Created("file", files[name], asked.remove_file(files[name], where)))
+    arn = asked.config.grader.lambda_arn or _deploy(asked, endpoint, created, say)
+    made = service.create(**asked.arguments(files, arn))
+    created(Created("job", made.id, f"aws-rft job stop {made.id} {where}"))
+    return Submission(made, files, arn, where)
+
+
+def _listed(path: Path, problems: Sequence[Problem]) -> str:
+    lines = [
+        f"{found.path or path.name}: {found.rule} (it is {found.value!r:.100}; {found.source})" for found in problems
+    ]
+    return "\n".join([f"{path} has {plural(len(problems), 'problem')}, and nothing was sent:", *lines])
+
+
+def _at(endpoint: str | None) -> str:
+    return f" --endpoint {quote(endpoint)}" if endpoint else ""
+
+
+def _function_name(config: Config) -> str:
+    return config.grader.name or config.job.name
+
+
+def _grader_arn(config: Config) -> str:
+    """Return the ARN of the grader. The account of a function that is yet to be deployed is not known."""
+    name = f"arn:aws:lambda:{config.job.region}:{_ACCOUNT}:function:{_function_name(config)}"
+    return config.grader.lambda_arn or name
+
+
+def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON]]:
+    for name, count in rows.items():
+        yield {"kind": "file", "name": name, "rows": count}
+    if config.grader.reward:
+        yield {"kind": "grader", "name": _function_name(config), "reward": config.grader.reward}
+    yield {"kind": "job", "name": config.job.name, "model": config.job.model}
+
+
+def _masked(value: JSON) -> JSON:
+    """Return parameters without the values that the service's model calls sensitive."""
+    if isinstance(value, Mapping):
+        return {key: "***" if key in _SENSITIVE else _masked(item) for key, item in value.items()}
+    return [_masked(item) for item in value] if isinstance(value, list) else value
+
+
+def _baseline(folder: Path) -> dict[str, JSON]:
+    """Return what the rollouts of a folder scored."""
+    manifest = read_manifest(folder)
+    found = measure(
+        RolloutTable.read(folder),
+        success_threshold=manifest.success_threshold if manifest else SUCCESS_THRESHOLD,
+        prompts=manifest.rows if manifest else None,
+    )
+    mean = found.mean_reward
+    return {
+        "folder": str(folder),
+        "rollouts": found.rollouts,
+        "prompts": found.prompts,
+        "mean_reward": mean and mean.value,
+        "mean_reward_interval": mean and [mean.low, mean.high],
+        "hints": [asdict(hint) for hint in hints(found)],
+        "metrics": found.to_dict(),
+    }
+
+
+def _grader(asked: Asked) -> Grader:
+    config = asked.config
+    reward = str(asked.job.local(config.grader.reward or ""))
+    name, role, with_deps = _function_name(config), config.grader.role, config.grader.with_deps
+    return Grader(reward, name, config.job.on, role, with_deps)
+
+
+def _deployment(asked: Asked, problems: list[Problem]) -> tuple[list[Request], list[str]]:
+    """Return the requests that deploy the grader, and notes. Adds to the problems."""
+    if not asked.config.grader.reward or any(problem.path.startswith("grader") for problem in problems):
+        return [], []
+    grader = _grader(asked)
+    if grader.with_deps:
+        role = grader.role or f"arn:aws:iam::{_ACCOUNT}:role/ROLE"
+        note = "grader.with_deps: pip builds the zip when the job is submitted. Only then is it known whether it fits"
+        return [Request("lambda", "CreateFunction", grader.creation(role))], [note]
+    try:
+        return graders.plan_deploy(grader, region=asked.config.job.region, account=_ACCOUNT), []
+    except ConfigurationError as error:
+        problems.append(Problem("grader.reward", asked.config.grader.reward, str(error), OURS))
+        return [], []
+
+
+def _deploy(asked: Asked, endpoint: str | None, created: _Told, say: Callable[[str], object]) -> str:
+    """Deploy the grader, tried with the first rows of the training file. Returns its ARN."""
+    grader, region, begun = _grader(asked), asked.config.job.region, False
+
+    def tell(what: str) -> None:
+        nonlocal begun
+        begun = True
+        say(what)
+
+    remove = f"aws-rft reward undeploy {grader.name} --region {region}{_at(endpoint)}"
+    samples = asked.job.local(name) if (name := next(iter(asked.job.rows), None)) else None
+    try:
+        made = graders.deploy(grader, samples=samples, region=region, endpoint_url=endpoint, say=tell)
+    except BaseException:
+        if begun:
+            created(Created("grader", grader.name, remove))
+        raise
+    created(Created("grader", made.arn, remove))
+    return made.arn
+
+
+def _statements(config: Config, arn: str, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+    """Yield what whoever submits the job and follows it needs."""
+    names = iam.Names(
+        account=arn.split(":")[4],
+        region=config.job.region,
+        function=arn,
+        bucket=config.output.s3.removeprefix("s3://").partition("/")[0] if isinstance(config, NovaConfig) else None,
+        role=config.job.role_arn if isinstance(config, NovaConfig) else None,
+    )
+    yield from iam.needs_of("caller", names, config.job.on).statements
+    if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
+        yield iam.statement(sorted(actions))

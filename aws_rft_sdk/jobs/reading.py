@@ -1,0 +1,361 @@
+"""Reads the file of a training job, finds everything that is wrong with it at once, and writes a first one."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
+from importlib import import_module
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from aws_rft_sdk import datasets
+from aws_rft_sdk._frozen import JSON, FrozenDict
+from aws_rft_sdk.datasets import RULES, Severity
+from aws_rft_sdk.datasets._text import hint
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.jobs import config as fields
+from aws_rft_sdk.jobs.config import (
+    BOTOCORE,
+    KINDS,
+    OURS,
+    Config,
+    ConfigKind,
+    NovaConfig,
+    Table,
+    rule_of,
+    source_of,
+    table_of,
+    words_of,
+)
+from aws_rft_sdk.jobs.types import Problem
+
+_SECRET = re.compile(
+    r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
+)
+_WIDTH = 100
+
+
+@dataclass(frozen=True)
+class JobFile:
+    """A job's file as it was read.
+
+    Attributes:
+        path: The file. Paths in it begin at its folder.
+        config: What it says. None if something is missing or has a wrong value.
+        problems: All that is wrong with the file and the data that it names.
+        notes: What may not be meant.
+        rows: Rows of each local data file that could be read, by the path as the job's file spells it.
+    """
+
+    path: Path
+    config: Config | None
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
+    rows: Mapping[str, int] = dataclass_field(default_factory=FrozenDict)
+
+    def local(self, name: str) -> Path:
+        """Return where a path of the file points to."""
+        return self.path.parent / name
+
+
+def read_job(path: str | Path) -> JobFile:
+    """Read and check a job's file and the data that it names. Nothing is sent.
+
+    Args:
+        path: A TOML file, as `aws-rft job init` writes it.
+
+    Raises:
+        ConfigurationError: The file cannot be read from the disk.
+    """
+    path = Path(path)
+    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        raw = toml.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return JobFile(
+            path, None, (Problem("", None, f"line {line} is not UTF-8; save the file as UTF-8", "TOML 1.0"),)
+        )
+    except (ValueError, RecursionError) as error:
+        return JobFile(path, None, (Problem("", None, f"the file is no TOML: {error}", "TOML 1.0"),))
+    job = raw.get("job")
+    on = job.get("on") if isinstance(job, dict) else None
+    if not isinstance(on, str) or on not in KINDS:
+        rule = f"must be {' or '.join(map(json.dumps, KINDS))}"
+        rule += "; jobs on SageMaker come later" if on == "sagemaker" else hint(on, KINDS)
+        return JobFile(path, None, (Problem("job.on", _shown("job.on", on), rule, OURS),))
+    kind = KINDS[on]
+    try:
+        read: Config | None = kind.model_validate(raw)
+        problems: list[Problem] = []
+    except ValidationError as error:
+        read, problems = None, _problems(kind, raw, error)
+    values = _Values(kind, raw, problems)
+    problems += _conflicts(values)
+    notes, rows = _check_files(values, path.parent, problems)
+    notes += _notes(on, values)
+    return JobFile(path, read, tuple(problems), tuple(notes), rows)
+
+
+class _Values:
+    """The values of a file that are right by themselves, however wrong the others are."""
+
+    def __init__(self, kind: ConfigKind, raw: Mapping[str, JSON], problems: Iterable[Problem]) -> None:
+        self.kind, self.raw, self.wrong = kind, raw, {problem.path for problem in problems}
+
+    def written(self, path: str) -> bool:
+        """Whether the file has a value there, right or wrong."""
+        return _at(self.raw, path.split(".")) is not None
+
+    def get(self, path: str) -> Any:
+        """Return a value, the default if the file has none. Returns None for a wrong one."""
+        if any(path == wrong or path.startswith(f"{wrong}.") for wrong in self.wrong):
+            return None
+        value = _at(self.raw, path.split("."))
+        field = _field(self.kind, path)
+        return field.get_default() if value is None and field and not field.is_required() else value
+
+
+def _at(value: JSON, path: Iterable[Any]) -> JSON:
+    """Return what stands at a path; None if nothing does."""
+    for part in path:
+        try:
+            value = value[part]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value
+
+
+def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
+    """Return the definition of the field at a path. Returns None if there is none."""
+    field = None
+    for part in path.split("."):
+        field = kind.model_fields.get(part) if kind else None
+        kind = table_of(field) if field else None
+    return field
+
+
+def _problems(kind: type[Table], raw: JSON, error: ValidationError) -> list[Problem]:
+    """Return one problem for each path that pydantic has errors at. For a union it has an error for each member."""
+    found: dict[str, Problem] = {}
+    for item in error.errors(include_url=False, include_context=False):
+        parts: list[str] = []
+        value, table = raw, kind
+        for part in map(str, item["loc"]):
+            parts.append(part)
+            value, field = _at(value, [part]), table.model_fields.get(part)
+            inner = field and table_of(field)
+            if not inner:
+                break
+            table = inner
+        path = ".".join(parts)
+        if field is None:
+            rule, source = _unknown(kind, table, parts), OURS
+        else:
+            rule, source = f"must be {rule_of(field)}", source_of(field)
+            rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
+        found.setdefault(path, Problem(path, _shown(path, value), rule, source))
+    return list(found.values())
+
+
+def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
+    """Return what is wrong with a name that a table does not have, and what was meant."""
+    name, within = parts[-1], f"the table [{'.'.join(parts[:-1])}]" if len(parts) > 1 else "the file"
+    rule = f"{within} has no such field"
+    if near := hint(name, table.model_fields):
+        return rule + near
+    others = [
+        other for other, field in kind.model_fields.items() if name in getattr(table_of(field), "model_fields", ())
+    ]
+    return f"{rule}; it belongs to [{others[0]}]" if others else f"{rule}; it has {', '.join(table.model_fields)}"
+
+
+def _shown(path: str, value: JSON) -> JSON:
+    """Return a value as JSON can hold it, without what looks like a secret."""
+    if isinstance(value, dict):
+        return {str(key): _shown(f"{path}.{key}", item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_shown(path, item) for item in value]
+    if isinstance(value, str) and (_SECRET.search(path) or _SECRET.search(value)):
+        return "***"
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return str(value)
+
+
+def _conflicts(values: _Values) -> Iterator[Problem]:
+    """Yield what is wrong with values that are right by themselves."""
+    is_nova = values.kind is NovaConfig
+    yield from _one_of(values, "grader", "lambda_arn", "reward")
+    arn, reward = values.get("grader.lambda_arn"), values.written("grader.reward")
+    region = values.kind.region()
+    if arn and (found := arn.split(":")[3]) != region:
+        rule = f"the function is in {found}, and the job runs in {region}; deploy the function in {region}"
+        yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
+    for name in ("name", "role", "with_deps"):
+        if values.written(f"grader.{name}") and not reward:
+            rule = "is for a function that `reward` becomes; the function of `lambda_arn` exists. Remove this field"
+            yield Problem(f"grader.{name}", values.get(f"grader.{name}"), rule, OURS)
+    # A name that is left out is the job's name, for which other rules hold.
+    taken = [("grader.name", fields.FunctionName)] if reward else []
+    taken += [("job.custom_model_name", fields.ModelName)] if is_nova else []
+    for path, form in taken:
+        name = values.get("job.name")
+        if name and not values.written(path) and not _fits(form, name):
+            rule = f"is the job's name if left out; it must be {words_of(form)}"
+            yield Problem(path, name, rule, source_of(_field(values.kind, path)))
+    if is_nova:
+        yield from _nova_conflicts(values)
+
+
+def _nova_conflicts(values: _Values) -> Iterator[Problem]:
+    yield from _one_of(values, "data", "train", "invocation_logs")
+    for name in ("use_prompt_response", "filters"):
+        if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
+            rule = "is about invocation logs; give `invocation_logs`, or remove this field"
+            yield Problem(f"data.{name}", _shown(f"data.{name}", values.get(f"data.{name}")), rule, BOTOCORE)
+    filters = values.get("data.filters")
+    if isinstance(filters, dict):
+        yield from _one_of(values, "data.filters", *fields.Filters.model_fields)
+        for name in ("and_all", "or_all"):
+            if any(len(item) != 1 for item in filters.get(name) or ()):
+                rule = "each of its tables has exactly one of equals and not_equals"
+                yield Problem(f"data.filters.{name}", None, rule, BOTOCORE)
+    for path in ("data.train", "data.validation"):
+        for value in _listed(values.get(path)):
+            if is_s3(value) and not _fits(fields.S3, value):
+                yield Problem(path, value, f"must be {words_of(fields.S3)}", BOTOCORE)
+
+
+def _one_of(values: _Values, table: str, *names: str) -> Iterator[Problem]:
+    given = [name for name in names if values.written(f"{table}.{name}")]
+    if len(given) != 1 and isinstance(values.get(table), dict):
+        rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
+        yield Problem(table, None, rule, BOTOCORE if table.startswith("data") else OURS)
+
+
+def _fits(kind: Any, value: JSON) -> bool:
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
+
+
+def _listed(value: JSON) -> list[str]:
+    return value if isinstance(value, list) else [value] if isinstance(value, str) else []
+
+
+def is_s3(name: str) -> bool:
+    """Return whether a data file is on S3 rather than on this machine."""
+    return name.startswith("s3:")
+
+
+def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tuple[list[str], dict[str, int]]:
+    """Check the local files. Returns notes, and the rows of each data file; adds to the problems."""
+    notes: list[str] = []
+    rows: dict[str, int] = {}
+    target = "nova" if values.kind is NovaConfig else "bedrock"
+    options = {
+        "require_reference": values.get("data.require_reference") is not False,
+        "max_tokens": values.get("hyperparameters.maxPromptLength"),
+        "keep": 1,
+    }
+    for path in ("data.train", "data.validation"):
+        for name in _listed(values.get(path)):
+            if is_s3(name):
+                if target == "bedrock":
+                    rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
+                    problems.append(Problem(path, name, rule, fields.MANTLE))
+                continue
+            try:
+                # Nova is measured on any number of rows. What Bedrock takes is not documented.
+                ignore = ("rows-min",) if (target, path) == ("nova", "data.validation") else ()
+                report = datasets.check(folder / name, target, ignore=ignore, **options)
+            except DatasetError as error:
+                problems.append(Problem(path, name, str(error), OURS))
+                continue
+            rows[name] = report.rows
+            for found in report.problems:
+                where = "" if found.line is None else f"line {found.line}: "
+                more = report.counts[found.rule] - 1
+                text = f"{where}{found.field} {found.problem}".strip() + (f" (and {more:,} more)" if more else "")
+                if found.severity is Severity.WARNING:
+                    notes.append(f"{name}: {text}; {found.fix}")
+                else:
+                    problems.append(Problem(path, name, f"{text}; {found.fix}", RULES[found.rule].source))
+    reward = values.get("grader.reward")
+    if reward and not (file := folder / reward.rpartition(":")[0]).is_file():
+        problems.append(Problem("grader.reward", reward, f"there is no file {file}", OURS))
+    size_path = "hyperparameters.batchSize" if target == "nova" else "hyperparameters.batch_size"
+    size, train = values.get(size_path), values.get("data.train")
+    if isinstance(size, int) and size > (count := rows.get(str(train), size)):
+        rule = f"is larger than the {count:,} rows of {train}; use at most {count:,}, or add rows"
+        problems.append(Problem(size_path, size, rule, OURS))
+    return notes, rows
+
+
+def _notes(on: str, values: _Values) -> list[str]:
+    notes = []
+    model = values.get("job.model")
+    if model and not any(known in model for known in fields.MODELS[on]):
+        known = " and ".join(fields.MODELS[on])
+        notes.append(
+            f"job.model: fine-tuning of {model} is not documented; documented are {known}. It is sent as it is"
+        )
+    for name, inner in fields.BedrockHyperparameters.model_fields.items() if on == "bedrock" else ():
+        if fields.NOT_ON_MANTLE in (inner.description or "") and values.written(f"hyperparameters.{name}"):
+            notes.append(f"hyperparameters.{name}: {fields.NOT_ON_MANTLE}")
+    if on == "bedrock" and values.written("data.validation"):
+        notes.append("data.validation: CloudTrail's records name validation_file, and no page says what it does")
+    return notes
+
+
+def init_text(on: str) -> str:
+    """Return a first file for a service, every field with its rule, default and source.
+
+    Args:
+        on: "bedrock" or "nova".
+    """
+    kind = KINDS[on]
+    lines = _comment(f"{kind.__doc__} Check it with: aws-rft job plan THIS-FILE")
+    for name, field in kind.model_fields.items():
+        table = table_of(field)
+        lines += ["", *_comment((table.__doc__ if table else field.description) or "")]
+        lines.append(f"[{name}]" if field.is_required() or name == "hyperparameters" else f"# [{name}]")
+        for key, inner in (table.model_fields if table else {}).items():
+            lines += _field_lines(on, key, inner)
+        if not table:
+            lines.append('# key = "value"')
+    return "\n".join(lines) + "\n"
+
+
+def _field_lines(on: str, name: str, field: FieldInfo) -> Iterator[str]:
+    inner = table_of(field)
+    rule = "a table with " + ", ".join(inner.model_fields) if inner else rule_of(field)
+    default = field.get_default()
+    ends = (
+        "Required." if field.is_required() else "" if default in (None, [], {}) else f"Default: {json.dumps(default)}."
+    )
+    yield from _comment(f"{field.description} {rule[0].upper()}{rule[1:]}. {ends} Source: {source_of(field)}.")
+    about: Any = field.json_schema_extra
+    value = about["sample"] if about["sample"] is not None else about["example"]
+    if isinstance(value, str):
+        value = value.format(region=KINDS[on].region())
+    shown = value if name == "filters" else json.dumps(value)  # the one table within a table
+    yield f"{'# ' if about['sample'] is None else ''}{name} = {shown}"
+
+
+def _comment(text: str) -> list[str]:
+    return [f"# {line}" for line in textwrap.wrap(re.sub(r"\s+", " ", text), _WIDTH - 2)]

@@ -1,0 +1,322 @@
+"""Runs the jobs: reads the file, samples, grades, lets the trainer learn, and says so, step by step.
+
+A step is one transaction: its metrics, its checkpoint and what was learnt. So a job that was interrupted goes on with
+the step after the last complete one, and no step is lost or done twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import statistics
+import threading
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future
+from typing import Any, TypeVar
+
+from aws_rft_sdk._checks import is_number
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.runtime import chat
+from aws_rft_sdk.runtime.answers import Refusal, encode
+from aws_rft_sdk.runtime.bedrock.dataset import DatasetError, Row, read_rows
+from aws_rft_sdk.runtime.bedrock.functions import Functions
+from aws_rft_sdk.runtime.bedrock.grading import GraderError, GraderInput, Score, grade, make_sample
+from aws_rft_sdk.runtime.bedrock.models import Models
+from aws_rft_sdk.runtime.bedrock.store import CheckpointRow, Event, JobEndedError, Store
+from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, Trainer, TrainingStep, Update
+from aws_rft_sdk.runtime.decode import Tracking
+from aws_rft_sdk.runtime.inference import Inquiry, ask, read_whole
+from aws_rft_sdk.runtime.policies import Call
+from aws_rft_sdk.wire import CHAT_COMPLETIONS_PATH
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CHECKPOINTS = 4
+"""Checkpoints of a job, evenly spread over its steps, as in the walkthrough."""
+_CONCURRENT_SAMPLES = 64
+_STD_FLOOR = 1e-4  # what TRL adds to the standard deviation of a group
+_ACTOR_METRICS = ("entropy", "pg_loss", "grad_norm")
+_STOP_SECONDS = 2.0
+_TEMPERATURE = 1.0
+
+
+class JobFailure(Exception):
+    """The job ends as failed.
+
+    Args:
+        code: For programs.
+        message: What is wrong.
+        param: The field of the request that is to blame. None if no field is.
+    """
+
+    def __init__(self, code: str, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.error: dict[str, JSON] = {"code": code, "message": message, "param": param}
+
+
+class Jobs:
+    """Runs each job in a thread of its own.
+
+    Args:
+        store: Holds the jobs.
+        models: The policies that are sampled.
+        functions: The graders.
+        trainer: Learns between the steps. None if nothing learns.
+        group: Samples of each prompt.
+        grader_input: Where graders find the reference answer.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        models: Models,
+        functions: Functions,
+        trainer: Trainer | None,
+        *,
+        group: int,
+        grader_input: GraderInput,
+    ) -> None:
+        self.store, self.models, self.functions, self.trainer = store, models, functions, trainer
+        self.group, self.grader_input = group, grader_input
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._running: dict[str, _Run] = {}
+        self._stopped = False
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Take the event loop that policies answer in, and go on with the jobs that have not ended."""
+        self._loop = loop
+        for doc in self.store.all("jobs"):
+            if doc["finished_at"] is None:
+                self.start(str(doc["id"]))
+
+    def start(self, job_id: str) -> None:
+        """Run a job, unless the server stops: then the next one runs it."""
+        assert self._loop is not None  # noqa: S101 - attached before the first call arrives
+        if self._stopped:
+            return
+        self._running[job_id] = run = _Run(self, job_id, self._loop)
+        run.start()
+
+    def cancel(self, job_id: str) -> dict[str, JSON]:
+        """End a job as cancelled. Returns the job.
+
+        Raises:
+            JobEndedError: It has ended already.
+        """
+        doc = self.store.advance(job_id, [Event("Fine-tuning job cancelled", "warn")], status="cancelled")
+        if run := self._running.get(job_id):
+            run.end()
+        return doc
+
+    def forget(self, job_id: str) -> None:
+        """Drop the thread of a job that has ended."""
+        self._running.pop(job_id, None)
+
+    def stop(self, *, wait: bool = True) -> None:
+        """End all threads and leave the jobs as they are. Waits up to 2 s for those in the middle of a step."""
+        self._stopped = True
+        runs = list(self._running.values())
+        for run in runs:
+            run.end()
+        for run in runs if wait else ():
+            run.join(_STOP_SECONDS)
+        self._running.clear()
+
+
+class _Run(threading.Thread):
+    """One job, from wherever it stands to its end."""
+
+    def __init__(self, jobs: Jobs, job_id: str, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(name=f"aws-rft-{job_id}", daemon=True)
+        self._jobs, self._store, self._id, self._loop = jobs, jobs.store, job_id, loop
+        self._ended = threading.Event()
+        self._lock = threading.Lock()
+        self._waiting_for: Future[Any] | None = None
+
+    def end(self) -> None:
+        """Let the thread end. Nothing is written any more."""
+        self._ended.set()
+        with self._lock:
+            if self._waiting_for is not None:
+                self._waiting_for.cancel()
+
+    def run(self) -> None:
+        """Run the job to its end, unless it is ended from outside."""
+        try:
+            try:
+                self._train()
+            except JobFailure as failure:
+                self._fail(failure)
+            except (JobEndedError, CancelledError):
+                raise
+            except Exception as error:
+                logger.exception("job=<%s> | the job failed", self._id)
+                self._fail(JobFailure("server_error", f"{type(error).__name__}: {error}"))
+        except (JobEndedError, CancelledError):
+            pass  # cancelled, or the server has stopped
+        finally:
+            self._jobs.forget(self._id)
+
+    def _fail(self, failure: JobFailure) -> None:
+        text = f"Fine-tuning job failed: {failure}"
+        self._advance([Event(text, "error")], status="failed", error=failure.error)
+
+    def _advance(self, events: Sequence[Event], **changes: Any) -> None:
+        with self._lock:
+            if self._ended.is_set():
+                raise JobEndedError
+            self._store.advance(self._id, events, **changes)
+
+    def _train(self) -> None:
+        doc = self._store.get("jobs", self._id)
+        assert doc is not None  # noqa: S101 - jobs are never deleted; for the type checker
+        rows = self._read_files(doc)
+        settings: dict[str, float] = doc["hyperparameters"]
+        batches = list(_batches(rows, int(settings["n_epochs"]), int(settings["batch_size"])))
+        if doc["status"] == "validating_files":
+            self._advance([Event("Files validated, the job is queued")], status="queued")
+            doc["status"] = "queued"
+        if doc["status"] == "queued":
+            self._advance([Event("Fine-tuning job started")], status="running")
+        done, state = self._store.progress(self._id)
+        marks = {round(len(batches) * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)}
+        for number, batch in enumerate(batches[done:], done + 1):
+            groups = self._graded(doc, batch, state)
+            step = TrainingStep(self._id, number, len(batches), settings, int(doc["seed"]), groups)
+            update = None if self._jobs.trainer is None else self._jobs.trainer.step(state, step)
+            state = None if update is None else update.state
+            self._finish_step(doc, step, update, is_mark=number in marks)
+        self._advance([Event("The job has successfully completed")], status="succeeded", fine_tuned_model=_tuned(doc))
+
+    def _read_files(self, doc: Mapping[str, Any]) -> list[Row]:
+        rows: dict[str, list[Row]] = {}
+        for param in ("training_file", "validation_file"):
+            if doc[param] is not None:
+                try:
+                    rows[param] = read_rows(self._store.content(doc[param]))
+                except DatasetError as error:
+                    raise JobFailure(f"invalid_{param}", f"{param} {doc[param]}: {error}", param) from None
+        return rows["training_file"]
+
+    # --- one step ----------------------------------------------------------------------------------------------------
+
+    def _graded(self, doc: Mapping[str, Any], batch: list[tuple[str, Row]], state: bytes | None) -> list[Group]:
+        width = self._jobs.group
+        asked = [(row, f"{name}-{number}") for name, row in batch for number in range(width)]
+        completions = self._in_loop(self._sampled([(name, _request(doc, name, row)) for row, name in asked], state))
+        samples = [
+            make_sample(row, _grader_id(row, name), completion["choices"][0]["message"], self._jobs.grader_input)
+            for (row, name), completion in zip(asked, completions, strict=True)
+        ]
+        function = doc["method"]["reinforcement"]["grader"]["lambda"]["function"]
+        try:
+            scores = grade(self._jobs.functions, function, samples, self._ended)
+        except GraderError as error:
+            raise JobFailure("grader_error", str(error), "method.reinforcement.grader") from None
+        return [
+            Group(row, _scored(completions[at : at + width], scores[at : at + width]))
+            for at, (_, row) in zip(range(0, len(scores), width), batch, strict=True)
+        ]
+
+    async def _sampled(
+        self, requests: Sequence[tuple[str, dict[str, JSON]]], state: bytes | None
+    ) -> list[Mapping[str, Any]]:
+        policy = await self._jobs.models.policy_at(state)
+        gate = asyncio.Semaphore(_CONCURRENT_SAMPLES)
+
+        async def one(name: str, request: dict[str, JSON]) -> Mapping[str, Any]:
+            body = encode(request)
+            inquiry = Inquiry(CHAT_COMPLETIONS_PATH, Tracking(None, None, None), request, body, False, None, None)
+            async with gate:
+                # The name is the same in every run, so that policies with a seed repeat themselves.
+                answer = await ask(policy, Call(request, body, False, trajectory_id=name, turn=0))
+                completion, _ = await read_whole(answer, inquiry)
+            return chat.read_answer(completion, request)
+
+        try:
+            return await asyncio.gather(*(one(*request) for request in requests))
+        except (Refusal, chat.AnswerError) as error:
+            raise JobFailure("server_error", f"sampling failed: {error}") from error
+
+    def _in_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        with self._lock:
+            if self._ended.is_set():
+                coroutine.close()
+                raise JobEndedError
+            self._waiting_for = future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
+        return future.result()
+
+    def _finish_step(self, doc: Mapping[str, Any], step: TrainingStep, update: Update | None, *, is_mark: bool) -> None:
+        figures = {} if update is None else update.metrics
+        for name, value in figures.items():
+            if not is_number(value):
+                raise JobFailure("server_error", f"the trainer's metric {name} is {value!r:.40}, no finite number")
+        metrics = step_metrics(step, figures)
+        events = [Event(f"Step {step.step}/{step.total_steps}: training metrics", data=metrics)]
+        checkpoint = None
+        if is_mark:
+            model = f"{_tuned(doc)}:ckpt-step-{step.step}"
+            short = {name: metrics[name] for name in ("step", "critic_rewards_mean")}
+            checkpoint = CheckpointRow(step.step, model, short)
+            events.append(Event(f"Checkpoint created at step {step.step}: {model}"))
+        state = None if update is None else update.state
+        self._advance(events, step=(step.step, state), checkpoint=checkpoint)
+
+
+def _batches(rows: list[Row], epochs: int, size: int) -> Iterator[list[tuple[str, Row]]]:
+    """Yield the rows of each step with a name for each row, in the order of the file. The last batch may be smaller."""
+    for epoch in range(epochs):
+        for start in range(0, len(rows), size):
+            yield [(f"{epoch}-{start + offset}", row) for offset, row in enumerate(rows[start : start + size])]
+
+
+def _request(doc: Mapping[str, Any], name: str, row: Row) -> dict[str, JSON]:
+    """Return the chat request of a sample. Its seed depends on nothing but the job's seed and the sample's name."""
+    digest = hashlib.sha256(f"{doc['seed']} {name}".encode()).digest()
+    seed = int.from_bytes(digest[:4], "big") >> 1
+    return {"model": doc["model"], "messages": row["messages"], "temperature": _TEMPERATURE, "seed": seed}
+
+
+def _grader_id(row: Row, name: str) -> str:
+    """Return the id of a sample: that of its row and the number of the sample, so that ids differ within an event."""
+    return f"{row['id']}-{name.rpartition('-')[2]}" if "id" in row else f"row-{name}"
+
+
+def _scored(completions: Sequence[Mapping[str, Any]], scores: Sequence[Score]) -> list[Sample]:
+    rewards = [score.reward for score in scores]
+    mean, std = statistics.fmean(rewards), statistics.pstdev(rewards)
+    return [
+        Sample(completion, score.reward, 0.0 if std == 0 else (score.reward - mean) / (std + _STD_FLOOR), score.metrics)
+        for completion, score in zip(completions, scores, strict=True)
+    ]
+
+
+def step_metrics(step: TrainingStep, learnt: Mapping[str, float]) -> dict[str, JSON]:
+    """Return the data of a metrics event. A figure of the trainer that nobody computed is null."""
+    samples = [sample for group in step.groups for sample in group.samples]
+    metrics: dict[str, JSON] = {
+        "step": step.step,
+        "total_steps": step.total_steps,
+        "critic_rewards_mean": statistics.fmean(sample.reward for sample in samples),
+        "critic_advantages_mean": statistics.fmean(sample.advantage for sample in samples),
+        "response_length_mean": statistics.fmean(_length(sample.completion) for sample in samples),
+    }
+    for name in _ACTOR_METRICS:
+        metrics[f"actor_{name}"] = learnt.get(name)
+    return metrics | {name: value for name, value in learnt.items() if name not in _ACTOR_METRICS}
+
+
+def _length(completion: Mapping[str, Any]) -> int:
+    """Return the tokens of a completion, or its words if the policy does not count tokens."""
+    usage = completion.get("usage")
+    tokens = usage.get("completion_tokens") if isinstance(usage, Mapping) else None
+    if isinstance(tokens, int):
+        return tokens
+    return len(str(completion["choices"][0]["message"].get("content") or "").split())
+
+
+def _tuned(doc: Mapping[str, Any]) -> str:
+    return f"ft:{doc['model']}:{str(doc['id']).removeprefix('ftjob-')}"
