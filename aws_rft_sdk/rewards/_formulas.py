@@ -26,8 +26,8 @@ _BREAK = re.compile(
 )
 """Where a formula ends: at a word or a line. Commands of LaTeX are looked at first, with the words in their braces."""
 _UNIT = re.compile(
-    rf"(?<=[0-9}}\u03c0])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)(?:\s{_A_WORD})?"
-    rf"(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
+    rf"(?<=[0-9}}\u03c0])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)"
+    rf"(?:\s{_A_WORD})?(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
     re.IGNORECASE,
 )
 _DELIMITED = re.compile(
