@@ -54,10 +54,11 @@ def create_parameters(
         rft["hyperParameters"] = hyperparameters
     # A value of the wrong type is passed on, for `problems` to find.
     files = [{"s3Uri": uri} for uri in validators] if isinstance(validators, list | tuple) else validators
+    tag_list = [{"key": key, "value": tags[key]} for key in tags] or None if isinstance(tags, Mapping) else tags
     optional = {
         "validationDataConfig": {"validators": files} if files else None,
-        "jobTags": tag_list(tags),
-        "customModelTags": tag_list(tags),
+        "jobTags": tag_list,
+        "customModelTags": tag_list,
         "customModelKmsKeyId": kms_key,
         "vpcConfig": vpc,
     }
@@ -75,13 +76,6 @@ def create_parameters(
     text = json.dumps(thaw(parameters), sort_keys=True, default=str)
     # The same call makes one job, also when the answer of the first call was lost and the user repeats it.
     return {**thaw(parameters), "clientRequestToken": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def tag_list(tags: Mapping[str, str] | None) -> JSON:
-    """Return tags as Bedrock's API takes them. Returns None if there are none, and what is no table as it is."""
-    if isinstance(tags, Mapping):
-        return [{"key": key, "value": value} for key, value in tags.items()] or None
-    return tags
 
 
 def problems(parameters: Mapping[str, JSON]) -> list[Problem]:

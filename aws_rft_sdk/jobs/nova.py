@@ -8,11 +8,9 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from aws_rft_sdk._checks import check_seconds, check_type
@@ -32,7 +30,7 @@ from aws_rft_sdk.jobs._answers import (
     whole,
 )
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
-from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems, tag_list
+from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems
 from aws_rft_sdk.jobs._files import destination_problems, digest_of, file_problems, upload_uri, uri_of
 from aws_rft_sdk.jobs._shapes import refuse, shape_problems
 from aws_rft_sdk.jobs.types import File, Job
@@ -253,41 +251,17 @@ class NovaJobs:
         with asking("bedrock:GetModelCustomizationJob"):
             return job_of(self._client("bedrock").get_model_customization_job(jobIdentifier=id_of(job)))
 
-    def list(
-        self,
-        *,
-        status: str | None = None,
-        name_contains: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-    ) -> Iterator[Job]:
-        """Yield the reinforcement fine-tuning jobs, the newest first, page by page as they are asked for.
-
-        Args:
-            status: `InProgress`, `Completed`, `Failed`, `Stopping` or `Stopped`; None for all.
-            name_contains: Part of the job's name.
-            created_after: Only younger jobs.
-            created_before: Only older jobs.
-        """
-        filters = {
-            "statusEquals": status,
-            "nameContains": name_contains,
-            "creationTimeAfter": created_after,
-            "creationTimeBefore": created_before,
-        }
-        pages = self._pages("ListModelCustomizationJobs", filters)
-        jobs = (job_of(row) for page in pages for row in page.get("modelCustomizationJobSummaries", ()))
-        return (job for job in jobs if job.get("customizationType", RFT) == RFT)
-
-    def _pages(self, operation: str, filters: Mapping[str, JSON]) -> Iterator[Mapping[str, JSON]]:
-        given = {name: value for name, value in filters.items() if value is not None}
-        refuse(shape_problems("bedrock", operation, given), "the list cannot be asked for")
+    def list(self) -> Iterator[Job]:
+        """Yield the reinforcement fine-tuning jobs, the newest first, page by page as they are asked for."""
         pages = (
             self._client("bedrock")
-            .get_paginator(xform_name(operation))
-            .paginate(**given, sortBy="CreationTime", sortOrder="Descending")
+            .get_paginator("list_model_customization_jobs")
+            .paginate(sortBy="CreationTime", sortOrder="Descending")
         )
-        return asking_each(pages, f"bedrock:{operation}")
+        for page in asking_each(pages, "bedrock:ListModelCustomizationJobs"):
+            for row in page.get("modelCustomizationJobSummaries", ()):
+                if row.get("customizationType", RFT) == RFT:
+                    yield job_of(row)
 
     def stop(self, job: str | Job) -> Job:
         """Stop a job. Safe to repeat: a job that is stopping or has stopped is returned as it is.
@@ -312,8 +286,6 @@ class NovaJobs:
         model: str | Job,
         name: str,
         *,
-        description: str | None = None,
-        tags: Mapping[str, str] | None = None,
         poll_seconds: float = 15.0,
         timeout_seconds: float = 3600.0,
     ) -> ModelDeployment:
@@ -324,8 +296,6 @@ class NovaJobs:
         Args:
             model: ARN of the tuned model, or the job that made it: a job, its ARN or its name.
             name: Unique in the account and region.
-            description: For people.
-            tags: Of the deployment.
             poll_seconds: Between two looks at the deployment.
             timeout_seconds: How long to wait at most.
 
@@ -337,16 +307,17 @@ class NovaJobs:
         """
         check_seconds("poll_seconds", poll_seconds)
         check_seconds("timeout_seconds", timeout_seconds)
-        given = {"modelDeploymentName": name, "description": description, "tags": tag_list(tags)}
-        parameters = {key: value for key, value in given.items() if value is not None}
-        checked = {**parameters, "modelArn": _A_MODEL}  # what the service said about itself needs no check
+        # An ARN that the service gave needs no check, and is not known before the first call.
+        checked = {"modelDeploymentName": name, "modelArn": _A_MODEL}
         refuse(shape_problems("bedrock", "CreateCustomModelDeployment", checked), "the model cannot be deployed")
         arn = self._tuned_model(model)
         found = self._find(name)
         if found is None:
             try:
                 with asking(_DEPLOY, arn):
-                    made = self._client("bedrock").create_custom_model_deployment(modelArn=arn, **parameters)
+                    made = self._client("bedrock").create_custom_model_deployment(
+                        modelDeploymentName=name, modelArn=arn
+                    )
                 found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
             except JobServiceError:
                 found = self._find(name)  # botocore repeats a call whose answer was lost
@@ -398,20 +369,6 @@ class NovaJobs:
             return deployment_of(
                 self._client("bedrock").get_custom_model_deployment(customModelDeploymentIdentifier=id_of(deployment))
             )
-
-    def deployments(
-        self, *, model: str | None = None, status: str | None = None, name_contains: str | None = None
-    ) -> Iterator[ModelDeployment]:
-        """Yield the deployments, the newest first.
-
-        Args:
-            model: ARN of the tuned model; None for all.
-            status: `Creating`, `Active` or `Failed`; None for all.
-            name_contains: Part of the name.
-        """
-        filters = {"modelArnEquals": model, "statusEquals": status, "nameContains": name_contains}
-        pages = self._pages("ListCustomModelDeployments", filters)
-        return (deployment_of(row) for page in pages for row in page.get("modelDeploymentSummaries", ()))
 
     def undeploy(self, deployment: str | ModelDeployment) -> None:
         """Delete a deployment, by its ARN or name. Does nothing if there is none, so that repeating is safe."""
