@@ -32,6 +32,8 @@ _EXAMPLES = {
     "SecurityGroupId": "sg-0123456789abcdef0",
 }
 """A value of a shape with a pattern, for the user to imitate."""
+FUNCTION_NAME = "[a-zA-Z0-9_-]{1,64}"
+"""A name of a Lambda function. The shape of Lambda's model also takes ARNs."""
 # Both match the same names. Python needs time that doubles with every hyphen to see that the first one does not match.
 _SLOW, _FAST = r"(-*[a-zA-Z0-9\+\-\.])*", r"[a-zA-Z0-9\+\-\.]*"
 
@@ -48,6 +50,16 @@ def shape_problems(service: str, operation: str, parameters: Mapping[str, JSON])
     source = f"botocore service model {service} {model.api_version}"
     found = _walk(model.operation_model(operation).input_shape, parameters, "")
     return [Problem(path, value, rule, source) for path, value, rule in found]
+
+
+def bedrock_shape(name: str) -> Any:
+    """Return a shape of botocore's model of Bedrock, for example `JobName`."""
+    return _service_model("bedrock").shape_for(name)
+
+
+def broken_rule(shape: str, value: JSON) -> str | None:
+    """Return the first rule of a shape of Bedrock that a value breaks. Returns None if it keeps all of them."""
+    return next((rule for _, _, rule in _walk(bedrock_shape(shape), value, "")), None)
 
 
 def refuse(problems: Sequence[Problem], what: str) -> None:

@@ -14,7 +14,8 @@ from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError
 from aws_rft_sdk.jobs import graders, iam
-from aws_rft_sdk.jobs.config import OURS, Config, NovaConfig
+from aws_rft_sdk.jobs._tables import OURS
+from aws_rft_sdk.jobs.config import Config, NovaConfig
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of

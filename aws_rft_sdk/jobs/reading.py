@@ -10,7 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from importlib import import_module
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -23,24 +22,20 @@ from aws_rft_sdk.datasets import RULES, Severity
 from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.jobs import config as fields
-from aws_rft_sdk.jobs.config import (
-    BOTOCORE,
-    KINDS,
+from aws_rft_sdk.jobs._tables import (
     OURS,
-    Config,
-    ConfigKind,
-    NovaConfig,
     Table,
     rule_of,
+    shown,
     source_of,
     table_of,
+    table_problems,
+    value_at,
     words_of,
 )
+from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, Config, ConfigKind, NovaConfig
 from aws_rft_sdk.jobs.types import Problem
 
-_SECRET = re.compile(
-    r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
-)
 _WIDTH = 100
 
 
@@ -94,13 +89,10 @@ def read_job(path: str | Path) -> JobFile:
     if not isinstance(on, str) or on not in KINDS:
         rule = f"must be {' or '.join(map(json.dumps, KINDS))}"
         rule += "; jobs on SageMaker come later" if on == "sagemaker" else hint(on, KINDS)
-        return JobFile(path, None, (Problem("job.on", _shown("job.on", on), rule, OURS),))
+        return JobFile(path, None, (Problem("job.on", shown("job.on", on), rule, OURS),))
     kind = KINDS[on]
-    try:
-        read: Config | None = kind.model_validate(raw)
-        problems: list[Problem] = []
-    except ValidationError as error:
-        read, problems = None, _problems(kind, raw, error)
+    problems = table_problems(kind, raw)
+    read = None if problems else kind.model_validate(raw)
     values = _Values(kind, raw, problems)
     problems += _conflicts(values)
     notes, rows = _check_files(values, path.parent, problems)
@@ -116,25 +108,15 @@ class _Values:
 
     def written(self, path: str) -> bool:
         """Whether the file has a value there, right or wrong."""
-        return _at(self.raw, path.split(".")) is not None
+        return value_at(self.raw, path.split(".")) is not None
 
     def get(self, path: str) -> Any:
         """Return a value, the default if the file has none. Returns None for a wrong one."""
         if any(path == wrong or path.startswith(f"{wrong}.") for wrong in self.wrong):
             return None
-        value = _at(self.raw, path.split("."))
+        value = value_at(self.raw, path.split("."))
         field = _field(self.kind, path)
         return field.get_default() if value is None and field and not field.is_required() else value
-
-
-def _at(value: JSON, path: Iterable[Any]) -> JSON:
-    """Return what stands at a path; None if nothing does."""
-    for part in path:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
 
 
 def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
@@ -144,54 +126,6 @@ def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
         field = kind.model_fields.get(part) if kind else None
         kind = table_of(field) if field else None
     return field
-
-
-def _problems(kind: type[Table], raw: JSON, error: ValidationError) -> list[Problem]:
-    """Return one problem for each path that pydantic has errors at. For a union it has an error for each member."""
-    found: dict[str, Problem] = {}
-    for item in error.errors(include_url=False, include_context=False):
-        parts: list[str] = []
-        value, table = raw, kind
-        for part in map(str, item["loc"]):
-            parts.append(part)
-            value, field = _at(value, [part]), table.model_fields.get(part)
-            inner = field and table_of(field)
-            if not inner:
-                break
-            table = inner
-        path = ".".join(parts)
-        if field is None:
-            rule, source = _unknown(kind, table, parts), OURS
-        else:
-            rule, source = f"must be {rule_of(field)}", source_of(field)
-            rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
-        found.setdefault(path, Problem(path, _shown(path, value), rule, source))
-    return list(found.values())
-
-
-def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
-    """Return what is wrong with a name that a table does not have, and what was meant."""
-    name, within = parts[-1], f"the table [{'.'.join(parts[:-1])}]" if len(parts) > 1 else "the file"
-    rule = f"{within} has no such field"
-    if near := hint(name, table.model_fields):
-        return rule + near
-    others = [
-        other for other, field in kind.model_fields.items() if name in getattr(table_of(field), "model_fields", ())
-    ]
-    return f"{rule}; it belongs to [{others[0]}]" if others else f"{rule}; it has {', '.join(table.model_fields)}"
-
-
-def _shown(path: str, value: JSON) -> JSON:
-    """Return a value as JSON can hold it, without what looks like a secret."""
-    if isinstance(value, dict):
-        return {str(key): _shown(f"{path}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(path, item) for item in value]
-    if isinstance(value, str) and (_SECRET.search(path) or _SECRET.search(value)):
-        return "***"
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
-        return value
-    return str(value)
 
 
 def _conflicts(values: _Values) -> Iterator[Problem]:
@@ -224,7 +158,7 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
     for name in ("use_prompt_response", "filters"):
         if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
             rule = "is about invocation logs; give `invocation_logs`, or remove this field"
-            yield Problem(f"data.{name}", _shown(f"data.{name}", values.get(f"data.{name}")), rule, BOTOCORE)
+            yield Problem(f"data.{name}", shown(f"data.{name}", values.get(f"data.{name}")), rule, BOTOCORE)
     filters = values.get("data.filters")
     if isinstance(filters, dict):
         yield from _one_of(values, "data.filters", *fields.Filters.model_fields)

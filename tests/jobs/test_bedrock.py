@@ -328,7 +328,9 @@ def test_create_when_the_request_is_wrong_then_all_is_told_and_nothing_is_sent(
     given = {"model": MODEL, "training_file": "file-1", "grader": ARN, **change}
     found = problems(create_body(**given), "us-west-2")
     assert [item.path for item in found] == ([] if path is None else [path])
-    assert all(isinstance(item, values.Problem) and item.rule.startswith("must ") and item.source for item in found)
+    assert all(
+        isinstance(item, values.Problem) and item.rule.startswith(("must ", "is ")) and item.source for item in found
+    )
     arguments = {name: value for name, value in given.items() if name not in ("model", "training_file", "grader")}
     if path is None:
         jobs.create(given["model"], given["training_file"], given["grader"], **arguments)
