@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.jobs._shapes import broken_rule
-from aws_rft_sdk.jobs._tables import OURS, table_problems
+from aws_rft_sdk.jobs._tables import table_problems
 from aws_rft_sdk.jobs.config import MANTLE, MODELS, BedrockHyperparameters
-from aws_rft_sdk.jobs.types import File, Problem
+from aws_rft_sdk.jobs.types import OURS, File, Problem
 
 _MODEL = MODELS["bedrock"][0]
 

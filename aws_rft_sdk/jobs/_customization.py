@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.jobs._shapes import shape_problems
-from aws_rft_sdk.jobs.types import Problem
+from aws_rft_sdk.jobs.types import OURS, Problem
 
 RFT = "REINFORCEMENT_FINE_TUNING"
-OURS = "this package"
 _GUIDE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for Amazon Nova models"
 
 

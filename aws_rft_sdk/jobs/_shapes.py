@@ -19,6 +19,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs.types import Problem
 
+BOTOCORE = "botocore service model bedrock 2023-04-20"
 _EXAMPLES = {
     "JobName": "gsm8k-first",
     "CustomModelName": "gsm8k-first",

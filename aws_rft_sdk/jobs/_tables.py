@@ -16,9 +16,8 @@ from pydantic_core import CoreSchema, core_schema
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.jobs._shapes import bedrock_shape, broken_rule
-from aws_rft_sdk.jobs.types import Problem
+from aws_rft_sdk.jobs.types import OURS, Problem
 
-OURS = "this package"
 _SECRET = re.compile(
     r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
 )

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from aws_rft_sdk.jobs._shapes import FUNCTION_NAME
-from aws_rft_sdk.jobs._tables import OURS, Form, Shape, Table, table_of
+from aws_rft_sdk.jobs._shapes import BOTOCORE, FUNCTION_NAME
+from aws_rft_sdk.jobs._tables import Form, Shape, Table, table_of
+from aws_rft_sdk.jobs.types import OURS
 
 MANTLE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for open-weight models using OpenAI APIs"
 MANTLE_DATA = "Amazon Bedrock user guide, prepare data for open-weight models"
 MANTLE_REWARD = "Amazon Bedrock user guide, setting up reward functions for open-weight models"
-BOTOCORE = "botocore service model bedrock 2023-04-20"
 NOVA = "Amazon Bedrock user guide, create and manage fine-tuning jobs for Amazon Nova models"
 _OPENAI = "openai client, ReinforcementHyperparameters"
 

@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError
 
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, DatasetError, JobServiceError, RFTError, ServiceTimeoutError
+from aws_rft_sdk.datasets import Target
+from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError, ServiceTimeoutError
 from aws_rft_sdk.jobs._answers import (
     ModelDeployment,
     code_of,
@@ -31,7 +32,7 @@ from aws_rft_sdk.jobs._answers import (
 )
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
 from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems
-from aws_rft_sdk.jobs._files import destination_problems, digest_of, file_problems, upload_uri, uri_of
+from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, refuse_file, upload_uri
 from aws_rft_sdk.jobs._shapes import refuse, shape_problems
 from aws_rft_sdk.jobs.types import File, Job
 
@@ -115,18 +116,13 @@ class NovaJobs:
         """
         path = Path(path)
         refuse(destination_problems(destination, "destination"), f"{path} cannot be uploaded")
-        found = file_problems(path, "path", require_reference, {}) if check or not path.is_file() else []
-        if found:
-            raise DatasetError(f"{path} was not uploaded: {'; '.join(problem.rule for problem in found)}")
-        with open(path, "rb") as file:
-            digest = digest_of(file)
-            size = file.tell()
-            file.seek(0)
-            uri = uri_of(path, destination, digest)
-            bucket, key = uri.removeprefix("s3://").split("/", 1)
-            body = {"Bucket": bucket, "Key": key, "Body": file, "ChecksumSHA256": base64.b64encode(digest).decode()}
-            with asking("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}"):
-                self._client("s3").put_object(**body)
+        refuse_file(path, Target.NOVA, check=check, require_reference=require_reference)
+        uri, digest, size = upload_uri(path, destination), digest_of(path), path.stat().st_size
+        bucket, key = uri.removeprefix("s3://").split("/", 1)
+        with path.open("rb") as file, asking("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}"):
+            self._client("s3").put_object(
+                Bucket=bucket, Key=key, Body=file, ChecksumSHA256=base64.b64encode(digest).decode()
+            )
         logger.info("uri=<%s>, bytes=<%d> | uploaded", uri, size)
         return File({"s3Uri": uri, "bucket": bucket, "key": key, "bytes": size}, uri)
 
@@ -198,7 +194,14 @@ class NovaJobs:
             found += destination_problems(upload_to, "upload_to")
         sizes = hyperparameters if isinstance(hyperparameters, Mapping) else {}
         for path, file in local.items():
-            found += file_problems(file, path, require_reference, sizes, is_training=path == _TRAINING)
+            found += check_file(
+                file,
+                Target.NOVA,
+                path,
+                require_reference=require_reference,
+                is_training=path == _TRAINING,
+                sizes=sizes,
+            ).problems
         refuse(found, f"the job {job_name!r} cannot be created")
         for path, file in local.items():
             if self.upload(file, folder, check=False).id != uris[path]:

@@ -14,12 +14,11 @@ from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError
 from aws_rft_sdk.jobs import graders, iam
-from aws_rft_sdk.jobs._tables import OURS
 from aws_rft_sdk.jobs.config import Config, NovaConfig
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
-from aws_rft_sdk.jobs.types import Job, Problem, Request
+from aws_rft_sdk.jobs.types import OURS, Job, Problem, Request
 from aws_rft_sdk.runs import RolloutTable, measure
 from aws_rft_sdk.runs.manifest import read_manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, hints

@@ -16,14 +16,14 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from aws_rft_sdk import datasets
 from aws_rft_sdk._frozen import JSON, FrozenDict
-from aws_rft_sdk.datasets import RULES, Severity
+from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.datasets._text import hint
-from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import config as fields
+from aws_rft_sdk.jobs._files import check_file
+from aws_rft_sdk.jobs._shapes import BOTOCORE
 from aws_rft_sdk.jobs._tables import (
-    OURS,
     Table,
     rule_of,
     shown,
@@ -33,8 +33,8 @@ from aws_rft_sdk.jobs._tables import (
     value_at,
     words_of,
 )
-from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, Config, ConfigKind, NovaConfig
-from aws_rft_sdk.jobs.types import Problem
+from aws_rft_sdk.jobs.config import KINDS, Config, ConfigKind, NovaConfig
+from aws_rft_sdk.jobs.types import OURS, Problem
 
 _WIDTH = 100
 
@@ -200,39 +200,26 @@ def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tupl
     """Check the local files. Returns notes, and the rows of each data file; adds to the problems."""
     notes: list[str] = []
     rows: dict[str, int] = {}
-    target = "nova" if values.kind is NovaConfig else "bedrock"
-    options = {
+    is_nova = values.kind is NovaConfig
+    about: dict[str, JSON] = {
         "require_reference": values.get("data.require_reference") is not False,
-        "max_tokens": values.get("hyperparameters.maxPromptLength"),
-        "keep": 1,
+        "sizes": {"maxPromptLength": values.get("hyperparameters.maxPromptLength")},
     }
     for path in ("data.train", "data.validation"):
         for name in _listed(values.get(path)):
-            if is_s3(name):
-                if target == "bedrock":
-                    rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
-                    problems.append(Problem(path, name, rule, fields.MANTLE))
-                continue
-            try:
-                # Nova is measured on any number of rows. What Bedrock takes is not documented.
-                ignore = ("rows-min",) if (target, path) == ("nova", "data.validation") else ()
-                report = datasets.check(folder / name, target, ignore=ignore, **options)
-            except DatasetError as error:
-                problems.append(Problem(path, name, str(error), OURS))
-                continue
-            rows[name] = report.rows
-            for found in report.problems:
-                where = "" if found.line is None else f"line {found.line}: "
-                more = report.counts[found.rule] - 1
-                text = f"{where}{found.field} {found.problem}".strip() + (f" (and {more:,} more)" if more else "")
-                if found.severity is Severity.WARNING:
-                    notes.append(f"{name}: {text}; {found.fix}")
-                else:
-                    problems.append(Problem(path, name, f"{text}; {found.fix}", RULES[found.rule].source))
+            if not is_s3(name):
+                target, is_training = (Target.NOVA if is_nova else Target.BEDROCK), path == "data.train"
+                found = check_file(folder / name, target, path, is_training=is_training, **about)
+                problems += [problem._replace(value=name) for problem in found.problems]
+                notes += found.notes
+                rows |= {} if found.rows is None else {name: found.rows}
+            elif not is_nova:
+                rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
+                problems.append(Problem(path, name, rule, fields.MANTLE))
     reward = values.get("grader.reward")
     if reward and not (file := folder / reward.rpartition(":")[0]).is_file():
         problems.append(Problem("grader.reward", reward, f"there is no file {file}", OURS))
-    size_path = "hyperparameters.batchSize" if target == "nova" else "hyperparameters.batch_size"
+    size_path = "hyperparameters.batchSize" if is_nova else "hyperparameters.batch_size"
     size, train = values.get(size_path), values.get("data.train")
     if isinstance(size, int) and size > (count := rows.get(str(train), size)):
         rule = f"is larger than the {count:,} rows of {train}; use at most {count:,}, or add rows"

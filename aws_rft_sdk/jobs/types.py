@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
 
+OURS = "this package"
+"""Source of a rule that is ours."""
+
 
 class Problem(NamedTuple):
     """One thing that is wrong with a job's configuration.
@@ -16,7 +19,7 @@ class Problem(NamedTuple):
         path: Of the field, dotted, for example `hyperparameters.batch_size`.
         value: What the file says there; None if the field is missing.
         rule: What the field must be, and what to type instead.
-        source: Where the rule is documented, or `this package` if the rule is ours.
+        source: Where the rule is documented.
     """
 
     path: str

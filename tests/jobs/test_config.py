@@ -11,9 +11,11 @@ import pytest
 
 from aws_rft_sdk.jobs._bedrock_request import create_body
 from aws_rft_sdk.jobs._bedrock_request import problems as request_problems
-from aws_rft_sdk.jobs._tables import OURS, Shape, source_of, table_of
-from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, MANTLE, NOT_ON_MANTLE
+from aws_rft_sdk.jobs._shapes import BOTOCORE
+from aws_rft_sdk.jobs._tables import Shape, source_of, table_of
+from aws_rft_sdk.jobs.config import KINDS, MANTLE, NOT_ON_MANTLE
 from aws_rft_sdk.jobs.reading import init_text, read_job
+from aws_rft_sdk.jobs.types import OURS
 from tests.jobs.job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
 
 
