@@ -101,11 +101,8 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
     made: list[Created] = []
 
     def tell(item: Created) -> None:
-        if item.is_new:
-            made.append(item)
-            click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
-        else:
-            click.echo(f"{item.kind} {item.id} exists already. If it is left over, type: {item.remove}", err=True)
+        made.append(item)
+        click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
 
     try:
         done = submit_job(file, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))

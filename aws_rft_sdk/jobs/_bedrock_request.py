@@ -54,12 +54,8 @@ def problems(body: Mapping[str, JSON], region: str | None = None) -> list[Proble
         region: Region of the job. None if it is unknown, then the region of the grader is not checked.
     """
     found = []
-    model = body["model"]
-    if not is_text(model):
-        found.append(Problem("model", model, f"must be the id of a model, for example {_MODEL!r}", MANTLE))
-    elif model.startswith("amazon.nova"):
-        rule = f"must be an open-weight model, for example {_MODEL!r}; Nova is tuned with NovaJobs, --on nova"
-        found.append(Problem("model", model, rule, MANTLE))
+    if rule := model_rule(body["model"]):
+        found.append(Problem("model", body["model"], rule, MANTLE))
     for name in ("training_file", "validation_file"):
         if name in body and not _is_file_id(body[name]):
             rule = "must be the id of an uploaded file; upload(path) returns it"
@@ -74,6 +70,13 @@ def problems(body: Mapping[str, JSON], region: str | None = None) -> list[Proble
     none = "must have a value; the service chooses those that are absent"
     wrong += [Problem(name, None, none, OURS) for name, value in given.items() if value is None]
     return found + [problem._replace(path=f"{path}.{problem.path}") for problem in wrong]
+
+
+def model_rule(model: JSON) -> str | None:
+    """Return what a model must be. Returns None if it is so."""
+    if is_text(model) and not model.startswith("amazon.nova"):
+        return None
+    return f"must be the id of an open-weight model, for example {_MODEL!r}; Nova is tuned with NovaJobs, --on nova"
 
 
 def _grader_problems(grader: JSON, region: str | None) -> list[Problem]:

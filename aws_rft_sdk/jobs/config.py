@@ -143,7 +143,7 @@ class NovaJob(Table):
 
     on: Literal["nova"] = _ours("The service.", sample="nova", default=...)
     name: _JobName = _boto("Unique in your account.", sample="my-job", default=...)
-    model: _Text = _nova(
+    model: Annotated[str, Shape("BaseModelIdentifier", "the id or the ARN of a base model")] = _nova(
         f"The base model: an id or an ARN. Documented is {MODELS['nova'][0]}.",
         sample=MODELS["nova"][0],
         default=...,
@@ -255,12 +255,6 @@ class Vpc(Table):
     )
 
 
-class Deploy(Table):
-    """The deployment through which `aws-rft job chat` calls the tuned model. `aws-rft job deploy` creates it."""
-
-    name: ModelName = _boto("Name of the deployment.", default=..., example="my-deployment")
-
-
 class _File(Table):
     @classmethod
     def region(cls) -> str:
@@ -294,7 +288,6 @@ class NovaConfig(_File):
         ),
     ] = _boto("Tags of the job and of the tuned model.", default={})
     vpc: Vpc | None = None
-    deploy: Deploy | None = None
 
 
 Config: TypeAlias = BedrockConfig | NovaConfig

@@ -17,7 +17,9 @@ from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError, ServiceTimeoutError
-from aws_rft_sdk.jobs._answers import (
+from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
+from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, refuse_file, upload_uri
+from aws_rft_sdk.jobs._nova_answers import (
     ModelDeployment,
     code_of,
     conflict,
@@ -30,9 +32,7 @@ from aws_rft_sdk.jobs._answers import (
     reply_text,
     whole,
 )
-from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
-from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems
-from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, refuse_file, upload_uri
+from aws_rft_sdk.jobs._nova_request import RFT, create_parameters, problems
 from aws_rft_sdk.jobs._shapes import refuse, shape_problems
 from aws_rft_sdk.jobs.types import File, Job
 

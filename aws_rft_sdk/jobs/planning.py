@@ -98,8 +98,7 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     arn = _grader_arn(job.config)
     create = asked.create_request(asked.arguments(files, arn))
     checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
-    known = {problem.path for problem in job.problems}
-    problems = [*job.problems, *(found for found in asked.problems(checked) if found.path not in known)]
+    problems = [*(job.problems or asked.problems(checked))]  # what is right in the file is right in the request
     deployment, notes = _deployment(asked, problems)
     requests = [*map(asked.upload_request, job.rows), *deployment, create]
     return Plan(
@@ -124,7 +123,7 @@ def submit(
     """Upload the data, deploy the grader if the file names a reward, and create the job.
 
     Repeating it makes no second function, file on S3 or job of Nova. Files and jobs for open-weight models are made
-    again; `created` is told first which of them look the same.
+    again.
 
     Args:
         job: The job's file, or its path.
@@ -145,8 +144,6 @@ def submit(
     on, region = asked.config.job.on, asked.config.job.region
     service: Any = jobs or open_jobs(on, region, endpoint)
     where = f"--on {on}{_at(endpoint)}"
-    for item in asked.earlier(service, where):
-        created(item)
     files: dict[str, str] = {}
     for name in dict.fromkeys(asked.local_files()):
         files[name] = asked.upload(service, name)

@@ -21,7 +21,9 @@ from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import config as fields
+from aws_rft_sdk.jobs._bedrock_request import model_rule
 from aws_rft_sdk.jobs._files import check_file
+from aws_rft_sdk.jobs._nova_request import tag_problems
 from aws_rft_sdk.jobs._shapes import BOTOCORE
 from aws_rft_sdk.jobs._tables import (
     Table,
@@ -151,6 +153,8 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
             yield Problem(path, name, rule, source_of(_field(values.kind, path)))
     if is_nova:
         yield from _nova_conflicts(values)
+    elif (model := values.get("job.model")) and (wrong := model_rule(model)):
+        yield Problem("job.model", model, wrong, fields.MANTLE)
 
 
 def _nova_conflicts(values: _Values) -> Iterator[Problem]:
@@ -166,6 +170,8 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
             if any(len(item) != 1 for item in filters.get(name) or ()):
                 rule = "each of its tables has exactly one of equals and not_equals"
                 yield Problem(f"data.filters.{name}", None, rule, BOTOCORE)
+    for key in values.get("tags") or ():
+        yield from tag_problems("tags", key)
     for path in ("data.train", "data.validation"):
         for value in _listed(values.get(path)):
             if is_s3(value) and not _fits(fields.S3, value):

@@ -128,8 +128,6 @@ FIELDS = [
     ("nova", "tags.team", '"rft"', ""),
     ("nova", "tags.team", "1", "at most 200 tags"),
     ("nova", "tags.team", '"a;b"', "at most 200 tags"),
-    ("nova", "deploy.name", '"my-deployment"', ""),
-    ("nova", "deploy.name", '"my deployment"', "at most one - or _"),
 ]
 PATH_OF = {"tags.team": "tags"}  # where a problem stands that is not at the field itself
 

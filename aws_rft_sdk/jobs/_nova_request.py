@@ -105,9 +105,14 @@ def _documented(parameters: Mapping[str, JSON]) -> Iterator[Problem]:
         if isinstance(tokens, int) and tokens < 1:
             yield Problem(f"{path}.hyperParameters.{name}", tokens, "must be at least 1", OURS)
     for name, number, tag in _items(parameters, "jobTags", "customModelTags"):
-        if str(tag.get("key")).lower().startswith("aws:"):
-            rule = "must not begin with aws:, which AWS keeps for itself"
-            yield Problem(f"{name}[{number}].key", tag["key"], rule, "Amazon Bedrock user guide, tagging")
+        yield from tag_problems(f"{name}[{number}].key", tag.get("key"))
+
+
+def tag_problems(path: str, key: JSON) -> Iterator[Problem]:
+    """Yield what is wrong with the key of a tag that the service's model has no rule for."""
+    if str(key).lower().startswith("aws:"):
+        rule = "must not begin with aws:, which AWS keeps for itself"
+        yield Problem(path, key, rule, "Amazon Bedrock user guide, tagging")
 
 
 def _items(table: Mapping[str, JSON], *names: str) -> Iterator[tuple[str, int, Mapping[str, JSON]]]:
