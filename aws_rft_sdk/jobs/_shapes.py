@@ -16,7 +16,6 @@ from typing import Any
 import botocore.session
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs.types import Problem
 
 BOTOCORE = "botocore service model bedrock 2023-04-20"
@@ -61,21 +60,6 @@ def bedrock_shape(name: str) -> Any:
 def broken_rule(shape: str, value: JSON) -> str | None:
     """Return the first rule of a shape of Bedrock that a value breaks. Returns None if it keeps all of them."""
     return next((rule for _, _, rule in _walk(bedrock_shape(shape), value, "")), None)
-
-
-def refuse(problems: Sequence[Problem], what: str) -> None:
-    """Raise if there are problems.
-
-    Args:
-        problems: All that is wrong.
-        what: What cannot be done, for example `the job cannot be created`.
-
-    Raises:
-        JobConfigError: There are problems. Its message lists them.
-    """
-    if problems:
-        lines = [f"\n  {path} ({value!r:.200}) {rule} [{source}]" for path, value, rule, source in problems]
-        raise JobConfigError(f"{what}; nothing was sent:{''.join(lines)}", problems=tuple(problems))
 
 
 @functools.cache

@@ -15,7 +15,6 @@ from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import (
     ConfigurationError,
     CredentialsError,
-    JobConfigError,
     JobServiceError,
     ServiceError,
     ServiceFaultError,
@@ -36,7 +35,7 @@ from aws_rft_sdk.jobs._bedrock_answers import (
 from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
 from aws_rft_sdk.jobs._files import refuse_file
 from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
-from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job
+from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 
 if TYPE_CHECKING:
     from openai import OpenAI, Stream
@@ -173,9 +172,7 @@ class BedrockJobs:
             TransportError, ServiceFaultError: The outcome is unknown: look into `list()` before you create it again.
         """
         body = create_body(model, training_file, grader, hyperparameters, validation_file)
-        if found := problems(body, self.region):
-            told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
-            raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
+        refuse(problems(body, self.region), "the job cannot be created")
         before = self._jobs_of(body["training_file"])
         for attempt in range(1, ATTEMPTS + 1):
             try:

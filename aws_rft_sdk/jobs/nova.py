@@ -33,8 +33,8 @@ from aws_rft_sdk.jobs._nova_answers import (
     whole,
 )
 from aws_rft_sdk.jobs._nova_request import RFT, create_parameters, problems
-from aws_rft_sdk.jobs._shapes import refuse, shape_problems
-from aws_rft_sdk.jobs.types import File, Job
+from aws_rft_sdk.jobs._shapes import shape_problems
+from aws_rft_sdk.jobs.types import File, Job, refuse
 
 __all__ = ["ModelDeployment", "NovaJobs", "create_parameters", "problems", "reply_text", "upload_uri"]
 

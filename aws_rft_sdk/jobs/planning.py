@@ -12,13 +12,13 @@ from typing import Any, NamedTuple, TypeAlias
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.datasets._text import plural
-from aws_rft_sdk.errors import ConfigurationError, JobConfigError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs.config import Config, NovaConfig
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
-from aws_rft_sdk.jobs.types import OURS, Job, Problem, Request
+from aws_rft_sdk.jobs.types import OURS, Job, Problem, Request, refuse
 from aws_rft_sdk.runs import RolloutTable, measure
 from aws_rft_sdk.runs.manifest import read_manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, hints
@@ -138,8 +138,7 @@ def submit(
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
     planned = plan(job := job if isinstance(job, JobFile) else read_job(job))
-    if planned.problems:
-        raise JobConfigError(_listed(job.path, planned.problems), problems=planned.problems)
+    refuse(planned.problems, f"{job.path} has {plural(len(planned.problems), 'problem')}")
     asked = requests_of(job)
     on, region = asked.config.job.on, asked.config.job.region
     service: Any = jobs or open_jobs(on, region, endpoint)
@@ -152,13 +151,6 @@ def submit(
     made = service.create(**asked.arguments(files, arn))
     created(Created("job", made.id, f"aws-rft job stop {made.id} {where}"))
     return Submission(made, files, arn, where)
-
-
-def _listed(path: Path, problems: Sequence[Problem]) -> str:
-    lines = [
-        f"{found.path or path.name}: {found.rule} (it is {found.value!r:.100}; {found.source})" for found in problems
-    ]
-    return "\n".join([f"{path} has {plural(len(problems), 'problem')}, and nothing was sent:", *lines])
 
 
 def _at(endpoint: str | None) -> str:
