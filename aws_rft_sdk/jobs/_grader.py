@@ -112,7 +112,7 @@ class Grader:
 
         def check(holds: object, path: str, value: JSON, rule: str, source: str = _LAMBDA_API) -> None:
             if not holds:
-                found.append(Problem(path, value, f"it must be {rule}", source))
+                found.append(Problem(path, value, f"must be {rule}", source))
 
         check(re.fullmatch(FUNCTION_NAME, self.name), "name", self.name, "1 to 64 letters, digits, - or _")
         named = self.on != "sagemaker" or re.search("[Ss]age[Mm]aker", self.name)

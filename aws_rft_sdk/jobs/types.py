@@ -41,7 +41,7 @@ def refuse(problems: Sequence[Problem], what: str) -> None:
     """
     if problems:
         lines = [
-            f"\n  {path or 'the file'} ({value!r:.200}) {rule} [{source}]" for path, value, rule, source in problems
+            f"\n{path or 'the file'} is {value!r:.200}: {rule} ({source})" for path, value, rule, source in problems
         ]
         raise JobConfigError(f"{what}; nothing was sent:{''.join(lines)}", problems=tuple(problems))
 

@@ -105,7 +105,7 @@ def test_submit_when_the_file_has_problems_then_nothing_is_sent_and_the_status_i
     assert json.loads(result.stdout)["problems"][0]["path"] == "hyperparameters.n_epochs"
     shown = run("submit", file, "--endpoint", server.endpoint)
     assert shown.exit_code == 2
-    assert "hyperparameters.n_epochs: must be a whole number" in shown.stderr
+    assert "hyperparameters.n_epochs is 0: must be a whole number" in shown.stderr
     assert json.loads(call(server, "list", "--json")) == []
 
 
