@@ -21,15 +21,7 @@ def create_body(
     hyperparameters: Mapping[str, JSON] | None = None,
     validation_file: str | File | None = None,
 ) -> dict[str, JSON]:
-    """Return the JSON that creates a job. Nothing is checked and nothing is sent.
-
-    Args:
-        model: Id of the model to tune.
-        training_file: Id of an uploaded file, or the file.
-        grader: ARN of a Lambda function, or the grader's JSON.
-        hyperparameters: By the service's names. The service chooses those that are absent.
-        validation_file: Like `training_file`. None for none.
-    """
+    """Return the JSON that creates a job. The arguments are those of `BedrockJobs.create`. Nothing is checked."""
     raw = {"type": "lambda", "lambda": {"function": grader}} if isinstance(grader, str) else grader
     reinforcement: dict[str, JSON] = {"grader": raw}
     if hyperparameters:

@@ -31,19 +31,7 @@ def create_parameters(
 ) -> dict[str, JSON]:
     """Return the parameters of CreateModelCustomizationJob. Nothing is checked; see `problems`.
 
-    Args:
-        model: Id or ARN of the base model.
-        training_data: S3 URI of a file, or the API's `invocationLogsConfig` to train on logged requests.
-        grader: ARN of a Lambda function, or the API's `graderConfig`.
-        job_name: Unique in the account and region.
-        role_arn: Role that Bedrock runs the job as.
-        output: S3 URI that the job writes below.
-        custom_model_name: Name of the tuned model; None for the job's name.
-        hyperparameters: By the API's names, for example `batchSize`.
-        validators: S3 URIs of files that the model is measured on.
-        tags: Of the job and of the tuned model.
-        kms_key: Encrypts the tuned model; None for a key of AWS.
-        vpc: The API's `vpcConfig`: `subnetIds` and `securityGroupIds`.
+    The arguments are those of `NovaJobs.create`, with S3 URIs in the place of files.
     """
     source = {"invocationLogsConfig": training_data} if isinstance(training_data, Mapping) else {"s3Uri": training_data}
     rft: dict[str, JSON] = {

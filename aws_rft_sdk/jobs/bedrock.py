@@ -131,11 +131,6 @@ class BedrockJobs:
 
         return File(*raw_and_id(self._mantle.ask("CreateFile", call), "CreateFile"))
 
-    def files(self) -> Iterator[File]:
-        """Yield all uploaded files, each once, in the service's order. Pages are read as they are needed."""
-        for row in self._mantle.items("ListFiles", "/files"):
-            yield File(*raw_and_id(row, "ListFiles"))
-
     def delete_file(self, file: str | File) -> None:
         """Delete an uploaded file. Safe to repeat: a file that is gone already is no error."""
         try:

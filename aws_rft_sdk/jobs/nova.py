@@ -25,7 +25,7 @@ from aws_rft_sdk.jobs._nova_answers import (
     conflict,
     converse_messages,
     deployment_of,
-    filled,
+    differing,
     id_of,
     job_of,
     plain,
@@ -44,16 +44,6 @@ _CREATE = "bedrock:CreateModelCustomizationJob"
 _DEPLOY = "bedrock:CreateCustomModelDeployment"
 _TRAINING = "trainingDataConfig.s3Uri"
 _TAKEN = ("ConflictException", "ResourceInUseException")
-_SAME = (
-    "roleArn",
-    "trainingDataConfig",
-    "validationDataConfig",
-    "outputDataConfig",
-    "vpcConfig",
-    "customizationConfig",
-)
-_ECHOED = {"outputModelName": "customModelName", **{name: name for name in _SAME}}
-"""What GetModelCustomizationJob answers, and the parameter that it was."""
 _A_MODEL = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-2-lite-v1:0:256k/0123456789ab"
 
 
@@ -237,8 +227,7 @@ class NovaJobs:
             raise conflict(error, _CREATE, f"{text}: choose another custom_model_name. {missing}") from None
         if job.get("clientRequestToken") == parameters["clientRequestToken"]:
             return job
-        differ = [ours for theirs, ours in _ECHOED.items() if filled(job.get(theirs)) != filled(parameters.get(ours))]
-        told = ", ".join(differ) or "what Bedrock does not show"
+        told = ", ".join(differing(job, parameters)) or "what Bedrock does not show"
         text = f"The name {name!r} belongs to {job['jobArn']}, which is {job.status} and differs in {told}"
         raise conflict(error, _CREATE, f"{text}. Choose another job_name") from None
 
@@ -329,6 +318,9 @@ class NovaJobs:
         if found.model != arn:
             text = f"the deployment {name!r} is of {found.model}, and not of {arn}. Choose another name, or undeploy it"
             raise JobServiceError(text, action=_DEPLOY)
+        return self._active(found, poll_seconds, timeout_seconds)
+
+    def _active(self, found: ModelDeployment, poll_seconds: float, timeout_seconds: float) -> ModelDeployment:
         for _ in range(math.ceil(timeout_seconds / poll_seconds)):
             if found.status in ("Active", "Failed"):
                 break
@@ -338,7 +330,7 @@ class NovaJobs:
             return found
         if found.status == "Failed":
             raise JobServiceError(
-                f"the deployment {name!r} failed: {found.failure or 'Bedrock gives no reason'}. Before you deploy by "
+                f"the deployment {found.id} failed: {found.failure or 'Bedrock gives no reason'}. Before you deploy by "
                 f"this name again, remove it with undeploy({found.id!r})",
                 action=_DEPLOY,
             )

@@ -163,8 +163,7 @@ def _function_name(config: Config) -> str:
 
 def _grader_arn(config: Config) -> str:
     """Return the ARN of the grader. The account of a function that is yet to be deployed is not known."""
-    name = f"arn:aws:lambda:{config.job.region}:{_ACCOUNT}:function:{_function_name(config)}"
-    return config.grader.lambda_arn or name
+    return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
 def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON]]:
