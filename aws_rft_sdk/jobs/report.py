@@ -44,7 +44,7 @@ _CURVES = {
     "dead_group_share": "Share of groups without an advantage",
     "truncated_share": "Share of responses cut off",
 }
-_WIDTH, _HEIGHT, _MARGIN = 300, 130, 34
+_WIDTH, _HEIGHT, _MARGIN = 300, 130, 44
 
 
 def report_csv(steps: Sequence[Step]) -> str:
@@ -138,7 +138,7 @@ def _curve(name: str, label: str, steps: Sequence[Step], alarms: Sequence[Alarm]
         if first <= alarm.step <= last
     )
     texts = (
-        f'<text x="0" y="12">{high:.3g}</text><text x="0" y="{_HEIGHT - 16}">{low:.3g}</text>'
+        f'<text x="0" y="12">{high:.4g}</text><text x="0" y="{_HEIGHT - 16}">{low:.4g}</text>'
         f'<text x="{_MARGIN}" y="{_HEIGHT - 3}">{first}</text>'
         f'<text x="{_WIDTH - 6}" y="{_HEIGHT - 3}" text-anchor="end">{last}</text>'
     )
