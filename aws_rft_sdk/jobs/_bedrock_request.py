@@ -7,13 +7,14 @@ from collections.abc import Mapping
 
 from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.jobs.iam import partition_of
 from aws_rft_sdk.jobs.types import File, Problem
 
 MODELS = ("openai.gpt-oss-20b", "qwen.qwen3-32b")
 """Models that AWS documents for reinforcement fine-tuning over this API, in us-west-2. The service decides."""
 
 _LAMBDA_ARN = re.compile(
-    r"arn:aws[a-z-]*:lambda:(?P<region>[a-z0-9-]+):\d{12}:function:[a-zA-Z0-9-_]{1,64}(:(\$LATEST|[a-zA-Z0-9-_]{1,128}))?"
+    r"arn:(?P<partition>aws[a-z-]*):lambda:(?P<region>[a-z0-9-]+):\d{12}:function:[a-zA-Z0-9-_]{1,64}(:(\$LATEST|[a-zA-Z0-9-_]{1,128}))?"
 )
 _GUIDE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for open-weight models using OpenAI APIs"
 _OPENAI_TYPES = "openai, ReinforcementHyperparameters"
@@ -111,6 +112,9 @@ def _grader_problems(grader: JSON, region: str | None) -> list[Problem]:
         return [Problem(f"{path}.lambda.function", arn, f"must be the ARN of a Lambda function, as {example}", _GUIDE)]
     if region is not None and match["region"] != region:
         rule = f"must be a function in {region}, where the job runs; deploy it there"
+        return [Problem(f"{path}.lambda.function", arn, rule, _OURS)]
+    if match["partition"] != (partition := partition_of(match["region"])):
+        rule = f"must begin with arn:{partition}: as {match['region']} is in no other partition of AWS"
         return [Problem(f"{path}.lambda.function", arn, rule, _OURS)]
     return []
 

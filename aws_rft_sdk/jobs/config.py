@@ -38,8 +38,13 @@ class _Form(NamedTuple):
     words: str
 
 
-_Text = Annotated[str, Field(pattern=r"\S"), _Form("a text that is not empty")]
-_Path = Annotated[str, Field(pattern=r"\S"), _Form("the path of a .jsonl file, from the folder of this file")]
+_PRINTABLE = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"
+_Text = Annotated[
+    str,
+    Field(pattern=_PRINTABLE),
+    _Form("a text that is not empty, without control characters and without spaces around it"),
+]
+_Path = Annotated[str, Field(pattern=_PRINTABLE), _Form("the path of a .jsonl file, from the folder of this file")]
 _REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]"
 LambdaArn = Annotated[
     str,

@@ -16,7 +16,7 @@ from aws_rft_sdk.errors import ConfigurationError, JobConfigError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs.config import OURS, Config, NovaConfig
 from aws_rft_sdk.jobs.graders import Grader
-from aws_rft_sdk.jobs.reading import JobFile, read_job
+from aws_rft_sdk.jobs.reading import JobFile, read_job, shown
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
 from aws_rft_sdk.jobs.types import Job, Problem, Request
 from aws_rft_sdk.runs import RolloutTable, measure
@@ -98,14 +98,16 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     arn = _grader_arn(job.config)
     create = asked.create_request(asked.arguments(files, arn))
     checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
-    known = {problem.path for problem in job.problems}
-    problems = [*job.problems, *(found for found in asked.problems(checked) if found.path not in known)]
+    # What is wrong with the name of a function that is yet to be deployed is no fault of an ARN that nobody wrote.
+    known = {problem.path for problem in job.problems} | ({"grader.lambda_arn"} if job.config.grader.reward else set())
+    found = [item._replace(value=shown(item.value, item.path)) for item in asked.problems(checked)]
+    problems = [*job.problems, *(item for item in found if item.path not in known)]
     deployment, notes = _deployment(asked, problems)
     requests = [*map(asked.upload_request, job.rows), *deployment, create]
     return Plan(
         tuple(request._replace(parameters=_masked(request.parameters)) for request in requests),
         tuple(problems),
-        tuple(_creates(job.config, job.rows)),
+        tuple(_masked(item) for item in _creates(job.config, job.rows)),
         tuple(_statements(job.config, arn, deployment)),
         (*job.notes, *notes),
         baseline,
@@ -138,7 +140,7 @@ def submit(
         JobConfigError: The file has problems. Nothing was sent.
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
-    planned = plan(job := job if isinstance(job, JobFile) else read_job(job))
+    planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
     if planned.problems:
         raise JobConfigError(_listed(job.path, planned.problems), problems=planned.problems)
     asked = requests_of(job)
@@ -187,10 +189,10 @@ def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON
 
 
 def _masked(value: JSON) -> JSON:
-    """Return parameters without the values that the service's model calls sensitive."""
+    """Return parameters without what looks like a secret, or what the service's model calls sensitive."""
     if isinstance(value, Mapping):
         return {key: "***" if key in _SENSITIVE else _masked(item) for key, item in value.items()}
-    return [_masked(item) for item in value] if isinstance(value, list) else value
+    return [_masked(item) for item in value] if isinstance(value, list) else shown(value)
 
 
 def _baseline(folder: Path) -> dict[str, JSON]:

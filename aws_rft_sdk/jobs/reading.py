@@ -36,10 +36,16 @@ from aws_rft_sdk.jobs.config import (
     table_of,
     words_of,
 )
+from aws_rft_sdk.jobs.iam import partition_of
 from aws_rft_sdk.jobs.types import Problem
 
+_SECRET_NAME = re.compile(
+    r"secret|token(?!s)|passw|credential|authorization|api_?key|access_?key|private_?key", re.IGNORECASE
+)
 _SECRET = re.compile(
-    r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
+    r"(sagemaker|bedrock)-api-key-|\b(ABSK|sk-|hf_|ghp_)[A-Za-z0-9_-]{12}|\bA[SK]IA[0-9A-Z]{12}|\bbearer\s"
+    r"|^[A-Za-z0-9/+]{40}$",  # the last is the form of AWS's secret access keys
+    re.IGNORECASE,
 )
 _WIDTH = 100
 
@@ -91,10 +97,13 @@ def read_job(path: str | Path) -> JobFile:
         return JobFile(path, None, (Problem("", None, f"the file is no TOML: {error}", "TOML 1.0"),))
     job = raw.get("job")
     on = job.get("on") if isinstance(job, dict) else None
+    if job is not None and not isinstance(job, dict):
+        return JobFile(path, None, (Problem("job", shown(job, "job"), "must be a table: [job]", OURS),))
     if not isinstance(on, str) or on not in KINDS:
-        rule = f"must be {' or '.join(map(json.dumps, KINDS))}"
+        rule = "is missing; it " if on is None else ""
+        rule += f"must be {' or '.join(map(json.dumps, KINDS))}"
         rule += "; jobs on SageMaker come later" if on == "sagemaker" else hint(on, KINDS)
-        return JobFile(path, None, (Problem("job.on", _shown("job.on", on), rule, OURS),))
+        return JobFile(path, None, (Problem("job.on", shown(on, "job.on"), rule, OURS),))
     kind = KINDS[on]
     try:
         read: Config | None = kind.model_validate(raw)
@@ -105,7 +114,8 @@ def read_job(path: str | Path) -> JobFile:
     problems += _conflicts(values)
     notes, rows = _check_files(values, path.parent, problems)
     notes += _notes(on, values)
-    return JobFile(path, read, tuple(problems), tuple(notes), rows)
+    told = tuple(item._replace(value=shown(item.value, item.path)) for item in problems)
+    return JobFile(path, read, told, tuple(notes), rows)
 
 
 class _Values:
@@ -165,7 +175,7 @@ def _problems(kind: type[Table], raw: JSON, error: ValidationError) -> list[Prob
         else:
             rule, source = f"must be {rule_of(field)}", source_of(field)
             rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
-        found.setdefault(path, Problem(path, _shown(path, value), rule, source))
+        found.setdefault(path, Problem(path, value, rule, source))
     return list(found.values())
 
 
@@ -181,13 +191,13 @@ def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
     return f"{rule}; it belongs to [{others[0]}]" if others else f"{rule}; it has {', '.join(table.model_fields)}"
 
 
-def _shown(path: str, value: JSON) -> JSON:
-    """Return a value as JSON can hold it, without what looks like a secret."""
-    if isinstance(value, dict):
-        return {str(key): _shown(f"{path}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(path, item) for item in value]
-    if isinstance(value, str) and (_SECRET.search(path) or _SECRET.search(value)):
+def shown(value: JSON, path: str = "") -> JSON:
+    """Return a value as JSON can hold it, without what looks like a secret by itself or by the names in its path."""
+    if isinstance(value, Mapping):
+        return {str(key): shown(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(item, path) for item in value]
+    if value is not None and (_SECRET_NAME.search(path) or _SECRET.search(str(value))):
         return "***"
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value
@@ -203,6 +213,9 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
     if arn and (found := arn.split(":")[3]) != region:
         rule = f"the function is in {found}, and the job runs in {region}; deploy the function in {region}"
         yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
+    elif arn and arn.split(":")[1] != (partition := partition_of(region)):
+        rule = f"must begin with arn:{partition}: as {region} is in no other partition of AWS"
+        yield Problem("grader.lambda_arn", arn, rule, OURS)
     for name in ("name", "role", "with_deps"):
         if values.written(f"grader.{name}") and not reward:
             rule = "is for a function that `reward` becomes; the function of `lambda_arn` exists. Remove this field"
@@ -224,7 +237,7 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
     for name in ("use_prompt_response", "filters"):
         if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
             rule = "is about invocation logs; give `invocation_logs`, or remove this field"
-            yield Problem(f"data.{name}", _shown(f"data.{name}", values.get(f"data.{name}")), rule, BOTOCORE)
+            yield Problem(f"data.{name}", values.get(f"data.{name}"), rule, BOTOCORE)
     filters = values.get("data.filters")
     if isinstance(filters, dict):
         yield from _one_of(values, "data.filters", *fields.Filters.model_fields)
@@ -242,7 +255,8 @@ def _one_of(values: _Values, table: str, *names: str) -> Iterator[Problem]:
     given = [name for name in names if values.written(f"{table}.{name}")]
     if len(given) != 1 and isinstance(values.get(table), dict):
         rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
-        yield Problem(table, None, rule, BOTOCORE if table.startswith("data") else OURS)
+        found = {name: values.get(f"{table}.{name}") for name in given} or None
+        yield Problem(table, found, rule, BOTOCORE if table.startswith("data") else OURS)
 
 
 def _fits(kind: Any, value: JSON) -> bool:
@@ -279,6 +293,10 @@ def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tupl
                     rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
                     problems.append(Problem(path, name, rule, fields.MANTLE))
                 continue
+            if not (folder / name).exists():
+                rule = f"there is no file {folder / name}; paths begin at the folder of the job's file"
+                problems.append(Problem(path, name, rule, OURS))
+                continue
             try:
                 # Nova is measured on any number of rows. What Bedrock takes is not documented.
                 ignore = ("rows-min",) if (target, path) == ("nova", "data.validation") else ()
@@ -312,11 +330,16 @@ def _notes(on: str, values: _Values) -> list[str]:
     if model and not any(known in model for known in fields.MODELS[on]):
         known = " and ".join(fields.MODELS[on])
         notes.append(
-            f"job.model: fine-tuning of {model} is not documented; documented are {known}. It is sent as it is"
+            f"job.model: fine-tuning of {shown(model)} is not documented; documented are {known}. It is sent as it is"
         )
     for name, inner in fields.BedrockHyperparameters.model_fields.items() if on == "bedrock" else ():
         if fields.NOT_ON_MANTLE in (inner.description or "") and values.written(f"hyperparameters.{name}"):
             notes.append(f"hyperparameters.{name}: {fields.NOT_ON_MANTLE}")
+    train = values.get("data.train")
+    if train in _listed(values.get("data.validation")):
+        notes.append(
+            "data.validation: is the training file, so it tells nothing about prompts that are new to the model"
+        )
     if on == "bedrock" and values.written("data.validation"):
         notes.append("data.validation: CloudTrail's records name validation_file, and no page says what it does")
     return notes
