@@ -166,7 +166,7 @@ class LocalBedrock:
         config = make_config(door, drain_seconds=_DRAIN_SECONDS, certfile=None, keyfile=None)
 
         async def close() -> None:
-            door.close()
+            self._functions.close()
             await models.aclose()
 
         server = ServerThread(config, listener, jobs.attach, close)

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import sqlite3
 import statistics
 import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
@@ -144,19 +145,21 @@ class _Run(threading.Thread):
                 self._waiting_for.cancel()
 
     def run(self) -> None:
-        """Run the job to its end, unless it is ended from outside."""
+        """Run the job to its end, unless it is ended from outside: cancelled, or because the server stops."""
         try:
             try:
                 self._train()
             except JobFailure as failure:
                 self._fail(failure)
-            except (JobEndedError, CancelledError):
+            except (JobEndedError, CancelledError, sqlite3.Error):
                 raise
             except Exception as error:
                 logger.exception("job=<%s> | the job failed", self._id)
                 self._fail(JobFailure("server_error", f"{type(error).__name__}: {error}"))
         except (JobEndedError, CancelledError):
-            pass  # cancelled, or the server has stopped
+            pass
+        except sqlite3.Error:  # the disk may be full, which is not the job's fault
+            logger.exception("job=<%s> | the database cannot be used; the next server goes on with the job", self._id)
         finally:
             self._jobs.forget(self._id)
 
@@ -175,17 +178,18 @@ class _Run(threading.Thread):
         assert doc is not None  # noqa: S101 - jobs are never deleted; for the type checker
         rows = self._read_files(doc)
         settings: dict[str, float] = doc["hyperparameters"]
-        batches = list(_batches(rows, int(settings["n_epochs"]), int(settings["batch_size"])))
+        size = int(settings["batch_size"])
+        total = int(settings["n_epochs"]) * -(-len(rows) // size)
         if doc["status"] == "validating_files":
             self._advance([Event("Files validated, the job is queued")], status="queued")
             doc["status"] = "queued"
         if doc["status"] == "queued":
             self._advance([Event("Fine-tuning job started")], status="running")
         done, state = self._store.progress(self._id)
-        marks = {round(len(batches) * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)}
-        for number, batch in enumerate(batches[done:], done + 1):
-            groups = self._graded(doc, batch, state)
-            step = TrainingStep(self._id, number, len(batches), settings, int(doc["seed"]), groups)
+        marks = {round(total * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)}
+        for number in range(done + 1, total + 1):
+            groups = self._graded(doc, _batch(rows, size, number), state)
+            step = TrainingStep(self._id, number, total, settings, int(doc["seed"]), groups)
             update = None if self._jobs.trainer is None else self._jobs.trainer.step(state, step)
             state = None if update is None else update.state
             self._finish_step(doc, step, update, is_mark=number in marks)
@@ -213,7 +217,7 @@ class _Run(threading.Thread):
         ]
         function = doc["method"]["reinforcement"]["grader"]["lambda"]["function"]
         try:
-            scores = grade(self._jobs.functions, function, samples, self._ended)
+            scores = self._in_loop(grade(self._jobs.functions, function, samples))
         except GraderError as error:
             raise JobFailure("grader_error", str(error), "method.reinforcement.grader") from None
         return [
@@ -266,11 +270,10 @@ class _Run(threading.Thread):
         self._advance(events, step=(step.step, state), checkpoint=checkpoint)
 
 
-def _batches(rows: list[Row], epochs: int, size: int) -> Iterator[list[tuple[str, Row]]]:
-    """Yield the rows of each step with a name for each row, in the order of the file. The last batch may be smaller."""
-    for epoch in range(epochs):
-        for start in range(0, len(rows), size):
-            yield [(f"{epoch}-{start + offset}", row) for offset, row in enumerate(rows[start : start + size])]
+def _batch(rows: list[Row], size: int, step: int) -> list[tuple[str, Row]]:
+    """Return the rows of a step with a name for each row, in the order of the file. An epoch's last may be smaller."""
+    epoch, part = divmod(step - 1, -(-len(rows) // size))
+    return [(f"{epoch}-{at}", rows[at]) for at in range(part * size, min((part + 1) * size, len(rows)))]
 
 
 def _request(doc: Mapping[str, Any], name: str, row: Row) -> dict[str, JSON]:
