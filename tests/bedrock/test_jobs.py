@@ -468,7 +468,7 @@ def test_kill_when_a_job_runs_then_another_server_with_its_database_ends_it(tmp_
     assert [event.data for event in after if event.type == "metrics"] == [event.data for event in undisturbed()]
 
 
-def test_db_when_the_disk_is_full_then_the_job_waits_and_goes_on_after_a_restart():
+def test_db_when_the_disk_is_full_then_the_job_waits_and_goes_on_after_a_restart(caplog):
     entered, go_on = threading.Event(), threading.Event()
 
     def waiting(request):
@@ -484,9 +484,8 @@ def test_db_when_the_disk_is_full_then_the_job_waits_and_goes_on_after_a_restart
             pages = db.execute("PRAGMA max_page_count = 1").fetchone()[0]  # SQLite takes the pages that it has
         with pytest.raises(openai.InternalServerError, match="full"):
             upload(client, b"x" * 100_000)
-        run_of_job = next(thread for thread in threading.enumerate() if thread.name == f"aws-rft-{job.id}")
         go_on.set()
-        run_of_job.join(30)
+        wait_until(lambda: "the next server goes on with the job" in caplog.text)
         assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
         with store._transaction() as db:
             assert pages < db.execute("PRAGMA max_page_count = 1000000").fetchone()[0]
