@@ -6,19 +6,15 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import quote as in_path
 
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets import Severity, Target
-from aws_rft_sdk.datasets import check as check_dataset
+from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import (
     ConfigurationError,
     CredentialsError,
-    DatasetError,
-    JobConfigError,
     JobServiceError,
     ServiceError,
     ServiceFaultError,
@@ -37,8 +33,9 @@ from aws_rft_sdk.jobs._bedrock_answers import (
     read_object,
 )
 from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
+from aws_rft_sdk.jobs._files import refuse_file
 from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
-from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job
+from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 
 if TYPE_CHECKING:
     from openai import OpenAI, Stream
@@ -126,18 +123,13 @@ class BedrockJobs:
             DatasetError: The file is missing, has another format, or breaks a rule. Nothing was sent.
         """
         path = Path(path)
-        _check_rows(path, check)
+        refuse_file(path, Target.BEDROCK, check=check)
 
         def call(client: OpenAI) -> dict[str, JSON]:
             answer = client.files.with_raw_response.create(purpose="fine-tune", file=path)
             return read_object(answer.http_response.text, "CreateFile")
 
         return File(*raw_and_id(self._mantle.ask("CreateFile", call), "CreateFile"))
-
-    def files(self) -> Iterator[File]:
-        """Yield all uploaded files, each once, in the service's order. Pages are read as they are needed."""
-        for row in self._mantle.items("ListFiles", "/files"):
-            yield File(*raw_and_id(row, "ListFiles"))
 
     def delete_file(self, file: str | File) -> None:
         """Delete an uploaded file. Safe to repeat: a file that is gone already is no error."""
@@ -175,9 +167,7 @@ class BedrockJobs:
             TransportError, ServiceFaultError: The outcome is unknown: look into `list()` before you create it again.
         """
         body = create_body(model, training_file, grader, hyperparameters, validation_file)
-        if found := problems(body, self.region):
-            told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
-            raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
+        refuse(problems(body, self.region), "the job cannot be created")
         before = self._jobs_of(body["training_file"])
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -351,30 +341,3 @@ def _in_path(of: str | File | Job) -> str:
 
 def _path(job: str | Job) -> str:
     return f"/fine_tuning/jobs/{_in_path(job)}"
-
-
-def _check_rows(path: Path, check: bool) -> None:
-    if path.suffix.lower() != ".jsonl":
-        out = path.with_name(f"{path.name.partition('.')[0]}.jsonl")
-        raise DatasetError(
-            f"{path}: the service takes .jsonl files only. Type: aws-rft dataset convert {quote(str(path))} "
-            f"{quote(str(out))}"
-        )
-    if not path.is_file():
-        raise DatasetError(f"{path}: there is no such file")
-    if not check:
-        return
-    report = check_dataset(path, Target.BEDROCK)
-    if report.ok:
-        return
-    errors = [item for item in report.problems if item.severity is Severity.ERROR]
-    told = "; ".join(
-        f"{item.rule}{'' if item.line is None else f' in line {item.line}'}: {item.problem} (to mend it: {item.fix})"
-        for item in errors[:5]
-    )
-    more = f"; and {report.errors - 5} more" if report.errors > 5 else ""
-    raise DatasetError(
-        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for "
-        "bedrock. upload(path, check=False) sends it as it is",
-        line=errors[0].line,
-    )

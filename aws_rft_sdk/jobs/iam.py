@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,6 +14,10 @@ Audience = Literal["caller", "agent", "job-role", "grader", "forwarder"]
 Statement = dict[str, JSON]
 Policy = dict[str, JSON]
 
+PRINCIPAL = re.compile(
+    r"arn:(?P<partition>[\w-]+):(iam|sts)::(?P<account>\d{12}):(?P<kind>role|user|assumed-role)/(?P<path>.+)"
+)
+"""ARN of a role, a user or a session of a role."""
 _MANTLE = (
     *("CreateFile", "GetFile", "ListFiles", "DeleteFile"),
     *("CreateFineTuningJob", "GetFineTuningJob", "ListFineTuningJobs", "CancelFineTuningJob"),
