@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import itertools
 import math
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from aws_rft_sdk.cli import main
+from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.handler import rft_handler
+from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 from aws_rft_sdk.rollout import run
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
 from aws_rft_sdk.training.learning import CONTROLS, Course, learn, wilson
 from aws_rft_sdk.training.softmax import Choice, SoftmaxPolicy, Table, read_choices, softmax, update
 
-SHORT: dict[str, Any] = {"steps": 6, "prompts": 8, "group_size": 8, "held_out": 50, "learning_rate": 45.0}
+SHORT: dict[str, Any] = {"steps": 4, "prompts": 6, "group_size": 8, "held_out": 40, "learning_rate": 60.0}
+"""Enough to learn: without a fault success rises by 0.3 to 0.75 for 9 of the seeds 0 to 9, among them seed 0."""
+TINY = {**SHORT, "steps": 2, "prompts": 4, "group_size": 4, "held_out": 5}
 
 
 def solved(word: str) -> Table:
@@ -31,23 +34,63 @@ def solved(word: str) -> Table:
     return table
 
 
-@pytest.mark.parametrize("control", ["constant", "random", "shuffled_ids"])
+@pytest.mark.parametrize("control", ["random", "shuffled_ids"])
 def test_learn_when_the_control_must_fail_then_nothing_is_learnt(control: str) -> None:
     course = learn(control=control, **SHORT)
     assert abs(course.after - course.before) < 0.2
     assert not course.learned
-    if control == "constant":
+
+
+def test_learn_when_the_reward_is_constant_then_nothing_changes() -> None:
+    course = learn(control="constant", **TINY)
+    assert course.table_after == course.table_before
+    assert course.after == course.before
+    assert not course.learned
+    assert all(step.dead_group_share == 1.0 for step in course.steps)
+
+
+@pytest.mark.parametrize("rewards_differ", [False, True], ids=["equal rewards", "honest rewards"])
+def test_learn_when_a_fifth_of_the_rollouts_crash_then_they_are_left_out_and_count_for_nothing(
+    rewards_differ: bool,
+) -> None:
+    calls = itertools.count()
+
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> float | None:
+        task = unpack(payload["prompt"])
+        answer = await arithmetic.solve(str(task))
+        if next(calls) % 5 == 0:
+            raise RuntimeError("the tool server is gone")
+        return evaluate(gsm8k, Rollout.of_answer(answer, task.ground_truth)).reward if rewards_differ else 1.0
+
+    told: list[int] = []
+    course = learn(handler=handler, tell=lambda step, rewarded: told.append(rewarded), **SHORT)
+
+    size = SHORT["prompts"] * SHORT["group_size"]
+    assert sum(told) == pytest.approx(0.8 * size * len(told), abs=1)
+    if rewards_differ:
+        assert course.after > course.before + 0.3
+    else:  # were a crash a 0, its group would have unequal rewards, and the table would change
         assert course.table_after == course.table_before
-        assert course.after == course.before
-        assert all(step.dead_group_share == 1.0 for step in course.steps)
+
+
+def test_learn_when_all_rollouts_crash_then_nothing_is_learnt_and_the_steps_say_nothing() -> None:
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> float:
+        await arithmetic.solve(str(unpack(payload["prompt"])))
+        raise RuntimeError("the tool server is gone")
+
+    course = learn(handler=handler, **{**SHORT, "steps": 1, "held_out": 5})
+
+    assert course.table_after == course.table_before
+    assert (course.steps[0].reward_mean, course.steps[0].dead_group_share) == (None, None)
 
 
 def test_learn_when_repeated_with_the_seed_then_the_course_is_the_same(tmp_path: Path) -> None:
-    short = {**SHORT, "steps": 2, "held_out": 5}
-    first, second = (learn(tmp_path / name, control="lost_rewards", seed=3, **short) for name in "ab")
+    first, second = (learn(tmp_path / name, control="lost_rewards", seed=3, **TINY) for name in "ab")
     assert (first.before, first.after) == (second.before, second.after)
     assert first.table_after == second.table_after
-    assert learn(seed=4, **short).table_after != first.table_after
+    assert learn(seed=4, **TINY).table_after != first.table_after
 
 
 def test_learn_when_the_control_is_unknown_then_the_known_ones_are_named() -> None:
@@ -124,21 +167,6 @@ def test_learned_when_asked_then_the_rise_is_large_and_no_chance(before: float, 
 def test_wilson_when_computed_then_it_is_the_published_interval() -> None:
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert wilson(0.0, 100) == pytest.approx((0.0, 0.0370), abs=1e-4)
-
-
-def test_demo_when_run_then_other_commands_read_its_folders(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    result = CliRunner().invoke(main, ["demo", "--json", "--out", str(out)])
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert set(report) == {"runs", "seconds"}
-    assert set(report["runs"]) == {"rewarded"}
-    assert report["runs"]["rewarded"]["after"] > report["runs"]["rewarded"]["before"] + 0.3
-    assert report["runs"]["rewarded"]["rollouts"] == 960
-    metrics = CliRunner().invoke(main, ["metrics", str(out / "rewarded" / "train"), "--json"])
-    assert metrics.exit_code == 0, metrics.stderr
-    steps = [json.loads(line) for line in (out / "rewarded" / "steps.jsonl").read_text().splitlines()]
-    assert [step["step"] for step in steps] == list(range(1, 11))
 
 
 def test_controls_when_listed_then_the_ones_of_the_command() -> None:
