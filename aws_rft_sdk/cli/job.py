@@ -13,18 +13,18 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
+from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, with_jobs
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
-from aws_rft_sdk.jobs.bedrock import BedrockJobs
+from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
 from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
 from aws_rft_sdk.jobs.planning import Plan
 from aws_rft_sdk.jobs.planning import plan as make_plan
 from aws_rft_sdk.jobs.planning import submit as submit_job
 from aws_rft_sdk.jobs.reading import init_text
-from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
+from aws_rft_sdk.jobs.services import Created, Jobs
 from aws_rft_sdk.jobs.types import Job
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -101,11 +101,8 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
     made: list[Created] = []
 
     def tell(item: Created) -> None:
-        if item.is_new:
-            made.append(item)
-            click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
-        else:
-            click.echo(f"{item.kind} {item.id} exists already. If it is left over, type: {item.remove}", err=True)
+        made.append(item)
+        click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
 
     try:
         done = submit_job(file, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
@@ -143,13 +140,12 @@ def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -
 
 
 @command.command("list")
-@service_options
+@with_jobs
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
 @json_option
-@usage_errors
-def list_jobs(on: str, region: str | None, endpoint: str | None, limit: int, as_json: bool) -> None:
+def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
     """List the jobs, in the service's order."""
-    found = list(islice(open_jobs(on, region, endpoint).list(), limit))
+    found = list(islice(jobs.list(), limit))
     if as_json:
         click.echo(json.dumps([_job_json(job) for job in found], indent=2, default=str))
         return
@@ -159,33 +155,29 @@ def list_jobs(on: str, region: str | None, endpoint: str | None, limit: int, as_
 
 @command.command("status")
 @click.argument("job")
-@service_options
+@with_jobs
 @json_option
-@usage_errors
-def status(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+def status(job: str, jobs: Jobs, as_json: bool) -> None:
     """Say how JOB is."""
-    _print_job(open_jobs(on, region, endpoint).get(job), as_json)
+    _print_job(jobs.get(job), as_json)
 
 
 @command.command("stop")
 @click.argument("job")
-@service_options
+@with_jobs
 @json_option
-@usage_errors
-def stop(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+def stop(job: str, jobs: Jobs, as_json: bool) -> None:
     """Stop JOB, for good. Safe to repeat."""
-    jobs = open_jobs(on, region, endpoint)
     _print_job(jobs.cancel(job) if isinstance(jobs, BedrockJobs) else jobs.stop(job), as_json)
 
 
 @command.command("checkpoints")
 @click.argument("job")
-@service_options
+@with_jobs
 @json_option
-@usage_errors
-def checkpoints(job: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
     """List the checkpoints of JOB. Each is a model to chat with."""
-    found = _bedrock(open_jobs(on, region, endpoint), "checkpoints").checkpoints(job)
+    found = _bedrock(jobs, "checkpoints").checkpoints(job)
     if as_json:
         click.echo(
             json.dumps([{**item, "id": item.id, "step": item.step, "model": item.model} for item in found], indent=2)
@@ -197,36 +189,33 @@ def checkpoints(job: str, on: str, region: str | None, endpoint: str | None, as_
 
 @command.command("delete-file")
 @click.argument("file")
-@service_options
-@usage_errors
-def delete_file(file: str, on: str, region: str | None, endpoint: str | None) -> None:
+@with_jobs
+def delete_file(file: str, jobs: Jobs) -> None:
     """Delete an uploaded FILE, by its id. Safe to repeat."""
-    _bedrock(open_jobs(on, region, endpoint), "uploaded files").delete_file(file)
+    _bedrock(jobs, "uploaded files").delete_file(file)
     click.echo(f"{file} is deleted")
 
 
 @command.command("deploy")
 @click.argument("job")
 @click.option("--name", required=True, help="Of the deployment, unique in your account.")
-@service_options
+@with_jobs
 @json_option
-@usage_errors
-def deploy(job: str, name: str, on: str, region: str | None, endpoint: str | None, as_json: bool) -> None:
+def deploy(job: str, name: str, jobs: Jobs, as_json: bool) -> None:
     """Deploy the model that JOB of Nova has tuned, and wait until it can be called. JOB may also be the model's ARN.
 
     Safe to repeat. `aws-rft job undeploy NAME` removes the deployment.
     """
-    made = _nova(open_jobs(on, region, endpoint)).deploy(job, name)
+    made = _nova(jobs).deploy(job, name)
     click.echo(json.dumps({**made, "id": made.id, "status": made.status}, default=str) if as_json else made.id)
 
 
 @command.command("undeploy")
 @click.argument("deployment")
-@service_options
-@usage_errors
-def undeploy(deployment: str, on: str, region: str | None, endpoint: str | None) -> None:
+@with_jobs
+def undeploy(deployment: str, jobs: Jobs) -> None:
     """Delete a DEPLOYMENT of a tuned Nova model, by its ARN or name. Safe to repeat."""
-    _nova(open_jobs(on, region, endpoint)).undeploy(deployment)
+    _nova(jobs).undeploy(deployment)
     click.echo(f"{deployment} is deleted")
 
 
@@ -235,17 +224,14 @@ def undeploy(deployment: str, on: str, region: str | None, endpoint: str | None)
 @click.argument("message", required=False)
 @click.option("--system", help="The system message.")
 @click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
-@service_options
+@with_jobs
 @json_option
-@usage_errors
 def chat(
     model: str,
     message: str | None,
     system: str | None,
     stream: bool,
-    on: str,
-    region: str | None,
-    endpoint: str | None,
+    jobs: Jobs,
     as_json: bool,
 ) -> None:
     """Ask MODEL a question and print its answer.
@@ -258,12 +244,12 @@ def chat(
         raise click.UsageError("the message is empty; give MESSAGE, or write it to stdin")
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    jobs = open_jobs(on, region, endpoint)
-    answer: Any = (
-        jobs.converse(model, messages, stream=stream)
-        if isinstance(jobs, NovaJobs)
-        else jobs.chat(model, messages, stream=stream)
-    )
+    answer: Any
+    if isinstance(jobs, NovaJobs):
+        answer = jobs.converse(model, messages, stream=stream)
+    else:
+        answer = jobs.chat(model, messages, stream=stream)
+        answer = whole(answer) if stream else answer
     for part in answer if stream else [answer]:
         if as_json:
             click.echo(json.dumps(part if isinstance(part, Mapping) else part.to_dict(), default=str))

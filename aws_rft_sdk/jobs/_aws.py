@@ -102,17 +102,6 @@ def client(session: Session, service: str, *, endpoint_url: str | None = None) -
         raise ConfigurationError(f"boto3 cannot make a client of {service}: {error}") from error
 
 
-def account_of(session: Session, *, endpoint_url: str | None = None) -> str:
-    """Return the id of the account that the credentials belong to: 12 digits.
-
-    Raises:
-        CredentialsError: There are no credentials, or they have expired.
-        ServiceError: STS did not answer, or refused the call.
-    """
-    with asking("sts:GetCallerIdentity"):
-        return str(client(session, "sts", endpoint_url=endpoint_url).get_caller_identity()["Account"])
-
-
 @contextmanager
 def asking(action: str, resource: str = "*") -> Iterator[None]:
     """Turn what boto3 raises in the body of a `with` into the error of this package that `refusal` returns.

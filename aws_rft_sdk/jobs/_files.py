@@ -1,4 +1,4 @@
-"""Local files of prompts for Nova: what is wrong with them, and where on S3 they belong."""
+"""Local files of prompts: what is wrong with them, and where on S3 they belong."""
 
 from __future__ import annotations
 
@@ -6,63 +6,100 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO
+from shlex import quote
+from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets.checking import check
-from aws_rft_sdk.datasets.report import Problem as DatasetProblem
-from aws_rft_sdk.datasets.rules import RULES, Severity, Target
-from aws_rft_sdk.jobs._shapes import shape_problems
-from aws_rft_sdk.jobs.types import Problem
+from aws_rft_sdk.datasets import RULES, Severity, Target, check
+from aws_rft_sdk.errors import DatasetError
+from aws_rft_sdk.jobs._shapes import BOTOCORE, broken_rule
+from aws_rft_sdk.jobs.types import OURS, Problem
 
 _NOT_IN_KEYS = re.compile(r"[^-_.a-zA-Z0-9]+")
 
 
-def file_problems(
-    path: Path, field: str, require_reference: bool, sizes: Mapping[str, JSON], *, is_training: bool = True
-) -> list[Problem]:
-    """Return the first place in a file where each rule of the dataset check is broken. Warnings are left out.
+class FileReport(NamedTuple):
+    """What a check of a file found: of each rule the first place that breaks it.
+
+    Attributes:
+        rows: How many rows the file has. None if it cannot be read.
+        problems: Broken rules.
+        notes: What may not be meant.
+    """
+
+    rows: int | None
+    problems: list[Problem]
+    notes: list[str]
+
+
+def check_file(
+    path: Path,
+    target: Target,
+    field: str,
+    *,
+    require_reference: bool = True,
+    is_training: bool = True,
+    sizes: Mapping[str, JSON] | None = None,
+) -> FileReport:
+    """Check a file as `aws-rft dataset check` does.
 
     Args:
         path: A jsonl file.
+        target: The service.
         field: Path of the field that names the file.
         require_reference: Whether each row needs a reference_answer.
-        sizes: Hyperparameters of the job. `batchSize` and `maxPromptLength` are used if they are positive integers.
-        is_training: Whether the file is training data: only that needs 100 rows, and more than a batch.
+        is_training: Whether the file is training data. Nova is measured on any number of rows; what Bedrock takes is
+            not documented.
+        sizes: Hyperparameters. `batchSize` and `maxPromptLength` are used if they are positive integers.
     """
-    if not path.is_file():
-        rule = "is no file. Name a file that exists, or an S3 URI such as s3://bucket/train.jsonl"
-        return [Problem(field, str(path), rule, "this package")]
-    report = check(
-        path,
-        Target.NOVA,
-        batch_size=_positive(sizes.get("batchSize")) if is_training else None,
-        max_tokens=_positive(sizes.get("maxPromptLength")),
-        require_reference=require_reference,
-        ignore=() if is_training else ("rows-min",),
-        keep=1,
-    )
-    errors = [item for item in report.problems if item.severity is Severity.ERROR]
-    return [
-        Problem(field, str(path), _describe(item, report.counts[item.rule]), RULES[item.rule].source) for item in errors
-    ]
-
-
-def _describe(item: DatasetProblem, count: int) -> str:
-    place = ", ".join(part for part in (f"line {item.line}" if item.line else "", item.field) if part)
-    more = f" (and {count - 1:,} more)" if count > 1 else ""
-    return f"{place}{': ' if place else ''}{item.problem}{more}. {item.fix}"
+    given = sizes or {}
+    try:
+        report = check(
+            path,
+            target,
+            batch_size=_positive(given.get("batchSize")) if is_training else None,
+            max_tokens=_positive(given.get("maxPromptLength")),
+            require_reference=require_reference,
+            ignore=() if is_training or target is Target.BEDROCK else ("rows-min",),
+            keep=1,
+        )
+    except DatasetError as error:
+        return FileReport(None, [Problem(field, str(path), str(error), OURS)], [])
+    problems, notes = [], []
+    for item in report.problems:
+        place = ", ".join(part for part in (f"line {item.line}" if item.line else "", item.field) if part)
+        more = f" (and {report.counts[item.rule] - 1:,} more)" if report.counts[item.rule] > 1 else ""
+        text = f"{place}{': ' if place else ''}{item.problem}{more}. {item.fix}"
+        if item.severity is Severity.WARNING:
+            notes.append(f"{path.name}: {text}")
+        else:
+            problems.append(Problem(field, str(path), text, RULES[item.rule].source))
+    return FileReport(report.rows, problems, notes)
 
 
 def _positive(value: JSON) -> int | None:
     return value if isinstance(value, int) and value > 0 else None
 
 
+def refuse_file(path: Path, target: Target, *, check: bool, require_reference: bool = True) -> None:
+    """Raise if a file cannot be uploaded.
+
+    Raises:
+        DatasetError: There is no file, or `check` is true and the file breaks rules.
+    """
+    if not check and path.is_file():
+        return
+    if found := check_file(path, target, "path", require_reference=require_reference).problems:
+        told = "; ".join(problem.rule for problem in found)
+        raise DatasetError(
+            f"{path} was not uploaded: {told}. See all: aws-rft dataset check {quote(str(path))} --for {target.value}"
+        )
+
+
 def destination_problems(destination: str, field: str) -> list[Problem]:
     """Return what is wrong with a folder on S3, `s3://bucket/folder` or `bucket/folder`."""
-    parameters = {"outputDataConfig": {"s3Uri": f"s3://{str(destination).removeprefix('s3://')}"}}
-    found = shape_problems("bedrock", "CreateModelCustomizationJob", parameters)
-    return [item._replace(path=field, value=destination) for item in found if item.path == "outputDataConfig.s3Uri"]
+    rule = broken_rule("S3Uri", f"s3://{str(destination).removeprefix('s3://')}")
+    return [Problem(field, destination, rule, BOTOCORE)] if rule else []
 
 
 def upload_uri(path: str | Path, destination: str) -> str:
@@ -74,19 +111,14 @@ def upload_uri(path: str | Path, destination: str) -> str:
         path: A local file.
         destination: `s3://bucket/folder` or `bucket/folder`.
     """
-    with open(path, "rb") as file:
-        return uri_of(path, destination, digest_of(file))
-
-
-def uri_of(path: str | Path, destination: str, digest: bytes) -> str:
-    """Return the S3 URI of a file whose digest is known; see `upload_uri`."""
     folder = destination.removeprefix("s3://").strip("/")
-    return f"s3://{folder}/{digest.hex()[:16]}-{_NOT_IN_KEYS.sub('-', Path(path).name)}"
+    return f"s3://{folder}/{digest_of(path).hex()[:16]}-{_NOT_IN_KEYS.sub('-', Path(path).name)}"
 
 
-def digest_of(file: IO[bytes]) -> bytes:
-    """Return the SHA-256 of a file. The file is read to its end."""
+def digest_of(path: str | Path) -> bytes:
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
-    while block := file.read(1 << 20):
-        digest.update(block)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
     return digest.digest()

@@ -10,9 +10,7 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError, RFTError
 from aws_rft_sdk.jobs._refusals import refusal
-from aws_rft_sdk.jobs.iam import Needs, Policy, Statement, statement
-
-_PRINCIPAL = re.compile(r"arn:(?P<partition>[\w-]+):(iam|sts)::(?P<account>\d{12}):(?P<kind>[\w-]+)/(?P<path>.+)")
+from aws_rft_sdk.jobs.iam import PRINCIPAL, Needs, Policy, Statement, statement
 
 
 class Gap(NamedTuple):
@@ -60,13 +58,13 @@ class Principal(NamedTuple):
         Raises:
             ConfigurationError: The ARN is none of a role, a session of a role, or a user.
         """
-        match = _PRINCIPAL.fullmatch(arn)
-        kind, path = (match["kind"], match["path"]) if match else ("", "")
-        if match and kind == "assumed-role":
+        match = PRINCIPAL.fullmatch(arn)
+        if match is None:
+            raise ConfigurationError(f"{arn!r:.200} is no ARN of a role or user; use arn:aws:iam::ACCOUNT:role/NAME")
+        kind, path = match["kind"], match["path"]
+        if kind == "assumed-role":
             name = path.split("/")[0]
             return cls(f"arn:{match['partition']}:iam::{match['account']}:role/{name}", "role", name)
-        if kind not in ("role", "user"):
-            raise ConfigurationError(f"{arn!r:.200} is no ARN of a role or user; use arn:aws:iam::ACCOUNT:role/NAME")
         return cls(arn, kind, path.rpartition("/")[2])
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import botocore.session
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs.types import Problem
 
+BOTOCORE = "botocore service model bedrock 2023-04-20"
 _EXAMPLES = {
     "JobName": "gsm8k-first",
     "CustomModelName": "gsm8k-first",
@@ -32,6 +32,8 @@ _EXAMPLES = {
     "SecurityGroupId": "sg-0123456789abcdef0",
 }
 """A value of a shape with a pattern, for the user to imitate."""
+FUNCTION_NAME = "[a-zA-Z0-9_-]{1,64}"
+"""A name of a Lambda function. The shape of Lambda's model also takes ARNs."""
 # Both match the same names. Python needs time that doubles with every hyphen to see that the first one does not match.
 _SLOW, _FAST = r"(-*[a-zA-Z0-9\+\-\.])*", r"[a-zA-Z0-9\+\-\.]*"
 
@@ -50,19 +52,14 @@ def shape_problems(service: str, operation: str, parameters: Mapping[str, JSON])
     return [Problem(path, value, rule, source) for path, value, rule in found]
 
 
-def refuse(problems: Sequence[Problem], what: str) -> None:
-    """Raise if there are problems.
+def bedrock_shape(name: str) -> Any:
+    """Return a shape of botocore's model of Bedrock, for example `JobName`."""
+    return _service_model("bedrock").shape_for(name)
 
-    Args:
-        problems: All that is wrong.
-        what: What cannot be done, for example `the job cannot be created`.
 
-    Raises:
-        JobConfigError: There are problems. Its message lists them.
-    """
-    if problems:
-        lines = [f"\n  {path} ({value!r:.200}) {rule} [{source}]" for path, value, rule, source in problems]
-        raise JobConfigError(f"{what}; nothing was sent:{''.join(lines)}", problems=tuple(problems))
+def broken_rule(shape: str, value: JSON) -> str | None:
+    """Return the first rule of a shape of Bedrock that a value breaks. Returns None if it keeps all of them."""
+    return next((rule for _, _, rule in _walk(bedrock_shape(shape), value, "")), None)
 
 
 @functools.cache

@@ -15,36 +15,24 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from statistics import fmean, median
 from typing import NamedTuple
 
 from aws_rft_sdk.jobs._advice import ADVICE
-from aws_rft_sdk.jobs._trends import Trend, levels, spread, trend
+from aws_rft_sdk.jobs._run import LEVEL_STEPS, SIGNIFICANT, Found, Run, Series, is_finite
+from aws_rft_sdk.jobs._trends import levels, spread, trend
 from aws_rft_sdk.jobs.steps import Step, field_of, in_order
 
 KINDS = tuple(ADVICE)
 """All kinds of alarms."""
 
-_TREND_STEPS = 12
-"""Steps before the reward can be falling."""
-_FLAT_STEPS = 25
-"""Steps before the reward can be flat. AWS advises one change per 25 to 50 steps."""
-_LEVEL_STEPS = 8
-"""Steps before levels, such as entropy or the share of dead groups, are judged."""
-_SIGNIFICANT = 2.3
-"""Standard errors of a trend that noise explains in 1 of 100 runs."""
-_SURE = 3.0
-"""Standard errors of a change that more than one comparison may have found."""
-_SATURATED = 0.95
 _NEAR_CEILING = 0.85
 """Share of the highest reward from which dead groups are a success, if the reward rose there."""
 _SOLVED = 0.9
 """Share of the highest reward from which low entropy is a success, if entropy fell as the reward rose."""
 _SPIKE = 5.0
 """Times the usual gradient."""
-_SPIKE_DEVIATIONS = 6.0
+_SPIKE_DEVIATIONS = 5.5
 _DEAD_SHARE = 0.5
 _DEAD_STEPS = 0.25
 """Share of steps in which no group at all had an advantage."""
@@ -71,11 +59,6 @@ class Alarm(NamedTuple):
     source: str
 
 
-class _Found(NamedTuple):
-    step: int
-    evidence: str
-
-
 def alarms(steps: Iterable[Step], *, max_response_tokens: float | None = None) -> list[Alarm]:
     """Return what is wrong with a run, in order of the steps; nothing for a healthy run.
 
@@ -84,7 +67,7 @@ def alarms(steps: Iterable[Step], *, max_response_tokens: float | None = None) -
         max_response_tokens: The job's limit for a response. None if it is not known; then truncation shows only in
             `truncated_share`, or in lengths that stay at their maximum.
     """
-    run = _Run(tuple(in_order(steps)))
+    run = Run(tuple(in_order(steps)))
     found = {
         "reward_flat": run.flat,
         "reward_falling": run.falling,
@@ -101,164 +84,29 @@ def alarms(steps: Iterable[Step], *, max_response_tokens: float | None = None) -
     return sorted(raised, key=lambda alarm: alarm.step)
 
 
-class _Series(NamedTuple):
-    """The values of a metric, and the steps that have one."""
-
-    at: list[int]
-    values: list[float]
-
-    def last(self, share: int = 4) -> list[float]:
-        """Return the values of the last quarter, or of another share, 5 at least."""
-        return self.values[-max(5, len(self.values) // share) :]
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The steps of a run by number, and what its rewards do."""
-
-    steps: tuple[Step, ...]
-
-    def series(self, name: str) -> _Series:
-        pairs = [(step.step, value) for step in self.steps if _is_finite(value := getattr(step, name))]
-        return _Series([at for at, _ in pairs], [value for _, value in pairs])
-
-    @cached_property
-    def reward(self) -> _Series:
-        return self.series("reward_mean")
-
-    def before_reward(self, level: float) -> _Run:
-        """Return the steps before the reward first held a level for 5 steps."""
-        at, values = self.reward
-        reached = next((step for step, window in zip(at, levels(values, 5), strict=False) if window >= level), math.inf)
-        return _Run(tuple(step for step in self.steps if step.step < reached))
-
-    @cached_property
-    def trend(self) -> Trend:
-        return trend(self.reward.values)
-
-    @cached_property
-    def ceiling(self) -> float | None:
-        """The highest reward there is. None if nobody says, and rewards are above 1."""
-        most = _high([*self.reward.values, 0.0])
-        highest = self.series("reward_max").values
-        if highest:
-            return max(1.0, _high(highest))
-        return 1.0 if most <= 1.0 else None
-
-    @cached_property
-    def range(self) -> float:
-        """From the lowest to the highest reward, as far as is known."""
-        lowest = min([0.0, *self.series("reward_min").values, *self.reward.values])
-        return (self.ceiling or _high(self.reward.values)) - lowest
-
-    def notable(self, level: float, share: float = 0.05) -> float:
-        """Return the least change of the reward that matters: a share of the range, and less where rewards are low."""
-        return min(share * self.range, max(0.3 * abs(level), 0.002 * self.range))
-
-    @cached_property
-    def falling(self) -> _Found | None:
-        at, values = self.reward
-        if len(values) < _TREND_STEPS:
-            return None
-        width = max(5, len(values) // 8)
-        windows = levels(values, width)
-        best = max(range(len(windows)), key=windows.__getitem__)
-        drop = windows[best] - windows[-1]
-        error = 1.25 * spread(values) * math.sqrt(2 / width) * self.trend.inflation
-        sudden = drop >= max(self.notable(windows[best], 0.1), (_SURE + 0.6) * error) and drop > 0
-        slow = self.trend.significance <= -_SURE and -self.trend.change >= self.notable(windows[0])
-        if not sudden and not slow:
-            return None
-        return _Found(
-            at[min(best + width, len(at)) - 1],
-            f"mean reward fell from {windows[best]:.3g} (steps {at[best]} to {at[best + width - 1]}) "
-            f"to {windows[-1]:.3g} (last {width} steps)",
-        )
-
-    @cached_property
-    def saturated(self) -> _Found | None:
-        at, values = self.reward
-        if len(values) < _LEVEL_STEPS or self.ceiling is None or at[0] > max(10, at[-1] // 10):
-            return None  # unknown, or the begin of the run is
-        skipped = max(3, len(values) // 10)
-        rest = values[skipped:]
-        early = rest[: max(5, len(values) // 8)]
-        doubt = min(2 * spread(rest) / math.sqrt(len(early)), 0.02 * self.ceiling)
-        if min(median(early), median(rest), median(self.reward.last())) < _SATURATED * self.ceiling - doubt:
-            return None
-        return _Found(
-            at[skipped],
-            f"mean reward is {median(early):.3g} of at most {self.ceiling:.3g} from step {at[skipped]} on",
-        )
-
-    @cached_property
-    def rose(self) -> bool:
-        """Whether the reward has risen, slowly over the run or at once."""
-        values = self.reward.values
-        if len(values) < 5:
-            return False
-        level = median(values[:5])
-        if self.trend.significance >= _SIGNIFICANT and self.trend.change >= self.notable(level, 0.01):
-            return True
-        width = max(5, len(values) // 8)
-        noise = 1.25 * spread(values) * self.trend.inflation
-        best = max(levels(values, width)) if len(values) > width else level
-        return any(
-            best - median(values[:first])
-            >= max(self.notable(level), (_SURE + 0.6) * noise * math.sqrt(1 / first + 1 / width))
-            for first in (3, width)
-        )
-
-    @cached_property
-    def flat(self) -> _Found | None:
-        """Flat is no rise, and so little noise that a rise of 15 % of the range would have shown."""
-        at, values = self.reward
-        if len(values) < _FLAT_STEPS or self.rose or self.falling or self.saturated:
-            return None
-        if self.trend.change + 1.5 * self.trend.error >= 0.15 * self.range and spread(values) > 0:
-            return None
-        late = trend(values[len(values) // 2 :])
-        if late.significance >= _SURE and late.change >= self.notable(median(values)):
-            return None  # it rises by now
-        return _Found(
-            at[-1],
-            f"mean reward is {median(values):.3g} over {len(values)} steps: change {self.trend.change:+.2g}, standard "
-            f"error {self.trend.error:.2g}",
-        )
-
-
-def _is_finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
-def _high(values: Sequence[float]) -> float:
-    """Return a high value that is no outlier: nine of ten are not above it."""
-    return sorted(values)[int(0.9 * (len(values) - 1))]
-
-
-def _entropy_collapse(run: _Run) -> _Found | None:
+def _entropy_collapse(run: Run) -> Found | None:
     at, values = run.series("entropy")
-    if len(values) < _LEVEL_STEPS:
+    if len(values) < LEVEL_STEPS:
         return None
-    start, end = max(values[:3]), median(values[-5:])
-    limit = max(0.125 * start, 0.01)
-    if not run.rose:
-        limit = max(limit, 0.25 * start)
+    begin, end = max(values[:3]), median(values[-5:])
+    # A rise of entropy that is only taken back is no collapse.
+    start = begin if end > begin / 2 else max([begin, *levels(values, 5)])
+    limit = max((0.15 if run.rose else 0.25) * start, 0.01)
     if end > limit or start <= 0 or _is_earned(run, start, limit):
         return None
     low = len(values)
     while low and values[low - 1] <= 2 * limit:
         low -= 1
     began = at[min(low, len(at) - 1)]
-    return _Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} in the first 3")
+    return Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} before")
 
 
-def _is_earned(run: _Run, start: float, limit: float) -> bool:
+def _is_earned(run: Run, start: float, limit: float) -> bool:
     """Say whether the task was solved before entropy was low, and entropy fell while the reward rose.
 
     A policy that knows the answers has little entropy.
     """
-    both = [s for s in run.steps if _is_finite(s.reward_mean) and _is_finite(s.entropy)]
+    both = [s for s in run.steps if is_finite(s.reward_mean) and is_finite(s.entropy)]
     rewards, entropies = levels([s.reward_mean or 0.0 for s in both], 5), levels([s.entropy or 0.0 for s in both], 5)
     if not rewards or not run.rose or run.ceiling is None:
         return False
@@ -270,18 +118,18 @@ def _is_earned(run: _Run, start: float, limit: float) -> bool:
     return at_end > limit and at_half <= 0.75 * start
 
 
-def _gradient_spike(run: _Run) -> _Found | None:
+def _gradient_spike(run: Run) -> Found | None:
     for step in run.steps:
         kept = [value for name, value in step.other.items() if field_of(name) == "grad_norm"]
         if any("inf" in str(value) for value in (step.grad_norm, *kept)):
-            return _Found(step.step, "the norm of the gradient is infinite")
+            return Found(step.step, "the norm of the gradient is infinite")
     at, values = run.series("grad_norm")
     spikes = [index for index in range(1, len(values)) if _is_spike(values, index)] if len(values) > 5 else []
     if not spikes:
         return None
     worst = max(spikes, key=values.__getitem__)
     evidence = f"gradient norm {values[worst]:.3g} at step {at[worst]}, usual is {median(values):.3g}"
-    return _Found(at[spikes[0]], evidence + (f"; {len(spikes)} steps have spikes" if len(spikes) > 1 else ""))
+    return Found(at[spikes[0]], evidence + (f"; {len(spikes)} steps have spikes" if len(spikes) > 1 else ""))
 
 
 def _is_spike(values: Sequence[float], index: int) -> bool:
@@ -294,30 +142,31 @@ def _is_spike(values: Sequence[float], index: int) -> bool:
     if len(others) < 5 or not before or values[index] <= 0:
         return False
     logs = [math.log(value) for value in others]
-    usual = spread([math.log(value) for value in values if value > 0])
-    deviation = max(1.4826 * median(abs(log - median(logs)) for log in logs), usual, 0.1)
+    deviation = max(spread([math.log(value) for value in values if value > 0]), 0.1)
     above = math.log(values[index]) - median(logs)
     early = len(before) < 5 and values[index] < _SPIKE * max(before)
     return above >= math.log(_SPIKE) and above >= _SPIKE_DEVIATIONS * deviation and not early
 
 
-def _length_growth(run: _Run) -> _Found | None:
-    both = [s for s in run.steps if _is_finite(s.response_length_mean) and _is_finite(s.reward_mean)]
-    for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.8)):
+def _length_growth(run: Run) -> Found | None:
+    both = [s for s in run.steps if is_finite(s.response_length_mean) and is_finite(s.reward_mean)]
+    # What the reward gained before lengths grew does not pay for the growth.
+    for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.8), (both[len(both) * 3 // 4 :], 1.8)):
         if len(stretch) < 15:
             continue
         lengths = [step.response_length_mean or 0.0 for step in stretch]
         width = max(3, len(lengths) // 8)
         first, last = median(lengths[:width]), median(lengths[-width:])
         begin = median(step.response_length_mean or 0.0 for step in both[:width])
-        if last < max(factor * first, 1.3 * begin) or trend(lengths).significance < _SIGNIFICANT:
+        sudden = last - first >= 5 * spread(lengths) * math.sqrt(2 / width)
+        if last < max(factor * first, 1.3 * begin) or not (sudden or trend(lengths).significance >= SIGNIFICANT):
             continue
         rewards = [step.reward_mean or 0.0 for step in stretch]
         paid = trend(rewards)
         level = median(rewards[:width])
-        unpaid = paid.significance < _SIGNIFICANT and paid.change + paid.error < 0.15 * run.range
+        unpaid = paid.significance < SIGNIFICANT and paid.change + paid.error < 0.15 * run.range
         if unpaid or paid.change < run.notable(level):
-            return _Found(
+            return Found(
                 stretch[-1].step,
                 f"mean length grew from {first:.4g} to {last:.4g} tokens since step {stretch[0].step}, while the mean "
                 f"reward changed by {paid.change:+.2g}",
@@ -325,19 +174,19 @@ def _length_growth(run: _Run) -> _Found | None:
     return None
 
 
-def _dead_groups(run: _Run) -> _Found | None:
+def _dead_groups(run: Run) -> Found | None:
     if run.rose and not run.saturated and run.ceiling and median(run.reward.last()) >= _NEAR_CEILING * run.ceiling:
         return _dead(run, run.before_reward(_NEAR_CEILING * run.ceiling))  # later most groups are solved: a success
     return _dead(run, run)
 
 
-def _dead(whole: _Run, run: _Run) -> _Found | None:
+def _dead(whole: Run, run: Run) -> Found | None:
     at, shares = series = run.series("dead_group_share")
     if len(shares) >= 5:
         share = max(median(series.last()), median(shares))
         if share <= _DEAD_SHARE:
             return None
-        return _Found(at[-1], f"{share:.0%} of the groups have equal rewards, and so no advantage")
+        return Found(at[-1], f"{share:.0%} of the groups have equal rewards, and so no advantage")
     for name in ("reward_std", "advantage_mean"):
         at, values = series = run.series(name)
         zero = [value == 0 for value in values]
@@ -345,11 +194,11 @@ def _dead(whole: _Run, run: _Run) -> _Found | None:
             continue
         share = max(fmean(zero), fmean(zero[-len(series.last()) :]))
         if share >= _DEAD_STEPS:
-            return _Found(at[-1], f"{name} is exactly 0 in {share:.0%} of the steps: no group has an advantage there")
+            return Found(at[-1], f"{name} is exactly 0 in {share:.0%} of the steps: no group has an advantage there")
     return None
 
 
-def _zero_by_construction(run: _Run, means: Sequence[float]) -> bool:
+def _zero_by_construction(run: Run, means: Sequence[float]) -> bool:
     """Say whether advantages of living groups cancel out in the mean. Some services report the mean over all rollouts.
 
     Then some means are off 0 by rounding, or the model learns although all means are 0.
@@ -357,22 +206,22 @@ def _zero_by_construction(run: _Run, means: Sequence[float]) -> bool:
     return any(0 < abs(mean) < 1e-9 for mean in means) or (not any(means) and run.rose)
 
 
-def _truncation(run: _Run, cap: float | None) -> _Found | None:
+def _truncation(run: Run, cap: float | None) -> Found | None:
     at, shares = series = run.series("truncated_share")
     if len(shares) >= 5:
         recent = sorted(series.last())[:-1]  # without the largest: one odd step is no trend
         if fmean(recent) <= _TRUNCATED:
             return None
-        return _Found(at[-1], f"{fmean(recent):.0%} of the responses in the last {len(recent) + 1} steps were cut off")
+        return Found(at[-1], f"{fmean(recent):.0%} of the responses in the last {len(recent) + 1} steps were cut off")
     at, means = series = run.series("response_length_mean")
     length = median(series.last()) if len(means) >= 5 else 0.0
     limit = cap or _guessed_cap(series.last(), run.series("response_length_max"))
     if limit is None or length < 0.9 * limit:
         return None
-    return _Found(at[-1], f"mean length is {length:.4g} tokens, {'' if cap else 'as if '}at the limit of {limit:.4g}")
+    return Found(at[-1], f"mean length is {length:.4g} tokens, {'' if cap else 'as if '}at the limit of {limit:.4g}")
 
 
-def _guessed_cap(means: Sequence[float], longest: _Series) -> float | None:
+def _guessed_cap(means: Sequence[float], longest: Series) -> float | None:
     """Return the token limit if lengths show it: the longest always end at the same number, or all are a power of 2."""
     recent = longest.last()
     if len(recent) >= 5 and median(recent) == max(longest.values) >= _SHORT_CAP:
@@ -381,7 +230,7 @@ def _guessed_cap(means: Sequence[float], longest: _Series) -> float | None:
     return power if power >= 1024 and min(means) >= 0.98 * power else None
 
 
-def _overfitting(run: _Run) -> _Found | None:
+def _overfitting(run: Run) -> Found | None:
     at, values = run.series("validation_reward_mean")
     if len(values) < 4 or not run.rose:
         return None
@@ -392,18 +241,21 @@ def _overfitting(run: _Run) -> _Found | None:
     bends = sorted(abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False))
     # The largest bend may be the best point itself.
     noise = max(1.5 * fmean(bends[:-1] or bends) / math.sqrt(6), 0.01 * run.range)
+    doubt = noise * math.sqrt(2 / width)
+    limits = ((0.08, 3.5), (0.05, 5.0))[: 1 if len(values) < 10 else 2]  # few values tell little about their noise
+    fell = any(drop >= max(run.notable(windows[best], share), errors * doubt) for share, errors in limits)
     since = [value for step, value in zip(*run.reward, strict=True) if step >= at[best]]
     third = max(len(since) // 3, 1)
     held = len(since) >= 3 and median(since[-third:]) >= median(since[:third]) - run.notable(1)
-    if drop < max(run.notable(windows[best], 0.08), 3.5 * noise * math.sqrt(2 / width)) or not held or run.falling:
+    if not fell or not held or run.falling:
         return None
-    return _Found(
+    return Found(
         at[best + width - 1],
         f"validation reward fell from {windows[best]:.3g} to {windows[-1]:.3g}, while the training reward held or rose",
     )
 
 
-def _missing_steps(run: _Run) -> _Found | None:
+def _missing_steps(run: Run) -> Found | None:
     """Find gaps. Jobs that report every tenth step have none, and a file may begin at any step."""
     numbers = [step.step for step in run.steps]
     strides = sorted(b - a for a, b in itertools.pairwise(numbers))
@@ -413,7 +265,7 @@ def _missing_steps(run: _Run) -> _Found | None:
     gaps = [(a + stride, b - stride) for a, b in itertools.pairwise(numbers) if b - a > stride]
     if not gaps:
         return None
-    return _Found(gaps[0][0], f"no record of {', '.join(_gaps(gaps))}")
+    return Found(gaps[0][0], f"no record of {', '.join(_gaps(gaps))}")
 
 
 def _gaps(gaps: Sequence[tuple[int, int]]) -> Iterator[str]:

@@ -6,20 +6,17 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote as in_path
 
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.datasets import Severity, Target
-from aws_rft_sdk.datasets import check as check_dataset
+from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import (
     ConfigurationError,
     CredentialsError,
-    DatasetError,
-    JobConfigError,
     JobServiceError,
+    ServiceConnectionError,
     ServiceError,
     ServiceFaultError,
     ServiceTimeoutError,
@@ -35,10 +32,13 @@ from aws_rft_sdk.jobs._bedrock_answers import (
     read_event,
     read_job,
     read_object,
+    unreadable,
 )
 from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
+from aws_rft_sdk.jobs._files import refuse_file
 from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
-from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job
+from aws_rft_sdk.jobs._refusals import refusal
+from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 
 if TYPE_CHECKING:
     from openai import OpenAI, Stream
@@ -47,9 +47,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 POLL_SECONDS = 10.0
 OUTAGE_SECONDS = 900.0
 """How long `events(follow=True)` waits for a service that does not answer before it raises the error."""
+_INFERENCE = "bedrock-mantle:CreateInference"
 _SETTLE_SECONDS = 1.0
 """Pause before the look for last events of a job that has ended."""
 _LOOKS = (0.0, 1.0, 3.0)
@@ -126,18 +129,13 @@ class BedrockJobs:
             DatasetError: The file is missing, has another format, or breaks a rule. Nothing was sent.
         """
         path = Path(path)
-        _check_rows(path, check)
+        refuse_file(path, Target.BEDROCK, check=check)
 
         def call(client: OpenAI) -> dict[str, JSON]:
             answer = client.files.with_raw_response.create(purpose="fine-tune", file=path)
             return read_object(answer.http_response.text, "CreateFile")
 
         return File(*raw_and_id(self._mantle.ask("CreateFile", call), "CreateFile"))
-
-    def files(self) -> Iterator[File]:
-        """Yield all uploaded files, each once, in the service's order. Pages are read as they are needed."""
-        for row in self._mantle.items("ListFiles", "/files"):
-            yield File(*raw_and_id(row, "ListFiles"))
 
     def delete_file(self, file: str | File) -> None:
         """Delete an uploaded file. Safe to repeat: a file that is gone already is no error."""
@@ -175,9 +173,7 @@ class BedrockJobs:
             TransportError, ServiceFaultError: The outcome is unknown: look into `list()` before you create it again.
         """
         body = create_body(model, training_file, grader, hyperparameters, validation_file)
-        if found := problems(body, self.region):
-            told = "; ".join(f"{item.path} is {item.value!r:.200}: it {item.rule} ({item.source})" for item in found)
-            raise JobConfigError(f"the job was not created: {told}", problems=tuple(found))
+        refuse(problems(body, self.region), "the job cannot be created")
         before = self._jobs_of(body["training_file"])
         for attempt in range(1, ATTEMPTS + 1):
             try:
@@ -310,8 +306,11 @@ class BedrockJobs:
         name = _model_of(model)
         return self._mantle.ask(
             "CreateInference",
-            lambda client: client.chat.completions.create(
-                model=name, messages=cast(Any, list(messages)), stream=stream, **options
+            lambda client: _readable(
+                client.chat.completions.create(
+                    model=name, messages=cast(Any, list(messages)), stream=stream, **options
+                ),
+                None if stream else "choices",
             ),
             repeat="unless late",
         )
@@ -323,9 +322,36 @@ class BedrockJobs:
         name, given = _model_of(model), input if isinstance(input, str) else list(input)
         return self._mantle.ask(
             "CreateInference",
-            lambda client: client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
+            lambda client: _readable(
+                client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
+                None if stream else "output",
+            ),
             repeat="unless late",
         )
+
+
+def whole(pieces: Stream[ChatCompletionChunk]) -> Iterator[ChatCompletionChunk]:
+    """Yield the pieces of a streamed chat, and raise if its end is missing. OpenAI's client takes that for the end.
+
+    Raises:
+        RFTError: The service or the network failed. What came before was yielded.
+    """
+    ended = False
+    try:
+        for piece in pieces:
+            ended = ended or any(choice.finish_reason for choice in piece.choices or ())
+            yield piece
+    except Exception as error:  # openai does not translate what happens within a stream
+        raise refusal(error, _INFERENCE) from None
+    if not ended:
+        raise ServiceConnectionError(f"{_INFERENCE}: the connection broke before the answer was whole. Ask again")
+
+
+def _readable(answer: T, content: str | None) -> T:
+    """Return an answer of a model. OpenAI's client takes any text, and objects without the content, for one."""
+    if isinstance(answer, str) or (content is not None and getattr(answer, content, None) is None):
+        raise unreadable("CreateInference")
+    return answer
 
 
 def _model_of(model: str | Job | Checkpoint) -> str:
@@ -351,30 +377,3 @@ def _in_path(of: str | File | Job) -> str:
 
 def _path(job: str | Job) -> str:
     return f"/fine_tuning/jobs/{_in_path(job)}"
-
-
-def _check_rows(path: Path, check: bool) -> None:
-    if path.suffix.lower() != ".jsonl":
-        out = path.with_name(f"{path.name.partition('.')[0]}.jsonl")
-        raise DatasetError(
-            f"{path}: the service takes .jsonl files only. Type: aws-rft dataset convert {quote(str(path))} "
-            f"{quote(str(out))}"
-        )
-    if not path.is_file():
-        raise DatasetError(f"{path}: there is no such file")
-    if not check:
-        return
-    report = check_dataset(path, Target.BEDROCK)
-    if report.ok:
-        return
-    errors = [item for item in report.problems if item.severity is Severity.ERROR]
-    told = "; ".join(
-        f"{item.rule}{'' if item.line is None else f' in line {item.line}'}: {item.problem} (to mend it: {item.fix})"
-        for item in errors[:5]
-    )
-    more = f"; and {report.errors - 5} more" if report.errors > 5 else ""
-    raise DatasetError(
-        f"{path} was not uploaded: {told}{more}. See all: aws-rft dataset check {quote(str(path))} --for "
-        "bedrock. upload(path, check=False) sends it as it is",
-        line=errors[0].line,
-    )

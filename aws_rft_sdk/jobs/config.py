@@ -7,95 +7,64 @@ what the documentation lists come from it.
 from __future__ import annotations
 
 from functools import partial
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeAlias, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
 
-from aws_rft_sdk.jobs._bedrock_request import MODELS as BEDROCK_MODELS
+from aws_rft_sdk.jobs._shapes import BOTOCORE, FUNCTION_NAME
+from aws_rft_sdk.jobs._tables import Form, Shape, Table, table_of
+from aws_rft_sdk.jobs.types import OURS
 
-OURS = "this package"
 MANTLE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for open-weight models using OpenAI APIs"
 MANTLE_DATA = "Amazon Bedrock user guide, prepare data for open-weight models"
 MANTLE_REWARD = "Amazon Bedrock user guide, setting up reward functions for open-weight models"
-BOTOCORE = "botocore service model bedrock 2023-04-20"
 NOVA = "Amazon Bedrock user guide, create and manage fine-tuning jobs for Amazon Nova models"
 _OPENAI = "openai client, ReinforcementHyperparameters"
 
 _LAMBDA = "AWS Lambda API, CreateFunction"
 
-MODELS = {"bedrock": BEDROCK_MODELS, "nova": ("amazon.nova-2-lite-v1:0:256k",)}
+MODELS = {"bedrock": ("openai.gpt-oss-20b", "qwen.qwen3-32b"), "nova": ("amazon.nova-2-lite-v1:0:256k",)}
 """Models whose fine-tuning is documented. Ids are opaque: another one is noted and is no problem."""
 _NO_RANGE = "AWS publishes no range and no default."
 NOT_ON_MANTLE = "OpenAI's API has it. Whether Bedrock takes it is not known."
 _CHOSEN = "Left out, the service chooses."
 
 
-class _Form(NamedTuple):
-    """What a text must be, in words."""
-
-    words: str
-
-
-_Text = Annotated[str, Field(pattern=r"\S"), _Form("a text that is not empty")]
-_Path = Annotated[str, Field(pattern=r"\S"), _Form("the path of a .jsonl file, from the folder of this file")]
-_REGION = r"[a-z]{2}(-[a-z]+)+-[0-9]"
-LambdaArn = Annotated[
+_PRINTABLE = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"
+_Text = Annotated[
     str,
-    Field(
-        pattern=rf"^arn:aws[a-zA-Z-]*:lambda:{_REGION}:[0-9]{{12}}:function:[a-zA-Z0-9_.-]+(:(\$LATEST|[a-zA-Z0-9_-]+))?$",
-        max_length=512,
-    ),
-    _Form("the ARN of a Lambda function, arn:aws:lambda:REGION:ACCOUNT:function:NAME, of at most 512 characters"),
+    Field(pattern=_PRINTABLE),
+    Form("a text that is not empty, without control characters and without spaces around it"),
+]
+_Path = Annotated[str, Field(pattern=_PRINTABLE), Form("the path of a .jsonl file, from the folder of this file")]
+_Reference = Annotated[
+    str, Field(pattern=r"^.+:[^:]+$"), Form("a reward as path/to/file.py:NAME, from the folder of this file")
 ]
 FunctionName = Annotated[
+    str, Field(pattern=f"^{FUNCTION_NAME}$"), Form("the name of a Lambda function: at most 64 letters, digits, - and _")
+]
+LambdaArn = Annotated[
     str,
-    Field(pattern="^[a-zA-Z0-9_-]+$", max_length=64),
-    _Form("the name of a Lambda function: at most 64 letters, digits, - and _"),
+    Shape(
+        "LambdaArn",
+        "the ARN of a Lambda function, arn:aws:lambda:REGION:ACCOUNT:function:NAME, of at most 512 characters",
+    ),
 ]
-RoleArn = Annotated[
-    str,
-    Field(pattern=r"^arn:aws[a-zA-Z-]*:iam::[0-9]{12}:role/.+$", max_length=2048),
-    _Form("the ARN of an IAM role, arn:aws:iam::ACCOUNT:role/NAME"),
-]
-_Reference = Annotated[
-    str, Field(pattern=r"^.+:[^:]+$"), _Form("a reward as path/to/file.py:NAME, from the folder of this file")
-]
+RoleArn = Annotated[str, Shape("RoleArn", "the ARN of an IAM role, arn:aws:iam::ACCOUNT:role/NAME")]
 _JobName = Annotated[
     str,
-    Field(pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9+.-])*$", max_length=63),
-    _Form("a name of at most 63 letters, digits, +, - and ., the first a letter or a digit"),
+    Shape("JobName", "a name of at most 63 letters, digits, +, - and ., the first a letter or a digit"),
 ]
 ModelName = Annotated[
     str,
-    Field(pattern="^([0-9a-zA-Z][_-]?)+$", max_length=63),
-    _Form("a name of at most 63 letters and digits, each with at most one - or _ behind it"),
+    Shape("CustomModelName", "a name of at most 63 letters and digits, each with at most one - or _ behind it"),
 ]
-S3 = Annotated[
-    str,
-    Field(
-        pattern=r"^s3://[a-z0-9][-.a-z0-9]{1,61}[a-z0-9](/[-!_*'().a-z0-9A-Z]+(/[-!_*'().a-z0-9A-Z]+)*)?/?$",
-        max_length=1024,
-    ),
-    _Form("an S3 URI, s3://BUCKET/KEY, of at most 1,024 characters without spaces"),
-]
-_KmsKey = Annotated[
-    str,
-    Field(
-        pattern=r"^(arn:aws[a-zA-Z-]*:kms:[a-zA-Z0-9-]*:[0-9]{12}:)?(key/)?([a-zA-Z0-9-]{36}|alias/[a-zA-Z0-9/_-]+)$",
-        max_length=2048,
-    ),
-    _Form("the ARN, id or alias/NAME of a KMS key"),
-]
-_NetworkId = Annotated[str, Field(pattern="^[-0-9a-zA-Z]+$", max_length=32)]
+S3 = Annotated[str, Shape("S3Uri", "an S3 URI, s3://BUCKET/KEY, of at most 1,024 characters without spaces")]
+_KmsKey = Annotated[str, Shape("KmsKeyId", "the ARN, id or alias/NAME of a KMS key")]
 _Metadata = Annotated[
-    dict[Annotated[str, Field(min_length=1, max_length=256)], Annotated[str, Field(max_length=256)]],
-    Field(min_length=1, max_length=1),
-    _Form("a table with one key and one text, each of at most 256 characters"),
+    dict[str, str],
+    Shape("RequestMetadataMap", "a table with one key and one text, each of at most 256 characters"),
 ]
-_TagKey = Annotated[str, Field(pattern=r"^[a-zA-Z0-9\s._:/=+@-]{1,128}$")]
-_TagValue = Annotated[str, Field(pattern=r"^[a-zA-Z0-9\s._:/=+@-]{0,256}$")]
 _Count = Annotated[int, Field(ge=1)]
 _Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Auto = Literal["auto"]
@@ -110,12 +79,6 @@ def _setting(source: str, text: str, *, sample: Any = None, example: Any = None,
 _ours, _mantle, _mantle_data, _mantle_reward, _openai, _boto, _nova, _lambda = (
     partial(_setting, source) for source in (OURS, MANTLE, MANTLE_DATA, MANTLE_REWARD, _OPENAI, BOTOCORE, NOVA, _LAMBDA)
 )
-
-
-class Table(BaseModel):
-    """A table of the file. A value of another type is refused rather than converted."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Grader(Table):
@@ -185,7 +148,7 @@ class NovaJob(Table):
 
     on: Literal["nova"] = _ours("The service.", sample="nova", default=...)
     name: _JobName = _boto("Unique in your account.", sample="my-job", default=...)
-    model: _Text = _nova(
+    model: Annotated[str, Shape("BaseModelIdentifier", "the id or the ARN of a base model")] = _nova(
         f"The base model: an id or an ARN. Documented is {MODELS['nova'][0]}.",
         sample=MODELS["nova"][0],
         default=...,
@@ -214,7 +177,7 @@ class Filter(Table):
 
 
 _Filters = Annotated[
-    list[Filter], Field(min_length=1, max_length=16), _Form("a list of 1 to 16 tables with equals or not_equals")
+    list[Filter], Field(min_length=1, max_length=16), Form("a list of 1 to 16 tables with equals or not_equals")
 ]
 
 
@@ -232,7 +195,7 @@ class NovaData(Table):
         "A .jsonl file, which is checked and uploaded, or the S3 URI of one. Give this or `invocation_logs`.",
         sample="train.jsonl",
     )
-    validation: Annotated[list[_Text], Field(max_length=10), _Form("a list of at most 10 files or S3 URIs")] = _boto(
+    validation: Annotated[list[_Text], Field(max_length=10), Form("a list of at most 10 files or S3 URIs")] = _boto(
         "Files or S3 URIs that the model is measured on.", default=[], example=["validation.jsonl"]
     )
     upload_to: S3 | None = _ours(
@@ -253,17 +216,17 @@ class NovaData(Table):
 class NovaHyperparameters(Table):
     """What the job is run with, by the service's names. The service publishes ranges and no defaults."""
 
-    epochCount: Annotated[int, Field(ge=1, le=50)] | None = _boto(
+    epochCount: Annotated[int, Shape("EpochCount")] | None = _boto(
         f"Passes over the data. {_CHOSEN} nova-forge-sdk's template has 1.", sample=1
     )
-    batchSize: Annotated[int, Field(ge=16, le=512)] | None = _boto(
+    batchSize: Annotated[int, Shape("RFTBatchSize")] | None = _boto(
         f"Prompts of a training step. {_CHOSEN} nova-forge-sdk's template has 128, AWS's sample for GSM8K 32.",
         sample=32,
     )
-    learningRate: Annotated[float, Field(ge=1e-7, le=1e-3)] | None = _boto(
+    learningRate: Annotated[float, Shape("RFTLearningRate")] | None = _boto(
         f"{_CHOSEN} nova-forge-sdk's template has 1e-5.", sample=1e-5
     )
-    trainingSamplePerPrompt: Annotated[int, Field(ge=2, le=16)] | None = _boto(
+    trainingSamplePerPrompt: Annotated[int, Shape("RFTTrainingSamplePerPrompt")] | None = _boto(
         f"Answers sampled for a prompt. {_CHOSEN} nova-forge-sdk's template has 8.", sample=8
     )
     maxPromptLength: _Count | None = _boto(
@@ -272,10 +235,10 @@ class NovaHyperparameters(Table):
     inferenceMaxTokens: _Count | None = _boto(
         f"Tokens of an answer. {_CHOSEN} No range is published. nova-forge-sdk's template has 2048.", example=2048
     )
-    reasoningEffort: Literal["low", "medium", "high"] | None = _boto(
+    reasoningEffort: Annotated[str, Shape("ReasoningEffort")] | None = _boto(
         f"{_CHOSEN} nova-forge-sdk's template has medium.", example="medium"
     )
-    evalInterval: Annotated[int, Field(ge=1, le=100)] | None = _boto(
+    evalInterval: Annotated[int, Shape("RFTEvalInterval")] | None = _boto(
         f"Steps between evaluations. {_CHOSEN} nova-forge-sdk's template has 10.", example=10
     )
 
@@ -289,18 +252,12 @@ class Output(Table):
 class Vpc(Table):
     """The network that the job runs in. Without this table, the service's own."""
 
-    subnet_ids: Annotated[list[_NetworkId], Field(min_length=1, max_length=16), _Form("a list of 1 to 16 ids")] = _boto(
+    subnet_ids: Annotated[list[str], Shape("SubnetIds", "a list of 1 to 16 ids")] = _boto(
         "Subnets.", default=..., example=["subnet-0123456789abcdef0"]
     )
-    security_group_ids: Annotated[
-        list[_NetworkId], Field(min_length=1, max_length=5), _Form("a list of 1 to 5 ids")
-    ] = _boto("Security groups.", default=..., example=["sg-0123456789abcdef0"])
-
-
-class Deploy(Table):
-    """The deployment through which `aws-rft job chat` calls the tuned model. `aws-rft job deploy` creates it."""
-
-    name: ModelName = _boto("Name of the deployment.", default=..., example="my-deployment")
+    security_group_ids: Annotated[list[str], Shape("SecurityGroupIds", "a list of 1 to 5 ids")] = _boto(
+        "Security groups.", default=..., example=["sg-0123456789abcdef0"]
+    )
 
 
 class _File(Table):
@@ -329,55 +286,15 @@ class NovaConfig(_File):
     hyperparameters: NovaHyperparameters = NovaHyperparameters()
     output: Output
     tags: Annotated[
-        dict[_TagKey, _TagValue],
+        dict[Annotated[str, Shape("TagKey")], Annotated[str, Shape("TagValue")]],
         Field(max_length=200),
-        _Form(
+        Form(
             "a table of at most 200 tags: keys of 1 to 128 and texts of at most 256 letters, digits, spaces, ._:/=+@-"
         ),
     ] = _boto("Tags of the job and of the tuned model.", default={})
     vpc: Vpc | None = None
-    deploy: Deploy | None = None
 
 
 Config: TypeAlias = BedrockConfig | NovaConfig
 ConfigKind: TypeAlias = type[BedrockConfig] | type[NovaConfig]
 KINDS: dict[str, ConfigKind] = {"bedrock": BedrockConfig, "nova": NovaConfig}
-
-
-def table_of(field: FieldInfo) -> type[Table] | None:
-    """Return the table that a field is. Returns None for a value."""
-    kinds = [field.annotation, *get_args(field.annotation)]
-    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)), None)
-
-
-def source_of(field: FieldInfo | None) -> str:
-    """Return where the rule of a field is documented."""
-    extra = field and field.json_schema_extra
-    return str(extra["source"]) if isinstance(extra, dict) else OURS
-
-
-def rule_of(field: FieldInfo) -> str:
-    """Return in words what the value of a field must be."""
-    return "a table" if table_of(field) else words_of(field.annotation, field.metadata)
-
-
-def words_of(kind: Any, about: Any = ()) -> str:
-    """Return in words what a value of a type, perhaps annotated, must be."""
-    if get_origin(kind) is Annotated:
-        kind, *about = get_args(kind)
-    facts = [fact for item in about for fact in (item.metadata if isinstance(item, FieldInfo) else [item])]
-    for fact in facts:
-        if isinstance(fact, _Form):
-            return fact.words
-    if get_origin(kind) in (Union, UnionType):
-        return " or ".join(words_of(one) for one in get_args(kind) if one is not NoneType)
-    if get_origin(kind) is Literal:
-        return " or ".join(f'"{value}"' for value in get_args(kind))
-    if kind is bool:
-        return "true or false"
-    bounds = {name: getattr(fact, name) for fact in facts for name in ("ge", "gt", "le") if hasattr(fact, name)}
-    number = "a whole number" if kind is int else "a finite number"
-    if "gt" in bounds:
-        return f"{number} above {bounds['gt']:g}"
-    least = f"{bounds['ge']:g}"
-    return f"{number} from {least} to {bounds['le']:g}" if "le" in bounds else f"{number} of at least {least}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,6 +14,10 @@ Audience = Literal["caller", "agent", "job-role", "grader", "forwarder"]
 Statement = dict[str, JSON]
 Policy = dict[str, JSON]
 
+PRINCIPAL = re.compile(
+    r"arn:(?P<partition>[\w-]+):(iam|sts)::(?P<account>\d{12}):(?P<kind>role|user|assumed-role)/(?P<path>.+)"
+)
+"""ARN of a role, a user or a session of a role."""
 _MANTLE = (
     *("CreateFile", "GetFile", "ListFiles", "DeleteFile"),
     *("CreateFineTuningJob", "GetFineTuningJob", "ListFineTuningJobs", "CancelFineTuningJob"),
@@ -26,6 +31,13 @@ _NOVA = (
 )
 _PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 """By the first letters of their regions."""
+
+
+def partition_of(region: str) -> str:
+    """Return `aws`, or the part of AWS that a region belongs to."""
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
+
+
 _RUNTIME = ("Sample", "SampleWithResponseStream", "CompleteRollout", "UpdateReward")
 _ACTIONS = {
     ("bedrock", "CreateModelCustomizationJob"): ("bedrock:CreateModelCustomizationJob", "iam:PassRole"),
@@ -87,7 +99,7 @@ class Names:
     @property
     def partition(self) -> str:
         """`aws`, or the part of AWS that the region belongs to."""
-        return next((name for prefix, name in _PARTITIONS.items() if self.region.startswith(prefix)), "aws")
+        return partition_of(self.region)
 
     def arn(self, service: str, resource: str, *, account: str | None = None, region: str | None = None) -> str:
         """Return an ARN, in this account and region unless others are given."""

@@ -8,34 +8,33 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from botocore import xform_name
 from botocore.exceptions import ClientError
 
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, DatasetError, JobServiceError, RFTError, ServiceTimeoutError
-from aws_rft_sdk.jobs._answers import (
+from aws_rft_sdk.datasets import Target
+from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError, ServiceTimeoutError
+from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
+from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, refuse_file, upload_uri
+from aws_rft_sdk.jobs._nova_answers import (
     ModelDeployment,
     code_of,
     conflict,
     converse_messages,
     deployment_of,
-    filled,
+    differing,
     id_of,
     job_of,
     plain,
     reply_text,
     whole,
 )
-from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
-from aws_rft_sdk.jobs._customization import RFT, create_parameters, problems, tag_list
-from aws_rft_sdk.jobs._files import destination_problems, digest_of, file_problems, upload_uri, uri_of
-from aws_rft_sdk.jobs._shapes import refuse, shape_problems
-from aws_rft_sdk.jobs.types import File, Job
+from aws_rft_sdk.jobs._nova_request import RFT, create_parameters, problems
+from aws_rft_sdk.jobs._shapes import shape_problems
+from aws_rft_sdk.jobs.types import File, Job, refuse
 
 __all__ = ["ModelDeployment", "NovaJobs", "create_parameters", "problems", "reply_text", "upload_uri"]
 
@@ -45,16 +44,6 @@ _CREATE = "bedrock:CreateModelCustomizationJob"
 _DEPLOY = "bedrock:CreateCustomModelDeployment"
 _TRAINING = "trainingDataConfig.s3Uri"
 _TAKEN = ("ConflictException", "ResourceInUseException")
-_SAME = (
-    "roleArn",
-    "trainingDataConfig",
-    "validationDataConfig",
-    "outputDataConfig",
-    "vpcConfig",
-    "customizationConfig",
-)
-_ECHOED = {"outputModelName": "customModelName", **{name: name for name in _SAME}}
-"""What GetModelCustomizationJob answers, and the parameter that it was."""
 _A_MODEL = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-2-lite-v1:0:256k/0123456789ab"
 
 
@@ -117,18 +106,13 @@ class NovaJobs:
         """
         path = Path(path)
         refuse(destination_problems(destination, "destination"), f"{path} cannot be uploaded")
-        found = file_problems(path, "path", require_reference, {}) if check or not path.is_file() else []
-        if found:
-            raise DatasetError(f"{path} was not uploaded: {'; '.join(problem.rule for problem in found)}")
-        with open(path, "rb") as file:
-            digest = digest_of(file)
-            size = file.tell()
-            file.seek(0)
-            uri = uri_of(path, destination, digest)
-            bucket, key = uri.removeprefix("s3://").split("/", 1)
-            body = {"Bucket": bucket, "Key": key, "Body": file, "ChecksumSHA256": base64.b64encode(digest).decode()}
-            with asking("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}"):
-                self._client("s3").put_object(**body)
+        refuse_file(path, Target.NOVA, check=check, require_reference=require_reference)
+        uri, digest, size = upload_uri(path, destination), digest_of(path), path.stat().st_size
+        bucket, key = uri.removeprefix("s3://").split("/", 1)
+        with path.open("rb") as file, asking("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}"):
+            self._client("s3").put_object(
+                Bucket=bucket, Key=key, Body=file, ChecksumSHA256=base64.b64encode(digest).decode()
+            )
         logger.info("uri=<%s>, bytes=<%d> | uploaded", uri, size)
         return File({"s3Uri": uri, "bucket": bucket, "key": key, "bytes": size}, uri)
 
@@ -200,7 +184,14 @@ class NovaJobs:
             found += destination_problems(upload_to, "upload_to")
         sizes = hyperparameters if isinstance(hyperparameters, Mapping) else {}
         for path, file in local.items():
-            found += file_problems(file, path, require_reference, sizes, is_training=path == _TRAINING)
+            found += check_file(
+                file,
+                Target.NOVA,
+                path,
+                require_reference=require_reference,
+                is_training=path == _TRAINING,
+                sizes=sizes,
+            ).problems
         refuse(found, f"the job {job_name!r} cannot be created")
         for path, file in local.items():
             if self.upload(file, folder, check=False).id != uris[path]:
@@ -236,8 +227,7 @@ class NovaJobs:
             raise conflict(error, _CREATE, f"{text}: choose another custom_model_name. {missing}") from None
         if job.get("clientRequestToken") == parameters["clientRequestToken"]:
             return job
-        differ = [ours for theirs, ours in _ECHOED.items() if filled(job.get(theirs)) != filled(parameters.get(ours))]
-        told = ", ".join(differ) or "what Bedrock does not show"
+        told = ", ".join(differing(job, parameters)) or "what Bedrock does not show"
         text = f"The name {name!r} belongs to {job['jobArn']}, which is {job.status} and differs in {told}"
         raise conflict(error, _CREATE, f"{text}. Choose another job_name") from None
 
@@ -253,41 +243,17 @@ class NovaJobs:
         with asking("bedrock:GetModelCustomizationJob"):
             return job_of(self._client("bedrock").get_model_customization_job(jobIdentifier=id_of(job)))
 
-    def list(
-        self,
-        *,
-        status: str | None = None,
-        name_contains: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-    ) -> Iterator[Job]:
-        """Yield the reinforcement fine-tuning jobs, the newest first, page by page as they are asked for.
-
-        Args:
-            status: `InProgress`, `Completed`, `Failed`, `Stopping` or `Stopped`; None for all.
-            name_contains: Part of the job's name.
-            created_after: Only younger jobs.
-            created_before: Only older jobs.
-        """
-        filters = {
-            "statusEquals": status,
-            "nameContains": name_contains,
-            "creationTimeAfter": created_after,
-            "creationTimeBefore": created_before,
-        }
-        pages = self._pages("ListModelCustomizationJobs", filters)
-        jobs = (job_of(row) for page in pages for row in page.get("modelCustomizationJobSummaries", ()))
-        return (job for job in jobs if job.get("customizationType", RFT) == RFT)
-
-    def _pages(self, operation: str, filters: Mapping[str, JSON]) -> Iterator[Mapping[str, JSON]]:
-        given = {name: value for name, value in filters.items() if value is not None}
-        refuse(shape_problems("bedrock", operation, given), "the list cannot be asked for")
+    def list(self) -> Iterator[Job]:
+        """Yield the reinforcement fine-tuning jobs, the newest first, page by page as they are asked for."""
         pages = (
             self._client("bedrock")
-            .get_paginator(xform_name(operation))
-            .paginate(**given, sortBy="CreationTime", sortOrder="Descending")
+            .get_paginator("list_model_customization_jobs")
+            .paginate(sortBy="CreationTime", sortOrder="Descending")
         )
-        return asking_each(pages, f"bedrock:{operation}")
+        for page in asking_each(pages, "bedrock:ListModelCustomizationJobs"):
+            for row in page.get("modelCustomizationJobSummaries", ()):
+                if row.get("customizationType", RFT) == RFT:
+                    yield job_of(row)
 
     def stop(self, job: str | Job) -> Job:
         """Stop a job. Safe to repeat: a job that is stopping or has stopped is returned as it is.
@@ -312,8 +278,6 @@ class NovaJobs:
         model: str | Job,
         name: str,
         *,
-        description: str | None = None,
-        tags: Mapping[str, str] | None = None,
         poll_seconds: float = 15.0,
         timeout_seconds: float = 3600.0,
     ) -> ModelDeployment:
@@ -324,8 +288,6 @@ class NovaJobs:
         Args:
             model: ARN of the tuned model, or the job that made it: a job, its ARN or its name.
             name: Unique in the account and region.
-            description: For people.
-            tags: Of the deployment.
             poll_seconds: Between two looks at the deployment.
             timeout_seconds: How long to wait at most.
 
@@ -337,16 +299,17 @@ class NovaJobs:
         """
         check_seconds("poll_seconds", poll_seconds)
         check_seconds("timeout_seconds", timeout_seconds)
-        given = {"modelDeploymentName": name, "description": description, "tags": tag_list(tags)}
-        parameters = {key: value for key, value in given.items() if value is not None}
-        checked = {**parameters, "modelArn": _A_MODEL}  # what the service said about itself needs no check
+        # An ARN that the service gave needs no check, and is not known before the first call.
+        checked = {"modelDeploymentName": name, "modelArn": _A_MODEL}
         refuse(shape_problems("bedrock", "CreateCustomModelDeployment", checked), "the model cannot be deployed")
         arn = self._tuned_model(model)
         found = self._find(name)
         if found is None:
             try:
                 with asking(_DEPLOY, arn):
-                    made = self._client("bedrock").create_custom_model_deployment(modelArn=arn, **parameters)
+                    made = self._client("bedrock").create_custom_model_deployment(
+                        modelDeploymentName=name, modelArn=arn
+                    )
                 found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
             except JobServiceError:
                 found = self._find(name)  # botocore repeats a call whose answer was lost
@@ -355,6 +318,9 @@ class NovaJobs:
         if found.model != arn:
             text = f"the deployment {name!r} is of {found.model}, and not of {arn}. Choose another name, or undeploy it"
             raise JobServiceError(text, action=_DEPLOY)
+        return self._active(found, poll_seconds, timeout_seconds)
+
+    def _active(self, found: ModelDeployment, poll_seconds: float, timeout_seconds: float) -> ModelDeployment:
         for _ in range(math.ceil(timeout_seconds / poll_seconds)):
             if found.status in ("Active", "Failed"):
                 break
@@ -364,7 +330,7 @@ class NovaJobs:
             return found
         if found.status == "Failed":
             raise JobServiceError(
-                f"the deployment {name!r} failed: {found.failure or 'Bedrock gives no reason'}. Before you deploy by "
+                f"the deployment {found.id} failed: {found.failure or 'Bedrock gives no reason'}. Before you deploy by "
                 f"this name again, remove it with undeploy({found.id!r})",
                 action=_DEPLOY,
             )
@@ -398,20 +364,6 @@ class NovaJobs:
             return deployment_of(
                 self._client("bedrock").get_custom_model_deployment(customModelDeploymentIdentifier=id_of(deployment))
             )
-
-    def deployments(
-        self, *, model: str | None = None, status: str | None = None, name_contains: str | None = None
-    ) -> Iterator[ModelDeployment]:
-        """Yield the deployments, the newest first.
-
-        Args:
-            model: ARN of the tuned model; None for all.
-            status: `Creating`, `Active` or `Failed`; None for all.
-            name_contains: Part of the name.
-        """
-        filters = {"modelArnEquals": model, "statusEquals": status, "nameContains": name_contains}
-        pages = self._pages("ListCustomModelDeployments", filters)
-        return (deployment_of(row) for page in pages for row in page.get("modelDeploymentSummaries", ()))
 
     def undeploy(self, deployment: str | ModelDeployment) -> None:
         """Delete a deployment, by its ARN or name. Does nothing if there is none, so that repeating is safe."""

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.datasets._text import plural
-from aws_rft_sdk.errors import ConfigurationError, JobConfigError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
-from aws_rft_sdk.jobs.config import OURS, Config, NovaConfig
+from aws_rft_sdk.jobs._tables import shown
+from aws_rft_sdk.jobs.config import Config, NovaConfig
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
-from aws_rft_sdk.jobs.types import Job, Problem, Request
+from aws_rft_sdk.jobs.types import OURS, Job, Problem, Request, refuse
 from aws_rft_sdk.runs import RolloutTable, measure
 from aws_rft_sdk.runs.manifest import read_manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, hints
@@ -98,14 +99,15 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     arn = _grader_arn(job.config)
     create = asked.create_request(asked.arguments(files, arn))
     checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
-    known = {problem.path for problem in job.problems}
-    problems = [*job.problems, *(found for found in asked.problems(checked) if found.path not in known)]
+    # What is right in the file is right in the request, except for what only the service's model knows.
+    found = [item._replace(value=shown(item.value, item.path)) for item in asked.problems(checked)]
+    problems = [*(job.problems or found)]
     deployment, notes = _deployment(asked, problems)
     requests = [*map(asked.upload_request, job.rows), *deployment, create]
     return Plan(
         tuple(request._replace(parameters=_masked(request.parameters)) for request in requests),
         tuple(problems),
-        tuple(_creates(job.config, job.rows)),
+        tuple(_masked(item) for item in _creates(job.config, job.rows)),
         tuple(_statements(job.config, arn, deployment)),
         (*job.notes, *notes),
         baseline,
@@ -124,7 +126,7 @@ def submit(
     """Upload the data, deploy the grader if the file names a reward, and create the job.
 
     Repeating it makes no second function, file on S3 or job of Nova. Files and jobs for open-weight models are made
-    again; `created` is told first which of them look the same.
+    again.
 
     Args:
         job: The job's file, or its path.
@@ -138,15 +140,12 @@ def submit(
         JobConfigError: The file has problems. Nothing was sent.
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
-    planned = plan(job := job if isinstance(job, JobFile) else read_job(job))
-    if planned.problems:
-        raise JobConfigError(_listed(job.path, planned.problems), problems=planned.problems)
+    planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
+    refuse(planned.problems, f"{job.path} has {plural(len(planned.problems), 'problem')}")
     asked = requests_of(job)
     on, region = asked.config.job.on, asked.config.job.region
     service: Any = jobs or open_jobs(on, region, endpoint)
     where = f"--on {on}{_at(endpoint)}"
-    for item in asked.earlier(service, where):
-        created(item)
     files: dict[str, str] = {}
     for name in dict.fromkeys(asked.local_files()):
         files[name] = asked.upload(service, name)
@@ -155,13 +154,6 @@ def submit(
     made = service.create(**asked.arguments(files, arn))
     created(Created("job", made.id, f"aws-rft job stop {made.id} {where}"))
     return Submission(made, files, arn, where)
-
-
-def _listed(path: Path, problems: Sequence[Problem]) -> str:
-    lines = [
-        f"{found.path or path.name}: {found.rule} (it is {found.value!r:.100}; {found.source})" for found in problems
-    ]
-    return "\n".join([f"{path} has {plural(len(problems), 'problem')}, and nothing was sent:", *lines])
 
 
 def _at(endpoint: str | None) -> str:
@@ -174,8 +166,7 @@ def _function_name(config: Config) -> str:
 
 def _grader_arn(config: Config) -> str:
     """Return the ARN of the grader. The account of a function that is yet to be deployed is not known."""
-    name = f"arn:aws:lambda:{config.job.region}:{_ACCOUNT}:function:{_function_name(config)}"
-    return config.grader.lambda_arn or name
+    return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
 def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON]]:
@@ -187,10 +178,10 @@ def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON
 
 
 def _masked(value: JSON) -> JSON:
-    """Return parameters without the values that the service's model calls sensitive."""
+    """Return parameters without what looks like a secret, or what the service's model calls sensitive."""
     if isinstance(value, Mapping):
         return {key: "***" if key in _SENSITIVE else _masked(item) for key, item in value.items()}
-    return [_masked(item) for item in value] if isinstance(value, list) else value
+    return [_masked(item) for item in value] if isinstance(value, list) else shown(value)
 
 
 def _baseline(folder: Path) -> dict[str, JSON]:

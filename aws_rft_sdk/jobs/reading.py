@@ -10,37 +10,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from importlib import import_module
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from aws_rft_sdk import datasets
 from aws_rft_sdk._frozen import JSON, FrozenDict
-from aws_rft_sdk.datasets import RULES, Severity
+from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.datasets._text import hint
-from aws_rft_sdk.errors import ConfigurationError, DatasetError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import config as fields
-from aws_rft_sdk.jobs.config import (
-    BOTOCORE,
-    KINDS,
-    OURS,
-    Config,
-    ConfigKind,
-    NovaConfig,
+from aws_rft_sdk.jobs._bedrock_request import model_rule
+from aws_rft_sdk.jobs._files import check_file
+from aws_rft_sdk.jobs._nova_request import tag_problems
+from aws_rft_sdk.jobs._shapes import BOTOCORE
+from aws_rft_sdk.jobs._tables import (
     Table,
     rule_of,
+    shown,
     source_of,
     table_of,
+    table_problems,
+    value_at,
     words_of,
 )
-from aws_rft_sdk.jobs.types import Problem
+from aws_rft_sdk.jobs.config import KINDS, Config, ConfigKind, NovaConfig
+from aws_rft_sdk.jobs.iam import partition_of
+from aws_rft_sdk.jobs.types import OURS, Problem
 
-_SECRET = re.compile(
-    r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
-)
 _WIDTH = 100
 
 
@@ -91,21 +89,22 @@ def read_job(path: str | Path) -> JobFile:
         return JobFile(path, None, (Problem("", None, f"the file is no TOML: {error}", "TOML 1.0"),))
     job = raw.get("job")
     on = job.get("on") if isinstance(job, dict) else None
+    if job is not None and not isinstance(job, dict):
+        return JobFile(path, None, (Problem("job", shown(job, "job"), "must be a table: [job]", OURS),))
     if not isinstance(on, str) or on not in KINDS:
-        rule = f"must be {' or '.join(map(json.dumps, KINDS))}"
+        rule = "is missing; it " if on is None else ""
+        rule += f"must be {' or '.join(map(json.dumps, KINDS))}"
         rule += "; jobs on SageMaker come later" if on == "sagemaker" else hint(on, KINDS)
-        return JobFile(path, None, (Problem("job.on", _shown("job.on", on), rule, OURS),))
+        return JobFile(path, None, (Problem("job.on", shown(on, "job.on"), rule, OURS),))
     kind = KINDS[on]
-    try:
-        read: Config | None = kind.model_validate(raw)
-        problems: list[Problem] = []
-    except ValidationError as error:
-        read, problems = None, _problems(kind, raw, error)
+    problems = table_problems(kind, raw)
+    read = None if problems else kind.model_validate(raw)
     values = _Values(kind, raw, problems)
     problems += _conflicts(values)
     notes, rows = _check_files(values, path.parent, problems)
     notes += _notes(on, values)
-    return JobFile(path, read, tuple(problems), tuple(notes), rows)
+    told = tuple(item._replace(value=shown(item.value, item.path)) for item in problems)
+    return JobFile(path, read, told, tuple(notes), rows)
 
 
 class _Values:
@@ -116,25 +115,15 @@ class _Values:
 
     def written(self, path: str) -> bool:
         """Whether the file has a value there, right or wrong."""
-        return _at(self.raw, path.split(".")) is not None
+        return value_at(self.raw, path.split(".")) is not None
 
     def get(self, path: str) -> Any:
         """Return a value, the default if the file has none. Returns None for a wrong one."""
         if any(path == wrong or path.startswith(f"{wrong}.") for wrong in self.wrong):
             return None
-        value = _at(self.raw, path.split("."))
+        value = value_at(self.raw, path.split("."))
         field = _field(self.kind, path)
         return field.get_default() if value is None and field and not field.is_required() else value
-
-
-def _at(value: JSON, path: Iterable[Any]) -> JSON:
-    """Return what stands at a path; None if nothing does."""
-    for part in path:
-        try:
-            value = value[part]
-        except (KeyError, IndexError, TypeError):
-            return None
-    return value
 
 
 def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
@@ -146,54 +135,6 @@ def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
     return field
 
 
-def _problems(kind: type[Table], raw: JSON, error: ValidationError) -> list[Problem]:
-    """Return one problem for each path that pydantic has errors at. For a union it has an error for each member."""
-    found: dict[str, Problem] = {}
-    for item in error.errors(include_url=False, include_context=False):
-        parts: list[str] = []
-        value, table = raw, kind
-        for part in map(str, item["loc"]):
-            parts.append(part)
-            value, field = _at(value, [part]), table.model_fields.get(part)
-            inner = field and table_of(field)
-            if not inner:
-                break
-            table = inner
-        path = ".".join(parts)
-        if field is None:
-            rule, source = _unknown(kind, table, parts), OURS
-        else:
-            rule, source = f"must be {rule_of(field)}", source_of(field)
-            rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
-        found.setdefault(path, Problem(path, _shown(path, value), rule, source))
-    return list(found.values())
-
-
-def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
-    """Return what is wrong with a name that a table does not have, and what was meant."""
-    name, within = parts[-1], f"the table [{'.'.join(parts[:-1])}]" if len(parts) > 1 else "the file"
-    rule = f"{within} has no such field"
-    if near := hint(name, table.model_fields):
-        return rule + near
-    others = [
-        other for other, field in kind.model_fields.items() if name in getattr(table_of(field), "model_fields", ())
-    ]
-    return f"{rule}; it belongs to [{others[0]}]" if others else f"{rule}; it has {', '.join(table.model_fields)}"
-
-
-def _shown(path: str, value: JSON) -> JSON:
-    """Return a value as JSON can hold it, without what looks like a secret."""
-    if isinstance(value, dict):
-        return {str(key): _shown(f"{path}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_shown(path, item) for item in value]
-    if isinstance(value, str) and (_SECRET.search(path) or _SECRET.search(value)):
-        return "***"
-    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
-        return value
-    return str(value)
-
-
 def _conflicts(values: _Values) -> Iterator[Problem]:
     """Yield what is wrong with values that are right by themselves."""
     is_nova = values.kind is NovaConfig
@@ -203,6 +144,9 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
     if arn and (found := arn.split(":")[3]) != region:
         rule = f"the function is in {found}, and the job runs in {region}; deploy the function in {region}"
         yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
+    elif arn and arn.split(":")[1] != (partition := partition_of(region)):
+        rule = f"must begin with arn:{partition}: as {region} is in no other partition of AWS"
+        yield Problem("grader.lambda_arn", arn, rule, OURS)
     for name in ("name", "role", "with_deps"):
         if values.written(f"grader.{name}") and not reward:
             rule = "is for a function that `reward` becomes; the function of `lambda_arn` exists. Remove this field"
@@ -217,6 +161,8 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
             yield Problem(path, name, rule, source_of(_field(values.kind, path)))
     if is_nova:
         yield from _nova_conflicts(values)
+    elif (model := values.get("job.model")) and (wrong := model_rule(model)):
+        yield Problem("job.model", model, wrong, fields.MANTLE)
 
 
 def _nova_conflicts(values: _Values) -> Iterator[Problem]:
@@ -224,7 +170,7 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
     for name in ("use_prompt_response", "filters"):
         if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
             rule = "is about invocation logs; give `invocation_logs`, or remove this field"
-            yield Problem(f"data.{name}", _shown(f"data.{name}", values.get(f"data.{name}")), rule, BOTOCORE)
+            yield Problem(f"data.{name}", values.get(f"data.{name}"), rule, BOTOCORE)
     filters = values.get("data.filters")
     if isinstance(filters, dict):
         yield from _one_of(values, "data.filters", *fields.Filters.model_fields)
@@ -232,6 +178,8 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
             if any(len(item) != 1 for item in filters.get(name) or ()):
                 rule = "each of its tables has exactly one of equals and not_equals"
                 yield Problem(f"data.filters.{name}", None, rule, BOTOCORE)
+    for key in values.get("tags") or ():
+        yield from tag_problems("tags", key)
     for path in ("data.train", "data.validation"):
         for value in _listed(values.get(path)):
             if is_s3(value) and not _fits(fields.S3, value):
@@ -242,7 +190,8 @@ def _one_of(values: _Values, table: str, *names: str) -> Iterator[Problem]:
     given = [name for name in names if values.written(f"{table}.{name}")]
     if len(given) != 1 and isinstance(values.get(table), dict):
         rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
-        yield Problem(table, None, rule, BOTOCORE if table.startswith("data") else OURS)
+        found = {name: values.get(f"{table}.{name}") for name in given} or None
+        yield Problem(table, found, rule, BOTOCORE if table.startswith("data") else OURS)
 
 
 def _fits(kind: Any, value: JSON) -> bool:
@@ -266,39 +215,26 @@ def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tupl
     """Check the local files. Returns notes, and the rows of each data file; adds to the problems."""
     notes: list[str] = []
     rows: dict[str, int] = {}
-    target = "nova" if values.kind is NovaConfig else "bedrock"
-    options = {
+    is_nova = values.kind is NovaConfig
+    about: dict[str, JSON] = {
         "require_reference": values.get("data.require_reference") is not False,
-        "max_tokens": values.get("hyperparameters.maxPromptLength"),
-        "keep": 1,
+        "sizes": {"maxPromptLength": values.get("hyperparameters.maxPromptLength")},
     }
     for path in ("data.train", "data.validation"):
         for name in _listed(values.get(path)):
-            if is_s3(name):
-                if target == "bedrock":
-                    rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
-                    problems.append(Problem(path, name, rule, fields.MANTLE))
-                continue
-            try:
-                # Nova is measured on any number of rows. What Bedrock takes is not documented.
-                ignore = ("rows-min",) if (target, path) == ("nova", "data.validation") else ()
-                report = datasets.check(folder / name, target, ignore=ignore, **options)
-            except DatasetError as error:
-                problems.append(Problem(path, name, str(error), OURS))
-                continue
-            rows[name] = report.rows
-            for found in report.problems:
-                where = "" if found.line is None else f"line {found.line}: "
-                more = report.counts[found.rule] - 1
-                text = f"{where}{found.field} {found.problem}".strip() + (f" (and {more:,} more)" if more else "")
-                if found.severity is Severity.WARNING:
-                    notes.append(f"{name}: {text}; {found.fix}")
-                else:
-                    problems.append(Problem(path, name, f"{text}; {found.fix}", RULES[found.rule].source))
+            if not is_s3(name):
+                target, is_training = (Target.NOVA if is_nova else Target.BEDROCK), path == "data.train"
+                found = check_file(folder / name, target, path, is_training=is_training, **about)
+                problems += [problem._replace(value=name) for problem in found.problems]
+                notes += found.notes
+                rows |= {} if found.rows is None else {name: found.rows}
+            elif not is_nova:
+                rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
+                problems.append(Problem(path, name, rule, fields.MANTLE))
     reward = values.get("grader.reward")
     if reward and not (file := folder / reward.rpartition(":")[0]).is_file():
         problems.append(Problem("grader.reward", reward, f"there is no file {file}", OURS))
-    size_path = "hyperparameters.batchSize" if target == "nova" else "hyperparameters.batch_size"
+    size_path = "hyperparameters.batchSize" if is_nova else "hyperparameters.batch_size"
     size, train = values.get(size_path), values.get("data.train")
     if isinstance(size, int) and size > (count := rows.get(str(train), size)):
         rule = f"is larger than the {count:,} rows of {train}; use at most {count:,}, or add rows"
@@ -312,11 +248,16 @@ def _notes(on: str, values: _Values) -> list[str]:
     if model and not any(known in model for known in fields.MODELS[on]):
         known = " and ".join(fields.MODELS[on])
         notes.append(
-            f"job.model: fine-tuning of {model} is not documented; documented are {known}. It is sent as it is"
+            f"job.model: fine-tuning of {shown(model)} is not documented; documented are {known}. It is sent as it is"
         )
     for name, inner in fields.BedrockHyperparameters.model_fields.items() if on == "bedrock" else ():
         if fields.NOT_ON_MANTLE in (inner.description or "") and values.written(f"hyperparameters.{name}"):
             notes.append(f"hyperparameters.{name}: {fields.NOT_ON_MANTLE}")
+    train = values.get("data.train")
+    if train in _listed(values.get("data.validation")):
+        notes.append(
+            "data.validation: is the training file, so it tells nothing about prompts that are new to the model"
+        )
     if on == "bedrock" and values.written("data.validation"):
         notes.append("data.validation: CloudTrail's records name validation_file, and no page says what it does")
     return notes

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 from typing import NamedTuple, TypeAlias
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError, JobServiceError
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import _bedrock_request, bedrock, nova
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
 from aws_rft_sdk.jobs.reading import JobFile, is_s3
@@ -18,28 +18,6 @@ from aws_rft_sdk.jobs.types import Problem, Request
 logger = logging.getLogger(__name__)
 
 Jobs: TypeAlias = bedrock.BedrockJobs | nova.NovaJobs
-_BODY_PATHS = {
-    "model": "job.model",
-    "training_file": "data.train",
-    "validation_file": "data.validation",
-    "method.reinforcement.hyperparameters": "hyperparameters",
-    "method.reinforcement.grader": "grader.lambda_arn",
-    "jobName": "job.name",
-    "customModelName": "job.custom_model_name",
-    "roleArn": "job.role_arn",
-    "baseModelIdentifier": "job.model",
-    "customModelKmsKeyId": "job.kms_key",
-    "trainingDataConfig.invocationLogsConfig": "data.filters",
-    "trainingDataConfig": "data.train",
-    "validationDataConfig": "data.validation",
-    "outputDataConfig": "output.s3",
-    "jobTags": "tags",
-    "customModelTags": "tags",
-    "vpcConfig": "vpc",
-    "customizationConfig.rftConfig.hyperParameters": "hyperparameters",
-    "customizationConfig.rftConfig.graderConfig": "grader.lambda_arn",
-}
-"""Where the values of a request stand in the file. The first that fits counts."""
 
 
 def open_jobs(on: str, region: str | None = None, endpoint: str | None = None) -> Jobs:
@@ -62,19 +40,17 @@ def open_jobs(on: str, region: str | None = None, endpoint: str | None = None) -
 
 
 class Created(NamedTuple):
-    """Something that `submit` has created, or found.
+    """Something that `submit` has created.
 
     Attributes:
         kind: `file`, `grader` or `job`.
         id: The service's id or ARN.
         remove: The command that removes it.
-        is_new: False for something that an earlier submission has left.
     """
 
     kind: str
     id: str
     remove: str
-    is_new: bool = True
 
 
 class BedrockRequests:
@@ -102,21 +78,6 @@ class BedrockRequests:
         """Upload a file that has been checked, and return its id."""
         return jobs.upload(self.job.local(name), check=False).id
 
-    def earlier(self, jobs: bedrock.BedrockJobs, where: str) -> Iterator[Created]:
-        """Yield uploaded files with the name and size of a data file, and jobs that train on them."""
-        sizes = {path.name: path.stat().st_size for path in map(self.job.local, self.local_files())}
-        try:
-            same = [file for file in jobs.files() if sizes.get(str(file.get("filename"))) == file.get("bytes")]
-            ids = {file.id for file in same}
-            using = [job for job in jobs.list() if job.get("training_file") in ids and not job.finished] if ids else []
-        except JobServiceError as error:
-            logger.warning("error=<%s> | files and jobs of earlier submissions cannot be looked for", error)
-            return
-        for file in same:
-            yield Created("file", file.id, self.remove_file(file.id, where), is_new=False)
-        for job in using:
-            yield Created("job", job.id, f"aws-rft job stop {job.id} {where}", is_new=False)
-
     def arguments(self, files: Mapping[str, str], grader: str) -> dict[str, JSON]:
         """Return the arguments of `create`.
 
@@ -138,8 +99,8 @@ class BedrockRequests:
         return Request(self.service, "CreateFineTuningJob", _bedrock_request.create_body(**arguments))
 
     def problems(self, request: Request) -> list[Problem]:
-        """Return what is wrong with the request of `create_request`, by the paths of the file."""
-        return _translated(_bedrock_request.problems(request.parameters, self.config.job.region))
+        """Return what is wrong with the request of `create_request`, by its own paths."""
+        return _bedrock_request.problems(request.parameters, self.config.job.region)
 
     def remove_file(self, file: str, where: str) -> str:
         """Return the command that removes an uploaded file. `where` is `--on` and what else names the service."""
@@ -169,9 +130,6 @@ class NovaRequests:
 
     def upload(self, jobs: nova.NovaJobs, name: str) -> str:  # noqa: D102
         return jobs.upload(self.job.local(name), self.folder, check=False).id
-
-    def earlier(self, jobs: nova.NovaJobs, where: str) -> Iterator[Created]:  # noqa: D102
-        return iter(())  # files are named after their content, and jobs by the user
 
     def arguments(self, files: Mapping[str, str], grader: str) -> dict[str, JSON]:  # noqa: D102
         job, data, vpc = self.config.job, self.config.data, self.config.vpc
@@ -204,7 +162,7 @@ class NovaRequests:
         return Request(self.service, "CreateModelCustomizationJob", nova.create_parameters(**arguments))
 
     def problems(self, request: Request) -> list[Problem]:  # noqa: D102
-        return _translated(nova.problems(request.parameters))
+        return nova.problems(request.parameters)
 
     def remove_file(self, file: str, where: str) -> str:  # noqa: D102
         return f"aws s3 rm {quote(file)}"
@@ -230,15 +188,3 @@ def requests_of(job: JobFile) -> Asked:
     if isinstance(job.config, BedrockConfig):
         return BedrockRequests(job, job.config)
     raise ConfigurationError(f"{job.path} has problems; aws-rft job plan names them")
-
-
-def _translated(problems: list[Problem]) -> list[Problem]:
-    """Return problems of a request with the paths of the file."""
-    found = []
-    for problem in problems:
-        prefix = next((known for known in _BODY_PATHS if problem.path.startswith(known)), None)
-        path = _BODY_PATHS[prefix] if prefix else problem.path
-        if prefix and path == "hyperparameters":
-            path += problem.path.removeprefix(prefix)
-        found.append(problem._replace(path=path))
-    return found

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import JobConfigError
+
+OURS = "this package"
+"""Source of a rule that is ours."""
 
 
 class Problem(NamedTuple):
@@ -16,13 +20,30 @@ class Problem(NamedTuple):
         path: Of the field, dotted, for example `hyperparameters.batch_size`.
         value: What the file says there; None if the field is missing.
         rule: What the field must be, and what to type instead.
-        source: Where the rule is documented, or `this package` if the rule is ours.
+        source: Where the rule is documented.
     """
 
     path: str
     value: JSON
     rule: str
     source: str
+
+
+def refuse(problems: Sequence[Problem], what: str) -> None:
+    """Raise if there are problems.
+
+    Args:
+        problems: All that is wrong.
+        what: What cannot be done, for example `the job cannot be created`.
+
+    Raises:
+        JobConfigError: There are problems. Its message lists them.
+    """
+    if problems:
+        lines = [
+            f"\n{path or 'the file'} is {value!r:.200}: {rule} ({source})" for path, value, rule, source in problems
+        ]
+        raise JobConfigError(f"{what}; nothing was sent:{''.join(lines)}", problems=tuple(problems))
 
 
 class Request(NamedTuple):

@@ -19,6 +19,15 @@ def has_alarm() -> bool:
     return hasattr(signal, "setitimer") and threading.current_thread() is threading.main_thread()
 
 
+def leave_alarms_to_main_thread() -> None:
+    """Call this first in a thread that runs beside `ended_after`.
+
+    The kernel may deliver the alarm to any thread that does not block it. Then a main thread that waits sleeps on.
+    """
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+
+
 @contextmanager
 def ended_after(seconds: float | None) -> Iterator[None]:
     """Raise `OutOfTimeError` in the code inside when it takes longer than this.

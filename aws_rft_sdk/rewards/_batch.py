@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.rewards._alarm import ended_after, has_alarm
+from aws_rft_sdk.rewards._alarm import ended_after, has_alarm, leave_alarms_to_main_thread
 from aws_rft_sdk.rewards.rollout import RewardResult
 
 _REPLY_SECONDS = 0.5
@@ -78,8 +78,12 @@ class Batch:
             self._waiting.clear()
 
     def _start(self, function: Callable[[], None], count: int = 1) -> None:
+        def run() -> None:
+            leave_alarms_to_main_thread()
+            function()
+
         for _ in range(count):
-            threading.Thread(target=function, name="rft-row", daemon=True).start()
+            threading.Thread(target=run, name="rft-row", daemon=True).start()
 
     def _watch(self, helpers: int) -> None:
         """Start helpers once the process waits for half of the time or more."""

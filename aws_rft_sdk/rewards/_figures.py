@@ -138,8 +138,9 @@ _PART_BEFORE = re.compile(
     r"|\b(?:half|twice|double|triple|times|thirds?|quarters?|dozen|square|cube|root|reciprocal)(?: of)?(?=[\s$]*\Z)"
     r"|\u4e0d\u662f|\u8d85\u8fc7|[\u5927\u5c0f\u591a\u5c11]\u4e8e|\u81f3\u5c11|\u6700\u591a|\u4e0d\u5230|\u5206\u4e4b"
     r"|\b(?:m(?:ay|ai|en)or (?:do )?que|(?:gr\u00f6\u00dfer|kleiner|mehr|weniger) als"
-    r"|(?:m\u00e1s|mais|menos|plus|moins) de|(?:sup|inf)\u00e9rieure? \u00e0|\u0431\u043e\u043b\u044c\u0448\u0435"
-    r"|\u043c\u0435\u043d\u044c\u0448\u0435|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435))[\s({\[=$]*\Z",
+    r"|(?:m\u00e1s|mais|menos|plus|moins) de|(?:sup|inf)\u00e9rieure? \u00e0"
+    r"|\u0431\u043e\u043b\u044c\u0448\u0435|\u043c\u0435\u043d\u044c\u0448\u0435"
+    r"|\u0431\u043e\u043b\u0435\u0435|\u043c\u0435\u043d\u0435\u0435))[\s({\[=$]*\Z",
     re.IGNORECASE,
 )
 """The number after it is a part of a formula, of a bound or of another number."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -11,8 +12,7 @@ from fractions import Fraction
 from aws_rft_sdk.rewards._settling import Candidate, settle
 from aws_rft_sdk.rewards.extract import Answer, Extractor
 
-_CHARACTERS = 4_000
-"""How much of a text is searched for a formula: of the beginning after a marker, of the end without one."""
+_CHARACTERS = 4_000  # how much of a text is searched for a formula
 
 _CONNECTORS = r"(?<![A-Za-z])(?:or|and|maybe|perhaps)(?![A-Za-z])"
 _FUNCTIONS = "[dt]?frac|arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|log|ln|exp|sqrt|pi|infinity|infty"
@@ -21,14 +21,13 @@ _A_WORD = (
     r"|(?:[A-Za-z]{3,}|is|so|we|by|of|to|in|at|it|as|an|be|do|if|he|my|no|on|up|us)(?:['\u2019]t)?(?![A-Za-z]))"
 )
 _BREAK = re.compile(
-    r"\\begin\b.*\\end\s?\{[^{}]*\}|\\[a-z]+\*?(?:\s?\{[^{}]*\})?"
-    rf"|(?P<line>\n)|(?P<word>{_A_WORD})",
+    rf"\\begin\b.*\\end\s?\{{[^{{}}]*\}}|\\[a-z]+\*?(?:\s?\{{[^{{}}]*\}})?|(?P<line>\n)|(?P<word>{_A_WORD})",
     re.IGNORECASE | re.DOTALL,
 )
 """Where a formula ends: at a word or a line. Commands of LaTeX are looked at first, with the words in their braces."""
 _UNIT = re.compile(
-    rf"(?<=[0-9}}\u03c0])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)(?:\s{_A_WORD})?"
-    rf"(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
+    rf"(?<=[0-9}}\u03c0])\s?(?:{_A_WORD}|(?:km|cm|mm|m|ft|mi|in)(?:/(?:s|h|hr|min))?(?:\^?[23\u00b2\u00b3])?)"
+    rf"(?:\s{_A_WORD})?(?=[\s.,;!)]*(?:$|{_CONNECTORS}))",
     re.IGNORECASE,
 )
 _DELIMITED = re.compile(
@@ -115,11 +114,13 @@ def _first_formula(text: str) -> Candidate | None:
 
 def _joined(found: Iterable[Answer]) -> Iterator[Answer]:
     r"""Yield answers, `\boxed{1} and \boxed{2}` as one."""
-    answers = list(found)
-    while answers:
-        last = answers.pop(0)
-        while answers and _BETWEEN_BOXES.fullmatch(last.visible, answers[0].end, last.start):
-            each = answers.pop(0)
+    answers = iter(found)
+    while last := next(answers, None):
+        # The next answer may be costly to find, so it is looked at only if a box may stand before.
+        while "}" in last.visible[max(0, last.marker - 60) : last.marker] and (each := next(answers, None)):
+            if not _BETWEEN_BOXES.fullmatch(last.visible, each.end, last.start):
+                answers = itertools.chain([each], answers)
+                break
             last = last._replace(marker=each.marker, start=each.start)
         yield from (last, last)  # twice: `settle` takes the next answer for one before it that it may be joined to
 
@@ -184,6 +185,8 @@ _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)")
 
 def _latex(text: str) -> str:
     """Return a formula as math-verify reads it. Percent signs are units: 10 % is 10, not 0.1."""
+    if text.isascii() and text.isdigit():  # most answers: quicker
+        return text
     if not text.isascii():
         text = _SCRIPTS.sub(lambda found: f"{'^' if found[1] else '_'}{{{_plain(found[0])}}}", text)
         text = _VULGAR_FRACTION.sub(lambda found: rf"\frac{{{_plain(found[0])}}}".replace("\u2044", "}{"), text)

@@ -112,9 +112,8 @@ def _is_joined(first: FindCandidate, value: object, rest: str) -> bool:
 
 _FILLERS = (
     r"(?:(?!(?:that|this|it|answer)\S{0,2} (?:is |was )?(?:wrong|not|incorrect|false))"
-    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i|mean"
-    r"|meant|think)\b"
-    r"|[^\w\n]+)*"
+    r"\b(?:wait|no|it's|that's|its?|is|was|the|final|correct|right|answer|should|must|be|to|now|corrected|instead|i"
+    r"|mean|meant|think)\b|[^\w\n]+)*"
 )
 _ONLY_FILLERS = re.compile(_FILLERS, re.IGNORECASE)
 _CORRECTION = (

@@ -78,8 +78,8 @@ PROSE_MARKER = re.compile(
     r"|(?<!\w.)(?<!falsche .)(?<!falschen .)(?<!mauvaise .)(?<!fausse .)"  # not: a wrong answer
     r"(?<!\u0435\u043f\u0440\u0430\u0432\u0438\u043b\u044c\u043d\u044b\u0439 .)"
     r"(?<!\u0435\u0432\u0435\u0440\u043d\u044b\u0439 .)"
-    r"(?i:(?<=A)ntwort|(?<=O)pci[o\u00f3]n|(?<=R)(?:espuesta|esposta|isposta|[e\u00e9]ponse)|(?<=\u041e)\u0442\u0432\u0435\u0442)"
-    r"(?i: cor(?:rec|re|ret)ta| finale?)?"
+    r"(?i:(?<=A)ntwort|(?<=O)pci[o\u00f3]n|(?<=R)(?:espuesta|esposta|isposta|[e\u00e9]ponse)"
+    r"|(?<=\u041e)\u0442\u0432\u0435\u0442)(?i: cor(?:rec|re|ret)ta| finale?)?"
     r"[\s*_]{0,9}(?:[:=\uff1a]|[ \t][\u2013\u2014-][ \t]|(?i:(?:est?|ist|lautet|\u00e9|\u00e8)\b(?: donc\b| la\b)?)))",
     re.MULTILINE,
 )

@@ -42,7 +42,8 @@ _IS_RIGHT = (
 _RIGHT = re.compile(rf"\A{_CLOSED} ?is (?:correct|right|the (?:correct |right |best )?(?:answer|choice|option))\b")
 _GOES_ON = (
     rf"(?:{_JOINED}|{_IS_RIGHT}|is (?:true|the|my|our)|it is|are|were|because|since|as|for|but|if|unless|when|not|"
-    r"instead|rather|over|fits|works|holds|remains|porque|parce|car|weil|denn|pois|given|due|which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
+    r"instead|rather|over|fits|works|holds|remains|porque|parce|car|weil|denn|pois|given|due|"
+    r"which|based|by|in|from|according|with|without|too|(?:obvious|clear|definite|probab)ly)\b"
 )
 """Lower-case words that may follow a choice. Any other makes the letter a word of a sentence: "A man", "I think"."""
 _RULED_OUT = (
@@ -69,7 +70,8 @@ _SAID = (
     r"|(?<!not )(?<!that )only (?:\w+ )?[(\[*]{0,4}@[)\]*]{0,4} (?:fits|works|remains)\b)"
     "|(?=[\u7b54\u6b63\u9009\u9078\u89e3\u662f])(?:\u7b54\u6848|\u6b63\u78ba|\u6b63\u786e|\u9009\u9879|\u9078\u9805|"
     "\u9009\u62e9|\u9078\u64c7|\u9009|\u9078|\u6b63\u89e3|\u7b54\u3048|\u89e3\u7b54|(?<!\u4e0d)\u662f(?=ALONE))"
-    "(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
+    "(?:\u9009\u9879|\u9078\u9805|\u7b54\u6848)?(?:\u5e94\u8be5|\u61c9\u8a72)?"
+    "[\u662f\u4e3a\u70ba\u9009\u9078\u306f:\uff1a]?"
 ).replace("ALONE", r"[(\[*\"']{0,4}@[)\]*\"']{0,4}[.\u3002]?[ \t]{0,9}$")
 """Words that make a choice the answer. "@" is a choice."""
 

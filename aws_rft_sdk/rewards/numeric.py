@@ -58,10 +58,7 @@ class ExactNumber(Comparator):
         return ANYWHERE if self.anywhere else STANDARD
 
     def compare(self, answers: Iterator[Answer], ground_truth: JSON) -> float | None:
-        """Return 1.0 or 0.0. None if the ground truth gives no number, or several ("5 or 6").
-
-        The ground truth is a number, its text, a solution that ends in one, or a list of accepted ones.
-        """
+        """Return 1.0 or 0.0. None if the ground truth names no number, or two ("5 or 6"). Of a list, each is right."""
         rights = reference_numbers(ground_truth)
         if not rights:
             return None

@@ -76,7 +76,7 @@ MathVerify = Math
 
 
 def _read_gold(gold: JSON) -> tuple[str, str]:
-    """Return the words or the formula of a ground truth: one of the two is "". Both are if it is of no use."""
+    """Return the words or the formula of a ground truth: one of the two is "", or both."""
     if isinstance(gold, str):
         return _read_text(gold)
     if not is_number(gold, Decimal | numbers.Real):

@@ -73,10 +73,10 @@ LATEX = r"\\[(\[]|\\[a-z]{1,10}(?:\s?\{|\s)"
 FILLER_WORDS = (
     r"(?i:\b(?:the|my|our|final|only|correct|right|best|most|very|answer|option|choice|statement|letter|is|it|that|"
     r"(?:it|that)['\u2019]s|i think|i believe|i['\u2019]d say|(?:must|would|should) be|of course|clearly|definitely|"
-    r"obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|almost|indeed|actually|probably|likely)\b)"
+    r"obviously|certainly|surely|simply|undoubtedly|evidently|presumably|apparently|"
+    r"almost|indeed|actually|probably|likely)\b)"
 )
-"""What may stand between a marker and the answer, and says nothing. No two of these begin alike, so that a pattern that
-repeats them does not try the same text in many ways."""
+"""What says nothing before an answer. No two begin alike, so that repeating them tries no text in many ways."""
 _LEAD = re.compile(rf"(?:[\s*_`'\"\u2018\u201c\u201e#>\u2022,:=\uff1a(\[{{$]|-(?=\s)|{LATEX}|{FILLER_WORDS}){{0,16}}")
 _EXPLAINS = (
     r",? (?:because|since|not)\b|[,;] (?:as|which|who|where)\b"

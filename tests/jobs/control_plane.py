@@ -27,7 +27,6 @@ _ROUTES = [
     ("GET", r"/model-customization-jobs/([^/]+)", "get_job"),
     ("POST", r"/model-customization-jobs/([^/]+)/stop", "stop_job"),
     ("POST", r"/model-customization/custom-model-deployments", "create_deployment"),
-    ("GET", r"/model-customization/custom-model-deployments", "list_deployments"),
     ("GET", r"/model-customization/custom-model-deployments/([^/]+)", "get_deployment"),
     ("DELETE", r"/model-customization/custom-model-deployments/([^/]+)", "delete_deployment"),
     ("POST", r"/model/([^/]+)/converse", "converse"),
@@ -148,19 +147,6 @@ class ControlPlane:
         status = looks.popleft() if len(looks) > 1 else looks[0]
         failure = {"failureMessage": "the model is broken"} if status == "Failed" else {}
         return {**{key: value for key, value in item.items() if key != "looks"}, "status": status, **failure}
-
-    def list_deployments(self, body: Json, query: Json) -> Json:
-        rows = [
-            {
-                **item,
-                "looks": None,
-                "customModelDeploymentName": item["modelDeploymentName"],
-                "status": item["looks"][0],
-            }
-            for item in self.deployments[::-1]
-            if query.get("modelArnEquals", item["modelArn"]) == item["modelArn"]
-        ]
-        return self._page(rows, query, "modelDeploymentSummaries")
 
     def delete_deployment(self, body: Json, query: Json, name: str) -> Json:
         self.deployments.remove(self.deployment(name))

@@ -6,7 +6,6 @@ import boto3
 import pytest
 from botocore.credentials import RefreshableCredentials
 from jobs.control_plane import Server
-from moto import mock_aws
 
 from aws_rft_sdk.errors import ConfigurationError, CredentialsError, JobServiceError, ServiceConnectionError
 from aws_rft_sdk.jobs import NovaJobs, _aws
@@ -85,16 +84,6 @@ def test_client_when_the_endpoint_is_no_url_then_it_says_so(endpoint):
     with pytest.raises(ConfigurationError, match="endpoint_url=") as refused:
         list(NovaJobs(endpoint_url=endpoint).list())
     assert "secret" not in str(refused.value)
-
-
-def test_account_when_asked_then_it_is_that_of_the_credentials():
-    with mock_aws():
-        assert _aws.account_of(_aws.session_for("us-east-1")) == "123456789012"
-
-
-def test_account_when_there_are_no_credentials_then_the_error_is_ours():
-    with pytest.raises(CredentialsError, match="sts:GetCallerIdentity"):
-        _aws.account_of(_aws.session_for("us-east-1"))
 
 
 def test_asking_when_nobody_listens_then_the_error_is_ours():

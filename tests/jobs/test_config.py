@@ -4,14 +4,18 @@ import json
 import re
 import sys
 from importlib import import_module
+from typing import get_args
 
 import botocore.session
 import pytest
 
 from aws_rft_sdk.jobs._bedrock_request import create_body
 from aws_rft_sdk.jobs._bedrock_request import problems as request_problems
-from aws_rft_sdk.jobs.config import BOTOCORE, KINDS, MANTLE, NOT_ON_MANTLE, OURS, source_of, table_of
+from aws_rft_sdk.jobs._shapes import BOTOCORE
+from aws_rft_sdk.jobs._tables import Shape, source_of, table_of
+from aws_rft_sdk.jobs.config import KINDS, MANTLE, NOT_ON_MANTLE
 from aws_rft_sdk.jobs.reading import init_text, read_job
+from aws_rft_sdk.jobs.types import OURS
 from tests.jobs.job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
 
 
@@ -124,8 +128,6 @@ FIELDS = [
     ("nova", "tags.team", '"rft"', ""),
     ("nova", "tags.team", "1", "at most 200 tags"),
     ("nova", "tags.team", '"a;b"', "at most 200 tags"),
-    ("nova", "deploy.name", '"my-deployment"', ""),
-    ("nova", "deploy.name", '"my deployment"', "at most one - or _"),
 ]
 PATH_OF = {"tags.team": "tags"}  # where a problem stands that is not at the field itself
 
@@ -161,9 +163,14 @@ CONFLICTS = [
     ),
     ("bedrock", {"job.batch_size": "4"}, "job.batch_size", "it belongs to [hyperparameters]"),
     ("bedrock", {"hyperparameters.n_epoch": "4"}, "hyperparameters.n_epoch", 'did you mean "n_epochs"'),
-    ("bedrock", {"hyperparameters.suffix": '"x"'}, "hyperparameters.suffix", "no such field; it has n_epochs"),
+    (
+        "bedrock",
+        {"hyperparameters.suffix": '"x"'},
+        "hyperparameters.suffix",
+        "is no field of [hyperparameters]; it has n_epochs",
+    ),
     ("bedrock", {"hyperparameter.n_epochs": "4"}, "hyperparameter", 'did you mean "hyperparameters"'),
-    ("bedrock", {"job.role_arn": '"x"'}, "job.role_arn", "no such field"),
+    ("bedrock", {"job.role_arn": '"x"'}, "job.role_arn", "is no field of [job]"),
     ("nova", {"job.name": '"a.b"'}, "job.custom_model_name", "is the job's name if left out"),
     ("nova", {"data.invocation_logs": '"s3://bucket/logs/"'}, "data", "not train and invocation_logs"),
     ("nova", {"data.train": None}, "data", "exactly one of train, invocation_logs"),
@@ -278,24 +285,17 @@ def test_init_text_when_read_then_every_field_is_there_with_its_source_and_a_val
     assert read <= {"grader", "data", "data.validation"}
 
 
-def test_ranges_when_botocore_has_them_then_they_are_the_same():
+def test_hyperparameters_when_botocore_knows_them_then_each_is_a_field_of_its_shape():
     model = botocore.session.Session().get_service_model("bedrock")
     shapes = model.shape_for("RFTHyperParameters").members
 
-    for name, field in table_of(KINDS["nova"].model_fields["hyperparameters"]).model_fields.items():
-        shape = shapes.pop(name)
-        limits = [fact for kind in field.annotation.__args__ for fact in getattr(kind, "__metadata__", ())]
-        bounds = {
-            key: getattr(fact, key)
-            for limit in limits
-            for fact in limit.metadata
-            for key in ("ge", "le")
-            if hasattr(fact, key)
-        }
-        wanted = {key: shape.metadata[name] for key, name in (("ge", "min"), ("le", "max")) if name in shape.metadata}
-        assert bounds == (wanted or bounds), name
+    fields = table_of(KINDS["nova"].model_fields["hyperparameters"]).model_fields
+
+    assert fields.keys() == shapes.keys()
+    for name, field in fields.items():
+        facts = get_args(field.annotation)[0].__metadata__
+        assert [fact.name for fact in facts if isinstance(fact, Shape)] in ([], [shapes[name].name])
         assert source_of(field) == BOTOCORE
-    assert not shapes
 
 
 @pytest.mark.parametrize(

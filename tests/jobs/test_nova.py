@@ -86,8 +86,7 @@ def test_steps_when_run_against_moto_then_a_job_is_made_listed_and_stopped(moto_
     json.dumps(job.raw)  # dates are texts
     again = moto_jobs.create(WHAT[0], str(train), GRADER, **JOB, validators=(str(validation),), **more)
     assert again.id == job.id
-    assert [item.id for item in moto_jobs.list(name_contains="first")] == [job.id]
-    assert list(moto_jobs.list(status="Completed")) == []
+    assert [item.id for item in moto_jobs.list()] == [job.id]
     assert moto_jobs.stop("gsm8k-first").state == "cancelled"
 
 
@@ -131,9 +130,9 @@ def test_create_when_a_file_is_missing_or_a_folder_is_wrong_then_it_says_so_once
     found = {problem.path: (problem.value, problem.rule) for problem in refused.value.problems}
     assert found.keys() == {"trainingDataConfig.s3Uri", "upload_to"}
     assert found["trainingDataConfig.s3Uri"][0] == "no.jsonl"
-    assert "is no file" in found["trainingDataConfig.s3Uri"][1]
+    assert "No such file" in found["trainingDataConfig.s3Uri"][1]
     for call, text in (
-        (lambda: jobs.upload("no.jsonl", "bucket", check=False), "is no file"),
+        (lambda: jobs.upload("no.jsonl", "bucket", check=False), "No such file"),
         (lambda: jobs.upload(validation, "s3://a b"), "destination"),
         (lambda: jobs.create(*WHAT, **JOB, validators=str(validation)), "validators must be a list"),
     ):
@@ -249,9 +248,6 @@ def test_list_when_there_are_pages_then_each_job_comes_once_and_other_kinds_do_n
     assert next(found)["jobName"] == "job-4"
     assert len(plane.calls) == 1  # the next page has not been asked for
     assert [job["jobName"] for job in found] == ["job-3", "job-1", "job-0"]
-    assert [job["jobName"] for job in jobs.list(name_contains="3")] == ["job-3"]
-    with pytest.raises(JobConfigError, match="must be one of InProgress, Completed"):
-        jobs.list(status="running")
     plane.troubles["list_jobs"].append(Trouble("AccessDeniedException", 403))
     with pytest.raises(JobServiceError, match="bedrock:ListModelCustomizationJobs"):
         list(jobs.list())
@@ -280,19 +276,17 @@ def test_stop_when_a_job_may_have_ended_then_it_is_said(jobs, plane, before, aft
 
 def test_deploy_when_it_takes_a_while_then_it_is_waited_for(jobs, plane):
     plane.answers[:] = ["Creating", "Creating", "Active"]
-    deployment = jobs.deploy(MODEL, "gsm8k", description="first", tags={"team": "a"}, poll_seconds=7)
+    deployment = jobs.deploy(MODEL, "gsm8k", poll_seconds=7)
     assert isinstance(deployment, ModelDeployment)
     assert (deployment.status, deployment.model, jobs.waits) == ("Active", MODEL, [7, 7, 7])
-    sent = plane.asked("create_deployment")[0]
-    assert (sent["description"], sent["tags"]) == ("first", [{"key": "team", "value": "a"}])
     assert jobs.deploy(MODEL, "gsm8k").id == deployment.id
     assert len(plane.asked("create_deployment")) == 1
     with pytest.raises(JobServiceError, match="Choose another name, or undeploy it"):
         jobs.deploy(MODEL.replace("ab", "cd"), "gsm8k")
-    assert [item.id for item in jobs.deployments(model=MODEL)] == [deployment.id]
+    assert jobs.deployment("gsm8k").id == deployment.id
     for _ in range(2):
         jobs.undeploy(deployment)
-    assert list(jobs.deployments()) == []
+    assert plane.deployments == []
     assert jobs.deploy(MODEL, "gsm8k").id != deployment.id
 
 
@@ -387,7 +381,7 @@ REFUSALS = [
     (Trouble("ValidationException", 400, "no such model"), JobServiceError, "no such model"),
     (Trouble("ServiceQuotaExceededException", 400), JobServiceError, "quota"),
     (Trouble("TooManyTagsException", 400), JobServiceError, "TooManyTags"),
-    (Trouble("ResourceNotFoundException", 404), JobServiceError, r"Check the id or name and region$"),
+    (Trouble("ResourceNotFoundException", 404), JobServiceError, "region"),
     (Trouble("ExpiredTokenException", 403), CredentialsError, "expired"),
 ]
 
@@ -409,7 +403,6 @@ def test_create_when_refused_then_action_and_remedy_are_named(jobs, plane, troub
         ("stop_job", lambda jobs, file: jobs.stop("a"), "bedrock:StopModelCustomizationJob"),
         ("create_deployment", lambda jobs, file: jobs.deploy(MODEL, "a"), f"CreateCustomModelDeployment.*{MODEL}"),
         ("get_deployment", lambda jobs, file: jobs.deploy(MODEL, "a"), "bedrock:GetCustomModelDeployment"),
-        ("list_deployments", lambda jobs, file: list(jobs.deployments()), "bedrock:ListCustomModelDeployments"),
         ("delete_deployment", lambda jobs, file: jobs.undeploy("a"), "bedrock:DeleteCustomModelDeployment"),
         ("converse", lambda jobs, file: jobs.converse(MODEL, "a"), f"bedrock:InvokeModel.*{MODEL}"),
     ],

@@ -8,7 +8,8 @@ import pytest
 
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs import NovaJobs, nova
-from aws_rft_sdk.jobs._shapes import refuse, shape_problems
+from aws_rft_sdk.jobs._shapes import shape_problems
+from aws_rft_sdk.jobs.types import refuse
 
 GOOD = {
     "model": "amazon.nova-2-lite-v1:0:256k",

@@ -20,7 +20,10 @@ from click.testing import CliRunner
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.errors import ConfigurationError, ServiceConnectionError
 from aws_rft_sdk.jobs import BedrockJobs, Checkpoint, Event, Job, Step, Watched, watch
+from aws_rft_sdk.rewards import gsm8k, reward_lambda
 from aws_rft_sdk.runtime import LocalBedrock
+from aws_rft_sdk.training import arithmetic
+from aws_rft_sdk.training.softmax import SoftmaxTrainer
 from tests.jobs.streams import COLLAPSE, run
 
 GRADER = "arn:aws:lambda:us-west-2:123456789012:function:gsm8k"
@@ -226,3 +229,18 @@ def test_command_when_on_a_terminal_then_the_view_is_live(training_file: Path) -
     text = shown.decode(errors="replace")
     for part in ("20 of 20", "reward", "▁▁▁", "reward_saturated", "checkpoints", "step 20"):
         assert part in text
+
+
+def test_report_when_a_job_really_learns_then_it_raises_no_alarm(tmp_path: Path) -> None:
+    rows = (
+        {"messages": [{"role": "user", "content": question}], "reference_answer": {"text": answer}}
+        for question, answer in arithmetic.problems(120, random.Random(2))
+    )
+    file = tmp_path / "train.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    trainer = SoftmaxTrainer(arithmetic.decide, arithmetic.untrained())
+    with LocalBedrock(trainer=trainer, functions={GRADER: reward_lambda(gsm8k)}) as server:
+        _, named = started(server, file, batch_size=4)
+        assert CliRunner().invoke(main, ["job", "watch", *named, *QUICK]).exit_code == 0
+        found = json.loads(CliRunner().invoke(main, ["job", "report", *named, "--json"]).stdout)
+    assert found == {"steps": 30, "alarms": []}

@@ -8,10 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.jobs._shapes import shape_problems
-from aws_rft_sdk.jobs.types import Problem
+from aws_rft_sdk.jobs.types import OURS, Problem
 
 RFT = "REINFORCEMENT_FINE_TUNING"
-OURS = "this package"
 _GUIDE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for Amazon Nova models"
 
 
@@ -32,19 +31,7 @@ def create_parameters(
 ) -> dict[str, JSON]:
     """Return the parameters of CreateModelCustomizationJob. Nothing is checked; see `problems`.
 
-    Args:
-        model: Id or ARN of the base model.
-        training_data: S3 URI of a file, or the API's `invocationLogsConfig` to train on logged requests.
-        grader: ARN of a Lambda function, or the API's `graderConfig`.
-        job_name: Unique in the account and region.
-        role_arn: Role that Bedrock runs the job as.
-        output: S3 URI that the job writes below.
-        custom_model_name: Name of the tuned model; None for the job's name.
-        hyperparameters: By the API's names, for example `batchSize`.
-        validators: S3 URIs of files that the model is measured on.
-        tags: Of the job and of the tuned model.
-        kms_key: Encrypts the tuned model; None for a key of AWS.
-        vpc: The API's `vpcConfig`: `subnetIds` and `securityGroupIds`.
+    The arguments are those of `NovaJobs.create`, with S3 URIs in the place of files.
     """
     source = {"invocationLogsConfig": training_data} if isinstance(training_data, Mapping) else {"s3Uri": training_data}
     rft: dict[str, JSON] = {
@@ -54,10 +41,11 @@ def create_parameters(
         rft["hyperParameters"] = hyperparameters
     # A value of the wrong type is passed on, for `problems` to find.
     files = [{"s3Uri": uri} for uri in validators] if isinstance(validators, list | tuple) else validators
+    tag_list = [{"key": key, "value": tags[key]} for key in tags] or None if isinstance(tags, Mapping) else tags
     optional = {
         "validationDataConfig": {"validators": files} if files else None,
-        "jobTags": tag_list(tags),
-        "customModelTags": tag_list(tags),
+        "jobTags": tag_list,
+        "customModelTags": tag_list,
         "customModelKmsKeyId": kms_key,
         "vpcConfig": vpc,
     }
@@ -75,13 +63,6 @@ def create_parameters(
     text = json.dumps(thaw(parameters), sort_keys=True, default=str)
     # The same call makes one job, also when the answer of the first call was lost and the user repeats it.
     return {**thaw(parameters), "clientRequestToken": hashlib.sha256(text.encode()).hexdigest()}
-
-
-def tag_list(tags: Mapping[str, str] | None) -> JSON:
-    """Return tags as Bedrock's API takes them. Returns None if there are none, and what is no table as it is."""
-    if isinstance(tags, Mapping):
-        return [{"key": key, "value": value} for key, value in tags.items()] or None
-    return tags
 
 
 def problems(parameters: Mapping[str, JSON]) -> list[Problem]:
@@ -112,9 +93,14 @@ def _documented(parameters: Mapping[str, JSON]) -> Iterator[Problem]:
         if isinstance(tokens, int) and tokens < 1:
             yield Problem(f"{path}.hyperParameters.{name}", tokens, "must be at least 1", OURS)
     for name, number, tag in _items(parameters, "jobTags", "customModelTags"):
-        if str(tag.get("key")).lower().startswith("aws:"):
-            rule = "must not begin with aws:, which AWS keeps for itself"
-            yield Problem(f"{name}[{number}].key", tag["key"], rule, "Amazon Bedrock user guide, tagging")
+        yield from tag_problems(f"{name}[{number}].key", tag.get("key"))
+
+
+def tag_problems(path: str, key: JSON) -> Iterator[Problem]:
+    """Yield what is wrong with the key of a tag that the service's model has no rule for."""
+    if str(key).lower().startswith("aws:"):
+        rule = "must not begin with aws:, which AWS keeps for itself"
+        yield Problem(path, key, rule, "Amazon Bedrock user guide, tagging")
 
 
 def _items(table: Mapping[str, JSON], *names: str) -> Iterator[tuple[str, int, Mapping[str, JSON]]]:

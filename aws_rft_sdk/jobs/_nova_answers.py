@@ -22,6 +22,18 @@ _STATES = {
 }
 
 
+_SAME = (
+    "roleArn",
+    "trainingDataConfig",
+    "validationDataConfig",
+    "outputDataConfig",
+    "vpcConfig",
+    "customizationConfig",
+)
+_ECHOED = {"outputModelName": "customModelName", **{name: name for name in _SAME}}
+"""What GetModelCustomizationJob answers, and the parameter that it was."""
+
+
 @dataclass(frozen=True)
 class ModelDeployment(Resource):
     """A tuned model that can be called. Its id is the ARN to pass to `NovaJobs.converse`.
@@ -72,10 +84,15 @@ def plain(answer: JSON) -> JSON:
     return answer.isoformat() if isinstance(answer, datetime) else answer
 
 
-def filled(value: JSON) -> JSON:
+def differing(job: Job, parameters: Mapping[str, JSON]) -> list[str]:
+    """Return the names of the parameters that a job was not made with, as far as the service shows them."""
+    return [ours for theirs, ours in _ECHOED.items() if _filled(job.get(theirs)) != _filled(parameters.get(ours))]
+
+
+def _filled(value: JSON) -> JSON:
     """Return a value without empty tables and lists, which services add to what they echo."""
     if isinstance(value, Mapping):
-        return {name: inner for name, item in value.items() if (inner := filled(item)) not in (None, {}, [])} or None
+        return {name: inner for name, item in value.items() if (inner := _filled(item)) not in (None, {}, [])} or None
     return value
 
 

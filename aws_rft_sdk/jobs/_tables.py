@@ -1,0 +1,175 @@
+"""Tables of a job's file: what a field must be, in words, and what is wrong with a table as it was written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import CoreSchema, core_schema
+
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets._text import hint
+from aws_rft_sdk.jobs._shapes import bedrock_shape, broken_rule
+from aws_rft_sdk.jobs.types import OURS, Problem
+
+_SECRET_NAME = re.compile(
+    r"secret|token(?!s)|passw|credential|authorization|api_?key|access_?key|private_?key", re.IGNORECASE
+)
+_SECRET = re.compile(
+    r"(sagemaker|bedrock)-api-key-|\b(ABSK|sk-|hf_|ghp_)[A-Za-z0-9_-]{12}|\bA[SK]IA[0-9A-Z]{12}|\bbearer\s"
+    r"|^[A-Za-z0-9/+]{40}$",  # the last is the form of AWS's secret access keys
+    re.IGNORECASE,
+)
+
+
+class Table(BaseModel):
+    """A table of the file. A value of another type is refused rather than converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Form(NamedTuple):
+    """What a text must be, in words."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A value that must fit a shape of botocore's model of Bedrock. Its limits are there, and nowhere else.
+
+    Attributes:
+        name: Of the shape, for example `JobName`.
+        words: What the value must be. Without them, the choices or the range of the shape are told.
+    """
+
+    name: str
+    words: str = ""
+
+    def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._check, handler(source))
+
+    def _check(self, value: JSON) -> JSON:
+        if rule := broken_rule(self.name, value):
+            raise ValueError(rule)
+        return value
+
+    def in_words(self, number: str) -> str:
+        """Return what the value must be. `number` says which kind of number."""
+        shape = bedrock_shape(self.name)
+        if choices := getattr(shape, "enum", None):
+            return " or ".join(f'"{value}"' for value in choices)
+        return self.words or f"{number} from {shape.metadata['min']:g} to {shape.metadata['max']:g}"
+
+
+def table_of(field: FieldInfo) -> type[Table] | None:
+    """Return the table that a field is. Returns None for a value."""
+    kinds = [field.annotation, *get_args(field.annotation)]
+    return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Table)), None)
+
+
+def source_of(field: FieldInfo | None) -> str:
+    """Return where the rule of a field is documented."""
+    extra = field and field.json_schema_extra
+    return str(extra["source"]) if isinstance(extra, dict) else OURS
+
+
+def rule_of(field: FieldInfo) -> str:
+    """Return in words what the value of a field must be."""
+    return "a table" if table_of(field) else words_of(field.annotation, field.metadata)
+
+
+def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
+    """Return in words what a value of a type, perhaps annotated, must be."""
+    if get_origin(kind) is Annotated:
+        kind, *about = get_args(kind)
+    facts = [fact for item in about for fact in (item.metadata if isinstance(item, FieldInfo) else [item])]
+    number = "a whole number" if kind is int else "a finite number"
+    for fact in facts:
+        if isinstance(fact, Form):
+            return fact.words
+        if isinstance(fact, Shape):
+            return fact.in_words(number)
+        if hasattr(fact, "ge"):
+            return f"{number} of at least {fact.ge:g}"
+        if hasattr(fact, "gt"):
+            return f"{number} above {fact.gt:g}"
+    if get_origin(kind) in (Union, UnionType):
+        return " or ".join(words_of(one) for one in get_args(kind) if one is not NoneType)
+    if get_origin(kind) is Literal:
+        return " or ".join(f'"{value}"' for value in get_args(kind))
+    return "true or false"
+
+
+def table_problems(kind: type[Table], raw: JSON) -> list[Problem]:
+    """Return one problem for each path of a table that has a wrong value, a wrong name or nothing.
+
+    Args:
+        kind: What the table must be.
+        raw: The table as it was written.
+    """
+    try:
+        kind.model_validate(raw)
+    except ValidationError as error:
+        errors = error.errors(include_url=False, include_context=False)
+    else:
+        return []
+    found: dict[str, Problem] = {}
+    for item in errors:  # for a union pydantic has an error for each member
+        parts: list[str] = []
+        value, table = raw, kind
+        for part in map(str, item["loc"]):
+            parts.append(part)
+            value, field = value_at(value, [part]), table.model_fields.get(part)
+            inner = field and table_of(field)
+            if not inner:
+                break
+            table = inner
+        path = ".".join(parts)
+        if field is None:
+            rule, source = _unknown(kind, table, parts), OURS
+        else:
+            rule, source = f"must be {rule_of(field)}", source_of(field)
+            rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
+        found.setdefault(path, Problem(path, value, rule, source))
+    return list(found.values())
+
+
+def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
+    """Return what is wrong with a name that a table does not have, and what was meant."""
+    name, rule = (
+        parts[-1],
+        f"is no field of [{'.'.join(parts[:-1])}]" if len(parts) > 1 else "is no name that fits here",
+    )
+    if near := hint(name, table.model_fields):
+        return rule + near
+    others = [
+        other for other, field in kind.model_fields.items() if name in getattr(table_of(field), "model_fields", ())
+    ]
+    return f"{rule}; it belongs to [{others[0]}]" if others else f"{rule}; it has {', '.join(table.model_fields)}"
+
+
+def value_at(value: JSON, path: Iterable[str]) -> JSON:
+    """Return what stands at a path. Returns None if nothing does."""
+    for part in path:
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def shown(value: JSON, path: str = "") -> JSON:
+    """Return a value as JSON can hold it, without what looks like a secret by itself or by the names in its path."""
+    if isinstance(value, Mapping):
+        return {str(key): shown(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(item, path) for item in value]
+    if value is not None and (_SECRET_NAME.search(path) or _SECRET.search(str(value))):
+        return "***"
+    if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
+        return value
+    return str(value)
