@@ -31,6 +31,13 @@ _NOVA = (
 )
 _PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 """By the first letters of their regions."""
+
+
+def partition_of(region: str) -> str:
+    """Return `aws`, or the part of AWS that a region belongs to."""
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
+
+
 _RUNTIME = ("Sample", "SampleWithResponseStream", "CompleteRollout", "UpdateReward")
 _ACTIONS = {
     ("bedrock", "CreateModelCustomizationJob"): ("bedrock:CreateModelCustomizationJob", "iam:PassRole"),
@@ -92,7 +99,7 @@ class Names:
     @property
     def partition(self) -> str:
         """`aws`, or the part of AWS that the region belongs to."""
-        return next((name for prefix, name in _PARTITIONS.items() if self.region.startswith(prefix)), "aws")
+        return partition_of(self.region)
 
     def arn(self, service: str, resource: str, *, account: str | None = None, region: str | None = None) -> str:
         """Return an ARN, in this account and region unless others are given."""

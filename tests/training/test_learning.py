@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from pathlib import Path
 from random import Random
@@ -10,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.handler import rft_handler
+from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 from aws_rft_sdk.rollout import run
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
@@ -43,6 +47,43 @@ def test_learn_when_the_reward_is_constant_then_nothing_changes() -> None:
     assert course.after == course.before
     assert not course.learned
     assert all(step.dead_group_share == 1.0 for step in course.steps)
+
+
+@pytest.mark.parametrize("rewards_differ", [False, True], ids=["equal rewards", "honest rewards"])
+def test_learn_when_a_fifth_of_the_rollouts_crash_then_they_are_left_out_and_count_for_nothing(
+    rewards_differ: bool,
+) -> None:
+    calls = itertools.count()
+
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> float | None:
+        task = unpack(payload["prompt"])
+        answer = await arithmetic.solve(str(task))
+        if next(calls) % 5 == 0:
+            raise RuntimeError("the tool server is gone")
+        return evaluate(gsm8k, Rollout.of_answer(answer, task.ground_truth)).reward if rewards_differ else 1.0
+
+    told: list[int] = []
+    course = learn(handler=handler, tell=lambda step, rewarded: told.append(rewarded), **SHORT)
+
+    size = SHORT["prompts"] * SHORT["group_size"]
+    assert sum(told) == pytest.approx(0.8 * size * len(told), abs=1)
+    if rewards_differ:
+        assert course.after > course.before + 0.3
+    else:  # were a crash a 0, its group would have unequal rewards, and the table would change
+        assert course.table_after == course.table_before
+
+
+def test_learn_when_all_rollouts_crash_then_nothing_is_learnt_and_the_steps_say_nothing() -> None:
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> float:
+        await arithmetic.solve(str(unpack(payload["prompt"])))
+        raise RuntimeError("the tool server is gone")
+
+    course = learn(handler=handler, **{**SHORT, "steps": 1, "held_out": 5})
+
+    assert course.table_after == course.table_before
+    assert (course.steps[0].reward_mean, course.steps[0].dead_group_share) == (None, None)
 
 
 def test_learn_when_repeated_with_the_seed_then_the_course_is_the_same(tmp_path: Path) -> None:
