@@ -39,7 +39,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch, aws_environment: dict[str
 
     for name in list(os.environ):
         ours = ("AWS_", "RFT_", "OPENAI_", "LITELLM_", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
-        if name.startswith(ours) or name.lower().endswith("_proxy"):
+        terminal = ("FORCE_COLOR", "NO_COLOR", "TTY_")
+        if name.startswith((*ours, *terminal)) or name.lower().endswith("_proxy"):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", os.devnull)

@@ -269,7 +269,6 @@ def test_choice_when_it_comes_after_an_extractor_then_only_what_that_finds():
     assert hash(Choice()) == hash(MultipleChoice())
 
 
-@pytest.mark.timeout(30)
 @pytest.mark.parametrize(
     "unit",
     [

@@ -200,7 +200,7 @@ ENDLESS = ["#### 1" + " or" * 300_000, "#### 1" + " 1 or (1)" * 100_000, "1 or "
 ENDLESS += ["Answer: B, " * 100_000, "ANSWER: yes" + ", " * 500_000, "\\boxed{1} or " * 80_000, "<|a|>" * 200_000]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("text", ENDLESS, ids=lambda text: repr(text[:12]))
 def test_hedge_when_it_never_ends_then_quick(text):
     for reward, gold in ((gsm8k, 72), (finqa, "no"), (MultipleChoice(), "C"), (ExactMatch(), "x")):
