@@ -18,7 +18,7 @@ from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
-from aws_rft_sdk.jobs.bedrock import BedrockJobs
+from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
 from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
 from aws_rft_sdk.jobs.planning import Plan
 from aws_rft_sdk.jobs.planning import plan as make_plan
@@ -244,11 +244,12 @@ def chat(
         raise click.UsageError("the message is empty; give MESSAGE, or write it to stdin")
     messages = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
-    answer: Any = (
-        jobs.converse(model, messages, stream=stream)
-        if isinstance(jobs, NovaJobs)
-        else jobs.chat(model, messages, stream=stream)
-    )
+    answer: Any
+    if isinstance(jobs, NovaJobs):
+        answer = jobs.converse(model, messages, stream=stream)
+    else:
+        answer = jobs.chat(model, messages, stream=stream)
+        answer = whole(answer) if stream else answer
     for part in answer if stream else [answer]:
         if as_json:
             click.echo(json.dumps(part if isinstance(part, Mapping) else part.to_dict(), default=str))

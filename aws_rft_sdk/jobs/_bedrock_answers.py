@@ -10,6 +10,7 @@ from typing import NamedTuple
 from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import JobServiceError, ServiceConnectionError
+from aws_rft_sdk.jobs._refusals import is_read
 from aws_rft_sdk.jobs.types import Checkpoint, Event, Job
 
 _STATES = {
@@ -35,10 +36,18 @@ def read_object(text: str, operation: str) -> dict[str, JSON]:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict):
-        error = ServiceConnectionError(f"bedrock-mantle:{operation} was answered with something that is no JSON object")
-        error.may_have_happened = True
-        raise error
+        raise unreadable(operation)
     return found
+
+
+def unreadable(operation: str) -> ServiceConnectionError:
+    """Return the error of an answer that cannot be the service's own."""
+    error = ServiceConnectionError(
+        f"bedrock-mantle:{operation} was answered with something that is no JSON object of this API. Does the endpoint "
+        "belong to the service, and does no proxy stand before it?"
+    )
+    error.may_have_happened = not is_read(operation)
+    return error
 
 
 def read_list(page: Mapping[str, JSON], operation: str) -> list[Mapping[str, JSON]]:

@@ -52,6 +52,8 @@ def check_file(
             not documented.
         sizes: Hyperparameters. `batchSize` and `maxPromptLength` are used if they are positive integers.
     """
+    if not path.exists():
+        return FileReport(None, [Problem(field, str(path), f"there is no file {path}", OURS)], [])
     given = sizes or {}
     try:
         report = check(

@@ -39,6 +39,8 @@ SERVICE = "bedrock-mantle"
 ATTEMPTS = 6
 BACKOFF = Backoff(base_seconds=0.25, cap_seconds=20.0)
 CALL_SECONDS = 60.0
+_PATIENCE_SECONDS = 90.0
+"""A call that times out is not repeated once this time has passed since it was first sent."""
 _PAGE = 100
 _NO_KEYS = Keys("NOCREDENTIALS0000000", "none")
 """What signs requests to a stand-in on this machine where there are no credentials. No account has these keys."""
@@ -128,12 +130,14 @@ class Mantle:
         Raises:
             RFTError: See `refusal`.
         """
+        begun = time.monotonic()
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return call(self.client)
             except (openai.OpenAIError, http.HTTPError, RFTError) as error:
                 refused = refusal(error, f"{SERVICE}:{operation}")
-            if attempt == ATTEMPTS or not _may_repeat(refused, repeat):
+            late = isinstance(refused, ServiceTimeoutError) and time.monotonic() - begun > _PATIENCE_SECONDS
+            if attempt == ATTEMPTS or late or not _may_repeat(refused, repeat):
                 break
             time.sleep(BACKOFF.delay(attempt, refused.retry_after_seconds))
         raise refused from None  # the original's text may quote our token
@@ -171,12 +175,13 @@ class Mantle:
         while True:
             page = self.send(operation, "get", path, params=params)
             rows = read_list(page, operation)
-            fresh = [row for row in rows if id_of(row) not in seen]
-            for row in fresh:
-                seen.add(id_of(row))
-                yield row
+            known = len(seen)
+            for row in rows:
+                if id_of(row) not in seen:
+                    seen.add(id_of(row))
+                    yield row
             cursor = rows[-1].get("id") if rows else None
-            if not isinstance(cursor, str) or cursor in cursors or not (fresh or page.get("has_more")):
+            if not isinstance(cursor, str) or cursor in cursors or not (len(seen) > known or page.get("has_more")):
                 return
             cursors.add(cursor)
             params["after"] = cursor

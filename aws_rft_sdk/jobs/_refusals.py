@@ -94,6 +94,11 @@ def refusal(error: BaseException, action: str, resource: str = "*") -> RFTError:
     return _without_answer(chain, action, secrets) if answer is None else _of_answer(answer, action, resource)
 
 
+def is_read(action: str) -> bool:
+    """Return whether an action only reads, so that it cannot have had an effect."""
+    return action.rpartition(":")[2].startswith(("Get", "List"))
+
+
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and what caused it. Not what it was raised in the course of, which may be another call."""
     while error is not None:
@@ -133,7 +138,7 @@ def _of_answer(answer: _Answer, action: str, resource: str) -> RFTError:
             retry_after_seconds=answer.retry_after_seconds,
             **facts,
         )
-        fault.may_have_happened = True
+        fault.may_have_happened = not is_read(action)
         return fault
     else:
         next_step = "The request itself is wrong: change what the message names. Repeating it does not help"
@@ -160,9 +165,10 @@ def _without_answer(chain: list[BaseException], action: str, secrets: list[str])
         made, text = ServiceConnectionError, f"{action} lost its connection or got none ({words})"
     if made is not None:
         unsent = bool(names & _NOTHING_SENT)
-        hint = "Check the network and the region: not every region has this service" if unsent else "It may have worked"
+        may = not unsent and not is_read(action)
+        hint = "It may have worked" if may else "Check the network, the endpoint and the region"
         broken = made(f"{text}. {hint}")
-        broken.may_have_happened = not unsent
+        broken.may_have_happened = may
         return broken
     if any(type(item).__module__.startswith("botocore") for item in chain):
         return ConfigurationError(f"{action} was not sent: {words}")

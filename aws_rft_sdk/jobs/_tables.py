@@ -18,8 +18,13 @@ from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.jobs._shapes import bedrock_shape, broken_rule
 from aws_rft_sdk.jobs.types import OURS, Problem
 
+_SECRET_NAME = re.compile(
+    r"secret|token(?!s)|passw|credential|authorization|api_?key|access_?key|private_?key", re.IGNORECASE
+)
 _SECRET = re.compile(
-    r"secret|token$|password|api_?key|access_?key|bedrock-api-key-|^sk-|^A[SK]IA[0-9A-Z]", re.IGNORECASE
+    r"(sagemaker|bedrock)-api-key-|\b(ABSK|sk-|hf_|ghp_)[A-Za-z0-9_-]{12}|\bA[SK]IA[0-9A-Z]{12}|\bbearer\s"
+    r"|^[A-Za-z0-9/+]{40}$",  # the last is the form of AWS's secret access keys
+    re.IGNORECASE,
 )
 
 
@@ -132,7 +137,7 @@ def table_problems(kind: type[Table], raw: JSON) -> list[Problem]:
         else:
             rule, source = f"must be {rule_of(field)}", source_of(field)
             rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
-        found.setdefault(path, Problem(path, shown(path, value), rule, source))
+        found.setdefault(path, Problem(path, shown(value, path), rule, source))
     return list(found.values())
 
 
@@ -157,13 +162,13 @@ def value_at(value: JSON, path: Iterable[str]) -> JSON:
     return value
 
 
-def shown(path: str, value: JSON) -> JSON:
-    """Return a value as JSON can hold it, without what looks like a secret."""
-    if isinstance(value, dict):
-        return {str(key): shown(f"{path}.{key}", item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [shown(path, item) for item in value]
-    if isinstance(value, str) and (_SECRET.search(path) or _SECRET.search(value)):
+def shown(value: JSON, path: str = "") -> JSON:
+    """Return a value as JSON can hold it, without what looks like a secret by itself or by the names in its path."""
+    if isinstance(value, Mapping):
+        return {str(key): shown(item, f"{path}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [shown(item, path) for item in value]
+    if value is not None and (_SECRET_NAME.search(path) or _SECRET.search(str(value))):
         return "***"
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value

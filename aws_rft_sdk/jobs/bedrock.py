@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from urllib.parse import quote as in_path
 
 from aws_rft_sdk._checks import check_seconds, check_type
@@ -16,6 +16,7 @@ from aws_rft_sdk.errors import (
     ConfigurationError,
     CredentialsError,
     JobServiceError,
+    ServiceConnectionError,
     ServiceError,
     ServiceFaultError,
     ServiceTimeoutError,
@@ -31,10 +32,12 @@ from aws_rft_sdk.jobs._bedrock_answers import (
     read_event,
     read_job,
     read_object,
+    unreadable,
 )
 from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
 from aws_rft_sdk.jobs._files import refuse_file
 from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
+from aws_rft_sdk.jobs._refusals import refusal
 from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 
 if TYPE_CHECKING:
@@ -44,9 +47,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 POLL_SECONDS = 10.0
 OUTAGE_SECONDS = 900.0
 """How long `events(follow=True)` waits for a service that does not answer before it raises the error."""
+_INFERENCE = "bedrock-mantle:CreateInference"
 _SETTLE_SECONDS = 1.0
 """Pause before the look for last events of a job that has ended."""
 _LOOKS = (0.0, 1.0, 3.0)
@@ -300,8 +306,11 @@ class BedrockJobs:
         name = _model_of(model)
         return self._mantle.ask(
             "CreateInference",
-            lambda client: client.chat.completions.create(
-                model=name, messages=cast(Any, list(messages)), stream=stream, **options
+            lambda client: _readable(
+                client.chat.completions.create(
+                    model=name, messages=cast(Any, list(messages)), stream=stream, **options
+                ),
+                None if stream else "choices",
             ),
             repeat="unless late",
         )
@@ -313,9 +322,36 @@ class BedrockJobs:
         name, given = _model_of(model), input if isinstance(input, str) else list(input)
         return self._mantle.ask(
             "CreateInference",
-            lambda client: client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
+            lambda client: _readable(
+                client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
+                None if stream else "output",
+            ),
             repeat="unless late",
         )
+
+
+def whole(pieces: Stream[ChatCompletionChunk]) -> Iterator[ChatCompletionChunk]:
+    """Yield the pieces of a streamed chat, and raise if its end is missing. OpenAI's client takes that for the end.
+
+    Raises:
+        RFTError: The service or the network failed. What came before was yielded.
+    """
+    ended = False
+    try:
+        for piece in pieces:
+            ended = ended or any(choice.finish_reason for choice in piece.choices or ())
+            yield piece
+    except Exception as error:  # openai does not translate what happens within a stream
+        raise refusal(error, _INFERENCE) from None
+    if not ended:
+        raise ServiceConnectionError(f"{_INFERENCE}: the connection broke before the answer was whole. Ask again")
+
+
+def _readable(answer: T, content: str | None) -> T:
+    """Return an answer of a model. OpenAI's client takes any text, and objects without the content, for one."""
+    if isinstance(answer, str) or (content is not None and getattr(answer, content, None) is None):
+        raise unreadable("CreateInference")
+    return answer
 
 
 def _model_of(model: str | Job | Checkpoint) -> str:

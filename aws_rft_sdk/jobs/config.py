@@ -30,8 +30,13 @@ NOT_ON_MANTLE = "OpenAI's API has it. Whether Bedrock takes it is not known."
 _CHOSEN = "Left out, the service chooses."
 
 
-_Text = Annotated[str, Field(pattern=r"\S"), Form("a text that is not empty")]
-_Path = Annotated[str, Field(pattern=r"\S"), Form("the path of a .jsonl file, from the folder of this file")]
+_PRINTABLE = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"
+_Text = Annotated[
+    str,
+    Field(pattern=_PRINTABLE),
+    Form("a text that is not empty, without control characters and without spaces around it"),
+]
+_Path = Annotated[str, Field(pattern=_PRINTABLE), Form("the path of a .jsonl file, from the folder of this file")]
 _Reference = Annotated[
     str, Field(pattern=r"^.+:[^:]+$"), Form("a reward as path/to/file.py:NAME, from the folder of this file")
 ]

@@ -31,6 +31,23 @@ _NOVA = (
 )
 _PARTITIONS = {"cn-": "aws-cn", "us-gov-": "aws-us-gov"}
 """By the first letters of their regions."""
+
+
+def partition_of(region: str) -> str:
+    """Return `aws`, or the part of AWS that a region belongs to."""
+    return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
+
+
+def function_rule(arn: str, region: str) -> str | None:
+    """Return why a Lambda function cannot grade a job in a region. Returns None if it can."""
+    _, partition, _, found, *_ = arn.split(":")
+    if found != region:
+        return f"must be a function of another region: it is in {found}, and the job runs in {region}. Deploy it there"
+    if partition != (own := partition_of(region)):
+        return f"must begin with arn:{own}: as {region} is in no other partition of AWS"
+    return None
+
+
 _RUNTIME = ("Sample", "SampleWithResponseStream", "CompleteRollout", "UpdateReward")
 _ACTIONS = {
     ("bedrock", "CreateModelCustomizationJob"): ("bedrock:CreateModelCustomizationJob", "iam:PassRole"),
@@ -92,7 +109,7 @@ class Names:
     @property
     def partition(self) -> str:
         """`aws`, or the part of AWS that the region belongs to."""
-        return next((name for prefix, name in _PARTITIONS.items() if self.region.startswith(prefix)), "aws")
+        return partition_of(self.region)
 
     def arn(self, service: str, resource: str, *, account: str | None = None, region: str | None = None) -> str:
         """Return an ARN, in this account and region unless others are given."""

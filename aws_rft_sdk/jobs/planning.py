@@ -14,6 +14,7 @@ from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
+from aws_rft_sdk.jobs._tables import shown
 from aws_rft_sdk.jobs.config import Config, NovaConfig
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
@@ -98,13 +99,15 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     arn = _grader_arn(job.config)
     create = asked.create_request(asked.arguments(files, arn))
     checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
-    problems = [*(job.problems or asked.problems(checked))]  # what is right in the file is right in the request
+    # What is right in the file is right in the request.
+    found = list(job.problems) or asked.problems(checked)
+    problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
     requests = [*map(asked.upload_request, job.rows), *deployment, create]
     return Plan(
         tuple(request._replace(parameters=_masked(request.parameters)) for request in requests),
         tuple(problems),
-        tuple(_creates(job.config, job.rows)),
+        tuple(_masked(item) for item in _creates(job.config, job.rows)),
         tuple(_statements(job.config, arn, deployment)),
         (*job.notes, *notes),
         baseline,
@@ -137,7 +140,7 @@ def submit(
         JobConfigError: The file has problems. Nothing was sent.
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
-    planned = plan(job := job if isinstance(job, JobFile) else read_job(job))
+    planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
     refuse(planned.problems, f"{job.path} has {plural(len(planned.problems), 'problem')}")
     asked = requests_of(job)
     on, region = asked.config.job.on, asked.config.job.region
@@ -175,10 +178,10 @@ def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON
 
 
 def _masked(value: JSON) -> JSON:
-    """Return parameters without the values that the service's model calls sensitive."""
+    """Return parameters without what looks like a secret, or what the service's model calls sensitive."""
     if isinstance(value, Mapping):
         return {key: "***" if key in _SENSITIVE else _masked(item) for key, item in value.items()}
-    return [_masked(item) for item in value] if isinstance(value, list) else value
+    return [_masked(item) for item in value] if isinstance(value, list) else shown(value)
 
 
 def _baseline(folder: Path) -> dict[str, JSON]:

@@ -36,6 +36,7 @@ from aws_rft_sdk.jobs._tables import (
     words_of,
 )
 from aws_rft_sdk.jobs.config import KINDS, Config, ConfigKind, NovaConfig
+from aws_rft_sdk.jobs.iam import function_rule
 from aws_rft_sdk.jobs.types import OURS, Problem
 
 _WIDTH = 100
@@ -88,10 +89,13 @@ def read_job(path: str | Path) -> JobFile:
         return JobFile(path, None, (Problem("", None, f"the file is no TOML: {error}", "TOML 1.0"),))
     job = raw.get("job")
     on = job.get("on") if isinstance(job, dict) else None
+    if job is not None and not isinstance(job, dict):
+        return JobFile(path, None, (Problem("job", shown(job, "job"), "must be a table: [job]", OURS),))
     if not isinstance(on, str) or on not in KINDS:
-        rule = f"must be {' or '.join(map(json.dumps, KINDS))}"
+        rule = "is missing; it " if on is None else ""
+        rule += f"must be {' or '.join(map(json.dumps, KINDS))}"
         rule += "; jobs on SageMaker come later" if on == "sagemaker" else hint(on, KINDS)
-        return JobFile(path, None, (Problem("job.on", shown("job.on", on), rule, OURS),))
+        return JobFile(path, None, (Problem("job.on", shown(on, "job.on"), rule, OURS),))
     kind = KINDS[on]
     problems = table_problems(kind, raw)
     read = None if problems else kind.model_validate(raw)
@@ -99,7 +103,8 @@ def read_job(path: str | Path) -> JobFile:
     problems += _conflicts(values)
     notes, rows = _check_files(values, path.parent, problems)
     notes += _notes(on, values)
-    return JobFile(path, read, tuple(problems), tuple(notes), rows)
+    told = tuple(item._replace(value=shown(item.value, item.path)) for item in problems)
+    return JobFile(path, read, told, tuple(notes), rows)
 
 
 class _Values:
@@ -136,8 +141,7 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
     yield from _one_of(values, "grader", "lambda_arn", "reward")
     arn, reward = values.get("grader.lambda_arn"), values.written("grader.reward")
     region = values.kind.region()
-    if arn and (found := arn.split(":")[3]) != region:
-        rule = f"the function is in {found}, and the job runs in {region}; deploy the function in {region}"
+    if arn and (rule := function_rule(arn, region)):
         yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
     for name in ("name", "role", "with_deps"):
         if values.written(f"grader.{name}") and not reward:
@@ -162,7 +166,7 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
     for name in ("use_prompt_response", "filters"):
         if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
             rule = "is about invocation logs; give `invocation_logs`, or remove this field"
-            yield Problem(f"data.{name}", shown(f"data.{name}", values.get(f"data.{name}")), rule, BOTOCORE)
+            yield Problem(f"data.{name}", values.get(f"data.{name}"), rule, BOTOCORE)
     filters = values.get("data.filters")
     if isinstance(filters, dict):
         yield from _one_of(values, "data.filters", *fields.Filters.model_fields)
@@ -182,7 +186,8 @@ def _one_of(values: _Values, table: str, *names: str) -> Iterator[Problem]:
     given = [name for name in names if values.written(f"{table}.{name}")]
     if len(given) != 1 and isinstance(values.get(table), dict):
         rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
-        yield Problem(table, None, rule, BOTOCORE if table.startswith("data") else OURS)
+        found = {name: values.get(f"{table}.{name}") for name in given} or None
+        yield Problem(table, found, rule, BOTOCORE if table.startswith("data") else OURS)
 
 
 def _fits(kind: Any, value: JSON) -> bool:
@@ -239,11 +244,16 @@ def _notes(on: str, values: _Values) -> list[str]:
     if model and not any(known in model for known in fields.MODELS[on]):
         known = " and ".join(fields.MODELS[on])
         notes.append(
-            f"job.model: fine-tuning of {model} is not documented; documented are {known}. It is sent as it is"
+            f"job.model: fine-tuning of {shown(model)} is not documented; documented are {known}. It is sent as it is"
         )
     for name, inner in fields.BedrockHyperparameters.model_fields.items() if on == "bedrock" else ():
         if fields.NOT_ON_MANTLE in (inner.description or "") and values.written(f"hyperparameters.{name}"):
             notes.append(f"hyperparameters.{name}: {fields.NOT_ON_MANTLE}")
+    train = values.get("data.train")
+    if train in _listed(values.get("data.validation")):
+        notes.append(
+            "data.validation: is the training file, so it tells nothing about prompts that are new to the model"
+        )
     if on == "bedrock" and values.written("data.validation"):
         notes.append("data.validation: CloudTrail's records name validation_file, and no page says what it does")
     return notes

@@ -239,7 +239,7 @@ def test_client_when_given_then_its_own_key_and_place_are_used(mantle: Mantle) -
     [
         pytest.param("train.jsonl", 99, True, "99 rows", id="too-few"),
         pytest.param("train.csv", 100, True, "dataset convert", id="csv"),
-        pytest.param("missing.jsonl", 0, False, "No such file", id="missing"),
+        pytest.param("missing.jsonl", 0, False, "there is no file", id="missing"),
     ],
 )
 def test_upload_when_the_file_is_no_good_then_nothing_is_sent(
