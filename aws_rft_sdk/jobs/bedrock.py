@@ -34,9 +34,9 @@ from aws_rft_sdk.jobs._bedrock_answers import (
     read_object,
     unreadable,
 )
+from aws_rft_sdk.jobs._bedrock_calls import ATTEMPTS, BACKOFF, Mantle, client_for
 from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
 from aws_rft_sdk.jobs._files import refuse_file
-from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
 from aws_rft_sdk.jobs._refusals import refusal
 from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 

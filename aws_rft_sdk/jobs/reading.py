@@ -22,7 +22,7 @@ from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import config as fields
 from aws_rft_sdk.jobs._bedrock_request import model_rule
-from aws_rft_sdk.jobs._files import check_file
+from aws_rft_sdk.jobs._files import check_file, is_s3
 from aws_rft_sdk.jobs._nova_request import tag_problems
 from aws_rft_sdk.jobs._shapes import BOTOCORE
 from aws_rft_sdk.jobs._tables import (
@@ -200,11 +200,6 @@ def _fits(kind: Any, value: JSON) -> bool:
 
 def _listed(value: JSON) -> list[str]:
     return value if isinstance(value, list) else [value] if isinstance(value, str) else []
-
-
-def is_s3(name: str) -> bool:
-    """Return whether a data file is on S3 rather than on this machine."""
-    return name.startswith("s3:")
 
 
 def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tuple[list[str], dict[str, int]]:

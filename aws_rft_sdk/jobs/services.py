@@ -11,8 +11,9 @@ from typing import NamedTuple, TypeAlias
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import _bedrock_request, bedrock, nova
+from aws_rft_sdk.jobs._files import is_s3
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
-from aws_rft_sdk.jobs.reading import JobFile, is_s3
+from aws_rft_sdk.jobs.reading import JobFile
 from aws_rft_sdk.jobs.types import Problem, Request
 
 logger = logging.getLogger(__name__)

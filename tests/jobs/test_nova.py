@@ -324,7 +324,7 @@ def test_deploy_when_given_a_job_then_its_model_is_deployed(jobs, plane):
             jobs.deploy(model, "gsm8k")
     plane.jobs[0] |= {"status": "Completed", "outputModelArn": MODEL}
     assert jobs.deploy(job, "gsm8k").model == MODEL  # asked again, since it had not ended
-    with pytest.raises(JobConfigError, match=r"modelDeploymentName .* malformed"):
+    with pytest.raises(JobConfigError, match=r"name is .* malformed"):
         jobs.deploy(job, "gsm 8k")
     with pytest.raises(ConfigurationError, match="poll_seconds"):
         jobs.deploy(job, "gsm8k", poll_seconds=0)
