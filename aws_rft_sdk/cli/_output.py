@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,17 @@ def reader_may_leave() -> Iterator[None]:
         yield
     except BrokenPipeError:
         discard_output()
+
+
+@contextlib.contextmanager
+def quiet_logs() -> Iterator[None]:
+    """Keep warnings about trouble that is made on purpose out of the result."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.disable(disabled)
 
 
 @contextlib.contextmanager

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from datetime import datetime, timezone
 from pathlib import Path
 
 import click
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table as View
 
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
+from aws_rft_sdk.cli._sparkline import sparkline
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.jobs.report import reward_svg
 from aws_rft_sdk.jobs.steps import Step
 from aws_rft_sdk.training.learning import CONTROLS, MUST_FAIL, Course, learn, wilson
 from aws_rft_sdk.training.softmax import softmax
-
-_BARS = " ▁▂▃▄▅▆▇█"
 
 
 @click.command("demo")
@@ -38,23 +41,29 @@ def command(ctx: click.Context, controls: bool, seed: int, out: Path | None, as_
     With --controls the same training runs with a constant reward, with random rewards, with trajectory ids shuffled
     among the rollouts, and with 30 % of the rewards lost.
 
-    Exit status: 0 if the training learned and the first three controls did not, else 1.
+    Exit status: 0 if the training learned and the first three controls did not, 130 if interrupted, else 1.
     """
     folder = out or Path("runs", datetime.now(timezone.utc).strftime("demo-%Y-%m-%dT%H-%M-%SZ"))
-    began, courses = time.monotonic(), {}
-    for name in ("rewarded", *(CONTROLS if controls else ())):
-        click.echo(f"{name.replace('_', ' ')}: records go to {folder / name}", err=True)
-        control = None if name == "rewarded" else name
-        courses[name] = learn(folder / name, control=control, seed=seed, tell=_Progress())
-        (folder / name / "steps.jsonl").write_text(
-            "".join(json.dumps(step.to_json()) + "\n" for step in courses[name].steps), encoding="utf-8"
-        )
+    if (folder / "rewarded").exists():
+        raise ConfigurationError(f"{folder} has a demo already; give another folder with --out")
+    began = time.monotonic()
+    courses: dict[str, Course] = {}
+    try:
+        for name in ("rewarded", *(CONTROLS if controls else ())):
+            with quiet_logs(), _Progress(name, folder / name) as progress:
+                control = None if name == "rewarded" else name
+                courses[name] = learn(folder / name, control=control, seed=seed, tell=progress.tell)
+    except KeyboardInterrupt:
+        click.echo(f"stopped. What was recorded until now is in {folder}", err=True)
+        ctx.exit(128 + signal.SIGINT)
     seconds = time.monotonic() - began
+    curves = folder / "curves.svg"
+    curves.write_text(reward_svg({name: course.steps for name, course in courses.items()}), encoding="utf-8")
     if as_json:
         runs = {name: {"before": c.before, "after": c.after, "rollouts": c.rollouts} for name, c in courses.items()}
         click.echo(json.dumps({"runs": runs, "seconds": round(seconds, 1)}, indent=2), file=own_stdout())
     else:
-        _print(Console(file=own_stdout(), highlight=False), courses, folder, seconds)
+        _print(Console(file=own_stdout(), highlight=False, markup=False), courses, folder, seconds)
     wrong = [name for name, course in courses.items() if course.learned == (name in MUST_FAIL) and name != CONTROLS[3]]
     for name in wrong:
         click.echo(f"{name} {'learned, and must not' if name in MUST_FAIL else 'did not learn'}", err=True)
@@ -62,41 +71,68 @@ def command(ctx: click.Context, controls: bool, seed: int, out: Path | None, as_
 
 
 class _Progress:
-    """A line for each step, on stderr."""
+    """Shows a run in the body of a `with`, on stderr: a live view in a terminal, a line for each step elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
+        self._name, self._folder = name.replace("_", " "), folder
         self._rewards: list[float] = []
-        self._began = time.monotonic()
+        self._last = time.monotonic()
+        self._console = Console(stderr=True, highlight=False)
+        first = "  solving the held-out problems before the training"
+        self._live = Live(first, console=self._console, auto_refresh=False) if self._console.is_terminal else None
 
-    def __call__(self, step: Step) -> None:
-        self._rewards.append(step.reward_mean or 0.0)
-        click.echo(
-            f"  step {step.step:>2} of {step.total_steps}  reward {self._rewards[-1]:.2f}  "
-            f"{_sparkline(self._rewards):<{step.total_steps or 0}}  entropy {step.entropy or 0:.2f}",
-            err=True,
-        )
+    def __enter__(self) -> _Progress:
+        click.echo(f"{self._name}: records go to {self._folder}", err=True)
+        if self._live is not None:
+            self._live.start(refresh=True)
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
 
-def _sparkline(values: list[float]) -> str:
-    return "".join(_BARS[round(max(0.0, min(1.0, value)) * (len(_BARS) - 1))] for value in values)
+    def tell(self, step: Step, rollouts: int) -> None:
+        """Show a step, and append it to the run's `steps.jsonl`."""
+        with (self._folder / "steps.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(step.to_json()) + "\n")
+        success, now = step.reward_mean or 0.0, time.monotonic()
+        low, high = wilson(success, rollouts)
+        self._rewards.append(success)
+        curve = sparkline(self._rewards, self._console.encoding, low=0.0, high=1.0)
+        figures = {"step": f"{step.step:>2} of {step.total_steps}", "success": f"{success:4.0%} {curve}"}
+        figures |= {"interval": f"{low:.0%} to {high:.0%}", "entropy": f"{step.entropy or 0:.2f}"}
+        if step.step > 1:  # the first one began after the held-out problems
+            figures["rollouts/s"] = f"{rollouts / (now - self._last):.0f}"
+        self._last = now
+        if self._live is None:
+            click.echo("  " + "  ".join(f"{name} {value}" for name, value in figures.items()), err=True)
+            return
+        view = View.grid(padding=(0, 0, 0, 2))
+        for name, value in figures.items():
+            view.add_row(name, value)
+        self._live.update(view, refresh=True)
 
 
 def _print(console: Console, courses: dict[str, Course], folder: Path, seconds: float) -> None:
-    view = View("run", "before", "after", "95 % interval", "mean reward of the steps", box=None, pad_edge=False)
+    view = View("run", "before", "after", "95 % interval", "training", box=None, pad_edge=False)
     for name, course in courses.items():
         low, high = wilson(course.after, course.held_out)
-        line = _sparkline([step.reward_mean or 0.0 for step in course.steps])
-        view.add_row(name, f"{course.before:.0%}", f"{course.after:.0%}", f"{low:.0%} to {high:.0%}", line)
+        curve = sparkline([step.reward_mean or 0.0 for step in course.steps], console.encoding, low=0.0, high=1.0)
+        view.add_row(name, f"{course.before:.0%}", f"{course.after:.0%}", f"{low:.0%} to {high:.0%}", curve)
     console.print(f"success on {courses['rewarded'].held_out} held-out problems")
     console.print(view)
-    console.print("\nthe policy: how likely each move is, before and after")
+    console.print("\nthe policy: how likely each move is, before > after, in %")
     course = courses["rewarded"]
-    moves = list(next(iter(course.table_before.values())))
-    table = View("state", *moves, box=None, pad_edge=False)
+    table = View("state", *next(iter(course.table_before.values())), box=None, pad_edge=False)
     for state, before in course.table_before.items():
         then, now = softmax(list(before.values())), softmax(list(course.table_after[state].values()))
-        table.add_row(state, *(f"{a:.2f} > {b:.2f}" for a, b in zip(then, now, strict=True)))
+        table.add_row(state, *(f"{a:.0%} > {b:.0%}".replace("%", "") for a, b in zip(then, now, strict=True)))
     console.print(table)
     rollouts = sum(course.rollouts for course in courses.values())
-    console.print(f"\n{rollouts} rollouts in {seconds:.0f} s. Records in {folder}")
-    console.print(f"compare before and after: aws-rft compare {folder}/rewarded/before {folder}/rewarded/after")
+    run, compared = folder / "rewarded", f"{folder}/rewarded/before {folder}/rewarded/after"
+    for line in (
+        f"\n{rollouts} rollouts in {seconds:.0f} s. Records in {folder}, curves in {folder / 'curves.svg'}",
+        f"compare before and after: aws-rft compare {compared}",
+        f"look at the training: aws-rft job report --events {run / 'steps.jsonl'} -o report.html",
+    ):
+        console.print(line, soft_wrap=True)

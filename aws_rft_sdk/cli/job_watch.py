@@ -19,6 +19,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._job_options import SERVICES, endpoint_option, region_option, service_options
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import reader_may_leave
+from aws_rft_sdk.cli._sparkline import sparkline
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.jobs.alarms import Alarm, alarms
 from aws_rft_sdk.jobs.report import report_csv, report_html
@@ -27,7 +28,6 @@ from aws_rft_sdk.jobs.steps import Step, read_steps
 from aws_rft_sdk.jobs.types import Checkpoint
 from aws_rft_sdk.jobs.watching import POLL_SECONDS, EventService, Service, Watched, watch
 
-_BARS = "▁▂▃▄▅▆▇█"
 _SHOWN = {
     "reward": "reward_mean",
     "entropy": "entropy",
@@ -71,7 +71,7 @@ def watch_command(
                 for line in lines:
                     console.print(Text(line)) if live else click.echo(line)
                 if view is not None:
-                    view.update(_view(now), refresh=True)
+                    view.update(_view(now, console.encoding), refresh=True)
     except KeyboardInterrupt:
         where = [f"--{name} {shlex.quote(v)}" for name, v in (("region", region), ("endpoint", endpoint)) if v]
         again = " ".join(["aws-rft job watch", shlex.quote(job), f"--on {shlex.quote(on)}", *where])
@@ -127,7 +127,7 @@ def _parts(now: Watched) -> dict[str, JSON]:
     return {**parts, "trained_tokens": tokens} if tokens else parts
 
 
-def _view(now: Watched) -> Group:
+def _view(now: Watched, encoding: str) -> Group:
     table = Table.grid(padding=(0, 2))
     last = now.steps[-1] if now.steps else None
     table.add_row("job", Text(_printable(f"{now.job.id} is {now.job.status}")))
@@ -138,7 +138,7 @@ def _view(now: Watched) -> Group:
     for label, name in _SHOWN.items():
         values = [value for step in now.steps if (value := getattr(step, name)) is not None]
         if values:
-            table.add_row(label, f"{values[-1]:<8.4g} {_sparkline(values)}")
+            table.add_row(label, f"{values[-1]:<8.4g} {sparkline(values, encoding)}")
     for name, status in _parts(now).items():
         table.add_row(name, Text(_printable(str(status))))
     if now.checkpoints:
@@ -149,13 +149,6 @@ def _view(now: Watched) -> Group:
 
 def _checkpoint_name(checkpoint: Checkpoint) -> str:
     return checkpoint.model if checkpoint.step is None else f"step {checkpoint.step}"
-
-
-def _sparkline(values: list[float], width: int = 40) -> str:
-    recent = values[-width:]
-    low, high = min(recent), max(recent)
-    scale = (len(_BARS) - 1) / (high - low) if high > low else 0.0
-    return "".join(_BARS[round((value - low) * scale)] for value in recent)
 
 
 def _duration(seconds: float) -> str:

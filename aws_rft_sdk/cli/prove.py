@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import logging
 from collections.abc import Callable, Iterator
 
 import click
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.proof import CauseKind, Trial, proof_json, proof_lines, proof_table, prove_handler, prove_mixture
@@ -98,7 +97,7 @@ def command(
     if prompt is not None and dataset is not None:
         raise ConfigurationError("give --prompt or --dataset, not both")
     prompts = [prompt or DEFAULT_PROMPT] if dataset is None else list(itertools.islice(read_prompts(dataset), rollouts))
-    with _progress(rollouts) as advance, _quiet():
+    with _progress(rollouts) as advance, quiet_logs():
         if handler is None:
             proof = prove_mixture(rollouts=rollouts, threads=threads, progress=advance)
         else:
@@ -126,14 +125,3 @@ def _progress(rollouts: int) -> Iterator[Callable[[], None]]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("rollouts", total=rollouts)
         yield lambda: progress.advance(bar)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep warnings about the trouble that is made on purpose out of the result."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)

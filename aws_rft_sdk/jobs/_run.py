@@ -111,7 +111,7 @@ class Run:
         at, values = self.reward
         if len(values) < LEVEL_STEPS or self.ceiling is None or at[0] > max(10, at[-1] // 10):
             return None  # unknown, or the begin of the run is
-        skipped = max(3, len(values) // 10)
+        skipped = max(3, len(values) // 7)  # with half of the window, this is a fifth of the run
         rest = values[skipped:]
         early = rest[: max(5, len(values) // 8)]
         doubt = min(2 * spread(rest) / math.sqrt(len(early)), 0.02 * self.ceiling)

@@ -32,7 +32,7 @@ _SOLVED = 0.9
 """Share of the highest reward from which low entropy is a success, if entropy fell as the reward rose."""
 _SPIKE = 5.0
 """Times the usual gradient."""
-_SPIKE_DEVIATIONS = 6.0
+_SPIKE_DEVIATIONS = 5.5
 _DEAD_SHARE = 0.5
 _DEAD_STEPS = 0.25
 """Share of steps in which no group at all had an advantage."""
@@ -88,17 +88,17 @@ def _entropy_collapse(run: Run) -> Found | None:
     at, values = run.series("entropy")
     if len(values) < LEVEL_STEPS:
         return None
-    start, end = max(values[:3]), median(values[-5:])
-    limit = max(0.125 * start, 0.01)
-    if not run.rose:
-        limit = max(limit, 0.25 * start)
+    begin, end = max(values[:3]), median(values[-5:])
+    # A rise of entropy that is only taken back is no collapse.
+    start = begin if end > begin / 2 else max([begin, *levels(values, 5)])
+    limit = max((0.15 if run.rose else 0.25) * start, 0.01)
     if end > limit or start <= 0 or _is_earned(run, start, limit):
         return None
     low = len(values)
     while low and values[low - 1] <= 2 * limit:
         low -= 1
     began = at[min(low, len(at) - 1)]
-    return Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} in the first 3")
+    return Found(began, f"entropy is {end:.2g} in the last 5 steps, after {start:.2g} before")
 
 
 def _is_earned(run: Run, start: float, limit: float) -> bool:
@@ -142,8 +142,7 @@ def _is_spike(values: Sequence[float], index: int) -> bool:
     if len(others) < 5 or not before or values[index] <= 0:
         return False
     logs = [math.log(value) for value in others]
-    usual = spread([math.log(value) for value in values if value > 0])
-    deviation = max(1.4826 * median(abs(log - median(logs)) for log in logs), usual, 0.1)
+    deviation = max(spread([math.log(value) for value in values if value > 0]), 0.1)
     above = math.log(values[index]) - median(logs)
     early = len(before) < 5 and values[index] < _SPIKE * max(before)
     return above >= math.log(_SPIKE) and above >= _SPIKE_DEVIATIONS * deviation and not early
@@ -151,14 +150,16 @@ def _is_spike(values: Sequence[float], index: int) -> bool:
 
 def _length_growth(run: Run) -> Found | None:
     both = [s for s in run.steps if is_finite(s.response_length_mean) and is_finite(s.reward_mean)]
-    for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.8)):
+    # What the reward gained before lengths grew does not pay for the growth.
+    for stretch, factor in ((both, 1.3), (both[len(both) // 2 :], 1.8), (both[len(both) * 3 // 4 :], 1.8)):
         if len(stretch) < 15:
             continue
         lengths = [step.response_length_mean or 0.0 for step in stretch]
         width = max(3, len(lengths) // 8)
         first, last = median(lengths[:width]), median(lengths[-width:])
         begin = median(step.response_length_mean or 0.0 for step in both[:width])
-        if last < max(factor * first, 1.3 * begin) or trend(lengths).significance < SIGNIFICANT:
+        sudden = last - first >= 5 * spread(lengths) * math.sqrt(2 / width)
+        if last < max(factor * first, 1.3 * begin) or not (sudden or trend(lengths).significance >= SIGNIFICANT):
             continue
         rewards = [step.reward_mean or 0.0 for step in stretch]
         paid = trend(rewards)
@@ -240,10 +241,13 @@ def _overfitting(run: Run) -> Found | None:
     bends = sorted(abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:], strict=False))
     # The largest bend may be the best point itself.
     noise = max(1.5 * fmean(bends[:-1] or bends) / math.sqrt(6), 0.01 * run.range)
+    doubt = noise * math.sqrt(2 / width)
+    limits = ((0.08, 3.5), (0.05, 5.0))[: 1 if len(values) < 10 else 2]  # few values tell little about their noise
+    fell = any(drop >= max(run.notable(windows[best], share), errors * doubt) for share, errors in limits)
     since = [value for step, value in zip(*run.reward, strict=True) if step >= at[best]]
     third = max(len(since) // 3, 1)
     held = len(since) >= 3 and median(since[-third:]) >= median(since[:third]) - run.notable(1)
-    if drop < max(run.notable(windows[best], 0.08), 3.5 * noise * math.sqrt(2 / width)) or not held or run.falling:
+    if not fell or not held or run.falling:
         return None
     return Found(
         at[best + width - 1],

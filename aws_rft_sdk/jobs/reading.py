@@ -285,8 +285,8 @@ def _field_lines(on: str, name: str, field: FieldInfo) -> Iterator[str]:
     value = about["sample"] if about["sample"] is not None else about["example"]
     if isinstance(value, str):
         value = value.format(region=KINDS[on].region())
-    shown = value if name == "filters" else json.dumps(value)  # the one table within a table
-    yield f"{'# ' if about['sample'] is None else ''}{name} = {shown}"
+    text = value if name == "filters" else json.dumps(value)  # the one table within a table
+    yield f"{'# ' if about['sample'] is None else ''}{name} = {text}"
 
 
 def _comment(text: str) -> list[str]:

@@ -45,6 +45,7 @@ _CURVES = {
     "truncated_share": "Share of responses cut off",
 }
 _WIDTH, _HEIGHT, _MARGIN = 300, 130, 34
+_COLOURS = ("#1f5fbf", "#c62828", "#2e7d32", "#b26a00", "#7b5ea7")
 
 
 def report_csv(steps: Sequence[Step]) -> str:
@@ -97,6 +98,39 @@ def report_html(
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
     )
     return f"{head}<body>{''.join(body)}</body></html>\n"
+
+
+def reward_svg(runs: Mapping[str, Sequence[Step]]) -> str:
+    """Return a drawing as a file of its own: the mean reward of several runs, step by step, each with its name.
+
+    Args:
+        runs: For each name, the steps by number. The axis goes from 0 to 1, or as far as the rewards go.
+    """
+    curves = {
+        name: [(step.step, step.reward_mean) for step in steps if step.reward_mean is not None]
+        for name, steps in runs.items()
+    }
+    points = [point for curve in curves.values() for point in curve] or [(1, 0.0)]
+    first, last = min(step for step, _ in points), max(step for step, _ in points)
+    low, high = min(0.0, *(value for _, value in points)), max(1.0, *(value for _, value in points))
+    width, height = _WIDTH * 2, _HEIGHT * 2
+    drawn = [f'<rect width="{width}" height="{height}" fill="#fff"/>']
+    for y, value in ((12, high), (height - 16, low)):
+        drawn.append(f'<text x="4" y="{y}">{value:.3g}</text>')
+    for x, anchor, step in ((_MARGIN, "start", first), (width - 120, "end", last)):
+        drawn.append(f'<text x="{x}" y="{height - 3}" text-anchor="{anchor}">step {step}</text>')
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = _COLOURS[number % len(_COLOURS)]
+        line = " ".join(
+            f"{_MARGIN + (step - first) / ((last - first) or 1) * (width - _MARGIN - 120):.1f},"
+            f"{height - 16 - (value - low) / (high - low) * (height - 26):.1f}"
+            for step, value in curve
+        )
+        drawn.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        drawn.append(f'<text x="{width - 110}" y="{20 + 14 * number}" style="fill:{colour}">{escape(name)}</text>')
+    style = "<style>text { font: 11px sans-serif; fill: #57606a }</style>"
+    size = f'viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">{style}{"".join(drawn)}</svg>\n'
 
 
 def _alarm(alarm: Alarm) -> str:

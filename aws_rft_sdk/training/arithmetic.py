@@ -163,9 +163,12 @@ async def solve(question: str, model: Any = None) -> str:
     return str(await agent.invoke_async(question))
 
 
-@rft_handler
+@rft_handler(on_error="failed")
 async def handler(payload: dict[str, Any]) -> dict[str, Any]:
-    """Solve the problem in `payload["prompt"]`, a cell of `prompt_cell`. The reward is 1 for the right number, or 0."""
+    """Solve the problem in `payload["prompt"]`, a cell of `prompt_cell`. The reward is 1 for the right number, or 0.
+
+    A rollout that fails gets no reward, since a 0 would teach the policy that its decisions were wrong.
+    """
     task = unpack(payload["prompt"])
     answer = await solve(str(task))
     return {"answer": answer, "reward": evaluate(gsm8k, Rollout.of_answer(answer, task.ground_truth)).reward}

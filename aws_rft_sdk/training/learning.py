@@ -36,7 +36,7 @@ from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
 from aws_rft_sdk.training.grpo import group_normalised, is_dead
-from aws_rft_sdk.training.softmax import SoftmaxPolicy, Table, read_choices, update
+from aws_rft_sdk.training.softmax import SoftmaxPolicy, read_choices, update
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest
 
 CONTROLS = ("constant", "random", "shuffled_ids", "lost_rewards")
@@ -78,6 +78,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def learn(
     folder: Path | None = None,
     *,
+    handler: Handler = arithmetic.handler,
     control: str | None = None,
     seed: int = 0,
     steps: int = 10,
@@ -85,20 +86,21 @@ def learn(
     group_size: int = 8,
     held_out: int = 100,
     learning_rate: float = 27.0,
-    tell: Callable[[Step], None] | None = None,
+    tell: Callable[[Step, int], None] | None = None,
 ) -> Course:
     """Train a new `SoftmaxPolicy` on word problems by GRPO, and measure it on problems that it was not trained on.
 
     Args:
         folder: Where the records go: `train`, `before` and `after`, each a folder of a run. None to keep none.
-        control: A fault to make on purpose, one of `CONTROLS`. None for none.
+        handler: Solves the training's problems, as `arithmetic.handler` does. A rollout in which it fails is left out.
+        control: A fault to make on purpose, one of `CONTROLS`. None for none. It brings a handler of its own.
         seed: The same seed gives the same problems, and the same draws of the policy and of the faults.
         steps: Updates.
         prompts: Problems of a step. No problem comes twice.
         group_size: Rollouts of each problem.
         held_out: Problems of each evaluation.
         learning_rate: Factor of the gradient.
-        tell: Is called after each step.
+        tell: Is called after each step, with the number of its rollouts that have a reward.
 
     Returns:
         The course of the training. The same arguments give the same course.
@@ -124,19 +126,20 @@ def learn(
     table_before = {state: dict(moves) for state, moves in policy.table.items()}
     before = success("before")
     cells = [arithmetic.prompt_cell(*task) for task in tasks]
-    school = _School(policy, cells, prompts, group_size, control, seed, learning_rate)
-    loops.run(school.train(None if folder is None else folder / "train", tell))
+    training = _Training(policy, handler, cells, prompts, group_size, control, seed, learning_rate)
+    loops.run(training.train(None if folder is None else folder / "train", tell))
     after = success("after")
     rollouts = steps * prompts * group_size
-    return Course(before, after, held_out, rollouts, tuple(school.steps), table_before, policy.table)
+    return Course(before, after, held_out, rollouts, tuple(training.steps), table_before, policy.table)
 
 
-class _School:
+class _Training:
     """The training of one policy."""
 
     def __init__(
         self,
         policy: SoftmaxPolicy,
+        handler: Handler,
         cells: list[str],
         prompts: int,
         group_size: int,
@@ -144,15 +147,16 @@ class _School:
         seed: int,
         learning_rate: float,
     ) -> None:
-        self._policy, self._cells, self._prompts, self._group_size = policy, cells, prompts, group_size
+        self._policy, self._honest, self._cells = policy, handler, cells
+        self._prompts, self._group_size = prompts, group_size
         self._control, self._seed, self._learning_rate = control, seed, learning_rate
         self._lock = threading.Lock()
         self._names: dict[str, tuple[str, int]] = {}
         """Prompt and number of the rollouts of a step, by trajectory id: they are the same whenever the seed is."""
-        self._swap = _Swap(prompts * group_size)
+        self._shuffle = _IdShuffle(prompts * group_size)
         self.steps: list[Step] = []
 
-    async def train(self, path: Path | None, tell: Callable[[Step], None] | None) -> None:
+    async def train(self, path: Path | None, tell: Callable[[Step, int], None] | None) -> None:
         """Go through all steps. The records are in one folder of a run."""
         with ExitStack() as stack:
             folder = None
@@ -164,12 +168,12 @@ class _School:
             runtime = stack.enter_context(LocalRuntime(self._policy, db=database))
             total = len(self._cells) // self._prompts
             for number in range(total):
-                step = await self._step(runtime, number, total, folder)
+                step, rewarded = await self._step(runtime, number, total, folder)
                 self.steps.append(step)
                 if tell is not None:
-                    tell(step)
+                    tell(step, rewarded)
 
-    async def _step(self, runtime: LocalRuntime, number: int, total: int, folder: RunFolder | None) -> Step:
+    async def _step(self, runtime: LocalRuntime, number: int, total: int, folder: RunFolder | None) -> tuple[Step, int]:
         cells = self._cells[number * self._prompts :][: self._prompts]
         self._names.clear()
         runtime.reset()
@@ -189,22 +193,23 @@ class _School:
                 folder.write(replace(record, prompt_index=record.prompt_index + number * self._prompts))
         return self._update(runtime, number, total)
 
-    def _update(self, runtime: LocalRuntime, number: int, total: int) -> Step:
-        recorded = {self._names[t.trajectory_id]: t for t in runtime.trajectories()}
-        groups: dict[str, list[float | None]] = {}
+    def _update(self, runtime: LocalRuntime, number: int, total: int) -> tuple[Step, int]:
+        # A failed rollout has no reward. It is left out, because a reward of 0 would say that its decisions were wrong.
+        recorded = {
+            self._names[t.trajectory_id]: (t, math.fsum(t.rewards))
+            for t in runtime.trajectories()
+            if t.rewards is not None
+        }
+        groups: dict[str, list[float]] = {}
         for name in sorted(recorded):  # sums of floats must come out the same each time
-            rewards = recorded[name].rewards
-            groups.setdefault(name[0], []).append(None if rewards is None else math.fsum(rewards))
+            groups.setdefault(name[0], []).append(recorded[name][1])
         advantages = [value for prompt in sorted(groups) for value in group_normalised(groups[prompt])]
-        samples = [
-            (read_choices(turn.response), advantage)
-            for name, advantage in zip(sorted(recorded), advantages, strict=True)
-            for turn in recorded[name].turns
-        ]
+        choices = [[read_choices(turn.response) for turn in recorded[name][0].turns] for name in sorted(recorded)]
+        samples = [(turn, advantage) for turns, advantage in zip(choices, advantages, strict=True) for turn in turns]
         figures = update(self._policy.table, samples, learning_rate=self._learning_rate)
-        known = [reward for rewards in groups.values() for reward in rewards if reward is not None]
-        lengths = [sum(len(read_choices(turn.response)) for turn in t.turns) for t in recorded.values()]
-        return Step(
+        known = [reward for _, reward in recorded.values()]
+        lengths = [sum(map(len, turns)) for turns in choices]
+        step = Step(
             step=number + 1,
             total_steps=total,
             time=time.time(),
@@ -214,18 +219,19 @@ class _School:
             reward_max=max(known, default=None),
             entropy=self._policy.entropy,
             grad_norm=figures["grad_norm"],
-            advantage_mean=fmean(advantages),
-            response_length_mean=fmean(lengths),
-            response_length_max=max(lengths),
-            dead_group_share=fmean(is_dead(rewards) for rewards in groups.values()),
+            advantage_mean=fmean(advantages) if known else None,
+            response_length_mean=fmean(lengths) if known else None,
+            response_length_max=max(lengths, default=None),
+            dead_group_share=fmean(is_dead(rewards) for rewards in groups.values()) if known else None,
         )
+        return step, len(known)
 
     def _handler(self) -> Handler:
         """Return the handler of a step: the honest one, or one with the fault of the control."""
         if self._control is None:
-            return arithmetic.handler
+            return self._honest
 
-        @rft_handler
+        @rft_handler(on_error="failed")
         async def handler(payload: dict[str, Any]) -> dict[str, JSON]:
             request = RolloutRequest.parse(payload)
             own = None if request is None else request.metadata
@@ -243,12 +249,12 @@ class _School:
 
     async def _solve_under_another_id(self, question: str, request: RolloutRequest, own: RolloutMetadata) -> str:
         """Solve a question with the headers of another rollout of the step, as if a shared model had kept them."""
-        other = await self._swap.other(own.trajectory_id, self._names, Random(f"{self._seed} {len(self.steps)}"))
+        other = await self._shuffle.other(own.trajectory_id, self._names, Random(f"{self._seed} {len(self.steps)}"))
         try:
             with RFTContext.bind(replace(request, metadata=replace(own, trajectory_id=other))):
                 return await arithmetic.solve(question)
         finally:
-            await self._swap.all_have_answered()  # a reward seals its trajectory, and turns after it are refused
+            await self._shuffle.all_have_answered()  # a reward seals its trajectory, and turns after it are refused
 
     def _spoilt(self, reward: float | None, name: tuple[str, int]) -> float | None:
         chance = Random(f"{self._seed} {self._control} {name}").random()
@@ -261,7 +267,7 @@ class _School:
         return reward
 
 
-class _Swap:
+class _IdShuffle:
     """Gives each rollout of a step the trajectory id of another one. Waits until all rollouts of the step take part."""
 
     def __init__(self, size: int) -> None:
@@ -292,6 +298,3 @@ class _Swap:
                     future.set_result(None)
             self._waiting = []
         await here
-
-
-__all__ = ["CONTROLS", "MUST_FAIL", "Course", "Table", "learn", "wilson"]

@@ -22,11 +22,13 @@ from problems import problems
 
 from aws_rft_sdk.jobs import BedrockJobs, Grader, graders
 from aws_rft_sdk.jobs.steps import read_step
+from aws_rft_sdk.rewards import Rollout, evaluate
 from aws_rft_sdk.runtime import LocalBedrock
 
 HERE = Path(__file__).parent
 FUNCTION = "gsm8k"
 INSTRUCTION = 'Think step by step, and end with a line "#### " and the number.'
+TRAIN, HELD_OUT = problems(140)[:120], problems(140)[120:]
 SETTINGS = {"n_epochs": 1, "batch_size": 4, "learning_rate_multiplier": 0.5}
 
 
@@ -43,7 +45,7 @@ def prompt(question: str) -> list[dict[str, str]]:
 
 def write_rows(path: Path) -> Path:
     """Write the training file, and return its path."""
-    rows = [{"messages": prompt(item["question"]), "reference_answer": item["answer"]} for item in problems()]
+    rows = [{"messages": prompt(item["question"]), "reference_answer": item["answer"]} for item in TRAIN]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -63,6 +65,13 @@ def follow(jobs: BedrockJobs, job: str, poll_seconds: float) -> None:
         say(event.message if step is None else f"step {step.step}/{step.total_steps}  reward {step.reward_mean:.3f}")
 
 
+def solved(jobs: BedrockJobs, model: str) -> int:
+    """Return how many of the problems that are not in the training file a model solves."""
+    said = [jobs.chat(model, prompt(item["question"])).choices[0].message.content for item in HELD_OUT]
+    rollouts = [Rollout.of_answer(text, item["answer"]) for text, item in zip(said, HELD_OUT, strict=True)]
+    return sum(evaluate(gsm8k.reward, rollout).reward == 1 for rollout in rollouts)
+
+
 def main(region: str, model: str, endpoint: str | None) -> None:
     """Do the six steps."""
     with BedrockJobs(region, base_url=endpoint) as jobs, tempfile.TemporaryDirectory() as folder:  # 1. configure
@@ -77,8 +86,10 @@ def main(region: str, model: str, endpoint: str | None) -> None:
             raise SystemExit(f"the job has ended as {job.status}: {job.failure}")
         for checkpoint in jobs.checkpoints(job):
             say(f"checkpoint after step {checkpoint.step}: {checkpoint.model}")
-        question = problems()[0]["question"]
-        answer = jobs.chat(job, prompt(question))  # 6. use the tuned model
+        counts = [solved(jobs, name) for name in (model, job.tuned_model)]  # 6. use the tuned model
+        say(f"of {len(HELD_OUT)} new problems {model} solves {counts[0]}, the tuned model {counts[1]}")
+        question = HELD_OUT[0]["question"]
+        answer = jobs.chat(job, prompt(question))
         say(f"\n{question}\n\n{job.tuned_model} says:\n{answer.choices[0].message.content}")
 
 
@@ -92,6 +103,6 @@ if __name__ == "__main__":
     options = parser.parse_args()
     with contextlib.ExitStack() as stack:
         if options.local:
-            server = stack.enter_context(LocalBedrock(policy.policy, functions={FUNCTION: gsm8k.handler}))
+            server = stack.enter_context(LocalBedrock(trainer=policy.trainer, functions={FUNCTION: gsm8k.handler}))
             options.endpoint = server.endpoint
         main(options.region, options.model, options.endpoint)

@@ -174,6 +174,7 @@ def test_inference_when_the_model_is_unknown_then_it_is_not_found(client):
                 ("n_epochs", True),
                 ("batch_size", "4"),
                 ("batch_size", -1),
+                ("n_epochs", 10**400),
                 ("learning_rate_multiplier", 0),
                 ("epochs", 1),
             )
@@ -193,6 +194,16 @@ def test_create_when_a_field_is_wrong_then_the_answer_names_it_and_nothing_is_cr
     assert error["param"] == param
     assert param.rpartition(".")[2] in error["message"]
     assert client.fine_tuning.jobs.list().data == before
+
+
+@pytest.mark.parametrize("value", ["1e400", '"\\ud800"'])
+def test_create_when_no_json_can_say_a_value_then_it_is_refused_and_jobs_can_still_be_listed(server, client, value):
+    body = json.dumps({"model": MODEL, "training_file": upload(client).id, "method": method(eval_samples="?")})
+
+    answer = requests.post(f"{server.base_url}/fine_tuning/jobs", data=body.replace('"?"', value), timeout=10)
+
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert client.fine_tuning.jobs.list().data is not None
 
 
 def test_create_when_hyperparameters_are_left_out_or_auto_then_the_walkthroughs_values_count(client):
@@ -223,7 +234,9 @@ def test_call_when_it_is_not_served_then_the_error_has_openais_form(server, path
     assert answer.headers["x-request-id"]
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=x", "after=nobody"])
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", f"limit={'1' * 5000}", "after=nobody"], ids=["zero", "x", "long", "after"]
+)
 def test_page_when_it_cannot_be_then_the_answer_says_so(server, tuned, query):
     answer = requests.get(f"{server.base_url}/fine_tuning/jobs/{tuned['id']}/events?{query}", timeout=10)
 

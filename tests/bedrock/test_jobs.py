@@ -100,6 +100,7 @@ def bad(number, line):
             "line 4: messages[0].content",
         ),
         (bad(3, b'{"messages": [{"role": "user", "content": "a"}], "x": NaN}'), "line 4: no JSON"),
+        (bad(3, b'{"messages": [{"role": "user", "content": "a"}], "x": 1e400}'), "line 4: no JSON"),
     ],
 )
 def test_job_when_the_file_is_bad_then_it_fails_and_names_the_line(content, text):
@@ -282,6 +283,30 @@ def test_cancel_when_a_step_hangs_then_the_job_ends_at_once_and_stays_so(where):
     assert not [event for event in said if event.type == "metrics"]
 
 
+def test_stop_when_the_grader_hangs_then_it_is_not_called_again_and_no_thread_keeps_the_process_alive():
+    began, go_on = threading.Event(), threading.Event()
+    calls = []
+
+    def stuck(event, context):
+        calls.append(len(event))
+        began.set()
+        go_on.wait(30)
+        raise TimeoutError("too late")
+
+    with LocalBedrock(guess, functions={ARN: stuck}, group=1) as server, client_of(server) as client:
+        before = set(threading.enumerate())
+        create(client)
+        assert began.wait(30)
+        new = set(threading.enumerate()) - before
+    go_on.set()
+
+    assert new
+    assert all(thread.daemon for thread in new)
+    for thread in new:
+        thread.join(10)
+    assert calls == [10]
+
+
 def test_cancel_when_the_job_has_ended_then_it_is_refused():
     with LOCAL(guess) as server, client_of(server) as client:
         job = create(client)
@@ -441,6 +466,32 @@ def test_kill_when_a_job_runs_then_another_server_with_its_database_ends_it(tmp_
 
     assert after[: len(before)] == before
     assert [event.data for event in after if event.type == "metrics"] == [event.data for event in undisturbed()]
+
+
+def test_db_when_the_disk_is_full_then_the_job_waits_and_goes_on_after_a_restart(caplog):
+    entered, go_on = threading.Event(), threading.Event()
+
+    def waiting(request):
+        entered.set()
+        go_on.wait(30)
+        return guess(request)
+
+    with LOCAL(waiting) as server, client_of(server) as client:
+        job = create(client)
+        assert entered.wait(30)
+        store = server._serving.store
+        with store._transaction() as db:
+            pages = db.execute("PRAGMA max_page_count = 1").fetchone()[0]  # SQLite takes the pages that it has
+        with pytest.raises(openai.InternalServerError, match="full"):
+            upload(client, b"x" * 100_000)
+        go_on.set()
+        wait_until(lambda: "the next server goes on with the job" in caplog.text)
+        assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
+        with store._transaction() as db:
+            assert pages < db.execute("PRAGMA max_page_count = 1000000").fetchone()[0]
+        server.restart()
+        assert ended(client, job)["status"] == "succeeded"
+        assert metrics(client, job) == [event.data for event in undisturbed()]
 
 
 def test_db_when_it_is_another_file_then_it_is_refused(tmp_path):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType
 
 from aws_rft_sdk.jobs.graders import Grader, plan_deploy
@@ -36,7 +37,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 def solve(request: dict) -> str:
     """Answer every question right."""
     asked = request["messages"][-1]["content"]
-    return next(row["answer"] for row in problems.problems() if asked.startswith(row["question"]))
+    return next(row["answer"] for row in problems.problems(140) if asked.startswith(row["question"]))
 
 
 def test_example_when_a_stand_in_runs_then_six_steps_end_in_a_chat_with_the_tuned_model():
@@ -46,14 +47,18 @@ def test_example_when_a_stand_in_runs_then_six_steps_end_in_a_chat_with_the_tune
     assert result.returncode == 0, result.stdout + result.stderr
     assert [int(step) for step in re.findall(r"step (\d+)/30  reward 1.000", result.stdout)] == list(range(1, 31))
     assert re.search(r"ft:openai.gpt-oss-20b:\S+ says:", result.stdout)
-    assert result.stdout.rstrip().endswith(problems.problems()[0]["answer"].splitlines()[-1])
+    assert result.stdout.rstrip().endswith(problems.problems(140)[120]["answer"].splitlines()[-1])
 
 
-def test_example_when_nothing_runs_yet_then_one_command_does_it_all():
+def test_example_when_nothing_runs_yet_then_one_command_does_it_all_and_the_tuned_model_is_better():
     result = run("--local")
 
     assert result.returncode == 0, result.stdout + result.stderr
-    assert result.stdout.count("  reward 0.") == 30
+    rewards = [float(reward) for reward in re.findall(r"step \d+/30  reward (\S+)", result.stdout)]
+    assert len(rewards) == 30
+    assert fmean(rewards[-5:]) > fmean(rewards[:3]) + 0.3
+    base, tuned = map(int, re.findall(r"of 20 new problems \S+ solves (\d+), the tuned model (\d+)", result.stdout)[0])
+    assert tuned > base + 6
 
 
 def test_grader_when_it_is_deployed_then_its_package_can_be_built():

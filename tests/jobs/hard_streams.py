@@ -221,6 +221,43 @@ HARD_STREAMS: dict[str, tuple[Make, set[str]]] = {
         ),
         set(),
     ),
+    # Found by a reviewer's own runs
+    "validation sinks slowly": (
+        lambda r: validated(r, points((0, 0.5), (0.4, 0.65), (1, 0.54)), n=120, every=10, noise=0.01),
+        {"overfitting"},
+    ),
+    "saturated within a fifth of the run": (
+        lambda r: run(r, 100, reward=points((0, 0.6), (0.18, 0.985), (1, 0.99)), noise=0.01),
+        {"reward_saturated"},
+    ),
+    "solved by a third of the run": (
+        lambda r: run(r, 100, reward=points((0, 0.5), (0.35, 0.97), (1, 0.98)), noise=0.01),
+        set(),
+    ),
+    "lengths explode in the last steps": (
+        lambda r: run(
+            r, 100, reward=points((0, 0.4), (0.6, 0.8), (1, 0.8)), length=points((0, 500), (0.85, 500), (1, 2500))
+        ),
+        {"length_growth"},
+    ),
+    "spike among noisy gradients": (lambda r: spiked(run(r, 120, grad_noise=0.4), [80], 40), {"gradient_spike"}),
+    "entropy rises, then collapses": (
+        lambda r: run(r, 100, reward=rise(0.4, 0.7), entropy=points((0, 0.3), (0.4, 1.0), (0.7, 0.06), (1, 0.04))),
+        {"entropy_collapse"},
+    ),
+    "entropy rises and comes back": (lambda r: run(r, 100, entropy=points((0, 0.3), (0.4, 0.9), (1, 0.28))), set()),
+    "entropy falls to an eighth": (
+        lambda r: run(r, 100, reward=rise(0.4, 0.7), entropy=points((0, 0.62), (0.6, 0.08), (1, 0.075))),
+        {"entropy_collapse"},
+    ),
+    "grader breaks near the end": (
+        lambda r: run(r, 100, reward=lambda x: 0.4 + 0.4 * x if x < 0.8 else 0.0, noise=0.03),
+        {"reward_falling"},
+    ),
+    "first step logged, then every tenth": (
+        lambda r: [replace(s, step=max(10 * (s.step - 1), 1)) for s in run(r, 31)],
+        set(),
+    ),
     "collapse within the first steps": (
         lambda r: run(r, entropy=lambda x: max(0.05, 0.62 * math.exp(-17 * x))),
         {"entropy_collapse"},

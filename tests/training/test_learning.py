@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import json
 import math
+import os
+import re
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from click.testing import CliRunner
 
 from aws_rft_sdk.cli import main
+from aws_rft_sdk.cli._sparkline import sparkline
+from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.handler import rft_handler
+from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 from aws_rft_sdk.rollout import run
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
@@ -40,6 +52,43 @@ def test_learn_when_the_control_must_fail_then_nothing_is_learnt(control: str) -
         assert course.table_after == course.table_before
         assert course.after == course.before
         assert all(step.dead_group_share == 1.0 for step in course.steps)
+
+
+@pytest.mark.parametrize("rewards_differ", [False, True], ids=["equal rewards", "honest rewards"])
+def test_learn_when_a_fifth_of_the_rollouts_crash_then_they_are_left_out_and_count_for_nothing(
+    rewards_differ: bool,
+) -> None:
+    calls = itertools.count()
+
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> float | None:
+        task = unpack(payload["prompt"])
+        answer = await arithmetic.solve(str(task))
+        if next(calls) % 5 == 0:
+            raise RuntimeError("the tool server is gone")
+        return evaluate(gsm8k, Rollout.of_answer(answer, task.ground_truth)).reward if rewards_differ else 1.0
+
+    told: list[int] = []
+    course = learn(handler=handler, tell=lambda step, rewarded: told.append(rewarded), **SHORT)
+
+    size = SHORT["prompts"] * SHORT["group_size"]
+    assert sum(told) == pytest.approx(0.8 * size * len(told), abs=1)
+    if rewards_differ:
+        assert course.after > course.before + 0.3
+    else:  # were a crash a 0, its group would have unequal rewards, and the table would change
+        assert course.table_after == course.table_before
+
+
+def test_learn_when_all_rollouts_crash_then_nothing_is_learnt_and_the_steps_say_nothing() -> None:
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> float:
+        await arithmetic.solve(str(unpack(payload["prompt"])))
+        raise RuntimeError("the tool server is gone")
+
+    course = learn(handler=handler, **{**SHORT, "steps": 1, "held_out": 5})
+
+    assert course.table_after == course.table_before
+    assert (course.steps[0].reward_mean, course.steps[0].dead_group_share) == (None, None)
 
 
 def test_learn_when_repeated_with_the_seed_then_the_course_is_the_same(tmp_path: Path) -> None:
@@ -139,6 +188,57 @@ def test_demo_when_run_then_other_commands_read_its_folders(tmp_path: Path) -> N
     assert metrics.exit_code == 0, metrics.stderr
     steps = [json.loads(line) for line in (out / "rewarded" / "steps.jsonl").read_text().splitlines()]
     assert [step["step"] for step in steps] == list(range(1, 11))
+    (curve,) = ElementTree.parse(out / "curves.svg").iter("{http://www.w3.org/2000/svg}polyline")
+    assert len(curve.attrib["points"].split()) == 10
+    again = CliRunner().invoke(main, ["demo", "--out", str(out)])
+    assert (again.exit_code, "give another folder with --out" in again.stderr) == (2, True)
+
+
+def demo(tmp_path: Path, **options: Any) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-W", "ignore", "-m", "aws_rft_sdk", "demo", "--out", str(tmp_path / "demo")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **options)
+
+
+def test_demo_when_interrupted_then_it_says_where_the_records_are_and_nothing_else(tmp_path: Path) -> None:
+    with demo(tmp_path, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        said = [process.stderr.readline().decode(), process.stderr.readline().decode()]
+        process.send_signal(signal.SIGINT)
+        out, rest = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert out == b""
+    lines = [*said, *rest.decode().splitlines()]
+    assert [line for line in lines[1:-1] if not line.startswith("  step")] == []
+    assert lines[-1] == f"stopped. What was recorded until now is in {tmp_path / 'demo'}"
+    assert (tmp_path / "demo" / "rewarded" / "steps.jsonl").read_text().startswith('{"step": 1')
+
+
+@pytest.mark.parametrize(("encoding", "bars"), [("utf-8", "▁▄█"), ("ascii", "_-#"), ("no-such", "_-#")])
+def test_sparkline_when_the_terminal_lacks_bars_then_ascii_characters_are_drawn(encoding: str, bars: str) -> None:
+    assert sparkline([0.0, 0.45, 1.0], encoding, low=0.0, high=1.0) == bars
+    assert sparkline([3.0] * 50, encoding) == bars[0] * 40
+    assert sparkline([], encoding) == ""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo terminals here")
+def test_demo_when_in_a_narrow_ascii_terminal_then_a_view_is_shown_and_no_line_is_too_long(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm", "PYTHONIOENCODING": "ascii"}
+    with demo(tmp_path, stderr=theirs, env=environment) as process:
+        os.close(theirs)
+        view = b""
+        while b"step" not in view or b"rollouts/s" not in view:
+            view += os.read(ours, 65536)
+        os.killpg(process.pid, signal.SIGINT)
+        with contextlib.suppress(OSError):  # Linux says so at the end
+            while more := os.read(ours, 65536):
+                view += more
+        assert process.wait(60) == 130
+    os.close(ours)
+    assert b"Traceback" not in view
+    assert b"success" in view
+    shown = [re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", line) for line in view.splitlines()[1:-1]]
+    assert max(map(len, shown)) <= 60
 
 
 def test_controls_when_listed_then_the_ones_of_the_command() -> None:

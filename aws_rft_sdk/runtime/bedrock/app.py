@@ -29,7 +29,7 @@ from aws_rft_sdk.runtime.bedrock.store import ENDED, Doc, Event, JobEndedError, 
 from aws_rft_sdk.runtime.bedrock.training import Jobs
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
 from aws_rft_sdk.runtime.inference import RESPONSES_PATH, AnsweredError, Inquiry, sample
-from aws_rft_sdk.runtime.policies import Call, Workers
+from aws_rft_sdk.runtime.policies import Call
 from aws_rft_sdk.wire import CHAT_COMPLETIONS_PATH
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,6 @@ FUNCTIONS_PREFIX = "/2015-03-31/functions/"
 _FUNCTIONS_SUFFIX = "/invocations"
 _ROUTES = {"/v1/files": "files", "/v1/fine_tuning": "jobs", FUNCTIONS_PREFIX: "functions"}
 """The names that `Fault.route` has for paths. All other paths are those of inference."""
-_CONCURRENT_INVOCATIONS = 256
 
 
 class Door:
@@ -65,7 +64,6 @@ class Door:
         self._api_verifier, self._lambda_verifier = verifiers
         self._faults = faults
         self._die = die
-        self._workers = Workers(_CONCURRENT_INVOCATIONS, "aws-rft-invoke")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one call."""
@@ -109,10 +107,6 @@ class Door:
                 raise
             raise _unauthenticated(refusal.message) from None
 
-    def close(self) -> None:
-        """Let the threads end, without waiting for functions in progress."""
-        self._workers.close()
-
     async def _api(self, scope: Scope, body: bytes, send: Send) -> None:
         async def receive() -> Message:
             return {"type": "http.request", "body": body, "more_body": False}
@@ -128,7 +122,7 @@ class Door:
         kind = next((value for key, value in scope["headers"] if key == b"x-amz-invocation-type"), b"RequestResponse")
         if kind != b"RequestResponse":
             raise Refusal(400, f"InvocationType {kind.decode('latin-1')!r:.40} is not served: use RequestResponse")
-        invocation = await self._workers.run(functools.partial(self._functions.invoke, name, body))
+        invocation = await self._functions.invoke(name, body)
         headers = [(b"x-amz-executed-version", b"$LATEST")]
         if invocation.error is not None:
             headers.append((b"x-amz-function-error", invocation.error.encode()))

@@ -52,6 +52,7 @@ def _read_row(line: str) -> Row:
         raise DatasetError("the line is empty")
     try:
         row = json.loads(line, parse_constant=_no_constant)
+        json.dumps(row, allow_nan=False)  # 1e400 is read as infinity, which no grader could be sent
     except (ValueError, RecursionError) as error:
         raise DatasetError(f"no JSON ({error})") from None
     if not isinstance(row, dict):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
+import functools
 import json
 import re
-import threading
 import time
 import traceback
 import uuid
@@ -14,10 +15,12 @@ from typing import Any, NamedTuple
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.answers import Refusal
+from aws_rft_sdk.runtime.policies import Workers
 
 MAX_PAYLOAD_BYTES = 6 * 1024 * 1024
 """Largest event and largest reply of a synchronous invocation."""
 MAX_TIMEOUT_SECONDS = 900
+_CONCURRENT_INVOCATIONS = 1000  # an account's default
 
 LambdaHandler = Callable[[Any, Any], object]
 """Gets the event and a context, and returns something that JSON can express."""
@@ -80,6 +83,8 @@ class Functions:
 
     Raises:
         ConfigurationError: A name is no name of a function, or a handler cannot be called.
+
+    Concurrency: call it in the server's event loop.
     """
 
     def __init__(self, handlers: Mapping[str, LambdaHandler], *, timeout_seconds: float, region: str) -> None:
@@ -91,11 +96,12 @@ class Functions:
         self._handlers = {_plain(name): handler for name, handler in handlers.items()}
         self._timeout_seconds = timeout_seconds
         self._region = region
+        self._workers: Workers | None = None
 
-    def invoke(self, function: str, payload: bytes) -> Invocation:
-        """Run a function, and wait for it as long as its timeout allows.
+    async def invoke(self, function: str, payload: bytes) -> Invocation:
+        """Run a function in a thread, and wait for it as long as its timeout allows.
 
-        A function that runs into the timeout keeps its thread, but its reply is dropped.
+        A function that runs into the timeout, or whose caller is cancelled, keeps its thread. Its reply is dropped.
 
         Raises:
             Refusal: 404 if there is no such function, 400 if the payload is no JSON, 413 if it is larger than 6 MB.
@@ -104,24 +110,22 @@ class Functions:
         if len(payload) > MAX_PAYLOAD_BYTES:
             text = f"Request must be smaller than {MAX_PAYLOAD_BYTES} bytes for the InvokeFunction operation"
             raise Refusal(413, text, code="RequestTooLargeException")
-        try:
-            event = json.loads(payload or b"{}")
-        except (ValueError, RecursionError) as error:
-            text = f"Could not parse request body into json: {error}"
-            raise Refusal(400, text, code="InvalidRequestContentException") from None
         context = Context(name, arn, self._timeout_seconds)
-        results: list[Invocation] = []
+        if self._workers is None:
+            self._workers = Workers(_CONCURRENT_INVOCATIONS, "aws-rft-lambda")
         # In the caller's context, so that what the handler prints goes where the caller sends prints.
-        run = contextvars.copy_context().run
-        thread = threading.Thread(
-            target=lambda: results.append(run(_run, handler, event, context)), name=f"lambda-{name}", daemon=True
-        )
-        thread.start()
-        thread.join(self._timeout_seconds)
-        if not results:
+        run = functools.partial(contextvars.copy_context().run, _run, handler, payload, context)
+        try:
+            return await asyncio.wait_for(self._workers.run(run), self._timeout_seconds)
+        except asyncio.TimeoutError:
             seconds = f"Task timed out after {self._timeout_seconds:.2f} seconds"
             return _failure("Sandbox.Timedout", f"RequestId: {context.aws_request_id} Error: {seconds}")
-        return results[0]
+
+    def close(self) -> None:
+        """Let the threads end, without waiting for functions in progress."""
+        if self._workers is not None:
+            self._workers.close()
+            self._workers = None
 
     def _find(self, function: str) -> tuple[str, str, LambdaHandler]:
         match = _ARN.fullmatch(function) or _NAME.fullmatch(function)
@@ -145,7 +149,12 @@ def _plain(function: str) -> str:
     return function.removesuffix(f":{match['qualifier']}") if match is not None and match["qualifier"] else function
 
 
-def _run(handler: LambdaHandler, event: Any, context: Context) -> Invocation:
+def _run(handler: LambdaHandler, payload: bytes, context: Context) -> Invocation:
+    try:
+        event = json.loads(payload or b"{}")
+    except (ValueError, RecursionError) as error:
+        text = f"Could not parse request body into json: {error}"
+        raise Refusal(400, text, code="InvalidRequestContentException") from None
     try:
         reply = handler(event, context)
     except BaseException as error:  # a handler that exits ends its sandbox, not this server

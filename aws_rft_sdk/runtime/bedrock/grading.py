@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal, NamedTuple, get_args
 
 from aws_rft_sdk._checks import is_number
@@ -63,23 +62,25 @@ def make_sample(
     return {**sample, **extras}
 
 
-def grade(
-    functions: Functions, function: str, samples: Sequence[dict[str, JSON]], ended: threading.Event
-) -> list[Score]:
+async def grade(functions: Functions, function: str, samples: Sequence[dict[str, JSON]]) -> list[Score]:
     """Return the score of each sample. A failed invocation is repeated up to three times.
 
     Args:
         functions: The functions.
         function: ARN of the grader.
         samples: The elements of its events.
-        ended: Ends the pauses between repetitions.
 
     Raises:
         GraderError: The grader failed, or its reply cannot be used.
     """
-    with ThreadPoolExecutor(_CONCURRENT_INVOCATIONS) as pool:
-        graded = pool.map(lambda batch: _grade_batch(functions, function, batch, ended), _batches(samples))
-        return [score for scores in graded for score in scores]
+    gate = asyncio.Semaphore(_CONCURRENT_INVOCATIONS)
+
+    async def one(batch: list[dict[str, JSON]]) -> list[Score]:
+        async with gate:
+            return await _grade_batch(functions, function, batch)
+
+    graded = await asyncio.gather(*map(one, _batches(samples)))
+    return [score for scores in graded for score in scores]
 
 
 def _batches(samples: Sequence[dict[str, JSON]]) -> list[list[dict[str, JSON]]]:
@@ -95,19 +96,17 @@ def _batches(samples: Sequence[dict[str, JSON]]) -> list[list[dict[str, JSON]]]:
     return batches
 
 
-def _grade_batch(
-    functions: Functions, function: str, batch: list[dict[str, JSON]], ended: threading.Event
-) -> list[Score]:
+async def _grade_batch(functions: Functions, function: str, batch: list[dict[str, JSON]]) -> list[Score]:
     payload = json.dumps(batch).encode()
     for attempt in range(MAX_RETRIES + 1):
         try:
-            invocation = functions.invoke(function, payload)
+            invocation = await functions.invoke(function, payload)
         except Refusal as refusal:
             raise GraderError(f"the grader {function} cannot be invoked: {refusal.message}") from None
         if invocation.error is None:
             return read_reply(invocation.payload, [str(sample["id"]) for sample in batch])
         if attempt < MAX_RETRIES:
-            ended.wait(_PAUSE_SECONDS[attempt])
+            await asyncio.sleep(_PAUSE_SECONDS[attempt])
     error = json.loads(invocation.payload)
     raise GraderError(
         f"the grader {function} failed {MAX_RETRIES + 1} times in a row, "

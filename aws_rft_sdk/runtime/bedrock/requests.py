@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from starlette.datastructures import QueryParams
 
+from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.bedrock.errors import ApiRefusal
@@ -46,6 +47,10 @@ def read_job(body: bytes) -> JobRequest:
         fields = read_object(body)
     except Refusal as refusal:
         raise ApiRefusal(400, refusal.message) from None
+    try:
+        json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+    except ValueError as error:  # such as 1e400, or half of a surrogate pair: the job could not be answered with
+        raise ApiRefusal(400, f"The body holds what JSON cannot express: {error}") from None
     if fields.get("suffix") is not None:
         raise _wrong("suffix", "is not supported by Bedrock; leave it out")
     if fields.get("hyperparameters") is not None:
@@ -123,8 +128,7 @@ def _read_hyperparameters(given: object) -> dict[str, float]:
         if value in (None, "auto") or name in _NO_EFFECT:
             continue
         whole = name != "learning_rate_multiplier"
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value <= 0 or (whole and value != int(value)):
+        if not is_number(value) or value <= 0 or (whole and value != int(value)):
             kind = "a whole number above 0" if whole else "a number above 0"
             raise _wrong(f"{path}.{name}", f'must be {kind} or "auto", not {value!r:.80}')
         values[name] = int(value) if whole else float(value)
@@ -138,7 +142,7 @@ def page(items: list[dict[str, JSON]], query: QueryParams, *, default: int) -> d
         ApiRefusal: 400 if the limit is out of range, or `after` is the id of no item.
     """
     limit = query.get("limit", str(default))
-    if not (limit.isascii() and limit.isdigit() and 1 <= int(limit) <= MAX_PAGE):
+    if not (limit.isascii() and limit.isdigit() and len(limit) <= 9 and 1 <= int(limit) <= MAX_PAGE):
         raise _wrong("limit", f"must be a whole number from 1 to {MAX_PAGE}, not {limit!r:.40}")
     start = 0
     if after := query.get("after"):

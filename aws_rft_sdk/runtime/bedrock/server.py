@@ -40,12 +40,7 @@ _MAX_GROUP = 64
 
 class _Serving(NamedTuple):
     store: Store
-    jobs: Jobs
     server: ServerThread
-
-    def stop(self) -> None:
-        self.jobs.stop()
-        self.server.stop()
 
 
 class LocalBedrock:
@@ -159,21 +154,22 @@ class LocalBedrock:
         api = Api(store, jobs, models, newest_first=self._newest_first)
 
         def die() -> None:
-            jobs.stop(wait=False)
+            jobs.stop()
             server.die()
 
         door = Door(api.make_app(), self._functions, self._verifiers, self._faults, die)
         config = make_config(door, drain_seconds=_DRAIN_SECONDS, certfile=None, keyfile=None)
 
         async def close() -> None:
-            door.close()
+            jobs.stop()
+            self._functions.close()
             await models.aclose()
 
-        server = ServerThread(config, listener, jobs.attach, close)
+        server = ServerThread(config, listener, lambda loop: jobs.go_on(), close)
         server.start()
-        self._port, self._serving = listener.getsockname()[1], _Serving(store, jobs, server)
+        self._port, self._serving = listener.getsockname()[1], _Serving(store, server)
         # A server that nobody stopped must not keep its threads and port for the rest of the process.
-        weakref.finalize(self, self._serving.stop)
+        weakref.finalize(self, server.stop)
 
     def stop(self) -> None:
         """Stop accepting calls, wait up to 5 s for those in progress, and release port and database.
@@ -186,7 +182,7 @@ class LocalBedrock:
                 return
             self._stopped = True
             try:
-                self._serving.stop()
+                self._serving.server.stop()
             finally:
                 self._serving.store.close()
                 self._wanted.set()
@@ -203,7 +199,7 @@ class LocalBedrock:
         with self._lock:
             if self._serving is None or self._stopped:
                 raise RuntimeError("this LocalBedrock is not running")
-            self._serving.stop()
+            self._serving.server.stop()
             self._serve(listen(self._port, HOST), self._serving.store)
 
     def __enter__(self) -> LocalBedrock:

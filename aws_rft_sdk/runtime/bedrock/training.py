@@ -7,13 +7,13 @@ the step after the last complete one, and no step is lost or done twice.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import logging
+import sqlite3
 import statistics
-import threading
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
@@ -27,19 +27,17 @@ from aws_rft_sdk.runtime.bedrock.store import CheckpointRow, Event, JobEndedErro
 from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, Trainer, TrainingStep, Update
 from aws_rft_sdk.runtime.decode import Tracking
 from aws_rft_sdk.runtime.inference import Inquiry, ask, read_whole
-from aws_rft_sdk.runtime.policies import Call
+from aws_rft_sdk.runtime.policies import Call, Workers
 from aws_rft_sdk.wire import CHAT_COMPLETIONS_PATH
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 CHECKPOINTS = 4
 """Checkpoints of a job, evenly spread over its steps, as in the walkthrough."""
 _CONCURRENT_SAMPLES = 64
 _STD_FLOOR = 1e-4  # what TRL adds to the standard deviation of a group
 _ACTOR_METRICS = ("entropy", "pg_loss", "grad_norm")
-_STOP_SECONDS = 2.0
+_TRAINERS = 64  # jobs in which a trainer learns at the same time
 _TEMPERATURE = 1.0
 
 
@@ -58,7 +56,7 @@ class JobFailure(Exception):
 
 
 class Jobs:
-    """Runs each job in a thread of its own.
+    """Runs each job as a task of the server's event loop.
 
     Args:
         store: Holds the jobs.
@@ -67,6 +65,8 @@ class Jobs:
         trainer: Learns between the steps. None if nothing learns.
         group: Samples of each prompt.
         grader_input: Where graders find the reference answer.
+
+    Concurrency: call it in the server's event loop.
     """
 
     def __init__(
@@ -79,26 +79,21 @@ class Jobs:
         group: int,
         grader_input: GraderInput,
     ) -> None:
-        self.store, self.models, self.functions, self.trainer = store, models, functions, trainer
-        self.group, self.grader_input = group, grader_input
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._running: dict[str, _Run] = {}
-        self._stopped = False
+        self._store, self._models, self._functions, self._trainer = store, models, functions, trainer
+        self._group, self._grader_input = group, grader_input
+        self._workers = Workers(_TRAINERS, "aws-rft-trainer")
+        self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Take the event loop that policies answer in, and go on with the jobs that have not ended."""
-        self._loop = loop
-        for doc in self.store.all("jobs"):
+    def go_on(self) -> None:
+        """Go on with the jobs that have not ended."""
+        for doc in self._store.all("jobs"):
             if doc["finished_at"] is None:
                 self.start(str(doc["id"]))
 
     def start(self, job_id: str) -> None:
-        """Run a job, unless the server stops: then the next one runs it."""
-        assert self._loop is not None  # noqa: S101 - attached before the first call arrives
-        if self._stopped:
-            return
-        self._running[job_id] = run = _Run(self, job_id, self._loop)
-        run.start()
+        """Run a job."""
+        self._tasks[job_id] = task = asyncio.create_task(self._run(job_id))
+        task.add_done_callback(lambda _: self._tasks.pop(job_id, None))
 
     def cancel(self, job_id: str) -> dict[str, JSON]:
         """End a job as cancelled. Returns the job.
@@ -106,90 +101,61 @@ class Jobs:
         Raises:
             JobEndedError: It has ended already.
         """
-        doc = self.store.advance(job_id, [Event("Fine-tuning job cancelled", "warn")], status="cancelled")
-        if run := self._running.get(job_id):
-            run.end()
+        doc = self._store.advance(job_id, [Event("Fine-tuning job cancelled", "warn")], status="cancelled")
+        if task := self._tasks.get(job_id):
+            task.cancel()
         return doc
 
-    def forget(self, job_id: str) -> None:
-        """Drop the thread of a job that has ended."""
-        self._running.pop(job_id, None)
+    def stop(self) -> None:
+        """End all tasks, and leave the jobs as they are. A trainer in the middle of a step is not waited for."""
+        for task in self._tasks.values():
+            task.cancel()
+        self._workers.close()
 
-    def stop(self, *, wait: bool = True) -> None:
-        """End all threads and leave the jobs as they are. Waits up to 2 s for those in the middle of a step."""
-        self._stopped = True
-        runs = list(self._running.values())
-        for run in runs:
-            run.end()
-        for run in runs if wait else ():
-            run.join(_STOP_SECONDS)
-        self._running.clear()
-
-
-class _Run(threading.Thread):
-    """One job, from wherever it stands to its end."""
-
-    def __init__(self, jobs: Jobs, job_id: str, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(name=f"aws-rft-{job_id}", daemon=True)
-        self._jobs, self._store, self._id, self._loop = jobs, jobs.store, job_id, loop
-        self._ended = threading.Event()
-        self._lock = threading.Lock()
-        self._waiting_for: Future[Any] | None = None
-
-    def end(self) -> None:
-        """Let the thread end. Nothing is written any more."""
-        self._ended.set()
-        with self._lock:
-            if self._waiting_for is not None:
-                self._waiting_for.cancel()
-
-    def run(self) -> None:
-        """Run the job to its end, unless it is ended from outside."""
+    async def _run(self, job_id: str) -> None:
+        """Run a job to its end, from wherever it stands."""
         try:
             try:
-                self._train()
+                await self._train(job_id)
             except JobFailure as failure:
-                self._fail(failure)
-            except (JobEndedError, CancelledError):
+                self._fail(job_id, failure)
+            except (JobEndedError, sqlite3.Error):
                 raise
             except Exception as error:
-                logger.exception("job=<%s> | the job failed", self._id)
-                self._fail(JobFailure("server_error", f"{type(error).__name__}: {error}"))
-        except (JobEndedError, CancelledError):
+                logger.exception("job=<%s> | the job failed", job_id)
+                self._fail(job_id, JobFailure("server_error", f"{type(error).__name__}: {error}"))
+        except JobEndedError:
             pass  # cancelled, or the server has stopped
-        finally:
-            self._jobs.forget(self._id)
+        except sqlite3.Error:  # the disk may be full, which is not the job's fault
+            logger.exception("job=<%s> | the database cannot be used; the next server goes on with the job", job_id)
 
-    def _fail(self, failure: JobFailure) -> None:
+    def _fail(self, job_id: str, failure: JobFailure) -> None:
         text = f"Fine-tuning job failed: {failure}"
-        self._advance([Event(text, "error")], status="failed", error=failure.error)
+        self._store.advance(job_id, [Event(text, "error")], status="failed", error=failure.error)
 
-    def _advance(self, events: Sequence[Event], **changes: Any) -> None:
-        with self._lock:
-            if self._ended.is_set():
-                raise JobEndedError
-            self._store.advance(self._id, events, **changes)
-
-    def _train(self) -> None:
-        doc = self._store.get("jobs", self._id)
+    async def _train(self, job_id: str) -> None:
+        doc = self._store.get("jobs", job_id)
         assert doc is not None  # noqa: S101 - jobs are never deleted; for the type checker
-        rows = self._read_files(doc)
+        rows = await self._workers.run(functools.partial(self._read_files, doc))
         settings: dict[str, float] = doc["hyperparameters"]
-        batches = list(_batches(rows, int(settings["n_epochs"]), int(settings["batch_size"])))
+        size = int(settings["batch_size"])
+        total = int(settings["n_epochs"]) * -(-len(rows) // size)
         if doc["status"] == "validating_files":
-            self._advance([Event("Files validated, the job is queued")], status="queued")
-            doc["status"] = "queued"
+            doc = self._store.advance(job_id, [Event("Files validated, the job is queued")], status="queued")
         if doc["status"] == "queued":
-            self._advance([Event("Fine-tuning job started")], status="running")
-        done, state = self._store.progress(self._id)
-        marks = {round(len(batches) * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)}
-        for number, batch in enumerate(batches[done:], done + 1):
-            groups = self._graded(doc, batch, state)
-            step = TrainingStep(self._id, number, len(batches), settings, int(doc["seed"]), groups)
-            update = None if self._jobs.trainer is None else self._jobs.trainer.step(state, step)
+            self._store.advance(job_id, [Event("Fine-tuning job started")], status="running")
+        done, state = self._store.progress(job_id)
+        marks = {round(total * part / CHECKPOINTS) for part in range(1, CHECKPOINTS + 1)}
+        for number in range(done + 1, total + 1):
+            groups = await self._graded(doc, _batch(rows, size, number), state)
+            step = TrainingStep(job_id, number, total, settings, int(doc["seed"]), groups)
+            update: Update | None = None
+            if self._trainer is not None:
+                update = await self._workers.run(functools.partial(self._trainer.step, state, step))
             state = None if update is None else update.state
             self._finish_step(doc, step, update, is_mark=number in marks)
-        self._advance([Event("The job has successfully completed")], status="succeeded", fine_tuned_model=_tuned(doc))
+        completed = [Event("The job has successfully completed")]
+        self._store.advance(job_id, completed, status="succeeded", fine_tuned_model=_tuned(doc))
 
     def _read_files(self, doc: Mapping[str, Any]) -> list[Row]:
         rows: dict[str, list[Row]] = {}
@@ -203,17 +169,17 @@ class _Run(threading.Thread):
 
     # --- one step ----------------------------------------------------------------------------------------------------
 
-    def _graded(self, doc: Mapping[str, Any], batch: list[tuple[str, Row]], state: bytes | None) -> list[Group]:
-        width = self._jobs.group
+    async def _graded(self, doc: Mapping[str, Any], batch: list[tuple[str, Row]], state: bytes | None) -> list[Group]:
+        width = self._group
         asked = [(row, f"{name}-{number}") for name, row in batch for number in range(width)]
-        completions = self._in_loop(self._sampled([(name, _request(doc, name, row)) for row, name in asked], state))
+        completions = await self._sampled([(name, _request(doc, name, row)) for row, name in asked], state)
         samples = [
-            make_sample(row, _grader_id(row, name), completion["choices"][0]["message"], self._jobs.grader_input)
+            make_sample(row, _grader_id(row, name), completion["choices"][0]["message"], self._grader_input)
             for (row, name), completion in zip(asked, completions, strict=True)
         ]
         function = doc["method"]["reinforcement"]["grader"]["lambda"]["function"]
         try:
-            scores = grade(self._jobs.functions, function, samples, self._ended)
+            scores = await grade(self._functions, function, samples)
         except GraderError as error:
             raise JobFailure("grader_error", str(error), "method.reinforcement.grader") from None
         return [
@@ -224,7 +190,7 @@ class _Run(threading.Thread):
     async def _sampled(
         self, requests: Sequence[tuple[str, dict[str, JSON]]], state: bytes | None
     ) -> list[Mapping[str, Any]]:
-        policy = await self._jobs.models.policy_at(state)
+        policy = await self._models.policy_at(state)
         gate = asyncio.Semaphore(_CONCURRENT_SAMPLES)
 
         async def one(name: str, request: dict[str, JSON]) -> Mapping[str, Any]:
@@ -241,14 +207,6 @@ class _Run(threading.Thread):
         except (Refusal, chat.AnswerError) as error:
             raise JobFailure("server_error", f"sampling failed: {error}") from error
 
-    def _in_loop(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        with self._lock:
-            if self._ended.is_set():
-                coroutine.close()
-                raise JobEndedError
-            self._waiting_for = future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return future.result()
-
     def _finish_step(self, doc: Mapping[str, Any], step: TrainingStep, update: Update | None, *, is_mark: bool) -> None:
         figures = {} if update is None else update.metrics
         for name, value in figures.items():
@@ -263,14 +221,13 @@ class _Run(threading.Thread):
             checkpoint = CheckpointRow(step.step, model, short)
             events.append(Event(f"Checkpoint created at step {step.step}: {model}"))
         state = None if update is None else update.state
-        self._advance(events, step=(step.step, state), checkpoint=checkpoint)
+        self._store.advance(step.job_id, events, step=(step.step, state), checkpoint=checkpoint)
 
 
-def _batches(rows: list[Row], epochs: int, size: int) -> Iterator[list[tuple[str, Row]]]:
-    """Yield the rows of each step with a name for each row, in the order of the file. The last batch may be smaller."""
-    for epoch in range(epochs):
-        for start in range(0, len(rows), size):
-            yield [(f"{epoch}-{start + offset}", row) for offset, row in enumerate(rows[start : start + size])]
+def _batch(rows: list[Row], size: int, step: int) -> list[tuple[str, Row]]:
+    """Return the rows of a step with a name for each row, in the order of the file. An epoch's last may be smaller."""
+    epoch, part = divmod(step - 1, -(-len(rows) // size))
+    return [(f"{epoch}-{at}", rows[at]) for at in range(part * size, min((part + 1) * size, len(rows)))]
 
 
 def _request(doc: Mapping[str, Any], name: str, row: Row) -> dict[str, JSON]:
