@@ -90,7 +90,7 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     """
     job = job if isinstance(job, JobFile) else read_job(job)
     baseline = None if run is None else _baseline(Path(run))
-    place = "AWS" if endpoint is None else check_url(endpoint, "the endpoint")
+    place = "AWS" if endpoint is None else check_url(endpoint, "--endpoint")
     if job.config is None:
         return Plan((), job.problems, notes=job.notes, baseline=baseline, endpoint=place)
     asked = requests_of(job)
@@ -144,9 +144,8 @@ def submit(
     if planned.problems:
         raise JobConfigError(_listed(job.path, planned.problems), problems=planned.problems)
     asked = requests_of(job)
-    on, region = asked.config.job.on, asked.config.job.region
-    service: Any = jobs or open_jobs(on, region, endpoint)
-    where = f"--on {on}{_at(endpoint)}"
+    service: Any = jobs or open_jobs(asked.config.job.on, asked.config.job.region, endpoint)
+    where = service_words(job, endpoint)
     for item in asked.earlier(service, where):
         created(item)
     files: dict[str, str] = {}
@@ -164,6 +163,11 @@ def _listed(path: Path, problems: Sequence[Problem]) -> str:
         f"{found.path or path.name}: {found.rule} (it is {found.value!r:.100}; {found.source})" for found in problems
     ]
     return "\n".join([f"{path} has {plural(len(problems), 'problem')}, and nothing was sent:", *lines])
+
+
+def service_words(job: JobFile, endpoint: str | None) -> str:
+    """Return the options that name the service of a file on a command line. Returns "" if the file has problems."""
+    return f"--on {job.config.job.on}{_at(endpoint)}" if job.config else ""
 
 
 def _at(endpoint: str | None) -> str:
