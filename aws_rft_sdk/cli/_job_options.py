@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._output import reader_may_leave
 from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.services import open_jobs
 
@@ -33,6 +34,7 @@ def with_jobs(fn: Callable[..., None]) -> Callable[..., None]:
     @usage_errors
     @wraps(fn)
     def run(*args: Any, on: str, region: str | None, endpoint: str | None, **kwargs: Any) -> None:
-        fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
+        with reader_may_leave():
+            fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
 
     return run

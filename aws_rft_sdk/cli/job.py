@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from rich.console import Console
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, with_jobs
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
 from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
-from aws_rft_sdk.jobs.planning import Plan
+from aws_rft_sdk.jobs.planning import Plan, service_words
 from aws_rft_sdk.jobs.planning import plan as make_plan
 from aws_rft_sdk.jobs.planning import submit as submit_job
-from aws_rft_sdk.jobs.reading import init_text
+from aws_rft_sdk.jobs.reading import init_text, read_job
 from aws_rft_sdk.jobs.services import Created, Jobs
 from aws_rft_sdk.jobs.types import Job
 
@@ -78,10 +79,11 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
     Exit status: 0, or 2 if the file has problems. They are printed all at once.
     """
     found = make_plan(file, run=run, endpoint=endpoint)
-    if as_json:
-        _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
-    else:
-        _print_plan(found)
+    with reader_may_leave():
+        if as_json:
+            _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        else:
+            _print_plan(found)
     ctx.exit(2 if found.problems else 0)
 
 
@@ -99,20 +101,22 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
     remove it. Exit status: 0, or 2 if the file has problems; then nothing was sent.
     """
     made: list[Created] = []
+    job = read_job(file)
 
     def tell(item: Created) -> None:
         made.append(item)
-        click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
+        with nullcontext() if as_json else reader_may_leave():  # `| head` must not stop it half-way
+            click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
 
     try:
-        done = submit_job(file, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
+        done = submit_job(job, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
     except JobConfigError as error:
         if not as_json or made:
             raise
         _echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
         ctx.exit(2)
     except BaseException as error:
-        _print_half_done(made, error, as_json)
+        _print_half_done(made, error, as_json, service_words(job, endpoint))
         raise
     if as_json:
         ids = {"job": done.job.id, "file": next(iter(done.files.values()), None), "files": dict(done.files)}
@@ -125,8 +129,8 @@ def _echo(text: str) -> None:
     click.echo(text, file=own_stdout())
 
 
-def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -> None:
-    """Print what exists although the command failed."""
+def _print_half_done(made: list[Created], error: BaseException, as_json: bool, where: str) -> None:
+    """Print what exists although the command failed. `where` names the service on a command line."""
     unsure = isinstance(error, KeyboardInterrupt) or (isinstance(error, ServiceError) and error.may_have_happened)
     if as_json:
         _echo(json.dumps({"created": [item._asdict() for item in made], "unsure": unsure}))
@@ -134,7 +138,10 @@ def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -
     for item in made:
         click.echo(f"{item.kind} {item.id} exists. Remove it with: {item.remove}", err=True)
     if unsure:
-        click.echo("The call that was interrupted may have taken effect. `aws-rft job list` shows the jobs.", err=True)
+        click.echo(
+            f"The last call may have taken effect all the same. See what is there with: aws-rft job list {where}",
+            err=True,
+        )
     elif not made:
         click.echo("Nothing was created.", err=True)
 

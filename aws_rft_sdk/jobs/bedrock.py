@@ -324,7 +324,6 @@ class BedrockJobs:
             "CreateInference",
             lambda client: _readable(
                 client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
-                None if stream else "output",
             ),
             repeat="unless late",
         )
@@ -347,7 +346,7 @@ def whole(pieces: Stream[ChatCompletionChunk]) -> Iterator[ChatCompletionChunk]:
         raise ServiceConnectionError(f"{_INFERENCE}: the connection broke before the answer was whole. Ask again")
 
 
-def _readable(answer: T, content: str | None) -> T:
+def _readable(answer: T, content: str | None = None) -> T:
     """Return an answer of a model. OpenAI's client takes any text, and objects without the content, for one."""
     if isinstance(answer, str) or (content is not None and getattr(answer, content, None) is None):
         raise unreadable("CreateInference")
