@@ -71,6 +71,7 @@ class World:
         self._app = DomainDispatcherApplication(create_backend_app)
         self._server = make_server("127.0.0.1", 0, self._answer, threaded=True, request_handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._session, self._clients = boto3.session.Session(), dict[str, Any]()
         self._beside = tempfile.TemporaryDirectory()
         for package in _BESIDE:
             origin = Path(str(importlib.util.find_spec(package).origin))  # type: ignore[union-attr] # they are there
@@ -96,7 +97,9 @@ class World:
 
     def client(self, service: str) -> Any:
         keys = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "secret"}
-        return boto3.session.Session().client(service, endpoint_url=self.url, region_name=REGION, **keys)
+        if service not in self._clients:  # loading the model of a service takes longer than most calls
+            self._clients[service] = self._session.client(service, endpoint_url=self.url, region_name=REGION, **keys)
+        return self._clients[service]
 
     def _answer(self, environ: dict[str, Any], start: Callable[..., Any]) -> Iterable[bytes]:
         body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))

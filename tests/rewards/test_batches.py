@@ -61,9 +61,9 @@ def test_batch_when_more_rows_hang_than_there_are_threads_then_the_others_are_sc
     handler = reward_lambda(reward, floor=-1.0, concurrency=2)
     if in_a_thread:
         with ThreadPoolExecutor(1) as pool:
-            reply = pool.submit(handler, event, Context(700)).result(WAIT)
+            reply = pool.submit(handler, event, Context(1500)).result(WAIT)
     else:
-        reply = handler(event, Context(700))
+        reply = handler(event, Context(1500))
     released.set()
     assert scores(reply) == [-1.0] * 5 + [1.0] * 3
 

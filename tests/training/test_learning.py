@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
-import json
 import math
-import os
-import re
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from random import Random
 from typing import Any
-from xml.etree import ElementTree
 
 import pytest
-from click.testing import CliRunner
 
-from aws_rft_sdk.cli import main
-from aws_rft_sdk.cli._sparkline import sparkline
 from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.handler import rft_handler
@@ -32,7 +21,9 @@ from aws_rft_sdk.training import arithmetic
 from aws_rft_sdk.training.learning import CONTROLS, Course, learn, wilson
 from aws_rft_sdk.training.softmax import Choice, SoftmaxPolicy, Table, read_choices, softmax, update
 
-SHORT: dict[str, Any] = {"steps": 6, "prompts": 8, "group_size": 8, "held_out": 50, "learning_rate": 45.0}
+SHORT: dict[str, Any] = {"steps": 4, "prompts": 6, "group_size": 8, "held_out": 40, "learning_rate": 60.0}
+"""Enough to learn: without a fault success rises by 0.3 to 0.75 for 9 of the seeds 0 to 9, among them seed 0."""
+TINY = {**SHORT, "steps": 2, "prompts": 4, "group_size": 4, "held_out": 5}
 
 
 def solved(word: str) -> Table:
@@ -43,15 +34,19 @@ def solved(word: str) -> Table:
     return table
 
 
-@pytest.mark.parametrize("control", ["constant", "random", "shuffled_ids"])
+@pytest.mark.parametrize("control", ["random", "shuffled_ids"])
 def test_learn_when_the_control_must_fail_then_nothing_is_learnt(control: str) -> None:
     course = learn(control=control, **SHORT)
     assert abs(course.after - course.before) < 0.2
     assert not course.learned
-    if control == "constant":
-        assert course.table_after == course.table_before
-        assert course.after == course.before
-        assert all(step.dead_group_share == 1.0 for step in course.steps)
+
+
+def test_learn_when_the_reward_is_constant_then_nothing_changes() -> None:
+    course = learn(control="constant", **TINY)
+    assert course.table_after == course.table_before
+    assert course.after == course.before
+    assert not course.learned
+    assert all(step.dead_group_share == 1.0 for step in course.steps)
 
 
 @pytest.mark.parametrize("rewards_differ", [False, True], ids=["equal rewards", "honest rewards"])
@@ -92,11 +87,10 @@ def test_learn_when_all_rollouts_crash_then_nothing_is_learnt_and_the_steps_say_
 
 
 def test_learn_when_repeated_with_the_seed_then_the_course_is_the_same(tmp_path: Path) -> None:
-    short = {**SHORT, "steps": 2, "held_out": 5}
-    first, second = (learn(tmp_path / name, control="lost_rewards", seed=3, **short) for name in "ab")
+    first, second = (learn(tmp_path / name, control="lost_rewards", seed=3, **TINY) for name in "ab")
     assert (first.before, first.after) == (second.before, second.after)
     assert first.table_after == second.table_after
-    assert learn(seed=4, **short).table_after != first.table_after
+    assert learn(seed=4, **TINY).table_after != first.table_after
 
 
 def test_learn_when_the_control_is_unknown_then_the_known_ones_are_named() -> None:
@@ -173,72 +167,6 @@ def test_learned_when_asked_then_the_rise_is_large_and_no_chance(before: float, 
 def test_wilson_when_computed_then_it_is_the_published_interval() -> None:
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert wilson(0.0, 100) == pytest.approx((0.0, 0.0370), abs=1e-4)
-
-
-def test_demo_when_run_then_other_commands_read_its_folders(tmp_path: Path) -> None:
-    out = tmp_path / "demo"
-    result = CliRunner().invoke(main, ["demo", "--json", "--out", str(out)])
-    assert result.exit_code == 0, result.stderr
-    report = json.loads(result.stdout)
-    assert set(report) == {"runs", "seconds"}
-    assert set(report["runs"]) == {"rewarded"}
-    assert report["runs"]["rewarded"]["after"] > report["runs"]["rewarded"]["before"] + 0.3
-    assert report["runs"]["rewarded"]["rollouts"] == 960
-    metrics = CliRunner().invoke(main, ["metrics", str(out / "rewarded" / "train"), "--json"])
-    assert metrics.exit_code == 0, metrics.stderr
-    steps = [json.loads(line) for line in (out / "rewarded" / "steps.jsonl").read_text().splitlines()]
-    assert [step["step"] for step in steps] == list(range(1, 11))
-    (curve,) = ElementTree.parse(out / "curves.svg").iter("{http://www.w3.org/2000/svg}polyline")
-    assert len(curve.attrib["points"].split()) == 10
-    again = CliRunner().invoke(main, ["demo", "--out", str(out)])
-    assert (again.exit_code, "give another folder with --out" in again.stderr) == (2, True)
-
-
-def demo(tmp_path: Path, **options: Any) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-W", "ignore", "-m", "aws_rft_sdk", "demo", "--out", str(tmp_path / "demo")]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True, **options)
-
-
-def test_demo_when_interrupted_then_it_says_where_the_records_are_and_nothing_else(tmp_path: Path) -> None:
-    with demo(tmp_path, stderr=subprocess.PIPE) as process:
-        assert process.stderr is not None
-        said = [process.stderr.readline().decode(), process.stderr.readline().decode()]
-        process.send_signal(signal.SIGINT)
-        out, rest = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert out == b""
-    lines = [*said, *rest.decode().splitlines()]
-    assert [line for line in lines[1:-1] if not line.startswith("  step")] == []
-    assert lines[-1] == f"stopped. What was recorded until now is in {tmp_path / 'demo'}"
-    assert (tmp_path / "demo" / "rewarded" / "steps.jsonl").read_text().startswith('{"step": 1')
-
-
-@pytest.mark.parametrize(("encoding", "bars"), [("utf-8", "▁▄█"), ("ascii", "_-#"), ("no-such", "_-#")])
-def test_sparkline_when_the_terminal_lacks_bars_then_ascii_characters_are_drawn(encoding: str, bars: str) -> None:
-    assert sparkline([0.0, 0.45, 1.0], encoding, low=0.0, high=1.0) == bars
-    assert sparkline([3.0] * 50, encoding) == bars[0] * 40
-    assert sparkline([], encoding) == ""
-
-
-@pytest.mark.skipif(not hasattr(os, "openpty"), reason="there are no pseudo terminals here")
-def test_demo_when_in_a_narrow_ascii_terminal_then_a_view_is_shown_and_no_line_is_too_long(tmp_path: Path) -> None:
-    ours, theirs = os.openpty()
-    environment = {**os.environ, "COLUMNS": "60", "TERM": "xterm", "PYTHONIOENCODING": "ascii"}
-    with demo(tmp_path, stderr=theirs, env=environment) as process:
-        os.close(theirs)
-        view = b""
-        while b"step" not in view or b"rollouts/s" not in view:
-            view += os.read(ours, 65536)
-        os.killpg(process.pid, signal.SIGINT)
-        with contextlib.suppress(OSError):  # Linux says so at the end
-            while more := os.read(ours, 65536):
-                view += more
-        assert process.wait(60) == 130
-    os.close(ours)
-    assert b"Traceback" not in view
-    assert b"success" in view
-    shown = [re.sub(rb"\x1b\[[0-9;?]*[a-zA-Z]", b"", line) for line in view.splitlines()[1:-1]]
-    assert max(map(len, shown)) <= 60
 
 
 def test_controls_when_listed_then_the_ones_of_the_command() -> None:

@@ -36,7 +36,9 @@ def test_job_when_a_trainer_learns_then_the_curve_rises_and_the_tuned_model_solv
     ):
         settings = {"n_epochs": 1, "batch_size": 12, "learning_rate_multiplier": 1.5}
         job = jobs.create("openai.gpt-oss-20b", jobs.upload(file), ARN, hyperparameters=settings)
-        steps = [step for event in jobs.events(job, follow=True) if (step := read_step(event)) is not None]
+        steps = [
+            step for event in jobs.events(job, follow=True, poll_seconds=0.05) if (step := read_step(event)) is not None
+        ]
         done = jobs.get(job)
         assert done.state == "succeeded", done.failure
 
