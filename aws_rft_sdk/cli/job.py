@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, with_jobs
+from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
@@ -25,7 +26,7 @@ from aws_rft_sdk.jobs.planning import Plan, service_words
 from aws_rft_sdk.jobs.planning import plan as make_plan
 from aws_rft_sdk.jobs.planning import submit as submit_job
 from aws_rft_sdk.jobs.reading import init_text, read_job
-from aws_rft_sdk.jobs.services import Created, Jobs
+from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
 from aws_rft_sdk.jobs.types import Job
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -146,8 +147,21 @@ def _print_half_done(made: list[Created], error: BaseException, as_json: bool, w
         click.echo("Nothing was created.", err=True)
 
 
+def _with_jobs(fn: Callable[..., None]) -> Callable[..., None]:
+    """Add `--on`, `--region` and `--endpoint`, and open the service that they say: the argument `jobs`."""
+
+    @service_options
+    @usage_errors
+    @wraps(fn)
+    def run(*args: Any, on: str, region: str | None, endpoint: str | None, **kwargs: Any) -> None:
+        with reader_may_leave():
+            fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
+
+    return run
+
+
 @command.command("list")
-@with_jobs
+@_with_jobs
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
 @json_option
 def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
@@ -162,7 +176,7 @@ def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
 
 @command.command("status")
 @click.argument("job")
-@with_jobs
+@_with_jobs
 @json_option
 def status(job: str, jobs: Jobs, as_json: bool) -> None:
     """Say how JOB is."""
@@ -171,7 +185,7 @@ def status(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("stop")
 @click.argument("job")
-@with_jobs
+@_with_jobs
 @json_option
 def stop(job: str, jobs: Jobs, as_json: bool) -> None:
     """Stop JOB, for good. Safe to repeat."""
@@ -180,7 +194,7 @@ def stop(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("checkpoints")
 @click.argument("job")
-@with_jobs
+@_with_jobs
 @json_option
 def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
     """List the checkpoints of JOB. Each is a model to chat with."""
@@ -196,7 +210,7 @@ def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("delete-file")
 @click.argument("file")
-@with_jobs
+@_with_jobs
 def delete_file(file: str, jobs: Jobs) -> None:
     """Delete an uploaded FILE, by its id. Safe to repeat."""
     _bedrock(jobs, "uploaded files").delete_file(file)
@@ -206,7 +220,7 @@ def delete_file(file: str, jobs: Jobs) -> None:
 @command.command("deploy")
 @click.argument("job")
 @click.option("--name", required=True, help="Of the deployment, unique in your account.")
-@with_jobs
+@_with_jobs
 @json_option
 def deploy(job: str, name: str, jobs: Jobs, as_json: bool) -> None:
     """Deploy the model that JOB of Nova has tuned, and wait until it can be called. JOB may also be the model's ARN.
@@ -219,7 +233,7 @@ def deploy(job: str, name: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("undeploy")
 @click.argument("deployment")
-@with_jobs
+@_with_jobs
 def undeploy(deployment: str, jobs: Jobs) -> None:
     """Delete a DEPLOYMENT of a tuned Nova model, by its ARN or name. Safe to repeat."""
     _nova(jobs).undeploy(deployment)
@@ -231,7 +245,7 @@ def undeploy(deployment: str, jobs: Jobs) -> None:
 @click.argument("message", required=False)
 @click.option("--system", help="The system message.")
 @click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
-@with_jobs
+@_with_jobs
 @json_option
 def chat(
     model: str,
