@@ -95,7 +95,11 @@ class Credentials:
                 credentials = self._session.get_credentials()
             frozen = credentials.get_frozen_credentials() if credentials is not None else None
         except Exception as error:  # of botocore, of a provider's network call, of a session of the user's own
-            raise CredentialsError(f"AWS credentials could not be loaded: {type(error).__name__}") from error
+            name = type(error).__name__  # its text may quote what a credential_process printed
+            raise CredentialsError(
+                f"AWS credentials could not be loaded: {name}. Check the profile that AWS_PROFILE names and the files "
+                "~/.aws/config and ~/.aws/credentials, or log in again, for example with `aws sso login`"
+            ) from error
         if frozen is None or not frozen.access_key:
             return None, None
         # botocore keeps the end of temporary credentials to itself.

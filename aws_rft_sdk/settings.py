@@ -314,10 +314,10 @@ def mantle_url(region: str, base_url: str | None = None) -> str:
         UntrustedEndpointError: `base_url` must not receive AWS credentials.
         ConfigurationError: `base_url` is no URL, the region is none, or the two name different regions.
     """
+    suffix = dual_stack_suffix(region)
+    if suffix is None:
+        raise ConfigurationError(f"region is {region!r:.80}, which is no AWS region; use one such as 'us-west-2'")
     if base_url is None:
-        suffix = dual_stack_suffix(region)
-        if suffix is None:
-            raise ConfigurationError(f"region is {region!r:.80}, which is no AWS region; use one such as 'us-west-2'")
         return f"https://bedrock-mantle.{region}.{suffix}/v1"
     url = check_url(base_url, "base_url=").rstrip("/")
     if problem := trust_problem(url, _trusted(()), None, is_service=lambda host: mantle_region(host) is not None):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
-from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.jobs.config import KINDS
-from aws_rft_sdk.jobs.services import open_jobs
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -26,13 +23,7 @@ def service_options(fn: F) -> F:
     return on_option(region_option(endpoint_option(fn)))
 
 
-def with_jobs(fn: Callable[..., None]) -> Callable[..., None]:
-    """Add `--on`, `--region` and `--endpoint`, and open the service that they say: the argument `jobs`."""
-
-    @service_options
-    @usage_errors
-    @wraps(fn)
-    def run(*args: Any, on: str, region: str | None, endpoint: str | None, **kwargs: Any) -> None:
-        fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
-
-    return run
+def place_options(fn: F) -> F:
+    """Add `--region`, `--endpoint` and `--json` of a command that talks to Lambda and IAM."""
+    region = click.option("--region", help="AWS region.  [default: that of the environment or the profile]")
+    return region(endpoint_option(json_option(fn)))

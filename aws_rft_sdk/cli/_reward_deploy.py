@@ -9,25 +9,13 @@ from typing import Any, get_args
 
 import click
 
+from aws_rft_sdk.cli._job_options import place_options
 from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.jobs import graders
 from aws_rft_sdk.jobs._grader import ARCHITECTURES, SERVICES
 from aws_rft_sdk.rewards.lambdas import CONCURRENCY, Envelope
 from aws_rft_sdk.rewards.packaging import RUNTIME
-
-_PLACE = (
-    click.option("--region", help="AWS region.  [default: that of the environment or the profile]"),
-    click.option("--endpoint", metavar="URL", help="Another place for AWS, such as a stand-in on this machine."),
-    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout."),
-)
-
-
-def place_options(fn: Any) -> Any:
-    """Add the options that say where AWS is, and `--json`."""
-    for option in reversed(_PLACE):
-        fn = option(fn)
-    return fn
 
 
 def _variable(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:

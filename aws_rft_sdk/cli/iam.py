@@ -7,8 +7,8 @@ from typing import Any, get_args
 
 import click
 
+from aws_rft_sdk.cli._job_options import place_options
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._reward_deploy import place_options
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._cloud import Cloud
 from aws_rft_sdk.jobs._iam_check import Comparison, Principal, compare

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,18 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, with_jobs
+from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
+from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
 from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
-from aws_rft_sdk.jobs.planning import Plan
+from aws_rft_sdk.jobs.planning import Plan, service_words
 from aws_rft_sdk.jobs.planning import plan as make_plan
 from aws_rft_sdk.jobs.planning import submit as submit_job
-from aws_rft_sdk.jobs.reading import init_text
-from aws_rft_sdk.jobs.services import Created, Jobs
+from aws_rft_sdk.jobs.reading import init_text, read_job
+from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
 from aws_rft_sdk.jobs.types import Job
 
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
@@ -78,10 +80,11 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
     Exit status: 0, or 2 if the file has problems. They are printed all at once.
     """
     found = make_plan(file, run=run, endpoint=endpoint)
-    if as_json:
-        _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
-    else:
-        _print_plan(found)
+    with reader_may_leave():
+        if as_json:
+            _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
+        else:
+            _print_plan(found)
     ctx.exit(2 if found.problems else 0)
 
 
@@ -99,20 +102,22 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
     remove it. Exit status: 0, or 2 if the file has problems; then nothing was sent.
     """
     made: list[Created] = []
+    job = read_job(file)
 
     def tell(item: Created) -> None:
         made.append(item)
-        click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
+        with nullcontext() if as_json else reader_may_leave():  # `| head` must not stop it half-way
+            click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
 
     try:
-        done = submit_job(file, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
+        done = submit_job(job, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
     except JobConfigError as error:
         if not as_json or made:
             raise
         _echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
         ctx.exit(2)
     except BaseException as error:
-        _print_half_done(made, error, as_json)
+        _print_half_done(made, error, as_json, service_words(job, endpoint))
         raise
     if as_json:
         ids = {"job": done.job.id, "file": next(iter(done.files.values()), None), "files": dict(done.files)}
@@ -125,8 +130,8 @@ def _echo(text: str) -> None:
     click.echo(text, file=own_stdout())
 
 
-def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -> None:
-    """Print what exists although the command failed."""
+def _print_half_done(made: list[Created], error: BaseException, as_json: bool, where: str) -> None:
+    """Print what exists although the command failed. `where` names the service on a command line."""
     unsure = isinstance(error, KeyboardInterrupt) or (isinstance(error, ServiceError) and error.may_have_happened)
     if as_json:
         _echo(json.dumps({"created": [item._asdict() for item in made], "unsure": unsure}))
@@ -134,13 +139,29 @@ def _print_half_done(made: list[Created], error: BaseException, as_json: bool) -
     for item in made:
         click.echo(f"{item.kind} {item.id} exists. Remove it with: {item.remove}", err=True)
     if unsure:
-        click.echo("The call that was interrupted may have taken effect. `aws-rft job list` shows the jobs.", err=True)
+        click.echo(
+            f"The last call may have taken effect all the same. See what is there with: aws-rft job list {where}",
+            err=True,
+        )
     elif not made:
         click.echo("Nothing was created.", err=True)
 
 
+def _with_jobs(fn: Callable[..., None]) -> Callable[..., None]:
+    """Add `--on`, `--region` and `--endpoint`, and open the service that they say: the argument `jobs`."""
+
+    @service_options
+    @usage_errors
+    @wraps(fn)
+    def run(*args: Any, on: str, region: str | None, endpoint: str | None, **kwargs: Any) -> None:
+        with reader_may_leave():
+            fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
+
+    return run
+
+
 @command.command("list")
-@with_jobs
+@_with_jobs
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
 @json_option
 def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
@@ -155,7 +176,7 @@ def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
 
 @command.command("status")
 @click.argument("job")
-@with_jobs
+@_with_jobs
 @json_option
 def status(job: str, jobs: Jobs, as_json: bool) -> None:
     """Say how JOB is."""
@@ -164,7 +185,7 @@ def status(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("stop")
 @click.argument("job")
-@with_jobs
+@_with_jobs
 @json_option
 def stop(job: str, jobs: Jobs, as_json: bool) -> None:
     """Stop JOB, for good. Safe to repeat."""
@@ -173,7 +194,7 @@ def stop(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("checkpoints")
 @click.argument("job")
-@with_jobs
+@_with_jobs
 @json_option
 def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
     """List the checkpoints of JOB. Each is a model to chat with."""
@@ -189,7 +210,7 @@ def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("delete-file")
 @click.argument("file")
-@with_jobs
+@_with_jobs
 def delete_file(file: str, jobs: Jobs) -> None:
     """Delete an uploaded FILE, by its id. Safe to repeat."""
     _bedrock(jobs, "uploaded files").delete_file(file)
@@ -199,7 +220,7 @@ def delete_file(file: str, jobs: Jobs) -> None:
 @command.command("deploy")
 @click.argument("job")
 @click.option("--name", required=True, help="Of the deployment, unique in your account.")
-@with_jobs
+@_with_jobs
 @json_option
 def deploy(job: str, name: str, jobs: Jobs, as_json: bool) -> None:
     """Deploy the model that JOB of Nova has tuned, and wait until it can be called. JOB may also be the model's ARN.
@@ -212,7 +233,7 @@ def deploy(job: str, name: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("undeploy")
 @click.argument("deployment")
-@with_jobs
+@_with_jobs
 def undeploy(deployment: str, jobs: Jobs) -> None:
     """Delete a DEPLOYMENT of a tuned Nova model, by its ARN or name. Safe to repeat."""
     _nova(jobs).undeploy(deployment)
@@ -224,7 +245,7 @@ def undeploy(deployment: str, jobs: Jobs) -> None:
 @click.argument("message", required=False)
 @click.option("--system", help="The system message.")
 @click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
-@with_jobs
+@_with_jobs
 @json_option
 def chat(
     model: str,

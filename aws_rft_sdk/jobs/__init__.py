@@ -1,5 +1,11 @@
 """Training jobs on Bedrock: plan, submit, follow and use them, with graders and IAM policies.
 
+`config` describes a job's file, and `reading` reads it. `planning` says what it will send, and sends it through
+`services`: `bedrock` for open-weight models, `nova` for Nova. `graders` makes Lambda functions of rewards, and `iam`
+has the policies. `steps` reads the metrics of a job, `alarms` judges them, `watching` follows a job, and `report`
+writes down how it went. `_bedrock_*`, `_nova_*` and `_grader` are parts of these. `_tables`, `_shapes` and `_files`
+check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours.
+
 The names are resolved when they are first used, so that importing the package costs next to nothing.
 """
 

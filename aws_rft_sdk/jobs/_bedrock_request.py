@@ -9,7 +9,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.jobs._shapes import broken_rule
 from aws_rft_sdk.jobs._tables import table_problems
 from aws_rft_sdk.jobs.config import MANTLE, MODELS, BedrockHyperparameters
-from aws_rft_sdk.jobs.iam import partition_of
+from aws_rft_sdk.jobs.iam import function_rule
 from aws_rft_sdk.jobs.types import OURS, File, Problem
 
 _MODEL = MODELS["bedrock"][0]
@@ -84,13 +84,8 @@ def _grader_problems(grader: JSON, region: str | None) -> list[Problem]:
     arn = target.get("function") if isinstance(target, Mapping) else None
     if not isinstance(arn, str) or broken_rule("LambdaArn", arn):
         return [Problem(f"{path}.lambda.function", arn, f"must be the ARN of a Lambda function, as {example}", MANTLE)]
-    if region is not None and arn.split(":")[3] != region:
-        rule = f"must be a function in {region}, where the job runs; deploy it there"
-        return [Problem(f"{path}.lambda.function", arn, rule, OURS)]
-    place = arn.split(":")[3]
-    if arn.split(":")[1] != (partition := partition_of(place)):
-        rule = f"must begin with arn:{partition}: as {place} is in no other partition of AWS"
-        return [Problem(f"{path}.lambda.function", arn, rule, OURS)]
+    if region is not None and (wrong := function_rule(arn, region)):
+        return [Problem(f"{path}.lambda.function", arn, wrong, OURS)]
     return []
 
 

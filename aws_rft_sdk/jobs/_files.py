@@ -12,7 +12,7 @@ from typing import NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets import RULES, Severity, Target, check
 from aws_rft_sdk.errors import DatasetError
-from aws_rft_sdk.jobs._shapes import BOTOCORE, broken_rule
+from aws_rft_sdk.jobs._shapes import value_problems
 from aws_rft_sdk.jobs.types import OURS, Problem
 
 _NOT_IN_KEYS = re.compile(r"[^-_.a-zA-Z0-9]+")
@@ -52,6 +52,8 @@ def check_file(
             not documented.
         sizes: Hyperparameters. `batchSize` and `maxPromptLength` are used if they are positive integers.
     """
+    if not path.exists():
+        return FileReport(None, [Problem(field, str(path), f"there is no file {path}", OURS)], [])
     given = sizes or {}
     try:
         report = check(
@@ -96,10 +98,15 @@ def refuse_file(path: Path, target: Target, *, check: bool, require_reference: b
         )
 
 
+def is_s3(name: str | Path) -> bool:
+    """Return whether a data file is on S3 rather than on this machine."""
+    return str(name).startswith("s3:")
+
+
 def destination_problems(destination: str, field: str) -> list[Problem]:
     """Return what is wrong with a folder on S3, `s3://bucket/folder` or `bucket/folder`."""
-    rule = broken_rule("S3Uri", f"s3://{str(destination).removeprefix('s3://')}")
-    return [Problem(field, destination, rule, BOTOCORE)] if rule else []
+    found = value_problems("S3Uri", f"s3://{str(destination).removeprefix('s3://')}", field)
+    return [problem._replace(value=destination) for problem in found]
 
 
 def upload_uri(path: str | Path, destination: str) -> str:

@@ -5,6 +5,7 @@ Status and code decide, never the text. No text holds a token or a key, also whe
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -215,7 +216,9 @@ def _read_body(text: str) -> tuple[str, str | None]:
 
 def _secrets_of(error: BaseException) -> Iterator[str]:
     """Yield what authenticated the request of an error, since a service may quote it."""
-    request: Any = getattr(error, "request", None)
+    request: Any = None
+    with contextlib.suppress(RuntimeError):  # what httpx raises if an error has no request
+        request = getattr(error, "request", None)
     headers: Any = getattr(request, "headers", {})
     for name in ("authorization", "x-amz-security-token", "x-api-key", "api-key"):
         if value := headers.get(name):

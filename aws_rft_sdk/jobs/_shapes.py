@@ -62,6 +62,12 @@ def broken_rule(shape: str, value: JSON) -> str | None:
     return next((rule for _, _, rule in _walk(bedrock_shape(shape), value, "")), None)
 
 
+def value_problems(shape: str, value: JSON, path: str) -> list[Problem]:
+    """Return what is wrong with the value of one field, by a shape of Bedrock."""
+    rule = broken_rule(shape, value)
+    return [Problem(path, value, rule, BOTOCORE)] if rule else []
+
+
 @functools.cache
 def _service_model(service: str) -> Any:
     return botocore.session.Session().get_service_model(service)

@@ -137,7 +137,7 @@ def table_problems(kind: type[Table], raw: JSON) -> list[Problem]:
         else:
             rule, source = f"must be {rule_of(field)}", source_of(field)
             rule = f"is missing; it {rule}" if item["type"] == "missing" else rule
-        found.setdefault(path, Problem(path, value, rule, source))
+        found.setdefault(path, Problem(path, shown(value, path), rule, source))
     return list(found.values())
 
 

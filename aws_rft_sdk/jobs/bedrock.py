@@ -34,9 +34,9 @@ from aws_rft_sdk.jobs._bedrock_answers import (
     read_object,
     unreadable,
 )
+from aws_rft_sdk.jobs._bedrock_calls import ATTEMPTS, BACKOFF, Mantle, client_for
 from aws_rft_sdk.jobs._bedrock_request import create_body, is_text, problems
 from aws_rft_sdk.jobs._files import refuse_file
-from aws_rft_sdk.jobs._mantle import ATTEMPTS, BACKOFF, Mantle, client_for
 from aws_rft_sdk.jobs._refusals import refusal
 from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 
@@ -324,7 +324,6 @@ class BedrockJobs:
             "CreateInference",
             lambda client: _readable(
                 client.responses.create(model=name, input=cast(Any, given), stream=stream, **options),
-                None if stream else "output",
             ),
             repeat="unless late",
         )
@@ -347,7 +346,7 @@ def whole(pieces: Stream[ChatCompletionChunk]) -> Iterator[ChatCompletionChunk]:
         raise ServiceConnectionError(f"{_INFERENCE}: the connection broke before the answer was whole. Ask again")
 
 
-def _readable(answer: T, content: str | None) -> T:
+def _readable(answer: T, content: str | None = None) -> T:
     """Return an answer of a model. OpenAI's client takes any text, and objects without the content, for one."""
     if isinstance(answer, str) or (content is not None and getattr(answer, content, None) is None):
         raise unreadable("CreateInference")

@@ -38,6 +38,16 @@ def partition_of(region: str) -> str:
     return next((name for prefix, name in _PARTITIONS.items() if region.startswith(prefix)), "aws")
 
 
+def function_rule(arn: str, region: str) -> str | None:
+    """Return why a Lambda function cannot grade a job in a region. Returns None if it can."""
+    _, partition, _, found, *_ = arn.split(":")
+    if found != region:
+        return f"must be a function of another region: it is in {found}, and the job runs in {region}. Deploy it there"
+    if partition != (own := partition_of(region)):
+        return f"must begin with arn:{own}: as {region} is in no other partition of AWS"
+    return None
+
+
 _RUNTIME = ("Sample", "SampleWithResponseStream", "CompleteRollout", "UpdateReward")
 _ACTIONS = {
     ("bedrock", "CreateModelCustomizationJob"): ("bedrock:CreateModelCustomizationJob", "iam:PassRole"),

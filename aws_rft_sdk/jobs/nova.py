@@ -18,7 +18,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError, ServiceTimeoutError
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
-from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, refuse_file, upload_uri
+from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, is_s3, refuse_file, upload_uri
 from aws_rft_sdk.jobs._nova_answers import (
     ModelDeployment,
     code_of,
@@ -33,7 +33,7 @@ from aws_rft_sdk.jobs._nova_answers import (
     whole,
 )
 from aws_rft_sdk.jobs._nova_request import RFT, create_parameters, problems
-from aws_rft_sdk.jobs._shapes import shape_problems
+from aws_rft_sdk.jobs._shapes import value_problems
 from aws_rft_sdk.jobs.types import File, Job, refuse
 
 __all__ = ["ModelDeployment", "NovaJobs", "create_parameters", "problems", "reply_text", "upload_uri"]
@@ -44,7 +44,6 @@ _CREATE = "bedrock:CreateModelCustomizationJob"
 _DEPLOY = "bedrock:CreateCustomModelDeployment"
 _TRAINING = "trainingDataConfig.s3Uri"
 _TAKEN = ("ConflictException", "ResourceInUseException")
-_A_MODEL = "arn:aws:bedrock:us-east-1:123456789012:custom-model/amazon.nova-2-lite-v1:0:256k/0123456789ab"
 
 
 class NovaJobs:
@@ -163,7 +162,7 @@ class NovaJobs:
         folder = upload_to or f"{str(output).rstrip('/')}/data"
         paths = [_TRAINING, *(f"validationDataConfig.validators[{number}].s3Uri" for number in range(len(validators)))]
         sources: dict[str, JSON] = dict(zip(paths, (training_data, *validators), strict=True))
-        local = {path: Path(data) for path, data in sources.items() if _is_local(data)}
+        local = {path: Path(data) for path, data in sources.items() if isinstance(data, str | Path) and not is_s3(data)}
         uris = {path: upload_uri(file, folder) for path, file in local.items() if file.is_file()}
         uris |= {path: data.id for path, data in sources.items() if isinstance(data, File)}
         first, *others = ({**sources, **uris}).values()
@@ -299,9 +298,7 @@ class NovaJobs:
         """
         check_seconds("poll_seconds", poll_seconds)
         check_seconds("timeout_seconds", timeout_seconds)
-        # An ARN that the service gave needs no check, and is not known before the first call.
-        checked = {"modelDeploymentName": name, "modelArn": _A_MODEL}
-        refuse(shape_problems("bedrock", "CreateCustomModelDeployment", checked), "the model cannot be deployed")
+        refuse(value_problems("ModelDeploymentName", name, "name"), "the model cannot be deployed")
         arn = self._tuned_model(model)
         found = self._find(name)
         if found is None:
@@ -404,7 +401,3 @@ class NovaJobs:
             if stream:
                 return whole(asking_each(runtime.converse_stream(**request)["stream"], action, request["modelId"]))
             return runtime.converse(**request)
-
-
-def _is_local(data: object) -> bool:
-    return isinstance(data, str | Path) and not str(data).startswith("s3://")

@@ -91,7 +91,7 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     """
     job = job if isinstance(job, JobFile) else read_job(job)
     baseline = None if run is None else _baseline(Path(run))
-    place = "AWS" if endpoint is None else check_url(endpoint, "the endpoint")
+    place = "AWS" if endpoint is None else check_url(endpoint, "--endpoint")
     if job.config is None:
         return Plan((), job.problems, notes=job.notes, baseline=baseline, endpoint=place)
     asked = requests_of(job)
@@ -99,9 +99,9 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     arn = _grader_arn(job.config)
     create = asked.create_request(asked.arguments(files, arn))
     checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
-    # What is right in the file is right in the request, except for what only the service's model knows.
-    found = [item._replace(value=shown(item.value, item.path)) for item in asked.problems(checked)]
-    problems = [*(job.problems or found)]
+    # What is right in the file is right in the request.
+    found = list(job.problems) or asked.problems(checked)
+    problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
     requests = [*map(asked.upload_request, job.rows), *deployment, create]
     return Plan(
@@ -143,9 +143,8 @@ def submit(
     planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
     refuse(planned.problems, f"{job.path} has {plural(len(planned.problems), 'problem')}")
     asked = requests_of(job)
-    on, region = asked.config.job.on, asked.config.job.region
-    service: Any = jobs or open_jobs(on, region, endpoint)
-    where = f"--on {on}{_at(endpoint)}"
+    service: Any = jobs or open_jobs(asked.config.job.on, asked.config.job.region, endpoint)
+    where = service_words(job, endpoint)
     files: dict[str, str] = {}
     for name in dict.fromkeys(asked.local_files()):
         files[name] = asked.upload(service, name)
@@ -154,6 +153,11 @@ def submit(
     made = service.create(**asked.arguments(files, arn))
     created(Created("job", made.id, f"aws-rft job stop {made.id} {where}"))
     return Submission(made, files, arn, where)
+
+
+def service_words(job: JobFile, endpoint: str | None) -> str:
+    """Return the options that name the service of a file on a command line. Returns "" if the file has problems."""
+    return f"--on {job.config.job.on}{_at(endpoint)}" if job.config else ""
 
 
 def _at(endpoint: str | None) -> str:

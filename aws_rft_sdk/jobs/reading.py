@@ -22,7 +22,7 @@ from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import config as fields
 from aws_rft_sdk.jobs._bedrock_request import model_rule
-from aws_rft_sdk.jobs._files import check_file
+from aws_rft_sdk.jobs._files import check_file, is_s3
 from aws_rft_sdk.jobs._nova_request import tag_problems
 from aws_rft_sdk.jobs._shapes import BOTOCORE
 from aws_rft_sdk.jobs._tables import (
@@ -36,7 +36,7 @@ from aws_rft_sdk.jobs._tables import (
     words_of,
 )
 from aws_rft_sdk.jobs.config import KINDS, Config, ConfigKind, NovaConfig
-from aws_rft_sdk.jobs.iam import partition_of
+from aws_rft_sdk.jobs.iam import function_rule
 from aws_rft_sdk.jobs.types import OURS, Problem
 
 _WIDTH = 100
@@ -141,12 +141,8 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
     yield from _one_of(values, "grader", "lambda_arn", "reward")
     arn, reward = values.get("grader.lambda_arn"), values.written("grader.reward")
     region = values.kind.region()
-    if arn and (found := arn.split(":")[3]) != region:
-        rule = f"the function is in {found}, and the job runs in {region}; deploy the function in {region}"
+    if arn and (rule := function_rule(arn, region)):
         yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
-    elif arn and arn.split(":")[1] != (partition := partition_of(region)):
-        rule = f"must begin with arn:{partition}: as {region} is in no other partition of AWS"
-        yield Problem("grader.lambda_arn", arn, rule, OURS)
     for name in ("name", "role", "with_deps"):
         if values.written(f"grader.{name}") and not reward:
             rule = "is for a function that `reward` becomes; the function of `lambda_arn` exists. Remove this field"
@@ -204,11 +200,6 @@ def _fits(kind: Any, value: JSON) -> bool:
 
 def _listed(value: JSON) -> list[str]:
     return value if isinstance(value, list) else [value] if isinstance(value, str) else []
-
-
-def is_s3(name: str) -> bool:
-    """Return whether a data file is on S3 rather than on this machine."""
-    return name.startswith("s3:")
 
 
 def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tuple[list[str], dict[str, int]]:
@@ -294,8 +285,8 @@ def _field_lines(on: str, name: str, field: FieldInfo) -> Iterator[str]:
     value = about["sample"] if about["sample"] is not None else about["example"]
     if isinstance(value, str):
         value = value.format(region=KINDS[on].region())
-    shown = value if name == "filters" else json.dumps(value)  # the one table within a table
-    yield f"{'# ' if about['sample'] is None else ''}{name} = {shown}"
+    text = value if name == "filters" else json.dumps(value)  # the one table within a table
+    yield f"{'# ' if about['sample'] is None else ''}{name} = {text}"
 
 
 def _comment(text: str) -> list[str]:

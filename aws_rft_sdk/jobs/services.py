@@ -9,10 +9,12 @@ from shlex import quote
 from typing import NamedTuple, TypeAlias
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import _bedrock_request, bedrock, nova
+from aws_rft_sdk.jobs._files import is_s3
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
-from aws_rft_sdk.jobs.reading import JobFile, is_s3
+from aws_rft_sdk.jobs.reading import JobFile
 from aws_rft_sdk.jobs.types import Problem, Request
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,7 @@ def open_jobs(on: str, region: str | None = None, endpoint: str | None = None) -
     if on not in KINDS:
         raise ConfigurationError(f"--on is {on!r:.80}; use {' or '.join(KINDS)}")
     region = KINDS[on].region() if region is None else region
+    endpoint = endpoint and check_url(endpoint, "--endpoint")
     if on == "bedrock":
         return bedrock.BedrockJobs(region, base_url=endpoint)
     return nova.NovaJobs(region, endpoint_url=endpoint)

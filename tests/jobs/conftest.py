@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from aws_rft_sdk._backoff import Backoff
-from aws_rft_sdk.jobs import BedrockJobs, _mantle, bedrock
+from aws_rft_sdk.jobs import BedrockJobs, _bedrock_calls, bedrock
 from tests.jobs.mantle import Mantle
 
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_mantle, "BACKOFF", Backoff(0.001, 0.01))
+    monkeypatch.setattr(_bedrock_calls, "BACKOFF", Backoff(0.001, 0.01))
     monkeypatch.setattr(bedrock, "_LOOKS", (0.0, 0.001, 0.001))
     monkeypatch.setattr(bedrock, "_SETTLE_SECONDS", 0.01)
 

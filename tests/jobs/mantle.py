@@ -162,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
-        if trouble.status != 200:
+        if trouble.status != 200 or trouble.body is not None:
             status, answer = trouble.status, trouble.body if trouble.body is not None else {"message": "made up"}
         data = (answer if isinstance(answer, str) else json.dumps(answer)).encode()
         data = data[: len(data) // 2] if trouble.cut else data

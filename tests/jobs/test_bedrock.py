@@ -8,12 +8,15 @@ import re
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import parse_qs
 
+import httpx
 import openai
 import pytest
 from botocore.auth import SigV4Auth
@@ -24,7 +27,7 @@ from aws_rft_sdk import credentials, errors
 from aws_rft_sdk.jobs import BedrockJobs, Checkpoint, Event, File, Job
 from aws_rft_sdk.jobs import bedrock as bedrock_module
 from aws_rft_sdk.jobs import types as values
-from aws_rft_sdk.jobs.bedrock import create_body, problems
+from aws_rft_sdk.jobs.bedrock import create_body, problems, whole
 from tests.jobs.mantle import Asked, Json, Mantle, Trouble, honest_page
 
 ARN = "arn:aws:lambda:us-west-2:123456789012:function:gsm8k"
@@ -239,7 +242,7 @@ def test_client_when_given_then_its_own_key_and_place_are_used(mantle: Mantle) -
     [
         pytest.param("train.jsonl", 99, True, "99 rows", id="too-few"),
         pytest.param("train.csv", 100, True, "dataset convert", id="csv"),
-        pytest.param("missing.jsonl", 0, False, "No such file", id="missing"),
+        pytest.param("missing.jsonl", 0, False, "there is no file", id="missing"),
     ],
 )
 def test_upload_when_the_file_is_no_good_then_nothing_is_sent(
@@ -293,7 +296,6 @@ RATE = "learning_rate_multiplier"
         pytest.param({}, None, id="right"),
         pytest.param({"grader": ARN + ":live"}, None, id="alias"),
         pytest.param({"grader": ARN + ":$LATEST"}, None, id="latest"),
-        pytest.param({"grader": ARN.replace("aws", "aws-us-gov", 1)}, None, id="partition"),
         pytest.param({"grader": {"type": "score_model", "model": "x"}}, None, id="other-grader"),
         pytest.param({"hyperparameters": RIGHT}, None, id="auto"),
         pytest.param({"model": ""}, "model", id="no-model"),
@@ -305,6 +307,7 @@ RATE = "learning_rate_multiplier"
         pytest.param({"validation_file": "v.jsonl"}, "validation_file", id="validation-path"),
         pytest.param({"grader": "gsm8k"}, f"{G}.lambda.function", id="name"),
         pytest.param({"grader": ARN.replace("us-west-2", "us-east-1")}, f"{G}.lambda.function", id="region"),
+        pytest.param({"grader": ARN.replace("aws", "aws-us-gov", 1)}, f"{G}.lambda.function", id="partition"),
         pytest.param({"grader": ARN.replace("12345", "")}, f"{G}.lambda.function", id="account"),
         pytest.param({"grader": ARN + "\n"}, f"{G}.lambda.function", id="line-end"),
         pytest.param({"grader": {"type": "lambda"}}, f"{G}.lambda.function", id="no-function"),
@@ -461,13 +464,18 @@ def short_and_shuffled(rows: list[Json], asked: Asked) -> Json:
     return honest_page(mixed, Asked("", "", {**asked.query, "limit": ["7"]}, {}, b""))
 
 
+def repeating_itself(rows: list[Json], asked: Asked) -> Json:
+    page = honest_page(rows, asked)
+    return {**page, "data": [page["data"][0], *page["data"]] if page["data"] else []}
+
+
 def deaf(rows: list[Json], asked: Asked) -> Json:
     return {"data": rows, "has_more": True}
 
 
 @pytest.mark.parametrize(
     "page",
-    [honest_page, newest_first, lies_no_more, lies_more, overlapping, short_and_shuffled, deaf],
+    [honest_page, newest_first, lies_no_more, lies_more, overlapping, repeating_itself, short_and_shuffled, deaf],
     ids=lambda page: page.__name__,
 )
 def test_events_when_pages_come_in_any_way_then_each_is_there_once_by_its_step(
@@ -673,6 +681,40 @@ def test_chat_when_it_breaks_then_it_is_repeated_where_that_can_help(
     except errors.JobServiceError:
         assert calls == 1
     assert len(mantle.of("chat")) == calls
+
+
+@pytest.mark.parametrize(
+    "body", [pytest.param("<html>proxy</html>", id="html"), pytest.param({"data": []}, id="no-choices")]
+)
+def test_chat_when_the_answer_is_none_of_a_model_then_it_is_an_error(
+    body: object, mantle: Mantle, jobs: BedrockJobs
+) -> None:
+    mantle.troubles["chat"].extend([Trouble(200, body=body)] * 6)
+    with pytest.raises(errors.ServiceConnectionError, match="no JSON object of this API"):
+        jobs.chat(MODEL, [{"role": "user", "content": "x"}])
+
+
+def piece(finish_reason: str | None) -> Any:
+    return SimpleNamespace(choices=[SimpleNamespace(finish_reason=finish_reason)])
+
+
+def breaks_off() -> Iterator[Any]:
+    yield piece(None)
+    raise httpx.RemoteProtocolError("peer closed connection")
+
+
+@pytest.mark.parametrize(
+    ("pieces", "error"),
+    [
+        pytest.param(lambda: iter([piece(None), piece("stop")]), None, id="whole"),
+        pytest.param(lambda: iter([piece(None)]), errors.ServiceConnectionError, id="no-end"),
+        pytest.param(lambda: iter([]), errors.ServiceConnectionError, id="nothing"),
+        pytest.param(breaks_off, errors.ServiceConnectionError, id="breaks-off"),
+    ],
+)
+def test_stream_when_its_end_is_missing_then_it_is_an_error(pieces: Any, error: Any) -> None:
+    with pytest.raises(error) if error else nullcontext():
+        assert list(whole(pieces()))
 
 
 def test_chat_when_it_times_out_then_it_is_not_paid_for_twice(mantle: Mantle) -> None:

@@ -16,7 +16,7 @@ from aws_rft_sdk.jobs._tables import Shape, source_of, table_of
 from aws_rft_sdk.jobs.config import KINDS, MANTLE, NOT_ON_MANTLE
 from aws_rft_sdk.jobs.reading import init_text, read_job
 from aws_rft_sdk.jobs.types import OURS
-from tests.jobs.job_files import BEDROCK, LAMBDA, TEXTS, change, write_job
+from tests.jobs.job_files import BEDROCK, LAMBDA, NOVA, TEXTS, change, write_job
 
 
 @pytest.fixture
@@ -49,19 +49,22 @@ FIELDS = [
     ("bedrock", "job.model", None, "is missing"),
     ("bedrock", "job.region", '"us-east-1"', '"us-west-2"'),
     ("bedrock", "job.region", None, ""),
-    ("bedrock", "data.train", '"absent.jsonl"', "No such file"),
+    ("bedrock", "data.train", '"absent.jsonl"', "there is no file"),
     ("bedrock", "data.train", '"s3://bucket/train.jsonl"', "takes uploads only"),
     ("bedrock", "data.train", '"few.jsonl"', "at least 100"),
     ("bedrock", "data.train", "7", ".jsonl file"),
     ("bedrock", "data.train", None, "is missing"),
     ("bedrock", "data.validation", '"train.jsonl"', ""),
-    ("bedrock", "data.validation", '"absent.jsonl"', "No such file"),
+    ("bedrock", "data.validation", '"absent.jsonl"', "there is no file"),
     ("bedrock", "data.validation", '"few.jsonl"', "at least 100"),
     ("bedrock", "data.validation", "[]", ".jsonl file"),
     ("bedrock", "data.require_reference", '"no"', "true or false"),
     ("bedrock", "grader.lambda_arn", f'"{LAMBDA.format("us-west-2")}:$LATEST"', ""),
     ("bedrock", "grader.lambda_arn", f'"{LAMBDA.format("us-gov-west-1")}"', "the job runs in us-west-2"),
     ("bedrock", "grader.lambda_arn", f'"{LAMBDA.format("us-east-1")}"', "the job runs in us-west-2"),
+    ("bedrock", "grader.lambda_arn", f'"{LAMBDA.format("us-west-2").replace(":aws:", ":aws-cn:")}"', "arn:aws: as"),
+    ("bedrock", "data.train", r'"a\u0000.jsonl"', "the path of a .jsonl file"),
+    ("bedrock", "job.model", r'"a\u001bb"', "without control characters"),
     ("bedrock", "grader.lambda_arn", '"arn:aws:iam::123456789012:role/job"', "ARN of a Lambda function"),
     ("bedrock", "grader.lambda_arn", '"gsm8k"', "ARN of a Lambda function"),
     ("bedrock", "grader.lambda_arn", f'"{LAMBDA.format("us-west-2")}{"x" * 512}"', "at most 512"),
@@ -96,7 +99,7 @@ FIELDS = [
     ("nova", "data.train", "1", "not empty"),
     ("nova", "data.validation", '["s3://bucket/v.jsonl", "train.jsonl"]', ""),
     ("nova", "data.validation", '["few.jsonl"]', ""),
-    ("nova", "data.validation", '["absent.jsonl"]', "No such file"),
+    ("nova", "data.validation", '["absent.jsonl"]', "there is no file"),
     ("nova", "data.validation", '"s3://bucket/v.jsonl"', "a list of at most 10"),
     ("nova", "data.validation", json.dumps([f"s3://bucket/{n}.jsonl" for n in range(11)]), "a list of at most 10"),
     ("nova", "data.validation", '["s3://b/v.jsonl"]', "an S3 URI"),
@@ -231,11 +234,12 @@ def test_file_when_many_things_are_wrong_then_all_are_named_at_once(check):
         (b"[job]\non = \n", "line 2"),
         (b"[job]\non = 'bedrock'\non = 'nova'\n", "line 3"),
         (b"[job]\n# caf\xe9\n", "line 2 is not UTF-8"),
-        (b"", '"bedrock" or "nova"'),
-        (b"job = 3\n", '"bedrock" or "nova"'),
+        (b"", 'is missing; it must be "bedrock" or "nova"'),
+        (b"job = 3\n", "must be a table: [job]"),
+        (b"[[job]]\non = 'bedrock'\n", "must be a table: [job]"),
         (b"[job]\non = ['bedrock']\n", '"bedrock" or "nova"'),
     ],
-    ids=["syntax", "twice", "latin-1", "empty", "no-table", "list"],
+    ids=["syntax", "twice", "latin-1", "empty", "no-table", "tables", "list"],
 )
 def test_file_when_it_is_no_file_of_a_job_then_the_problem_says_where(tmp_path, content, rule):
     file = tmp_path / "job.toml"
@@ -250,11 +254,17 @@ def test_file_when_it_begins_with_a_byte_order_mark_then_it_is_read(check, tmp_p
     assert not check(f"\ufeff{BEDROCK.lstrip()}").problems
 
 
-@pytest.mark.parametrize("name", ["api_key", "aws_secret_access_key", "token", "password"])
+@pytest.mark.parametrize("name", ["api_key", "aws_secret_access_key", "HF_TOKEN", "password", "authorization"])
 def test_problem_when_the_value_may_be_a_secret_then_it_is_masked(check, name):
     (problem,) = check(BEDROCK, **{f"job.{name}": '"hush"'}).problems
 
     assert problem.value == "***"
+
+
+def test_limit_of_tokens_when_wrong_then_it_is_shown(check):
+    (problem,) = check(NOVA, **{"hyperparameters.inferenceMaxTokens": "0"}).problems
+
+    assert problem.value == 0
 
 
 def test_notes_when_the_model_or_a_field_is_not_documented_then_they_say_so(check):

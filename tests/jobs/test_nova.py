@@ -130,9 +130,9 @@ def test_create_when_a_file_is_missing_or_a_folder_is_wrong_then_it_says_so_once
     found = {problem.path: (problem.value, problem.rule) for problem in refused.value.problems}
     assert found.keys() == {"trainingDataConfig.s3Uri", "upload_to"}
     assert found["trainingDataConfig.s3Uri"][0] == "no.jsonl"
-    assert "No such file" in found["trainingDataConfig.s3Uri"][1]
+    assert "there is no file" in found["trainingDataConfig.s3Uri"][1]
     for call, text in (
-        (lambda: jobs.upload("no.jsonl", "bucket", check=False), "No such file"),
+        (lambda: jobs.upload("no.jsonl", "bucket", check=False), "there is no file"),
         (lambda: jobs.upload(validation, "s3://a b"), "destination"),
         (lambda: jobs.create(*WHAT, **JOB, validators=str(validation)), "validators must be a list"),
     ):
@@ -324,7 +324,7 @@ def test_deploy_when_given_a_job_then_its_model_is_deployed(jobs, plane):
             jobs.deploy(model, "gsm8k")
     plane.jobs[0] |= {"status": "Completed", "outputModelArn": MODEL}
     assert jobs.deploy(job, "gsm8k").model == MODEL  # asked again, since it had not ended
-    with pytest.raises(JobConfigError, match=r"modelDeploymentName .* malformed"):
+    with pytest.raises(JobConfigError, match=r"name is .* malformed"):
         jobs.deploy(job, "gsm 8k")
     with pytest.raises(ConfigurationError, match="poll_seconds"):
         jobs.deploy(job, "gsm8k", poll_seconds=0)

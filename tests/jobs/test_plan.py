@@ -149,6 +149,28 @@ def test_plan_when_the_request_breaks_a_rule_of_its_service_then_the_problem_has
     assert {problem.path for problem in problems} == {at}
 
 
+@pytest.mark.parametrize(
+    ("path", "secret"),
+    [
+        ("job.name", "AKIAIOSFODNN7EXAMPLE"),
+        ("job.model", "sk-proj-0123456789abcdef"),
+        ("job.model", "Bearer 0123456789"),
+        ("job.note", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+    ],
+)
+def test_plan_when_a_value_looks_like_a_secret_then_it_is_shown_nowhere(tmp_path, no_network, path, secret):
+    file = write_job(tmp_path, change(TEXTS["bedrock"], path, f'"{secret}"'))
+
+    assert secret not in run("plan", file, "--json").output
+    assert secret not in run("plan", file).output
+
+
+def test_plan_when_the_name_of_the_function_is_wrong_then_that_is_one_problem(tmp_path, no_network):
+    (problem,) = plan(write_job(tmp_path, change(REWARD, "job.name", '"my job"'))).problems
+
+    assert problem.path == "grader.name"
+
+
 REWARD = change(change(TEXTS["bedrock"], "grader.lambda_arn", None), "grader.reward", '"reward.py:reward"')
 
 

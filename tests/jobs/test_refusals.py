@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import botocore.exceptions as botocore_errors
+import httpx
 import openai
 import pytest
 from botocore.client import BaseClient
@@ -132,6 +133,15 @@ def nobody() -> Iterator[str]:
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 
 
+@pytest.mark.parametrize(("action", "may"), [("x:ListFiles", False), ("x:GetFile", False), ("x:CreateFile", True)])
+def test_refusal_when_the_call_only_reads_then_it_cannot_have_happened(action: str, may: bool) -> None:
+    error = refusal(httpx.ReadError("reset"), action)
+
+    assert isinstance(error, errors.TransportError)
+    assert error.may_have_happened == may
+    assert ("It may have worked" in str(error)) == may
+
+
 def test_refusal_when_nobody_listens_then_nothing_can_have_happened(nobody: str) -> None:
     session = Session()
     session.set_credentials("AKIDEXAMPLE", SECRET)
@@ -146,7 +156,7 @@ def test_refusal_when_nobody_listens_then_nothing_can_have_happened(nobody: str)
         error = refusal(raw, "x:Y")
         assert isinstance(error, errors.ServiceConnectionError)
         assert not error.may_have_happened
-        assert "Check the network and the region" in str(error)
+        assert "Check the network, the endpoint and the region" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 import weakref
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -23,7 +24,7 @@ from aws_rft_sdk.errors import (
     ThrottledError,
     TransportError,
 )
-from aws_rft_sdk.jobs._bedrock_answers import id_of, read_list, read_object
+from aws_rft_sdk.jobs._bedrock_answers import id_of, read_list, read_object, unreadable
 from aws_rft_sdk.jobs._refusals import refusal
 from aws_rft_sdk.settings import bedrock_key, mantle_url
 
@@ -136,6 +137,8 @@ class Mantle:
                 return call(self.client)
             except (openai.OpenAIError, http.HTTPError, RFTError) as error:
                 refused = refusal(error, f"{SERVICE}:{operation}")
+            except json.JSONDecodeError:  # openai does not translate it
+                refused = unreadable(operation)
             late = isinstance(refused, ServiceTimeoutError) and time.monotonic() - begun > _PATIENCE_SECONDS
             if attempt == ATTEMPTS or late or not _may_repeat(refused, repeat):
                 break
