@@ -84,7 +84,7 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
         if as_json:
             _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
         else:
-            _print_plan(found)
+            click.echo(_plan_text(found), file=own_stdout(), nl=False)
     ctx.exit(2 if found.problems else 0)
 
 
@@ -317,8 +317,14 @@ def _print_job(job: Job, as_json: bool) -> None:
         click.echo(f"failure: {job.failure}")
 
 
-def _print_plan(found: Plan) -> None:
+def _plan_text(found: Plan) -> str:
     console = Console(file=own_stdout(), highlight=False, markup=False, emoji=False, soft_wrap=True)
+    with console.capture() as text:  # a console ends the program itself if its reader leaves
+        _print_plan(console, found)
+    return text.get()
+
+
+def _print_plan(console: Console, found: Plan) -> None:
     for number, request in enumerate(found.requests, 1):
         console.print(f"{number}. {request.service} {request.operation}", style="bold")
         console.print(json.dumps(request.parameters, indent=2))

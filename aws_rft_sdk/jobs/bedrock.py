@@ -63,7 +63,8 @@ class BedrockJobs:
     """Files, fine-tuning jobs and tuned models of Bedrock's OpenAI-compatible API.
 
     Each result is a mapping over the service's JSON, so fields and states that this package does not know are there.
-    Calls that fail are repeated up to five times where that is safe, within about 10 s.
+    Calls that fail are repeated up to five times where that is safe, within about 10 s. A service that does not answer
+    at all is asked twice, for 60 s each.
 
     Args:
         region: AWS region.

@@ -736,6 +736,21 @@ def test_chat_when_it_times_out_then_it_is_not_paid_for_twice(mantle: Mantle) ->
     assert len(mantle.of("chat")) == 1
 
 
+def test_call_when_never_answered_then_it_is_not_repeated_for_ever(
+    mantle: Mantle, train: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aws_rft_sdk.jobs._mantle._PATIENCE_SECONDS", 0.0)
+    gate = threading.Event()
+    mantle.before = lambda asked: (gate.wait(30), None)[1]
+    with (
+        openai.OpenAI(base_url=f"{mantle.endpoint}/v1", api_key="x", timeout=0.2) as client,
+        pytest.raises(errors.ServiceTimeoutError),
+    ):
+        BedrockJobs(client=client).upload(train)
+    gate.set()
+    assert len(mantle.of("CreateFile")) == 1
+
+
 def test_values_when_read_then_they_are_mappings_over_the_raw_answer(jobs: BedrockJobs) -> None:
     job = jobs.create(MODEL, "file-1", ARN)
     assert isinstance(job, Mapping)

@@ -264,6 +264,30 @@ def test_command_when_typed_wrong_then_it_says_so_and_the_status_is_2(arguments,
     assert said in " ".join(result.stderr.split())
 
 
+@pytest.mark.parametrize(("epochs", "status"), [("1", 0), ("0", 2)], ids=["right", "wrong"])
+def test_plan_when_its_reader_leaves_then_the_status_stays(tmp_path, epochs, status):
+    file = write_job(tmp_path, change(TEXTS["bedrock"], "hyperparameters.n_epochs", epochs))
+    read, write = os.pipe()
+    os.close(read)
+
+    with os.fdopen(write, "wb") as closed:
+        command = [sys.executable, "-m", "aws_rft_sdk", "job", "plan", str(file)]
+        assert subprocess.run(command, stdout=closed, timeout=120, check=False).returncode == status
+
+
+def test_submit_when_its_reader_leaves_then_the_job_is_made(tmp_path, server):
+    before = json.loads(run("list", "--on", "bedrock", "--endpoint", server.endpoint, "--json").stdout)
+    read, write = os.pipe()
+    os.close(read)
+
+    with os.fdopen(write, "wb") as closed:
+        command = [sys.executable, "-m", "aws_rft_sdk", "job", "submit", str(one_epoch(tmp_path))]
+        subprocess.run([*command, "--endpoint", server.endpoint], stdout=closed, timeout=120, check=False)
+
+    after = json.loads(run("list", "--on", "bedrock", "--endpoint", server.endpoint, "--json").stdout)
+    assert len(after) == len(before) + 1
+
+
 def test_status_when_the_job_is_unknown_then_the_status_is_1_and_the_action_is_named(server):
     result = run("status", "ftjob-absent", "--on", "bedrock", "--endpoint", server.endpoint)
 
