@@ -739,7 +739,7 @@ def test_chat_when_it_times_out_then_it_is_not_paid_for_twice(mantle: Mantle) ->
 def test_call_when_never_answered_then_it_is_not_repeated_for_ever(
     mantle: Mantle, train: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aws_rft_sdk.jobs._mantle._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("aws_rft_sdk.jobs._bedrock_calls._PATIENCE_SECONDS", 0.0)
     gate = threading.Event()
     mantle.before = lambda asked: (gate.wait(30), None)[1]
     with (
