@@ -387,7 +387,7 @@ REFUSALS = [
     (Trouble("ValidationException", 400, "no such model"), JobServiceError, "no such model"),
     (Trouble("ServiceQuotaExceededException", 400), JobServiceError, "quota"),
     (Trouble("TooManyTagsException", 400), JobServiceError, "TooManyTags"),
-    (Trouble("ResourceNotFoundException", 404), JobServiceError, r"Check the id or name and region$"),
+    (Trouble("ResourceNotFoundException", 404), JobServiceError, r"Check the id or name, and the region$"),
     (Trouble("ExpiredTokenException", 403), CredentialsError, "expired"),
 ]
 
