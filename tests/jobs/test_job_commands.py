@@ -158,7 +158,7 @@ def test_submit_when_interrupted_then_it_says_what_exists(tmp_path):
             process.send_signal(signal.SIGINT)
             errors = process.communicate(timeout=60)[1]
 
-    assert uploaded.startswith("file ")
+    assert uploaded.startswith("file "), errors
     assert f"{uploaded} exists. Remove it with: aws-rft job delete-file {uploaded[5:]} --on bedrock" in errors
     assert "may have taken effect" in errors
     assert process.returncode == 130
