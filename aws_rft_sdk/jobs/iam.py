@@ -42,7 +42,7 @@ def function_rule(arn: str, region: str) -> str | None:
     """Return why a Lambda function cannot grade a job in a region. Returns None if it can."""
     _, partition, _, found, *_ = arn.split(":")
     if found != region:
-        return f"must be a function of another region: it is in {found}, and the job runs in {region}. Deploy it there"
+        return f"is a function in {found}, and the job runs in {region}; deploy the function in {region}"
     if partition != (own := partition_of(region)):
         return f"must begin with arn:{own}: as {region} is in no other partition of AWS"
     return None

@@ -89,7 +89,7 @@ def check(found: dict[str, Any], auth: Any, train: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))  # each meets a fault however few calls a run takes
 @pytest.mark.parametrize("auth", ["token", "sigv4"])
 def test_six_steps_when_a_fifth_of_the_answers_is_faulty_then_the_result_is_the_same(
-    auth: Any, seed: int, train: Path, tmp_path: Path, aws_keys: Keys, no_pauses: None
+    auth: Any, seed: int, train: Path, tmp_path: Path, aws_keys: Keys
 ) -> None:
     faults = Faults(*A_FIFTH, seed=seed)
     newest_first = seed % 2 == 1
