@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.credentials import Keys
+from aws_rft_sdk.jobs import _mantle
 from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock
 from tests.jobs.six_steps import GRADER, six_steps
 
@@ -89,8 +91,9 @@ def check(found: dict[str, Any], auth: Any, train: Path) -> None:
 @pytest.mark.parametrize("seed", range(3))  # each meets a fault however few calls a run takes
 @pytest.mark.parametrize("auth", ["token", "sigv4"])
 def test_six_steps_when_a_fifth_of_the_answers_is_faulty_then_the_result_is_the_same(
-    auth: Any, seed: int, train: Path, tmp_path: Path, aws_keys: Keys, no_pauses: None
+    auth: Any, seed: int, train: Path, tmp_path: Path, aws_keys: Keys, no_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(_mantle, "BACKOFF", Backoff(0.2, 2))  # five tries outlast a restart
     faults = Faults(*A_FIFTH, seed=seed)
     newest_first = seed % 2 == 1
     run = functools.partial(six_steps, auth=auth, train=train)
