@@ -111,12 +111,12 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
 
     try:
         done = submit_job(job, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
-    except JobConfigError as error:
-        if not as_json or made:
-            raise
-        _echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
-        ctx.exit(2)
     except BaseException as error:
+        if isinstance(error, JobConfigError) and not made:
+            if not as_json:
+                raise
+            _echo(json.dumps({"problems": [item._asdict() for item in error.problems]}, indent=2))  # type: ignore[attr-defined]
+            ctx.exit(2)
         _print_half_done(made, error, as_json, service_words(job, endpoint))
         raise
     if as_json:

@@ -22,7 +22,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.datasets import unpack
-from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError
+from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError, UnavailableError
 from aws_rft_sdk.handler import rft_handler
 from aws_rft_sdk.jobs.steps import Step
 from aws_rft_sdk.lifecycle import loops
@@ -69,7 +69,9 @@ class Course:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share of `count` trials."""
+    """Return the 95 % Wilson score interval of a share of `count` trials. Without trials it is all that is possible."""
+    if not count:
+        return 0.0, 1.0
     z = 1.959964
     middle, width = share + z * z / (2 * count), z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
     return (middle - width) / (1 + z * z / count), (middle + width) / (1 + z * z / count)
@@ -107,6 +109,7 @@ def learn(
 
     Raises:
         ConfigurationError: There is no such control, or the folder holds a run.
+        UnavailableError: A held-out problem got no reward, because its rollout failed or was interrupted.
     """
     if control is not None and control not in CONTROLS:
         raise ConfigurationError(f"control is {control!r}. Give one of {', '.join(CONTROLS)}, or None")
@@ -121,7 +124,12 @@ def learn(
         # A new policy draws the same for the same table, so what did not learn does not change by chance.
         fresh = SoftmaxPolicy(arithmetic.decide, policy.table, seed=seed)
         records = run(arithmetic.handler, cells, policy=fresh, **out).records
-        return fmean(record.reward or 0.0 for record in records)
+        rewards = [record.reward for record in records if record.reward is not None]
+        if len(rewards) < held_out:  # a rollout that failed says nothing about the policy
+            error = next((record.error for record in records if record.error), "they were interrupted")
+            lost = held_out - len(rewards)
+            raise UnavailableError(f"{lost} of {held_out} held-out problems have no reward: {error}")
+        return fmean(rewards)
 
     table_before = {state: dict(moves) for state, moves in policy.table.items()}
     before = success("before")

@@ -12,8 +12,8 @@ from click.testing import CliRunner
 from moto import mock_aws
 
 from aws_rft_sdk.cli import main
-from aws_rft_sdk.errors import RFTError
-from aws_rft_sdk.jobs import BedrockJobs, submit
+from aws_rft_sdk.errors import JobConfigError, RFTError
+from aws_rft_sdk.jobs import BedrockJobs, Problem, submit
 from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.planning import plan
 from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock
@@ -293,3 +293,25 @@ def test_status_when_the_job_is_unknown_then_the_status_is_1_and_the_action_is_n
 
     assert result.exit_code == 1
     assert "GetFineTuningJob" in result.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True], ids=["for people", "json"])
+def test_submit_when_a_problem_shows_only_after_the_upload_then_it_says_what_exists(
+    tmp_path, server, monkeypatch, as_json
+):
+    def refused(*args, **kwargs):
+        problem = Problem("grader.reward", "reward.py:reward", "the zip is too large", "AWS Lambda quotas")
+        raise JobConfigError("the zip is too large", problems=(problem,))
+
+    # With dependencies pip builds the zip when the job is submitted, so the plan cannot know its size.
+    monkeypatch.setattr("aws_rft_sdk.jobs.graders.deploy", refused)
+    text = change(change(TEXTS["bedrock"], "grader.lambda_arn", None), "grader.reward", '"reward.py:reward"')
+
+    options = ["--endpoint", server.endpoint, *(["--json"] if as_json else [])]
+    result = run("submit", write_job(tmp_path, text), *options)
+
+    assert result.exit_code == 2
+    if as_json:
+        assert [item["kind"] for item in json.loads(result.stdout)["created"]] == ["file"]
+    assert "the zip is too large" in result.stderr
+    assert as_json or "exists. Remove it with: aws-rft job delete-file" in result.stderr

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aws_rft_sdk.datasets import unpack
-from aws_rft_sdk.errors import ConfigurationError, PayloadError
+from aws_rft_sdk.errors import ConfigurationError, PayloadError, UnavailableError
 from aws_rft_sdk.handler import rft_handler
 from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 from aws_rft_sdk.rollout import run
@@ -171,7 +171,19 @@ def test_learned_when_asked_then_the_rise_is_large_and_no_chance(before: float, 
 def test_wilson_when_computed_then_it_is_the_published_interval() -> None:
     assert wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert wilson(0.0, 100) == pytest.approx((0.0, 0.0370), abs=1e-4)
+    assert wilson(0.0, 0) == (0.0, 1.0)
 
 
 def test_controls_when_listed_then_the_ones_of_the_command() -> None:
     assert CONTROLS == ("constant", "random", "shuffled_ids", "lost_rewards")
+
+
+def test_learn_when_held_out_rollouts_fail_then_that_is_no_success_rate(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def broken(question: str, model: Any = None) -> str:
+        raise RuntimeError("the tool server is gone")
+
+    monkeypatch.setattr(arithmetic, "solve", broken)
+    with pytest.raises(UnavailableError, match="5 of 5 held-out problems have no reward: .*the tool server is gone"):
+        learn(**TINY)
