@@ -354,6 +354,8 @@ class Turn:
     """Ids of the sampled tokens in order, None when the policy gave none."""
     logprobs: tuple[float, ...] | None = None
     """Natural log probability of each sampled token, as long as `token_ids`; None when the policy gave none."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """Ids of the tokens that the policy read before it sampled, in order. None when the policy gave none."""
 
     @property
     def message(self) -> JSON:

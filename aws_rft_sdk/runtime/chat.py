@@ -348,10 +348,12 @@ def _whole(value: JSON) -> JSON:
 
 def read_token_ids(response: object) -> tuple[int, ...] | None:
     """Return the ids of the sampled tokens of a completion's first choice, or None if it has none."""
-    ids = _first_choice(response).get("token_ids")
-    if not isinstance(ids, list) or not all(type(item) is int for item in ids):
-        return None
-    return tuple(ids)
+    return _ids(_first_choice(response).get("token_ids"))
+
+
+def read_prompt_token_ids(response: object) -> tuple[int, ...] | None:
+    """Return the ids of the tokens of the request as vLLM gives them for `return_token_ids`, or None."""
+    return _ids(response.get("prompt_token_ids")) if isinstance(response, Mapping) else None
 
 
 def read_logprobs(response: object) -> tuple[float, ...] | None:
@@ -364,6 +366,10 @@ def read_logprobs(response: object) -> tuple[float, ...] | None:
     if not all(isinstance(value, int | float) for value in values):
         return None
     return tuple(float(value) for value in values if value is not None)
+
+
+def _ids(value: object) -> tuple[int, ...] | None:
+    return tuple(value) if isinstance(value, list) and all(type(item) is int for item in value) else None
 
 
 def _first_choice(response: object) -> Mapping[str, Any]:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from aws_rft_sdk._frozen import JSON, freeze
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.runtime.capture import restore
-from aws_rft_sdk.runtime.chat import read_logprobs, read_token_ids
+from aws_rft_sdk.runtime.chat import read_logprobs, read_prompt_token_ids, read_token_ids
 from aws_rft_sdk.runtime.state import State
 from aws_rft_sdk.types import Trajectory, TrajectoryStatus, Turn
 
@@ -192,6 +192,7 @@ def _make_turn(row: TurnRow) -> Turn:
         usage=freeze(response.get("usage")) if isinstance(response, dict) else None,
         token_ids=token_ids,
         logprobs=logprobs,
+        prompt_token_ids=read_prompt_token_ids(response),
     )
 
 
