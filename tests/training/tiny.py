@@ -108,4 +108,4 @@ def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, **config: Any)
 
 def call_text(name: str, **arguments: object) -> str:
     """Return what a model says to call a tool."""
-    return f'<tool_call>\n{json.dumps({"name": name, "arguments": arguments})}\n</tool_call>'
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
