@@ -33,6 +33,9 @@ class UpstreamPolicy(Policy):
         api_key: Sent as a bearer token. None for no authentication.
         model: Name of the model to ask for. None for the model that the agent names.
         timeout_seconds: How long to wait for the server to connect or to send its next byte.
+        return_token_ids: Whether to ask for the token ids of prompt and answer and for log-probabilities, whatever the
+            agent asks for, so that the recorded turns can be trained on (`training.rows`). vLLM answers them. Start it
+            as `docs/training.md` says, or its log-probabilities are not those of the tokens' distribution.
         timeout: Old name of `timeout_seconds`.
 
     Raises:
@@ -46,6 +49,7 @@ class UpstreamPolicy(Policy):
         api_key: str | None = None,
         model: str | None = None,
         timeout_seconds: float = 600.0,
+        return_token_ids: bool = False,
         timeout: float | None = None,
     ) -> None:
         if timeout is not None:
@@ -60,7 +64,9 @@ class UpstreamPolicy(Policy):
         self._headers = {"Content-Type": "application/json", "Accept-Encoding": "identity"}
         if api_key is not None:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._model = model
+        self._changes: dict[str, JSON] = {} if model is None else {"model": model}
+        if return_token_ids:
+            self._changes.update(return_token_ids=True, logprobs=True)
         self._timeout = timeout_seconds
         # Proxies of the environment are never for this machine.
         self._trust_env = parts.hostname not in ("localhost", "127.0.0.1", "::1")
@@ -93,9 +99,7 @@ class UpstreamPolicy(Policy):
         )
 
     def _body(self, call: Call) -> bytes:
-        changes: Mapping[str, JSON] = {}
-        if self._model is not None:
-            changes = {"model": self._model}
+        changes: Mapping[str, JSON] = self._changes
         if bool(call.request.get("stream", False)) is not call.stream:
             changes = {**changes, "stream": call.stream}
         return encode({**call.request, **changes}) if changes else call.body
