@@ -7,7 +7,7 @@ service, and each value that the service allows is allowed here, so one file ser
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -21,12 +21,12 @@ from aws_rft_sdk.jobs._tables import Form, Table, about_field, comment, read_tom
 from aws_rft_sdk.jobs.types import OURS, Problem
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.training.grpo import ADVANTAGES
 
 SERVICE = "Amazon SageMaker developer guide, hyperparameters of multi-turn reinforcement fine-tuning"
 _TRL = "TRL, GRPOConfig"
 _PEFT = "PEFT, LoraConfig"
 
-ADVANTAGE_METHODS = ("group_based", "group_based_per_turn", "rloo", "reinforce_pp_baseline", "grpo_passk")
 LOSS_TYPES = {"ppo": "dapo", "cispo": "cispo", "importance_sampling": "dapo"}
 """TRL's `loss_type` for each `loss_fn` of the service."""
 _ALL = frozenset({"clip_low_threshold", "clip_high_threshold"})
@@ -64,7 +64,7 @@ def _numbers(value: JSON) -> JSON:
     return tuple(map(_number, items)) if isinstance(items, list | tuple) else value
 
 
-def _quoted(names: Mapping[str, object] | tuple[str, ...]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return " or ".join(f'"{name}"' for name in names)
 
 
@@ -85,9 +85,7 @@ _Ks: TypeAlias = Annotated[
     Form('a list of whole numbers of at least 1, or a text such as "1,2,4"'),
 ]
 _Text: TypeAlias = Annotated[str, Field(min_length=1), Form("a text that is not empty")]
-_Method: TypeAlias = Annotated[
-    str, Field(pattern=f"^({'|'.join(ADVANTAGE_METHODS)})$"), Form(_quoted(ADVANTAGE_METHODS))
-]
+_Method: TypeAlias = Annotated[str, Field(pattern=f"^({'|'.join(ADVANTAGES)})$"), Form(_quoted(ADVANTAGES))]
 _Engine: TypeAlias = Annotated[str, Field(pattern=f"^({'|'.join(ENGINES)})$"), Form(_quoted(ENGINES))]
 _Targets: TypeAlias = Annotated[
     Literal["all-linear"] | tuple[_Text, ...],
