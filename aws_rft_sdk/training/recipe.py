@@ -18,6 +18,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._text import hint, plural
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs._tables import Form, Table, about_field, comment, read_toml, setting, shown, table_problems
+from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.types import OURS, Problem
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
@@ -254,8 +255,10 @@ def read_recipe(path: Path) -> tuple[Recipe, list[str]]:
 
 
 def _is_of_a_job(name: str, table: JSON) -> bool:
-    """Whether a table that is none of ours can be passed over. A table with our fields has a wrong name."""
-    return isinstance(table, dict) and not hint(name, _TABLES) and not table.keys() & Recipe.model_fields.keys()
+    """Whether a table that is none of ours can be passed over. An unknown table with our fields has a wrong name."""
+    is_known = any(name in kind.model_fields for kind in KINDS.values())
+    is_ours = hint(name, _TABLES) or (isinstance(table, dict) and table.keys() & Recipe.model_fields.keys())
+    return is_known or (isinstance(table, dict) and not is_ours)
 
 
 def _problems(tables: Mapping[str, JSON]) -> list[Problem]:
