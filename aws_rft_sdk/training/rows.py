@@ -66,7 +66,7 @@ def _tokens(trajectory: Trajectory, turn: Turn) -> tuple[tuple[int, ...], tuple[
     found = {"prompt_token_ids": turn.prompt_token_ids, "token_ids": turn.token_ids, "logprobs": turn.logprobs}
     if missing := [name for name, value in found.items() if value is None]:
         raise PayloadError(
-            f"turn {turn.index} of trajectory {trajectory.trajectory_id} has no {' and no '.join(missing)}. Train with a "
-            "TorchPolicy, or with an engine that answers `return_token_ids` and `logprobs`"
+            f"turn {turn.index} of trajectory {trajectory.trajectory_id} has no {' and no '.join(missing)}. Train with "
+            "a TorchPolicy, or with an engine that answers `return_token_ids` and `logprobs`"
         )
     return turn.prompt_token_ids or (), turn.token_ids or (), turn.logprobs or ()
