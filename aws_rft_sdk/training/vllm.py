@@ -107,9 +107,9 @@ def _read(answer: Passthrough, text: bytes, prompt: Sequence[int]) -> Sampled:
         value = None
     if answer.status != 200:
         error = value.get("error") if isinstance(value, dict) else None
-        message = error.get("message") if isinstance(error, dict) else None
+        message = error.get("message") if isinstance(error, dict) else text[:500].decode("utf-8", "replace")
         status = answer.status if 400 <= answer.status <= 599 else 500
-        raise PolicyError(f"vLLM answered {answer.status}: {message or text[:500]!r}", status=status)
+        raise PolicyError(f"vLLM answered {answer.status}: {message}", status=status)
     choices = value.get("choices") if isinstance(value, dict) else None
     choice: dict[str, Any] = choices[0] if choices else {}
     ids, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs")
