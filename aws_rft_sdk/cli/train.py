@@ -98,8 +98,6 @@ def command(
     Exit status: 0 when trained; 2 for bad usage; 3 when a disk, a port or a server does not work; 130 when interrupted;
     else 1.
     """
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise ConfigurationError(f"training needs {', '.join(missing)}. Type: pip install 'aws-rft-sdk[train]'")
     rank, processes = launched_process()
     plan, notes = _recipe(recipe, model, resume, out)
     if processes > 1 and not (out or resume):
@@ -109,6 +107,8 @@ def command(
         raise ConfigurationError(
             f"--policy is {policy!r}. Give upstream:URL, or leave it out to sample in this process"
         )
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ConfigurationError(f"training needs {', '.join(missing)}. Type: pip install 'aws-rft-sdk[train]'")
     is_main = rank == 0
     for note in notes if is_main else ():
         click.echo(f"note: {note}", err=True)
