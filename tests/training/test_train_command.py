@@ -73,18 +73,6 @@ def test_command_when_used_wrongly_then_the_status_is_2_and_nothing_is_written(n
     assert sorted(Path().rglob("*")) == before
 
 
-@pytest.mark.usefixtures("folder")
-def test_command_when_launched_in_several_processes_without_a_folder_then_it_asks_for_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setenv("RANK", "1")
-
-    result = train(*ARGUMENTS, "--model", "model")
-
-    assert (result.exit_code, "2 processes were launched. Give --out" in result.stderr) == (2, True)
-
-
 @pytest.mark.skipif(find_spec("trl") is not None, reason="the extra train is installed")
 @pytest.mark.usefixtures("folder")
 def test_command_when_the_extra_is_missing_then_it_names_what_to_install() -> None:
