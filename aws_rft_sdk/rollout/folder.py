@@ -22,7 +22,7 @@ from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
 from aws_rft_sdk.rollout.schedule import Planned
 from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, RolloutRecord, decode_line
+from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, RolloutRecord, decode_line, id_of
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 STARTED_FILE = "started.jsonl"
@@ -221,7 +221,7 @@ def _read_past(path: Path) -> Past:
     def add(fields: dict[str, JSON]) -> None:
         table.add(fields)
         if fields["status"] != completed:
-            broken.add(fields["id"])
+            broken.add(id_of(fields))
 
     table.read_lines(path, add)
     done = {key for key, status in zip(table.keys, table.status, strict=True) if status == COMPLETED}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from aws_rft_sdk.failures import RolloutStatus, error_type
-from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, parse_lines
+from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, id_of, parse_lines
 
 K = TypeVar("K")
 _MOST = sys.float_info.max
@@ -128,10 +128,10 @@ class RolloutTable:
         Raises:
             ValueError, TypeError, KeyError, AttributeError, OverflowError: It is no record. Nothing was added.
         """
-        trajectory_id, reward = fields["id"], fields["reward"]
+        trajectory_id, reward = id_of(fields), fields["reward"]
         error, failure = fields.get("error"), fields.get("failure")
         if not isinstance(trajectory_id, str):
-            raise ValueError(f"id is {trajectory_id!r}")
+            raise ValueError(f"trajectory_id is {trajectory_id!r}")
         prompts, responses = fields.get("prompt_tokens") or (), fields.get("response_tokens") or ()
         metrics = fields.get("metrics", {})
         reported = [

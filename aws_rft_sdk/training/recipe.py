@@ -7,7 +7,7 @@ service, and each value that the service allows is allowed here, so one file ser
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -18,15 +18,16 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._text import hint, plural
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs._tables import Form, Table, about_field, comment, read_toml, setting, shown, table_problems
+from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.types import OURS, Problem
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
+from aws_rft_sdk.training.grpo import ADVANTAGES
 
 SERVICE = "Amazon SageMaker developer guide, hyperparameters of multi-turn reinforcement fine-tuning"
 _TRL = "TRL, GRPOConfig"
 _PEFT = "PEFT, LoraConfig"
 
-ADVANTAGE_METHODS = ("group_based", "group_based_per_turn", "rloo", "reinforce_pp_baseline", "grpo_passk")
 LOSS_TYPES = {"ppo": "dapo", "cispo": "cispo", "importance_sampling": "dapo"}
 """TRL's `loss_type` for each `loss_fn` of the service."""
 _ALL = frozenset({"clip_low_threshold", "clip_high_threshold"})
@@ -64,7 +65,7 @@ def _numbers(value: JSON) -> JSON:
     return tuple(map(_number, items)) if isinstance(items, list | tuple) else value
 
 
-def _quoted(names: Mapping[str, object] | tuple[str, ...]) -> str:
+def _quoted(names: Iterable[str]) -> str:
     return " or ".join(f'"{name}"' for name in names)
 
 
@@ -85,9 +86,7 @@ _Ks: TypeAlias = Annotated[
     Form('a list of whole numbers of at least 1, or a text such as "1,2,4"'),
 ]
 _Text: TypeAlias = Annotated[str, Field(min_length=1), Form("a text that is not empty")]
-_Method: TypeAlias = Annotated[
-    str, Field(pattern=f"^({'|'.join(ADVANTAGE_METHODS)})$"), Form(_quoted(ADVANTAGE_METHODS))
-]
+_Method: TypeAlias = Annotated[str, Field(pattern=f"^({'|'.join(ADVANTAGES)})$"), Form(_quoted(ADVANTAGES))]
 _Engine: TypeAlias = Annotated[str, Field(pattern=f"^({'|'.join(ENGINES)})$"), Form(_quoted(ENGINES))]
 _Targets: TypeAlias = Annotated[
     Literal["all-linear"] | tuple[_Text, ...],
@@ -256,8 +255,10 @@ def read_recipe(path: Path) -> tuple[Recipe, list[str]]:
 
 
 def _is_of_a_job(name: str, table: JSON) -> bool:
-    """Whether a table that is none of ours can be passed over. A table with our fields has a wrong name."""
-    return isinstance(table, dict) and not hint(name, _TABLES) and not table.keys() & Recipe.model_fields.keys()
+    """Whether a table that is none of ours can be passed over. An unknown table with our fields has a wrong name."""
+    is_known = any(name in kind.model_fields for kind in KINDS.values())
+    is_ours = hint(name, _TABLES) or (isinstance(table, dict) and table.keys() & Recipe.model_fields.keys())
+    return is_known or (isinstance(table, dict) and not is_ours)
 
 
 def _problems(tables: Mapping[str, JSON]) -> list[Problem]:
