@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -167,7 +165,7 @@ def train(
     options = complete_options({**shared, **sampled, "limit": limit}, None)
     work = plan_run(handler, dataset, options)
     plan = Plan.of(recipe, len(work.prompts), processes.num_processes)
-    cells = _in_order_of_training(work.prompts, recipe, plan)
+    cells = plan.in_order(work.prompts, recipe)
     tests = None
     if validation is not None:
         tests = plan_run(handler, validation, complete_options({**shared, "temperature": 0.0, "top_p": 1.0}, None))
@@ -204,16 +202,6 @@ def train(
         trainer.save_model(str(folder / "model"))
     processes.wait_for_everyone()
     return TrainingRun(folder, read_steps(folder / STEPS_FILE), folder / "model")
-
-
-def _in_order_of_training(prompts: Sequence[str], recipe: Recipe, plan: Plan) -> list[str]:
-    """Return the prompts of all steps: epoch after epoch, each in an order of its own, as many as the steps need."""
-    order: list[str] = []
-    for epoch in itertools.count():
-        order += random.Random(f"{recipe.seed} epoch {epoch}").sample(prompts, len(prompts))
-        if len(order) >= (size := plan.rollout_steps * recipe.global_batch_size):
-            break
-    return order[:size]
 
 
 def _manifest(work: RunPlan, cells: Sequence[str], settings: Mapping[str, JSON]) -> Manifest:
