@@ -265,11 +265,13 @@ class _Files(Listener):
         self._records = self._stack.enter_context(
             RunFolder(folder / "train", manifest, prompts=_lines(cells), resume=resumed)
         )
-        self._steps = self._stack.enter_context(AppendedFile(folder / STEPS_FILE))
-        (folder / RECIPE_FILE).write_text(recipe.to_toml(), encoding="utf-8")
+        self._recipe: Recipe | None = recipe
 
     def keep(self, samples: Sequence[Sample], validation: int | None) -> None:
         """Write records. See `Listener`."""
+        if self._recipe is not None:  # only now, so that a training that never began leaves nothing behind
+            (self._folder / RECIPE_FILE).write_text(self._recipe.to_toml(), encoding="utf-8")
+            self._recipe = None
         with ExitStack() as stack:
             folder = self._records
             if validation is not None and self._tests is not None:
@@ -283,7 +285,8 @@ class _Files(Listener):
 
     def tell(self, step: Step) -> None:
         """Write a record, and pass it on. See `Listener`."""
-        self._steps.append(json.dumps(step.to_json(), allow_nan=False))
+        with AppendedFile(self._folder / STEPS_FILE) as file:
+            file.append(json.dumps(step.to_json(), allow_nan=False))
         if self._tell is not None:
             self._tell(step)
 

@@ -303,6 +303,9 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc] # TRL has no types
         if step is not None:
             self._listener.tell(step)
 
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        """Write none: TRL's says how to train with TRL, and asks the hub."""
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()

@@ -28,7 +28,7 @@ def recipe(**values: Any) -> Recipe:
 
 
 class OneByOne(Policy):
-    """Samples one answer after the other from a model. The k-th rollout of a prompt in a round draws the same each time.
+    """Samples one answer after the other from a model. The k-th rollout of a prompt in a round draws the same again.
 
     `falsify` changes the log-probabilities that are recorded.
     """
@@ -52,19 +52,20 @@ class OneByOne(Policy):
 
     def _answer(self, call: Call) -> Mapping[str, JSON]:
         request = call.request
-        ids = self.tokenizer.apply_chat_template(
-            [_plain(message) for message in request["messages"]],
-            tools=request.get("tools"),
-            add_generation_prompt=True,
-            return_dict=False,
-        )
+        messages = [_plain(message) for message in request["messages"]]
+        options = {"tools": request.get("tools"), "add_generation_prompt": True, "return_dict": False}
+        ids = self.tokenizer.apply_chat_template(messages, **options)
         name = f"{self.round} {self.seen[call.trajectory_id or '']} {call.turn}"
         with self.lock, torch.no_grad():
             sampled = self.draw(call, ids, name)
             logits = self.model(torch.tensor([[*ids, *sampled]])).logits[0, len(ids) - 1 : -1]
             of_tokens = torch.log_softmax(logits / (request.get("temperature") or 1.0), -1)
         logprobs = of_tokens.gather(1, torch.tensor(sampled)[:, None])[:, 0].tolist()
-        return completion(self.tokenizer, ids, sampled, list(map(self.falsify, logprobs)))
+        return completion(self.message(call, sampled), ids, sampled, list(map(self.falsify, logprobs)))
+
+    def message(self, call: Call, sampled: list[int]) -> dict[str, Any]:
+        """Return the message that tokens are."""
+        return {"role": "assistant", "content": self.tokenizer.decode(sampled, skip_special_tokens=True)}
 
     def draw(self, call: Call, ids: list[int], name: str) -> list[int]:
         """Return tokens to answer with. `name` is the same whenever the draw has to be."""
@@ -78,15 +79,15 @@ class OneByOne(Policy):
         return sampled
 
 
-def completion(tokenizer: Any, prompt: list[int], sampled: list[int], logprobs: list[float]) -> dict[str, Any]:
+def completion(message: dict[str, Any], prompt: list[int], sampled: list[int], logprobs: list[float]) -> dict[str, Any]:
     """Return a chat completion as an engine that knows its tokens gives it."""
     return {
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": tokenizer.decode(sampled, skip_special_tokens=True)},
+                "message": message,
                 # A real engine says "length" here. Strands raises for it, and these tests are of other things.
-                "finish_reason": "stop",
+                "finish_reason": "tool_calls" if message.get("tool_calls") else "stop",
                 "token_ids": sampled,
                 "logprobs": {"content": [{"token": "", "logprob": p, "top_logprobs": []} for p in logprobs]},
             }
