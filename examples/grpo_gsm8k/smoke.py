@@ -94,7 +94,7 @@ def smollm2(folder: Path) -> None:
     where = {"gguf_file": file.name}
     AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
     quantized = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
-    # Its weights are numbers of 32 bits by now. transformers refuses to save it all the same, so a new model takes them.
+    # Its weights are 32-bit numbers by now. transformers refuses to save it all the same, so a new model takes them.
     if hasattr(quantized.config, "quantization_config"):
         del quantized.config.quantization_config
     model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
