@@ -48,7 +48,6 @@ WORKER_URL_VARIABLE = "RFT_WORKER_URL"
 WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
 RANK_VARIABLE = "RANK"
-PROCESSES_VARIABLE = "WORLD_SIZE"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 CA_BUNDLE_VARIABLES = ("RFT_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _CARRIED_VARIABLES = (
@@ -130,11 +129,9 @@ def carried(endpoint: str | None = None) -> dict[str, str]:
     return known if endpoint is None else {**known, ENDPOINT_VARIABLE: endpoint}
 
 
-def launched_process() -> tuple[int, int]:
-    """Return the number of this process, from 0, and how many `accelerate launch` or `torchrun` has started."""
-    numbers = environment(RANK_VARIABLE), environment(PROCESSES_VARIABLE)
-    rank, processes = (int(text) if text and text.isdecimal() else None for text in numbers)
-    return rank or 0, processes or 1
+def is_main_process() -> bool:
+    """Return whether this process is alone, or the first one that `accelerate launch` or `torchrun` has started."""
+    return environment(RANK_VARIABLE) in (None, "0")
 
 
 def worker_key() -> str | None:

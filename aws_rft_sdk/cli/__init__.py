@@ -26,6 +26,7 @@ _COMMANDS = {
     "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
+    "preflight": "Say whether a training job would learn, before it is paid for.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
     "replay": "Run recorded rollouts again without a model; show what differs.",
     "rescore": "Apply another reward to saved rollouts.",

@@ -19,7 +19,8 @@ from aws_rft_sdk.cli._sparkline import sparkline
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs.report import reward_svg
 from aws_rft_sdk.jobs.steps import Step
-from aws_rft_sdk.training.learning import CONTROLS, MUST_FAIL, Course, learn, wilson
+from aws_rft_sdk.runs.metrics.intervals import wilson
+from aws_rft_sdk.training.learning import CONTROLS, MUST_FAIL, Course, learn
 from aws_rft_sdk.training.softmax import softmax
 
 

@@ -24,7 +24,7 @@ from aws_rft_sdk.cli._sparkline import sparkline
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs.steps import Step
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
-from aws_rft_sdk.settings import launched_process
+from aws_rft_sdk.settings import is_main_process
 from aws_rft_sdk.training.recipe import Recipe, read_recipe
 
 _PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
@@ -98,18 +98,15 @@ def command(
     Exit status: 0 when trained; 2 for bad usage; 3 when a disk, a port or a server does not work; 130 when interrupted;
     else 1.
     """
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise ConfigurationError(f"training needs {', '.join(missing)}. Type: pip install 'aws-rft-sdk[train]'")
-    rank, processes = launched_process()
     plan, notes = _recipe(recipe, model, resume, out)
-    if processes > 1 and not (out or resume):
-        raise ConfigurationError(f"{processes} processes were launched. Give --out, so that they write to one folder")
     folder = resume or out or Path("runs", datetime.now(timezone.utc).strftime("train-%Y-%m-%dT%H-%M-%SZ"))
     if (policy := given["policy"]) and not policy.startswith("upstream:"):
         raise ConfigurationError(
             f"--policy is {policy!r}. Give upstream:URL, or leave it out to sample in this process"
         )
-    is_main = rank == 0
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ConfigurationError(f"training needs {', '.join(missing)}. Type: pip install 'aws-rft-sdk[train]'")
+    is_main = is_main_process()
     for note in notes if is_main else ():
         click.echo(f"note: {note}", err=True)
     began = time.monotonic()
@@ -120,7 +117,8 @@ def command(
             finished = train(handler, dataset, plan, tell=progress and progress.tell, **where, **given)
     except KeyboardInterrupt:
         if is_main:
-            again = shlex.join(["aws-rft", "train", handler, dataset, "--resume", str(folder)])
+            options = [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
+            again = shlex.join(["aws-rft", "train", handler, dataset, "--resume", str(folder), *options])
             click.echo(f"stopped. Go on from the last checkpoint with: {again}", err=True)
         ctx.exit(128 + signal.SIGINT)
     if not is_main:
@@ -140,7 +138,8 @@ def _recipe(path: Path | None, model: str | None, resume: Path | None, out: Path
             )
         path = resume / "recipe.toml"
     recipe, notes = (Recipe(), []) if path is None else read_recipe(path)
-    recipe = recipe.model_copy(update={"model": model}) if model else recipe
+    if model:  # absolute, because the folder keeps the recipe
+        recipe = recipe.model_copy(update={"model": str(Path(model).resolve()) if Path(model).is_dir() else model})
     if recipe.model is None:
         raise ConfigurationError("there is no model to train. Give --model, or `model` in [train] of the recipe")
     # A name on the hub has at most one slash.
@@ -164,12 +163,15 @@ class _Progress(LiveFigures):
 
     def __init__(self, folder: Path) -> None:
         super().__init__("  loading the model")
+        self._folder: Path | None = folder
         self._rewards: list[float] = []
         self._last = time.monotonic()
-        click.echo(f"records go to {folder}", err=True)
 
     def tell(self, step: Step) -> None:
         """Show a step."""
+        if self._folder is not None:
+            click.echo(f"records go to {self._folder}", err=True)
+            self._folder = None
         now = time.monotonic()
         figures = {"step": f"{step.step:>3}" + (f" of {step.total_steps}" if step.total_steps else "")}
         if step.reward_mean is not None:
@@ -188,7 +190,7 @@ def _report(finished: Any, seconds: float) -> dict[str, JSON]:
     before, after = finished.validation_before, finished.validation_after
     return {
         "folder": str(finished.folder),
-        "steps": len(finished.steps),
+        "steps": sum(step.step > 0 for step in finished.steps),  # 0 is the validation before the training
         "reward": {"first": rewards[0] if rewards else None, "last": rewards[-1] if rewards else None},
         "validation": None if before is None and after is None else {"before": before, "after": after},
         "model": str(finished.model),

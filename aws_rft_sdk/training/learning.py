@@ -32,6 +32,7 @@ from aws_rft_sdk.rollout import run, run_rollouts
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.options import complete_options
 from aws_rft_sdk.rollout.planning import plan_run
+from aws_rft_sdk.runs.metrics.intervals import wilson
 from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
@@ -66,15 +67,6 @@ class Course:
         """Whether success rose by at least 15 points, and the 95 % intervals of before and after do not overlap."""
         low, high = wilson(self.after, self.held_out)[0], wilson(self.before, self.held_out)[1]
         return self.after - self.before >= _SMALLEST_RISE and low > high
-
-
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share of `count` trials. Without trials it is all that is possible."""
-    if not count:
-        return 0.0, 1.0
-    z = 1.959964
-    middle, width = share + z * z / (2 * count), z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
-    return (middle - width) / (1 + z * z / count), (middle + width) / (1 + z * z / count)
 
 
 def learn(

@@ -107,9 +107,11 @@ class Hyperparameters(Table):
         "Loss of the policy gradient. importance_sampling clips nothing.", default="ppo"
     )
     clip_low_threshold: _Share = _service(
-        "The loss ppo ignores a token whose probability fell below this ratio.", default=0.8
+        "Ratio of new to old probability below which a token is clipped.", default=0.8
     )
-    clip_high_threshold: _From1 = _service("Ratio above which a token is clipped.", default=1.2)
+    clip_high_threshold: _From1 = _service(
+        "Ratio of new to old probability above which a token is clipped.", default=1.2
+    )
     temperature: _From0 = _service("Of the sampling in training. Validation has 0.", default=1.0)
     sampling_top_p: _Share = _service("Of the sampling in training. Validation has 1.", default=1.0)
     sampling_max_tokens: _Count = _service("Tokens of a model call. The service has 4096.", default=512)
@@ -165,7 +167,8 @@ class LocalTraining(Table):
     )
     warmup_steps: _Every = _trl("Updates in which the learning rate rises to its value.", default=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = _ours(
-        "Of the weights. auto: bfloat16 on a GPU, else float32.", default="auto"
+        "Of the computation, and of weights that are not trained. auto: bfloat16 on a GPU, else float32.",
+        default="auto",
     )
     device: Literal["auto", "cpu", "cuda"] = _ours("auto: a GPU if there is one.", default="auto")
     gradient_checkpointing: bool = _trl("Whether to save memory, for time.", default=False)
@@ -308,8 +311,6 @@ def _notes(recipe: Recipe, given: Mapping[str, JSON]) -> Iterator[str]:
     clips = _CLIPS.get("importance_sampling" if recipe.loss_fn == "importance_sampling" else recipe.loss_type, _ALL)
     for name in sorted((_ALL - clips) & given.keys()):
         yield f"hyperparameters.{name} is not used: loss_fn {recipe.loss_fn} with loss_type {recipe.loss_type} has none"
-    if recipe.temperature == 0:
-        yield "hyperparameters.temperature is 0: the rollouts of a group are equal, and equal rewards teach nothing"
 
 
 def _refuse(problems: list[Problem], what: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError
+from aws_rft_sdk.jobs._tables import rule_of
 from aws_rft_sdk.jobs.reading import init_text
 from aws_rft_sdk.training.grpo import ADVANTAGES
 from aws_rft_sdk.training.recipe import Hyperparameters, LocalTraining, Recipe, read_recipe
@@ -160,7 +161,6 @@ NOTES = {
     ),
     "clipping": (H + "clip_low_threshold = 0.7\nclip_high_threshold = 1.3", []),
     "cispo": (H + 'loss_fn = "cispo"\nclip_low_threshold = 1\nclip_high_threshold = 6', ["clip_low_threshold"]),
-    "greedy": (H + "temperature = 0", ["equal rewards teach nothing"]),
     "empty": ("", []),
 }
 
@@ -215,3 +215,33 @@ def test_recipe_when_the_file_is_absent_or_a_name_is_unknown_in_python_then_it_i
         read_recipe(tmp_path / "absent.toml")
     with pytest.raises(JobConfigError, match='did you mean "group_size"'):
         Recipe(group_sise=4)
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "training.md"
+
+
+def render_recipe_table():
+    """Return the table of docs/training.md. `python -c "from tests.training.test_recipe import *; write_docs()"`."""
+    lines = []
+    for table, kind in {"hyperparameters": Hyperparameters, "train": LocalTraining}.items():
+        lines += [f"| `[{table}]` | Default | Values | Meaning |", "|---|---|---|---|"]
+        for name, field in kind.model_fields.items():
+            default = "" if field.default is None else f"`{json.dumps(field.default)}`"
+            lines.append(f"| `{name}` | {default} | {rule_of(field)} | {field.description} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def split_docs():
+    before, rest = DOCS.read_text().split("<!-- recipe -->\n")
+    table, after = rest.split("<!-- end of recipe -->\n")
+    return before, table, after
+
+
+def write_docs():
+    before, _, after = split_docs()
+    DOCS.write_text(f"{before}<!-- recipe -->\n{render_recipe_table()}<!-- end of recipe -->\n{after}")
+
+
+def test_table_in_the_docs_when_read_then_it_is_what_the_fields_say():
+    assert split_docs()[1] == render_recipe_table()
