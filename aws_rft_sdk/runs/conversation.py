@@ -88,11 +88,16 @@ class Unfolder:
     def __init__(self) -> None:
         self._histories: list[tuple[int, list[int]]] = []
         """Turn and messages of each conversation that may go on, the one that was used last at the end."""
+        self._last: list[tuple[Mapping[str, Any] | None, int]] = []
+        """Messages of the last request and their keys. Nearly all are in the next request again."""
 
     def add(self, index: int, request: object, answer: Mapping[str, Any] | None) -> Step:
         """Return what the turn with this index adds."""
         messages = _objects(request.get("messages")) if isinstance(request, Mapping) else []
-        keys = [_key(message) for message in messages]
+        last = [*self._last, *[(None, 0)] * (len(messages) - len(self._last))]
+        pairs = zip(messages, last, strict=False)
+        keys = [key if message == before else _key(message) for message, (before, key) in pairs]
+        self._last = list(zip(messages, keys, strict=True))
         best, kept, whole = None, 0, False
         for number, (_, history) in reversed(list(enumerate(self._histories))):
             same = _common(history, keys)
@@ -174,6 +179,15 @@ def read_turns(trajectory: Trajectory) -> list[TurnFacts]:
             )
         )
     return found
+
+
+def first_difference(one: Sequence[Message], other: Sequence[Message]) -> int | None:
+    """Return the position of the first message that two conversations do not share. None if they are the same."""
+    for place, (a, b) in enumerate(zip(one, other, strict=False)):
+        calls = [[(call.name, _normal(call.arguments)) for call in message.calls] for message in (a, b)]
+        if (a.role, a.text, a.reasoning, a.sampled) != (b.role, b.text, b.reasoning, b.sampled) or calls[0] != calls[1]:
+            return place
+    return None if len(one) == len(other) else min(len(one), len(other))
 
 
 def tools_offered(trajectory: Trajectory) -> list[JSON]:

@@ -14,117 +14,27 @@ Where that cannot be written, or for a runtime, the index is a temporary file.
 from __future__ import annotations
 
 import contextlib
+import sqlite3
 import tempfile
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 
-from aws_rft_sdk._frozen import JSON, FrozenDict, thaw
+from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, UnavailableError
 from aws_rft_sdk.runs._index import Index, Progress
 from aws_rft_sdk.runs._sources import Database, DatabaseFile, Lines, RunningRuntime
 from aws_rft_sdk.runs.conversation import Message, TurnFacts, mask_secrets, read_conversation, read_turns, tools_offered
 from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, STARTED_FILE, RolloutRecord, decode_line, parse_record
+from aws_rft_sdk.runs.summaries import Conversation, RolloutPage, RolloutSummary
 from aws_rft_sdk.runs.where import Comparison, Where, sort_column, to_sql
 from aws_rft_sdk.runtime.records import make_trajectory
 from aws_rft_sdk.types import Trajectory
 
 _INDEX_SUFFIX = "-view"
 _NAMED_IDS = 5
-
-
-@dataclass(frozen=True)
-class RolloutSummary:
-    """One rollout of a list. None stands for what is not known."""
-
-    trajectory_id: str
-    group: int | None
-    """Position of its prompt in the dataset, from 0. For a database alone: in the order in which prompts came up."""
-    sample: int | None
-    """Position within its group, from 0. None for a database alone."""
-    attempts: int
-    superseded: bool
-    """Whether a later attempt of the same rollout has a record."""
-    reward: float | None
-    """The number, or the sum of one for each turn."""
-    turns: int | None
-    prompt_tokens: int | None
-    response_tokens: int | None
-    tokens: int | None
-    """Both together."""
-    seconds: float | None
-    started_at: float | None
-    """Seconds since the epoch."""
-    outcome: str
-    """One of `where.OUTCOMES`."""
-    error_kind: str | None
-    """Value of a `FailureKind`."""
-    error: str | None
-    prompt: str | None
-    """Its first 1,000 characters. None also while the turns were not read."""
-    tools: Mapping[str, int]
-    """Times that each tool was called, by its name."""
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return it as plain JSON, by the names of its fields."""
-        return {**asdict(self), "tools": dict(self.tools)}
-
-
-@dataclass(frozen=True)
-class RolloutPage:
-    """Some rollouts of a list."""
-
-    rollouts: tuple[RolloutSummary, ...]
-    matched: int
-    """Rollouts that the filter lets pass."""
-    total: int
-    """All rollouts of the run, superseded attempts left out unless they were asked for."""
-
-
-@dataclass(frozen=True)
-class Conversation:
-    """One rollout in full."""
-
-    summary: RolloutSummary
-    job_arn: str | None
-    prompt: JSON
-    """The whole prompt cell. None if nobody kept it."""
-    messages: tuple[Message, ...]
-    turns: tuple[TurnFacts, ...]
-    tools: tuple[JSON, ...]
-    """The tools that were offered to the policy, as OpenAI tool definitions. Secrets in them are masked."""
-    rewards: tuple[float, ...] | None
-    """What the runtime got: one number, or one for each turn."""
-    floor: float | None
-    """What the runtime got in place of a reward when infrastructure broke the rollout."""
-    metrics: Mapping[str, JSON]
-    """Figures that the handler returned, such as the components of the reward."""
-    state: JSON
-    """Final state of the environment that the handler returned."""
-    traceback: str | None
-    traceback_of: str | None
-    """Trajectory id of the rollout that the traceback is of: the first with the same kind of error. None if there is no
-    traceback."""
-    notes: tuple[str, ...]
-    """What is missing and why, one sentence each."""
-    trajectory: Trajectory | None
-    """The recorded requests and answers as they are, unmasked. None if there are none."""
-
-    def to_json(self) -> dict[str, JSON]:
-        """Return it as plain JSON, without `trajectory`. `docs/show.md` lists the keys."""
-        named = ("job_arn", "rewards", "floor", "traceback", "traceback_of")
-        return {
-            **self.summary.to_json(),
-            **{name: getattr(self, name) for name in named},
-            "prompt": thaw(self.prompt),
-            "metrics": thaw(self.metrics),
-            "state": thaw(self.state),
-            "tools_offered": list(self.tools),
-            "messages": [{**asdict(one), "calls": [call._asdict() for call in one.calls]} for one in self.messages],
-            "turn_list": [asdict(turn) for turn in self.turns],
-            "notes": list(self.notes),
-        }
 
 
 class RunView:
@@ -263,8 +173,7 @@ class RunView:
             total = matched
             if where is not None:
                 (total,) = connection.execute(f"SELECT count(*) FROM rollouts WHERE {everything}").fetchone()  # noqa: S608
-            tools = [dict(connection.execute(_TOOLS, (place,)).fetchall()) for place, *_ in rows]
-        found = [_summary(columns, used) for (_, *columns), used in zip(rows, tools, strict=True)]
+            found = [_summary(connection, row) for row in rows]
         return RolloutPage(tuple(found), matched, total)
 
     def group(self, number: int) -> tuple[RolloutSummary, ...]:
@@ -355,8 +264,8 @@ class RunView:
             row = connection.execute(statement, (trajectory_id,)).fetchone()
             if row is None:
                 raise ConfigurationError(f"{self.name} has no rollout {trajectory_id!r:.80}")
-            line, place, *columns = row
-            summary = _summary(columns, dict(connection.execute(_TOOLS, (place,)).fetchall()))
+            line, place = row[:2]
+            summary = _summary(connection, row[1:])
         notes: list[str] = []
         trajectory = self._trajectory(place, summary, notes)
         record = self._record(line)
@@ -367,14 +276,16 @@ class RunView:
                 if self.has_records
                 else "there are no records: its error and the components of its reward are not known"
             )
+        messages = () if trajectory is None else tuple(read_conversation(trajectory))
+        turns = () if trajectory is None else tuple(read_turns(trajectory))
         recorded = None if trajectory is None else trajectory.rewards
         own = None if record is None else record.rewards or (None if record.reward is None else (record.reward,))
         return Conversation(
-            summary=summary,
+            summary=summary if trajectory is None else _completed(summary, messages, turns),
             job_arn=None if trajectory is None else trajectory.job_arn,
             prompt=None if trajectory is None else trajectory.prompt,
-            messages=() if trajectory is None else tuple(read_conversation(trajectory)),
-            turns=() if trajectory is None else tuple(read_turns(trajectory)),
+            messages=messages,
+            turns=turns,
             tools=() if trajectory is None else tuple(tools_offered(trajectory)),
             rewards=recorded or own,
             floor=None if record is None else record.floor,
@@ -452,13 +363,27 @@ class RunView:
 
 
 _STORED = [field.name for field in fields(RolloutSummary) if field.name != "tools"]
-_COLUMNS = ", ".join(["place", *(f'"{name}"' for name in _STORED)])
+_COLUMNS = ", ".join(["place", "seen_turns", *(f'"{name}"' for name in _STORED)])
 _TOOLS = "SELECT tool, calls FROM tool_calls WHERE place = ? ORDER BY calls DESC, tool"
 
 
-def _summary(columns: list[JSON], tools: dict[str, int]) -> RolloutSummary:
+def _summary(connection: sqlite3.Connection, row: Sequence[JSON]) -> RolloutSummary:
+    """Return the rollout of a row of `_COLUMNS`."""
+    place, seen_turns, *columns = row
     values = dict(zip(_STORED, columns, strict=True))
-    return RolloutSummary(**{**values, "superseded": bool(values["superseded"])}, tools=FrozenDict(tools))
+    tools = None if seen_turns < 0 else FrozenDict(connection.execute(_TOOLS, (place,)).fetchall())
+    return RolloutSummary(**{**values, "superseded": bool(values["superseded"])}, tools=tools)
+
+
+def _completed(summary: RolloutSummary, messages: Sequence[Message], turns: Sequence[TurnFacts]) -> RolloutSummary:
+    """Return a summary with what its turns tell, which may not be in the index yet."""
+    tools = Counter(call.name for message in messages if message.sampled for call in message.calls)
+    return replace(
+        summary,
+        tools=FrozenDict(tools),
+        turns=len(turns) if summary.turns is None else summary.turns,
+        seconds=summary.seconds or max((turn.started_after + turn.seconds for turn in turns), default=0.0),
+    )
 
 
 def _order(sort: str) -> tuple[str, tuple[float | str, ...]]:
