@@ -16,14 +16,9 @@ from statistics import fmean, stdev
 from typing import Any
 
 import torch
-from strands import Agent, tool
-from strands.types.exceptions import MaxTokensReachedException
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from aws_rft_sdk import rft_handler
-from aws_rft_sdk.adapters.runtime_model import runtime_model
-from aws_rft_sdk.datasets import pack, unpack
 from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 
 Sum = tuple[int, int]
@@ -129,7 +124,10 @@ def pretrain(
     random, encoded = Random(f"pretrain {seed}"), {}
     for pair in (*data.train, *data.validation):
         parts = [(tokenizer(text)["input_ids"], said) for text, said in conversation(*pair, with_tool)]
-        encoded[pair] = ([i for ids, _ in parts for i in ids], [i if said else -100 for ids, said in parts for i in ids])
+        encoded[pair] = (
+            [i for ids, _ in parts for i in ids],
+            [i if said else -100 for ids, said in parts for i in ids],
+        )
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     for step in range(1, 5001):
         for group in optimizer.param_groups:

@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from strands import Agent, tool
-from strands.models.openai import OpenAIModel
-from training.tiny import tiny_model, tiny_tokenizer
+from strands import Agent
 
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.adapters.runtime_model import runtime_model
 from aws_rft_sdk.handler import rft_handler
-from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import Call, Policy
 from aws_rft_sdk.training.recipe import Recipe
 
@@ -55,7 +53,10 @@ class OneByOne(Policy):
     def _answer(self, call: Call) -> Mapping[str, JSON]:
         request = call.request
         ids = self.tokenizer.apply_chat_template(
-            [_plain(message) for message in request["messages"]], tools=request.get("tools"), add_generation_prompt=True, return_dict=False
+            [_plain(message) for message in request["messages"]],
+            tools=request.get("tools"),
+            add_generation_prompt=True,
+            return_dict=False,
         )
         name = f"{self.round} {self.seen[call.trajectory_id or '']} {call.turn}"
         generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
@@ -65,7 +66,9 @@ class OneByOne(Policy):
                 logits = self.model(torch.tensor([[*ids, *sampled]])).logits[0, -1]
                 temperature = request.get("temperature", 1.0)
                 distribution = torch.log_softmax(logits / (temperature or 1.0), -1)
-                token = torch.multinomial(distribution.exp(), 1, generator=generator) if temperature else logits.argmax()
+                token = (
+                    torch.multinomial(distribution.exp(), 1, generator=generator) if temperature else logits.argmax()
+                )
                 sampled.append(int(token))
                 logprobs.append(self.falsify(float(distribution[int(token)])))
                 if sampled[-1] == self.tokenizer.eos_token_id:
