@@ -129,7 +129,9 @@ def judge(prompts: list[str], out: Path) -> dict[str, Any]:
     attempts = list(read_records(out, superseded=True))
     last = {record.prompt_index: record for record in attempts}
     rewards = {t.trajectory_id: t.rewards for t in read_trajectories(out / "trajectories.db") if t.rewards is not None}
-    rewarded = Counter(record.prompt_index for record in attempts if record.id in rewards and record.failure is None)
+    rewarded = Counter(
+        record.prompt_index for record in attempts if record.trajectory_id in rewards and record.failure is None
+    )
     ends: dict[str, Counter[str]] = {}
     counts = Counter(dict.fromkeys(("healthy", *PROMISES), 0))
     for index, prompt in enumerate(prompts):
@@ -143,7 +145,7 @@ def judge(prompts: list[str], out: Path) -> dict[str, Any]:
         right = (hostile_agent.reward_of(prompt),)
         if record is None:
             continue
-        given = rewards.get(record.id)
+        given = rewards.get(record.trajectory_id)
         if record.ended_well and (record.reward,) == right == given:
             counts["rewarded right"] += 1
         elif given is None:

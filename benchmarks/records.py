@@ -76,7 +76,7 @@ def make_run(folder: Path, seed: int, prompts: int, group_size: int, missing: in
                 continue
             started.write(json.dumps([trajectory_id, prompt, sample, 1]) + "\n")
             record = {
-                "id": trajectory_id,
+                "trajectory_id": trajectory_id,
                 "prompt_index": prompt,
                 "sample_index": sample,
                 "reward": float(rng.random() < chances[prompt]),

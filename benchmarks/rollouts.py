@@ -228,8 +228,8 @@ def run_and_crash(work: Work) -> dict[str, object]:
         "records": len(records),
         "lost": work.rollouts - len(keys),
         "run_twice": sum(count - 1 for count in keys.values()),
-        "rewarded_without_record": len(rewarded - {record.id for record in records}),
-        "recorded_without_reward": len({record.id for record in records} - rewarded),
+        "rewarded_without_record": len(rewarded - {record.trajectory_id for record in records}),
+        "recorded_without_reward": len({record.trajectory_id for record in records} - rewarded),
         "mib_until_kill": shown_memory(memory),
         "mib_resumed": shown_memory(memory_resumed),
     }

@@ -26,12 +26,14 @@ _COMMANDS = {
     "job": "Plan, submit, follow and use a training job.",
     "metrics": "Compute the metrics of rollouts from their records.",
     "outbox": "Look at an outbox, and deliver what stands in it.",
+    "preflight": "Say whether a training job would learn, before it is paid for.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
     "replay": "Run recorded rollouts again without a model; show what differs.",
     "rescore": "Apply another reward to saved rollouts.",
     "reward": "Test a reward, run it as a Lambda function, package it, deploy it.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
+    "train": "Train a language model on the rewards of a handler.",
     "worker": "Receive rollouts and run a handler: over HTTP, or from queues.",
 }
 

@@ -149,7 +149,7 @@ def _print(report: RescoreReport, show: int) -> None:
         table = Table("biggest changes", "prompt", "sample", "recorded", "new")
         for rollout in changes:
             place = (str(rollout.record.prompt_index), str(rollout.record.sample_index))
-            table.add_row(Text(rollout.record.id), *place, _number(rollout.old), _number(rollout.new))
+            table.add_row(Text(rollout.record.trajectory_id), *place, _number(rollout.old), _number(rollout.new))
         console.print(table)
     _print_unscored(console, report, show)
 
@@ -160,7 +160,7 @@ def _print_unscored(console: Console, report: RescoreReport, show: int) -> None:
         for rollout in rollouts[:show]:
             place = f"prompt {rollout.record.prompt_index}, sample {rollout.record.sample_index}"
             note = f": {rollout.note}" if rollout.note else ""
-            console.print(f"{status.value}: {rollout.record.id} ({place}){note}", markup=False)
+            console.print(f"{status.value}: {rollout.record.trajectory_id} ({place}){note}", markup=False)
         if len(rollouts) > show:
             console.print(f"{status.value}: and {len(rollouts) - show} more", markup=False)
 

@@ -289,7 +289,7 @@ def _record(
     rewards = None if is_floor else given
     turns = seen.turns if outcome.lost and seen is not None else outcome.turns
     return RolloutRecord(
-        id=trajectory_id or f"not-started-{planned.prompt_index}-{planned.sample_index}",
+        trajectory_id=trajectory_id or f"not-started-{planned.prompt_index}-{planned.sample_index}",
         prompt_index=planned.prompt_index,
         sample_index=planned.sample_index,
         reward=None if rewards is None else sum(rewards),

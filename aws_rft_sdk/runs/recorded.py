@@ -19,10 +19,10 @@ def choose_records(folder: str | Path, only: Collection[str], limit: int | None)
         DatasetError: The records cannot be read.
     """
     records = sorted(read_records(folder), key=lambda record: (record.prompt_index, record.sample_index))
-    if unknown := sorted(set(only) - {record.id for record in records}):
+    if unknown := sorted(set(only) - {record.trajectory_id for record in records}):
         raise ConfigurationError(f"{folder} has no rollout {unknown[0]!r}")
     if only:
-        records = [record for record in records if record.id in set(only)]
+        records = [record for record in records if record.trajectory_id in set(only)]
     if not records:
         raise ConfigurationError(f"{folder} holds no rollouts yet")
     return records[:limit]

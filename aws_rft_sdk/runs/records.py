@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECORDS_FILE = "rollouts.jsonl"
+STARTED_FILE = "started.jsonl"
+"""Of each rollout that began: trajectory id, prompt, sample and attempt. Of one that was given up: its id."""
 DATABASE_FILE = "trajectories.db"
 """The local runtime's own, beside the records."""
 _NAMED_LINES = 5
@@ -28,8 +30,8 @@ _raw_decode = json.JSONDecoder().raw_decode
 class RolloutRecord:
     """One rollout that has ended."""
 
-    id: str
-    """Trajectory id; `not-started-<prompt>-<sample>` for a rollout that the runtime could not start."""
+    trajectory_id: str
+    """The runtime's id; `not-started-<prompt>-<sample>` for a rollout that the runtime could not start."""
     prompt_index: int
     """Position of the prompt in the dataset, from 0."""
     sample_index: int
@@ -73,6 +75,11 @@ class RolloutRecord:
     """Version of this package that ran it; None where nobody wrote it down."""
     handler_hash: str | None = None
     """`Manifest.handler_hash` of the run; None where nobody wrote it down."""
+
+    @property
+    def id(self) -> str:
+        """The former name of `trajectory_id`."""
+        return self.trajectory_id
 
     @property
     def key(self) -> tuple[int, int]:
@@ -125,7 +132,7 @@ class Damage:
 
 _FIELDS = frozenset(item.name for item in fields(RolloutRecord))
 _KINDS: dict[str, tuple[type, ...]] = {
-    "id": (str,),
+    "trajectory_id": (str,),
     "prompt_index": (int,),
     "sample_index": (int,),
     "reward": (int, float, type(None)),
@@ -134,6 +141,15 @@ _KINDS: dict[str, tuple[type, ...]] = {
     "metrics": (dict, FrozenDict),
     "traceback": (str, type(None)),
 }
+
+
+def id_of(fields: Mapping[str, JSON]) -> JSON:
+    """Return the trajectory id in the JSON object of a record. Versions before 0.2 named it `id`.
+
+    Raises:
+        KeyError: The object has neither name.
+    """
+    return fields["trajectory_id"] if "trajectory_id" in fields else fields["id"]
 
 
 def parse_record(values: Mapping[str, JSON]) -> RolloutRecord:
@@ -146,6 +162,7 @@ def parse_record(values: Mapping[str, JSON]) -> RolloutRecord:
         ValueError: The object is no record.
     """
     known = {name: value for name, value in values.items() if name in _FIELDS}
+    known["trajectory_id"] = id_of(values)
     for name in ("rewards", "prompt_tokens", "response_tokens"):
         if known.get(name) is not None:
             known[name] = tuple(known[name])

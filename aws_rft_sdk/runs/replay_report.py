@@ -39,8 +39,8 @@ class ReplayStatus(str, Enum):
 class ReplayedRollout:
     """One rollout and its replay."""
 
-    id: str
-    """Trajectory id of the recorded rollout."""
+    trajectory_id: str
+    """That of the recorded rollout."""
     prompt_index: int
     sample_index: int
     status: ReplayStatus
@@ -68,12 +68,19 @@ class ReplayedRollout:
     """What else there is to know; None for nothing."""
 
     @property
+    def id(self) -> str:
+        """The former name of `trajectory_id`."""
+        return self.trajectory_id
+
+    @property
     def differs(self) -> bool:
         """Whether the replay is not the rollout again."""
         return self.status not in (ReplayStatus.SAME, ReplayStatus.NOT_STARTED)
 
     def __str__(self) -> str:
-        lines = [f"rollout {self.id} (prompt {self.prompt_index}, sample {self.sample_index}): {self._headline()}"]
+        lines = [
+            f"rollout {self.trajectory_id} (prompt {self.prompt_index}, sample {self.sample_index}): {self._headline()}"
+        ]
         for difference in self.differences[:_SHOWN_DIFFERENCES]:
             lines += str(difference).splitlines()
         if len(self.differences) > _SHOWN_DIFFERENCES:

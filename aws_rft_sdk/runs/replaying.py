@@ -182,11 +182,11 @@ class _Player:
     async def play(self, record: RolloutRecord) -> ReplayedRollout:
         """Replay a rollout, twice if it differs."""
         try:
-            trajectory = await in_sdk_thread(self._reader.find, record.id)
+            trajectory = await in_sdk_thread(self._reader.find, record.trajectory_id)
         except DatasetError as error:
             return _unplayed(record, ReplayStatus.MISSING, str(error))
         if trajectory is None:
-            if record.id.startswith("not-started-"):
+            if record.trajectory_id.startswith("not-started-"):
                 return _unplayed(record, ReplayStatus.NOT_STARTED, record.error)
             return _unplayed(record, ReplayStatus.MISSING, "the database holds no trajectory with this id")
         if trajectory.prompt is None:
@@ -254,7 +254,7 @@ def _params_seen(turns: list[Turn]) -> InferenceParams:
 
 
 def _unplayed(record: RolloutRecord, status: ReplayStatus, note: str | None) -> ReplayedRollout:
-    return ReplayedRollout(record.id, record.prompt_index, record.sample_index, status, note=note)
+    return ReplayedRollout(record.trajectory_id, record.prompt_index, record.sample_index, status, note=note)
 
 
 def _outcome(record: RolloutRecord, turns: list[Turn], transcript: Transcript, ended: Ended) -> ReplayedRollout:
@@ -263,7 +263,7 @@ def _outcome(record: RolloutRecord, turns: list[Turn], transcript: Transcript, e
     error = None if ended.error is None else describe_error(ended.error)
     status, turn, note = _status(record, recorded, turns, transcript, rewards, error)
     return ReplayedRollout(
-        id=record.id,
+        trajectory_id=record.trajectory_id,
         prompt_index=record.prompt_index,
         sample_index=record.sample_index,
         status=status,

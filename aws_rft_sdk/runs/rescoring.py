@@ -100,7 +100,7 @@ class RescoredRollout:
         """Return it as plain JSON."""
         result = self.result or RewardResult(None)
         return {
-            "id": self.record.id,
+            "trajectory_id": self.record.trajectory_id,
             "prompt_index": self.record.prompt_index,
             "sample_index": self.record.sample_index,
             "status": self.status.value,
@@ -201,7 +201,7 @@ def _find(
     if record.status is RolloutStatus.FAILED and not include_failed:
         return RescoredRollout(record, RescoreStatus.FAILED)
     try:
-        trajectory = reader.find(record.id)
+        trajectory = reader.find(record.trajectory_id)
     except DatasetError as error:
         return RescoredRollout(record, RescoreStatus.MISSING, note=str(error))
     if trajectory is None or not trajectory.turns:

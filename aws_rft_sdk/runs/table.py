@@ -7,12 +7,12 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import mul
+from operator import add, mul
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 from aws_rft_sdk.failures import RolloutStatus, error_type
-from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, parse_lines
+from aws_rft_sdk.runs.records import RECORDS_FILE, Damage, RolloutRecord, id_of, parse_lines
 
 K = TypeVar("K")
 _MOST = sys.float_info.max
@@ -62,6 +62,8 @@ class RolloutTable:
         """Turns whose prompt tokens are known, and the sum of these."""
         self.response_turns, self.response_tokens, self.response_squares = array("I"), array("q"), array("q")
         self.response_least, self.response_most = array("I"), array("I")
+        self.context = array("I")
+        """Most tokens of a turn, request and answer together. 0 where they are not known."""
         self.metrics: dict[str, tuple[array[int], array[float]]] = {}
         """Of each number that a handler reported: rows and values."""
         self.sources: dict[tuple[str | None, str | None], int] = {}
@@ -126,10 +128,10 @@ class RolloutTable:
         Raises:
             ValueError, TypeError, KeyError, AttributeError, OverflowError: It is no record. Nothing was added.
         """
-        trajectory_id, reward = fields["id"], fields["reward"]
+        trajectory_id, reward = id_of(fields), fields["reward"]
         error, failure = fields.get("error"), fields.get("failure")
         if not isinstance(trajectory_id, str):
-            raise ValueError(f"id is {trajectory_id!r}")
+            raise ValueError(f"trajectory_id is {trajectory_id!r}")
         prompts, responses = fields.get("prompt_tokens") or (), fields.get("response_tokens") or ()
         metrics = fields.get("metrics", {})
         reported = [
@@ -156,6 +158,7 @@ class RolloutTable:
             sum(map(mul, responses, responses)),
             min(responses) if responses else 0,
             max(responses) if responses else 0,
+            max(map(add, prompts, responses), default=0),
         )
         try:
             for append, value in zip(self._appends, values, strict=True):

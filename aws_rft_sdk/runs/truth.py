@@ -45,7 +45,7 @@ def cell_truth(field: str | None = None) -> TruthFinder:
             value = _within(fields, field)
             if value is _ABSENT:
                 raise DatasetError(
-                    f"the prompt of rollout {record.id} has no field {field!r}; "
+                    f"the prompt of rollout {record.trajectory_id} has no field {field!r}; "
                     + (f"it has {', '.join(fields)}" if fields else "it is no JSON object")
                 )
         elif packed_truth is not None:
@@ -79,13 +79,14 @@ def column_truth(dataset: str | Path, column: str) -> TruthFinder:
     def find(record: RolloutRecord, trajectory: Trajectory) -> Truth:
         if record.prompt_index >= len(rows):
             raise DatasetError(
-                f"rollout {record.id} is of prompt {record.prompt_index} (from 0), and {dataset} has {len(rows)}"
+                f"rollout {record.trajectory_id} is of prompt {record.prompt_index} (from 0), "
+                f"and {dataset} has {len(rows)}"
             )
         prompt, value = rows[record.prompt_index]
         if prompt != trajectory.prompt:
             raise DatasetError(
-                f"prompt {record.prompt_index} (from 0) of {dataset} is not the one that rollout {record.id} ran with: "
-                f"{_shown(prompt)} is not {_shown(trajectory.prompt)}"
+                f"prompt {record.prompt_index} (from 0) of {dataset} is not the one that rollout "
+                f"{record.trajectory_id} ran with: {_shown(prompt)} is not {_shown(trajectory.prompt)}"
             )
         return Truth(value, FrozenDict(_fields(trajectory.prompt)[0]))
 

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter as Counts
 from pathlib import Path
 
 import openai
 import pytest
 
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock, LocalRuntime, PolicyError, Update, UpstreamPolicy
 from tests.bedrock.bedrock_parts import (
@@ -236,6 +238,25 @@ def test_job_when_nobody_answers_then_it_fails(policy, text):
 
     assert (job["status"], job["error"]["code"]) == ("failed", "server_error")
     assert text in job["error"]["message"]
+
+
+@pytest.mark.parametrize(("refusals", "status"), [(3, "succeeded"), (100, "failed")])
+def test_job_when_the_policy_is_busy_then_it_is_asked_again_a_few_times(refusals, status, monkeypatch):
+    monkeypatch.setattr("aws_rft_sdk.runtime.bedrock.training._BACKOFF", Backoff(base_seconds=1000))
+    asked = Counts()
+
+    def busy(request):
+        asked[request["seed"]] += 1
+        if asked[request["seed"]] <= refusals:
+            raise PolicyError("too many tokens", status=(429, 503)[refusals % 2], retry_after_seconds=0)
+        return guess(request)
+
+    job, data = run(policy=busy, group=1)
+
+    assert job["status"] == status
+    assert max(asked.values()) == (4 if status == "succeeded" else 6)
+    assert status == "succeeded" or "too many tokens" in job["error"]["message"]
+    assert status == "failed" or data == run(group=1)[1]
 
 
 def test_job_when_the_policy_is_another_server_then_its_answers_are_sampled():

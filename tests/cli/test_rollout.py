@@ -180,7 +180,9 @@ def test_rollout_when_records_are_kept_then_the_runtimes_turns_are_kept_too(fold
     rollout(folder, "echo", "--out", str(folder / "out"))
 
     trajectories = read_trajectories(folder / "out" / "trajectories.db")
-    assert {t.trajectory_id: t.rewards for t in trajectories} == {r.id: (r.reward,) for r in records_of(folder)}
+    assert {t.trajectory_id: t.rewards for t in trajectories} == {
+        r.trajectory_id: (r.reward,) for r in records_of(folder)
+    }
     assert [len(t.turns) for t in trajectories] == [1, 1, 1]
 
 
@@ -241,7 +243,7 @@ def test_rollout_when_some_cannot_be_started_then_they_are_recorded_and_the_othe
     records = sorted(asyncio.run(main()), key=lambda r: r.prompt_index)
     assert [r.status.value for r in records] == ["completed", "unreported", "completed"]
     assert records[1].error == "ConnectionError: the runtime is away"
-    assert records[1].id == "not-started-1-0"
+    assert records[1].trajectory_id == "not-started-1-0"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,7 @@ def test_example_when_run_as_the_readme_says_then_handler_and_rollouts_agree(tmp
         *("rollout", EXAMPLE / "agent.py:handler", tmp_path / "prompts/train.jsonl", "--group-size", "5"),
         *("--policy", f"callable:{EXAMPLE / 'policy.py'}:policy", "--out", tmp_path / "rollouts"),
     )
-    records = {record.id: record.reward for record in read_records(tmp_path / "rollouts")}
+    records = {record.trajectory_id: record.reward for record in read_records(tmp_path / "rollouts")}
 
     compared = same_scores.compare(tmp_path / "rollouts")
 

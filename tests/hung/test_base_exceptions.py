@@ -270,9 +270,9 @@ def test_on_error_when_it_hangs_then_its_rollout_ends_after_the_deadline_and_oth
         finally:
             let_go.set()
         # What was left behind still reports. It must not do so to a runtime that is gone.
-        while runtime.observe(records[0].id)["status"] != "REWARD_RECEIVED":
+        while runtime.observe(records[0].trajectory_id)["status"] != "REWARD_RECEIVED":
             time.sleep(0.01)
 
     assert [records[0].status.value, records[0].failure.value] == ["unreported", "timeout"]
     assert records[1].reward == 1.0
-    assert f"trajectory_id=<{records[0].id}> | not reported" in caplog.text
+    assert f"trajectory_id=<{records[0].trajectory_id}> | not reported" in caplog.text

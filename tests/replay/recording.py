@@ -66,7 +66,7 @@ async def _run(runtime, handler, prompt, index, sample, params):
     ended = await run_handler(handler, payload, trajectory_id=trajectory_id)
     context = ended.context
     return RolloutRecord(
-        id=trajectory_id,
+        trajectory_id=trajectory_id,
         prompt_index=index,
         sample_index=sample,
         reward=sum(context.rewards) if context.rewards is not None else None,

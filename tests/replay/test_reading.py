@@ -18,8 +18,8 @@ def test_reader_when_the_file_is_closed_then_it_gives_all_and_leaves_nothing_beh
     before = sorted(path.name for path in tmp_path.iterdir())
 
     with TrajectoryReader(tmp_path / "trajectories.db") as reader:
-        assert [trajectory.trajectory_id for trajectory in reader] == [item.id for item in records]
-        assert reader.find(records[1].id).prompt == "b"
+        assert [trajectory.trajectory_id for trajectory in reader] == [item.trajectory_id for item in records]
+        assert reader.find(records[1].trajectory_id).prompt == "b"
         assert reader.find("nobody") is None
         assert len(reader) == 3
 
@@ -56,12 +56,12 @@ def test_reader_when_a_row_is_damaged_then_what_comes_before_is_given(tmp_path):
 
     with TrajectoryReader(tmp_path / "trajectories.db") as reader:
         trajectories = iter(reader)
-        assert next(trajectories).trajectory_id == records[0].id
+        assert next(trajectories).trajectory_id == records[0].trajectory_id
         with pytest.raises(DatasetError, match="trajectory 1"):
             next(trajectories)
-        with pytest.raises(DatasetError, match=records[1].id):
-            reader.find(records[1].id)
-        assert reader.find(records[2].id) is not None
+        with pytest.raises(DatasetError, match=records[1].trajectory_id):
+            reader.find(records[1].trajectory_id)
+        assert reader.find(records[2].trajectory_id) is not None
 
 
 def test_reader_when_there_is_no_file_then_it_is_refused(tmp_path):

@@ -46,7 +46,7 @@ def test_replay_when_nothing_changed_then_the_report_is_an_assertion(tmp_path):
 
 def test_replay_when_nothing_was_replayed_then_it_is_not_the_same(tmp_path):
     (record_,) = record(tmp_path, make_handler(), ["a"])
-    write_records(tmp_path, [dataclasses.replace(record_, id="not-started-0-0", turns=0)])
+    write_records(tmp_path, [dataclasses.replace(record_, trajectory_id="not-started-0-0", turns=0)])
 
     report = replay(tmp_path, make_handler())
 
@@ -387,19 +387,20 @@ def test_replay_when_a_run_still_writes_then_what_is_over_is_replayed(tmp_path):
 
 def test_replay_when_records_are_of_an_older_version_then_they_are_read(tmp_path):
     (new,) = record(tmp_path, make_handler(), ["a"])
-    old = {name: value for name, value in json.loads(new.to_json()).items() if name in OLD_FIELDS}
+    fields = json.loads(new.to_json())
+    old = {"id": fields["trajectory_id"], **{name: fields[name] for name in OLD_FIELDS}}
     (tmp_path / "rollouts.jsonl").write_text(json.dumps(old) + "\n")
 
     assert replay(tmp_path, make_handler()).same
 
 
-OLD_FIELDS = ("id", "prompt_index", "sample_index", "reward", "turns", "seconds", "status", "error")
+OLD_FIELDS = ("prompt_index", "sample_index", "reward", "turns", "seconds", "status", "error")
 
 
 def test_replay_when_trajectories_are_missing_then_they_count_as_differences(tmp_path):
     records = record(tmp_path, make_handler())
     with sqlite3.connect(tmp_path / "trajectories.db") as connection:
-        connection.execute("DELETE FROM trajectories WHERE trajectory_id = ?", (records[0].id,))
+        connection.execute("DELETE FROM trajectories WHERE trajectory_id = ?", (records[0].trajectory_id,))
     connection.close()
 
     report = replay(tmp_path, make_handler())

@@ -105,8 +105,8 @@ def test_replay_when_the_reward_changed_then_both_are_told(calculations, example
 
     assert code == 1
     assert report["counts"] == {"reward changed": 6}
-    recorded = {record.id: [record.reward] for record in read_records(calculations)}
-    assert {rollout["id"]: rollout["recorded_rewards"] for rollout in report["rollouts"]} == recorded
+    recorded = {record.trajectory_id: [record.reward] for record in read_records(calculations)}
+    assert {rollout["trajectory_id"]: rollout["recorded_rewards"] for rollout in report["rollouts"]} == recorded
     assert {tuple(rollout["rewards"]) for rollout in report["rollouts"]} == {(0.25,)}
     assert report["changed_sources"] == ["gsm8k_task.py"]
 
@@ -173,12 +173,12 @@ def test_replay_when_concurrency_differs_then_the_report_is_the_same(calculation
 
 
 def test_replay_when_some_are_chosen_then_only_they_run(calculations):
-    ids = [record.id for record in read_records(calculations)]
+    ids = [record.trajectory_id for record in read_records(calculations)]
 
     _, some = replay_json(calculations, "--only", ids[3], "--only", ids[5])
     _, first = replay_json(calculations, "--limit", "3")
 
-    assert Counter(rollout["id"] for rollout in some["rollouts"]) == Counter([ids[3], ids[5]])
+    assert Counter(rollout["trajectory_id"] for rollout in some["rollouts"]) == Counter([ids[3], ids[5]])
     assert [rollout["prompt_index"] for rollout in first["rollouts"]] == [0, 0, 1]
 
 

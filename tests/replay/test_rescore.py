@@ -144,8 +144,8 @@ def test_rescore_when_some_cannot_be_judged_then_they_are_listed_and_are_not_zer
     assert report["counts"] == {"scored": 15 - len(unjudged), "cannot be judged": len(unjudged)}
     assert {row["new"] for row in unjudged} == {None}
     assert (report["new"]["mean"], report["new"]["rewarded"]) == (1.0, 15 - len(unjudged))
-    new = {row["id"]: row["reward"] for row in map(json.loads, out.read_text().splitlines())}
-    assert new == {row["id"]: row["new"] for row in report["rollouts"]}
+    new = {row["trajectory_id"]: row["reward"] for row in map(json.loads, out.read_text().splitlines())}
+    assert new == {row["trajectory_id"]: row["new"] for row in report["rollouts"]}
     text = run("rescore", word_problems / "out", "--reward", f"{rewards}:only_right", "--show", "2").output
     assert text.count("cannot be judged: ") == 3
     assert f"and {len(unjudged) - 2} more" in text
@@ -169,7 +169,7 @@ def test_rescore_when_shown_then_the_biggest_changes_come_first(word_problems, r
     sizes = [abs(rollout.new - rollout.old) for rollout in changes]
     assert sizes == sorted((abs(rollout.new - rollout.old) for rollout in report.rollouts), reverse=True)[:4]
     text = run("rescore", word_problems / "out", "--reward", f"{rewards}:length", *options, "--show", "4").output
-    assert changes[0].record.id in text
+    assert changes[0].record.trajectory_id in text
     assert "15 of 15 rewards changed" in text
 
 
@@ -366,7 +366,7 @@ def test_rescore_when_a_rollout_was_never_judged_then_it_can_be_now(tmp_path):
 def test_rescore_when_conversations_are_missing_then_they_are_listed(tmp_path):
     records = record(tmp_path, make_handler(), "abc")
     with sqlite3.connect(tmp_path / "trajectories.db") as connection:
-        connection.execute("DELETE FROM trajectories WHERE trajectory_id = ?", (records[0].id,))
+        connection.execute("DELETE FROM trajectories WHERE trajectory_id = ?", (records[0].trajectory_id,))
         connection.execute("DELETE FROM turns WHERE key / (1 << 24) = 1")
         connection.execute("UPDATE turns SET request = x'7b' WHERE key / (1 << 24) = 2")
     connection.close()

@@ -98,7 +98,7 @@ def test_driver_when_rollouts_fail_then_they_are_repeated_before_new_groups_begi
         ((2, 0), 1),
         ((2, 1), 1),
     ]
-    assert len({r.id for r in records}) == 8
+    assert len({r.trajectory_id for r in records}) == 8
     assert engine.entered == 0
 
 
@@ -289,7 +289,7 @@ def test_driver_when_a_rollout_cannot_be_started_then_it_is_infrastructure_and_u
     (record,) = asyncio.run(_all(run_rollouts(engine, ["a"], start)))
 
     assert (record.status, record.failure) == (RolloutStatus.UNREPORTED, FailureKind.INFRASTRUCTURE)
-    assert (record.reward, record.floor, record.id) == (None, None, "not-started-0-0")
+    assert (record.reward, record.floor, record.trajectory_id) == (None, None, "not-started-0-0")
     assert engine.began == []
 
 
@@ -405,7 +405,7 @@ def test_driver_when_the_runtime_is_unavailable_then_the_run_ends_too():
     records, error = asyncio.run(until_it_ends(Script(), ["a"] * 50, start, concurrency=1, retries=2))
 
     assert isinstance(error, UnavailableError)
-    assert [record.id for record in records] == ["not-started-0-0"]
+    assert [record.trajectory_id for record in records] == ["not-started-0-0"]
 
 
 def test_records_when_errors_are_of_one_kind_then_only_the_first_has_a_traceback():

@@ -99,7 +99,7 @@ def test_engine_when_failed_rollouts_are_repeated_then_each_attempt_is_a_record_
     assert [(r.prompt_index, r.attempts, r.status.value) for r in records] == [
         (prompt, attempt, status) for prompt in range(3) for attempt, status in ((1, "failed"), (2, "completed"))
     ]
-    assert len({r.id for r in records}) == 6
+    assert len({r.trajectory_id for r in records}) == 6
 
 
 def test_outcome_when_a_handler_gives_what_no_file_takes_then_its_record_is_text_and_json_all_the_same():

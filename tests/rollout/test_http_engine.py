@@ -592,7 +592,7 @@ def test_http_when_the_worker_is_ours_then_records_are_those_of_the_local_engine
 
         async def records(engine):
             attempts = run_rollouts(engine, PROMPTS, access.start, observe=access.observe, group_size=2)
-            found = [dataclasses.replace(r, id="", seconds=0.0) async for r in attempts]
+            found = [dataclasses.replace(r, trajectory_id="", seconds=0.0) async for r in attempts]
             # Only the first record of each kind of error keeps its traceback, whichever ends first.
             raised = [line for r in found for line in (r.traceback or "").splitlines()[-1:]]
             bare = [dataclasses.replace(r, traceback=None) for r in found]

@@ -13,16 +13,21 @@ from aws_rft_sdk.runs.records import RECORDS_FILE, latest_records
 from aws_rft_sdk.runs.table import RolloutTable
 
 RECORD = RolloutRecord(
-    id="t1", prompt_index=0, sample_index=1, reward=0.5, turns=2, seconds=1.5, status=RolloutStatus.COMPLETED
+    trajectory_id="t1", prompt_index=0, sample_index=1, reward=0.5, turns=2, seconds=1.5, status=RolloutStatus.COMPLETED
 )
 RECORDS = [
     RECORD,
     dataclasses.replace(
-        RECORD, id="t2", sample_index=2, reward=None, status=RolloutStatus.UNREPORTED, error="RewardError: ü\n"
+        RECORD,
+        trajectory_id="t2",
+        sample_index=2,
+        reward=None,
+        status=RolloutStatus.UNREPORTED,
+        error="RewardError: ü\n",
     ),
     dataclasses.replace(
         RECORD,
-        id="t3",
+        trajectory_id="t3",
         sample_index=3,
         rewards=(0.0, 1.0),
         metrics={"steps": [1, {"x": None}]},
@@ -62,7 +67,7 @@ def test_record_when_written_then_it_has_the_documented_fields():
 
 
 def test_records_when_a_rollout_was_repeated_then_its_last_record_counts(tmp_path):
-    again = dataclasses.replace(RECORD, id="t4", attempts=2)
+    again = dataclasses.replace(RECORD, trajectory_id="t4", attempts=2)
     write(tmp_path, [*RECORDS, again])
 
     assert list(read_records(tmp_path)) == [*RECORDS[1:], again]
@@ -127,7 +132,9 @@ def test_record_when_written_by_a_newer_version_then_the_fields_that_are_not_kno
 
 
 def test_table_when_it_is_read_then_its_rows_are_those_of_the_records(tmp_path):
-    again = dataclasses.replace(RECORD, id="t4", reward=None, attempts=2, metrics={"words": 5, "flag": True, "x": "y"})
+    again = dataclasses.replace(
+        RECORD, trajectory_id="t4", reward=None, attempts=2, metrics={"words": 5, "flag": True, "x": "y"}
+    )
     write(tmp_path, [*RECORDS, again])
 
     table = RolloutTable.read(tmp_path)
@@ -146,7 +153,9 @@ def test_table_when_read_then_the_first_traceback_of_each_kind_of_error_can_be_l
 
     def failed(sample, kind, error, traceback=None):
         fields = {"reward": 0.0, "status": RolloutStatus.FAILED, "failure": kind, "error": error}
-        return dataclasses.replace(RECORD, id=f"f{sample}", sample_index=sample, traceback=traceback, **fields)
+        return dataclasses.replace(
+            RECORD, trajectory_id=f"f{sample}", sample_index=sample, traceback=traceback, **fields
+        )
 
     agent, tool = FailureKind.AGENT, FailureKind.TOOL
     failures = [

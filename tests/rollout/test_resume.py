@@ -76,7 +76,7 @@ def test_resume_when_killed_in_the_middle_then_no_rollout_is_lost_or_run_twice(w
     assert Counter(r.key for r in records) == {(p, s): 1 for p in range(60) for s in range(4)}
     assert [r.reward for r in sorted(records, key=lambda r: r.key)] == [len(p) / 10 for p in prompts for _ in range(4)]
     rewarded = {t.trajectory_id for t in read_trajectories(out / "trajectories.db") if t.rewards is not None}
-    assert rewarded == {r.id for r in records}
+    assert rewarded == {r.trajectory_id for r in records}
 
 
 def test_resume_when_interrupted_twice_then_what_was_cancelled_runs_again(world):
@@ -309,11 +309,11 @@ def test_folder_when_resumed_then_rewards_without_a_record_are_found_and_the_res
         (found,) = asyncio.run(run.recover(look))
         progress = run.past.progress()
 
-    assert (found.id, found.key, found.reward, found.rewards) == ("t2", (2, 0), 0.75, (0.25, 0.5))
+    assert (found.trajectory_id, found.key, found.reward, found.rewards) == ("t2", (2, 0), 0.75, (0.25, 0.5))
     assert (found.status, found.turns, found.response_tokens) == (RolloutStatus.COMPLETED, 2, (7, 8))
     assert progress.done == {(0, 0), (2, 0)}
     assert progress.attempts == {(1, 0): 1, (3, 0): 1}
-    assert [r.id for r in read_records(tmp_path)] == ["t0", "t2"]
+    assert [r.trajectory_id for r in read_records(tmp_path)] == ["t0", "t2"]
     with RunFolder(tmp_path, MANIFEST, resume=True) as run:
         assert asyncio.run(run.recover(look)) == []  # once
 
@@ -327,7 +327,7 @@ def test_folder_when_a_record_is_damaged_then_the_others_count_and_its_reward_is
         (found,) = asyncio.run(run.recover(look))
         done = run.past.progress().done
 
-    assert (found.id, done) == ("t2", {(0, 0), (2, 0)})
+    assert (found.trajectory_id, done) == ("t2", {(0, 0), (2, 0)})
     assert run.past.table.damage.lines[0][0] == 1
 
 
@@ -350,7 +350,7 @@ def test_folder_when_the_handler_has_changed_since_then_its_records_tell_which_i
     with RunFolder(tmp_path, MANIFEST) as run:
         run.write(record)
     with RunFolder(tmp_path, changed, resume=True, accept_changes=True) as run:
-        written = run.write(dataclasses.replace(record, id="t1", prompt_index=1))
+        written = run.write(dataclasses.replace(record, trajectory_id="t1", prompt_index=1))
 
     first, second = read_records(tmp_path)
     assert (first.sdk_version, second) == (aws_rft_sdk.__version__, written)

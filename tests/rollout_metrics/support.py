@@ -21,7 +21,7 @@ COMPLETED, FAILED, UNREPORTED = RolloutStatus.COMPLETED, RolloutStatus.FAILED, R
 def record(prompt=0, sample=0, reward=1.0, **fields):
     values = {"turns": 1, "seconds": 1.0, "status": UNREPORTED if reward is None else COMPLETED}
     return RolloutRecord(
-        id=f"{prompt}-{sample}", prompt_index=prompt, sample_index=sample, reward=reward, **(values | fields)
+        trajectory_id=f"{prompt}-{sample}", prompt_index=prompt, sample_index=sample, reward=reward, **(values | fields)
     )
 
 
