@@ -257,13 +257,15 @@ class _Files(Listener):
         resumed: bool,
     ) -> None:
         self._folder, self._tests, self._tell = folder, tests, tell
-        if resumed and (changes := Manifest.read(folder / "train").changes_to(manifest)):
-            raise ConfigurationError(
-                f"{folder} holds another training. Begin a new one with --out: {'; '.join(changes)}"
-            )
+        path = folder / "train"
+        if resumed:
+            then = Manifest.read(path)
+            # Training goes on from its checkpoint with an agent that was mended meanwhile. Records say which one ran.
+            if changes := then.changes_to(replace(manifest, sources=then.sources)):
+                raise ConfigurationError(f"{folder} holds another training, begin a new one: {'; '.join(changes)}")
         self._stack = ExitStack()
         self._records = self._stack.enter_context(
-            RunFolder(folder / "train", manifest, prompts=_lines(cells), resume=resumed)
+            RunFolder(path, manifest, prompts=_lines(cells), resume=resumed, accept_changes=resumed)
         )
         self._recipe: Recipe | None = recipe
 
