@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
 
-pytest.importorskip("transformers", reason="needs the extra train")
+pytest.importorskip("trl", reason="needs the extra train")
 
+from accelerate import Accelerator
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
-from tiny import ambiguous_tokenizer, call_text
+from tiny import ambiguous_tokenizer, call_text, tiny_model, tiny_tokenizer
 from vllm_server import VLLM
 
 from aws_rft_sdk import RFTContext, wrap_model
@@ -19,7 +21,7 @@ from aws_rft_sdk.adapters.openai import runtime_client_args
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training.rows import rows_of
-from aws_rft_sdk.training.vllm import VLLMPolicy
+from aws_rft_sdk.training.vllm import VLLMPolicy, weight_sender
 
 TOKENIZER = ambiguous_tokenizer()
 
@@ -156,6 +158,24 @@ def test_vllm_when_it_cannot_be_reached_then_the_call_may_be_repeated() -> None:
         with pytest.raises(openai.APIStatusError, match="cannot be reached") as raised:
             ask(runtime)
         assert raised.value.status_code == 503
+
+
+def test_round_when_it_begins_then_the_weights_are_sent_and_seeds_are_new(vllm) -> None:
+    sent: list[int] = []
+    policy = VLLMPolicy(vllm.url, TOKENIZER, send_weights=lambda: sent.append(len(vllm.samples)))
+    with LocalRuntime(policy, auth="none") as runtime:
+        for name in ("one", "two"):
+            policy.new_round(name)
+            ask(runtime)
+    assert sent == [0, 1]  # before anything of the round is sampled
+    assert len({sample.request["seed"] for sample in vllm.samples}) == 2
+
+
+def test_weights_when_vllm_is_not_installed_here_then_it_says_what_to_install(vllm) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vllm is installed")
+    with pytest.raises(ConfigurationError, match=r"pip install 'trl\[vllm\]'"):
+        weight_sender(vllm.url, tiny_model(tiny_tokenizer()), TOKENIZER, Accelerator(cpu=True))
 
 
 def test_vllm_when_the_settings_are_wrong_then_they_are_refused() -> None:
