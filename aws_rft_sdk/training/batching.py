@@ -43,6 +43,8 @@ class Sampling(NamedTuple):
     """Called with the sampled tokens after each one. True ends the sequence. None never does."""
     random: Random
     """Gives one number for each token, so that a draw does not depend on other sequences."""
+    stops: tuple[str, ...] = ()
+    """The texts that `is_complete` looks for, for an engine that looks for them itself."""
 
 
 class Sampled(NamedTuple):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
-import random
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -167,7 +165,7 @@ def train(
     options = complete_options({**shared, **sampled, "limit": limit}, None)
     work = plan_run(handler, dataset, options)
     plan = Plan.of(recipe, len(work.prompts), processes.num_processes)
-    cells = _in_order_of_training(work.prompts, recipe, plan)
+    cells = plan.in_order(work.prompts, recipe)
     tests = None
     if validation is not None:
         tests = plan_run(handler, validation, complete_options({**shared, "temperature": 0.0, "top_p": 1.0}, None))
@@ -204,16 +202,6 @@ def train(
         trainer.save_model(str(folder / "model"))
     processes.wait_for_everyone()
     return TrainingRun(folder, read_steps(folder / STEPS_FILE), folder / "model")
-
-
-def _in_order_of_training(prompts: Sequence[str], recipe: Recipe, plan: Plan) -> list[str]:
-    """Return the prompts of all steps: epoch after epoch, each in an order of its own, as many as the steps need."""
-    order: list[str] = []
-    for epoch in itertools.count():
-        order += random.Random(f"{recipe.seed} epoch {epoch}").sample(prompts, len(prompts))
-        if len(order) >= (size := plan.rollout_steps * recipe.global_batch_size):
-            break
-    return order[:size]
 
 
 def _manifest(work: RunPlan, cells: Sequence[str], settings: Mapping[str, JSON]) -> Manifest:
@@ -277,11 +265,13 @@ class _Files(Listener):
         self._records = self._stack.enter_context(
             RunFolder(folder / "train", manifest, prompts=_lines(cells), resume=resumed)
         )
-        self._steps = self._stack.enter_context(AppendedFile(folder / STEPS_FILE))
-        (folder / RECIPE_FILE).write_text(recipe.to_toml(), encoding="utf-8")
+        self._recipe: Recipe | None = recipe
 
     def keep(self, samples: Sequence[Sample], validation: int | None) -> None:
         """Write records. See `Listener`."""
+        if self._recipe is not None:  # only now, so that a training that never began leaves nothing behind
+            (self._folder / RECIPE_FILE).write_text(self._recipe.to_toml(), encoding="utf-8")
+            self._recipe = None
         with ExitStack() as stack:
             folder = self._records
             if validation is not None and self._tests is not None:
@@ -295,7 +285,8 @@ class _Files(Listener):
 
     def tell(self, step: Step) -> None:
         """Write a record, and pass it on. See `Listener`."""
-        self._steps.append(json.dumps(step.to_json(), allow_nan=False))
+        with AppendedFile(self._folder / STEPS_FILE) as file:
+            file.append(json.dumps(step.to_json(), allow_nan=False))
         if self._tell is not None:
             self._tell(step)
 

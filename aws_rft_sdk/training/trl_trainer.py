@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
+from random import Random
 from typing import Any, NamedTuple
 
 import torch
@@ -65,11 +66,6 @@ class Plan(NamedTuple):
     accumulation: int
     """Micro batches of an update in each process."""
 
-    @property
-    def rollout_steps(self) -> int:
-        """Updates that there are rollouts for: `steps`, and those that the last rollouts could serve beyond them."""
-        return self.saves(self.steps)
-
     @classmethod
     def of(cls, recipe: Recipe, prompts: int, processes: int) -> Plan:
         """Plan a training of a dataset with so many prompts.
@@ -94,6 +90,16 @@ class Plan(NamedTuple):
             )
         steps = min(recipe.max_steps, recipe.max_epochs * math.ceil(prompts / recipe.global_batch_size))
         return cls(steps, recipe.max_steps_off_policy + 1, micro_batch, rows // micro_batch)
+
+    def in_order(self, prompts: Sequence[str], recipe: Recipe) -> list[str]:
+        """Return the prompts of all steps: epoch after epoch, each in an order of its own.
+
+        There are as many as `steps` need, and as the last rollouts could serve updates beyond them.
+        """
+        size = self.saves(self.steps) * recipe.global_batch_size
+        epochs = range(math.ceil(size / len(prompts)))
+        orders = [Random(f"{recipe.seed} epoch {epoch}").sample(prompts, len(prompts)) for epoch in epochs]
+        return list(chain.from_iterable(orders))[:size]
 
     def saves(self, every: int) -> int:
         """Return the steps between checkpoints: at least `every`, and only where no rollouts are left to learn from."""
@@ -296,6 +302,9 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc] # TRL has no types
         step = read_step({**record, "step": number, "total_steps": last, "time": time.time()})
         if step is not None:
             self._listener.tell(step)
+
+    def create_model_card(self, *args: Any, **options: Any) -> None:
+        """Write none: TRL's says how to train with TRL, and asks the hub."""
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         super()._save_checkpoint(model, trial)

@@ -9,13 +9,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from strands import Agent, tool
-from strands.models.openai import OpenAIModel
-from training.tiny import tiny_model, tiny_tokenizer
+from strands import Agent
 
+from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.adapters.runtime_model import runtime_model
 from aws_rft_sdk.handler import rft_handler
-from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import Call, Policy
 from aws_rft_sdk.training.recipe import Recipe
 
@@ -30,7 +28,7 @@ def recipe(**values: Any) -> Recipe:
 
 
 class OneByOne(Policy):
-    """Samples one answer after the other from a model. The k-th rollout of a prompt in a round draws the same each time.
+    """Samples one answer after the other from a model. The k-th rollout of a prompt in a round draws the same again.
 
     `falsify` changes the log-probabilities that are recorded.
     """
@@ -54,34 +52,42 @@ class OneByOne(Policy):
 
     def _answer(self, call: Call) -> Mapping[str, JSON]:
         request = call.request
-        ids = self.tokenizer.apply_chat_template(
-            [_plain(message) for message in request["messages"]], tools=request.get("tools"), add_generation_prompt=True, return_dict=False
-        )
+        messages = [_plain(message) for message in request["messages"]]
+        options = {"tools": request.get("tools"), "add_generation_prompt": True, "return_dict": False}
+        ids = self.tokenizer.apply_chat_template(messages, **options)
         name = f"{self.round} {self.seen[call.trajectory_id or '']} {call.turn}"
-        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
-        sampled, logprobs = [], []
         with self.lock, torch.no_grad():
-            for _ in range(request.get("max_tokens") or 6):
-                logits = self.model(torch.tensor([[*ids, *sampled]])).logits[0, -1]
-                temperature = request.get("temperature", 1.0)
-                distribution = torch.log_softmax(logits / (temperature or 1.0), -1)
-                token = torch.multinomial(distribution.exp(), 1, generator=generator) if temperature else logits.argmax()
-                sampled.append(int(token))
-                logprobs.append(self.falsify(float(distribution[int(token)])))
-                if sampled[-1] == self.tokenizer.eos_token_id:
-                    break
-        return completion(self.tokenizer, ids, sampled, logprobs)
+            sampled = self.draw(call, ids, name)
+            logits = self.model(torch.tensor([[*ids, *sampled]])).logits[0, len(ids) - 1 : -1]
+            of_tokens = torch.log_softmax(logits / (request.get("temperature") or 1.0), -1)
+        logprobs = of_tokens.gather(1, torch.tensor(sampled)[:, None])[:, 0].tolist()
+        return completion(self.message(call, sampled), ids, sampled, list(map(self.falsify, logprobs)))
+
+    def message(self, call: Call, sampled: list[int]) -> dict[str, Any]:
+        """Return the message that tokens are."""
+        return {"role": "assistant", "content": self.tokenizer.decode(sampled, skip_special_tokens=True)}
+
+    def draw(self, call: Call, ids: list[int], name: str) -> list[int]:
+        """Return tokens to answer with. `name` is the same whenever the draw has to be."""
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        temperature, sampled = call.request.get("temperature", 1.0), list[int]()
+        while len(sampled) < call.request["max_tokens"] and sampled[-1:] != [self.tokenizer.eos_token_id]:
+            logits = self.model(torch.tensor([[*ids, *sampled]])).logits[0, -1]
+            probabilities = torch.softmax(logits / (temperature or 1.0), -1)
+            token = torch.multinomial(probabilities, 1, generator=generator) if temperature else logits.argmax()
+            sampled.append(int(token))
+        return sampled
 
 
-def completion(tokenizer: Any, prompt: list[int], sampled: list[int], logprobs: list[float]) -> dict[str, Any]:
+def completion(message: dict[str, Any], prompt: list[int], sampled: list[int], logprobs: list[float]) -> dict[str, Any]:
     """Return a chat completion as an engine that knows its tokens gives it."""
     return {
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": tokenizer.decode(sampled, skip_special_tokens=True)},
+                "message": message,
                 # A real engine says "length" here. Strands raises for it, and these tests are of other things.
-                "finish_reason": "stop",
+                "finish_reason": "tool_calls" if message.get("tool_calls") else "stop",
                 "token_ids": sampled,
                 "logprobs": {"content": [{"token": "", "logprob": p, "top_logprobs": []} for p in logprobs]},
             }
@@ -102,8 +108,8 @@ def _plain(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def reward_of(text: str) -> float:
-    """Return a reward from 0 to 1 that a policy can raise: the share of lower-case letters."""
-    return sum("a" <= letter <= "z" for letter in text) / max(len(text), 1)
+    """Return a reward from 0 to 1 that a policy can raise: the more lower-case letters, the better."""
+    return sum("a" <= letter <= "z" for letter in text) / 6
 
 
 @rft_handler(on_error="failed")
@@ -111,3 +117,9 @@ async def handler(payload: dict[str, Any]) -> float:
     agent = Agent(model=model_of_agent(), callback_handler=None, tools=[])
     result = await agent.invoke_async(payload["prompt"])
     return reward_of(str(result))
+
+
+def same_weights(one: Any, other: Any, tolerance: float) -> bool:
+    """Return whether all weights of two models differ by at most `tolerance`."""
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.allclose(a, b, rtol=0, atol=tolerance) for a, b in pairs)
