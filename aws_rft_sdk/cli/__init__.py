@@ -32,6 +32,7 @@ _COMMANDS = {
     "reward": "Test a reward, run it as a Lambda function, package it, deploy it.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
+    "show": "Show the rollouts of a run, or one of them as a conversation.",
     "worker": "Receive rollouts and run a handler: over HTTP, or from queues.",
 }
 
