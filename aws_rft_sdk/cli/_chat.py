@@ -1,7 +1,7 @@
-"""Rollouts for a terminal: a table, a conversation as a chat, two of them side by side.
+r"""Rollouts for a terminal: a table, a conversation as a chat, two of them side by side.
 
 What policies and tools write is hostile. So control characters, marks that turn the direction of text, and other
-characters without a picture are shown as escapes such as `\\x1b`, and long texts are folded.
+characters without a picture are shown as escapes such as `\x1b`, and long texts are folded.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
 
 import click
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +27,8 @@ _FOLDED = {"tool": (10, 600), "system": (10, 600)}
 _LONG = (200, 20_000)
 """Lines and characters that are shown of other messages: a guard against one that has a megabyte."""
 _SIDE_BY_SIDE = 100  # columns of the terminal
+_HEADER = ("id", "group", "reward", "turns", "tokens", "seconds", "outcome", "error")
+_NUMBERS = range(1, 6)
 _COLORS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 # All that has no picture, or changes how others are shown. Tabs and line ends are harmless.
 _INVISIBLE = re.compile(
@@ -68,27 +71,37 @@ def echo(text: str = "", **style: JSON) -> None:
 
 def print_table(page: RolloutPage) -> None:
     """Print a line for each rollout, and how many more there are."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("id", "group", "reward", "turns", "tokens", "seconds"):
-        table.add_column(name, justify="left" if name == "id" else "right", no_wrap=True)
-    for name in ("outcome", "error", "prompt"):
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for one in page.rollouts:
-        begun = "not-started-" if one.trajectory_id.startswith("not-started-") else ""
-        shown = one.trajectory_id if begun else one.trajectory_id[:_SHORT_ID]
-        group = "-" if one.group is None else f"{one.group}" + ("" if one.sample is None else f".{one.sample}")
-        seconds = "-" if one.seconds is None else f"{one.seconds:.2f}"
-        cells = (visible(shown), group, _number(one.reward), _number(one.turns), _number(one.tokens), seconds)
-        words = (one.outcome, one_line(one.error_kind or one.error, 40), one_line(one.prompt))
-        table.add_row(*map(Text, (*cells, *words)))
-    Console(highlight=False, emoji=False).print(table)
+    rows = [_HEADER, *(_cells(one) for one in page.rollouts)]
+    widths = [max(cell_len(row[column]) for row in rows) for column in range(len(_HEADER))]
+    left = max(Console().width - sum(widths) - 2 * len(widths), 20)
+    for row, prompt in zip(rows, ["prompt", *(one_line(one.prompt) for one in page.rollouts)], strict=True):
+        cells = [_padded(cell, width, place) for place, (cell, width) in enumerate(zip(row, widths, strict=True))]
+        echo("  ".join([*cells, set_cell_size(prompt, left)]).rstrip(), bold=row is _HEADER)
     shown, more = len(page.rollouts), page.matched - len(page.rollouts)
     of = f" that match, of {page.total:,}" if page.matched != page.total else ""
     echo(f"{shown:,} of {page.matched:,} rollouts{of}" + (f"; --limit {page.matched} shows all" if more > 0 else ""))
 
 
+def _cells(one: RolloutSummary) -> tuple[str, ...]:
+    begun = one.trajectory_id.startswith("not-started-")
+    group = "-" if one.group is None else f"{one.group}" + ("" if one.sample is None else f".{one.sample}")
+    return (
+        visible(one.trajectory_id if begun else one.trajectory_id[:_SHORT_ID]),
+        *(group, _number(one.reward), _number(one.turns), _number(one.tokens)),
+        "-" if one.seconds is None else f"{one.seconds:.2f}",
+        *(one.outcome, one_line(one.error_kind or one.error, 40)),
+    )
+
+
+def _padded(cell: str, width: int, place: int) -> str:
+    room = " " * (width - cell_len(cell))
+    return room + cell if place in _NUMBERS else cell + room
+
+
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if value is None:
+        return "-"
+    return str(value) if isinstance(value, int) else f"{value:.6g}"
 
 
 # --- one rollout -----------------------------------------------------------------------------------------------------
@@ -98,10 +111,7 @@ def print_conversation(found: Conversation, *, full: bool, spans: bool) -> None:
     """Print a rollout as a chat."""
     _print_head(found.summary, found)
     if found.tools:
-        names = [
-            str((tool.get("function") or tool).get("name", "?")) for tool in found.tools if isinstance(tool, Mapping)
-        ]
-        echo(f"tools offered  {visible(', '.join(names))}")
+        echo(f"tools offered  {', '.join(map(_tool_name, found.tools))}")
     for definition in found.tools if full else ():
         echo(_indented(_as_json(definition)))
     turns = {turn.index: turn for turn in found.turns}
@@ -124,6 +134,11 @@ def print_conversation(found: Conversation, *, full: bool, spans: bool) -> None:
         echo(_indented(visible(found.traceback)))
     for note in found.notes:
         echo(f"note: {visible(note)}", fg="yellow")
+
+
+def _tool_name(tool: JSON) -> str:
+    function = tool.get("function", tool) if isinstance(tool, Mapping) else None
+    return one_line(str(function.get("name")) if isinstance(function, Mapping) else "?")
 
 
 def _print_head(one: RolloutSummary, found: Conversation) -> None:
@@ -172,9 +187,8 @@ def _turn_line(turn: TurnFacts, spans: bool) -> str:
     ended = f", ended by {one_line(turn.finish_reason)}" if turn.finish_reason else ""
     earned = "" if turn.reward is None else f", reward {_number(turn.reward)}"
     span = f", span {one_line(turn.span_id) or 'none'}" if spans else ""
-    return (
-        f"turn {turn.index}, after {turn.started_after:.2f} s, took {turn.seconds:.2f} s{tokens}{ended}{earned}{span}"
-    )
+    times = f"after {turn.started_after:.2f} s, took {turn.seconds:.2f} s"
+    return f"turn {turn.index}, {times}{tokens}{ended}{earned}{span}"
 
 
 def _indented(text: str) -> str:
@@ -205,7 +219,8 @@ def print_difference(one: Conversation, other: Conversation, place: int | None, 
     if place is None:
         echo(f"all {len(one.messages)} messages are the same")
         return
-    echo(f"the first {place} messages are the same; from here on they part", bold=True)
+    same = f"the first {place} messages are the same" if place != 1 else "the first message is the same"
+    echo(f"{same}; from here on they part" if place else "no message is the same", bold=True)
     sides = [_blocks(found, place, full=full, spans=spans) for found in (one, other)]
     if console.width < _SIDE_BY_SIDE or full:
         for found, blocks in zip((one, other), sides, strict=True):

@@ -54,7 +54,7 @@ def command(
     db: Path | None,
     as_json: bool,
 ) -> None:
-    """Show the rollouts of a run, or one of them as a conversation.
+    r"""Show the rollouts of a run, or one of them as a conversation.
 
     RUN is a folder that `aws-rft rollout --out` wrote or still writes, a database of the local runtime, or the URL of a
     running one. ID may be the beginning of a trajectory_id. An index is kept beside the database.
