@@ -84,7 +84,7 @@ def print_table(page: RolloutPage) -> None:
 
 def _cells(one: RolloutSummary) -> tuple[str, ...]:
     begun = one.trajectory_id.startswith("not-started-")
-    group = "-" if one.group is None else f"{one.group}" + ("" if one.sample is None else f".{one.sample}")
+    group = "-" if one.group is None else f"{one.group}" + ("" if one.sample is None else f"/{one.sample}")
     return (
         visible(one.trajectory_id if begun else one.trajectory_id[:_SHORT_ID]),
         *(group, _number(one.reward), _number(one.turns), _number(one.tokens)),
