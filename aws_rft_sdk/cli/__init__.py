@@ -34,6 +34,7 @@ _COMMANDS = {
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
     "train": "Train a language model on the rewards of a handler.",
+    "show": "Show the rollouts of a run, or one of them as a conversation.",
     "worker": "Receive rollouts and run a handler: over HTTP, or from queues.",
 }
 
