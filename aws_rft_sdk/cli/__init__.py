@@ -34,6 +34,7 @@ _COMMANDS = {
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
     "train": "Train a language model on the rewards of a handler.",
+    "view": "Show a run in the browser, or two side by side.",
     "worker": "Receive rollouts and run a handler: over HTTP, or from queues.",
 }
 
