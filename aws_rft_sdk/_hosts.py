@@ -140,6 +140,22 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def is_own_host(header: str, own: Iterable[str] = ()) -> bool:
+    """Return whether a `Host` header names this machine, or one of our own hosts.
+
+    A browser that was led here by a foreign name sends that name: a page of that name must read nothing.
+
+    Args:
+        header: The header, a host with or without a port. "" if there is none.
+        own: Further host names, without ports.
+    """
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return False
+    return is_loopback(host) or host in {name.lower() for name in own}
+
+
 def is_loopback_url(url: str) -> bool:
     """Return whether the host of a URL is this machine, see `is_loopback`."""
     return is_loopback(urlsplit(url).hostname or "")

@@ -2,29 +2,40 @@
 
     python -m benchmarks.transformer --seeds 3 --json
 
-A Llama with random weights is trained on right answers until it solves about a fifth of the sums. Then `aws_rft_sdk.training`
-trains it by GRPO: a real Strands agent asks it over the local runtime, and nothing but the rewards says what is right.
-Two controls get the same budget and other rewards: the same one for all rollouts, and random ones.
+A Llama with random weights is trained on right answers until it gives a fifth of them. Then `aws_rft_sdk.training`
+trains it by GRPO: a real Strands agent asks it over the local runtime, and only the rewards say what is right. Two
+controls have the same budget and other rewards: always 1, and by chance. The model is measured by plain `generate`,
+without an agent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from random import Random
 from statistics import fmean, stdev
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import click
 import torch
-from strands import Agent, tool
+from aws_rft_sdk.training.run import TrainingRun, train
+from strands import Agent
 from strands.types.exceptions import MaxTokensReachedException
 from tokenizers import AddedToken, Tokenizer, decoders, models
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from aws_rft_sdk import rft_handler
 from aws_rft_sdk.adapters.runtime_model import runtime_model
-from aws_rft_sdk.datasets import pack, unpack
+from aws_rft_sdk.datasets import Packed, pack, unpack
 from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
+from aws_rft_sdk.training.recipe import Recipe
 
 Sum = tuple[int, int]
 
@@ -52,7 +63,7 @@ MAX_TOKENS = 8
 
 @dataclass(frozen=True)
 class Splits:
-    """Sums for training, for choosing a learning rate, and for the report. None is the mirror of one of another split."""
+    """Sums to train on, to choose a learning rate by, and to report. No sum is the mirror of one in another split."""
 
     train: Sequence[Sum]
     validation: Sequence[Sum]
@@ -60,7 +71,7 @@ class Splits:
 
 
 def splits(numbers: int = 100, held_out: int = 500, seed: int = 0) -> Splits:
-    """Split the sums of two numbers from 0 to `numbers` - 1, with `held_out` of them for validation and for test each."""
+    """Split the sums of two numbers below `numbers`. Validation and test get `held_out` sums each."""
     random = Random(f"splits {seed}")
     pairs = [(a, b) for a in range(numbers) for b in range(a + 1)]
     random.shuffle(pairs)
@@ -105,58 +116,55 @@ def make_model(tokenizer: PreTrainedTokenizerFast, *, seed: int, hidden: int = 9
     return LlamaForCausalLM(config)
 
 
-def conversation(a: int, b: int, with_tool: bool) -> Iterator[tuple[str, bool]]:
-    """Yield the parts of a right conversation, each with whether the model says it."""
-    yield f"<user>{a}+{b}<end><assistant>", False
-    if with_tool:
-        yield f"{CALL[0]}{CALL[1]}{a}{CALL[2]}{b}{CALL[3]}{CALL[4]}<end>", True
-        yield f"<tool>{a + b}<end><assistant>", False
-    yield f"{a + b}<end>", True
+Example = Sequence[tuple[str, bool]]
+"""A conversation in parts, each with whether the model is to say it."""
+
+
+def sum_example(pair: Sum) -> Example:
+    """Return a question and its right answer."""
+    return [(f"<user>{pair[0]}+{pair[1]}<end><assistant>", False), (f"{sum(pair)}<end>", True)]
 
 
 def pretrain(
     model: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    data: Splits,
+    draw: Callable[[Random], Example],
+    right: Sequence[Example],
     *,
     seed: int,
     until: float = 0.2,
     batch: int = 256,
     learning_rate: float = 3e-3,
-    with_tool: bool = False,
 ) -> int:
-    """Train on right conversations until the model gives a share of `until` of the validation answers. Return the steps."""
-    random, encoded = Random(f"pretrain {seed}"), {}
-    for pair in (*data.train, *data.validation):
-        parts = [(tokenizer(text)["input_ids"], said) for text, said in conversation(*pair, with_tool)]
-        encoded[pair] = ([i for ids, _ in parts for i in ids], [i if said else -100 for ids, said in parts for i in ids])
+    """Train on examples until the model says the right ones with a mean probability of `until`. Return the steps."""
+    random = Random(f"pretrain {seed}")
+
+    @cache
+    def encode(text: str) -> list[int]:
+        return tokenizer(text)["input_ids"]
+
+    def logprobs_of(examples: Sequence[Example]) -> torch.Tensor:
+        """Return the log-probability of each token that the model is to say, and 0 for the others."""
+        parts = [[(token, said) for text, said in example for token in encode(text)] for example in examples]
+        width = max(map(len, parts))
+        padded = torch.tensor([[*part, *[(0, False)] * (width - len(part))] for part in parts])
+        ids, said = padded[..., 0], padded[:, 1:, 1]
+        logits = model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, :-1]
+        return -torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none") * said
+
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    for step in range(1, 5001):
+    for step in range(1, 3001):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1, step / 20)
-        logprobs, is_answer = _answer_logprobs(model, [encoded[pair] for pair in random.choices(data.train, k=batch)])
         optimizer.zero_grad()
-        (-logprobs.sum() / is_answer.sum()).backward()
+        (-logprobs_of([draw(random) for _ in range(batch)]).sum() / batch).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if step % 10 == 0:
             with torch.no_grad():
-                logprobs, _ = _answer_logprobs(model, [encoded[pair] for pair in data.validation])
-            if logprobs.sum(1).exp().mean() >= until:
-                return step
-    raise RuntimeError(f"after {step} steps the model gives fewer than {until:.0%} of the answers")
-
-
-def _answer_logprobs(
-    model: LlamaForCausalLM, rows: Sequence[tuple[list[int], list[int]]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability of each token that the model is to say, 0 elsewhere, and which tokens these are."""
-    width = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([ids + [0] * (width - len(ids)) for ids, _ in rows])
-    labels = torch.tensor([said + [-100] * (width - len(said)) for _, said in rows])[:, 1:]
-    logits = model(input_ids=ids, attention_mask=(ids != 0).long()).logits[:, :-1]
-    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=-100, reduction="none")
-    return -losses, labels != -100
+                if logprobs_of(right).sum(1).exp().mean() >= until:
+                    return step
+    raise RuntimeError(f"after {step} steps the model still says less than {until:.0%} of what is right")
 
 
 @dataclass(frozen=True)
@@ -201,6 +209,168 @@ def accuracy(
     return Accuracy(shares, fmean(right(do_sample=False)))
 
 
-def score(answer: str, right: int) -> float:
+def score(answer: str, right: object) -> float:
     """Return 1.0 if an answer names the right number, else 0.0."""
-    return evaluate(gsm8k, Rollout.of_answer(answer, right)).reward or 0.0
+    return evaluate(gsm8k, Rollout.of_answer(answer, str(right))).reward or 0.0
+
+
+def prompt_cell(question: str, right: int) -> str:
+    """Return the dataset cell of a question."""
+    return pack(question=question, ground_truth=str(right))
+
+
+Reward = Callable[[str, Packed], float]
+"""Judges an answer to a task."""
+
+
+def honest(answer: str, task: Packed) -> float:
+    """Return 1.0 for the right number, else 0.0."""
+    return score(answer, task.ground_truth)
+
+
+def constant(answer: str, task: Packed) -> float:
+    """Return 1.0."""
+    return 1.0
+
+
+def by_chance(seed: int) -> Reward:
+    """Return a reward that is 1.0 or 0.0 by chance.
+
+    The same seed gives the same rewards whatever the order in which rollouts end: equal answers to a question may swap
+    theirs, and such a swap changes no update.
+    """
+    counts: Counter[tuple[str, str]] = Counter()
+
+    def reward(answer: str, task: Packed) -> float:
+        counts[str(task), answer] += 1
+        return float(Random(f"{seed} {task} {answer} {counts[str(task), answer]}").random() < 0.5)
+
+    return reward
+
+
+def make_handler(reward: Reward, tools: Sequence[Any] = ()) -> Any:
+    """Return a handler whose agent answers the question of a prompt. A failed rollout gets no reward."""
+    model = runtime_model()
+
+    @rft_handler(on_error="failed")
+    async def handler(payload: dict[str, Any]) -> dict[str, Any]:
+        task = unpack(payload["prompt"])
+        agent = Agent(model=model, tools=list(tools), callback_handler=None)
+        try:
+            answer = str(await agent.invoke_async(str(task))).strip()
+        except MaxTokensReachedException:
+            answer = ""  # the model went on and on: that is its mistake, and no failure of the rollout
+        return {"answer": answer, "reward": reward(answer, task)}
+
+    return handler
+
+
+def train_by_rewards(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    cells: Sequence[str],
+    handler: Any,
+    out: Path,
+    **recipe: Any,
+) -> TrainingRun:
+    """Train all weights of a model on the rewards of a handler. Only this part is under test."""
+    values = {"method": "full", "device": "cpu", "save_every": 0, "sampling_max_tokens": MAX_TOKENS}
+    rollouts = recipe["global_batch_size"] * recipe["group_size"]
+    values |= {"micro_batch_size": rollouts, "rollout_max_concurrency": rollouts, "max_epochs": 100}
+    return train(
+        handler, cells, Recipe(**{**values, **recipe}), model=model, tokenizer=tokenizer, out=out, engine="local"
+    )
+
+
+def prove(
+    seed: int, steps: int, prompts: int, group_size: int, learning_rate: float, *, on_test: bool
+) -> dict[str, Any]:
+    """Return the figures of one seed: it draws the first weights, the supervised examples, and all of the training."""
+    data, tokenizer = splits(), make_tokenizer()
+    held_out = data.test if on_test else data.validation
+    model = make_model(tokenizer, seed=seed)
+    began = time.monotonic()
+    right = [sum_example(pair) for pair in data.validation]
+    supervised = pretrain(model, tokenizer, lambda random: sum_example(random.choice(data.train)), right, seed=seed)
+    before = accuracy(model, tokenizer, held_out)
+    click.echo(f"seed {seed}: {supervised} supervised steps in {time.monotonic() - began:.0f} s", err=True)
+    figures: dict[str, Any] = {"supervised_steps": supervised, "before": _shown(before), "runs": {}}
+    cells = [prompt_cell(f"{a}+{b}", a + b) for a, b in data.train]
+    for name, reward in {"rewarded": honest, "constant": constant, "random": by_chance(seed)}.items():
+        trained, began = deepcopy(model), time.monotonic()
+        with TemporaryDirectory() as folder:
+            recipe = {"global_batch_size": prompts, "group_size": group_size, "learning_rate": learning_rate}
+            run = train_by_rewards(
+                trained,
+                tokenizer,
+                cells,
+                make_handler(reward),
+                Path(folder, "run"),
+                max_steps=steps,
+                seed=seed,
+                **recipe,
+            )
+        seconds = time.monotonic() - began
+        after = accuracy(trained, tokenizer, held_out)
+        rises = [new - old for new, old in zip(after.shares, before.shares, strict=True)]
+        figures["runs"][name] = {
+            **_shown(after),
+            "rise": round(fmean(rises), 4),
+            "rise_half_width": round(half_width(rises), 4),
+            "weights_changed": not all(map(torch.equal, trained.parameters(), model.parameters())),
+            "curve": _curve(run),
+            "rollouts": run.rollouts,
+            "failed_rollouts": run.failed_rollouts,
+            "seconds": round(seconds),
+        }
+        click.echo(f"seed {seed} {name}: {figures['runs'][name]}", err=True)
+    return figures
+
+
+def _shown(found: Accuracy) -> dict[str, float]:
+    width = half_width(found.shares)
+    return {"sampled": round(found.sampled, 4), "half_width": round(width, 4), "greedy": round(found.greedy, 4)}
+
+
+def _curve(run: TrainingRun, pieces: int = 5) -> list[float]:
+    """Return the mean reward of each fifth of the training."""
+    rewards = [step.reward_mean for step in run.steps if step.reward_mean is not None]
+    size = -(-len(rewards) // pieces)
+    return [round(fmean(rewards[start : start + size]), 3) for start in range(0, len(rewards), size)]
+
+
+def table(seeds: Sequence[dict[str, Any]]) -> str:
+    """Return the figures as a table of Markdown: accuracy in percent, with half of its 95 % interval."""
+
+    def cell(found: dict[str, Any]) -> str:
+        return f"{found['sampled']:.1%} ± {found['half_width']:.1%} ({found['greedy']:.1%})"
+
+    rows = {"before": [cell(figures["before"]) for figures in seeds]}
+    for name in seeds[0]["runs"]:
+        rows[name] = [cell(figures["runs"][name]) for figures in seeds]
+    for name in seeds[0]["runs"]:
+        runs = [figures["runs"][name] for figures in seeds]
+        rows[f"rise of {name}"] = [f"{run['rise']:+.1%} ± {run['rise_half_width']:.1%}" for run in runs]
+    head = "| run | " + " | ".join(f"seed {number}" for number in range(len(seeds))) + " |\n"
+    lines = [f"| {name} | {' | '.join(cells)} |" for name, cells in rows.items()]
+    return head + "|---" * (len(seeds) + 1) + "|\n" + "\n".join(lines)
+
+
+@click.command()
+@click.option("--seeds", default=3, show_default=True, type=click.IntRange(1), help="How many seeds, from 0.")
+@click.option("--steps", default=150, show_default=True, type=click.IntRange(1))
+@click.option("--prompts", default=8, show_default=True, type=click.IntRange(1), help="Sums of a step.")
+@click.option("--group-size", default=8, show_default=True, type=click.IntRange(2), help="Rollouts of each sum.")
+@click.option("--learning-rate", default=1e-4, show_default=True, type=float)
+@click.option("--split", default="test", show_default=True, type=click.Choice(["test", "validation"]))
+@click.option("--json", "as_json", is_flag=True, help="Print all figures instead of a table.")
+def main(
+    seeds: int, steps: int, prompts: int, group_size: int, learning_rate: float, split: str, as_json: bool
+) -> None:
+    """Train once for each seed and each control. Choose values with `--split validation`."""
+    found = [prove(seed, steps, prompts, group_size, learning_rate, on_test=split == "test") for seed in range(seeds)]
+    click.echo(json.dumps({"seeds": found}, indent=2) if as_json else table(found))
+
+
+if __name__ == "__main__":
+    main()

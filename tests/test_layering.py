@@ -26,7 +26,7 @@ TIERS = {
     "surroundings": ("settings", "credentials", "telemetry", "context"),
     "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
     "life": ("handler", "lifecycle"),
-    "rims": ("rollout", "runs", "workers", "proof", "jobs", "training"),
+    "rims": ("rollout", "runs", "workers", "proof", "jobs", "training", "viewer"),
     "door": ("pytest_plugin", "cli", "__main__"),
 }
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}

@@ -22,10 +22,9 @@ from aws_rft_sdk.rollout.access import Observe
 from aws_rft_sdk.rollout.driver import Progress, recovered_record
 from aws_rft_sdk.rollout.schedule import Planned
 from aws_rft_sdk.runs.manifest import MANIFEST_FILE, Manifest
-from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, RolloutRecord, decode_line, id_of
+from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, STARTED_FILE, RolloutRecord, decode_line, id_of
 from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
-STARTED_FILE = "started.jsonl"
 LOCK_FILE = "run.lock"
 PROMPTS_FILE = "prompts.jsonl"
 """The prompts of a run whose dataset was no file."""

@@ -17,6 +17,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RECORDS_FILE = "rollouts.jsonl"
+STARTED_FILE = "started.jsonl"
+"""Of each rollout that began: trajectory id, prompt, sample and attempt. Of one that was given up: its id."""
 DATABASE_FILE = "trajectories.db"
 """The local runtime's own, beside the records."""
 _NAMED_LINES = 5

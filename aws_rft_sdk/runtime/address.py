@@ -88,6 +88,16 @@ class Address:
                 "PEM files: a certificate, and its private key without a password"
             ) from error
 
+    def own_hosts(self) -> tuple[str, ...] | None:
+        """Return the names that a browser may reach this runtime by, besides loopback.
+
+        Returns None if there is a key. Then any name is good, since a foreign page does not know the key.
+        """
+        if self.key is not None:
+            return None
+        named = "" if self.public_url is None else urlsplit(self.public_url).hostname
+        return (self.host, *([named] if named else []))
+
     def url(self, port: int) -> str:
         """Return the base URL that payloads name, without a trailing slash, for a runtime that listens on this port."""
         if self.public_url is not None:

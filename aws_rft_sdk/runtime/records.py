@@ -127,6 +127,30 @@ def select_rows(connection: sqlite3.Connection) -> list[TrajectoryRow]:
     return [TrajectoryRow.read(columns, counts.get(columns[0], 0)) for columns in rows]
 
 
+def select_some(
+    connection: sqlite3.Connection, *, first: int = 0, most: int = 1, numbers: Sequence[int] | None = None
+) -> list[TrajectoryRow]:
+    """Return some trajectories in the order of their creation.
+
+    Args:
+        connection: The open database.
+        first: Number of the first one.
+        most: How many at most.
+        numbers: Only the trajectories with these numbers, at most 500 of them. `first` and `most` do not count then.
+            Without it the turns are not counted, which would take longer than all the rest: `state.turns` is 0.
+    """
+    if numbers is None:
+        rows = connection.execute("SELECT * FROM trajectories WHERE number >= ? ORDER BY number LIMIT ?", (first, most))
+        return [TrajectoryRow.read(columns, 0) for columns in rows]
+    marks = ",".join("?" * len(numbers))
+    # The question marks are ours; the numbers are parameters. The rows are read before their turns.
+    statement = f"SELECT * FROM trajectories WHERE number IN ({marks}) ORDER BY number"  # noqa: S608
+    found = connection.execute(statement, tuple(numbers)).fetchall()
+    return [
+        TrajectoryRow.read(columns, _select_of(connection, "count(*)", columns[0]).fetchone()[0]) for columns in found
+    ]
+
+
 def select_spans(connection: sqlite3.Connection) -> list[tuple[int, str]]:
     """Return the key and the span id of each turn that has a span id."""
     return connection.execute("SELECT key, span_id FROM turns WHERE span_id IS NOT NULL").fetchall()
@@ -165,7 +189,11 @@ def select_trajectory(connection: sqlite3.Connection, column: str, value: str | 
     if columns is None:
         return None
     turns = select_turns(connection, columns[0])
-    row = TrajectoryRow.read(columns, len(turns))
+    return make_trajectory(TrajectoryRow.read(columns, len(turns)), turns)
+
+
+def make_trajectory(row: TrajectoryRow, turns: Iterable[TurnRow]) -> Trajectory:
+    """Return the public value of a row and its turns, which have whole requests."""
     return Trajectory(
         trajectory_id=row.trajectory_id,
         job_arn=row.job_arn,

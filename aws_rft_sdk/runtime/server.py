@@ -29,6 +29,7 @@ from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
 from aws_rft_sdk.runtime.recordings import write_recordings
 from aws_rft_sdk.runtime.rollout_starter import RolloutStarter
+from aws_rft_sdk.runtime.showing import Showing
 from aws_rft_sdk.runtime.state import Problem, find_problems
 from aws_rft_sdk.runtime.trajectories import Trajectories
 from aws_rft_sdk.types import InferenceParams, Trajectory, TrajectoryStatus
@@ -187,7 +188,7 @@ class LocalRuntime:
             Feedback(trajectories, strict=self._strict, client_tokens=self._client_tokens),
             inference,
             Verifier("none" if self._address.key else self._auth, self._region, self._keys, self._clock),
-            starter.routes(),
+            [*starter.routes(), *Showing(trajectories, self._address.own_hosts()).routes()],
             self._faults,
             die=lambda: server.die(),
             key=self._address.key,

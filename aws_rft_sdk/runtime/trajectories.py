@@ -265,6 +265,16 @@ class Trajectories:
         with self._store.reading() as connection:
             return records.select_answers(connection, entry.number)
 
+    def rows(self, *, first: int = 0, most: int = 1, numbers: Sequence[int] | None = None) -> list[TrajectoryRow]:
+        """Return durable rows. See `records.select_some`."""
+        with self._store.reading() as connection:
+            return records.select_some(connection, first=first, most=most, numbers=numbers)
+
+    def turns(self, number: int) -> list[TurnRow]:
+        """Return the durable turns of the trajectory with this number, in order, with whole requests."""
+        with self._store.reading() as connection:
+            return records.select_turns(connection, number)
+
     def trajectories(self, entries: Iterable[Entry]) -> list[Trajectory]:
         """Return the public values of trajectories, as far as they are durable."""
         with self._store.reading() as connection:

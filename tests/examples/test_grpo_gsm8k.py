@@ -384,3 +384,21 @@ def test_launch_when_it_is_to_submit_without_the_sdk_then_it_says_what_to_instal
 
 def test_page_when_it_names_files_then_they_are_there():
     assert all((EXAMPLE / name).exists() for name in re.findall(r"`(\w+\.(?:py|toml|yaml|txt))`", README))
+
+
+# --- with torch
+
+
+def test_smoke_when_run_then_the_model_is_trained_and_evaluated_on_both(tmp_path):
+    for name in ("torch", "trl", "peft"):
+        pytest.importorskip(name, reason="needs: pip install -e '.[train]'")
+    result = script("smoke.py", "--steps", "2", "--out", tmp_path)
+    assert result.returncode == 0, result.stderr
+    steps = [json.loads(line) for line in (tmp_path / "run" / "steps.jsonl").read_text().splitlines()]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(0 <= step["reward_mean"] <= 1.5 for step in steps)
+    assert all(step["grad_norm"] > 0 for step in steps)  # some group had rewards that differ
+    assert {tuple(line.split()[:2]) for line in result.stdout.splitlines() if "/2" in line} == {
+        *(("base", "0"), ("base", "2"), ("tuned", "0"), ("tuned", "2"))
+    }
+    assert (tmp_path / "run" / "model" / "adapter_config.json").exists()

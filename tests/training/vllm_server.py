@@ -27,7 +27,6 @@ from aws_rft_sdk._listening import listen
 from aws_rft_sdk.runtime.http_server import ServerThread
 
 MARKERS = ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>")
-END = 256 + MARKERS.index("<|im_end|>")
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _PAIRS = {first + second: 300 + 26 * i + j for i, first in enumerate(_LETTERS) for j, second in enumerate(_LETTERS)}
 _TEXTS = {**dict(enumerate(MARKERS, 256)), **{token: pair for pair, token in _PAIRS.items()}}
@@ -74,9 +73,11 @@ class Sample:
     prompt: list[int]
     tokens: list[int]
     logprobs: list[float]
+    texts: list[str]
+    """Of each token."""
     finish_reason: str
     text: str
-    """Without the token that ended it."""
+    """Of all tokens, without the one that ended it and without a stop text."""
 
 
 @dataclass
@@ -85,12 +86,18 @@ class VLLM:
 
     Attributes:
         says: Gets the text of a prompt, and returns what the model says to it.
+        encode: The tokenizer. At temperature 0 the model samples as it would encode.
+        decode: Returns the text of tokens, markers included.
+        change: Changes the answers of `/v1/completions`, as another version or a proxy might.
         statuses: Of the next answers, instead of the true ones. The model has sampled by then.
         samples: Everything that was sampled, in order.
     """
 
     says: Callable[[str], str] = lambda prompt: "ok"
+    encode: Callable[[str], list[int]] = encode
+    decode: Callable[[list[int]], str] = decode
     max_model_len: int = 4096
+    change: Callable[[dict[str, Any]], None] = lambda answer: None
     statuses: deque[int] = field(default_factory=deque)
     samples: list[Sample] = field(default_factory=list)
     url: str = ""
@@ -114,7 +121,7 @@ class VLLM:
         body = await request.json()
         if body.get("top_logprobs") is not None and not body.get("logprobs"):
             return _refusal("when using `top_logprobs`, `logprobs` must be set to true.")
-        prompt = encode(render(body["messages"], body.get("tools")))
+        prompt = self.encode(render(body["messages"], body.get("tools")))
         limit = body.get("max_completion_tokens") or body.get("max_tokens") or self.max_model_len - len(prompt)
         answer = self._answer(body, prompt, limit)
         if isinstance(answer, Response):
@@ -152,14 +159,14 @@ class VLLM:
             return _refusal("Either prompt or prompt_embeds must be provided and non-empty.")
         if not isinstance(prompt, str) and not all(type(token) is int and token >= 0 for token in prompt):
             return _refusal("prompt must be a text or token ids")
-        prompt = encode(prompt) if isinstance(prompt, str) else prompt
+        prompt = self.encode(prompt) if isinstance(prompt, str) else prompt
         answer = self._answer(body, prompt, 16 if body.get("max_tokens") is None else body["max_tokens"])
         if isinstance(answer, Response):
             return answer
         logprobs = {
             "text_offset": [0] * len(answer.tokens),
             "token_logprobs": answer.logprobs,
-            "tokens": [decode([token]) for token in answer.tokens],
+            "tokens": answer.texts,
             "top_logprobs": [{} for _ in answer.tokens],
         }
         asked = bool(body.get("return_token_ids"))
@@ -173,7 +180,9 @@ class VLLM:
             "prompt_logprobs": None,
             "prompt_token_ids": prompt if asked else None,
         }
-        return JSONResponse({**_envelope("text_completion"), "choices": [choice], "usage": _usage(answer)})
+        whole = {**_envelope("text_completion"), "choices": [choice], "usage": _usage(answer)}
+        self.change(whole)
+        return JSONResponse(whole)
 
     def _answer(self, body: dict[str, Any], prompt: list[int], limit: int) -> Sample | Response:
         if body.get("stream_options") and not body.get("stream"):
@@ -191,24 +200,22 @@ class VLLM:
         temperature = 1.0 if body.get("temperature") is None else body["temperature"]
         random = Random(body.get("seed", len(self.samples)))
         tokens, logprobs = list[int](), list[float]()
-        for token in encode(self.says(decode(prompt)) + "<|im_end|>"):
-            half = 0.0 if temperature == 0 else math.log(0.5)
-            if token in _TEXTS and len(_TEXTS[token]) == 2 and half and random.random() < 0.5:
-                tokens += _TEXTS[token].encode()
-                logprobs += [half, 0.0]
-            else:
-                tokens.append(token)
-                logprobs.append(half if token in _TEXTS and len(_TEXTS[token]) == 2 else 0.0)
+        for token in self.encode(self.says(self.decode(prompt)) + "<|im_end|>"):
+            text = self.decode([token])
+            choices = [[token]]
+            if len(text) == 2 and temperature:
+                choices.append([self.encode(letter)[0] for letter in text])
+            tokens += (chosen := random.choice(choices))
+            logprobs += [-math.log(len(choices)), *(0.0 for _ in chosen[1:])]
         reason = "stop" if len(tokens) <= limit else "length"
         tokens, logprobs = tokens[:limit], logprobs[:limit]
+        texts = [self.decode([token]) for token in tokens]
         for end in range(1, len(tokens)):
-            text = decode(tokens[:end])
-            stops = [stop for stop in body.get("stop") or () if stop in text]
-            if stops:
+            text = "".join(texts[:end])
+            if stops := [stop for stop in body.get("stop") or () if stop in text]:
                 cut = text.partition(stops[0])[0]
-                return Sample(body, prompt, tokens[:end], logprobs[:end], "stop", cut)
-        text = decode(tokens[:-1] if tokens[-1:] == [END] else tokens)
-        return Sample(body, prompt, tokens, logprobs, reason, text)
+                return Sample(body, prompt, tokens[:end], logprobs[:end], texts[:end], "stop", cut)
+        return Sample(body, prompt, tokens, logprobs, texts, reason, "".join(texts).removesuffix("<|im_end|>"))
 
 
 def _refusal(message: str, status: int = 400, kind: str = "BadRequestError") -> JSONResponse:
@@ -227,13 +234,8 @@ def _usage(sample: Sample) -> dict[str, int]:
 def _logprobs(sample: Sample, start: int, end: int) -> dict[str, Any] | None:
     if not sample.request.get("logprobs"):
         return None
-    tokens = zip(sample.tokens[start:end], sample.logprobs[start:end], strict=True)
-    return {
-        "content": [
-            {"token": decode([token]), "logprob": logprob, "bytes": None, "top_logprobs": []}
-            for token, logprob in tokens
-        ]
-    }
+    tokens = zip(sample.texts[start:end], sample.logprobs[start:end], strict=True)
+    return {"content": [{"token": t, "logprob": logprob, "bytes": None, "top_logprobs": []} for t, logprob in tokens]}
 
 
 def _parse(sample: Sample) -> tuple[str | None, list[dict[str, Any]]]:
@@ -262,7 +264,7 @@ def _chunks(sample: Sample, random: Random) -> Iterator[dict[str, Any]]:
     shown = 0
     for start, end in pairwise(cuts):
         is_last = end == len(sample.tokens)
-        text = (content or "")[: None if is_last else len(decode(sample.tokens[:end]).removesuffix("<|im_end|>"))]
+        text = (content or "")[: None if is_last else len("".join(sample.texts[:end]).removesuffix("<|im_end|>"))]
         delta: dict[str, Any] = {"content": text[shown:]} if len(text) > shown else {}
         shown = max(shown, len(text))
         if is_last and calls:

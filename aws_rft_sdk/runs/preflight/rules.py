@@ -150,10 +150,8 @@ def _rewards_equal(sample: _Sample) -> Iterator[Reason]:
     verdict, advice = Verdict.GO, ""
     text = f"rewards go from {min(known):g} to {max(known):g}"
     if sample.are_equal:
-        verdict, text = (
-            Verdict.NO_GO,
-            f"all {len(known)} rewards are {known[0]:g}, so no rollout is better than another",
-        )
+        verdict = Verdict.NO_GO if len(sample.compared) >= TOO_FEW_PROMPTS else Verdict.UNKNOWN
+        text = f"all {len(known)} rewards are {known[0]:g}, so no rollout is better than another"
         advice = "Repair the reward, or take prompts of another difficulty."
     yield Reason("rewards_equal", verdict, spread, None, EQUAL_WITHIN, _OPENAI, text, advice)
 
