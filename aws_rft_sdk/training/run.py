@@ -34,7 +34,9 @@ from aws_rft_sdk.runtime import LocalRuntime, Policy, standin
 from aws_rft_sdk.training.collecting import Collector, Sample
 from aws_rft_sdk.training.models import adapter_of, is_on_cpu, load_model, load_tokenizer
 from aws_rft_sdk.training.recipe import Recipe
+from aws_rft_sdk.training.torch_policy import TorchPolicy, context_limit, end_ids
 from aws_rft_sdk.training.trl_trainer import Listener, Plan, RolloutTrainer, last_checkpoint, make_config
+from aws_rft_sdk.training.vllm import VLLMPolicy, weight_sender
 
 STEPS_FILE = "steps.jsonl"
 RECIPE_FILE = "recipe.toml"
@@ -120,9 +122,9 @@ def train(
         recipe: All values of the training.
         validation: Prompts that the model is measured on: before the first step, every `val_every` steps, after the
             last step. None for no validation.
-        policy: Who answers inference, as for `LocalRuntime`, or "upstream:URL". It must tell token ids and
-            log-probabilities. If it has a method `new_round(name)`, that is called before each batch of rollouts: the
-            weights may have changed. None for a `TorchPolicy` of the model.
+        policy: Who answers inference, as for `LocalRuntime`, or "upstream:URL" for a vLLM server, see `VLLMPolicy`. It
+            must tell token ids and log-probabilities. If it has a method `new_round(name)`, that is called before each
+            batch of rollouts: the weights may have changed. None for a `TorchPolicy` of the model.
         model: A causal language model of transformers that is already loaded. None to load `recipe.model`.
         tokenizer: Its tokenizer. None to load it.
         out: Folder for a new training, made if missing. None for `runs/train-<time in UTC>`.
@@ -170,7 +172,7 @@ def train(
     if validation is not None:
         tests = plan_run(handler, validation, complete_options({**shared, "temperature": 0.0, "top_p": 1.0}, None))
     if isinstance(policy, str):
-        policy = parse_policy(policy)
+        parse_policy(policy)  # so that what is wrong with it is told before a model is loaded
     now = datetime.now(timezone.utc).strftime("train-%Y-%m-%dT%H-%M-%SZ")
     folder = Path(broadcast_object_list([str(resume or out or Path("runs", now))])[0])
     with ExitStack() as stack:
@@ -194,7 +196,7 @@ def train(
             args=make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu),
             peft_config=None if isinstance(model, PeftModel) else adapter_of(recipe),
         )
-        collector = stack.enter_context(_collector(stack, work, policy or _policy(trainer, recipe), recipe, folder))
+        collector = stack.enter_context(_collector(stack, work, _policy(policy, trainer, recipe), recipe, folder))
         params = {False: work.params, True: work.params if tests is None else tests.params}
         trainer.collect = lambda cells, places, name, is_test: collector.collect(cells, places, params[is_test], name)
         checkpoint = last_checkpoint(folder / "checkpoints") if resume else None
@@ -219,15 +221,23 @@ def _lines(cells: Sequence[str]) -> str:
     return "".join(json.dumps({"prompt": cell}) + "\n" for cell in cells)
 
 
-def _policy(trainer: RolloutTrainer, recipe: Recipe) -> Policy:
-    from aws_rft_sdk.training.torch_policy import TorchPolicy
-
-    return TorchPolicy(
-        trainer.model,
-        trainer.processing_class,
+def _policy(policy: Policy | str | None, trainer: RolloutTrainer, recipe: Recipe) -> Policy:
+    """Return who answers inference. Connects to vLLM, if it is that."""
+    if policy is not None and not isinstance(policy, str):
+        return policy
+    model, tokenizer = trainer.model, trainer.processing_class
+    limit, max_tokens = recipe.max_context_tokens, recipe.sampling_max_tokens
+    if policy is None:
+        return TorchPolicy(model, tokenizer, seed=recipe.seed, max_tokens=max_tokens, max_context_tokens=limit)
+    url = policy.removeprefix("upstream:")
+    return VLLMPolicy(
+        url,
+        tokenizer,
+        end_ids=end_ids(model, tokenizer),
         seed=recipe.seed,
-        max_tokens=recipe.sampling_max_tokens,
-        max_context_tokens=recipe.max_context_tokens,
+        max_tokens=max_tokens,
+        max_context_tokens=limit or context_limit(model),
+        send_weights=weight_sender(url, model, tokenizer, trainer.accelerator),
     )
 
 
