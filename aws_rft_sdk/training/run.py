@@ -40,6 +40,7 @@ from aws_rft_sdk.training.vllm import VLLMPolicy, weight_sender
 
 STEPS_FILE = "steps.jsonl"
 RECIPE_FILE = "recipe.toml"
+BROKEN_ROWS_FILE = "broken-rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,8 @@ def train(
 
     Returns:
         The training, as its folder has it: `steps.jsonl`, the records of all rollouts in `train`, those of validations
-        in `validation-<step>`, `checkpoints`, the result in `model`, and `recipe.toml`.
+        in `validation-<step>`, `checkpoints`, the result in `model`, and `recipe.toml`. If rows broke,
+        `broken-rows.jsonl` says where.
 
     Raises:
         ConfigurationError: An argument or a value of the recipe cannot be followed, the model cannot be loaded, or the
@@ -294,6 +296,11 @@ class _Files(Listener):
             for sample in samples:
                 for record in sample.records:
                     folder.write(record)
+            breaks = [(s.records[-1].id, s.breaks) for s in samples if s.breaks and validation is None]
+            if breaks:
+                file = stack.enter_context(AppendedFile(self._folder / BROKEN_ROWS_FILE))
+                for trajectory_id, reasons in breaks:
+                    file.append(json.dumps({"trajectory_id": trajectory_id, "breaks": reasons}))
 
     def tell(self, step: Step) -> None:
         """Write a record, and pass it on. See `Listener`."""
