@@ -187,6 +187,8 @@ def train(
             stack.enter_context(listener)
         tokenizer = load_tokenizer(recipe) if tokenizer is None else tokenizer
         model = load_model(recipe, on_cpu=on_cpu) if model is None else model
+        config = make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu)
+        config.ds3_gather_for_generation = not isinstance(policy, str)  # vLLM gets the weights one after the other
         trainer = RolloutTrainer(
             recipe,
             cells,
@@ -195,7 +197,7 @@ def train(
             listener=listener,
             model=model,
             processing_class=tokenizer,
-            args=make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu),
+            args=config,
             peft_config=None if isinstance(model, PeftModel) else adapter_of(recipe),
         )
         collector = stack.enter_context(_collector(stack, work, _policy(policy, trainer, recipe), recipe, folder))
