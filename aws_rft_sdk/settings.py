@@ -47,6 +47,7 @@ RUNTIME_KEY_VARIABLE = "RFT_RUNTIME_KEY"
 WORKER_URL_VARIABLE = "RFT_WORKER_URL"
 WORKER_KEY_VARIABLE = "RFT_WORKER_KEY"
 WORKER_QUEUE_VARIABLE = "RFT_WORKER_QUEUE_URL"
+RANK_VARIABLE = "RANK"
 REGION_VARIABLES = ("AWS_REGION", "AWS_DEFAULT_REGION")
 CA_BUNDLE_VARIABLES = ("RFT_CA_BUNDLE", "AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 _CARRIED_VARIABLES = (
@@ -126,6 +127,11 @@ def carried(endpoint: str | None = None) -> dict[str, str]:
     """
     known = {name: value for name in _CARRIED_VARIABLES if (value := environment(name))}
     return known if endpoint is None else {**known, ENDPOINT_VARIABLE: endpoint}
+
+
+def is_main_process() -> bool:
+    """Return whether this process is alone, or the first one that `accelerate launch` or `torchrun` has started."""
+    return environment(RANK_VARIABLE) in (None, "0")
 
 
 def worker_key() -> str | None:

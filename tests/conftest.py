@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Iterator
 
@@ -14,6 +15,12 @@ from hypothesis import settings
 from aws_rft_sdk import credentials
 
 pytest_plugins = ["pytester"]
+
+# The libraries of the extra `train` read these when they are imported. No test asks the Hugging Face hub, and the tests
+# of one worker leave the processors to the other workers.
+for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", "OMP_NUM_THREADS"):
+    os.environ[name] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 # A busy machine fails no test, and neither do examples of chance. `--hypothesis-profile=explore` looks for new ones.
 settings.register_profile("reproducible", deadline=None, derandomize=True)
@@ -28,15 +35,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def aws_environment() -> dict[str, str]:
     """Return the AWS settings that the run was started with, for tests against a real endpoint."""
-    import os
-
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, aws_environment: dict[str, str]) -> None:
-    import os
-
     for name in list(os.environ):
         ours = ("AWS_", "RFT_", "OPENAI_", "LITELLM_", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
         terminal = ("FORCE_COLOR", "NO_COLOR", "TTY_")

@@ -11,6 +11,7 @@ MODULES = {
     "ray": "ray",
     "report": "matplotlib",
     "rewards": "math_verify",
+    "train": "trl",
 }
 """The extras that `dev` leaves out, each with the module that it installs."""
 

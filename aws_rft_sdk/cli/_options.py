@@ -10,7 +10,16 @@ from typing import Any, TypeVar
 import click
 
 from aws_rft_sdk.cli._output import UNAVAILABLE
-from aws_rft_sdk.errors import ConfigurationError, DatasetError, PayloadError, RFTError, UnavailableError
+from aws_rft_sdk.errors import (
+    ConfigurationError,
+    CredentialsError,
+    DatasetError,
+    PayloadError,
+    RFTError,
+    ServiceFaultError,
+    TransportError,
+    UnavailableError,
+)
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -55,17 +64,19 @@ class _Unavailable(click.ClickException):
 def usage_errors(fn: F) -> F:
     """Turn errors into a message and an exit status.
 
-    2 for what the user typed or gave us, 3 for an environment that does not work, 1 for other errors of this package.
+    2 for what the user typed or gave us, 3 for an environment that does not work (a service that cannot be reached or
+    that fails, credentials that are missing or stale), 1 for other errors of this package.
     """
 
     @functools.wraps(fn)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return fn(*args, **kwargs)
+        except (CredentialsError, ServiceFaultError, TransportError, UnavailableError) as error:
+            raise _Unavailable(f"{type(error).__name__}: {error}") from error
         except (ConfigurationError, DatasetError, PayloadError) as error:
             raise click.UsageError(str(error)) from error
         except RFTError as error:
-            failure = _Unavailable if isinstance(error, UnavailableError) else click.ClickException
-            raise failure(f"{type(error).__name__}: {error}") from error
+            raise click.ClickException(f"{type(error).__name__}: {error}") from error
 
     return wrapper  # type: ignore[return-value] # the same signature

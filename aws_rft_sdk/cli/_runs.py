@@ -7,7 +7,8 @@ from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runs.manifest import Manifest, read_manifest
+from aws_rft_sdk.rollout.folder import PROMPTS_FILE
+from aws_rft_sdk.runs.manifest import Manifest, file_sha256, read_manifest
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD, Metrics, hints
 from aws_rft_sdk.runs.records import Damage
 from aws_rft_sdk.runs.table import RolloutTable
@@ -74,6 +75,22 @@ def damaged_lines(table: RolloutTable) -> dict[str, JSON]:
     """Return the lines that hold no record as JSON: how many, and the first of them."""
     damage = table.damage or Damage(Path())
     return {"count": damage.count, "lines": [{"line": line, "fault": fault} for line, fault in damage.lines]}
+
+
+def dataset_of(folder: Path, manifest: Manifest | None) -> Path:
+    """Return the file with the prompts of a run.
+
+    Raises:
+        ConfigurationError: The run does not say which file that was, or the file has other content now.
+    """
+    if manifest is None:
+        raise ConfigurationError(f"{folder} does not say which dataset it ran: an older version wrote it")
+    path = folder / PROMPTS_FILE if (folder / PROMPTS_FILE).exists() else Path(manifest.dataset)
+    if not path.is_file():
+        raise ConfigurationError(f"{folder} ran {manifest.dataset}, which is not there. Run this where it is")
+    if path.name != PROMPTS_FILE and file_sha256(path) != manifest.dataset_sha256:
+        raise ConfigurationError(f"{path} has changed since {folder} ran it, so rollouts and rows do not match")
+    return path
 
 
 def threshold_of(given: float | None, *folders: Path) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import groupby
 from pathlib import Path
@@ -14,11 +15,14 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from rich.table import Table
 
 from aws_rft_sdk import datasets
-from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._options import finite, usage_errors
+from aws_rft_sdk.cli._runs import RecordedRun, dataset_of, threshold_of
 from aws_rft_sdk.datasets import Lengths, Report, Severity, Shape, Stats, Target
 from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.datasets.preparing import DATASETS
 from aws_rft_sdk.datasets.shapes import MADE
+from aws_rft_sdk.errors import DatasetError
+from aws_rft_sdk.runs.difficulty import Difficulty, Keep, judge_prompts
 
 _FILE = click.Path(exists=True, path_type=Path)
 _OUT = click.Path(dir_okay=False, path_type=Path)
@@ -161,6 +165,48 @@ def dedupe(source: Path, out: Path) -> None:
     with _bar("comparing", source) as progress:
         count, left_out = datasets.dedupe(source, out, progress=progress)
     click.echo(f"{_rows(count, out)}, {left_out} left out")
+
+
+@command.command("filter")
+@click.argument("source", metavar="[IN]", required=False, type=_FILE)
+@click.option(
+    "--run",
+    "folder",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Run of these prompts, with several rollouts of each.",
+)
+@click.option("--keep", required=True, help="mixed: prompts whose rewards differ; or a band of success, as 0.2..0.8.")
+@click.option("--out", "-o", default="kept.jsonl", show_default=True, type=_OUT, help="Where the kept rows go.")
+@click.option("--success-threshold", type=float, callback=finite, help="Lowest reward that counts as a success.")
+@usage_errors
+def keep_rows(source: Path | None, folder: Path, keep: str, out: Path, success_threshold: float | None) -> None:
+    """Write those rows of IN to a file that a run shows to be neither too easy nor too hard.
+
+    IN is the run's dataset if it is left out. A row counts as the run's prompt with the same text. Rows that the run
+    did not sample are left out. Rewards that are all equal teach nothing, so `mixed` keeps what teaches. A fixed band
+    is a habit of the field, and no source was found that measured it.
+    """
+    rule = Keep.parse(keep)
+    run = RecordedRun.read(folder)
+    dataset = dataset_of(folder, run.manifest)
+    prompts = list(datasets.read_prompts(dataset))
+    threshold = threshold_of(success_threshold, folder)
+    judged = judge_prompts(run.table, prompts, rule, success_threshold=threshold)
+    source = source or dataset
+    cells = list(datasets.read_prompts(source))
+    counts = Counter(judged.get(cell, Difficulty.NOT_MEASURED) for cell in cells)
+    if not counts[Difficulty.KEPT]:
+        raise DatasetError(f"no row would be left: {_difficulties(counts)}. Nothing was written")
+    rows = (row for (_, row), cell in zip(datasets.read_rows(source), cells, strict=True) if judged.get(cell) is _KEPT)
+    click.echo(f"{_rows(datasets.write_rows(out, rows), out)} of {len(cells)}; left out: {_difficulties(counts)}")
+
+
+_KEPT = Difficulty.KEPT
+
+
+def _difficulties(counts: Counter[Difficulty]) -> str:
+    return ", ".join(f"{counts[kind]} {kind.value}" for kind in Difficulty if kind is not _KEPT)
 
 
 @command.command("stats")

@@ -10,16 +10,17 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.live import Live
 from rich.table import Table as View
 
+from aws_rft_sdk.cli._live import LiveFigures
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
 from aws_rft_sdk.cli._sparkline import sparkline
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs.report import reward_svg
 from aws_rft_sdk.jobs.steps import Step
-from aws_rft_sdk.training.learning import CONTROLS, MUST_FAIL, Course, learn, wilson
+from aws_rft_sdk.runs.metrics.intervals import wilson
+from aws_rft_sdk.training.learning import CONTROLS, MUST_FAIL, Course, learn
 from aws_rft_sdk.training.softmax import softmax
 
 
@@ -70,26 +71,15 @@ def command(ctx: click.Context, controls: bool, seed: int, out: Path | None, as_
     ctx.exit(1 if wrong else 0)
 
 
-class _Progress:
-    """Shows a run in the body of a `with`, on stderr: a live view in a terminal, a line for each step elsewhere."""
+class _Progress(LiveFigures):
+    """Shows a run in the body of a `with`."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self._name, self._folder = name.replace("_", " "), folder
+        super().__init__("  solving the held-out problems before the training")
+        self._folder = folder
         self._rewards: list[float] = []
         self._last = time.monotonic()
-        self._console = Console(stderr=True, highlight=False)
-        first = "  solving the held-out problems before the training"
-        self._live = Live(first, console=self._console, auto_refresh=False) if self._console.is_terminal else None
-
-    def __enter__(self) -> _Progress:
-        click.echo(f"{self._name}: records go to {self._folder}", err=True)
-        if self._live is not None:
-            self._live.start(refresh=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
+        click.echo(f"{name.replace('_', ' ')}: records go to {folder}", err=True)
 
     def tell(self, step: Step, rollouts: int) -> None:
         """Show a step, and append it to the run's `steps.jsonl`."""
@@ -98,19 +88,13 @@ class _Progress:
         success, now = step.reward_mean or 0.0, time.monotonic()
         low, high = wilson(success, rollouts)
         self._rewards.append(success)
-        curve = sparkline(self._rewards, self._console.encoding, low=0.0, high=1.0)
+        curve = sparkline(self._rewards, self.encoding, low=0.0, high=1.0)
         figures = {"step": f"{step.step:>2} of {step.total_steps}", "success": f"{success:4.0%} {curve}"}
         figures |= {"interval": f"{low:.0%} to {high:.0%}", "entropy": f"{step.entropy or 0:.2f}"}
         if step.step > 1:  # the first one began after the held-out problems
             figures["rollouts/s"] = f"{rollouts / (now - self._last):.0f}"
         self._last = now
-        if self._live is None:
-            click.echo("  " + "  ".join(f"{name} {value}" for name, value in figures.items()), err=True)
-            return
-        view = View.grid(padding=(0, 0, 0, 2))
-        for name, value in figures.items():
-            view.add_row(name, value)
-        self._live.update(view, refresh=True)
+        self.show(figures)
 
 
 def _print(console: Console, courses: dict[str, Course], folder: Path, seconds: float) -> None:

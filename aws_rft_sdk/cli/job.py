@@ -19,7 +19,7 @@ from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
-from aws_rft_sdk.errors import ConfigurationError, JobConfigError, ServiceError
+from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
 from aws_rft_sdk.jobs.nova import NovaJobs, reply_text
 from aws_rft_sdk.jobs.planning import Plan, service_words
@@ -257,19 +257,19 @@ def chat(
 ) -> None:
     """Ask MODEL a question and print its answer.
 
-    MODEL is a model, a tuned one or a checkpoint; for Nova a deployment. Without MESSAGE the question is read from
-    stdin. With --json the service's own answer is printed, or with --stream one event a line.
+    MODEL is a model, a tuned one, a checkpoint or a job that has succeeded; for Nova a deployment. Without MESSAGE the
+    question is read from stdin. With --json the service's own answer is printed, or with --stream one event a line.
     """
     text = message if message is not None else sys.stdin.read()
     if not text.strip():
         raise click.UsageError("the message is empty; give MESSAGE, or write it to stdin")
-    messages = [{"role": "system", "content": system}] if system else []
+    messages: list[Mapping[str, JSON]] = [{"role": "system", "content": system}] if system else []
     messages.append({"role": "user", "content": text})
     answer: Any
     if isinstance(jobs, NovaJobs):
         answer = jobs.converse(model, messages, stream=stream)
     else:
-        answer = jobs.chat(model, messages, stream=stream)
+        answer = _ask(jobs, model, messages, stream)
         answer = whole(answer) if stream else answer
     for part in answer if stream else [answer]:
         if as_json:
@@ -278,6 +278,19 @@ def chat(
             click.echo(_text_of(part), nl=not stream)
     if stream and not as_json:
         click.echo()
+
+
+def _ask(jobs: BedrockJobs, model: str, messages: list[Mapping[str, JSON]], stream: bool) -> Any:
+    try:
+        return jobs.chat(model, messages, stream=stream)
+    except JobServiceError as error:
+        if error.status not in (400, 404):
+            raise
+        try:
+            job = jobs.get(model)  # ids say nothing about what they name
+        except JobServiceError:
+            raise error from None
+    return jobs.chat(job, messages, stream=stream)
 
 
 def _text_of(part: Any) -> str:

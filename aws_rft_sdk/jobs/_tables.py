@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from math import isfinite
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._text import hint
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._shapes import bedrock_shape, broken_rule
 from aws_rft_sdk.jobs.types import OURS, Problem
 
+_WIDTH = 100
+"""Of a line of comment."""
 _SECRET_NAME = re.compile(
     r"secret|token(?!s)|passw|credential|authorization|api_?key|access_?key|private_?key", re.IGNORECASE
 )
@@ -66,6 +74,12 @@ class Shape:
         if choices := getattr(shape, "enum", None):
             return " or ".join(f'"{value}"' for value in choices)
         return self.words or f"{number} from {shape.metadata['min']:g} to {shape.metadata['max']:g}"
+
+
+def setting(source: str, text: str, *, sample: Any = None, example: Any = None, default: Any = None) -> Any:
+    """Define a field. A first file has the sample; without one it has the example as a comment."""
+    about = {"source": source, "sample": sample, "example": example}
+    return Field(default, description=text, json_schema_extra=about)
 
 
 def table_of(field: FieldInfo) -> type[Table] | None:
@@ -149,10 +163,13 @@ def _unknown(kind: type[Table], table: type[Table], parts: list[str]) -> str:
     )
     if near := hint(name, table.model_fields):
         return rule + near
-    others = [
-        other for other, field in kind.model_fields.items() if name in getattr(table_of(field), "model_fields", ())
-    ]
-    return f"{rule}; it belongs to [{others[0]}]" if others else f"{rule}; it has {', '.join(table.model_fields)}"
+    fields = {other: getattr(table_of(field), "model_fields", ()) for other, field in kind.model_fields.items()}
+    others = [other for other, names in fields.items() if name in names]
+    if others:
+        return f"{rule}; it belongs to [{others[0]}]"
+    return rule + (
+        hint(name, {n for names in fields.values() for n in names}) or f"; it has {', '.join(table.model_fields)}"
+    )
 
 
 def value_at(value: JSON, path: Iterable[str]) -> JSON:
@@ -173,3 +190,38 @@ def shown(value: JSON, path: str = "") -> JSON:
     if value is None or isinstance(value, bool | int | str) or (isinstance(value, float) and isfinite(value)):
         return value
     return str(value)
+
+
+def read_toml(path: Path) -> dict[str, JSON] | Problem:
+    """Return what a TOML file says, or why it is none.
+
+    Raises:
+        ConfigurationError: The file cannot be read from the disk.
+    """
+    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    try:
+        read: dict[str, JSON] = toml.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        return Problem("", None, f"line {line} is not UTF-8; save the file as UTF-8", "TOML 1.0")
+    except (ValueError, RecursionError) as error:
+        return Problem("", None, f"the file is no TOML: {error}", "TOML 1.0")
+    return read
+
+
+def comment(text: str) -> list[str]:
+    """Return a text as lines of comment."""
+    return [f"# {line}" for line in textwrap.wrap(re.sub(r"\s+", " ", text), _WIDTH - 2)]
+
+
+def about_field(field: FieldInfo) -> list[str]:
+    """Return as lines of comment what a field is for, its rule, its default and its source."""
+    inner = table_of(field)
+    rule = "a table with " + ", ".join(inner.model_fields) if inner else rule_of(field)
+    default = field.get_default()
+    ends = (
+        "Required." if field.is_required() else "" if default in (None, [], {}) else f"Default: {json.dumps(default)}."
+    )
+    return comment(f"{field.description} {rule[0].upper()}{rule[1:]}. {ends} Source: {source_of(field)}.")

@@ -7,12 +7,12 @@ what the documentation lists come from it.
 from __future__ import annotations
 
 from functools import partial
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from aws_rft_sdk.jobs._shapes import BOTOCORE, FUNCTION_NAME
-from aws_rft_sdk.jobs._tables import Form, Shape, Table, table_of
+from aws_rft_sdk.jobs._tables import Form, Shape, Table, setting, table_of
 from aws_rft_sdk.jobs.types import OURS
 
 MANTLE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for open-weight models using OpenAI APIs"
@@ -70,14 +70,8 @@ _Above0 = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Auto = Literal["auto"]
 
 
-def _setting(source: str, text: str, *, sample: Any = None, example: Any = None, default: Any = None) -> Any:
-    """Define a field. `init` writes the sample; without one it writes the example as a comment."""
-    about = {"source": source, "sample": sample, "example": example}
-    return Field(default, description=text, json_schema_extra=about)
-
-
 _ours, _mantle, _mantle_data, _mantle_reward, _openai, _boto, _nova, _lambda = (
-    partial(_setting, source) for source in (OURS, MANTLE, MANTLE_DATA, MANTLE_REWARD, _OPENAI, BOTOCORE, NOVA, _LAMBDA)
+    partial(setting, source) for source in (OURS, MANTLE, MANTLE_DATA, MANTLE_REWARD, _OPENAI, BOTOCORE, NOVA, _LAMBDA)
 )
 
 

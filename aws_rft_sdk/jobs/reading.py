@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import re
-import sys
-import textwrap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +15,6 @@ from pydantic.fields import FieldInfo
 from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.datasets._text import hint
-from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import config as fields
 from aws_rft_sdk.jobs._bedrock_request import model_rule
 from aws_rft_sdk.jobs._files import check_file, is_s3
@@ -27,7 +22,9 @@ from aws_rft_sdk.jobs._nova_request import tag_problems
 from aws_rft_sdk.jobs._shapes import BOTOCORE
 from aws_rft_sdk.jobs._tables import (
     Table,
-    rule_of,
+    about_field,
+    comment,
+    read_toml,
     shown,
     source_of,
     table_of,
@@ -38,8 +35,6 @@ from aws_rft_sdk.jobs._tables import (
 from aws_rft_sdk.jobs.config import KINDS, Config, ConfigKind, NovaConfig
 from aws_rft_sdk.jobs.iam import function_rule
 from aws_rft_sdk.jobs.types import OURS, Problem
-
-_WIDTH = 100
 
 
 @dataclass(frozen=True)
@@ -75,18 +70,9 @@ def read_job(path: str | Path) -> JobFile:
         ConfigurationError: The file cannot be read from the disk.
     """
     path = Path(path)
-    toml = import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        raw = toml.loads(path.read_bytes().decode("utf-8-sig"))
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        line = error.object[: error.start].count(b"\n") + 1
-        return JobFile(
-            path, None, (Problem("", None, f"line {line} is not UTF-8; save the file as UTF-8", "TOML 1.0"),)
-        )
-    except (ValueError, RecursionError) as error:
-        return JobFile(path, None, (Problem("", None, f"the file is no TOML: {error}", "TOML 1.0"),))
+    raw = read_toml(path)
+    if isinstance(raw, Problem):
+        return JobFile(path, None, (raw,))
     job = raw.get("job")
     on = job.get("on") if isinstance(job, dict) else None
     if job is not None and not isinstance(job, dict):
@@ -261,10 +247,10 @@ def init_text(on: str) -> str:
         on: "bedrock" or "nova".
     """
     kind = KINDS[on]
-    lines = _comment(f"{kind.__doc__} Check it with: aws-rft job plan THIS-FILE")
+    lines = comment(f"{kind.__doc__} Check it with: aws-rft job plan THIS-FILE")
     for name, field in kind.model_fields.items():
         table = table_of(field)
-        lines += ["", *_comment((table.__doc__ if table else field.description) or "")]
+        lines += ["", *comment((table.__doc__ if table else field.description) or "")]
         lines.append(f"[{name}]" if field.is_required() or name == "hyperparameters" else f"# [{name}]")
         for key, inner in (table.model_fields if table else {}).items():
             lines += _field_lines(on, key, inner)
@@ -274,20 +260,10 @@ def init_text(on: str) -> str:
 
 
 def _field_lines(on: str, name: str, field: FieldInfo) -> Iterator[str]:
-    inner = table_of(field)
-    rule = "a table with " + ", ".join(inner.model_fields) if inner else rule_of(field)
-    default = field.get_default()
-    ends = (
-        "Required." if field.is_required() else "" if default in (None, [], {}) else f"Default: {json.dumps(default)}."
-    )
-    yield from _comment(f"{field.description} {rule[0].upper()}{rule[1:]}. {ends} Source: {source_of(field)}.")
+    yield from about_field(field)
     about: Any = field.json_schema_extra
     value = about["sample"] if about["sample"] is not None else about["example"]
     if isinstance(value, str):
         value = value.format(region=KINDS[on].region())
     text = value if name == "filters" else json.dumps(value)  # the one table within a table
     yield f"{'# ' if about['sample'] is None else ''}{name} = {text}"
-
-
-def _comment(text: str) -> list[str]:
-    return [f"# {line}" for line in textwrap.wrap(re.sub(r"\s+", " ", text), _WIDTH - 2)]

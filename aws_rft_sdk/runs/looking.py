@@ -28,7 +28,7 @@ from aws_rft_sdk.runs._index import Index, Progress
 from aws_rft_sdk.runs._sources import Database, DatabaseFile, Lines, RunningRuntime
 from aws_rft_sdk.runs.conversation import Message, TurnFacts, mask_secrets, read_conversation, read_turns, tools_offered
 from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, STARTED_FILE, RolloutRecord, decode_line, parse_record
-from aws_rft_sdk.runs.summaries import Conversation, RolloutPage, RolloutSummary
+from aws_rft_sdk.runs.summaries import Conversation, GroupSummary, RolloutPage, RolloutSummary
 from aws_rft_sdk.runs.where import Comparison, Where, sort_column, to_sql
 from aws_rft_sdk.runtime.records import make_trajectory
 from aws_rft_sdk.types import Trajectory
@@ -216,6 +216,41 @@ class RunView:
         with self._index.reading() as connection:
             found = connection.execute(statement, parameters)
             return {"" if value is None else str(value): count for value, count in found}
+
+    def curve(self, bins: int = 60) -> list[tuple[int, float, int]]:
+        """Return the mean reward over time, in at most `bins` parts with as many rollouts each.
+
+        Returns:
+            For each part: the rollouts up to its end, the mean reward of those in it that have one, and how many these
+            are. In the order in which rollouts became known. Parts without a reward are left out.
+        """
+        count = "SELECT count(*) FROM rollouts WHERE superseded = 0"
+        parts = (
+            "SELECT max(position) + 1, avg(reward), count(reward) FROM "
+            "(SELECT reward, row_number() OVER (ORDER BY number) - 1 AS position FROM rollouts WHERE superseded = 0) "
+            "GROUP BY position * ? / ? HAVING count(reward) ORDER BY 1"
+        )
+        with self._index.reading() as connection:
+            (total,) = connection.execute(count).fetchone()
+            return connection.execute(parts, (min(bins, total), total)).fetchall() if total else []
+
+    def groups(self) -> list[GroupSummary]:
+        """Return all groups in the order of the dataset. Rollouts whose group is not known are in none."""
+        statement = (
+            'SELECT "group", count(*), count(reward), avg(reward), min(reward), max(reward), min(prompt) FROM rollouts '
+            'WHERE superseded = 0 AND "group" IS NOT NULL GROUP BY "group" ORDER BY "group"'
+        )
+        with self._index.reading() as connection:
+            return [GroupSummary(*row) for row in connection.execute(statement)]
+
+    def successes(self, threshold: float) -> dict[tuple[int, int], int]:
+        """Return how many groups have so many rewards, and so many of them that reach a threshold."""
+        statement = (
+            "SELECT rewarded, passed, count(*) FROM (SELECT count(reward) AS rewarded, sum(reward >= ?) AS passed FROM "
+            'rollouts WHERE superseded = 0 AND "group" IS NOT NULL GROUP BY "group") WHERE rewarded GROUP BY 1, 2'
+        )
+        with self._index.reading() as connection:
+            return {(n, c): count for n, c, count in connection.execute(statement, (threshold,))}
 
     def metric_names(self) -> list[str]:
         """Return the names of the figures that handlers returned, sorted. They are components of rewards, usually."""

@@ -7,7 +7,7 @@ import sys
 from array import array
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from operator import mul
+from operator import add, mul
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -62,6 +62,8 @@ class RolloutTable:
         """Turns whose prompt tokens are known, and the sum of these."""
         self.response_turns, self.response_tokens, self.response_squares = array("I"), array("q"), array("q")
         self.response_least, self.response_most = array("I"), array("I")
+        self.context = array("I")
+        """Most tokens of a turn, request and answer together. 0 where they are not known."""
         self.metrics: dict[str, tuple[array[int], array[float]]] = {}
         """Of each number that a handler reported: rows and values."""
         self.sources: dict[tuple[str | None, str | None], int] = {}
@@ -156,6 +158,7 @@ class RolloutTable:
             sum(map(mul, responses, responses)),
             min(responses) if responses else 0,
             max(responses) if responses else 0,
+            max(map(add, prompts, responses), default=0),
         )
         try:
             for append, value in zip(self._appends, values, strict=True):

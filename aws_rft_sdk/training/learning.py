@@ -32,6 +32,7 @@ from aws_rft_sdk.rollout import run, run_rollouts
 from aws_rft_sdk.rollout.folder import RunFolder
 from aws_rft_sdk.rollout.options import complete_options
 from aws_rft_sdk.rollout.planning import plan_run
+from aws_rft_sdk.runs.metrics.intervals import wilson
 from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
@@ -68,15 +69,6 @@ class Course:
         return self.after - self.before >= _SMALLEST_RISE and low > high
 
 
-def wilson(share: float, count: int) -> tuple[float, float]:
-    """Return the 95 % Wilson score interval of a share of `count` trials. Without trials it is all that is possible."""
-    if not count:
-        return 0.0, 1.0
-    z = 1.959964
-    middle, width = share + z * z / (2 * count), z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
-    return (middle - width) / (1 + z * z / count), (middle + width) / (1 + z * z / count)
-
-
 def learn(
     folder: Path | None = None,
     *,
@@ -109,6 +101,7 @@ def learn(
 
     Raises:
         ConfigurationError: There is no such control, or the folder holds a run.
+        BreakerError: With the control `shuffled_ids`, a rollout could not begin, so no other one can get its id.
         UnavailableError: A held-out problem got no reward, because its rollout failed or was interrupted.
     """
     if control is not None and control not in CONTROLS:
@@ -195,7 +188,11 @@ class _Training:
 
         # All rollouts of a step run at once, and no rollout of the next step begins before the update.
         size = self._prompts * self._group_size
-        records = run_rollouts(self._handler(), cells, start, group_size=self._group_size, concurrency=size)
+        # Where all rollouts wait for each other, the first one to end tells whether one of them failed to begin.
+        breaker = 1 if self._control == "shuffled_ids" else None
+        records = run_rollouts(
+            self._handler(), cells, start, group_size=self._group_size, concurrency=size, breaker=breaker
+        )
         async for record in records:
             if folder is not None:
                 folder.write(replace(record, prompt_index=record.prompt_index + number * self._prompts))

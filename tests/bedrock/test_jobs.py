@@ -10,13 +10,16 @@ import signal
 import subprocess
 import sys
 import threading
+from collections import Counter as Counts
 from pathlib import Path
 
 import openai
 import pytest
 
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock, LocalRuntime, PolicyError, Update, UpstreamPolicy
+from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock, LocalRuntime, Policy, PolicyError, Update, UpstreamPolicy
+from aws_rft_sdk.runtime.chat import read_answer
 from tests.bedrock.bedrock_parts import (
     ARN,
     MODEL,
@@ -70,8 +73,16 @@ def test_job_when_it_runs_then_each_epoch_takes_rows_by_batch_size_steps(count, 
     assert len(set(seen)) == count
 
 
-def test_job_when_run_again_then_it_is_the_same_and_another_seed_is_not():
-    first, again, other = run()[1], run()[1], run(seed=7)[1]
+class ByTrajectory(Policy):
+    """Draws by the id of the trajectory, as policies do that learn."""
+
+    async def answer(self, call):
+        return read_answer(guess({"seed": call.trajectory_id}), call.request)
+
+
+@pytest.mark.parametrize("policy", [guess, ByTrajectory()], ids=["by the request's seed", "by trajectory"])
+def test_job_when_run_again_then_it_is_the_same_and_another_seed_is_not(policy):
+    first, again, other = run(policy=policy)[1], run(policy=policy)[1], run(policy=policy, seed=7)[1]
 
     assert first == again
     assert first != other
@@ -236,6 +247,25 @@ def test_job_when_nobody_answers_then_it_fails(policy, text):
 
     assert (job["status"], job["error"]["code"]) == ("failed", "server_error")
     assert text in job["error"]["message"]
+
+
+@pytest.mark.parametrize(("refusals", "status"), [(3, "succeeded"), (100, "failed")])
+def test_job_when_the_policy_is_busy_then_it_is_asked_again_a_few_times(refusals, status, monkeypatch):
+    monkeypatch.setattr("aws_rft_sdk.runtime.bedrock.training._BACKOFF", Backoff(base_seconds=1000))
+    asked = Counts()
+
+    def busy(request):
+        asked[request["seed"]] += 1
+        if asked[request["seed"]] <= refusals:
+            raise PolicyError("too many tokens", status=(429, 503)[refusals % 2], retry_after_seconds=0)
+        return guess(request)
+
+    job, data = run(policy=busy, group=1)
+
+    assert job["status"] == status
+    assert max(asked.values()) == (4 if status == "succeeded" else 6)
+    assert status == "succeeded" or "too many tokens" in job["error"]["message"]
+    assert status == "failed" or data == run(group=1)[1]
 
 
 def test_job_when_the_policy_is_another_server_then_its_answers_are_sampled():

@@ -11,7 +11,9 @@ import pytest
 from click.testing import CliRunner
 from moto import mock_aws
 
+from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.cli import main
+from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.errors import JobConfigError, RFTError
 from aws_rft_sdk.jobs import BedrockJobs, Problem, submit
 from aws_rft_sdk.jobs.config import KINDS
@@ -80,7 +82,7 @@ def test_job_when_submitted_then_it_runs_and_the_tuned_model_answers(tmp_path, s
     checkpoints = json.loads(call(server, "checkpoints", made["job"], "--json"))
     assert checkpoints
     assert checkpoints[-1]["model"] in call(server, "checkpoints", made["job"])
-    for model in (found["tuned_model"], checkpoints[-1]["model"]):
+    for model in (found["tuned_model"], checkpoints[-1]["model"], made["job"]):
         assert call(server, "chat", model, "2 + 2?").strip() == "the answer is 4"
     assert call(server, "chat", found["tuned_model"], "--stream", text="2 + 2?").strip() == "the answer is 4"
     answer = json.loads(call(server, "chat", found["tuned_model"], "2 + 2?", "--system", "Be brief.", "--json"))
@@ -293,6 +295,34 @@ def test_status_when_the_job_is_unknown_then_the_status_is_1_and_the_action_is_n
 
     assert result.exit_code == 1
     assert "GetFineTuningJob" in result.stderr
+
+
+def test_chat_when_the_job_has_not_ended_then_it_says_so(tmp_path, server):
+    file = write_job(tmp_path, change(TEXTS["bedrock"], "hyperparameters.n_epochs", "5"))
+    job = json.loads(run("submit", file, "--endpoint", server.endpoint, "--json").stdout)["job"]
+    call(server, "stop", job)
+
+    result = run("chat", job, "2 + 2?", "--on", "bedrock", "--endpoint", server.endpoint)
+    unknown = run("chat", "absent", "2 + 2?", "--on", "bedrock", "--endpoint", server.endpoint)
+
+    assert "has no tuned model" in " ".join(result.stderr.split())
+    assert unknown.exit_code == 1
+    assert "The model 'absent' does not exist" in unknown.stderr
+
+
+@pytest.mark.parametrize("trouble", ["nobody listens", "the service fails", "other credentials"])
+def test_command_when_the_service_cannot_be_used_then_the_status_is_3_without_usage_lines(trouble, monkeypatch):
+    monkeypatch.delenv("AWS_BEARER_TOKEN_BEDROCK", raising=False)
+    monkeypatch.setattr("aws_rft_sdk.jobs._bedrock_calls.BACKOFF", Backoff(base_seconds=0.001))
+    faults = Faults(Fault("status", "jobs", status=503)) if trouble == "the service fails" else None
+    keys = Keys("AKIDOTHER", "another-secret") if trouble == "other credentials" else None
+    with bedrock(faults=faults, auth="token" if keys else "none", credentials=keys) as server:
+        if trouble == "nobody listens":
+            server.stop()
+        result = run("list", "--on", "bedrock", "--endpoint", server.endpoint)
+
+    assert result.exit_code == 3, result.output
+    assert result.stderr.startswith("Error: ")
 
 
 @pytest.mark.parametrize("as_json", [False, True], ids=["for people", "json"])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from aws_rft_sdk.datasets import unpack
-from aws_rft_sdk.errors import ConfigurationError, PayloadError, UnavailableError
+from aws_rft_sdk.errors import BreakerError, ConfigurationError, PayloadError, UnavailableError
 from aws_rft_sdk.handler import rft_handler
 from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 from aws_rft_sdk.rollout import run
@@ -40,6 +40,22 @@ def test_learn_when_the_control_must_fail_then_nothing_is_learnt(control: str) -
     course = learn(control=control, **SHORT)
     assert abs(course.after - course.before) < 0.2
     assert not course.learned
+
+
+def test_learn_when_a_rollout_of_the_shuffle_cannot_begin_then_the_others_do_not_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun = itertools.count(1)
+    honest = LocalRuntime.new_rollout
+
+    def failing(*args: Any, **options: Any) -> Any:
+        if next(begun) == TINY["held_out"] + 7:
+            raise OSError("the disk is full")
+        return honest(*args, **options)
+
+    monkeypatch.setattr(LocalRuntime, "new_rollout", failing)
+    with pytest.raises(BreakerError, match="the disk is full"):
+        learn(control="shuffled_ids", **TINY)
 
 
 def test_learn_when_the_reward_is_constant_then_nothing_changes() -> None:

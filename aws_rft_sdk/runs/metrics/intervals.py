@@ -214,6 +214,15 @@ def constant_interval(
     return share * value + (1 - share) * low, share * value + (1 - share) * high
 
 
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return the 95 % Wilson score interval of a share of `count` trials. Without trials it is all that is possible."""
+    if not count:
+        return 0.0, 1.0
+    z = 1.959964
+    middle, width = share + z * z / (2 * count), z * math.sqrt((share * (1 - share) + z * z / (4 * count)) / count)
+    return (middle - width) / (1 + z * z / count), (middle + width) / (1 + z * z / count)
+
+
 def t_quantile(level: float, degrees: int) -> float:
     """Return a quantile of Student's t distribution, correct to 0.2 % for levels from 0.5 to 0.975.
 

@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import chat
@@ -27,7 +28,7 @@ from aws_rft_sdk.runtime.bedrock.store import CheckpointRow, Event, JobEndedErro
 from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, Trainer, TrainingStep, Update
 from aws_rft_sdk.runtime.decode import Tracking
 from aws_rft_sdk.runtime.inference import Inquiry, ask, read_whole
-from aws_rft_sdk.runtime.policies import Call, Workers
+from aws_rft_sdk.runtime.policies import Call, Policy, Workers
 from aws_rft_sdk.wire import CHAT_COMPLETIONS_PATH
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ _STD_FLOOR = 1e-4  # what TRL adds to the standard deviation of a group
 _ACTOR_METRICS = ("entropy", "pg_loss", "grad_norm")
 _TRAINERS = 64  # jobs in which a trainer learns at the same time
 _TEMPERATURE = 1.0
+_BUSY = (429, 503)  # statuses of a policy that is asked again
+_ATTEMPTS = 6
+_BACKOFF = Backoff()
 
 
 class JobFailure(Exception):
@@ -172,7 +176,9 @@ class Jobs:
     async def _graded(self, doc: Mapping[str, Any], batch: list[tuple[str, Row]], state: bytes | None) -> list[Group]:
         width = self._group
         asked = [(row, f"{name}-{number}") for name, row in batch for number in range(width)]
-        completions = await self._sampled([(name, _request(doc, name, row)) for row, name in asked], state)
+        completions = await self._sampled(
+            [(f"{doc['seed']}-{name}", _request(doc, name, row)) for row, name in asked], state
+        )
         samples = [
             make_sample(row, _grader_id(row, name), completion["choices"][0]["message"], self._grader_input)
             for (row, name), completion in zip(asked, completions, strict=True)
@@ -197,9 +203,9 @@ class Jobs:
             body = encode(request)
             inquiry = Inquiry(CHAT_COMPLETIONS_PATH, Tracking(None, None, None), request, body, False, None, None)
             async with gate:
-                # The name is the same in every run, so that policies with a seed repeat themselves.
-                answer = await ask(policy, Call(request, body, False, trajectory_id=name, turn=0))
-                completion, _ = await read_whole(answer, inquiry)
+                # The id is the same in every run, so that policies with a seed repeat themselves.
+                call = Call(request, body, False, trajectory_id=name, turn=0)
+                completion = await _ask_patiently(policy, call, inquiry)
             return chat.read_answer(completion, request)
 
         try:
@@ -222,6 +228,23 @@ class Jobs:
             events.append(Event(f"Checkpoint created at step {step.step}: {model}"))
         state = None if update is None else update.state
         self._store.advance(step.job_id, events, step=(step.step, state), checkpoint=checkpoint)
+
+
+async def _ask_patiently(policy: Policy | None, call: Call, inquiry: Inquiry) -> Mapping[str, Any]:
+    """Return the policy's answer. Asks a policy that is busy again, up to `_ATTEMPTS` times in all.
+
+    Raises:
+        Refusal: The policy refused or failed, or was still busy at the last attempt.
+    """
+    attempt = 1
+    while True:
+        try:
+            return (await read_whole(await ask(policy, call), inquiry))[0]
+        except Refusal as refusal:
+            if refusal.status not in _BUSY or attempt == _ATTEMPTS:
+                raise
+            await asyncio.sleep(_BACKOFF.delay(attempt, parse_retry_after(refusal.retry_after)))
+        attempt += 1
 
 
 def _batch(rows: list[Row], size: int, step: int) -> list[tuple[str, Row]]:
