@@ -419,7 +419,9 @@ def _record_columns(fields: Mapping[str, JSON], offset: int) -> tuple[Any, ...]:
         raise ValueError("trajectory_id, error or failure is no text")
     tokens = [sum(fields[name]) if fields.get(name) else None for name in ("prompt_tokens", "response_tokens")]
     numbers = (fields["prompt_index"], fields["sample_index"], fields.get("attempts", 1), fields["turns"])
-    group, sample, attempts, turns = map(int, numbers)
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"prompt_index, sample_index, attempts and turns are {numbers!r:.200}")
+    group, sample, attempts, turns = numbers
     return (
         *(clean(trajectory_id), offset, group, sample, attempts),
         None if reward is None or not math.isfinite(reward) else float(reward),
