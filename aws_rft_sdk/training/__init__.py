@@ -21,6 +21,8 @@ _NAMES = {
     "run": "TrainingRun train",
     "softmax": "SoftmaxPolicy SoftmaxTrainer",
     "torch_policy": "TorchPolicy",
+    "torch_trainer": "TorchTrainer",
+    "vllm": "VLLMPolicy",
 }
 """The public names, by their modules."""
 _HOMES = {name: module for module, names in _NAMES.items() for name in names.split()}
@@ -53,3 +55,5 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.training.run import TrainingRun as TrainingRun, train as train
     from aws_rft_sdk.training.softmax import SoftmaxPolicy as SoftmaxPolicy, SoftmaxTrainer as SoftmaxTrainer
     from aws_rft_sdk.training.torch_policy import TorchPolicy as TorchPolicy
+    from aws_rft_sdk.training.torch_trainer import TorchTrainer as TorchTrainer
+    from aws_rft_sdk.training.vllm import VLLMPolicy as VLLMPolicy

@@ -107,7 +107,7 @@ def test_training_when_done_then_other_commands_read_its_folder_and_peft_its_ada
         "failed_rollouts",
         "dropped_groups",
     } == {
-        *("model", "dead_groups", "rows", "seconds"),
+        *("model", "dead_groups", "rows", "broken_rows", "seconds"),
     }
     said = result.stderr.splitlines()
     assert "note: [job] is for a training job; local training does not use it" in said
