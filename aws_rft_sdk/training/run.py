@@ -30,10 +30,11 @@ from aws_rft_sdk.rollout.policies import parse_policy
 from aws_rft_sdk.rollout.starting import access_in
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.records import DATABASE_FILE
-from aws_rft_sdk.runtime import LocalRuntime, Policy, standin
+from aws_rft_sdk.runtime import LocalRuntime, Policy, UpstreamPolicy, standin
 from aws_rft_sdk.training.collecting import Collector, Sample
 from aws_rft_sdk.training.models import adapter_of, is_on_cpu, load_model, load_tokenizer
 from aws_rft_sdk.training.recipe import Recipe
+from aws_rft_sdk.training.torch_policy import TorchPolicy
 from aws_rft_sdk.training.trl_trainer import Listener, Plan, RolloutTrainer, last_checkpoint, make_config
 
 STEPS_FILE = "steps.jsonl"
@@ -140,8 +141,8 @@ def train(
         ConfigurationError: An argument or a value of the recipe cannot be followed, the model cannot be loaded, or the
             folder holds another training. No training was begun.
         DatasetError: The prompts cannot be read. No training was begun.
-        UnavailableError: A whole step got no reward, or something that the training needs does not work. It can be
-            resumed.
+        UnavailableError: 32 rollouts in a row got no reward, or none up to the last step. Or something that the
+            training needs does not work. It can be resumed.
 
     Repeating a call begins a new training. Repeating it with `resume` trains what is left.
     """
@@ -170,7 +171,7 @@ def train(
     if validation is not None:
         tests = plan_run(handler, validation, complete_options({**shared, "temperature": 0.0, "top_p": 1.0}, None))
     if isinstance(policy, str):
-        policy = parse_policy(policy)
+        policy = _named_policy(policy)
     now = datetime.now(timezone.utc).strftime("train-%Y-%m-%dT%H-%M-%SZ")
     folder = Path(broadcast_object_list([str(resume or out or Path("runs", now))])[0])
     with ExitStack() as stack:
@@ -219,9 +220,12 @@ def _lines(cells: Sequence[str]) -> str:
     return "".join(json.dumps({"prompt": cell}) + "\n" for cell in cells)
 
 
-def _policy(trainer: RolloutTrainer, recipe: Recipe) -> Policy:
-    from aws_rft_sdk.training.torch_policy import TorchPolicy
+def _named_policy(name: str) -> Policy:
+    kind, _, url = name.partition(":")
+    return UpstreamPolicy(url, return_token_ids=True) if kind == "upstream" else parse_policy(name)
 
+
+def _policy(trainer: RolloutTrainer, recipe: Recipe) -> Policy:
     return TorchPolicy(
         trainer.model,
         trainer.processing_class,

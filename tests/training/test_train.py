@@ -133,7 +133,7 @@ def test_train_when_no_rollout_gets_a_reward_then_the_error_says_why(tmp_path: P
     async def agent(payload: dict[str, Any]) -> float:
         raise RuntimeError("the tool server is gone")
 
-    with pytest.raises(UnavailableError, match="no rollout of step 1 got a reward: RuntimeError: the tool server"):
+    with pytest.raises(UnavailableError, match="the last 16 rollouts got no reward: RuntimeError: the tool server"):
         trained(tmp_path, agent=agent)
 
 
