@@ -32,7 +32,7 @@ TIERS = {
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
 RUNTIME_MAY_IMPORT = {
-    *("_checks", "_fork", "_frozen", "_hosts", "_listening"),
+    *("_backoff", "_checks", "_fork", "_frozen", "_hosts", "_listening"),
     *("errors", "types", "wire", "credentials", "settings"),
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

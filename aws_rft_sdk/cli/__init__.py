@@ -29,6 +29,7 @@ _COMMANDS = {
     "preflight": "Say whether a training job would learn, before it is paid for.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
     "replay": "Run recorded rollouts again without a model; show what differs.",
+    "report": "Write runs as one HTML page: figures, plots, a verdict, and some rollouts.",
     "rescore": "Apply another reward to saved rollouts.",
     "reward": "Test a reward, run it as a Lambda function, package it, deploy it.",
     "rollout": "Run a handler over a dataset and report every reward.",

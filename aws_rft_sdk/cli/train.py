@@ -211,6 +211,7 @@ def _report(finished: Any, seconds: float) -> dict[str, JSON]:
         "dropped_groups": finished.dropped_groups,
         "dead_groups": finished.dead_groups,
         "rows": finished.rows,
+        "broken_rows": finished.broken_rows,
         "seconds": round(seconds, 1),
     }
 
@@ -222,7 +223,8 @@ def _lines(report: dict[str, JSON]) -> Iterator[str]:
             yield f"{name}: {_figure(values[first])} {first}, {_figure(values[last])} {last}"
     yield f"rollouts: {report['rollouts']}, of which {report['failed_rollouts']} failed and are left out"
     yield f"groups: {report['dropped_groups']} dropped, {report['dead_groups']} with equal rewards"
-    yield f"rows: {report['rows']}"
+    where = f". {report['folder']}/broken-rows.jsonl says why" if report["broken_rows"] else ""
+    yield f"rows: {report['rows']}, of which {report['broken_rows']} began in a later turn{where}"
     yield f"model: {report['model']}"
     yield f"look at the training: aws-rft job report --events {report['folder']}/steps.jsonl -o report.html"
 

@@ -26,8 +26,8 @@ class VLLMPolicy(ChatPolicy):
     """Samples answers with vLLM's `/v1/completions`, which takes and gives tokens.
 
     vLLM's chat completions tokenise the history anew for each turn. Here nothing is: templates, tool calls and the
-    continuation of conversations are those of `ChatPolicy`. Nothing is retried, since vLLM may have sampled. If vLLM
-    cannot be reached, the call is answered 503, as nothing was sampled then.
+    continuation of conversations are those of `ChatPolicy`. Nothing is retried, since vLLM may have sampled. Errors of
+    vLLM keep their status. If vLLM cannot be reached, the call is answered 503, as nothing was sampled then.
 
     Start vLLM with `--logprobs-mode processed_logprobs`, or its log-probabilities are those before temperature and
     `top_p`. `docs/training.md` has all flags.

@@ -84,11 +84,11 @@ class Pages:
 
     Args:
         runs: One run, or two that are compared.
-        links: Makes the addresses of a run's pages.
+        stopping: Whether the server is about to end. Streams end then.
     """
 
-    def __init__(self, runs: Sequence[WatchedRun]) -> None:
-        self._runs = runs
+    def __init__(self, runs: Sequence[WatchedRun], stopping: Callable[[], bool]) -> None:
+        self._runs, self._stopping = runs, stopping
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -104,11 +104,6 @@ class Pages:
             Route(f"{run}/rollout.json", self._raw),
             Route(f"{run}/events", self._events),
         ]
-
-    def close(self) -> None:
-        """Close the runs."""
-        for run in self._runs:
-            run.close()
 
     # --- pages -------------------------------------------------------------------------------------------------------
 
@@ -251,7 +246,7 @@ class Pages:
                 before = now
             elif count % 15 == 0:
                 yield ": here\n\n"
-            if await request.is_disconnected():
+            if self._stopping() or await request.is_disconnected():
                 return
             await asyncio.sleep(_EVENT_SECONDS)
 
@@ -350,12 +345,19 @@ def _is_key(presented: str, key: str) -> bool:
     return hmac.compare_digest(presented.encode("utf-8", "replace"), key.encode())
 
 
-def create_app(runs: Sequence[WatchedRun], *, key: str | None, own_hosts: Collection[str] | None = ()) -> ASGIApp:
+def create_app(
+    runs: Sequence[WatchedRun],
+    *,
+    key: str | None,
+    own_hosts: Collection[str] | None = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
     """Return the application over one run, or over two that are compared.
 
     Args:
         runs: The runs. The caller closes them when the application is no longer served.
         key: What `?key=` must be. None for no key.
         own_hosts: See `guarded`.
+        stopping: Whether the server is about to end.
     """
-    return guarded(Starlette(routes=Pages(runs).routes()), key, own_hosts)
+    return guarded(Starlette(routes=Pages(runs, stopping).routes()), key, own_hosts)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 320, 110
-_LEFT, _BOTTOM = 34, 16
+_LEFT, _BOTTOM = 24, 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def histogram(bins: Sequence[Bin], label: str) -> Markup:
         parts.append(Markup('<a href="{}" aria-label="{}">{}</a>').format(item.href, link, bar) if item.href else bar)
     ends = Markup('<text x="{}" y="{}">{:.4g}</text><text x="{}" y="{}" text-anchor="end">{:.4g}</text>')
     parts.append(ends.format(_LEFT, _HEIGHT - 4, bins[0].low, _WIDTH, _HEIGHT - 4, bins[-1].high))
-    return _svg(parts, label)
+    # Links in an image could not be reached.
+    return _svg(parts, label, "group" if any(item.href for item in bins) else "img")
 
 
 def curve(points: Sequence[tuple[float, float]], label: str) -> Markup:
@@ -106,6 +107,7 @@ def _axis(high: str, low: str) -> Markup:
     ).format(_LEFT - 4, high, _HEIGHT - _BOTTOM, low, _LEFT, _WIDTH)
 
 
-def _svg(parts: Iterable[Markup], label: str) -> Markup:
-    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="img" aria-label="{}">').format(_WIDTH, _HEIGHT, label)
+def _svg(parts: Iterable[Markup], label: str, role: str = "img") -> Markup:
+    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="{}" aria-label="{}">')
+    head = head.format(_WIDTH, _HEIGHT, role, label)
     return head + Markup("").join(map(escape, parts)) + Markup("</svg>")

@@ -229,7 +229,7 @@ def comparison(runs: Sequence[WatchedRun], links: Callable[[int], Links]) -> dic
         "only": [len(sides[0].keys() - sides[1].keys()), len(sides[1].keys() - sides[0].keys())],
         "means": [_mean_of(run) for run in runs],
         "histogram": histogram(bins_of(changes), "change of the mean reward of a prompt"),
-        "links": [links(0), links(1)],
+        "sides": [links(0), links(1)],
     }
 
 
