@@ -146,6 +146,7 @@ def make_config(recipe: Recipe, plan: Plan, folder: Path, *, on_cpu: bool) -> GR
         weight_decay=recipe.adam_weight_decay,
         max_grad_norm=recipe.adam_grad_clip_norm or _ANY_NORM,  # with 0 the norm would not be logged
         loss_type=recipe.loss_type,
+        importance_sampling_level="sequence" if recipe.loss_type == "luspo" else "token",
         epsilon=low,
         epsilon_high=high,
         beta=recipe.kl_coef,
