@@ -26,13 +26,13 @@ TIERS = {
     "surroundings": ("settings", "credentials", "telemetry", "context"),
     "sides": ("client", "feedback", "adapters", "runtime", "rewards"),
     "life": ("handler", "lifecycle"),
-    "rims": ("rollout", "runs", "workers", "proof", "jobs", "training"),
+    "rims": ("rollout", "runs", "workers", "proof", "jobs", "training", "viewer"),
     "door": ("pytest_plugin", "cli", "__main__"),
 }
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}
 # The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
 RUNTIME_MAY_IMPORT = {
-    *("_checks", "_fork", "_frozen", "_hosts", "_listening"),
+    *("_backoff", "_checks", "_fork", "_frozen", "_hosts", "_listening"),
     *("errors", "types", "wire", "credentials", "settings"),
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")

@@ -19,8 +19,8 @@ from aws_rft_sdk.cli._output import UNAVAILABLE, discard_output, this_is_the_who
 
 _COMMANDS = {
     "compare": "Say whether one run is better than another, or whether that may be noise.",
-    "demo": "Watch an agent learn on this machine, in about a minute.",
     "dataset": "Check, convert and prepare prompt files.",
+    "demo": "Watch an agent learn on this machine, in about a minute.",
     "export": "Write what a runtime captured as a recording to replay.",
     "iam": "Print the IAM policies of a job, and check who lacks what.",
     "job": "Plan, submit, follow and use a training job.",
@@ -29,11 +29,14 @@ _COMMANDS = {
     "preflight": "Say whether a training job would learn, before it is paid for.",
     "prove": "Prove that every turn is recorded once, under its own trajectory.",
     "replay": "Run recorded rollouts again without a model; show what differs.",
+    "report": "Write runs as one HTML page: figures, plots, a verdict, and some rollouts.",
     "rescore": "Apply another reward to saved rollouts.",
     "reward": "Test a reward, run it as a Lambda function, package it, deploy it.",
     "rollout": "Run a handler over a dataset and report every reward.",
     "runtime": "Serve a local stand-in for the job runtime.",
+    "show": "Show the rollouts of a run, or one of them as a conversation.",
     "train": "Train a language model on the rewards of a handler.",
+    "view": "Show a run in the browser, or two side by side.",
     "worker": "Receive rollouts and run a handler: over HTTP, or from queues.",
 }
 

@@ -15,10 +15,9 @@ from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
 from aws_rft_sdk.cli._progress import RunProgress
 from aws_rft_sdk.cli._runs import RecordedRun, threshold_of
+from aws_rft_sdk.cli._training_plan import completed_plan, read_plan
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError, RFTError
-from aws_rft_sdk.jobs._tables import read_toml
-from aws_rft_sdk.jobs.types import Problem
 from aws_rft_sdk.proof import Trial, prove_handler
 from aws_rft_sdk.proof.handlers import DEFAULT_PROMPT
 from aws_rft_sdk.rollout import run
@@ -28,15 +27,12 @@ from aws_rft_sdk.rollout.policies import POLICY_HELP
 from aws_rft_sdk.rollout.running import RunStatus
 from aws_rft_sdk.runs import replay_rollouts
 from aws_rft_sdk.runs.manifest import is_deployed
-from aws_rft_sdk.runs.preflight import Checks, Preflight, TrainingPlan, Verdict, preflight
-from aws_rft_sdk.runs.preflight.plans import plan_of
+from aws_rft_sdk.runs.preflight import Checks, Preflight, Verdict, preflight
 from aws_rft_sdk.runs.replay_report import ReplayStatus
 
 _PROMPTS = 64
 _REPLAYED = 32
 _PROVED = 16
-_CALL_SECONDS = 900.0
-"""Longest call of an AgentCore runtime."""
 _EXIT = {Verdict.GO: 0, Verdict.WARN: 0, Verdict.NO_GO: 1, Verdict.UNKNOWN: 3}
 _COLOURS = {Verdict.GO: "green", Verdict.WARN: "yellow", Verdict.NO_GO: "red", Verdict.UNKNOWN: "magenta"}
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -86,7 +82,7 @@ def command(
 
     Exit status: 0 for go and for warnings, 1 for no-go, 3 when the sample cannot tell, 2 for bad usage.
     """
-    plan = _read_plan(job)
+    plan = read_plan(job)
     given = {"group_size": group_size, "batch_size": batch_size, "context_tokens": context_tokens}
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
     if folder is None:
@@ -106,7 +102,7 @@ def command(
             ctx.exit(INTERRUPTED)
         folder = done.folder
     recorded = RecordedRun.read(folder)
-    plan = _completed(plan, recorded, dataset)
+    plan = completed_plan(plan, recorded.manifest, dataset)
     measured = Checks() if handler is None or not checks or is_deployed(handler) else _check(handler, folder, dataset)
     found = preflight(recorded.table, plan, measured, success_threshold=threshold_of(success_threshold, folder))
     if as_json:
@@ -114,37 +110,6 @@ def command(
     else:
         _print(Console(file=own_stdout(), highlight=False, markup=False, soft_wrap=True), found)
     ctx.exit(_EXIT[found.verdict])
-
-
-def _read_plan(job: Path | None) -> TrainingPlan:
-    if job is None:
-        return TrainingPlan()
-    read = read_toml(job)
-    if isinstance(read, Problem):
-        raise ConfigurationError(f"{job}: {read.rule}")
-    plan = plan_of(read)
-    data = read.get("data")
-    train = data.get("train") if isinstance(data, dict) else None
-    if isinstance(train, str) and (job.parent / train).is_file():
-        plan = replace(plan, prompts=sum(1 for _ in read_prompts(job.parent / train)))
-    return plan
-
-
-def _completed(plan: TrainingPlan, recorded: RecordedRun, dataset: Path | None) -> TrainingPlan:
-    """Return the plan with what the run, or the dataset, says and the job's file does not."""
-    manifest = recorded.manifest
-    settings = {} if manifest is None else manifest.settings
-    if plan.prompts is None and dataset is not None:
-        plan = replace(plan, prompts=sum(1 for _ in read_prompts(dataset)))
-    if plan.prompts is None and manifest is not None and settings.get("limit") is None:
-        plan = replace(plan, prompts=manifest.rows)
-    if plan.max_tokens is None:
-        plan = replace(plan, max_tokens=recorded.max_tokens)
-    if plan.max_turns is None and isinstance(settings.get("max-turns"), int):
-        plan = replace(plan, max_turns=settings["max-turns"])
-    if manifest is not None and manifest.handler.startswith("arn:"):
-        plan = replace(plan, platform_seconds=_CALL_SECONDS)
-    return plan
 
 
 def _check(handler: str, folder: Path, dataset: Path | None) -> Checks:

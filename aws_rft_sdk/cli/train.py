@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
@@ -111,7 +112,7 @@ def command(
         click.echo(f"note: {note}", err=True)
     began = time.monotonic()
     try:
-        with _sigterm_interrupts(), _Progress(folder) if is_main else nullcontext() as progress:
+        with _sigterm_interrupts(), _quiet(is_main), _Progress(folder) if is_main else nullcontext() as progress:
             train = import_module("aws_rft_sdk.training.run").train
             where = {"resume": resume} if resume else {"out": folder}
             finished = train(handler, dataset, plan, tell=progress and progress.tell, **where, **given)
@@ -158,6 +159,16 @@ def _sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _quiet(is_main: bool) -> Iterator[None]:
+    """Leave out what the libraries tell developers, and in other processes than the first one also their progress."""
+    if not is_main:
+        import_module("transformers.utils.logging").disable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
 class _Progress(LiveFigures):
     """Shows a training in the body of a `with`."""
 
@@ -180,7 +191,8 @@ class _Progress(LiveFigures):
         for label, name in _SHOWN.items():
             if (value := getattr(step, name)) is not None:
                 figures[label] = f"{value:.4g}"
-        figures["seconds"] = f"{now - self._last:.1f}"
+        if step.step:  # 0 began with the loading of the model
+            figures["seconds"] = f"{now - self._last:.1f}"
         self._last = now
         self.show(figures)
 
@@ -199,6 +211,7 @@ def _report(finished: Any, seconds: float) -> dict[str, JSON]:
         "dropped_groups": finished.dropped_groups,
         "dead_groups": finished.dead_groups,
         "rows": finished.rows,
+        "broken_rows": finished.broken_rows,
         "seconds": round(seconds, 1),
     }
 
@@ -210,7 +223,8 @@ def _lines(report: dict[str, JSON]) -> Iterator[str]:
             yield f"{name}: {_figure(values[first])} {first}, {_figure(values[last])} {last}"
     yield f"rollouts: {report['rollouts']}, of which {report['failed_rollouts']} failed and are left out"
     yield f"groups: {report['dropped_groups']} dropped, {report['dead_groups']} with equal rewards"
-    yield f"rows: {report['rows']}"
+    where = f". {report['folder']}/broken-rows.jsonl says why" if report["broken_rows"] else ""
+    yield f"rows: {report['rows']}, of which {report['broken_rows']} began in a later turn{where}"
     yield f"model: {report['model']}"
     yield f"look at the training: aws-rft job report --events {report['folder']}/steps.jsonl -o report.html"
 

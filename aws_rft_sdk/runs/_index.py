@@ -22,7 +22,7 @@ from aws_rft_sdk.errors import DatasetError, UnavailableError
 from aws_rft_sdk.failures import RolloutStatus, error_type
 from aws_rft_sdk.runs._sources import Database, Lines
 from aws_rft_sdk.runs.conversation import Unfolder, message_of, message_text, token_counts, tool_calls
-from aws_rft_sdk.runs.records import decode_line, id_of
+from aws_rft_sdk.runs.records import FAULTS, RECORDS_FILE, Damage, decode_line, id_of
 from aws_rft_sdk.runs.where import ROLES
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key
 from aws_rft_sdk.types import TrajectoryStatus
@@ -32,7 +32,6 @@ _VERSION = 1
 _PROMPT_CHARACTERS = 1000
 _WAIT_SECONDS = 60.0
 _LINES_PER_STEP, _ROWS_PER_STEP, _TURNS_PER_STEP = 5000, 500, 200
-_NAMED_DAMAGE = 5
 
 _TABLES = (
     """CREATE TABLE rollouts (
@@ -123,6 +122,10 @@ class Index:
     def __init__(self, path: Path, records: Lines | None, started: Lines | None, database: Database | None) -> None:
         self.path = path
         self._records, self._started, self._database = records, started, database
+        with self.reading() as connection:
+            _check_own(connection, path)
+            with contextlib.suppress(sqlite3.OperationalError):  # another process is just doing it
+                connection.execute("PRAGMA journal_mode = WAL")  # the file keeps it
         with self._writing() as connection:
             self._make(connection)
             self.full_text = json.loads(_mark(connection, "full_text"))
@@ -145,8 +148,6 @@ class Index:
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         with self.reading() as connection:
-            with contextlib.suppress(sqlite3.OperationalError):  # another process is just doing it
-                connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -158,11 +159,9 @@ class Index:
 
     def _make(self, connection: sqlite3.Connection) -> None:
         """Make the tables. Drop them before if the run is not the one that they were made from."""
-        (application,) = connection.execute("PRAGMA application_id").fetchone()
+        _check_own(connection, self.path)
         (version,) = connection.execute("PRAGMA user_version").fetchone()
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        if tables and application != _APPLICATION_ID:
-            raise UnavailableError(f"{self.path} is no index of a run; move that file elsewhere")
+        tables = _tables(connection)
         if tables and version == _VERSION and not self._is_another_run(connection):
             return
         for name in sorted(tables, key=lambda name: name != "texts"):  # the full text drops its own tables
@@ -182,7 +181,7 @@ class Index:
 
     def _is_another_run(self, connection: sqlite3.Connection) -> bool:
         for name, lines in (("records", self._records), ("started", self._started)):
-            offset, size, head = _mark_json(connection, name, [0, 0, None])
+            offset, _, size, head = _mark_json(connection, name, [0, 0, 0, None])
             if offset and (lines is None or lines.size < offset or lines.head(size) != head):
                 return True
         if self._database is None:
@@ -241,11 +240,13 @@ class Index:
     def damage(self) -> list[str]:
         """Return what could not be read, one sentence each."""
         with self.reading() as connection:
-            count, named = _mark_json(connection, "damage", [0, []])
+            damage = self._damage(connection)
             broken = _mark_json(connection, "broken", None)
-        more = f"; and {count - len(named)} more" if count > len(named) else ""
-        lines = [f"{count} lines of the records hold no record and are left out ({'; '.join(named)}{more})"]
-        return [*(lines if count else []), *([broken] if broken else [])]
+        return [*([str(damage)] if damage else []), *([broken] if broken else [])]
+
+    def _damage(self, connection: sqlite3.Connection) -> Damage:
+        path = Path(RECORDS_FILE) if self._records is None else self._records.path
+        return Damage(path, *_mark_json(connection, "damage", [0, []]))
 
     def _step(self, add: Any) -> int:
         with self._writing() as connection:
@@ -253,40 +254,40 @@ class Index:
 
     def _add_lines(self, connection: sqlite3.Connection) -> int:
         # All of them first: a record replaces the attempts before it that have none.
-        if found := self._take(connection, "started", self._started):
+        found, _ = self._take(connection, "started", self._started)
+        if found:
             starts = [fields for _, line in found if _is_start(fields := _decoded(line))]
             connection.executemany(_ADD_STARTED, starts)
             return len(found)
-        lines = self._take(connection, "records", self._records)
-        damage, named = _mark_json(connection, "damage", [0, []])
+        lines, first = self._take(connection, "records", self._records)
+        damage = self._damage(connection)
         rows: list[tuple[Any, ...]] = []
         figures: list[tuple[str, str, float]] = []
-        for offset, line in lines:
+        for number, (offset, line) in enumerate(lines, first):
             try:
                 fields = decode_line(line)
                 row = _record_columns(fields, offset)
                 figures += [(row[0], name, value) for name, value in _metrics(fields)]
                 rows.append(row)
-            except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-                damage += 1
-                if len(named) < _NAMED_DAMAGE:
-                    named.append(f"at byte {offset}: {error!r:.120}")
+            except FAULTS as error:
+                damage.add(number, str(error) if isinstance(error, ValueError) else f"no record ({error!r:.80})")
         connection.executemany(_ADD_RECORD, rows)
         connection.executemany(_SUPERSEDE, [(row[2], row[3], row[0], row[1], row[4]) for row in rows])
         of = "INSERT OR REPLACE INTO metrics SELECT number, ?, ? FROM rollouts WHERE trajectory_id = ?"
         connection.executemany(of, [(name, value, trajectory_id) for trajectory_id, name, value in figures])
-        _set_mark(connection, "damage", [damage, named])
+        _set_mark(connection, "damage", [damage.count, damage.lines])
         return len(lines)
 
-    def _take(self, connection: sqlite3.Connection, name: str, lines: Lines | None) -> list[tuple[int, bytes]]:
-        if lines is None:
-            return []
-        offset, size, head = _mark_json(connection, name, [0, 0, None])
-        found = lines.read(offset, _LINES_PER_STEP)
-        if found:
+    def _take(
+        self, connection: sqlite3.Connection, name: str, lines: Lines | None
+    ) -> tuple[list[tuple[int, bytes]], int]:
+        """Return the next lines of a file with their offsets, and the number of the first one, from 1."""
+        offset, count, size, head = _mark_json(connection, name, [0, 0, 0, None])
+        found = [] if lines is None else lines.read(offset, _LINES_PER_STEP)
+        if found and lines is not None:
             end = found[-1][0] + len(found[-1][1])
-            _set_mark(connection, name, [end, size or end, head or lines.head(end)])
-        return found
+            _set_mark(connection, name, [end, count + len(found), size or end, head or lines.head(end)])
+        return found, count + 1
 
     def _add_trajectories(self, connection: sqlite3.Connection) -> int:
         (last,) = connection.execute("SELECT max(place) FROM rollouts").fetchone()
@@ -418,7 +419,9 @@ def _record_columns(fields: Mapping[str, JSON], offset: int) -> tuple[Any, ...]:
         raise ValueError("trajectory_id, error or failure is no text")
     tokens = [sum(fields[name]) if fields.get(name) else None for name in ("prompt_tokens", "response_tokens")]
     numbers = (fields["prompt_index"], fields["sample_index"], fields.get("attempts", 1), fields["turns"])
-    group, sample, attempts, turns = map(int, numbers)
+    if not all(type(number) is int for number in numbers):
+        raise ValueError(f"prompt_index, sample_index, attempts and turns are {numbers!r:.200}")
+    group, sample, attempts, turns = numbers
     return (
         *(clean(trajectory_id), offset, group, sample, attempts),
         None if reward is None or not math.isfinite(reward) else float(reward),
@@ -441,6 +444,17 @@ def _decoded(line: bytes) -> JSON:
         return decode_line(line)
     except (ValueError, RecursionError):
         return None
+
+
+def _tables(connection: sqlite3.Connection) -> list[str]:
+    return [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+
+
+def _check_own(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse to write to a file that something else has made."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application != _APPLICATION_ID and _tables(connection):
+        raise UnavailableError(f"{path} is no index of a run; move that file elsewhere")
 
 
 def _is_start(fields: JSON) -> bool:

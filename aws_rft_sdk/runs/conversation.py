@@ -112,7 +112,8 @@ class Unfolder:
                 note = "another conversation begins"
             else:
                 gone = len(history) - kept
-                note = f"the history of turn {turn} was changed: its last {gone} message{'s' * (gone > 1)} are not sent"
+                lost = "last message is" if gone == 1 else f"last {gone} messages are"
+                note = f"the history of turn {turn} was changed: its {lost} not sent"
         elif best is not None:
             del self._histories[best]
         said = [*keys, _key(answer)] if answer is not None else keys

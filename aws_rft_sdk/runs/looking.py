@@ -28,7 +28,7 @@ from aws_rft_sdk.runs._index import Index, Progress
 from aws_rft_sdk.runs._sources import Database, DatabaseFile, Lines, RunningRuntime
 from aws_rft_sdk.runs.conversation import Message, TurnFacts, mask_secrets, read_conversation, read_turns, tools_offered
 from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, STARTED_FILE, RolloutRecord, decode_line, parse_record
-from aws_rft_sdk.runs.summaries import Conversation, RolloutPage, RolloutSummary
+from aws_rft_sdk.runs.summaries import Conversation, GroupSummary, RolloutPage, RolloutSummary
 from aws_rft_sdk.runs.where import Comparison, Where, sort_column, to_sql
 from aws_rft_sdk.runtime.records import make_trajectory
 from aws_rft_sdk.types import Trajectory
@@ -160,19 +160,22 @@ class RunView:
         Raises:
             ConfigurationError: There is no such field to sort by.
         """
-        condition, parameters = self._condition(where, superseded)
         order, values = _order(sort)
-        # The statement is made of our own words; what the user typed is among the parameters.
-        chosen = f"SELECT {_COLUMNS} FROM rollouts WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
-        count = f"SELECT count(*) FROM rollouts WHERE {condition}"  # noqa: S608
         everything, _ = self._condition(None, superseded)
+        condition, parameters = self._condition(where, superseded)
+        # Statements are made of our own words; what the user typed is among the parameters.
+        count = f"SELECT count(*) FROM rollouts WHERE {everything}"  # noqa: S608
+        choose = f"INSERT INTO chosen SELECT number FROM rollouts WHERE {condition}"  # noqa: S608
+        pages = f"SELECT {_COLUMNS} FROM rollouts WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
         with self._index.reading() as connection:
             connection.execute("BEGIN")
-            rows = connection.execute(chosen, (*parameters, *values, limit, offset)).fetchall()
-            (matched,) = connection.execute(count, parameters).fetchone()
-            total = matched
-            if where is not None:
-                (total,) = connection.execute(f"SELECT count(*) FROM rollouts WHERE {everything}").fetchone()  # noqa: S608
+            (total,) = connection.execute(count).fetchone()
+            matched = total
+            if where is not None:  # once for the number and for the page: a search of a common word takes a while
+                connection.execute("CREATE TEMP TABLE chosen (number INTEGER PRIMARY KEY)")
+                matched = connection.execute(choose, parameters).rowcount
+                pages, parameters = pages.replace(f"WHERE {condition}", "JOIN chosen USING (number)"), ()
+            rows = connection.execute(pages, (*parameters, *values, limit, offset)).fetchall()
             found = [_summary(connection, row) for row in rows]
         return RolloutPage(tuple(found), matched, total)
 
@@ -213,6 +216,41 @@ class RunView:
         with self._index.reading() as connection:
             found = connection.execute(statement, parameters)
             return {"" if value is None else str(value): count for value, count in found}
+
+    def curve(self, bins: int = 60) -> list[tuple[int, float, int]]:
+        """Return the mean reward over time, in at most `bins` parts with as many rollouts each.
+
+        Returns:
+            For each part: the rollouts up to its end, the mean reward of those in it that have one, and how many these
+            are. In the order in which rollouts became known. Parts without a reward are left out.
+        """
+        count = "SELECT count(*) FROM rollouts WHERE superseded = 0"
+        parts = (
+            "SELECT max(position) + 1, avg(reward), count(reward) FROM "
+            "(SELECT reward, row_number() OVER (ORDER BY number) - 1 AS position FROM rollouts WHERE superseded = 0) "
+            "GROUP BY position * ? / ? HAVING count(reward) ORDER BY 1"
+        )
+        with self._index.reading() as connection:
+            (total,) = connection.execute(count).fetchone()
+            return connection.execute(parts, (min(bins, total), total)).fetchall() if total else []
+
+    def groups(self) -> list[GroupSummary]:
+        """Return all groups in the order of the dataset. Rollouts whose group is not known are in none."""
+        statement = (
+            'SELECT "group", count(*), count(reward), avg(reward), min(reward), max(reward), min(prompt) FROM rollouts '
+            'WHERE superseded = 0 AND "group" IS NOT NULL GROUP BY "group" ORDER BY "group"'
+        )
+        with self._index.reading() as connection:
+            return [GroupSummary(*row) for row in connection.execute(statement)]
+
+    def successes(self, threshold: float) -> dict[tuple[int, int], int]:
+        """Return how many groups have so many rewards, and so many of them that reach a threshold."""
+        statement = (
+            "SELECT rewarded, passed, count(*) FROM (SELECT count(reward) AS rewarded, sum(reward >= ?) AS passed FROM "
+            'rollouts WHERE superseded = 0 AND "group" IS NOT NULL GROUP BY "group") WHERE rewarded GROUP BY 1, 2'
+        )
+        with self._index.reading() as connection:
+            return {(n, c): count for n, c, count in connection.execute(statement, (threshold,))}
 
     def metric_names(self) -> list[str]:
         """Return the names of the figures that handlers returned, sorted. They are components of rewards, usually."""

@@ -22,7 +22,8 @@ STARTED_FILE = "started.jsonl"
 DATABASE_FILE = "trajectories.db"
 """The local runtime's own, beside the records."""
 _NAMED_LINES = 5
-_FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+FAULTS = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
+"""What parsing a line may raise that holds no record."""
 _raw_decode = json.JSONDecoder().raw_decode
 
 
@@ -206,7 +207,7 @@ def parse_lines(path: Path, parse: Callable[[dict[str, JSON]], T], damage: Damag
             for number, line in enumerate(lines, start=1):
                 try:
                     parsed = parse(decode_line(line))
-                except _FAULTS as error:
+                except FAULTS as error:
                     if line.endswith(b"\n"):  # only the last line can be without an end
                         damage.add(number, str(error) if isinstance(error, ValueError) else f"no record ({error!r})")
                     continue

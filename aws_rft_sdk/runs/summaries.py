@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.runs.conversation import Message, TurnFacts
+from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN
 from aws_rft_sdk.types import Trajectory
 
 
@@ -45,6 +47,24 @@ class RolloutSummary:
     def to_json(self) -> dict[str, JSON]:
         """Return it as plain JSON, by the names of its fields."""
         return {**asdict(self), "tools": thaw(self.tools)}
+
+
+class GroupSummary(NamedTuple):
+    """The rollouts of one prompt, superseded attempts left out. Figures of rewards are None without any."""
+
+    group: int
+    rollouts: int
+    rewarded: int
+    mean: float | None
+    least: float | None
+    greatest: float | None
+    prompt: str | None
+
+    @property
+    def is_dead(self) -> bool:
+        """Whether there are at least two rewards, all equal."""
+        spread = None if self.least is None or self.greatest is None else self.greatest - self.least
+        return self.rewarded > 1 and spread is not None and spread <= EQUAL_WITHIN
 
 
 @dataclass(frozen=True)

@@ -178,8 +178,9 @@ class _Parser:
         return self._tokens[self._position]
 
     def _take(self) -> _Token:
-        self._position += 1
-        return self._tokens[self._position - 1]
+        token = self._next
+        self._position += token.kind != "end"
+        return token
 
     def _skip(self, text: str) -> bool:
         found = self._next.kind in ("word", "bracket") and self._next.text.lower() == text

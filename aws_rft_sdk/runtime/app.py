@@ -159,10 +159,11 @@ def make_app(
     faults: Faults | None,
     die: Callable[[], None],
     key: str | None,
+    pages: ASGIApp,
 ) -> ASGIApp:
     """Return the application: the contract's calls, and the routes that only a local runtime has.
 
-    If there is a key, every call must present it. Only `/ping`, the health check, is open.
+    If there is a key, every call must present it. Only `/ping`, the health check, is open, and `pages` ask themselves.
     """
     endpoints = [
         ("inference", INFERENCE_PATHS, inference.serve),
@@ -179,6 +180,9 @@ def make_app(
     other.router.redirect_slashes = False
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and is_page(scope["path"]):
+            await pages(scope, receive, send)
+            return
         if key is not None and scope["type"] == "http" and scope["path"] != PING_PATH:
             refusal = key_refusal(key, scope["headers"])
             if refusal is not None:
@@ -189,6 +193,11 @@ def make_app(
         await (call or other)(scope, receive, send)
 
     return app
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path is one of the pages for people."""
+    return path == "/" or path == "/view" or path.startswith("/view/")
 
 
 async def _ping(request: Request) -> Response:

@@ -26,6 +26,7 @@ from aws_rft_sdk.runtime.faults import Faults
 from aws_rft_sdk.runtime.http_server import HOST, ServerThread, handling_signals, make_config, wait_for
 from aws_rft_sdk.runtime.inference import Inference
 from aws_rft_sdk.runtime.limits import RolloutLimits
+from aws_rft_sdk.runtime.pages import RuntimePages
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
 from aws_rft_sdk.runtime.recordings import write_recordings
 from aws_rft_sdk.runtime.rollout_starter import RolloutStarter
@@ -184,6 +185,7 @@ class LocalRuntime:
         port = listener.getsockname()[1]
         endpoint = self._address.url(port)
         starter = RolloutStarter(trajectories, lambda: inference.policy, endpoint, self._region, self.default_job_arn)
+        pages = RuntimePages(endpoint, self._address.key, self._address.own_hosts(), lambda: server.should_exit)
         app = make_app(
             Feedback(trajectories, strict=self._strict, client_tokens=self._client_tokens),
             inference,
@@ -192,11 +194,17 @@ class LocalRuntime:
             self._faults,
             die=lambda: server.die(),
             key=self._address.key,
+            pages=pages,
         )
         config = make_config(
             app, drain_seconds=DRAIN_SECONDS, certfile=self._address.certfile, keyfile=self._address.keyfile
         )
-        server = ServerThread(config, listener, trajectories.attach, inference.aclose)
+
+        async def close() -> None:
+            await pages.aclose()
+            await inference.aclose()
+
+        server = ServerThread(config, listener, trajectories.attach, close)
         server.start()
         # A runtime that nobody stopped must not keep its thread and port for the rest of the process.
         weakref.finalize(self, _abandon, server, trajectories)

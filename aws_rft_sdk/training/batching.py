@@ -101,7 +101,7 @@ class Batcher:
         self._model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         accepted = inspect.signature(base.forward).parameters
-        self._cache_name = "cache" if "cache" in accepted else "past_key_values"  # transformers renamed it
+        self._cache_name = "past_key_values" if "past_key_values" in accepted else "cache"  # its old name
         self._options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._batch_size = batch_size
         self._prefixes = Prefixes(cache_tokens)

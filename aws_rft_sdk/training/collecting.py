@@ -47,6 +47,8 @@ class Sample:
     """Tokens that were sampled in each turn."""
     truncated: int = 0
     """Responses that ended at the token limit."""
+    breaks: tuple[str, ...] = ()
+    """Why the rows after the first one began."""
 
 
 class Collector:
@@ -169,7 +171,8 @@ class Collector:
         except (ConfigurationError, PayloadError) as error:
             return Sample(tuple(records), Scored(None), str(error))
         tokens = sum(len(row.ids) for row in rows)
-        return Sample(tuple(records), scored, None, rows, len(rows), tokens, responses, truncated)
+        breaks = tuple(row.began for row in rows if row.began)
+        return Sample(tuple(records), scored, None, rows, len(rows), tokens, responses, truncated, breaks)
 
 
 def _rows(trajectory: Trajectory) -> tuple[Row, ...]:

@@ -34,10 +34,13 @@ from aws_rft_sdk.runtime import LocalRuntime, Policy, standin
 from aws_rft_sdk.training.collecting import Collector, Sample
 from aws_rft_sdk.training.models import adapter_of, is_on_cpu, load_model, load_tokenizer
 from aws_rft_sdk.training.recipe import Recipe
+from aws_rft_sdk.training.torch_policy import TorchPolicy, context_limit, end_ids
 from aws_rft_sdk.training.trl_trainer import Listener, Plan, RolloutTrainer, last_checkpoint, make_config
+from aws_rft_sdk.training.vllm import VLLMPolicy, weight_sender
 
 STEPS_FILE = "steps.jsonl"
 RECIPE_FILE = "recipe.toml"
+BROKEN_ROWS_FILE = "broken-rows.jsonl"
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,9 @@ def train(
         recipe: All values of the training.
         validation: Prompts that the model is measured on: before the first step, every `val_every` steps, after the
             last step. None for no validation.
-        policy: Who answers inference, as for `LocalRuntime`, or "upstream:URL". It must tell token ids and
-            log-probabilities. If it has a method `new_round(name)`, that is called before each batch of rollouts: the
-            weights may have changed. None for a `TorchPolicy` of the model.
+        policy: Who answers inference, as for `LocalRuntime`, or "upstream:URL" for a vLLM server, see `VLLMPolicy`. It
+            must tell token ids and log-probabilities. If it has a method `new_round(name)`, that is called before each
+            batch of rollouts: the weights may have changed. None for a `TorchPolicy` of the model.
         model: A causal language model of transformers that is already loaded. None to load `recipe.model`.
         tokenizer: Its tokenizer. None to load it.
         out: Folder for a new training, made if missing. None for `runs/train-<time in UTC>`.
@@ -134,7 +137,8 @@ def train(
 
     Returns:
         The training, as its folder has it: `steps.jsonl`, the records of all rollouts in `train`, those of validations
-        in `validation-<step>`, `checkpoints`, the result in `model`, and `recipe.toml`.
+        in `validation-<step>`, `checkpoints`, the result in `model`, and `recipe.toml`. If rows broke,
+        `broken-rows.jsonl` says where.
 
     Raises:
         ConfigurationError: An argument or a value of the recipe cannot be followed, the model cannot be loaded, or the
@@ -170,7 +174,7 @@ def train(
     if validation is not None:
         tests = plan_run(handler, validation, complete_options({**shared, "temperature": 0.0, "top_p": 1.0}, None))
     if isinstance(policy, str):
-        policy = parse_policy(policy)
+        parse_policy(policy)  # so that what is wrong with it is told before a model is loaded
     now = datetime.now(timezone.utc).strftime("train-%Y-%m-%dT%H-%M-%SZ")
     folder = Path(broadcast_object_list([str(resume or out or Path("runs", now))])[0])
     with ExitStack() as stack:
@@ -183,6 +187,8 @@ def train(
             stack.enter_context(listener)
         tokenizer = load_tokenizer(recipe) if tokenizer is None else tokenizer
         model = load_model(recipe, on_cpu=on_cpu) if model is None else model
+        config = make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu)
+        config.ds3_gather_for_generation = not isinstance(policy, str)  # vLLM gets the weights one after the other
         trainer = RolloutTrainer(
             recipe,
             cells,
@@ -191,10 +197,10 @@ def train(
             listener=listener,
             model=model,
             processing_class=tokenizer,
-            args=make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu),
+            args=config,
             peft_config=None if isinstance(model, PeftModel) else adapter_of(recipe),
         )
-        collector = stack.enter_context(_collector(stack, work, policy or _policy(trainer, recipe), recipe, folder))
+        collector = stack.enter_context(_collector(stack, work, _policy(policy, trainer, recipe), recipe, folder))
         params = {False: work.params, True: work.params if tests is None else tests.params}
         trainer.collect = lambda cells, places, name, is_test: collector.collect(cells, places, params[is_test], name)
         checkpoint = last_checkpoint(folder / "checkpoints") if resume else None
@@ -219,15 +225,23 @@ def _lines(cells: Sequence[str]) -> str:
     return "".join(json.dumps({"prompt": cell}) + "\n" for cell in cells)
 
 
-def _policy(trainer: RolloutTrainer, recipe: Recipe) -> Policy:
-    from aws_rft_sdk.training.torch_policy import TorchPolicy
-
-    return TorchPolicy(
-        trainer.model,
-        trainer.processing_class,
+def _policy(policy: Policy | str | None, trainer: RolloutTrainer, recipe: Recipe) -> Policy:
+    """Return who answers inference. Connects to vLLM, if it is that."""
+    if policy is not None and not isinstance(policy, str):
+        return policy
+    model, tokenizer = trainer.model, trainer.processing_class
+    limit, max_tokens = recipe.max_context_tokens, recipe.sampling_max_tokens
+    if policy is None:
+        return TorchPolicy(model, tokenizer, seed=recipe.seed, max_tokens=max_tokens, max_context_tokens=limit)
+    url = policy.removeprefix("upstream:")
+    return VLLMPolicy(
+        url,
+        tokenizer,
+        end_ids=end_ids(model, tokenizer),
         seed=recipe.seed,
-        max_tokens=recipe.sampling_max_tokens,
-        max_context_tokens=recipe.max_context_tokens,
+        max_tokens=max_tokens,
+        max_context_tokens=limit or context_limit(model),
+        send_weights=weight_sender(url, model, tokenizer, trainer.accelerator),
     )
 
 
@@ -257,13 +271,15 @@ class _Files(Listener):
         resumed: bool,
     ) -> None:
         self._folder, self._tests, self._tell = folder, tests, tell
-        if resumed and (changes := Manifest.read(folder / "train").changes_to(manifest)):
-            raise ConfigurationError(
-                f"{folder} holds another training. Begin a new one with --out: {'; '.join(changes)}"
-            )
+        path = folder / "train"
+        if resumed:
+            then = Manifest.read(path)
+            # Training goes on from its checkpoint with an agent that was mended meanwhile. Records say which one ran.
+            if changes := then.changes_to(replace(manifest, sources=then.sources)):
+                raise ConfigurationError(f"{folder} holds another training, begin a new one: {'; '.join(changes)}")
         self._stack = ExitStack()
         self._records = self._stack.enter_context(
-            RunFolder(folder / "train", manifest, prompts=_lines(cells), resume=resumed)
+            RunFolder(path, manifest, prompts=_lines(cells), resume=resumed, accept_changes=resumed)
         )
         self._recipe: Recipe | None = recipe
 
@@ -282,6 +298,11 @@ class _Files(Listener):
             for sample in samples:
                 for record in sample.records:
                     folder.write(record)
+            breaks = [(s.records[-1].id, s.breaks) for s in samples if s.breaks and validation is None]
+            if breaks:
+                file = stack.enter_context(AppendedFile(self._folder / BROKEN_ROWS_FILE))
+                for trajectory_id, reasons in breaks:
+                    file.append(json.dumps({"trajectory_id": trajectory_id, "breaks": reasons}))
 
     def tell(self, step: Step) -> None:
         """Write a record, and pass it on. See `Listener`."""

@@ -243,13 +243,12 @@ class TorchPolicy(ChatPolicy):
     ) -> None:
         _check_model(model)
         _check_numbers(batch_size=batch_size)
-        own_limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         super().__init__(
             tokenizer,
-            end_ids=_end_ids(model, tokenizer),
+            end_ids=end_ids(model, tokenizer),
             seed=seed,
             max_tokens=max_tokens,
-            max_context_tokens=max_context_tokens or own_limit,
+            max_context_tokens=max_context_tokens or context_limit(model),
         )
         self._batcher = Batcher(model, batch_size=batch_size, cache_tokens=cache_tokens)
         self._calls: dict[asyncio.AbstractEventLoop, set[Future[Sampled]]] = {}
@@ -312,14 +311,6 @@ def _check_model(model: PreTrainedModel) -> None:
         )
 
 
-def _end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    found: set[int] = set()
-    for holder in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
-        value = getattr(holder, "eos_token_id", None)
-        found.update([value] if isinstance(value, int) else value or ())
-    return frozenset(found)
-
-
 def _number(request: Mapping[str, Any], name: str, default: float, low: float, high: float) -> float:
     value = request.get(name)
     if value is None:
@@ -335,3 +326,18 @@ def _stops(request: Mapping[str, Any]) -> list[str]:
     if not isinstance(found, list) or not all(isinstance(item, str) and item for item in found):
         raise PolicyError(f"stop is {stop!r:.80}. It must be a text or a list of texts")
     return found
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the tokens that end an answer, as model and tokenizer name them."""
+    found: set[int] = set()
+    for holder in (getattr(model, "generation_config", None), model.config.get_text_config(), tokenizer):
+        value = getattr(holder, "eos_token_id", None)
+        found.update([value] if isinstance(value, int) else value or ())
+    return frozenset(found)
+
+
+def context_limit(model: PreTrainedModel) -> int | None:
+    """Return how many tokens a model reads at most. None if it does not say."""
+    limit: int | None = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return limit

@@ -1,14 +1,17 @@
-"""The policy that samples from a model in vLLM, by tokens."""
+"""The policy that samples from a model in vLLM, by tokens, and what sends vLLM new weights."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
-from transformers import PreTrainedTokenizerBase
+from accelerate import Accelerator
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from trl.generation.vllm_generation import VLLMGeneration
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.runtime import Passthrough, PolicyError
 from aws_rft_sdk.runtime.answers import encode
 from aws_rft_sdk.runtime.upstream import Upstream
@@ -23,11 +26,11 @@ class VLLMPolicy(ChatPolicy):
     """Samples answers with vLLM's `/v1/completions`, which takes and gives tokens.
 
     vLLM's chat completions tokenise the history anew for each turn. Here nothing is: templates, tool calls and the
-    continuation of conversations are those of `ChatPolicy`. Nothing is retried, since vLLM may have sampled. If vLLM
-    cannot be reached, the call is answered 503, as nothing was sampled then.
+    continuation of conversations are those of `ChatPolicy`. Nothing is retried, since vLLM may have sampled. Errors of
+    vLLM keep their status. If vLLM cannot be reached, the call is answered 503, as nothing was sampled then.
 
     Start vLLM with `--logprobs-mode processed_logprobs`, or its log-probabilities are those before temperature and
-    `top_p`. Weights are not sent to it: see `docs/training.md`.
+    `top_p`. `docs/training.md` has all flags.
 
     Args:
         base_url: vLLM's base URL, up to `/completions`. Usually it ends in `/v1`.
@@ -40,6 +43,8 @@ class VLLMPolicy(ChatPolicy):
         max_context_tokens: Limit of prompt and sampled tokens together, vLLM's `--max-model-len`. If it is None and the
             two are longer, vLLM refuses the call.
         timeout_seconds: How long to wait for vLLM to connect or to send its next byte.
+        send_weights: Is called at the beginning of each round, for example the function of `weight_sender`. None if
+            vLLM's weights stay as they are, or if they are sent by others.
 
     Raises:
         ConfigurationError: `base_url` is no http or https URL, the tokenizer has no chat template, or a number is too
@@ -58,6 +63,7 @@ class VLLMPolicy(ChatPolicy):
         max_tokens: int = 512,
         max_context_tokens: int | None = None,
         timeout_seconds: float = 600.0,
+        send_weights: Callable[[], None] | None = None,
     ) -> None:
         own = tokenizer.eos_token_id
         super().__init__(
@@ -71,6 +77,17 @@ class VLLMPolicy(ChatPolicy):
         self._fields: dict[str, JSON] = {**_UNCHANGED, "return_token_ids": True, "logprobs": 0}
         if model is not None:
             self._fields["model"] = model
+        self._send_weights = send_weights
+
+    def new_round(self, name: str) -> None:
+        """Send the weights, and forget conversations. Call it when the weights have changed.
+
+        Args:
+            name: Names the round. The k-th rollout of a prompt has another seed in each round.
+        """
+        if self._send_weights is not None:
+            self._send_weights()
+        super().new_round(name)
 
     async def aclose(self) -> None:
         """Close the connections of the running event loop."""
@@ -123,3 +140,41 @@ def _read(answer: Passthrough, text: bytes, prompt: Sequence[int]) -> Sampled:
         raise PolicyError("vLLM has read other tokens than it was sent", status=500)
     reason: Literal["stop", "length"] = "length" if choice["finish_reason"] == "length" else "stop"
     return Sampled(ids, [float(logprob) for logprob in logprobs], reason)
+
+
+def weight_sender(
+    base_url: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator
+) -> Callable[[], None]:
+    """Connect to vLLM, and return a function that sends it the weights of a model, with adapters merged into them.
+
+    The protocol is TRL's: over NCCL, so both need a GPU, and `vllm` must be installed here as well. All processes of
+    `accelerate launch` must call both functions, since sharded weights are gathered.
+
+    Args:
+        base_url: vLLM's base URL, as for `VLLMPolicy`.
+        model: The model that is trained, as the trainer holds it.
+        tokenizer: Its tokenizer.
+        accelerator: The trainer's.
+
+    Raises:
+        ConfigurationError: `vllm` is not installed, there is no GPU, or vLLM was started without the flags for it.
+        UnavailableError: vLLM cannot be reached within 240 s.
+    """
+    try:
+        generation = VLLMGeneration(
+            model, accelerator, tokenizer, mode="server", server_base_url=base_url.rstrip("/").removesuffix("/v1")
+        )
+    except ImportError as error:
+        raise ConfigurationError(
+            "vllm is not installed here, and TRL needs it to send weights: pip install 'trl[vllm]'"
+        ) from error
+    except RuntimeError as error:
+        raise ConfigurationError(f"vLLM at {base_url} cannot take weights: {error}") from error
+    except OSError as error:
+        raise UnavailableError(f"vLLM at {base_url} cannot be reached: {error}") from error
+
+    def send() -> None:
+        generation.sync_weights()
+        accelerator.wait_for_everyone()  # no process may sample before the first one has sent everything
+
+    return send

@@ -18,7 +18,8 @@ import pytest
 
 from aws_rft_sdk._backoff import Backoff
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock, LocalRuntime, PolicyError, Update, UpstreamPolicy
+from aws_rft_sdk.runtime import Fault, Faults, LocalBedrock, LocalRuntime, Policy, PolicyError, Update, UpstreamPolicy
+from aws_rft_sdk.runtime.chat import read_answer
 from tests.bedrock.bedrock_parts import (
     ARN,
     MODEL,
@@ -72,8 +73,16 @@ def test_job_when_it_runs_then_each_epoch_takes_rows_by_batch_size_steps(count, 
     assert len(set(seen)) == count
 
 
-def test_job_when_run_again_then_it_is_the_same_and_another_seed_is_not():
-    first, again, other = run()[1], run()[1], run(seed=7)[1]
+class ByTrajectory(Policy):
+    """Draws by the id of the trajectory, as policies do that learn."""
+
+    async def answer(self, call):
+        return read_answer(guess({"seed": call.trajectory_id}), call.request)
+
+
+@pytest.mark.parametrize("policy", [guess, ByTrajectory()], ids=["by the request's seed", "by trajectory"])
+def test_job_when_run_again_then_it_is_the_same_and_another_seed_is_not(policy):
+    first, again, other = run(policy=policy)[1], run(policy=policy)[1], run(policy=policy, seed=7)[1]
 
     assert first == again
     assert first != other

@@ -93,7 +93,7 @@ case(
     UNKNOWN,
     sample((0.0,) * 3),
     success_zero=UNKNOWN,
-    rewards_equal=NO_GO,
+    rewards_equal=UNKNOWN,
     sample_too_small=UNKNOWN,
 )
 case("few-prompts", WARN, sample(MIXED[20:40]), sample_too_small=WARN)

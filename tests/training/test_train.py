@@ -234,6 +234,9 @@ def test_train_when_an_agent_calls_a_tool_then_its_tokens_are_masked_and_all_tha
     run, _ = trained(tmp_path, values, agent=agent, policy=Calls)
     assert run.rollouts == 8
     assert (run.rows, run.broken_rows) == ((16, 8) if forgets else (8, 0))
+    lines = (tmp_path / "broken-rows.jsonl").read_text().splitlines() if forgets else []
+    assert [len(json.loads(line)["breaks"]) for line in lines] == [1] * run.broken_rows
+    assert all("turn 2 parts from row 0 at token" in line for line in lines)
     for row, advantages in trained_rows:
         parts = [
             list(part) for _, part in itertools.groupby(zip(row.completion_ids, row.mask, strict=True), lambda p: p[1])

@@ -11,7 +11,7 @@ import openai
 import pytest
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
-from vllm_server import VLLM
+from training.vllm_server import VLLM
 
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters.openai import runtime_client_args

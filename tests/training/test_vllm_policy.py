@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import openai
 import pytest
 
-pytest.importorskip("transformers", reason="needs the extra train")
+pytest.importorskip("trl", reason="needs the extra train")
 
+import torch
+from accelerate import Accelerator
 from strands import Agent, tool
 from strands.models.openai import OpenAIModel
-from tiny import ambiguous_tokenizer, call_text
-from vllm_server import VLLM
+from training.tiny import ambiguous_tokenizer, call_text, tiny_model, tiny_tokenizer
+from training.training_worlds import CELLS, handler, recipe
+from training.vllm_server import VLLM
 
 from aws_rft_sdk import RFTContext, wrap_model
 from aws_rft_sdk.adapters.openai import runtime_client_args
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training.rows import rows_of
-from aws_rft_sdk.training.vllm import VLLMPolicy
+from aws_rft_sdk.training.run import train
+from aws_rft_sdk.training.vllm import VLLMPolicy, weight_sender
 
 TOKENIZER = ambiguous_tokenizer()
 
@@ -45,7 +51,7 @@ def _served():
 
 @pytest.fixture
 def vllm(_served):
-    _served.says = calculates
+    _served.says, _served.draws = calculates, None
     _served.samples.clear()
     _served.statuses.clear()
     return _served
@@ -156,6 +162,62 @@ def test_vllm_when_it_cannot_be_reached_then_the_call_may_be_repeated() -> None:
         with pytest.raises(openai.APIStatusError, match="cannot be reached") as raised:
             ask(runtime)
         assert raised.value.status_code == 503
+
+
+def test_round_when_it_begins_then_the_weights_are_sent_and_seeds_are_new(vllm) -> None:
+    sent: list[int] = []
+    policy = VLLMPolicy(vllm.url, TOKENIZER, send_weights=lambda: sent.append(len(vllm.samples)))
+    with LocalRuntime(policy, auth="none") as runtime:
+        for name in ("one", "two"):
+            policy.new_round(name)
+            ask(runtime)
+    assert sent == [0, 1]  # before anything of the round is sampled
+    assert len({sample.request["seed"] for sample in vllm.samples}) == 2
+
+
+@pytest.mark.parametrize("sends", [True, False], ids=["sent", "kept"])
+def test_training_when_vllm_samples_then_the_updates_are_those_of_its_weights(vllm, tmp_path, sends) -> None:
+    """vLLM samples with a copy of the model. If the weights are sent, it is as far as the model in each step."""
+    tokenizer = tiny_tokenizer()
+    model, copy = tiny_model(tokenizer), tiny_model(tokenizer)
+
+    def draws(prompt: list[int], request: dict[str, Any]) -> tuple[list[int], list[float]]:
+        generator, tokens, logprobs = torch.Generator().manual_seed(request["seed"]), list[int](), list[float]()
+        while len(tokens) < request["max_tokens"] and tokens[-1:] != [tokenizer.eos_token_id]:
+            with torch.no_grad():
+                of_tokens = copy(torch.tensor([prompt + tokens])).logits[0, -1].log_softmax(-1)
+            tokens.append(int(torch.multinomial(of_tokens.exp(), 1, generator=generator)))
+            logprobs.append(float(of_tokens[tokens[-1]]))
+        return tokens, logprobs
+
+    def send() -> None:
+        if sends:
+            copy.load_state_dict(model.state_dict())
+
+    vllm.draws = draws
+    policy = VLLMPolicy(vllm.url, tokenizer, send_weights=send)
+    run = train(handler, CELLS, recipe(max_steps=3), policy=policy, model=model, tokenizer=tokenizer, out=tmp_path)
+    clipped = [step.other["clip_ratio/region_mean"] for step in run.steps]
+    assert clipped[0] == 0.0
+    assert (max(clipped) == 0.0) is sends
+    assert run.rows == run.rollouts == 3 * 8 == len(vllm.samples)
+
+
+def test_training_when_vllm_cannot_take_weights_then_it_ends_before_the_first_rollout(vllm, tmp_path) -> None:
+    model = tiny_model(TOKENIZER)
+    policy = f"upstream:{vllm.url}"
+    with pytest.raises(ConfigurationError, match=r"TRL needs it to send weights|cannot take weights"):
+        train(handler, CELLS, recipe(), policy=policy, model=model, tokenizer=TOKENIZER, out=tmp_path)
+    assert vllm.samples == []
+    with pytest.raises(ConfigurationError, match="must be an http or https URL"):
+        train(handler, CELLS, recipe(), policy="upstream:vllm:8000", model=model, tokenizer=TOKENIZER, out=tmp_path)
+
+
+def test_weights_when_vllm_is_not_installed_here_then_it_says_what_to_install(vllm) -> None:
+    if importlib.util.find_spec("vllm") is not None:
+        pytest.skip("vllm is installed")
+    with pytest.raises(ConfigurationError, match=r"pip install 'trl\[vllm\]'"):
+        weight_sender(vllm.url, tiny_model(tiny_tokenizer()), TOKENIZER, Accelerator(cpu=True))
 
 
 def test_vllm_when_the_settings_are_wrong_then_they_are_refused() -> None:

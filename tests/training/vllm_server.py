@@ -88,6 +88,7 @@ class VLLM:
         says: Gets the text of a prompt, and returns what the model says to it.
         encode: The tokenizer. At temperature 0 the model samples as it would encode.
         decode: Returns the text of tokens, markers included.
+        draws: Gets the tokens of a prompt and the request, and returns tokens and log-probabilities in place of `says`.
         change: Changes the answers of `/v1/completions`, as another version or a proxy might.
         statuses: Of the next answers, instead of the true ones. The model has sampled by then.
         samples: Everything that was sampled, in order.
@@ -96,6 +97,7 @@ class VLLM:
     says: Callable[[str], str] = lambda prompt: "ok"
     encode: Callable[[str], list[int]] = encode
     decode: Callable[[list[int]], str] = decode
+    draws: Callable[[list[int], dict[str, Any]], tuple[list[int], list[float]]] | None = None
     max_model_len: int = 4096
     change: Callable[[dict[str, Any]], None] = lambda answer: None
     statuses: deque[int] = field(default_factory=deque)
@@ -196,6 +198,18 @@ class VLLM:
         return sample
 
     def _sample(self, body: dict[str, Any], prompt: list[int], limit: int) -> Sample:
+        tokens, logprobs = self.draws(prompt, body) if self.draws else self._say(body, prompt)
+        reason = "stop" if len(tokens) <= limit else "length"
+        tokens, logprobs = tokens[:limit], logprobs[:limit]
+        texts = [self.decode([token]) for token in tokens]
+        for end in range(1, len(tokens)):
+            text = "".join(texts[:end])
+            if stops := [stop for stop in body.get("stop") or () if stop in text]:
+                cut = text.partition(stops[0])[0]
+                return Sample(body, prompt, tokens[:end], logprobs[:end], texts[:end], "stop", cut)
+        return Sample(body, prompt, tokens, logprobs, texts, reason, "".join(texts).removesuffix("<|im_end|>"))
+
+    def _say(self, body: dict[str, Any], prompt: list[int]) -> tuple[list[int], list[float]]:
         """Sample what the script says. At temperature 0 as `encode` would, else half of the pairs as two letters."""
         temperature = 1.0 if body.get("temperature") is None else body["temperature"]
         random = Random(body.get("seed", len(self.samples)))
@@ -207,15 +221,7 @@ class VLLM:
                 choices.append([self.encode(letter)[0] for letter in text])
             tokens += (chosen := random.choice(choices))
             logprobs += [-math.log(len(choices)), *(0.0 for _ in chosen[1:])]
-        reason = "stop" if len(tokens) <= limit else "length"
-        tokens, logprobs = tokens[:limit], logprobs[:limit]
-        texts = [self.decode([token]) for token in tokens]
-        for end in range(1, len(tokens)):
-            text = "".join(texts[:end])
-            if stops := [stop for stop in body.get("stop") or () if stop in text]:
-                cut = text.partition(stops[0])[0]
-                return Sample(body, prompt, tokens[:end], logprobs[:end], texts[:end], "stop", cut)
-        return Sample(body, prompt, tokens, logprobs, texts, reason, "".join(texts).removesuffix("<|im_end|>"))
+        return tokens, logprobs
 
 
 def _refusal(message: str, status: int = 400, kind: str = "BadRequestError") -> JSONResponse:

@@ -176,7 +176,9 @@ class Jobs:
     async def _graded(self, doc: Mapping[str, Any], batch: list[tuple[str, Row]], state: bytes | None) -> list[Group]:
         width = self._group
         asked = [(row, f"{name}-{number}") for name, row in batch for number in range(width)]
-        completions = await self._sampled([(name, _request(doc, name, row)) for row, name in asked], state)
+        completions = await self._sampled(
+            [(f"{doc['seed']}-{name}", _request(doc, name, row)) for row, name in asked], state
+        )
         samples = [
             make_sample(row, _grader_id(row, name), completion["choices"][0]["message"], self._grader_input)
             for (row, name), completion in zip(asked, completions, strict=True)
@@ -201,7 +203,7 @@ class Jobs:
             body = encode(request)
             inquiry = Inquiry(CHAT_COMPLETIONS_PATH, Tracking(None, None, None), request, body, False, None, None)
             async with gate:
-                # The name is the same in every run, so that policies with a seed repeat themselves.
+                # The id is the same in every run, so that policies with a seed repeat themselves.
                 call = Call(request, body, False, trajectory_id=name, turn=0)
                 completion = await _ask_patiently(policy, call, inquiry)
             return chat.read_answer(completion, request)

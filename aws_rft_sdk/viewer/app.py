@@ -1,0 +1,363 @@
+"""The pages as an ASGI application. They work without script; a script adds live updates and keys."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import jinja2
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aws_rft_sdk._hosts import is_own_host
+from aws_rft_sdk.errors import ConfigurationError, RFTError
+from aws_rft_sdk.runs.where import parse_where
+from aws_rft_sdk.viewer import contents
+from aws_rft_sdk.viewer.charts import bar
+from aws_rft_sdk.viewer.contents import Links
+from aws_rft_sdk.viewer.texts import excerpt, show_text
+from aws_rft_sdk.viewer.watching import WatchedRun
+
+PREFIX = "/view"
+"""Where all pages are but the first."""
+_COOKIE = "aws-rft-view"
+_PER_PAGE = 50
+_HERE = Path(__file__).parent
+_STATIC = {"style.css": "text/css", "view.js": "text/javascript"}
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'self'; frame-ancestors 'none'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+_SORTS = ("", "-reward", "reward", "-turns", "-tokens", "-seconds", "-started_at")
+_EVENT_SECONDS = 1.0
+_MOST_EVENTS = 3600
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """Return the templates. Everything that is put into them is escaped."""
+    found = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.filters |= {"shown": show_text, "excerpt": excerpt, "number": _number, "percent": _percent}
+    found.globals |= {"bar": bar}
+    return found
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+_Make = Callable[[Request, WatchedRun, Links], tuple[str, dict[str, Any]]]
+"""Returns the name of a template and what it shows."""
+
+
+class Pages:
+    """The routes of the pages.
+
+    Args:
+        runs: One run, or two that are compared.
+        stopping: Whether the server is about to end. Streams end then.
+    """
+
+    def __init__(self, runs: Sequence[WatchedRun], stopping: Callable[[], bool]) -> None:
+        self._runs, self._stopping = runs, stopping
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        run = PREFIX + "/{run:int}"
+        return [
+            Route("/", self._first),
+            Route(f"{PREFIX}/static/{{name}}", self._static),
+            Route(run, self._page(self._overview)),
+            Route(f"{run}/rollouts", self._page(self._rollouts)),
+            Route(f"{run}/groups", self._page(self._groups)),
+            Route(f"{run}/groups/{{number:int}}", self._page(self._group)),
+            Route(f"{run}/rollout", self._page(self._rollout)),
+            Route(f"{run}/rollout.json", self._raw),
+            Route(f"{run}/events", self._events),
+        ]
+
+    # --- pages -------------------------------------------------------------------------------------------------------
+
+    async def _first(self, request: Request) -> Response:
+        if len(self._runs) == 1:
+            return await self._page(self._overview)(request)
+        return await self._page(self._comparison)(request)
+
+    def _page(self, make: _Make) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            number = request.path_params.get("run", 0)
+            if number >= len(self._runs):
+                return self._error(request, 404, f"There is no run {number}", 0)
+            run, links = self._runs[number], Links(f"{PREFIX}/{number}")
+            try:
+                template, values = await run_in_threadpool(self._made, make, request, run, links)
+            except (ConfigurationError, RFTError) as error:
+                status = 404 if isinstance(error, _NotFoundError) else 400
+                return self._error(request, status, str(error), number)
+            return HTMLResponse(template_text(template, self._common(request, number, run, links) | values))
+
+        return answer
+
+    def _made(self, make: _Make, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        for one in self._runs:
+            one.look()
+        return make(request, run, links)
+
+    def _common(self, request: Request, number: int, run: WatchedRun, links: Links) -> dict[str, Any]:
+        return {
+            "run": run,
+            "links": links,
+            "number": number,
+            "runs": [(place, one.name) for place, one in enumerate(self._runs)],
+            "where": request.query_params.get("where", ""),
+            "static": f"{PREFIX}/static",
+            "path": request.url.path,
+        }
+
+    def _error(self, request: Request, status: int, text: str, number: int) -> Response:
+        number = number if number < len(self._runs) else 0
+        run, links = self._runs[number], Links(f"{PREFIX}/{number}")
+        values = self._common(request, number, run, links) | {"text": text, "status": status}
+        return HTMLResponse(template_text("error.html", values), status)
+
+    def _overview(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        return "overview.html", run.figures(lambda run: contents.overview(run, links))
+
+    def _comparison(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        values = contents.comparison(self._runs, lambda number: Links(f"{PREFIX}/{number}"))
+        page = _page_number(request)
+        pairs = values["pairs"]
+        values["pairs"] = pairs[(page - 1) * _PER_PAGE :][:_PER_PAGE]
+        return "comparison.html", {**values, **_paging(request, page, len(pairs))}
+
+    def _rollouts(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        query = request.query_params
+        words = query.get("text", "").strip()
+        role = query.get("role", "")
+        where = " and ".join(
+            part
+            for part in (
+                f"({query['where']})" if query.get("where", "").strip() else "",
+                f"text{'.' + role if role else ''}~{_quoted(words)}" if words else "",
+            )
+            if part
+        )
+        page = _page_number(request)
+        sort = query.get("sort", "")
+        found = run.view.rollouts(
+            parse_where(where) if where else None, sort=sort, limit=_PER_PAGE, offset=(page - 1) * _PER_PAGE
+        )
+        return "rollouts.html", {
+            "found": found,
+            "sort": sort,
+            "sorts": _SORTS,
+            "text": words,
+            "role": role,
+            **_paging(request, page, found.matched),
+        }
+
+    def _groups(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        groups = run.view.groups()
+        if request.query_params.get("only") == "mixed":
+            groups = [group for group in groups if group.rewarded > 1 and not group.is_dead]
+        elif request.query_params.get("only") == "dead":
+            groups = [group for group in groups if group.is_dead]
+        if request.query_params.get("sort") == "mean":
+            groups.sort(key=lambda group: (group.mean is None, group.mean))
+        page = _page_number(request)
+        least = min([0.0, *(group.least for group in groups if group.least is not None)])
+        greatest = max([1.0, *(group.greatest for group in groups if group.greatest is not None)])
+        shown = groups[(page - 1) * _PER_PAGE :][:_PER_PAGE]
+        rows = [(group, None if group.mean is None else (group.mean - least) / (greatest - least)) for group in shown]
+        only, sort = (request.query_params.get(name, "") for name in ("only", "sort"))
+        return "groups.html", {"groups": rows, "only": only, "sort": sort, **_paging(request, page, len(groups))}
+
+    def _group(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        try:
+            return "group.html", contents.group_page(run.view, request.path_params["number"])
+        except ConfigurationError as error:
+            raise _NotFoundError(str(error)) from error
+
+    def _rollout(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+        try:
+            trajectory_id = run.view.find(request.query_params.get("id", ""))
+            return "rollout.html", contents.rollout_page(run.view, trajectory_id)
+        except ConfigurationError as error:
+            raise _NotFoundError(str(error)) from error
+
+    # --- the rest ----------------------------------------------------------------------------------------------------
+
+    async def _raw(self, request: Request) -> Response:
+        number, trajectory_id = request.path_params["run"], request.query_params.get("id", "")
+        if number >= len(self._runs):
+            return JSONResponse({"error": f"there is no run {number}"}, 404)
+        try:
+            value = await run_in_threadpool(contents.raw_json, self._runs[number].view, trajectory_id)
+        except RFTError as error:
+            return JSONResponse({"error": str(error)}, 404)
+        text = json.dumps(value, indent=2, default=str)
+        return Response(text.encode("utf-8", "backslashreplace"), media_type="application/json")
+
+    async def _events(self, request: Request) -> Response:
+        number = request.path_params["run"]
+        if number >= len(self._runs):
+            return JSONResponse({"error": f"there is no run {number}"}, 404)
+        return StreamingResponse(self._updates(request), media_type="text/event-stream")
+
+    async def _updates(self, request: Request) -> AsyncIterator[str]:
+        """Yield an event each time that a run has something new, and a comment now and then to notice who has left."""
+        before: object = None
+        for count in range(_MOST_EVENTS):
+            for run in self._runs:
+                await run_in_threadpool(run.look)
+            now = [(run.progress, run.view.counts("outcome")) for run in self._runs]
+            if before is None or now != before:
+                if before is not None:
+                    yield f"data: {sum(run.progress.rollouts for run in self._runs)}\n\n"
+                before = now
+            elif count % 15 == 0:
+                yield ": here\n\n"
+            if self._stopping() or await request.is_disconnected():
+                return
+            await asyncio.sleep(_EVENT_SECONDS)
+
+    async def _static(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in _STATIC:
+            return Response(status_code=404)
+        return Response((_HERE / "static" / name).read_bytes(), media_type=_STATIC[name])
+
+
+class _NotFoundError(ConfigurationError):
+    """The page is of something that is not there."""
+
+
+def template_text(name: str, values: dict[str, Any]) -> str:
+    """Return a page. Halves of characters, which no page can hold, are named."""
+    return templates().get_template(name).render(values).encode("utf-8", "backslashreplace").decode()
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _page_number(request: Request) -> int:
+    try:
+        return max(1, min(10**9, int(request.query_params.get("page", 1))))
+    except ValueError:
+        return 1
+
+
+def _paging(request: Request, page: int, matched: int) -> dict[str, Any]:
+    """Return the number of the page, how many there are, and the addresses of the pages beside it."""
+    pages = max(1, -(-matched // _PER_PAGE))
+
+    def address(number: int) -> str | None:
+        given = {**request.query_params, "page": str(number)}
+        return f"{request.url.path}?{urlencode(given)}" if 1 <= number <= pages else None
+
+    return {
+        "page": page,
+        "pages": pages,
+        "matched": matched,
+        "page_before": address(page - 1),
+        "page_after": address(page + 1),
+    }
+
+
+def guarded(app: ASGIApp, key: str | None, own_hosts: Collection[str] | None) -> ASGIApp:
+    """Return an application that answers only those who know the key, and only under a name of this machine.
+
+    The key comes in the address, `?key=...`, once, and then in a cookie. A page of another site cannot read answers,
+    since it does not know the key, nor by a host name of its own that leads here.
+
+    Args:
+        app: What is guarded.
+        key: None for none.
+        own_hosts: Host names that a call may be addressed to, besides loopback. None for all.
+    """
+
+    async def check(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        request = Request(scope)
+        answer: Response | None = None
+        if own_hosts is not None and not is_own_host(request.headers.get("host", ""), own_hosts):
+            answer = Response("The Host header names another machine than this one\n", 403, media_type="text/plain")
+        elif key is not None:
+            answer = _key_answer(request, key)
+
+        async def with_headers(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
+            await send(message)
+
+        await (answer or app)(scope, receive, with_headers)
+
+    return check
+
+
+def _key_answer(request: Request, key: str) -> Response | None:
+    """Return the answer to a call that has not presented the key in a cookie. None if it has."""
+    cookie = f"{_COOKIE}-{request.url.port}"  # browsers send a cookie to all ports of a host
+    if _is_key(request.cookies.get(cookie, ""), key):
+        return None
+    if not _is_key(request.query_params.get("key", ""), key):
+        text = "Open the address that the command printed: it has a key\n"
+        return Response(text, 403, media_type="text/plain")
+    rest = [(name, value) for name, value in request.query_params.multi_items() if name != "key"]
+    answer = RedirectResponse(request.url.path + (f"?{urlencode(rest)}" if rest else ""), 303)
+    answer.set_cookie(cookie, key, httponly=True, samesite="strict", path="/")
+    return answer
+
+
+def _is_key(presented: str, key: str) -> bool:
+    return hmac.compare_digest(presented.encode("utf-8", "replace"), key.encode())
+
+
+def create_app(
+    runs: Sequence[WatchedRun],
+    *,
+    key: str | None,
+    own_hosts: Collection[str] | None = (),
+    stopping: Callable[[], bool] = lambda: False,
+) -> ASGIApp:
+    """Return the application over one run, or over two that are compared.
+
+    Args:
+        runs: The runs. The caller closes them when the application is no longer served.
+        key: What `?key=` must be. None for no key.
+        own_hosts: See `guarded`.
+        stopping: Whether the server is about to end.
+    """
+    return guarded(Starlette(routes=Pages(runs, stopping).routes()), key, own_hosts)

@@ -1,0 +1,113 @@
+"""Charts as SVG. They have no style of their own and no script: classes name what the style sheet draws."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+_WIDTH, _HEIGHT = 320, 110
+_LEFT, _BOTTOM = 24, 16
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bar of a histogram."""
+
+    low: float
+    high: float
+    count: int
+    href: str = ""
+    """Where a click leads. Empty for nowhere."""
+
+
+def bins_of(values: Sequence[float], most: int = 20) -> list[Bin]:
+    """Return the values in bins of equal width, each with its upper end excluded but for the last one.
+
+    Values of few kinds, such as 0 and 1, have a bin for each kind.
+    """
+    known = sorted(value for value in values if math.isfinite(value))
+    if not known:
+        return []
+    kinds = sorted(set(known)) if len(set(known[:: max(1, len(known) // 1000)])) <= most else []
+    if 0 < len(kinds) <= most:
+        counts = dict.fromkeys(kinds, 0)
+        for value in known:
+            counts[value] += 1
+        return [Bin(value, value, count) for value, count in counts.items()]
+    low, width = known[0], (known[-1] - known[0]) / most
+    edges = [*(low + width * number for number in range(most)), known[-1]]
+    places = [0] * most
+    for value in known:
+        places[min(most - 1, int((value - low) / width))] += 1
+    return [Bin(edges[number], edges[number + 1], count) for number, count in enumerate(places)]
+
+
+def histogram(bins: Sequence[Bin], label: str) -> Markup:
+    """Return bars, one for each bin. Those with `href` are links."""
+    if not bins:
+        return Markup("")
+    most = max(item.count for item in bins) or 1
+    width = (_WIDTH - _LEFT) / len(bins)
+    parts = [_axis(f"{most:,}", "0")]
+    for number, item in enumerate(bins):
+        height = (_HEIGHT - _BOTTOM - 6) * item.count / most
+        x, y = _LEFT + width * number, _HEIGHT - _BOTTOM - height
+        name = f"{item.low:.4g}" if item.low == item.high else f"{item.low:.4g} to {item.high:.4g}"
+        bar = Markup(
+            '<rect class="bar" x="{:.1f}" y="{:.1f}" width="{:.1f}" height="{:.1f}"><title>{}: {:,}</title></rect>'
+        ).format(x + 0.5, y, max(0.5, width - 1), height, name, item.count)
+        link = f"{label} {name}: {item.count:,} rollouts"
+        parts.append(Markup('<a href="{}" aria-label="{}">{}</a>').format(item.href, link, bar) if item.href else bar)
+    ends = Markup('<text x="{}" y="{}">{:.4g}</text><text x="{}" y="{}" text-anchor="end">{:.4g}</text>')
+    parts.append(ends.format(_LEFT, _HEIGHT - 4, bins[0].low, _WIDTH, _HEIGHT - 4, bins[-1].high))
+    # Links in an image could not be reached.
+    return _svg(parts, label, "group" if any(item.href for item in bins) else "img")
+
+
+def curve(points: Sequence[tuple[float, float]], label: str) -> Markup:
+    """Return a line through points that are sorted by their first number."""
+    if not points:
+        return Markup("")
+    values = [value for _, value in points]
+    low, high = min(0.0, *values), max(0.0, *values)
+    high = high if high > low else low + 1
+    first, last = points[0][0], points[-1][0]
+    span = last - first or 1
+    places = [
+        (
+            _LEFT + (_WIDTH - _LEFT - 4) * (x - first) / span,
+            4 + (_HEIGHT - _BOTTOM - 8) * (1 - (value - low) / (high - low)),
+        )
+        for x, value in points
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    dots = Markup("").join(
+        Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2"><title>{:.4g}</title></circle>').format(x, y, value)
+        for (x, y), value in zip(places, values, strict=True)
+    )
+    return _svg([_axis(f"{high:.3g}", f"{low:.3g}"), Markup('<polyline points="{}"/>').format(line), dots], label)
+
+
+def bar(share: float, label: str) -> Markup:
+    """Return one bar that is filled from the left by a share from 0 to 1."""
+    width = 80 * min(1.0, max(0.0, share if math.isfinite(share) else 0.0))
+    return Markup(
+        '<svg class="inline" viewBox="0 0 80 10" role="img" aria-label="{}"><rect class="rest" width="80" height="10"/>'
+        '<rect class="bar" width="{:.1f}" height="10"/></svg>'
+    ).format(label, width)
+
+
+def _axis(high: str, low: str) -> Markup:
+    return Markup(
+        '<text x="{0}" y="12" text-anchor="end">{1}</text><text x="{0}" y="{2}" text-anchor="end">{3}</text>'
+        '<line x1="{4}" y1="{2}" x2="{5}" y2="{2}"/>'
+    ).format(_LEFT - 4, high, _HEIGHT - _BOTTOM, low, _LEFT, _WIDTH)
+
+
+def _svg(parts: Iterable[Markup], label: str, role: str = "img") -> Markup:
+    head = Markup('<svg class="chart" viewBox="0 0 {} {}" role="{}" aria-label="{}">')
+    head = head.format(_WIDTH, _HEIGHT, role, label)
+    return head + Markup("").join(map(escape, parts)) + Markup("</svg>")

@@ -1,0 +1,238 @@
+"""What the pages show: plain values for the templates, made of a run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+from urllib.parse import urlencode
+
+from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.runs.conversation import Message, first_difference, mask_secrets
+from aws_rft_sdk.runs.fidelity import HistoryBreak, check_histories
+from aws_rft_sdk.runs.looking import RunView
+from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
+from aws_rft_sdk.runs.summaries import Conversation
+from aws_rft_sdk.types import Trajectory, Turn
+from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
+from aws_rft_sdk.viewer.watching import WatchedRun
+
+_SLOWEST = 5
+_LEVELS = (0.0, -0.1, -0.5, -1.5, -4.0)
+"""Log-probabilities at which the shade of a token changes."""
+_MOST_TOKENS = 4_000
+
+
+@dataclass(frozen=True)
+class Links:
+    """Addresses of the pages of one run."""
+
+    base: str
+
+    def overview(self) -> str:
+        """Return the address of the overview."""
+        return self.base
+
+    def rollouts(self, **query: str | int) -> str:
+        """Return the address of the list, with a filter and an order."""
+        given = {name: value for name, value in query.items() if value not in ("", None)}
+        return f"{self.base}/rollouts" + (f"?{urlencode(given)}" if given else "")
+
+    def rollout(self, trajectory_id: str) -> str:
+        """Return the address of one rollout."""
+        return f"{self.base}/rollout?{urlencode({'id': trajectory_id})}"
+
+    def raw(self, trajectory_id: str) -> str:
+        """Return the address of one rollout as JSON."""
+        return f"{self.base}/rollout.json?{urlencode({'id': trajectory_id})}"
+
+    def groups(self, **query: str | int) -> str:
+        """Return the address of the list of groups."""
+        return f"{self.base}/groups" + (f"?{urlencode(query)}" if query else "")
+
+    def group(self, number: int) -> str:
+        """Return the address of one group."""
+        return f"{self.base}/groups/{number}"
+
+
+def overview(run: WatchedRun, links: Links) -> dict[str, Any]:
+    """Return the figures of a run."""
+    view = run.view
+    rewards = view.values("reward")
+    bins = bins_of(rewards)
+    counts = view.successes(run.success_threshold)
+    groups = sum(counts.values())
+    dead = sum(group.is_dead for group in view.groups())
+    compared = sum(number for (n, _), number in counts.items() if n > 1)
+    return {
+        "outcomes": view.counts("outcome"),
+        "errors": {kind: count for kind, count in view.counts("error").items() if kind},
+        "tools": dict(list(view.counts("tool").items())[:12]),
+        "rollouts": sum(view.counts("outcome").values()),
+        "groups": groups,
+        "mean_reward": fmean(rewards) if rewards else None,
+        "rewarded": len(rewards),
+        "pass_at": _pass_at(counts),
+        "dead_share": dead / compared if compared else None,
+        "dead": dead,
+        "compared": compared,
+        "curve": curve([(end, mean) for end, mean, _ in view.curve()], "mean reward, rollout by rollout"),
+        "histogram": histogram([_linked(item, item is bins[-1], links) for item in bins], "reward"),
+        "slowest": view.rollouts(sort="-seconds", limit=_SLOWEST).rollouts,
+        "notes": view.notes(),
+    }
+
+
+def _pass_at(counts: Mapping[tuple[int, int], int]) -> dict[int, float]:
+    found = {}
+    for k in ks_up_to(max((n for n, _ in counts), default=0)):
+        known = [(pass_at_k(n, c, k), number) for (n, c), number in counts.items() if n >= k]
+        if total := sum(number for _, number in known):
+            found[k] = sum(share * number for share, number in known) / total
+    return found
+
+
+def _linked(item: Bin, is_last: bool, links: Links) -> Bin:
+    if item.low == item.high:
+        where = f"reward={item.low!r}"
+    else:
+        where = f"reward>={item.low!r} and reward{'<=' if is_last else '<'}{item.high!r}"
+    return Bin(item.low, item.high, item.count, links.rollouts(where=where))
+
+
+def group_page(view: RunView, number: int) -> dict[str, Any]:
+    """Return the rollouts of one prompt, and where each parts from the best one.
+
+    Raises:
+        ConfigurationError: There is no such group.
+    """
+    members = view.group(number)
+    if not members:
+        raise ConfigurationError(f"there is no group {number}")
+    conversations = [view.conversation(member.trajectory_id) for member in members[:32]]
+    best = max(conversations, key=lambda item: -1e300 if item.summary.reward is None else item.summary.reward)
+    rewards = [member.reward for member in members if member.reward is not None]
+    low, high = min([0.0, *rewards]), max([1.0, *rewards])
+    return {
+        "number": number,
+        "prompt": next((c.prompt for c in conversations if c.prompt is not None), members[0].prompt),
+        "members": [_member(item, best, low, high) for item in conversations],
+        "left_out": len(members) - len(conversations),
+        "best": best.summary.trajectory_id,
+    }
+
+
+def _member(item: Conversation, best: Conversation, low: float, high: float) -> dict[str, Any]:
+    place = None if item is best else first_difference(best.messages, item.messages)
+    reward = item.summary.reward
+    return {
+        "summary": item.summary,
+        "share": None if reward is None else (reward - low) / (high - low),
+        "parts": None if place is None else _message_at(item.messages, place),
+        "place": place,
+        "last": next((message.text for message in reversed(item.messages) if message.sampled), ""),
+    }
+
+
+def _message_at(messages: Sequence[Message], place: int) -> Message | None:
+    return messages[place] if place < len(messages) else None
+
+
+def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
+    """Return one rollout in full.
+
+    Raises:
+        ConfigurationError: The run has no such rollout.
+    """
+    item = view.conversation(trajectory_id)
+    siblings = () if item.summary.group is None else view.group(item.summary.group)
+    ids = [sibling.trajectory_id for sibling in siblings]
+    place = ids.index(trajectory_id) if trajectory_id in ids else None
+    breaks, rows = _fidelity(item.trajectory)
+    return {
+        "item": item,
+        "messages": [(message, turn_of) for message, turn_of in _with_turns(item)],
+        "tokens": {} if item.trajectory is None else {turn.index: tokens_of(turn) for turn in item.trajectory.turns},
+        "before": ids[place - 1] if place else None,
+        "after": ids[place + 1] if place is not None and place + 1 < len(ids) else None,
+        "siblings": siblings,
+        "metrics": dict(item.metrics),
+        "state": None if item.state is None else json.dumps(thaw(item.state), indent=2, ensure_ascii=False),
+        "offered": json.dumps(thaw(list(item.tools)), indent=2, ensure_ascii=False) if item.tools else "",
+        "breaks": breaks,
+        "rows": rows,
+    }
+
+
+def _with_turns(item: Conversation) -> list[tuple[Message, Any]]:
+    """Return each message, and before the answer of a turn what the turn took and earned."""
+    turns = {turn.index: turn for turn in item.turns}
+    return [(message, turns.get(message.turn) if message.sampled else None) for message in item.messages]
+
+
+def _fidelity(trajectory: Trajectory | None) -> tuple[tuple[HistoryBreak, ...], int | None]:
+    if trajectory is None or not trajectory.turns:
+        return (), None
+    try:
+        found = check_histories(trajectory)
+    except ConfigurationError:  # nothing was captured, and the page says so elsewhere
+        return (), None
+    return found.breaks, found.rows
+
+
+def tokens_of(turn: Turn) -> list[tuple[str, float, int]]:
+    """Return the sampled tokens of a turn with their log-probabilities, and a level from 0, sure, to 5, unlikely.
+
+    Empty if the policy gave none. At most 4,000 of them.
+    """
+    choices = turn.response.get("choices") if isinstance(turn.response, Mapping) else None
+    first = choices[0] if choices else {}
+    logprobs = first.get("logprobs") if isinstance(first, Mapping) else None
+    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
+    found = []
+    for entry in list(content or ())[:_MOST_TOKENS]:
+        text, value = (entry.get(name) if isinstance(entry, Mapping) else None for name in ("token", "logprob"))
+        if isinstance(text, str) and isinstance(value, int | float):
+            found.append((text, float(value), sum(value < level for level in _LEVELS)))
+    return found
+
+
+def raw_json(view: RunView, trajectory_id: str) -> dict[str, JSON]:
+    """Return one rollout as JSON: what `aws-rft show --json` prints, and the recorded requests and answers.
+
+    Raises:
+        ConfigurationError: The run has no such rollout.
+    """
+    item = view.conversation(trajectory_id)
+    turns = () if item.trajectory is None else item.trajectory.turns
+    recorded = [{"request": thaw(turn.request), "response": thaw(turn.response)} for turn in turns]
+    return {**item.to_json(), "recorded": [mask_secrets(turn) for turn in recorded]}
+
+
+def comparison(runs: Sequence[WatchedRun], links: Callable[[int], Links]) -> dict[str, Any]:
+    """Return the groups of two runs, paired by their number, the biggest regression first."""
+    sides = [{group.group: group for group in run.view.groups()} for run in runs]
+    pairs = []
+    for number in sorted(sides[0].keys() & sides[1].keys()):
+        one, other = (side[number] for side in sides)
+        if one.mean is not None and other.mean is not None:
+            pairs.append((other.mean - one.mean, one, other))
+    changes = [change for change, _, _ in pairs]
+    return {
+        "pairs": sorted(pairs, key=lambda pair: (pair[0], pair[1].group)),
+        "mean_change": fmean(changes) if changes else None,
+        "worse": sum(change < 0 for change in changes),
+        "better": sum(change > 0 for change in changes),
+        "only": [len(sides[0].keys() - sides[1].keys()), len(sides[1].keys() - sides[0].keys())],
+        "means": [_mean_of(run) for run in runs],
+        "histogram": histogram(bins_of(changes), "change of the mean reward of a prompt"),
+        "sides": [links(0), links(1)],
+    }
+
+
+def _mean_of(run: WatchedRun) -> float | None:
+    values = run.view.values("reward")
+    return fmean(values) if values else None

@@ -1,0 +1,67 @@
+// Live updates, keys and copying. Without it all pages work: what it does is also a link.
+"use strict";
+(() => {
+  const page = document.body.dataset;
+  const items = () => [...document.querySelectorAll("main a.item")];
+
+  const step = (by) => {
+    const all = items();
+    if (!all.length) return follow(by > 0 ? "next" : "prev");
+    const at = all.indexOf(document.activeElement);
+    all[at < 0 ? (by > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + by))].focus();
+  };
+  const follow = (rel) => {
+    const link = document.querySelector(`main a[rel="${rel}"]`);
+    if (link) location.assign(link.href);
+  };
+  const keys = {
+    j: () => step(1), ArrowDown: () => step(1), k: () => step(-1), ArrowUp: () => step(-1),
+    ArrowRight: () => follow("next"), ArrowLeft: () => follow("prev"),
+    "/": () => { const field = document.getElementById("search"); field.focus(); field.select(); },
+    g: () => { const link = document.getElementById("group"); location.assign(link ? link.href : page.groups); },
+    o: () => location.assign(page.overview), r: () => location.assign(page.rollouts),
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+    if (event.key === "Escape" && typing) event.target.blur();
+    if (typing || !keys[event.key]) return;
+    if (event.key.startsWith("Arrow") && !items().includes(document.activeElement) && /Up|Down/.test(event.key)) return;
+    event.preventDefault();
+    keys[event.key]();
+  });
+
+  const prepare = () => {
+    for (const button of document.querySelectorAll("button[data-copy]")) {
+      button.hidden = !navigator.clipboard;
+      button.addEventListener("click", () => navigator.clipboard.writeText(button.dataset.copy));
+    }
+  };
+
+  // A page that someone works in is left alone: what is open, focused or marked would be lost.
+  const busy = () => document.hidden || document.querySelector("main details[open]") ||
+    document.querySelector("main").contains(document.activeElement) && document.activeElement.tagName === "A" ||
+    String(getSelection()).length > 0;
+  let running = false;
+  const refresh = async () => {
+    if (running || busy()) return;
+    running = true;
+    try {
+      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+      if (answer.ok) {
+        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+        if (fresh && !busy()) {
+          document.querySelector("main").replaceChildren(...fresh.childNodes);
+          document.body.dataset.refreshed = String(Number(page.refreshed || 0) + 1);
+          prepare();
+        }
+      }
+    } finally {
+      running = false;
+    }
+  };
+  if (window.EventSource) {
+    new EventSource(page.events).addEventListener("message", refresh);
+  }
+  prepare();
+})();
