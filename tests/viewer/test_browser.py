@@ -1,4 +1,4 @@
-"""The pages in a real browser: views, keys, filters, live updates, hostile texts, dark mode, accessibility, the report."""
+"""The pages in a real browser: views, keys, filters, live updates, hostile texts, dark mode, accessibility."""
 
 from __future__ import annotations
 
@@ -154,9 +154,10 @@ def test_filters_when_used_then_each_view_has_an_address_that_shows_it_again(tab
     assert again.locator("tbody").inner_text() == rows
 
 
-@pytest.mark.parametrize(
-    "path", ["/", "/view/0/rollouts", "/view/0/groups", "/view/0/groups/1", "/view/0/rollout?id=t-001"]
-)
+PAGES = ("/", "/view/0/rollouts", "/view/0/groups", "/view/0/groups/1", "/view/0/rollout?id=t-001")
+
+
+@pytest.mark.parametrize("path", PAGES)
 def test_pages_when_scripts_are_off_then_they_are_whole_and_links_work(browser: Any, address: str, path: str) -> None:
     context = browser.new_context(java_script_enabled=False)
     found = Tab(context.new_page(), address)
