@@ -28,7 +28,7 @@ from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key
 from aws_rft_sdk.types import TrajectoryStatus
 
 _APPLICATION_ID = 0x52465456
-_VERSION = 1
+_VERSION = 2
 _PROMPT_CHARACTERS = 1000
 _WAIT_SECONDS = 60.0
 _LINES_PER_STEP, _ROWS_PER_STEP, _TURNS_PER_STEP = 5000, 500, 200
