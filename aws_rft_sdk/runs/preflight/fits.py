@@ -21,7 +21,10 @@ def _batch(sample: Sample) -> Iterator[Reason]:
         return
     verdict, advice = Verdict.GO, ""
     if prompts <= batch:
-        verdict, advice = Verdict.NO_GO, f"Add prompts, or take batches of fewer than {prompts}."
+        verdict, advice = (
+            Verdict.NO_GO,
+            (f"Add prompts, or take batches of fewer than {prompts}. If the job has more prompts, name its DATASET."),
+        )
     text = f"{prompts} prompts, and {batch} in a step"
     yield Reason("prompts_vs_batch", verdict, prompts, None, batch, MTRL, text, advice)
 
