@@ -27,8 +27,8 @@ tiny = import_module("tests.training.tiny")
 
 LETTERS = 4
 ROWS = [{"messages": [{"role": "user", "content": f"Write letters {number}"}]} for number in range(100)]
-BATCH_SIZE = 8
-STEPS = 13
+BATCH_SIZE = 10
+STEPS = 10
 
 
 def letters(text):
@@ -43,7 +43,7 @@ def grader(event, context):
 def make_trainer(model=None, **options):
     tokenizer = tiny.tiny_tokenizer()
     model = model or tiny.tiny_model(tokenizer)
-    return TorchTrainer(model, tokenizer, **{"learning_rate": 3e-2, "max_tokens": LETTERS, **options})
+    return TorchTrainer(model, tokenizer, **{"learning_rate": 5e-2, "max_tokens": LETTERS, **options})
 
 
 def make_step(trainer, state=None, seed=0, advantage=lambda sample: letters(sample.message["content"]) - 0.2):
