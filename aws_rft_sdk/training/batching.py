@@ -160,9 +160,10 @@ class Batcher:
             settle: list[Callable[[], None]] = []
             try:
                 self._model.eval()
-                while self._active or self._waiting:
-                    _call_all(settle)
-                    settle = self._step()
+                with torch.no_grad():
+                    while self._active or self._waiting:
+                        _call_all(settle)
+                        settle = self._step()
             finally:
                 for module, training in modes:
                     module.training = training
@@ -184,34 +185,38 @@ class Batcher:
     def _step(self) -> list[Callable[[], None]]:
         """Sample a token of each sequence. Returns what tells the results of those that ended."""
         settle: list[Callable[[], None]] = []
-        with torch.no_grad():
-            self._remove([s for s in self._active if s.result.done()])
-            while joining := self._next_to_join():
-                try:
-                    self._join(joining)
-                except Exception as error:
-                    settle += [partial(_settle, sequence, error) for sequence in joining]
-                    self._prefixes.clear()
+        given_up = [sequence for sequence in self._active if sequence.result.done()]
+        self._remove(given_up)
+        for sequence in given_up:
+            self._prefixes.forget(sequence.prefix)
+        while joining := self._next_to_join():
+            try:
+                self._join(joining)
+            except Exception as error:
+                settle += [partial(_settle, sequence, error) for sequence in joining]
+                self._prefixes.clear()
+        try:
             settle += self._take_ended()
             if self._active:
-                try:
-                    self._decode()
-                    settle += self._take_ended()
-                except Exception as error:
-                    settle += [partial(_settle, sequence, error) for sequence in self._active]
-                    self._active, self._rows = [], _Rows()
-                    self._prefixes.clear()
+                self._decode()
+                settle += self._take_ended()
+        except Exception as error:
+            settle += [partial(_settle, sequence, error) for sequence in self._active]
+            self._active, self._rows = [], _Rows()
+            self._prefixes.clear()
         return settle
 
     def _next_to_join(self) -> list[_Sequence]:
         """Take the waiting sequences whose prompts are computed together next."""
         with self._changed:
+            if len(self._active) >= self._batch_size or not self._waiting:
+                return []
             waiting, self._waiting = [s for s in self._waiting if not s.result.done()], deque()
-            version = sum(parameter._version for parameter in self._model.parameters()) if waiting else self._version
-            if version != self._version or self._stale:
-                # Sequences in progress go on with keys and values of the old weights. Nobody else may use those.
-                self._version, self._stale, self._epoch = version, False, self._epoch + 1
-                self._prefixes.clear()
+        version = sum(parameter._version for parameter in self._model.parameters())
+        if version != self._version or self._stale:
+            # Sequences in progress go on with keys and values of the old weights. Nobody else may use those.
+            self._version, self._stale, self._epoch = version, False, self._epoch + 1
+            self._prefixes.clear()
         joining: list[_Sequence] = []
         later: list[_Sequence] = []
         longest = total = 0
@@ -252,7 +257,7 @@ class Batcher:
         logits = self._forward(ids, positions, real, cache)
         padding = ~real[:, None, :, None].to(logits.device)
         # What the model computed for padding may be no number, and 0 times that is none either.
-        pairs = [(l.keys.masked_fill_(padding, 0), l.values.masked_fill_(padding, 0)) for l in cache.layers]
+        pairs = [(layer.keys.masked_fill_(padding, 0), layer.values.masked_fill_(padding, 0)) for layer in cache.layers]
         self._rows.append(pairs, [len(s.ids) for s in joining])
         self._active += joining
         for sequence in joining:
@@ -301,7 +306,6 @@ class Batcher:
     def _remove(self, sequences: list[_Sequence]) -> None:
         for sequence in sequences:
             row = self._active.index(sequence)
-            self._prefixes.forget(sequence.prefix)
             self._rows.remove(row)
             self._active[row] = self._active[-1]
             self._active.pop()
