@@ -143,7 +143,7 @@ class Batcher:
             self._stale = True
 
     def release(self) -> None:
-        """Return when no sequence is in progress whose result is not awaited. The thread ends if there are no others."""
+        """Return when all sequences in progress are awaited by somebody. The thread ends if there are none."""
         with self._changed:
             self._leaving = True
             self._changed.notify_all()
@@ -320,9 +320,9 @@ def _read_sources(joining: list[_Sequence], old: int, new: int) -> Pairs | None:
         return None
     known: list[tuple[int, int, Pairs]] = []
     for row, sequence in enumerate(joining):
-        if (count := len(sequence.ids) - new) > 0:
-            assert sequence.source is not None and sequence.source.read is not None
-            known.append((row, count, sequence.source.read(count)))
+        read = None if sequence.source is None else sequence.source.read
+        if read is not None and (count := len(sequence.ids) - new) > 0:
+            known.append((row, count, read(count)))
     layers = []
     for layer, pair in enumerate(known[0][2]):
         both = [part.new_zeros(len(joining), part.shape[0], old, part.shape[2]) for part in pair]
@@ -338,7 +338,7 @@ def _real(lengths: Sequence[int], columns: int) -> torch.Tensor:
     return torch.arange(columns) >= columns - torch.tensor(lengths)[:, None]
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[misc] # transformers is untyped here
     """Keys and values of a layer, in buffers with rows and columns to spare."""
 
     def __init__(self, rows: _Rows, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -362,11 +362,12 @@ class _Layer(DynamicLayer):
         return self._rows.end - self._rows.start
 
 
-class _Rows(Cache):
+class _Rows(Cache):  # type: ignore[misc] # as above
     """The cache of the sequences in progress. Its rows end at the same column."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
+        self.layers: list[_Layer]
         self.lengths: list[int] = []
         """Tokens of each row."""
         self.end = 0

@@ -123,7 +123,7 @@ class Template:
             PolicyError: 400. The template refuses the messages.
         """
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 chat.messages[:count],
                 tools=chat.tools or None,
                 add_generation_prompt=answers,
@@ -132,7 +132,6 @@ class Template:
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise PolicyError(f"the chat template refuses the messages: {error}") from error
-        assert isinstance(text, str)
         return text
 
     def encode(self, text: str) -> list[int]:
@@ -141,7 +140,7 @@ class Template:
         return ids
 
     def encode_after(self, text: str, end_id: int | None) -> list[int]:
-        """Return the tokens of a text that comes after a token, or after text. Some tokenizers begin a text with a space."""
+        """Return the tokens of a text that comes after a token. Alone, some tokenizers would begin it with a space."""
         end_id = self._tokenizer.eos_token_id if end_id is None else end_id
         if end_id is None:
             return self.encode(text)
