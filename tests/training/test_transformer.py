@@ -1,7 +1,7 @@
-"""Learning through agent, wire and TRL in small. `benchmarks/transformer.py` does the same with sums, and takes an hour.
+"""Learning through agent, wire and TRL in small. `benchmarks/transformer.py` does the same with sums, and takes longer.
 
-The models learn the two halves of a question at once, as they would by chance: which of two things is right, they cannot
-know. The rewards say it. So the rise on held-out questions is large and comes soon.
+The supervised part shows a model two answers to each question, equally often. Which of them is right, it cannot know:
+only the rewards say it. So accuracy on held-out questions rises soon and by much.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from benchmarks.transformer import (
 )
 
 TOKENIZER = make_tokenizer()
-SHORT: dict[str, Any] = {"global_batch_size": 4, "group_size": 8, "learning_rate": 1e-3, "max_steps": 8}
+SHORT: dict[str, Any] = {"global_batch_size": 4, "group_size": 8, "learning_rate": 1e-3, "max_steps": 8, "seed": 0}
 
 
 def pairs(count: int) -> list[Sum]:
@@ -47,7 +47,8 @@ def pairs(count: int) -> list[Sum]:
     return [tuple(Random(index).sample(range(10, 100), 2)) for index in range(count)]
 
 
-HELD_OUT, TRAIN = pairs(440)[:40], [pair for pair in pairs(440)[40:] if pair not in pairs(40)]
+HELD_OUT = pairs(40)
+TRAIN = [pair for pair in pairs(440) if pair not in HELD_OUT]
 
 
 def last(pair: Sum) -> int:
@@ -79,8 +80,7 @@ def pretrained(example: Any, right: Any, until: float) -> Any:
         pair = random.choice(TRAIN)
         return example(pair, random.choice(pair))
 
-    steps = pretrain(model, TOKENIZER, draw, examples, seed=0, until=until, batch=64, learning_rate=3e-3)
-    print("pretrained", steps)
+    pretrain(model, TOKENIZER, draw, examples, seed=0, until=until, batch=64, learning_rate=3e-3)
     return model
 
 
@@ -89,25 +89,24 @@ def half_trained() -> Any:
     return pretrained(one_turn, last, 0.4)
 
 
-@pytest.mark.parametrize("seed", [0])
 @pytest.mark.parametrize("name", ["rewarded", "constant", "random"])
 def test_train_when_rewards_are_honest_then_held_out_accuracy_rises_and_only_then(
-    name: str, seed: int, half_trained: Any, tmp_path: Path
+    name: str, half_trained: Any, tmp_path: Path
 ) -> None:
     model = deepcopy(half_trained)
-    handler = make_handler({"rewarded": honest, "constant": constant, "random": by_chance(seed)}[name])
+    handler = make_handler({"rewarded": honest, "constant": constant, "random": by_chance(0)}[name])
     cells = [prompt_cell(f"{a}+{b}", b) for a, b in TRAIN]
 
-    done = train_by_rewards(model, TOKENIZER, cells, handler, tmp_path / "run", seed=seed, **SHORT)
+    values = {**SHORT, "max_steps": 2} if name == "constant" else SHORT
+    done = train_by_rewards(model, TOKENIZER, cells, handler, tmp_path / "run", **values)
 
     before, after = (accuracy(m, TOKENIZER, HELD_OUT, draws=20, solve=last).sampled for m in (half_trained, model))
-    print(name, seed, before, after)
     assert done.failed_rollouts == 0
     if name == "rewarded":
         assert after > before + 0.03
     elif name == "constant":  # all advantages are 0
         assert all(map(torch.equal, model.parameters(), half_trained.parameters()))
-        assert done.dead_groups == SHORT["max_steps"] * SHORT["global_batch_size"]
+        assert done.dead_groups == 2 * SHORT["global_batch_size"]
     else:
         assert after < before + 0.03
 
@@ -136,9 +135,8 @@ def test_train_when_a_tool_must_be_called_then_held_out_accuracy_rises(tmp_path:
 
     handler = make_handler(honest, [add])
     values = {**SHORT, "sampling_max_tokens": 16}
-    done = train_by_rewards(model, TOKENIZER, cells, handler, tmp_path / "run", seed=0, **values)
+    done = train_by_rewards(model, TOKENIZER, cells, handler, tmp_path / "run", **values)
 
     after = solved(model, held_out)
-    print("tool", before, after, done.rows, done.broken_rows, done.failed_rollouts)
     assert after > before + 0.03
     assert done.broken_rows == 0
