@@ -179,6 +179,7 @@ class ChatPolicy(Policy):
         end_id = ids[-1] if ids[-1] in self._end_ids else None
         own = ids if end_id is None else ids[:-1]
         text = self._decode(own)
+        content: str
         content, calls = read_tool_calls(text, chat.tools)
         if not calls:
             content = self._decode(own, skip_special_tokens=True)
