@@ -121,7 +121,7 @@ def test_rollouts_when_agents_call_tools_then_recorded_logprobs_are_those_of_one
     tokenizer = ambiguous_tokenizer()
     called = call_text("calculator", a=1)
     tokenizer.add_tokens([called])
-    model = talkative(tokenizer, **{called: 5.0, "<|im_end|>": 5.0, "a": 3.0, "ab": 3.0})
+    model = talkative(tokenizer, **{called: 5.0, "<|im_end|>": 5.5, "a": 3.0, "ab": 3.0})
 
     @tool
     def calculator(a: int) -> int:
@@ -143,14 +143,13 @@ def test_rollouts_when_agents_call_tools_then_recorded_logprobs_are_those_of_one
     with LocalRuntime(TorchPolicy(model, tokenizer)) as runtime:
         options = {"max_tokens": 60, "temperature": 1.0, "top_p": 1.0, **sampling}
         result = run(handler, ["1 + 1?", "ab"], endpoint=runtime.endpoint, group_size=4, discard=True, **options)
-        recorded = [t for t in runtime.trajectories() if t.rewards == (1.0,)]
-    # Strands does not send an empty answer again, and then the history is another one.
-    trajectories = [t for t in recorded if all(len(turn.token_ids or ()) > 1 for turn in t.turns)]
-    assert trajectories, [record.error for record in result.records]
-    assert any("tool_calls" in turn.message for t in recorded for turn in t.turns)
+        trajectories = list(runtime.trajectories())
+    assert any("tool_calls" in turn.message for t in trajectories for turn in t.turns), result.records
+    assert any(0 in row.mask for t in trajectories for row in rows_of(t))  # results of tools between sampled tokens
     for trajectory in trajectories:
         rows = rows_of(trajectory)
-        assert len(rows) == 2  # the agent's and its helper's
+        # The agent's and its helper's. Strands does not send an empty answer again, and then the history is another one.
+        assert len(rows) <= 2 or any(len(turn.token_ids or ()) == 1 for turn in trajectory.turns)
         for row in rows:
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([row.ids])).logits[0, len(row.prompt_ids) - 1 : -1]
