@@ -144,7 +144,7 @@ class Template:
         end_id = self._tokenizer.eos_token_id if end_id is None else end_id
         if end_id is None:
             return self.encode(text)
-        ids = self.encode(self._tokenizer.decode([end_id]) + text)
+        ids: list[int] = self.encode(self._tokenizer.decode([end_id]) + text)
         return ids[1:] if ids[:1] == [end_id] else self.encode(text)
 
     def prompt_ids(self, chat: Chat, turns: Sequence[AnsweredTurn]) -> list[int]:
@@ -160,7 +160,7 @@ class Template:
             messages = turn.chat.messages + chat.messages[len(turn.chat.messages) :]
             added = self._text_after(turn, chat._replace(messages=messages))
             if added is not None:
-                return turn.ids + self.encode_after(added, turn.end_id)
+                return [*turn.ids, *self.encode_after(added, turn.end_id)]
         return self.encode(self.render(chat))
 
     def _text_after(self, turn: AnsweredTurn, chat: Chat) -> str | None:
