@@ -143,7 +143,7 @@ class Batcher:
             self._stale = True
 
     def release(self) -> None:
-        """Return when no sequence is in progress whose result is not awaited. The thread ends if there are no others."""
+        """Return when all sequences in progress are awaited by somebody. The thread ends if there are none."""
         with self._changed:
             self._leaving = True
             self._changed.notify_all()
@@ -160,9 +160,10 @@ class Batcher:
             settle: list[Callable[[], None]] = []
             try:
                 self._model.eval()
-                while self._active or self._waiting:
-                    _call_all(settle)
-                    settle = self._step()
+                with torch.no_grad():
+                    while self._active or self._waiting:
+                        _call_all(settle)
+                        settle = self._step()
             finally:
                 for module, training in modes:
                     module.training = training
@@ -184,34 +185,38 @@ class Batcher:
     def _step(self) -> list[Callable[[], None]]:
         """Sample a token of each sequence. Returns what tells the results of those that ended."""
         settle: list[Callable[[], None]] = []
-        with torch.no_grad():
-            self._remove([s for s in self._active if s.result.done()])
-            while joining := self._next_to_join():
-                try:
-                    self._join(joining)
-                except Exception as error:
-                    settle += [partial(_settle, sequence, error) for sequence in joining]
-                    self._prefixes.clear()
+        given_up = [sequence for sequence in self._active if sequence.result.done()]
+        self._remove(given_up)
+        for sequence in given_up:
+            self._prefixes.forget(sequence.prefix)
+        while joining := self._next_to_join():
+            try:
+                self._join(joining)
+            except Exception as error:
+                settle += [partial(_settle, sequence, error) for sequence in joining]
+                self._prefixes.clear()
+        try:
             settle += self._take_ended()
             if self._active:
-                try:
-                    self._decode()
-                    settle += self._take_ended()
-                except Exception as error:
-                    settle += [partial(_settle, sequence, error) for sequence in self._active]
-                    self._active, self._rows = [], _Rows()
-                    self._prefixes.clear()
+                self._decode()
+                settle += self._take_ended()
+        except Exception as error:
+            settle += [partial(_settle, sequence, error) for sequence in self._active]
+            self._active, self._rows = [], _Rows()
+            self._prefixes.clear()
         return settle
 
     def _next_to_join(self) -> list[_Sequence]:
         """Take the waiting sequences whose prompts are computed together next."""
         with self._changed:
+            if len(self._active) >= self._batch_size or not self._waiting:
+                return []
             waiting, self._waiting = [s for s in self._waiting if not s.result.done()], deque()
-            version = sum(parameter._version for parameter in self._model.parameters()) if waiting else self._version
-            if version != self._version or self._stale:
-                # Sequences in progress go on with keys and values of the old weights. Nobody else may use those.
-                self._version, self._stale, self._epoch = version, False, self._epoch + 1
-                self._prefixes.clear()
+        version = sum(parameter._version for parameter in self._model.parameters())
+        if version != self._version or self._stale:
+            # Sequences in progress go on with keys and values of the old weights. Nobody else may use those.
+            self._version, self._stale, self._epoch = version, False, self._epoch + 1
+            self._prefixes.clear()
         joining: list[_Sequence] = []
         later: list[_Sequence] = []
         longest = total = 0
@@ -252,7 +257,7 @@ class Batcher:
         logits = self._forward(ids, positions, real, cache)
         padding = ~real[:, None, :, None].to(logits.device)
         # What the model computed for padding may be no number, and 0 times that is none either.
-        pairs = [(l.keys.masked_fill_(padding, 0), l.values.masked_fill_(padding, 0)) for l in cache.layers]
+        pairs = [(layer.keys.masked_fill_(padding, 0), layer.values.masked_fill_(padding, 0)) for layer in cache.layers]
         self._rows.append(pairs, [len(s.ids) for s in joining])
         self._active += joining
         for sequence in joining:
@@ -301,7 +306,6 @@ class Batcher:
     def _remove(self, sequences: list[_Sequence]) -> None:
         for sequence in sequences:
             row = self._active.index(sequence)
-            self._prefixes.forget(sequence.prefix)
             self._rows.remove(row)
             self._active[row] = self._active[-1]
             self._active.pop()
@@ -316,9 +320,9 @@ def _read_sources(joining: list[_Sequence], old: int, new: int) -> Pairs | None:
         return None
     known: list[tuple[int, int, Pairs]] = []
     for row, sequence in enumerate(joining):
-        if (count := len(sequence.ids) - new) > 0:
-            assert sequence.source is not None and sequence.source.read is not None
-            known.append((row, count, sequence.source.read(count)))
+        read = None if sequence.source is None else sequence.source.read
+        if read is not None and (count := len(sequence.ids) - new) > 0:
+            known.append((row, count, read(count)))
     layers = []
     for layer, pair in enumerate(known[0][2]):
         both = [part.new_zeros(len(joining), part.shape[0], old, part.shape[2]) for part in pair]
@@ -334,7 +338,7 @@ def _real(lengths: Sequence[int], columns: int) -> torch.Tensor:
     return torch.arange(columns) >= columns - torch.tensor(lengths)[:, None]
 
 
-class _Layer(DynamicLayer):
+class _Layer(DynamicLayer):  # type: ignore[misc] # transformers is untyped here
     """Keys and values of a layer, in buffers with rows and columns to spare."""
 
     def __init__(self, rows: _Rows, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
@@ -358,11 +362,12 @@ class _Layer(DynamicLayer):
         return self._rows.end - self._rows.start
 
 
-class _Rows(Cache):
+class _Rows(Cache):  # type: ignore[misc] # as above
     """The cache of the sequences in progress. Its rows end at the same column."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
+        self.layers: list[_Layer]
         self.lengths: list[int] = []
         """Tokens of each row."""
         self.end = 0
