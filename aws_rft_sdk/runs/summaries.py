@@ -58,7 +58,8 @@ class GroupSummary(NamedTuple):
     mean: float | None
     least: float | None
     greatest: float | None
-    prompt: str | None
+    successes: int
+    """Rewards that reach the success threshold."""
 
     @property
     def is_dead(self) -> bool:

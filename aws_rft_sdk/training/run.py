@@ -144,8 +144,8 @@ def train(
         ConfigurationError: An argument or a value of the recipe cannot be followed, the model cannot be loaded, or the
             folder holds another training. No training was begun.
         DatasetError: The prompts cannot be read. No training was begun.
-        UnavailableError: A whole step got no reward, or something that the training needs does not work. It can be
-            resumed.
+        UnavailableError: 32 rollouts in a row got no reward, or none up to the last step. Or something that the
+            training needs does not work. It can be resumed.
 
     Repeating a call begins a new training. Repeating it with `resume` trains what is left.
     """
@@ -189,6 +189,8 @@ def train(
         model = load_model(recipe, on_cpu=on_cpu) if model is None else model
         config = make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu)
         config.ds3_gather_for_generation = not isinstance(policy, str)  # vLLM gets the weights one after the other
+        if recipe.kl_coef and recipe.method == "full" and not model.config.name_or_path:
+            _keep_reference(model, folder / "reference")
         trainer = RolloutTrainer(
             recipe,
             cells,
@@ -208,6 +210,14 @@ def train(
         trainer.save_model(str(folder / "model"))
     processes.wait_for_everyone()
     return TrainingRun(folder, read_steps(folder / STEPS_FILE), folder / "model")
+
+
+def _keep_reference(model: Any, folder: Path) -> None:
+    """Save a model that was loaded from nowhere: TRL loads the reference of the divergence from a folder."""
+    if PartialState().is_main_process and not folder.exists():
+        model.save_pretrained(folder)
+    PartialState().wait_for_everyone()
+    model.config.name_or_path = str(folder)
 
 
 def _manifest(work: RunPlan, cells: Sequence[str], settings: Mapping[str, JSON]) -> Manifest:

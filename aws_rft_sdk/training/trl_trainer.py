@@ -25,6 +25,7 @@ from trl.models import unwrap_model_for_generation
 
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.jobs.steps import Step, read_step
+from aws_rft_sdk.rollout.schedule import BREAKER
 from aws_rft_sdk.training.collecting import Sample
 from aws_rft_sdk.training.groups import figures_of, in_groups, without_small
 from aws_rft_sdk.training.grpo import ADVANTAGES
@@ -145,6 +146,7 @@ def make_config(recipe: Recipe, plan: Plan, folder: Path, *, on_cpu: bool) -> GR
         weight_decay=recipe.adam_weight_decay,
         max_grad_norm=recipe.adam_grad_clip_norm or _ANY_NORM,  # with 0 the norm would not be logged
         loss_type=recipe.loss_type,
+        importance_sampling_level="sequence" if recipe.loss_type == "luspo" else "token",
         epsilon=low,
         epsilon_high=high,
         beta=recipe.kl_coef,
@@ -186,6 +188,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc] # TRL has no types
         self._is_on_policy = is_on_policy and not recipe.max_steps_off_policy
         self._listener = listener
         self._rows: list[Row] = []
+        self._in_vain, self._is_rewarded = 0, False
         self._figures: dict[str, float] = {}
 
     # --- one batch of rollouts ---------------------------------------------------------------------------------------
@@ -202,10 +205,7 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc] # TRL has no types
         seconds = time.perf_counter() - began
         everything = gather_object([replace(sample, rows=()) for sample in samples])
         self._listener.keep(everything, None)
-        if all(sample.problem for sample in everything):
-            raise UnavailableError(
-                f"no rollout of step {self.state.global_step + 1} got a reward: {everything[0].problem}"
-            )
+        self._check_rewards(everything)
         groups = in_groups(everything, size)
         counted = without_small(groups)
         advantages = ADVANTAGES[self._recipe.advantage_method]([[s.scored for s in group] for group in counted])
@@ -237,6 +237,19 @@ class RolloutTrainer(GRPOTrainer):  # type: ignore[misc] # TRL has no types
             scale = size * self.accelerator.num_processes / max(1, sum(counts))
             output["scale"] = torch.tensor(scale, device=self.accelerator.device)
         return output
+
+    def _check_rewards(self, samples: Sequence[Sample]) -> None:
+        """Refuse to go on where nothing can be learnt.
+
+        Raises:
+            UnavailableError: Many rollouts in a row got no reward, or none has got one up to the last step.
+        """
+        problems = [sample.problem for sample in samples if sample.problem is not None]
+        self._is_rewarded |= len(problems) < len(samples)
+        self._in_vain = self._in_vain + len(samples) if len(problems) == len(samples) else 0
+        is_last = self.state.global_step + self._recipe.max_steps_off_policy + 1 >= self.state.max_steps
+        if self._in_vain >= BREAKER or (is_last and not self._is_rewarded):
+            raise UnavailableError(f"the last {self._in_vain} rollouts got no reward: {problems[0]}")
 
     def _rows_for_trl(self, prompts: list[str], trainer: object) -> dict[str, list[list[Any]]]:
         return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def trained(
     values: Mapping[str, Any] | None = None,
     *,
     agent: Any = handler,
-    policy: type[OneByOne] = OneByOne,
+    policy: Callable[..., OneByOne | None] = OneByOne,
     **others: Any,
 ) -> tuple[TrainingRun, Any]:
     """Return a training and the trained model."""
@@ -133,7 +133,7 @@ def test_train_when_no_rollout_gets_a_reward_then_the_error_says_why(tmp_path: P
     async def agent(payload: dict[str, Any]) -> float:
         raise RuntimeError("the tool server is gone")
 
-    with pytest.raises(UnavailableError, match="no rollout of step 1 got a reward: RuntimeError: the tool server"):
+    with pytest.raises(UnavailableError, match="the last 16 rollouts got no reward: RuntimeError: the tool server"):
         trained(tmp_path, agent=agent)
 
 
@@ -168,6 +168,13 @@ def test_train_when_recorded_logprobs_are_false_then_the_update_is_another(
     assert ratios[0] < 1e-4 < 1e-2 < ratios[1]
     _, false = trained(tmp_path / "false", stale, policy=Falsified)
     assert not same_weights(honest, false, 1e-4)
+
+
+def test_train_when_it_has_a_reference_then_the_divergence_begins_at_0_and_grows(tmp_path: Path) -> None:
+    values = {"max_steps": 3, "kl_coef": 0.1, "max_steps_off_policy": 1, "loss_type": "luspo"}
+    run, _ = trained(tmp_path, values, policy=lambda *_: None)  # the model itself samples
+    assert run.steps[0].kl == pytest.approx(0.0, abs=1e-6)
+    assert all(step.kl is not None and step.kl > 1e-4 for step in run.steps[1:])
 
 
 # --- rows ------------------------------------------------------------------------------------------------------------
