@@ -148,7 +148,7 @@ def test_rollouts_when_agents_call_tools_then_recorded_logprobs_are_those_of_one
     assert any(0 in row.mask for t in trajectories for row in rows_of(t))  # results of tools between sampled tokens
     for trajectory in trajectories:
         rows = rows_of(trajectory)
-        # The agent's and its helper's. Strands does not send an empty answer again, and then the history is another one.
+        # Two: the agent's and its helper's. Strands drops an empty answer, and then the history is another one.
         assert len(rows) <= 2 or any(len(turn.token_ids or ()) == 1 for turn in trajectory.turns)
         for row in rows:
             with torch.no_grad():
