@@ -14,11 +14,11 @@ from urllib.parse import urlencode
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.conversation import Message, first_difference, mask_secrets
-from aws_rft_sdk.runs.fidelity import HistoryBreak, check_histories
+from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
 from aws_rft_sdk.runs.summaries import Conversation
-from aws_rft_sdk.types import Trajectory, Turn
+from aws_rft_sdk.types import Turn
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
 from aws_rft_sdk.viewer.watching import WatchedRun
 
@@ -158,7 +158,7 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
     siblings = () if item.summary.group is None else view.group(item.summary.group)
     ids = [sibling.trajectory_id for sibling in siblings]
     place = ids.index(trajectory_id) if trajectory_id in ids else None
-    breaks, rows = _fidelity(item.trajectory)
+    fidelity = fidelity_of(item.trajectory)
     return {
         "item": item,
         "messages": [(message, turn_of) for message, turn_of in _with_turns(item)],
@@ -169,8 +169,8 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
         "metrics": dict(item.metrics),
         "state": None if item.state is None else json.dumps(thaw(item.state), indent=2, ensure_ascii=False),
         "offered": json.dumps(thaw(list(item.tools)), indent=2, ensure_ascii=False) if item.tools else "",
-        "breaks": breaks,
-        "rows": rows,
+        "breaks": () if fidelity is None else fidelity.breaks,
+        "rows": None if fidelity is None else fidelity.rows,
     }
 
 
@@ -178,16 +178,6 @@ def _with_turns(item: Conversation) -> list[tuple[Message, Any]]:
     """Return each message, and before the answer of a turn what the turn took and earned."""
     turns = {turn.index: turn for turn in item.turns}
     return [(message, turns.get(message.turn) if message.sampled else None) for message in item.messages]
-
-
-def _fidelity(trajectory: Trajectory | None) -> tuple[tuple[HistoryBreak, ...], int | None]:
-    if trajectory is None or not trajectory.turns:
-        return (), None
-    try:
-        found = check_histories(trajectory)
-    except ConfigurationError:  # nothing was captured, and the page says so elsewhere
-        return (), None
-    return found.breaks, found.rows
 
 
 def tokens_of(turn: Turn) -> list[tuple[str, float, int]]:
