@@ -29,7 +29,7 @@ class Estimates:
     """The least of the plan's steps and of its epochs over all prompts."""
     rollouts: int | None
     rollouts_in_progress: float | None
-    """Rollouts in progress at once, when as many start as the service starts or allows. The worker must hold so many."""
+    """Rollouts in progress at once, when as many start as the service allows. The worker must hold so many."""
     rollout_hours: float | None
     """Hours of rollouts alone. Training, evaluation and saving come on top."""
     prefill_tokens: int | None
