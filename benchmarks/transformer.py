@@ -2,7 +2,7 @@
 
     python -m benchmarks.transformer --seeds 3 --json
 
-A Llama with random weights is trained on right answers until it gives about one in six of them. Then `aws_rft_sdk.training`
+A Llama with random weights is trained on right answers until it gives about one in six. Then `aws_rft_sdk.training`
 trains it by GRPO: a real Strands agent asks it over the local runtime, and only the rewards say what is right. Two
 controls have the same budget and other rewards: always 1, and by chance. The model is measured by plain `generate`,
 without an agent.
@@ -25,7 +25,6 @@ from typing import Any
 
 import click
 import torch
-from aws_rft_sdk.training.run import TrainingRun, train
 from strands import Agent
 from strands.types.exceptions import MaxTokensReachedException
 from tokenizers import AddedToken, Tokenizer, decoders, models
@@ -36,6 +35,7 @@ from aws_rft_sdk.adapters.runtime_model import runtime_model
 from aws_rft_sdk.datasets import Packed, pack, unpack
 from aws_rft_sdk.rewards import Rollout, evaluate, gsm8k
 from aws_rft_sdk.training.recipe import Recipe
+from aws_rft_sdk.training.run import TrainingRun, train
 
 Sum = tuple[int, int]
 
@@ -190,9 +190,15 @@ def half_width(shares: Sequence[float]) -> float:
 
 @torch.no_grad()
 def accuracy(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, sums: Sequence[Sum], *, draws: int = 4, seed: int = 0
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    sums: Sequence[Sum],
+    *,
+    draws: int = 4,
+    seed: int = 0,
+    solve: Callable[[Sum], int] = sum,
 ) -> Accuracy:
-    """Measure a model without an agent, by plain `generate`."""
+    """Measure a model without an agent, by plain `generate`. `solve` gives the right answer."""
     chats = [[{"role": "user", "content": f"{a}+{b}"}] for a, b in sums]
     texts = tokenizer.apply_chat_template(chats, tokenize=False, add_generation_prompt=True)
     prompts = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False)
@@ -201,7 +207,7 @@ def accuracy(
         out = model.generate(**prompts, max_new_tokens=MAX_TOKENS, **options)[:, prompts["input_ids"].shape[1] :]
         asked = [pair for pair in sums for _ in range(len(out) // len(sums))]
         answers = tokenizer.batch_decode(out, skip_special_tokens=True)
-        return [score(answer, a + b) for answer, (a, b) in zip(answers, asked, strict=True)]
+        return [score(answer, solve(pair)) for answer, pair in zip(answers, asked, strict=True)]
 
     torch.manual_seed(seed)
     model.eval()
