@@ -157,6 +157,13 @@ CAUSES: dict[str, tuple[Rollout, Callable[..., Any], set[str], str, str]] = {
         "What is a newt?",
         "",
     ),
+    "window-with-equal-answers": (
+        Rollout(say("Yes."), say("Yes."), say("Yes.")),
+        ask("More?", "And more?", conversation_manager=SlidingWindowConversationManager(window_size=2)),
+        {"sliding_window"},
+        "What is a newt?",
+        "",
+    ),
     "summary": (
         Rollout(say("A newt."), say("An eft."), say("A frog."), say("We spoke of newts."), say("Yes.")),
         summarised,
