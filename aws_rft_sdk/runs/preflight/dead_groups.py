@@ -12,6 +12,7 @@ from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN
 from aws_rft_sdk.runs.metrics.intervals import Estimate, estimate, mean_over_prompts
 
 _SHARE = (0.0, 1.0)
+_UNSEEN = 2
 _GRID = 40
 """Steps of the search for a beta distribution, in each direction."""
 
@@ -60,9 +61,11 @@ def _unbiased(groups: Sequence[Sequence[float]], size: int) -> Estimate | None:
     found = estimate([mean_over_prompts(shares, _SHARE)])[0]
     if found is None or found.low is None or found.high is None:
         return found
-    # A bootstrap cannot draw what it has not seen, so the ends move as if there were one more prompt, at 0 or at 1.
+    # A bootstrap cannot draw what it has not seen, so the ends move as if there were two more prompts, at 0 or at 1.
+    # In simulations with 16 prompts, of which few are always dead, one more was not enough.
     count = sum(share == share for share in shares)
-    return Estimate(found.value, found.low * count / (count + 1), (found.high * count + 1) / (count + 1))
+    low, high = found.low * count, found.high * count + _UNSEEN
+    return Estimate(found.value, low / (count + _UNSEEN), high / (count + _UNSEEN))
 
 
 def _equal_share(rewards: Sequence[float], size: int) -> float:

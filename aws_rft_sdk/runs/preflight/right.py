@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from aws_rft_sdk.runs.metrics.hints import FAILED_SHARE
+from aws_rft_sdk.runs.metrics.hints import FAILED_SHARE, named_failures
 from aws_rft_sdk.runs.metrics.intervals import wilson
 from aws_rft_sdk.runs.preflight.sample import MTRL, Sample
 from aws_rft_sdk.runs.preflight.values import Reason, Verdict
@@ -25,7 +25,8 @@ def _failures(sample: Sample) -> Iterator[Reason]:
     if share > FAILED_SHARE:
         verdict = Verdict.NO_GO
         advice = "Repair what fails first: aws-rft show RUN --failed. More retries do not repair an environment."
-    text = f"{lost} of {total} rollouts failed or have no reward"
+    kinds = f" ({named_failures(sample.metrics.failures)})" if sample.metrics.failures else ""
+    text = f"{lost} of {total} rollouts failed or have no reward{kinds}"
     yield Reason("failed_share", verdict, share, wilson(share, total), FAILED_SHARE, MTRL, text, advice)
 
 
