@@ -102,9 +102,7 @@ case("one-rollout-each", UNKNOWN, sample(samples=1), sample_too_small=UNKNOWN)
 case("nothing", UNKNOWN, [], sample_too_small=UNKNOWN)
 case("crashes", NO_GO, sample(change=sometimes(0.05, **FAILED)), failed_share=NO_GO)
 case("no-rewards", NO_GO, sample(change=sometimes(0.05, reward=None)), failed_share=NO_GO)
-case(
-    "one-crash-of-512", GO, sample(change=lambda r, _: replace(r, **FAILED) if r.key == (3, 3) else r), failed_share=GO
-)  # type: ignore[arg-type]
+case("one-crash-of-512", GO, sample(change=_one_fails), failed_share=GO)
 case("limit", WARN, sample(change=sometimes(0.2, **LIMITED)), max_turns=WARN, failed_share=GO)
 case("at-the-turns", WARN, sample(change=sometimes(0.2, turns=10)), TrainingPlan(max_turns=10), max_turns=WARN)
 case("no-turns", NO_GO, sample(change=sometimes(0.01, turns=0)), no_turns=NO_GO)
@@ -160,3 +158,33 @@ def test_preflight_when_the_verdict_is_known_then_it_and_its_reasons_are_found(n
         assert all((reason.source, reason.text))
         low, high = reason.interval or (float("-inf"), float("inf"))
         assert reason.value is None or low - 1e-9 <= reason.value <= high + 1e-9
+
+
+def _short_answer(record: RolloutRecord, random: Random) -> RolloutRecord:
+    long = _long_answer(record, random)
+    return replace(long, reward=1 - (long.reward or 0.0))
+
+
+SLOW = sometimes(0.05, seconds=950.0)
+PLATFORM = TrainingPlan(rollout_timeout_seconds=3600, platform_seconds=900)
+WORDS: dict[str, tuple[Records, TrainingPlan | None, str, str]] = {
+    "kinds-of-failures": (sample(change=_one_fails), None, "failed_share", "1 agent"),
+    "slow-for-the-job": (sample(change=SLOW), None, "rollout_seconds", "rollout_timeout"),
+    "slow-for-the-platform": (sample(change=SLOW), PLATFORM, "rollout_seconds", "the platform's limit of a call"),
+    "pays-for-length": (sample(change=_long_answer), None, "reward_follows_length", "longer answers"),
+    "pays-for-brevity": (sample(change=_short_answer), None, "reward_follows_length", "shorter answers"),
+    "few-prompts": (sample((0.05, 0.1) * 12), None, "sample_too_small", "prompts would tell"),
+}
+
+
+@pytest.mark.parametrize("name", WORDS)
+def test_preflight_when_a_reason_is_given_then_its_words_fit(name: str) -> None:
+    records, plan, rule, words = WORDS[name]
+    (reason,) = (reason for reason in preflight(records, plan).reasons if reason.rule == rule)
+    assert words in f"{reason.text} {reason.advice} {reason.source}"
+
+
+def test_preflight_when_nothing_is_known_then_such_rules_say_nothing() -> None:
+    said = {reason.rule for reason in preflight(sample()).reasons}
+    assert said & {"max_turns", "token_cap", "context_length", "prompts_vs_batch", "untracked", "reward_noise"} == set()
+    assert "would tell" not in " ".join(reason.text for reason in preflight(sample()).reasons)
