@@ -32,7 +32,7 @@ _NUMBERS = range(1, 6)
 _COLORS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
 # All that has no picture, or changes how others are shown. Tabs and line ends are harmless.
 _INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b-\u200f\u2028-\u202e"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f\u2028-\u202e"
     "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
 
@@ -123,6 +123,7 @@ def print_conversation(found: Conversation, *, full: bool, spans: bool) -> None:
         echo()
         for turn in found.turns:
             echo(_turn_line(turn, spans))
+    _print_breaks(found, full=full)
     if found.state is not None:
         echo(f"\nfinal state\n{_indented(folded(_as_json(found.state), 'tool', full=full))}")
     if found.summary.error:
@@ -134,6 +135,18 @@ def print_conversation(found: Conversation, *, full: bool, spans: bool) -> None:
         echo(_indented(visible(found.traceback)))
     for note in found.notes:
         echo(f"note: {visible(note)}", fg="yellow")
+
+
+def _print_breaks(found: Conversation, *, full: bool) -> None:
+    """Print where the agent changed the history. Nothing, if it changed nothing."""
+    fidelity = found.fidelity
+    if fidelity is None or not fidelity.breaks:
+        return
+    echo(f"\nhistory changed: the turns split into {fidelity.rows} training rows (docs/fidelity.md)", fg="yellow")
+    for one in fidelity.breaks:
+        echo(f"  turn {one.turn} does not go on from turn {one.after}: {one.cause.value}")
+        for name, text in (("was", one.before), ("now", one.now)):
+            echo(f"    {name}  {_indented(folded(text, 'tool', full=full)).lstrip()}")
 
 
 def _tool_name(tool: JSON) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -11,15 +12,18 @@ from random import Random
 import click
 from rich.console import Console
 
+from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
 from aws_rft_sdk.cli._progress import RunProgress
 from aws_rft_sdk.cli._runs import RecordedRun, threshold_of
-from aws_rft_sdk.cli._training_plan import completed_plan, read_plan
+from aws_rft_sdk.cli._training_plan import completed_plan, peak_bytes, read_plan, read_table
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError, RFTError
 from aws_rft_sdk.proof import Trial, prove_handler
 from aws_rft_sdk.proof.handlers import DEFAULT_PROMPT
+from aws_rft_sdk.rewards.cases import read_cases
+from aws_rft_sdk.rewards.workbench import bench
 from aws_rft_sdk.rollout import run
 from aws_rft_sdk.rollout.interrupts import INTERRUPTED
 from aws_rft_sdk.rollout.options import RunOptions
@@ -28,6 +32,9 @@ from aws_rft_sdk.rollout.running import RunStatus
 from aws_rft_sdk.runs import replay_rollouts
 from aws_rft_sdk.runs.manifest import is_deployed
 from aws_rft_sdk.runs.preflight import Checks, Preflight, Verdict, preflight
+from aws_rft_sdk.runs.preflight.estimates import estimate_job, read_prices
+from aws_rft_sdk.runs.preflight.histories import read_histories
+from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runs.replay_report import ReplayStatus
 
 _PROMPTS = 64
@@ -52,6 +59,10 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--batch-size", type=click.IntRange(1), help="Prompts of a training step.")
 @click.option("--context-tokens", type=click.IntRange(1), help="Most tokens that the model takes.")
 @click.option("--success-threshold", type=float, callback=finite, help="Lowest reward that counts as a success.")
+@click.option(
+    "--prices", type=_FILE, help="TOML: prices of a million tokens, as prefill = 0.1, sample = 0.4, train = 1."
+)
+@click.option("--reward", type=(str, _FILE), metavar="REWARD CASES", help="Also test a reward, as aws-rft reward test.")
 @click.option("--checks/--no-checks", default=True, help="Prove attribution, and compute rewards a second time.")
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.pass_context
@@ -71,6 +82,8 @@ def command(
     batch_size: int | None,
     context_tokens: int | None,
     success_threshold: float | None,
+    prices: Path | None,
+    reward: tuple[str, Path] | None,
     checks: bool,
     as_json: bool,
 ) -> None:
@@ -80,11 +93,16 @@ def command(
     for `aws-rft rollout`. With HANDLER, it also proves that its model calls reach their trajectories, and replays some
     rollouts to see whether the reward says the same again.
 
+    It also says, without judging, what the job would take, whether the agent changed histories, and what adversaries
+    earn from a REWARD.
+
     Exit status: 0 for go and for warnings, 1 for no-go, 3 when the sample cannot tell, 2 for bad usage.
     """
     plan = read_plan(job)
+    priced = None if prices is None else read_prices(read_table(prices))
     given = {"group_size": group_size, "batch_size": batch_size, "context_tokens": context_tokens}
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    peak = None
     if folder is None:
         if handler is None or dataset is None:
             raise ConfigurationError("name a HANDLER and a DATASET, or a run with --run")
@@ -94,21 +112,37 @@ def command(
         options: RunOptions = {"policy": policy, "group_size": samples or min(plan.group_size, 8), "fail_over": "100%"}
         if success_threshold is not None:
             options["success_threshold"] = success_threshold
+        elif plan.success_threshold is not None:
+            options["success_threshold"] = plan.success_threshold
         if plan.max_tokens is not None:
             options["max_tokens"] = plan.max_tokens
         with RunProgress() as progress:
             done = run(handler, sample, out=out, listener=progress, **options)
         if done.status is RunStatus.INTERRUPTED or done.folder is None:
             ctx.exit(INTERRUPTED)
-        folder = done.folder
+        folder, peak = done.folder, peak_bytes()
     recorded = RecordedRun.read(folder)
-    plan = completed_plan(plan, recorded.manifest, dataset)
+    plan = completed_plan(plan, recorded.manifest, dataset, seen=len(set(recorded.table.prompt)))
     measured = Checks() if handler is None or not checks or is_deployed(handler) else _check(handler, folder, dataset)
-    found = preflight(recorded.table, plan, measured, success_threshold=threshold_of(success_threshold, folder))
+    threshold = threshold_of(plan.success_threshold if success_threshold is None else success_threshold, folder)
+    found = preflight(recorded.table, plan, measured, success_threshold=threshold)
+    estimates = estimate_job(recorded.table, plan, priced, peak)
+    histories = read_histories(folder / DATABASE_FILE)
+    tested = None if reward is None else bench(load_function(reward[0], load_object), read_cases(reward[1]))
     if as_json:
-        click.echo(json.dumps({**found.to_dict(), "folder": str(folder)}, indent=2), file=own_stdout())
+        said = {
+            **found.to_dict(),
+            "folder": str(folder),
+            "estimates": estimates.to_dict(),
+            "fidelity": None if histories is None else histories.to_dict(),
+            "reward_test": None if tested is None else tested.to_json(),
+        }
+        click.echo(json.dumps(said, indent=2), file=own_stdout())
     else:
-        _print(Console(file=own_stdout(), highlight=False, markup=False, soft_wrap=True), found)
+        notes = [*str(estimates).splitlines(), *([] if histories is None else [str(histories)])]
+        if tested is not None:
+            notes += [f"reward test: {breach}" for breach in tested.breaches] or ["reward test: no breach"]
+        _print(Console(file=own_stdout(), highlight=False, markup=False, soft_wrap=True), found, notes)
     ctx.exit(_EXIT[found.verdict])
 
 
@@ -141,13 +175,15 @@ async def _repeat(handler: str, folder: Path) -> tuple[int, int]:
     return repeated, changed
 
 
-def _print(console: Console, found: Preflight) -> None:
+def _print(console: Console, found: Preflight, notes: Sequence[str]) -> None:
     for reason in found.reasons:
         console.print(f"{reason.verdict.value:<8}", style=_COLOURS[reason.verdict], end="")
         console.print(f"{reason.rule:<22}{reason.text}{_interval(reason.interval)}")
         if reason.advice:
             limit = "" if reason.threshold is None else f"threshold {reason.threshold:g}, "
             console.print(f"{'':<30}{reason.advice} ({limit}{reason.source})", style="dim")
+    for note in notes:
+        console.print(note, style="dim")
     console.print(f"\n{found.verdict.value}", style=f"bold {_COLOURS[found.verdict]}")
 
 

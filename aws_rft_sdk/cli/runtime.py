@@ -8,15 +8,17 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from aws_rft_sdk._loading import load_function
+from aws_rft_sdk._loading import load_function, load_object
 from aws_rft_sdk.cli._options import limit_options, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.policies import POLICY_HELP, parse_policy
-from aws_rft_sdk.runtime import Faults, LocalBedrock, LocalRuntime, Policy, RolloutLimits
+from aws_rft_sdk.runtime import Faults, LocalBedrock, LocalRuntime, Policy, RolloutLimits, Trainer
 from aws_rft_sdk.runtime.capture import CAPTURES
 from aws_rft_sdk.runtime.http_server import HOST
 from aws_rft_sdk.settings import RUNTIME_KEY_VARIABLE, check_key, runtime_key
+from aws_rft_sdk.training import arithmetic
+from aws_rft_sdk.training.softmax import SoftmaxTrainer
 
 _HOW_TO = """\
 job runtime at {endpoint} (Ctrl-C stops it)
@@ -33,7 +35,8 @@ Bedrock fine-tuning at {endpoint} (Ctrl-C stops it)
   point an OpenAI client     base_url={endpoint}/v1
   point boto3's Lambda       endpoint_url={endpoint}
 """
-_BEDROCK_OPTIONS = {"services", "port", "db", "policy", "auth", "faults", "functions"}
+_BEDROCK_OPTIONS = {"services", "port", "db", "policy", "auth", "faults", "functions", "trainer"}
+_SOFTMAX = "softmax-arithmetic"
 _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -85,6 +88,12 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     metavar="NAME=FILE.py:HANDLER",
     help="bedrock: Lambda handler that graders' ARNs and Invoke find by this name or ARN. Repeatable.",
 )
+@click.option(
+    "--trainer",
+    metavar=f"{_SOFTMAX}|FILE.py:NAME",
+    help="bedrock: lets jobs learn. A trainer, or a function that makes one. Without --policy it also answers for base "
+    f"models. {_SOFTMAX}: the small policy of `aws-rft demo`.",
+)
 @limit_options
 @user_code_prints_to_stderr()
 @usage_errors
@@ -95,6 +104,7 @@ def command(
     key: str | None,
     key_file: Path | None,
     functions: tuple[str, ...],
+    trainer: str | None,
     **options: Any,
 ) -> None:
     """Serve a local stand-in for the job runtime, or for fine-tuning on Bedrock.
@@ -102,16 +112,19 @@ def command(
     The job runtime answers inference from a policy, records every turn under its trajectory, and takes completion and
     reward. To be reached from other machines it needs a key: --key-file, RFT_RUNTIME_KEY in the environment, or --key.
 
-    With --services bedrock jobs really run: they sample the policy and call the function that the job names. Of the
-    options only --port, --db, --policy, --auth, --faults and --function count then.
+    With --services bedrock jobs really run: they sample the policy, call the function that the job names, and learn if
+    there is a --trainer. Of the options only --port, --db, --policy, --auth, --faults, --function and --trainer count
+    then.
     """
     answering = parse_policy(policy) if policy else None
     trouble = Faults.from_toml(faults) if faults else None
     if services == "bedrock":
-        _serve_bedrock(answering, trouble, functions, options)
+        _serve_bedrock(answering, trouble, functions, trainer, options)
         return
     if functions:
         raise ConfigurationError("--function is for --services bedrock; the job runtime calls no functions")
+    if trainer:
+        raise ConfigurationError("--trainer is for --services bedrock; the job runtime trains nothing")
     key = _read_key(key, key_file)
     limits = RolloutLimits(**{name: options.pop(name) for name in RolloutLimits.__dataclass_fields__})
     runtime = LocalRuntime(answering, key=key, faults=trouble, limits=limits, **options)
@@ -123,6 +136,7 @@ def _serve_bedrock(
     policy: Policy | None,
     faults: Faults | None,
     functions: tuple[str, ...],
+    trainer: str | None,
     options: dict[str, Any],
 ) -> None:
     context = click.get_current_context()
@@ -139,6 +153,7 @@ def _serve_bedrock(
     server = LocalBedrock(
         policy,
         functions=handlers,
+        trainer=_read_trainer(trainer) if trainer else None,
         auth="token" if options["auth"] == "bearer" else options["auth"],
         db=options["db"],
         faults=faults,
@@ -146,6 +161,29 @@ def _serve_bedrock(
     )
     how_to = _HOW_TO_BEDROCK.format
     server.serve_forever(lambda: click.echo(how_to(endpoint=server.endpoint), file=own_stdout()))
+
+
+def _read_trainer(name: str) -> Trainer:
+    """Return the trainer that an option names.
+
+    Raises:
+        ConfigurationError: There is none, or making it failed.
+    """
+    if name == _SOFTMAX:
+        return SoftmaxTrainer(arithmetic.decide, arithmetic.untrained())
+
+    def load(reference: str) -> Any:
+        found = load_object(reference)
+        is_maker = callable(found) and (isinstance(found, type) or not hasattr(found, "step"))
+        return found() if is_maker else found
+
+    trainer = load_function(name, load)
+    if not (hasattr(trainer, "policy") and hasattr(trainer, "step")):
+        raise ConfigurationError(
+            f"--trainer {name} is a {type(trainer).__name__}. Name an object with the methods policy and step, or a "
+            "function that returns one"
+        )
+    return trainer  # type: ignore[no-any-return] # the attributes have just said so
 
 
 def _read_key(key: str | None, file: Path | None) -> str | None:

@@ -119,7 +119,8 @@ def _show(view: RunView, shortened: str, other: str | None, *, full: bool, spans
 def _update(view: RunView, *, turns: bool) -> None:
     """Bring the index up to date. Shows a bar on stderr, if that is a terminal, as the first look takes a while."""
     columns = (TextColumn("first look"), BarColumn(), TextColumn("{task.completed:,.0f} rollouts"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("index")
         done = view.update(turns=False)
         while turns and not done.is_done:

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import datetime, timezone
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import click
 
+from aws_rft_sdk import training
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._live import LiveFigures
 from aws_rft_sdk.cli._options import usage_errors
@@ -28,8 +28,6 @@ from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.settings import is_main_process
 from aws_rft_sdk.training.recipe import Recipe, read_recipe
 
-_PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate")
-"""What the extra `train` installs."""
 _SHOWN = {
     "length": "response_length_mean",
     "dead groups": "dead_group_share",
@@ -105,22 +103,24 @@ def command(
         raise ConfigurationError(
             f"--policy is {policy!r}. Give upstream:URL, or leave it out to sample in this process"
         )
-    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
-        raise ConfigurationError(f"training needs {', '.join(missing)}. Type: pip install 'aws-rft-sdk[train]'")
     is_main = is_main_process()
     for note in notes if is_main else ():
         click.echo(f"note: {note}", err=True)
     began = time.monotonic()
     try:
-        with _sigterm_interrupts(), _quiet(is_main), _Progress(folder) if is_main else nullcontext() as progress:
-            train = import_module("aws_rft_sdk.training.run").train
-            where = {"resume": resume} if resume else {"out": folder}
-            finished = train(handler, dataset, plan, tell=progress and progress.tell, **where, **given)
+        with _sigterm_interrupts(), _Progress(folder) if is_main else nullcontext() as progress:
+            train = training.train
+            with _quiet(is_main):
+                where: dict[str, Any] = {"resume": resume} if resume else {"out": folder}
+                tell = None if progress is None else progress.tell
+                finished = train(handler, dataset, plan, tell=tell, **where, **given)
     except KeyboardInterrupt:
         if is_main:
-            options = [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
-            again = shlex.join(["aws-rft", "train", handler, dataset, "--resume", str(folder), *options])
-            click.echo(f"stopped. Go on from the last checkpoint with: {again}", err=True)
+            again = ["aws-rft", "train", handler, dataset, "--resume", str(folder)]
+            again += [part for name, value in given.items() if value for part in (f"--{name}", str(value))]
+            has_begun = (folder / "recipe.toml").exists()
+            text = f"stopped. Go on from the last checkpoint with: {shlex.join(again)}"
+            click.echo(text if has_begun else "stopped before the training began", err=True)
         ctx.exit(128 + signal.SIGINT)
     if not is_main:
         return
@@ -163,7 +163,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 def _quiet(is_main: bool) -> Iterator[None]:
     """Leave out what the libraries tell developers, and in other processes than the first one also their progress."""
     if not is_main:
-        import_module("transformers.utils.logging").disable_progress_bar()
+        import_module("transformers.utils.logging").disable_progress_bar()  # of the loading of the model
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         yield
@@ -197,7 +197,7 @@ class _Progress(LiveFigures):
         self.show(figures)
 
 
-def _report(finished: Any, seconds: float) -> dict[str, JSON]:
+def _report(finished: training.TrainingRun, seconds: float) -> dict[str, JSON]:
     rewards = [step.reward_mean for step in finished.steps if step.reward_mean is not None]
     before, after = finished.validation_before, finished.validation_after
     return {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from botocore.exceptions import ClientError
 from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets import Target
-from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError, ServiceTimeoutError
+from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
 from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, is_s3, refuse_file, upload_uri
 from aws_rft_sdk.jobs._nova_answers import (
@@ -24,24 +23,22 @@ from aws_rft_sdk.jobs._nova_answers import (
     code_of,
     conflict,
     converse_messages,
-    deployment_of,
     differing,
     id_of,
     job_of,
-    plain,
     reply_text,
     whole,
 )
+from aws_rft_sdk.jobs._nova_deployments import Deployments
 from aws_rft_sdk.jobs._nova_request import RFT, create_parameters, problems
 from aws_rft_sdk.jobs._shapes import value_problems
-from aws_rft_sdk.jobs.types import File, Job, refuse
+from aws_rft_sdk.jobs.types import File, Job, Problem, refuse
 
 __all__ = ["ModelDeployment", "NovaJobs", "create_parameters", "problems", "reply_text", "upload_uri"]
 
 logger = logging.getLogger(__name__)
 
 _CREATE = "bedrock:CreateModelCustomizationJob"
-_DEPLOY = "bedrock:CreateCustomModelDeployment"
 _TRAINING = "trainingDataConfig.s3Uri"
 _TAKEN = ("ConflictException", "ResourceInUseException")
 
@@ -81,7 +78,7 @@ class NovaJobs:
         self._client = functools.cache(
             functools.partial(client, session_for(region, session), endpoint_url=endpoint_url)
         )
-        self._sleep = sleep
+        self._deployments = Deployments(functools.partial(self._client, "bedrock"), sleep)
 
     def __repr__(self) -> str:
         return f"NovaJobs(region={self.region!r})"
@@ -160,12 +157,8 @@ class NovaJobs:
         """
         check_type("validators", validators, (list, tuple), "a list of files")
         folder = upload_to or f"{str(output).rstrip('/')}/data"
-        paths = [_TRAINING, *(f"validationDataConfig.validators[{number}].s3Uri" for number in range(len(validators)))]
-        sources: dict[str, JSON] = dict(zip(paths, (training_data, *validators), strict=True))
-        local = {path: Path(data) for path, data in sources.items() if isinstance(data, str | Path) and not is_s3(data)}
-        uris = {path: upload_uri(file, folder) for path, file in local.items() if file.is_file()}
-        uris |= {path: data.id for path, data in sources.items() if isinstance(data, File)}
-        first, *others = ({**sources, **uris}).values()
+        files = _DataFiles(training_data, validators, folder)
+        first, *others = files.asked.values()
         parameters = create_parameters(
             *(model, first, grader),
             job_name=job_name,
@@ -178,22 +171,13 @@ class NovaJobs:
             kms_key=kms_key,
             vpc=vpc,
         )
-        found = [problem for problem in problems(parameters) if problem.path not in local]
-        if local and upload_to:
+        found = [problem for problem in problems(parameters) if problem.path not in files.local]
+        if files.local and upload_to:
             found += destination_problems(upload_to, "upload_to")
-        sizes = hyperparameters if isinstance(hyperparameters, Mapping) else {}
-        for path, file in local.items():
-            found += check_file(
-                file,
-                Target.NOVA,
-                path,
-                require_reference=require_reference,
-                is_training=path == _TRAINING,
-                sizes=sizes,
-            ).problems
+        found += files.problems(hyperparameters, require_reference=require_reference)
         refuse(found, f"the job {job_name!r} cannot be created")
-        for path, file in local.items():
-            if self.upload(file, folder, check=False).id != uris[path]:
+        for path, file in files.local.items():
+            if self.upload(file, folder, check=False).id != files.asked[path]:
                 raise ConfigurationError(f"{file} was changed while it was uploaded. Call create again")
         return self._create(parameters)
 
@@ -299,49 +283,7 @@ class NovaJobs:
         check_seconds("poll_seconds", poll_seconds)
         check_seconds("timeout_seconds", timeout_seconds)
         refuse(value_problems("ModelDeploymentName", name, "name"), "the model cannot be deployed")
-        arn = self._tuned_model(model)
-        found = self._find(name)
-        if found is None:
-            try:
-                with asking(_DEPLOY, arn):
-                    made = self._client("bedrock").create_custom_model_deployment(
-                        modelDeploymentName=name, modelArn=arn
-                    )
-                found = ModelDeployment(plain(made), made["customModelDeploymentArn"], "Creating", arn)
-            except JobServiceError:
-                found = self._find(name)  # botocore repeats a call whose answer was lost
-                if found is None:
-                    raise
-        if found.model != arn:
-            text = f"the deployment {name!r} is of {found.model}, and not of {arn}. Choose another name, or undeploy it"
-            raise JobServiceError(text, action=_DEPLOY)
-        return self._active(found, poll_seconds, timeout_seconds)
-
-    def _active(self, found: ModelDeployment, poll_seconds: float, timeout_seconds: float) -> ModelDeployment:
-        for _ in range(math.ceil(timeout_seconds / poll_seconds)):
-            if found.status in ("Active", "Failed"):
-                break
-            self._sleep(poll_seconds)
-            found = self.deployment(found.id)
-        if found.status == "Active":
-            return found
-        if found.status == "Failed":
-            raise JobServiceError(
-                f"the deployment {found.id} failed: {found.failure or 'Bedrock gives no reason'}. Before you deploy by "
-                f"this name again, remove it with undeploy({found.id!r})",
-                action=_DEPLOY,
-            )
-        raise ServiceTimeoutError(
-            f"the deployment {found.id} is still {found.status} after {timeout_seconds:g} s. Call deploy again to wait"
-        )
-
-    def _find(self, name: str) -> ModelDeployment | None:
-        try:
-            return self.deployment(name)
-        except JobServiceError as error:
-            if error.code != "ResourceNotFoundException":
-                raise
-            return None
+        return self._deployments.make(self._tuned_model(model), name, poll_seconds, timeout_seconds)
 
     def _tuned_model(self, model: str | Job) -> str:
         if isinstance(model, str) and ":custom-model/" in model:
@@ -357,21 +299,11 @@ class NovaJobs:
         Raises:
             JobServiceError: There is no such deployment, or the caller may not see it.
         """
-        with asking("bedrock:GetCustomModelDeployment"):
-            return deployment_of(
-                self._client("bedrock").get_custom_model_deployment(customModelDeploymentIdentifier=id_of(deployment))
-            )
+        return self._deployments.get(id_of(deployment))
 
     def undeploy(self, deployment: str | ModelDeployment) -> None:
         """Delete a deployment, by its ARN or name. Does nothing if there is none, so that repeating is safe."""
-        with asking("bedrock:DeleteCustomModelDeployment"):
-            try:
-                self._client("bedrock").delete_custom_model_deployment(
-                    customModelDeploymentIdentifier=id_of(deployment)
-                )
-            except ClientError as error:
-                if code_of(error) != "ResourceNotFoundException":
-                    raise
+        self._deployments.delete(id_of(deployment))
 
     def converse(
         self,
@@ -401,3 +333,32 @@ class NovaJobs:
             if stream:
                 return whole(asking_each(runtime.converse_stream(**request)["stream"], action, request["modelId"]))
             return runtime.converse(**request)
+
+
+class _DataFiles:
+    """The data of a job by its places in the request.
+
+    Attributes:
+        local: Files that must be uploaded.
+        asked: What the request says: for a local file that is there the URI that it will have.
+    """
+
+    def __init__(self, training: object, validators: Sequence[object], folder: str) -> None:
+        paths = [_TRAINING, *(f"validationDataConfig.validators[{number}].s3Uri" for number in range(len(validators)))]
+        given = dict(zip(paths, (training, *validators), strict=True))
+        self.local = {
+            path: Path(data) for path, data in given.items() if isinstance(data, str | Path) and not is_s3(data)
+        }
+        uris = {path: upload_uri(file, folder) for path, file in self.local.items() if file.is_file()}
+        uris |= {path: data.id for path, data in given.items() if isinstance(data, File)}
+        self.asked: dict[str, Any] = {**given, **uris}
+
+    def problems(self, hyperparameters: object, *, require_reference: bool) -> list[Problem]:
+        """Return what is wrong with the local files."""
+        sizes = hyperparameters if isinstance(hyperparameters, Mapping) else {}
+        found: list[Problem] = []
+        for path, file in self.local.items():
+            is_training = path == _TRAINING
+            options: dict[str, Any] = {"require_reference": require_reference, "is_training": is_training}
+            found += check_file(file, Target.NOVA, path, sizes=sizes, **options).problems
+        return found

@@ -28,7 +28,7 @@ from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key
 from aws_rft_sdk.types import TrajectoryStatus
 
 _APPLICATION_ID = 0x52465456
-_VERSION = 1
+_VERSION = 2
 _PROMPT_CHARACTERS = 1000
 _WAIT_SECONDS = 60.0
 _LINES_PER_STEP, _ROWS_PER_STEP, _TURNS_PER_STEP = 5000, 500, 200
@@ -42,6 +42,7 @@ _TABLES = (
         has_traceback INTEGER NOT NULL DEFAULT 0, prompt TEXT, status TEXT, seen_turns INTEGER NOT NULL DEFAULT -1,
         is_read INTEGER NOT NULL DEFAULT 0)""",
     'CREATE INDEX of_group ON rollouts ("group", sample)',
+    "CREATE INDEX of_seconds ON rollouts (seconds)",
     "CREATE INDEX unread ON rollouts (place) WHERE place IS NOT NULL AND is_read = 0",
     "CREATE TABLE metrics (number INTEGER, name TEXT, value REAL, PRIMARY KEY (number, name)) WITHOUT ROWID",
     "CREATE TABLE tool_calls (place INTEGER, tool TEXT, calls INTEGER, PRIMARY KEY (place, tool)) WITHOUT ROWID",

@@ -75,6 +75,10 @@ class Fidelity:
         """Rows of tokens that the turns split into, for a trainer that writes each request anew."""
         return self.conversations + len({item.turn for item in self.breaks})
 
+    def to_dict(self) -> dict[str, JSON]:
+        """Return the count of rows and the breaks as JSON."""
+        return {"rows": self.rows, "breaks": [item.to_dict() for item in self.breaks]}
+
 
 def check_histories(trajectory: Trajectory) -> Fidelity:
     """Compare each turn with the turn that it goes on from.
@@ -95,6 +99,13 @@ def check_histories(trajectory: Trajectory) -> Fidelity:
             breaks += _breaks(before, now)
         seen.append(now)
     return Fidelity(trajectory.trajectory_id, len(trajectory.turns), tuple(breaks), begun)
+
+
+def fidelity_of(trajectory: Trajectory | None) -> Fidelity | None:
+    """Return what `check_histories` finds. Returns None without a turn, and if the runtime kept no requests."""
+    if trajectory is None or not trajectory.turns:
+        return None
+    return None if any(turn.request is None for turn in trajectory.turns) else check_histories(trajectory)
 
 
 class _Call(NamedTuple):

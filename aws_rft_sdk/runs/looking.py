@@ -27,6 +27,7 @@ from aws_rft_sdk.errors import ConfigurationError, DatasetError, UnavailableErro
 from aws_rft_sdk.runs._index import Index, Progress
 from aws_rft_sdk.runs._sources import Database, DatabaseFile, Lines, RunningRuntime
 from aws_rft_sdk.runs.conversation import Message, TurnFacts, mask_secrets, read_conversation, read_turns, tools_offered
+from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, STARTED_FILE, RolloutRecord, decode_line, parse_record
 from aws_rft_sdk.runs.summaries import Conversation, GroupSummary, RolloutPage, RolloutSummary
 from aws_rft_sdk.runs.where import Comparison, Where, sort_column, to_sql
@@ -224,33 +225,36 @@ class RunView:
             For each part: the rollouts up to its end, the mean reward of those in it that have one, and how many these
             are. In the order in which rollouts became known. Parts without a reward are left out.
         """
-        count = "SELECT count(*) FROM rollouts WHERE superseded = 0"
         parts = (
-            "SELECT max(position) + 1, avg(reward), count(reward) FROM "
-            "(SELECT reward, row_number() OVER (ORDER BY number) - 1 AS position FROM rollouts WHERE superseded = 0) "
-            "GROUP BY position * ? / ? HAVING count(reward) ORDER BY 1"
+            "SELECT max(number), avg(reward), count(reward) FROM rollouts WHERE superseded = 0 "
+            "GROUP BY (number - 1) * ? / ? HAVING count(reward) ORDER BY 1"
         )
         with self._index.reading() as connection:
-            (total,) = connection.execute(count).fetchone()
-            return connection.execute(parts, (min(bins, total), total)).fetchall() if total else []
+            (last,) = connection.execute("SELECT max(number) FROM rollouts").fetchone()
+            return connection.execute(parts, (min(bins, last), last)).fetchall() if last else []
 
-    def groups(self) -> list[GroupSummary]:
+    def outcomes(self) -> list[tuple[str, str | None, float | None, int]]:
+        """Return outcomes, kinds of error and rewards, and how many rollouts have all three, in no order."""
+        statement = "SELECT outcome, error_kind, reward, count(*) FROM rollouts WHERE superseded = 0 GROUP BY 1, 2, 3"
+        with self._index.reading() as connection:
+            return connection.execute(statement).fetchall()
+
+    def groups(self, success_threshold: float = SUCCESS_THRESHOLD) -> list[GroupSummary]:
         """Return all groups in the order of the dataset. Rollouts whose group is not known are in none."""
         statement = (
-            'SELECT "group", count(*), count(reward), avg(reward), min(reward), max(reward), min(prompt) FROM rollouts '
-            'WHERE superseded = 0 AND "group" IS NOT NULL GROUP BY "group" ORDER BY "group"'
+            'SELECT "group", count(*), count(reward), avg(reward), min(reward), max(reward), '
+            'ifnull(sum(reward >= ?), 0) FROM rollouts WHERE superseded = 0 AND "group" IS NOT NULL '
+            'GROUP BY "group" ORDER BY "group"'
         )
         with self._index.reading() as connection:
-            return [GroupSummary(*row) for row in connection.execute(statement)]
+            return [GroupSummary(*row) for row in connection.execute(statement, (success_threshold,))]
 
-    def successes(self, threshold: float) -> dict[tuple[int, int], int]:
-        """Return how many groups have so many rewards, and so many of them that reach a threshold."""
-        statement = (
-            "SELECT rewarded, passed, count(*) FROM (SELECT count(reward) AS rewarded, sum(reward >= ?) AS passed FROM "
-            'rollouts WHERE superseded = 0 AND "group" IS NOT NULL GROUP BY "group") WHERE rewarded GROUP BY 1, 2'
-        )
+    def prompts(self, groups: Sequence[int]) -> dict[int, str]:
+        """Return the beginnings of the prompts of some groups, by their numbers, as far as they are known."""
+        marks = ", ".join("?" * len(groups))
+        statement = f'SELECT "group", min(prompt) FROM rollouts WHERE "group" IN ({marks}) GROUP BY 1'  # noqa: S608
         with self._index.reading() as connection:
-            return {(n, c): count for n, c, count in connection.execute(statement, (threshold,))}
+            return {number: prompt for number, prompt in connection.execute(statement, tuple(groups)) if prompt}
 
     def metric_names(self) -> list[str]:
         """Return the names of the figures that handlers returned, sorted. They are components of rewards, usually."""
@@ -429,8 +433,7 @@ def _order(sort: str) -> tuple[str, tuple[float | str, ...]]:
         return '"group" IS NULL, "group", sample, number', ()
     column = sort_column(sort.removeprefix("-"))
     direction = "DESC" if sort.startswith("-") else "ASC"
-    # By the column's name in the result it would be computed once, but a metric is no column of the result.
-    return f"{column.text} IS NULL, {column.text} {direction}, number", (*column.parameters, *column.parameters)
+    return f"{column.text} {direction} NULLS LAST, number", column.parameters
 
 
 def _open_database(path: Path, *, given: bool) -> tuple[Database | None, str | None]:

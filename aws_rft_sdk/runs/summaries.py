@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.runs.conversation import Message, TurnFacts
+from aws_rft_sdk.runs.fidelity import Fidelity, fidelity_of
 from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN
 from aws_rft_sdk.types import Trajectory
 
@@ -58,7 +59,8 @@ class GroupSummary(NamedTuple):
     mean: float | None
     least: float | None
     greatest: float | None
-    prompt: str | None
+    successes: int
+    """Rewards that reach the success threshold."""
 
     @property
     def is_dead(self) -> bool:
@@ -107,6 +109,11 @@ class Conversation:
     trajectory: Trajectory | None
     """The recorded requests and answers as they are, unmasked. None if there are none."""
 
+    @property
+    def fidelity(self) -> Fidelity | None:
+        """Where the agent changed the history, computed anew. None if no requests were kept."""
+        return fidelity_of(self.trajectory)
+
     def to_json(self) -> dict[str, JSON]:
         """Return it as plain JSON, without `trajectory`. `docs/show.md` lists the keys."""
         named = ("job_arn", "rewards", "floor", "traceback", "traceback_of")
@@ -119,5 +126,6 @@ class Conversation:
             "tools_offered": list(self.tools),
             "messages": [{**asdict(one), "calls": [call._asdict() for call in one.calls]} for one in self.messages],
             "turn_list": [asdict(turn) for turn in self.turns],
+            "fidelity": None if (found := self.fidelity) is None else found.to_dict(),
             "notes": list(self.notes),
         }

@@ -18,12 +18,11 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache
 
+from aws_rft_sdk.training.cached_rows import CachedRows, real_columns
 from aws_rft_sdk.training.prefixes import Pairs, Prefix, Prefixes
 
-_ROOM = 128
-"""Columns by which the buffers of the batch grow."""
 _WORTH_WAITING = 16
 """A sequence waits a forward pass for another one that will have this many more tokens of its prompt."""
 _PADDED = 1024
@@ -110,7 +109,7 @@ class Batcher:
         self._stale = False
         self._epoch = 0
         self._active: list[_Sequence] = []
-        self._rows = _Rows()
+        self._rows = CachedRows()
         self._waiting: deque[_Sequence] = deque()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -143,7 +142,7 @@ class Batcher:
             self._stale = True
 
     def release(self) -> None:
-        """Return when no sequence is in progress whose result is not awaited. The thread ends if there are no others."""
+        """Return when all sequences in progress are awaited by somebody. The thread ends if there are none."""
         with self._changed:
             self._leaving = True
             self._changed.notify_all()
@@ -160,13 +159,14 @@ class Batcher:
             settle: list[Callable[[], None]] = []
             try:
                 self._model.eval()
-                while self._active or self._waiting:
-                    _call_all(settle)
-                    settle = self._step()
+                with torch.no_grad():
+                    while self._active or self._waiting:
+                        _call_all(settle)
+                        settle = self._step()
             finally:
                 for module, training in modes:
                     module.training = training
-                self._rows = _Rows()  # frees the memory of its buffers
+                self._rows = CachedRows()  # frees the memory of its buffers
             _call_all(settle)
 
     def _wait(self) -> bool:
@@ -184,34 +184,38 @@ class Batcher:
     def _step(self) -> list[Callable[[], None]]:
         """Sample a token of each sequence. Returns what tells the results of those that ended."""
         settle: list[Callable[[], None]] = []
-        with torch.no_grad():
-            self._remove([s for s in self._active if s.result.done()])
-            while joining := self._next_to_join():
-                try:
-                    self._join(joining)
-                except Exception as error:
-                    settle += [partial(_settle, sequence, error) for sequence in joining]
-                    self._prefixes.clear()
+        given_up = [sequence for sequence in self._active if sequence.result.done()]
+        self._remove(given_up)
+        for sequence in given_up:
+            self._prefixes.forget(sequence.prefix)
+        while joining := self._next_to_join():
+            try:
+                self._join(joining)
+            except Exception as error:
+                settle += [partial(_settle, sequence, error) for sequence in joining]
+                self._prefixes.clear()
+        try:
             settle += self._take_ended()
             if self._active:
-                try:
-                    self._decode()
-                    settle += self._take_ended()
-                except Exception as error:
-                    settle += [partial(_settle, sequence, error) for sequence in self._active]
-                    self._active, self._rows = [], _Rows()
-                    self._prefixes.clear()
+                self._decode()
+                settle += self._take_ended()
+        except Exception as error:
+            settle += [partial(_settle, sequence, error) for sequence in self._active]
+            self._active, self._rows = [], CachedRows()
+            self._prefixes.clear()
         return settle
 
     def _next_to_join(self) -> list[_Sequence]:
         """Take the waiting sequences whose prompts are computed together next."""
         with self._changed:
+            if len(self._active) >= self._batch_size or not self._waiting:
+                return []
             waiting, self._waiting = [s for s in self._waiting if not s.result.done()], deque()
-            version = sum(parameter._version for parameter in self._model.parameters()) if waiting else self._version
-            if version != self._version or self._stale:
-                # Sequences in progress go on with keys and values of the old weights. Nobody else may use those.
-                self._version, self._stale, self._epoch = version, False, self._epoch + 1
-                self._prefixes.clear()
+        version = sum(parameter._version for parameter in self._model.parameters())
+        if version != self._version or self._stale:
+            # Sequences in progress go on with keys and values of the old weights. Nobody else may use those.
+            self._version, self._stale, self._epoch = version, False, self._epoch + 1
+            self._prefixes.clear()
         joining: list[_Sequence] = []
         later: list[_Sequence] = []
         longest = total = 0
@@ -248,11 +252,11 @@ class Batcher:
             ids[row, new - count :] = torch.tensor(sequence.ids[-count:])
             positions[row, new - count :] = torch.arange(len(sequence.ids) - count, len(sequence.ids))
         cache = DynamicCache(_read_sources(joining, old, new))
-        real = _real([len(s.ids) for s in joining], columns)
+        real = real_columns([len(s.ids) for s in joining], columns)
         logits = self._forward(ids, positions, real, cache)
         padding = ~real[:, None, :, None].to(logits.device)
         # What the model computed for padding may be no number, and 0 times that is none either.
-        pairs = [(l.keys.masked_fill_(padding, 0), l.values.masked_fill_(padding, 0)) for l in cache.layers]
+        pairs = [(layer.keys.masked_fill_(padding, 0), layer.values.masked_fill_(padding, 0)) for layer in cache.layers]
         self._rows.append(pairs, [len(s.ids) for s in joining])
         self._active += joining
         for sequence in joining:
@@ -301,7 +305,6 @@ class Batcher:
     def _remove(self, sequences: list[_Sequence]) -> None:
         for sequence in sequences:
             row = self._active.index(sequence)
-            self._prefixes.forget(sequence.prefix)
             self._rows.remove(row)
             self._active[row] = self._active[-1]
             self._active.pop()
@@ -316,9 +319,9 @@ def _read_sources(joining: list[_Sequence], old: int, new: int) -> Pairs | None:
         return None
     known: list[tuple[int, int, Pairs]] = []
     for row, sequence in enumerate(joining):
-        if (count := len(sequence.ids) - new) > 0:
-            assert sequence.source is not None and sequence.source.read is not None
-            known.append((row, count, sequence.source.read(count)))
+        read = None if sequence.source is None else sequence.source.read
+        if read is not None and (count := len(sequence.ids) - new) > 0:
+            known.append((row, count, read(count)))
     layers = []
     for layer, pair in enumerate(known[0][2]):
         both = [part.new_zeros(len(joining), part.shape[0], old, part.shape[2]) for part in pair]
@@ -327,109 +330,6 @@ def _read_sources(joining: list[_Sequence], old: int, new: int) -> Pairs | None:
                 buffer[row, :, old - count :] = part
         layers.append((both[0], both[1]))
     return layers
-
-
-def _real(lengths: Sequence[int], columns: int) -> torch.Tensor:
-    """Return a mask of rows that end at the last column: False for the padding on their left."""
-    return torch.arange(columns) >= columns - torch.tensor(lengths)[:, None]
-
-
-class _Layer(DynamicLayer):
-    """Keys and values of a layer, in buffers with rows and columns to spare."""
-
-    def __init__(self, rows: _Rows, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
-        super().__init__()
-        self._rows = rows
-        self.buffers = pair
-        self.is_initialized = True
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Write the next column. Returns all columns."""
-        rows = self._rows
-        for buffer, states in zip(self.buffers, (key_states, value_states), strict=True):
-            buffer[: len(rows.lengths), :, rows.end] = states[:, :, 0]
-        keys, values = (b[: len(rows.lengths), :, rows.start : rows.end + 1] for b in self.buffers)
-        return keys, values
-
-    def get_seq_length(self) -> int:
-        """Return the number of columns."""
-        return self._rows.end - self._rows.start
-
-
-class _Rows(Cache):
-    """The cache of the sequences in progress. Its rows end at the same column."""
-
-    def __init__(self) -> None:
-        super().__init__(layers=[])
-        self.lengths: list[int] = []
-        """Tokens of each row."""
-        self.end = 0
-        """The column after the last one in use."""
-
-    @property
-    def start(self) -> int:
-        """The first column that is not padding in all rows."""
-        return self.end - max(self.lengths, default=0)
-
-    def real_with_next(self) -> torch.Tensor:
-        """Return the attention mask for the next column."""
-        return _real([length + 1 for length in self.lengths], self.end + 1 - self.start)
-
-    def append(self, pairs: Pairs, lengths: Sequence[int]) -> None:
-        """Add rows. The pairs have the shape (rows, heads, columns, size)."""
-        columns = pairs[0][0].shape[2]
-        first = len(self.lengths)
-        self._grow(pairs, first + len(lengths), columns)
-        for layer, pair in zip(self.layers, pairs, strict=True):
-            for buffer, part in zip(layer.buffers, pair, strict=True):
-                buffer[first : first + len(lengths), :, : self.end - columns] = 0
-                buffer[first : first + len(lengths), :, self.end - columns : self.end] = part
-        self.lengths += lengths
-
-    def make_room(self) -> None:
-        """Make sure that there is a next column."""
-        if self.end == self.layers[0].buffers[0].shape[2]:
-            self._grow([layer.buffers for layer in self.layers], len(self.lengths), 0)
-
-    def _grow(self, like: Pairs, rows: int, columns: int) -> None:
-        """Make sure that there are so many rows, as many columns up to `end`, and one after it."""
-        used = self.end - self.start
-        capacity = self.layers[0].buffers[0].shape if self.layers else (0, 0, 0)
-        if rows <= capacity[0] and columns <= self.end < capacity[2]:
-            return
-        end = max(columns, used)
-        layers = []
-        for index, pair in enumerate(like):
-            height = max(rows, 2 * capacity[0]) if rows > capacity[0] else capacity[0]
-            both = [part.new_zeros(height, part.shape[1], end + _ROOM, part.shape[3]) for part in pair]
-            if self.lengths:
-                for new, old in zip(both, self.layers[index].buffers, strict=True):
-                    new[: len(self.lengths), :, end - used : end] = old[: len(self.lengths), :, self.start : self.end]
-            layers.append(_Layer(self, (both[0], both[1])))
-        self.layers, self.end = layers, end
-
-    def advance(self) -> None:
-        """Count the column that a forward pass has written."""
-        self.end += 1
-        self.lengths = [length + 1 for length in self.lengths]
-
-    def remove(self, row: int) -> None:
-        """Remove a row. The last one takes its place."""
-        last = len(self.lengths) - 1
-        if row != last:
-            for layer in self.layers:
-                for buffer in layer.buffers:
-                    buffer[row, :, : self.end] = buffer[last, :, : self.end]
-            self.lengths[row] = self.lengths[last]
-        self.lengths.pop()
-
-    def read(self, row: int, length: int | None = None) -> Pairs:
-        """Return keys and values of the first tokens of a row, or of all. They change with the batch."""
-        start = self.end - self.lengths[row]
-        stop = self.end if length is None else start + length
-        return [(layer.buffers[0][row, :, start:stop], layer.buffers[1][row, :, start:stop]) for layer in self.layers]
 
 
 def draw(logits: torch.Tensor, samplings: Sequence[Sampling]) -> tuple[torch.Tensor, torch.Tensor]:

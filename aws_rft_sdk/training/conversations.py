@@ -123,7 +123,7 @@ class Template:
             PolicyError: 400. The template refuses the messages.
         """
         try:
-            text = self._tokenizer.apply_chat_template(
+            text: str = self._tokenizer.apply_chat_template(
                 chat.messages[:count],
                 tools=chat.tools or None,
                 add_generation_prompt=answers,
@@ -132,7 +132,6 @@ class Template:
             )
         except (TemplateError, TypeError, ValueError) as error:
             raise PolicyError(f"the chat template refuses the messages: {error}") from error
-        assert isinstance(text, str)
         return text
 
     def encode(self, text: str) -> list[int]:
@@ -141,11 +140,11 @@ class Template:
         return ids
 
     def encode_after(self, text: str, end_id: int | None) -> list[int]:
-        """Return the tokens of a text that comes after a token, or after text. Some tokenizers begin a text with a space."""
+        """Return the tokens of a text that comes after a token. Alone, some tokenizers would begin it with a space."""
         end_id = self._tokenizer.eos_token_id if end_id is None else end_id
         if end_id is None:
             return self.encode(text)
-        ids = self.encode(self._tokenizer.decode([end_id]) + text)
+        ids: list[int] = self.encode(self._tokenizer.decode([end_id]) + text)
         return ids[1:] if ids[:1] == [end_id] else self.encode(text)
 
     def prompt_ids(self, chat: Chat, turns: Sequence[AnsweredTurn]) -> list[int]:
@@ -161,7 +160,7 @@ class Template:
             messages = turn.chat.messages + chat.messages[len(turn.chat.messages) :]
             added = self._text_after(turn, chat._replace(messages=messages))
             if added is not None:
-                return turn.ids + self.encode_after(added, turn.end_id)
+                return [*turn.ids, *self.encode_after(added, turn.end_id)]
         return self.encode(self.render(chat))
 
     def _text_after(self, turn: AnsweredTurn, chat: Chat) -> str | None:

@@ -75,9 +75,9 @@ class Prefixes:
             self._owners.setdefault(block, prefix)
 
     def keep(self, prefix: Prefix, pairs: Pairs) -> None:
-        """Keep a prefix whose sequence ended. Forgets prefixes that it continues, and old ones if there are too many."""
+        """Keep a prefix whose sequence ended. Forgets those that it continues, and old ones if there are too many."""
         prefix.read = lambda length: [(keys[:, :length], values[:, :length]) for keys, values in pairs]
-        for owner in {self._owners.get(block) for block in prefix.blocks}:
+        for owner in {self._owners[block] for block in prefix.blocks if block in self._owners}:
             if owner in self._kept and owner.common(prefix.ids) == len(owner.ids):
                 self._drop(owner)
         self.add(prefix)

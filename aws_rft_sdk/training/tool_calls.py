@@ -16,8 +16,9 @@ _LLAMA_MARK = "<|python_tag|>"
 def read_tool_calls(text: str, tools: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, JSON]]]:
     """Return the text without its tool calls, and the calls in OpenAI form without ids.
 
-    Two forms are read: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` of Hermes, Qwen and SmolLM, and a text
-    that is nothing but `{"name": ..., "parameters": {...}}` of Llama 3. A call that is not well formed stays text.
+    Two forms are read: `<tool_call>{"name": ..., "arguments": {...}}</tool_call>` of Hermes, Qwen and SmolLM, and
+    `{"name": ..., "parameters": {...}}` of Llama 3, if the text is nothing else. A call that is not well formed stays
+    text.
 
     Args:
         text: What the model wrote.

@@ -192,7 +192,7 @@ class ChatPolicy(Policy):
     ) -> dict[str, JSON]:
         ids, reason = sampled.token_ids, sampled.finish_reason
         tokens = self._tokenizer.convert_ids_to_tokens(ids)
-        content = [
+        content: list[JSON] = [
             {"token": token or "", "logprob": logprob, "bytes": None, "top_logprobs": []}
             for token, logprob in zip(tokens, sampled.logprobs, strict=True)
         ]
@@ -292,7 +292,7 @@ class TorchPolicy(ChatPolicy):
 
 def _check_numbers(**numbers: int) -> None:
     for name, value in numbers.items():
-        if not isinstance(value, int) or value < 1:
+        if type(value) is not int or value < 1:
             raise ConfigurationError(f"{name} is {value!r:.80}. It must be a whole number from 1 up")
 
 

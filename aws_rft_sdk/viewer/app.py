@@ -157,6 +157,7 @@ class Pages:
         page = _page_number(request)
         pairs = values["pairs"]
         values["pairs"] = pairs[(page - 1) * _PER_PAGE :][:_PER_PAGE]
+        values["prompts"] = self._runs[0].view.prompts([one.group for _, one, _ in values["pairs"]])
         return "comparison.html", {**values, **_paging(request, page, len(pairs))}
 
     def _rollouts(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
@@ -197,7 +198,9 @@ class Pages:
         least = min([0.0, *(group.least for group in groups if group.least is not None)])
         greatest = max([1.0, *(group.greatest for group in groups if group.greatest is not None)])
         shown = groups[(page - 1) * _PER_PAGE :][:_PER_PAGE]
-        rows = [(group, None if group.mean is None else (group.mean - least) / (greatest - least)) for group in shown]
+        prompts = run.view.prompts([group.group for group in shown])
+        shares = [None if group.mean is None else (group.mean - least) / (greatest - least) for group in shown]
+        rows = [(group, share, prompts.get(group.group)) for group, share in zip(shown, shares, strict=True)]
         only, sort = (request.query_params.get(name, "") for name in ("only", "sort"))
         return "groups.html", {"groups": rows, "only": only, "sort": sort, **_paging(request, page, len(groups))}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup, escape
@@ -23,26 +23,24 @@ class Bin:
     """Where a click leads. Empty for nowhere."""
 
 
-def bins_of(values: Sequence[float], most: int = 20) -> list[Bin]:
-    """Return the values in bins of equal width, each with its upper end excluded but for the last one.
+def bins_of(values: Mapping[float, int], most: int = 20) -> list[Bin]:
+    """Return values in bins of equal width, each with its upper end excluded but for the last one.
 
     Values of few kinds, such as 0 and 1, have a bin for each kind.
+
+    Args:
+        values: How often each value was seen.
+        most: Bins at most.
     """
     known = sorted(value for value in values if math.isfinite(value))
-    if not known:
-        return []
-    kinds = sorted(set(known)) if len(set(known[:: max(1, len(known) // 1000)])) <= most else []
-    if 0 < len(kinds) <= most:
-        counts = dict.fromkeys(kinds, 0)
-        for value in known:
-            counts[value] += 1
-        return [Bin(value, value, count) for value, count in counts.items()]
+    if len(known) <= most:
+        return [Bin(value, value, values[value]) for value in known]
     low, width = known[0], (known[-1] - known[0]) / most
-    edges = [*(low + width * number for number in range(most)), known[-1]]
-    places = [0] * most
+    counts = [0] * most
     for value in known:
-        places[min(most - 1, int((value - low) / width))] += 1
-    return [Bin(edges[number], edges[number + 1], count) for number, count in enumerate(places)]
+        counts[min(most - 1, int((value - low) / width))] += values[value]
+    edges = [*(low + width * number for number in range(most)), known[-1]]
+    return [Bin(edges[number], edges[number + 1], count) for number, count in enumerate(counts)]
 
 
 def histogram(bins: Sequence[Bin], label: str) -> Markup:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import fsum
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlencode
@@ -12,15 +14,15 @@ from urllib.parse import urlencode
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.conversation import Message, first_difference, mask_secrets
-from aws_rft_sdk.runs.fidelity import HistoryBreak, check_histories
+from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
 from aws_rft_sdk.runs.summaries import Conversation
-from aws_rft_sdk.types import Trajectory, Turn
+from aws_rft_sdk.types import Turn
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
 from aws_rft_sdk.viewer.watching import WatchedRun
 
-_SLOWEST = 5
+_SLOWEST, _TOOLS = 5, 12
 _LEVELS = (0.0, -0.1, -0.5, -1.5, -4.0)
 """Log-probabilities at which the shade of a token changes."""
 _MOST_TOKENS = 4_000
@@ -61,21 +63,26 @@ class Links:
 def overview(run: WatchedRun, links: Links) -> dict[str, Any]:
     """Return the figures of a run."""
     view = run.view
-    rewards = view.values("reward")
+    outcomes: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    rewards: Counter[float] = Counter()
+    for outcome, error, reward, count in view.outcomes():
+        outcomes[outcome] += count
+        if error is not None:
+            errors[error] += count
+        if reward is not None:
+            rewards[reward] += count
+    groups = view.groups(run.success_threshold)
+    compared = sum(group.rewarded > 1 for group in groups)
+    dead = sum(group.is_dead for group in groups)
     bins = bins_of(rewards)
-    counts = view.successes(run.success_threshold)
-    groups = sum(counts.values())
-    dead = sum(group.is_dead for group in view.groups())
-    compared = sum(number for (n, _), number in counts.items() if n > 1)
     return {
-        "outcomes": view.counts("outcome"),
-        "errors": {kind: count for kind, count in view.counts("error").items() if kind},
-        "tools": dict(list(view.counts("tool").items())[:12]),
-        "rollouts": sum(view.counts("outcome").values()),
-        "groups": groups,
-        "mean_reward": fmean(rewards) if rewards else None,
-        "rewarded": len(rewards),
-        "pass_at": _pass_at(counts),
+        "outcomes": dict(outcomes.most_common()),
+        "errors": dict(errors.most_common()),
+        "tools": dict(list(view.counts("tool").items())[:_TOOLS]),
+        "rollouts": outcomes.total(),
+        "mean_reward": fsum(r * n for r, n in rewards.items()) / rewards.total() if rewards else None,
+        "pass_at": _pass_at(Counter((group.rewarded, group.successes) for group in groups if group.rewarded)),
         "dead_share": dead / compared if compared else None,
         "dead": dead,
         "compared": compared,
@@ -151,7 +158,7 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
     siblings = () if item.summary.group is None else view.group(item.summary.group)
     ids = [sibling.trajectory_id for sibling in siblings]
     place = ids.index(trajectory_id) if trajectory_id in ids else None
-    breaks, rows = _fidelity(item.trajectory)
+    fidelity = fidelity_of(item.trajectory)
     return {
         "item": item,
         "messages": [(message, turn_of) for message, turn_of in _with_turns(item)],
@@ -162,8 +169,8 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
         "metrics": dict(item.metrics),
         "state": None if item.state is None else json.dumps(thaw(item.state), indent=2, ensure_ascii=False),
         "offered": json.dumps(thaw(list(item.tools)), indent=2, ensure_ascii=False) if item.tools else "",
-        "breaks": breaks,
-        "rows": rows,
+        "breaks": () if fidelity is None else fidelity.breaks,
+        "rows": None if fidelity is None else fidelity.rows,
     }
 
 
@@ -171,16 +178,6 @@ def _with_turns(item: Conversation) -> list[tuple[Message, Any]]:
     """Return each message, and before the answer of a turn what the turn took and earned."""
     turns = {turn.index: turn for turn in item.turns}
     return [(message, turns.get(message.turn) if message.sampled else None) for message in item.messages]
-
-
-def _fidelity(trajectory: Trajectory | None) -> tuple[tuple[HistoryBreak, ...], int | None]:
-    if trajectory is None or not trajectory.turns:
-        return (), None
-    try:
-        found = check_histories(trajectory)
-    except ConfigurationError:  # nothing was captured, and the page says so elsewhere
-        return (), None
-    return found.breaks, found.rows
 
 
 def tokens_of(turn: Turn) -> list[tuple[str, float, int]]:
@@ -228,7 +225,7 @@ def comparison(runs: Sequence[WatchedRun], links: Callable[[int], Links]) -> dic
         "better": sum(change > 0 for change in changes),
         "only": [len(sides[0].keys() - sides[1].keys()), len(sides[1].keys() - sides[0].keys())],
         "means": [_mean_of(run) for run in runs],
-        "histogram": histogram(bins_of(changes), "change of the mean reward of a prompt"),
+        "histogram": histogram(bins_of(Counter(changes)), "change of the mean reward of a prompt"),
         "sides": [links(0), links(1)],
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -65,9 +66,9 @@ class ReportedRun:
                 "hints": hints(figures),
                 "verdict": preflight(self.table, self.plan, success_threshold=self.success_threshold),
                 "curve": curve([(end, mean) for end, mean, _ in view.curve()], "mean reward, rollout by rollout"),
-                "histogram": histogram(bins_of(view.values("reward")), "reward"),
-                "turns": histogram(bins_of(view.values("turns")), "turns"),
-                "seconds": histogram(bins_of(view.values("seconds")), "seconds"),
+                "histogram": histogram(bins_of(Counter(view.values("reward"))), "reward"),
+                "turns": histogram(bins_of(Counter(view.values("turns"))), "turns"),
+                "seconds": histogram(bins_of(Counter(view.values("seconds"))), "seconds"),
                 "samples": _samples(view, samples),
                 "notes": view.notes(),
             }

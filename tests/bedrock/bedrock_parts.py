@@ -11,7 +11,7 @@ import openai
 
 ARN = "arn:aws:lambda:us-west-2:123456789012:function:gsm8k"
 MODEL = "openai.gpt-oss-20b"
-DEADLINE_SECONDS = 60
+DEADLINE_SECONDS = 180
 
 
 def rows(count=100):

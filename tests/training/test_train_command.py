@@ -15,7 +15,9 @@ import pytest
 from click.testing import CliRunner, Result
 from packaging.requirements import Requirement
 
+from aws_rft_sdk import training
 from aws_rft_sdk.cli import main
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.training.recipe import read_recipe
 
 HEAVY = ("torch", "transformers", "trl", "peft", "accelerate")
@@ -96,7 +98,9 @@ def test_init_when_asked_then_a_first_recipe_is_written_once() -> None:
 def test_base_when_used_then_nothing_of_the_extra_is_imported() -> None:
     code = f"""
 import sys, aws_rft_sdk, aws_rft_sdk.training, aws_rft_sdk.training.recipe
+from aws_rft_sdk import training
 from aws_rft_sdk.cli import main
+from aws_rft_sdk.errors import ConfigurationError
 for arguments in (["--help"], ["train", "--help"], ["rollout", "--help"], ["demo", "--help"]):
     main(arguments, standalone_mode=False)
 print([name for name in {HEAVY!r} if name in sys.modules])
@@ -122,3 +126,15 @@ def test_base_and_dev_when_installed_then_nothing_of_the_extra_comes_with_them()
                 waiting += [(needed.name.lower(), chosen) for chosen in ("", *needed.extras)]
     assert len(found) > 30
     assert {name for name, _ in found} & set(HEAVY) == set()
+
+
+def test_names_when_the_extra_is_missing_then_they_say_what_to_install_and_the_others_work() -> None:
+    told = set()
+    for name in training.__all__:
+        try:
+            assert getattr(training, name).__name__ == name
+        except ConfigurationError as error:
+            told.add(str(error).rpartition("Type: ")[2])
+    assert told == (set() if find_spec("trl") else {"pip install 'aws-rft-sdk[train]'"})
+    with pytest.raises(AttributeError, match="no attribute 'Trainer'"):
+        _ = training.Trainer  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ _NAMES = {
     "group_size": ("group_size", "trainingSamplePerPrompt"),
     "batch_size": ("global_batch_size", "batch_size", "batchSize"),
     "steps": ("max_steps",),
+    "epochs": ("max_epochs", "n_epochs", "epochCount"),
+    "concurrency": ("rollout_max_concurrency",),
     "max_tokens": ("sampling_max_tokens", "inferenceMaxTokens"),
     "max_turns": ("max_turns",),
     "context_tokens": ("max_context_tokens",),
@@ -27,7 +30,9 @@ def plan_of(job: Mapping[str, JSON], plan: TrainingPlan | None = None) -> Traini
     """Return what the file of a job, or a recipe, says. Tables and names that say nothing about rollouts do not matter.
 
     Args:
-        job: The file as it was read. Numbers may be texts, as SageMaker wants them; "auto" says nothing.
+        job: The file as it was read. Hyperparameters stand in a table `hyperparameters`, in `HyperParameters` of a
+            SageMaker job's `TrainingConfig`, or at the top. Numbers may be texts, as SageMaker wants them. "auto" says
+            nothing.
         plan: Values for what the file does not say. None for the defaults.
 
     Raises:
@@ -35,7 +40,8 @@ def plan_of(job: Mapping[str, JSON], plan: TrainingPlan | None = None) -> Traini
     """
     plan = plan or TrainingPlan()
     on = _table(job, "job").get("on")
-    values = {**_table(job, "train"), **_table(job, "hyperparameters")}
+    document = _table(_table(job, "TrainingConfig"), "HyperParameters")
+    values = {**job, **_table(job, "train"), **document, **_table(job, "hyperparameters")}
     found: dict[str, float] = {}
     for field, names in _NAMES.items():
         for name in names:
@@ -45,6 +51,8 @@ def plan_of(job: Mapping[str, JSON], plan: TrainingPlan | None = None) -> Traini
         found["context_tokens"] = _number("maxPromptLength", values["maxPromptLength"]) + found["max_tokens"]
     if isinstance(on, str) and on in _CONTEXT:
         found.setdefault("context_tokens", _CONTEXT[on])
+    if (threshold := values.get("success_threshold")) is not None:
+        plan = replace(plan, success_threshold=_number("success_threshold", threshold, least=-math.inf))
     whole = {name: value if name == "rollout_timeout_seconds" else int(value) for name, value in found.items()}
     return replace(plan, **whole)  # type: ignore[arg-type] # the names are fields
 
@@ -58,7 +66,8 @@ def _number(name: str, value: JSON, least: float = 1) -> float:
     try:
         number = float(value)
     except (TypeError, ValueError):
-        number = float("nan")
-    if isinstance(value, bool) or not least <= number < float("inf"):
-        raise ConfigurationError(f"{name} is {value!r:.80}. Give a number of at least {least:g}")
+        number = math.nan
+    if isinstance(value, bool) or not least <= number < math.inf or number == -math.inf:
+        of_at_least = "" if least == -math.inf else f" of at least {least:g}"
+        raise ConfigurationError(f"{name} is {value!r:.80}. Give a number{of_at_least}")
     return number

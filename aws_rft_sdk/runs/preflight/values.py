@@ -32,7 +32,7 @@ class TrainingPlan:
     prompts: int | None = None
     """Prompts that the job trains on."""
     steps: int | None = None
-    """Training steps."""
+    """Most training steps."""
     max_tokens: int | None = None
     """Most tokens of one answer."""
     max_turns: int | None = None
@@ -41,6 +41,12 @@ class TrainingPlan:
     """Most tokens that the model takes, request and answer together."""
     rollout_timeout_seconds: float = ROLLOUT_TIMEOUT_SECONDS
     """After it the service gives a rollout up."""
+    epochs: int | None = None
+    """Most passes over the prompts."""
+    concurrency: int | None = None
+    """Rollouts that the service has in progress at once, at most."""
+    success_threshold: float | None = None
+    """Lowest reward that counts as a success."""
     platform_seconds: float | None = None
     """After it the place where the agent runs ends a call: 900 on AgentCore and Lambda."""
 
