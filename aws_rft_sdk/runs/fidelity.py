@@ -176,7 +176,8 @@ def _kinship(old: _Conversation, now: _Conversation) -> tuple[int, int]:
     """Return how far a turn goes on from an earlier one. (0, 0) if it does not.
 
     It does if the earlier answer stands in its history, or an assistant's message where that answer should be. The
-    first number is 2 if all messages stand where they should, 1 if some are gone. The second is how many are the same.
+    first number is how many messages are the same. The second is 2 if all messages stand where they should, 1 if some
+    are gone.
     With another system prompt and other tools it is another agent, such as one that summarises the conversation.
     """
     if old.tools != now.tools and old.system != now.system:
@@ -185,10 +186,10 @@ def _kinship(old: _Conversation, now: _Conversation) -> tuple[int, int]:
     in_place = [message.role for message in now.messages[: count + 1]] == [message.role for message in old.whole]
     shared = sum(map(_Message.says, old.whole, now.messages))
     if in_place and shared >= max(1, count):
-        return 2, shared
+        return shared, 2
     places = [i for i, message in enumerate(now.messages) if message.says(old.answer)]
     tail = max((_common_tail(old.whole, now.messages[: place + 1]) for place in places), default=0)
-    return (1, tail) if tail and now.messages != old.messages else (0, 0)
+    return (tail, 1) if tail and now.messages != old.messages else (0, 0)
 
 
 def _common_tail(old: Sequence[_Message], now: Sequence[_Message]) -> int:
@@ -213,7 +214,7 @@ def _differences(old: _Conversation, now: _Conversation) -> Iterator[tuple[Cause
     if [message.text for message in old.system] != [message.text for message in now.system]:
         yield Cause.SYSTEM_PROMPT_CHANGED, 0, _joined(old.system), _joined(now.system)
     base = len(old.system)
-    if _kinship(old, now)[0] == 2:
+    if _kinship(old, now)[1] == 2:
         for place, (before, after) in enumerate(zip(old.whole, now.messages, strict=False), start=base):
             yield from ((cause, place, was, sent) for cause, was, sent in _changes(before, after))
         return
