@@ -96,8 +96,9 @@ def load_policy(model: str, tuned: str | None = None, *, seed: int = 0) -> Polic
         seed: Of the sampling, where the temperature is not 0.
     """
     import torch
-    from aws_rft_sdk.training.torch_policy import TorchPolicy
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from aws_rft_sdk.training.torch_policy import TorchPolicy
 
     is_adapter = tuned is not None and (Path(tuned) / "adapter_config.json").exists()
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -60,6 +60,7 @@ def test_train_when_it_is_killed_and_resumed_then_the_curve_is_the_same(
     # As if the process had died while it wrote a later checkpoint.
     shutil.copytree(folder / "checkpoints/checkpoint-2", folder / "checkpoints/checkpoint-5")
     (folder / "checkpoints/checkpoint-5/complete").unlink()
+    (folder / "checkpoints/checkpoint-5/model.safetensors").write_bytes(b"half")
     model = launched_training.trained(resume=folder)
     assert curve(folder) == curve(whole[0])
     lines = (folder / "steps.jsonl").read_text().splitlines()
