@@ -31,7 +31,7 @@ from aws_rft_sdk.rollout.policies import POLICY_HELP
 from aws_rft_sdk.rollout.running import RunStatus
 from aws_rft_sdk.runs import replay_rollouts
 from aws_rft_sdk.runs.manifest import is_deployed
-from aws_rft_sdk.runs.preflight import Checks, Preflight, Verdict, preflight
+from aws_rft_sdk.runs.preflight import Checks, Preflight, TrainingPlan, Verdict, preflight
 from aws_rft_sdk.runs.preflight.estimates import estimate_job, read_prices
 from aws_rft_sdk.runs.preflight.histories import read_histories
 from aws_rft_sdk.runs.records import DATABASE_FILE
@@ -102,25 +102,17 @@ def command(
     priced = None if prices is None else read_prices(read_table(prices))
     given = {"group_size": group_size, "batch_size": batch_size, "context_tokens": context_tokens}
     plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    tried = None if reward is None else (load_function(reward[0], load_object), read_cases(reward[1]))
     peak = None
     if folder is None:
         if handler is None or dataset is None:
             raise ConfigurationError("name a HANDLER and a DATASET, or a run with --run")
-        cells = list(read_prompts(dataset))
-        sample = Random(0).sample(cells, min(prompts, len(cells)))
-        plan = replace(plan, prompts=len(cells))
-        options: RunOptions = {"policy": policy, "group_size": samples or min(plan.group_size, 8), "fail_over": "100%"}
-        if success_threshold is not None:
-            options["success_threshold"] = success_threshold
-        elif plan.success_threshold is not None:
-            options["success_threshold"] = plan.success_threshold
-        if plan.max_tokens is not None:
-            options["max_tokens"] = plan.max_tokens
-        with RunProgress() as progress:
-            done = run(handler, sample, out=out, listener=progress, **options)
-        if done.status is RunStatus.INTERRUPTED or done.folder is None:
+        plan, ran = _run_base(
+            handler, dataset, plan, prompts, out, policy=policy, samples=samples, success_threshold=success_threshold
+        )
+        if ran is None:
             ctx.exit(INTERRUPTED)
-        folder, peak = done.folder, peak_bytes()
+        folder, peak = ran, peak_bytes()
     recorded = RecordedRun.read(folder)
     plan = completed_plan(plan, recorded.manifest, dataset, seen=len(set(recorded.table.prompt)))
     measured = Checks() if handler is None or not checks or is_deployed(handler) else _check(handler, folder, dataset)
@@ -128,7 +120,7 @@ def command(
     found = preflight(recorded.table, plan, measured, success_threshold=threshold)
     estimates = estimate_job(recorded.table, plan, priced, peak)
     histories = read_histories(folder / DATABASE_FILE)
-    tested = None if reward is None else bench(load_function(reward[0], load_object), read_cases(reward[1]))
+    tested = None if tried is None else bench(*tried)
     if as_json:
         said = {
             **found.to_dict(),
@@ -144,6 +136,34 @@ def command(
             notes += [f"reward test: {breach}" for breach in tested.breaches] or ["reward test: no breach"]
         _print(Console(file=own_stdout(), highlight=False, markup=False, soft_wrap=True), found, notes)
     ctx.exit(_EXIT[found.verdict])
+
+
+def _run_base(
+    handler: str,
+    dataset: Path,
+    plan: TrainingPlan,
+    prompts: int,
+    out: str | None,
+    *,
+    policy: str | None,
+    samples: int | None,
+    success_threshold: float | None,
+) -> tuple[TrainingPlan, Path | None]:
+    """Run a sample of the prompts. Return the plan with the count of all prompts, and the folder.
+
+    The folder is None if the run was interrupted.
+    """
+    cells = list(read_prompts(dataset))
+    sample = Random(0).sample(cells, min(prompts, len(cells)))
+    options: RunOptions = {"policy": policy, "group_size": samples or min(plan.group_size, 8), "fail_over": "100%"}
+    threshold = plan.success_threshold if success_threshold is None else success_threshold
+    if threshold is not None:
+        options["success_threshold"] = threshold
+    if plan.max_tokens is not None:
+        options["max_tokens"] = plan.max_tokens
+    with RunProgress() as progress:
+        done = run(handler, sample, out=out, listener=progress, **options)
+    return replace(plan, prompts=len(cells)), None if done.status is RunStatus.INTERRUPTED else done.folder
 
 
 def _check(handler: str, folder: Path, dataset: Path | None) -> Checks:

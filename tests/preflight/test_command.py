@@ -168,3 +168,12 @@ def test_preflight_when_a_reward_is_named_then_its_adversaries_are_tried(tmp_pat
 
     assert code == 0  # it is said, and does not judge the run
     assert found["reward_test"]["breaches"]
+
+
+def test_preflight_when_a_reward_is_not_there_then_nothing_is_run(tmp_path: Path) -> None:
+    for name in ("train", "cases"):
+        (tmp_path / f"{name}.jsonl").write_text('{"prompt": "p", "answer": "a", "expected": 1.0}\n')
+    files = (f"{tmp_path}/agent.py:handler", f"{tmp_path}/train.jsonl", "--out", f"{tmp_path}/run")
+
+    assert preflight(*files, "--reward", f"{tmp_path}/none.py:reward", f"{tmp_path}/cases.jsonl")[0] == 2
+    assert not (tmp_path / "run").exists()
