@@ -1,4 +1,4 @@
-"""How fast `aws-rft show` looks at a large run, and how much memory it takes.
+"""How fast `aws-rft show` and `aws-rft view` look at a large run, and how much memory it takes.
 
     python benchmarks/looking.py [--rollouts 100000] [--group-size 8] [--folder DIR] [--json FILE]
 
@@ -11,6 +11,7 @@ busy. Exit status 1 when a page takes more than 200 ms, or a search more than 30
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import random
 import resource
@@ -22,6 +23,8 @@ import time
 import uuid
 from pathlib import Path
 
+import httpx
+
 from aws_rft_sdk.runs import RolloutRecord, RolloutStatus
 from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.where import parse_where
@@ -29,6 +32,8 @@ from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, turn_key
 from aws_rft_sdk.runtime.state import State
 from aws_rft_sdk.runtime.store import Store
 from aws_rft_sdk.types import TrajectoryStatus
+from aws_rft_sdk.viewer.app import create_app
+from aws_rft_sdk.viewer.watching import WatchedRun
 
 JOB = "arn:aws:sagemaker:us-west-2:000000000000:job/AgentRFT/local"
 SYSTEM = "Solve the problem step by step. Use the calculator for every calculation. End with #### and the number."
@@ -42,6 +47,14 @@ PAGES = {
     "by a component": ("metrics.format<1", "metrics.format"),
     "by tool and tokens": ("tool=calculator and tokens>900", "-tokens"),
     "by error": ("error=timeout or error~'reset'", ""),
+}
+BROWSED = {
+    "page: overview": "/",
+    "page: rollouts": "/view/0/rollouts",
+    "page: worst rollouts": "/view/0/rollouts?sort=reward",
+    "page: groups": "/view/0/groups",
+    "page: a group": "/view/0/groups/77",
+    "page: a search": "/view/0/rollouts?text=zyzzyva",
 }
 SEARCHES = {
     "a rare word": "text~zyzzyva",
@@ -115,9 +128,25 @@ def look(folder: Path) -> dict[str, float]:
             figures[name] = _milliseconds(lambda where=where: view.rollouts(parse_where(where)))
         known = view.rollouts(limit=1, offset=777).rollouts[0].trajectory_id
         figures["a conversation"] = _milliseconds(lambda: view.conversation(view.find(known[:12])))
+    figures |= asyncio.run(_look_at_pages(folder, known))
     figures["peak memory, megabytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     figures["index, megabytes"] = (folder / "trajectories.db-view").stat().st_size / 1e6
     figures["database, megabytes"] = (folder / "trajectories.db").stat().st_size / 1e6
+    return figures
+
+
+async def _look_at_pages(folder: Path, known: str) -> dict[str, float]:
+    """Measure the pages of `aws-rft view`, without the network. The first overview counts, not those from memory."""
+    figures = {}
+    run = WatchedRun(RunView.open(folder), 1.0)
+    transport = httpx.ASGITransport(app=create_app([run], key=None))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        await client.get("/view/0/groups")  # loads the templates, and starts to look at the run
+        for name, path in {**BROWSED, "page: a rollout": f"/view/0/rollout?id={known}"}.items():
+            began = time.process_time()
+            (await client.get(path)).raise_for_status()
+            figures[name] = 1000 * (time.process_time() - began)
+    run.close()
     return figures
 
 
@@ -154,7 +183,7 @@ def main() -> None:
         print(f"{name:32} {value:10.1f}")
     if arguments.json:
         arguments.json.write_text(json.dumps(figures, indent=2))
-    slow = [name for name in PAGES if figures[name] > PAGE_MS] + [
+    slow = [name for name in (*PAGES, *BROWSED) if figures[name] > PAGE_MS] + [
         name for name in SEARCHES if figures[name] > SEARCH_MS
     ]
     if slow:

@@ -26,6 +26,7 @@ job runtime at {endpoint} (Ctrl-C stops it)
   run a handler against it   aws-rft rollout HANDLER DATASET --endpoint {endpoint}
   point an agent at it       export RFT_RUNTIME_ENDPOINT={endpoint}
   point an OpenAI client     base_url={endpoint}/v1
+  look at its rollouts       {endpoint}/{query}
 """
 _HOW_TO_KEY = f"  give all of them the key   export {RUNTIME_KEY_VARIABLE}=... (the API key of an OpenAI client)"
 _HOW_TO_BEDROCK = """\
@@ -128,8 +129,8 @@ def command(
     key = _read_key(key, key_file)
     limits = RolloutLimits(**{name: options.pop(name) for name in RolloutLimits.__dataclass_fields__})
     runtime = LocalRuntime(answering, key=key, faults=trouble, limits=limits, **options)
-    how_to = f"{_HOW_TO}{_HOW_TO_KEY}\n" if key else _HOW_TO
-    runtime.serve_forever(lambda: click.echo(how_to.format(endpoint=runtime.endpoint), file=own_stdout()))
+    how_to, query = (f"{_HOW_TO}{_HOW_TO_KEY}\n", "?key=...") if key else (_HOW_TO, "")
+    runtime.serve_forever(lambda: click.echo(how_to.format(endpoint=runtime.endpoint, query=query), file=own_stdout()))
 
 
 def _serve_bedrock(

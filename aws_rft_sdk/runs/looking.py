@@ -233,6 +233,13 @@ class RunView:
             (last,) = connection.execute("SELECT max(number) FROM rollouts").fetchone()
             return connection.execute(parts, (min(bins, last), last)).fetchall() if last else []
 
+    def rate(self) -> float | None:
+        """Return how many rollouts began in a second, from the first to the last one. None with fewer than two."""
+        statement = "SELECT count(started_at), max(started_at) - min(started_at) FROM rollouts WHERE superseded = 0"
+        with self._index.reading() as connection:
+            count, seconds = connection.execute(statement).fetchone()
+        return (count - 1) / seconds if seconds else None
+
     def outcomes(self) -> list[tuple[str, str | None, float | None, int]]:
         """Return outcomes, kinds of error and rewards, and how many rollouts have all three, in no order."""
         statement = "SELECT outcome, error_kind, reward, count(*) FROM rollouts WHERE superseded = 0 GROUP BY 1, 2, 3"

@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aws_rft_sdk._hosts import is_own_host
 from aws_rft_sdk.errors import ConfigurationError, RFTError
-from aws_rft_sdk.runs.where import parse_where
+from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.runs.where import OUTCOMES, parse_where
 from aws_rft_sdk.viewer import contents
 from aws_rft_sdk.viewer.charts import bar
 from aws_rft_sdk.viewer.contents import Links
@@ -46,6 +47,16 @@ _HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 _SORTS = ("", "-reward", "reward", "-turns", "-tokens", "-seconds", "-started_at")
+_CHOICES = {
+    "outcome": "outcome=",
+    "error": "error=",
+    "tool": "tool=",
+    "reward_from": "reward>=",
+    "reward_to": "reward<=",
+    "turns_from": "turns>=",
+    "seconds_from": "seconds>=",
+}
+"""Fields of the form above the list, and the comparison that each one makes."""
 _EVENT_SECONDS = 1.0
 _MOST_EVENTS = 3600
 
@@ -150,10 +161,11 @@ class Pages:
         return HTMLResponse(template_text("error.html", values), status)
 
     def _overview(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
-        return "overview.html", run.figures(lambda run: contents.overview(run, links))
+        return "overview.html", run.figures("overview", lambda: contents.overview(run, links))
 
     def _comparison(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
-        values = contents.comparison(self._runs, lambda number: Links(f"{PREFIX}/{number}"))
+        sides = [Links(f"{PREFIX}/{number}") for number in (0, 1)]
+        values = dict(self._runs[0].figures("comparison", lambda: contents.comparison(self._runs, sides)))
         page = _page_number(request)
         pairs = values["pairs"]
         values["pairs"] = pairs[(page - 1) * _PER_PAGE :][:_PER_PAGE]
@@ -164,14 +176,13 @@ class Pages:
         query = request.query_params
         words = query.get("text", "").strip()
         role = query.get("role", "")
-        where = " and ".join(
-            part
-            for part in (
-                f"({query['where']})" if query.get("where", "").strip() else "",
-                f"text{'.' + role if role else ''}~{_quoted(words)}" if words else "",
-            )
-            if part
-        )
+        parts = [f"({query['where']})"] if query.get("where", "").strip() else []
+        parts += [f"text{'.' + role if role else ''}~{_quoted(words)}"] if words else []
+        chosen = {name: query.get(name, "").strip() for name in _CHOICES}
+        for name, value in chosen.items():
+            if value:
+                parts.append(_CHOICES[name] + (value if name.endswith(("_from", "_to")) else _quoted(value)))
+        where = " and ".join(parts)
         page = _page_number(request)
         sort = query.get("sort", "")
         found = run.view.rollouts(
@@ -183,6 +194,9 @@ class Pages:
             "sorts": _SORTS,
             "text": words,
             "role": role,
+            "chosen": chosen,
+            "outcomes": OUTCOMES,
+            "errors": [kind.value for kind in FailureKind],
             **_paging(request, page, found.matched),
         }
 

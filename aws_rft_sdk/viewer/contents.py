@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import fsum
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 from urllib.parse import urlencode
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.errors import ConfigurationError, DatasetError
 from aws_rft_sdk.runs.conversation import Message, first_difference, mask_secrets
 from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runs.looking import RunView
+from aws_rft_sdk.runs.metrics import Difference, compare
 from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
 from aws_rft_sdk.runs.summaries import Conversation
+from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.types import Turn
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
 from aws_rft_sdk.viewer.watching import WatchedRun
 
 _SLOWEST, _TOOLS = 5, 12
+_MOST_MESSAGES = 600
+_SHORT = 60
 _LEVELS = (0.0, -0.1, -0.5, -1.5, -4.0)
 """Log-probabilities at which the shade of a token changes."""
 _MOST_TOKENS = 4_000
@@ -86,6 +91,7 @@ def overview(run: WatchedRun, links: Links) -> dict[str, Any]:
         "dead_share": dead / compared if compared else None,
         "dead": dead,
         "compared": compared,
+        "rate": view.rate(),
         "curve": curve([(end, mean) for end, mean, _ in view.curve()], "mean reward, rollout by rollout"),
         "histogram": histogram([_linked(item, item is bins[-1], links) for item in bins], "reward"),
         "slowest": view.rollouts(sort="-seconds", limit=_SLOWEST).rollouts,
@@ -161,17 +167,28 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
     fidelity = fidelity_of(item.trajectory)
     return {
         "item": item,
-        "messages": [(message, turn_of) for message, turn_of in _with_turns(item)],
+        "messages": _with_turns(item)[:_MOST_MESSAGES],
+        "more_messages": max(0, len(item.messages) - _MOST_MESSAGES),
         "tokens": {} if item.trajectory is None else {turn.index: tokens_of(turn) for turn in item.trajectory.turns},
         "before": ids[place - 1] if place else None,
         "after": ids[place + 1] if place is not None and place + 1 < len(ids) else None,
         "siblings": siblings,
-        "metrics": dict(item.metrics),
+        "metrics": {name: value for name, value in item.metrics.items() if _is_figure(value)},
+        "evidence": {name: _as_text(value) for name, value in item.metrics.items() if not _is_figure(value)},
         "state": None if item.state is None else json.dumps(thaw(item.state), indent=2, ensure_ascii=False),
         "offered": json.dumps(thaw(list(item.tools)), indent=2, ensure_ascii=False) if item.tools else "",
         "breaks": () if fidelity is None else fidelity.breaks,
         "rows": None if fidelity is None else fidelity.rows,
     }
+
+
+def _is_figure(value: JSON) -> bool:
+    """Return whether a figure of the handler is shown as one. Others are evidence, such as what a judge wrote."""
+    return value is None or isinstance(value, int | float | bool) or (isinstance(value, str) and len(value) <= _SHORT)
+
+
+def _as_text(value: JSON) -> str:
+    return value if isinstance(value, str) else json.dumps(thaw(value), indent=2, ensure_ascii=False)
 
 
 def _with_turns(item: Conversation) -> list[tuple[Message, Any]]:
@@ -209,7 +226,7 @@ def raw_json(view: RunView, trajectory_id: str) -> dict[str, JSON]:
     return {**item.to_json(), "recorded": [mask_secrets(turn) for turn in recorded]}
 
 
-def comparison(runs: Sequence[WatchedRun], links: Callable[[int], Links]) -> dict[str, Any]:
+def comparison(runs: Sequence[WatchedRun], links: Sequence[Links]) -> dict[str, Any]:
     """Return the groups of two runs, paired by their number, the biggest regression first."""
     sides = [{group.group: group for group in run.view.groups()} for run in runs]
     pairs = []
@@ -226,8 +243,21 @@ def comparison(runs: Sequence[WatchedRun], links: Callable[[int], Links]) -> dic
         "only": [len(sides[0].keys() - sides[1].keys()), len(sides[1].keys() - sides[0].keys())],
         "means": [_mean_of(run) for run in runs],
         "histogram": histogram(bins_of(Counter(changes)), "change of the mean reward of a prompt"),
-        "sides": [links(0), links(1)],
+        "sides": links,
+        "verdicts": _verdicts(runs),
     }
+
+
+def _verdicts(runs: Sequence[WatchedRun]) -> list[Difference]:
+    """Return which differences are more than noise. Empty without records of both runs."""
+    folders = [Path(run.name) for run in runs]
+    if not all(run.view.has_records and folder.is_dir() for run, folder in zip(runs, folders, strict=True)):
+        return []
+    try:
+        tables = [RolloutTable.read(folder) for folder in folders]
+        return list(compare(*tables, success_threshold=runs[0].success_threshold).differences)
+    except (ConfigurationError, DatasetError):
+        return []  # they have no prompt or no rollout in common, which the page shows
 
 
 def _mean_of(run: WatchedRun) -> float | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from aws_rft_sdk.errors import RFTError
@@ -16,6 +18,7 @@ _LOOKED_SECONDS = 15.0
 _AT_ONCE = 500
 """Rollouts whose turns are read between two looks at the clock."""
 _FIRST_WAIT_SECONDS = 1.0
+_FIGURES_SECONDS = 2.0
 
 
 class WatchedRun:
@@ -36,7 +39,7 @@ class WatchedRun:
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._closed = False
-        self._figures: tuple[Progress, dict[str, Any]] | None = None
+        self._figures: dict[str, tuple[float, dict[str, Any]]] = {}
 
     @property
     def name(self) -> str:
@@ -64,11 +67,13 @@ class WatchedRun:
                 self._ready.set()
                 time.sleep(_PAUSE_SECONDS)
 
-    def figures(self, make: Any) -> dict[str, Any]:
-        """Return what `make` returns for this run, from memory if nothing is new."""
-        if self._figures is None or self._figures[0] != self.progress or not self.progress.is_done:
-            self._figures = self.progress, make(self)
-        return self._figures[1]
+    def figures(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what `make` returns. What it returned under this name less than 2 s ago is returned again."""
+        made_at, values = self._figures.get(name, (-math.inf, {}))
+        if time.monotonic() - made_at > _FIGURES_SECONDS:
+            values = make()
+            self._figures[name] = time.monotonic(), values
+        return values
 
     def close(self) -> None:
         """Stop the thread and close the view."""

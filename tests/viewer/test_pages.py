@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,10 +10,13 @@ from statistics import fmean
 
 import pytest
 import requests
+from click.testing import CliRunner
 from runs.making import Database, calculating, write_records
 from viewer.browsing import KEY, served
 
-from aws_rft_sdk.runs import RolloutRecord, RolloutStatus, measure
+from aws_rft_sdk.cli import main
+from aws_rft_sdk.runs import RolloutRecord, RolloutStatus, measure, read_records
+from aws_rft_sdk.runs.preflight import preflight
 from aws_rft_sdk.runtime import LocalRuntime, standin
 
 REWARDS = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.25, 1.0]
@@ -172,6 +176,49 @@ def test_comparison_when_shown_then_the_biggest_regression_is_first(tmp_path: Pa
         page = session.get(f"{address}/?key={KEY}", timeout=20).text
     changes = [float(value) for value in re.findall(r"<td>([+-][\d.]+)</td>", page)]
     assert changes == pytest.approx([-fmean(REWARDS[4:]), 1 - fmean(REWARDS[:4])], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("query", "count"),
+    [
+        ("outcome=failed", 1),
+        ("error=tool", 1),
+        ("tool=calculator", 9),
+        ("reward_from=0.2&reward_to=0.9", 1),
+        ("seconds_from=5", 5),
+        ("turns_from=3", 0),
+        ("outcome=completed&where=reward%3D1", 4),
+    ],
+)
+def test_list_when_choices_are_made_then_only_such_rollouts_are_there(
+    address: str, session: requests.Session, query: str, count: int
+) -> None:
+    assert f"<small>{count} of 9</small>" in text_of(session, f"{address}/view/0/rollouts?{query}")
+
+
+def test_report_when_written_then_its_figures_are_those_of_the_records(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "report.html"
+    done = CliRunner().invoke(main, ["report", str(folder), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    page = out.read_text()
+    expected = {n: v for n, v in measure(read_records(folder)).to_dict().items() if v is not None}
+    shown = dict(re.findall(r'data-figure="([^"]+)">([^<]+)<', page))
+    assert {name: float(text.replace(",", "")) for name, text in shown.items()} == pytest.approx(expected, rel=1e-4)
+    assert f">{preflight(read_records(folder)).verdict.value}</span>" in page
+    for text in ("Question 2?", "ValueError: no", "It is 42."):
+        assert text in page
+
+
+def test_links_when_all_are_followed_then_each_leads_to_a_page(address: str, session: requests.Session) -> None:
+    waiting, seen = ["/"], set[str]()
+    while waiting:
+        page = text_of(session, address + waiting.pop())
+        found = {html.unescape(href) for href in re.findall(r'href="(/[^"]*)"', page)} - seen
+        # The next group after the last one is a link that is there before the group is.
+        found -= {"/view/0/groups/3", "/view/static/style.css"}
+        seen |= found
+        waiting += sorted(found)
+    assert len(seen) > 30
 
 
 # --- a running runtime -----------------------------------------------------------------------------------------------
