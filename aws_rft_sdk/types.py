@@ -361,7 +361,8 @@ class Turn:
     def message(self) -> JSON:
         """The assistant message of the answer in OpenAI chat format, None when the answer holds none."""
         choices = self.response.get("choices") if isinstance(self.response, Mapping) else None
-        return choices[0].get("message") if choices else None
+        first = choices[0] if isinstance(choices, Sequence) and choices else None
+        return first.get("message") if isinstance(first, Mapping) else None
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ _TABLES = (
         is_read INTEGER NOT NULL DEFAULT 0)""",
     'CREATE INDEX of_group ON rollouts ("group", sample)',
     "CREATE INDEX of_seconds ON rollouts (seconds)",
+    "CREATE INDEX replaced ON rollouts (superseded) WHERE superseded = 1",
     "CREATE INDEX unread ON rollouts (place) WHERE place IS NOT NULL AND is_read = 0",
     "CREATE TABLE metrics (number INTEGER, name TEXT, value REAL, PRIMARY KEY (number, name)) WITHOUT ROWID",
     "CREATE TABLE tool_calls (place INTEGER, tool TEXT, calls INTEGER, PRIMARY KEY (place, tool)) WITHOUT ROWID",

@@ -29,7 +29,7 @@ from aws_rft_sdk.runs._sources import Database, DatabaseFile, Lines, RunningRunt
 from aws_rft_sdk.runs.conversation import Message, TurnFacts, mask_secrets, read_conversation, read_turns, tools_offered
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runs.records import DATABASE_FILE, RECORDS_FILE, STARTED_FILE, RolloutRecord, decode_line, parse_record
-from aws_rft_sdk.runs.summaries import Conversation, GroupSummary, RolloutPage, RolloutSummary
+from aws_rft_sdk.runs.summaries import Conversation, CurvePart, GroupSummary, RolloutPage, RolloutSummary
 from aws_rft_sdk.runs.where import Comparison, Where, sort_column, to_sql
 from aws_rft_sdk.runtime.records import make_trajectory
 from aws_rft_sdk.types import Trajectory
@@ -207,6 +207,13 @@ class RunView:
             ConfigurationError: There is no such field.
         """
         condition, parameters = self._condition(where, False)
+        if field == "tool" and where is None:
+            with self._index.reading() as connection:
+                if not connection.execute("SELECT 1 FROM rollouts WHERE superseded = 1 LIMIT 1").fetchone():
+                    # Without the join it takes a fifth of the time.
+                    return dict(
+                        connection.execute("SELECT tool, count(*) FROM tool_calls GROUP BY 1 ORDER BY 2 DESC, 1")
+                    )
         column, joined = (
             ("tool", " JOIN tool_calls USING (place)") if field == "tool" else (sort_column(field).text, "")
         )
@@ -218,27 +225,19 @@ class RunView:
             found = connection.execute(statement, parameters)
             return {"" if value is None else str(value): count for value, count in found}
 
-    def curve(self, bins: int = 60) -> list[tuple[int, float, int]]:
+    def curve(self, bins: int = 60) -> list[CurvePart]:
         """Return the mean reward over time, in at most `bins` parts with as many rollouts each.
 
         Returns:
-            For each part: the rollouts up to its end, the mean reward of those in it that have one, and how many these
-            are. In the order in which rollouts became known. Parts without a reward are left out.
+            The parts in the order in which rollouts became known. Those without a reward are left out.
         """
         parts = (
-            "SELECT max(number), avg(reward), count(reward) FROM rollouts WHERE superseded = 0 "
+            "SELECT max(number), avg(reward), min(started_at), max(started_at) FROM rollouts WHERE superseded = 0 "
             "GROUP BY (number - 1) * ? / ? HAVING count(reward) ORDER BY 1"
         )
         with self._index.reading() as connection:
             (last,) = connection.execute("SELECT max(number) FROM rollouts").fetchone()
-            return connection.execute(parts, (min(bins, last), last)).fetchall() if last else []
-
-    def rate(self) -> float | None:
-        """Return how many rollouts began in a second, from the first to the last one. None with fewer than two."""
-        statement = "SELECT count(started_at), max(started_at) - min(started_at) FROM rollouts WHERE superseded = 0"
-        with self._index.reading() as connection:
-            count, seconds = connection.execute(statement).fetchone()
-        return (count - 1) / seconds if seconds else None
+            return [CurvePart(*row) for row in connection.execute(parts, (min(bins, last), last))] if last else []
 
     def outcomes(self) -> list[tuple[str, str | None, float | None, int]]:
         """Return outcomes, kinds of error and rewards, and how many rollouts have all three, in no order."""

@@ -50,6 +50,18 @@ class RolloutSummary:
         return {**asdict(self), "tools": thaw(self.tools)}
 
 
+class CurvePart(NamedTuple):
+    """A part of the rollouts of a run, in the order in which they became known."""
+
+    end: int
+    """Rollouts up to the end of the part."""
+    mean: float
+    """Of the rewards."""
+    began_at: float | None
+    """When the first and the last of them began, in seconds since the epoch. None without a database."""
+    ended_at: float | None
+
+
 class GroupSummary(NamedTuple):
     """The rollouts of one prompt, superseded attempts left out. Figures of rewards are None without any."""
 

@@ -19,7 +19,7 @@ from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.metrics import Difference, compare
 from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
-from aws_rft_sdk.runs.summaries import Conversation
+from aws_rft_sdk.runs.summaries import Conversation, CurvePart
 from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.types import Turn
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
@@ -81,6 +81,7 @@ def overview(run: WatchedRun, links: Links) -> dict[str, Any]:
     compared = sum(group.rewarded > 1 for group in groups)
     dead = sum(group.is_dead for group in groups)
     bins = bins_of(rewards)
+    parts = view.curve()
     return {
         "outcomes": dict(outcomes.most_common()),
         "errors": dict(errors.most_common()),
@@ -91,12 +92,20 @@ def overview(run: WatchedRun, links: Links) -> dict[str, Any]:
         "dead_share": dead / compared if compared else None,
         "dead": dead,
         "compared": compared,
-        "rate": view.rate(),
-        "curve": curve([(end, mean) for end, mean, _ in view.curve()], "mean reward, rollout by rollout"),
+        "rate": _rate(parts, outcomes.total()),
+        "curve": curve([(part.end, part.mean) for part in parts], "mean reward, rollout by rollout"),
         "histogram": histogram([_linked(item, item is bins[-1], links) for item in bins], "reward"),
         "slowest": view.rollouts(sort="-seconds", limit=_SLOWEST).rollouts,
         "notes": view.notes(),
     }
+
+
+def _rate(parts: Sequence[CurvePart], rollouts: int) -> float | None:
+    """Return how many rollouts began in a second. None if that is not known."""
+    began = [part.began_at for part in parts if part.began_at is not None]
+    ended = [part.ended_at for part in parts if part.ended_at is not None]
+    seconds = max(ended) - min(began) if began and ended else 0.0
+    return (rollouts - 1) / seconds if seconds > 0 else None
 
 
 def _pass_at(counts: Mapping[tuple[int, int], int]) -> dict[int, float]:

@@ -65,7 +65,7 @@ class ReportedRun:
                 "figures": {name: value for name, value in figures.to_dict().items() if value is not None},
                 "hints": hints(figures),
                 "verdict": preflight(self.table, self.plan, success_threshold=self.success_threshold),
-                "curve": curve([(end, mean) for end, mean, _ in view.curve()], "mean reward, rollout by rollout"),
+                "curve": curve([(part.end, part.mean) for part in view.curve()], "mean reward, rollout by rollout"),
                 "histogram": histogram(bins_of(Counter(view.values("reward"))), "reward"),
                 "turns": histogram(bins_of(Counter(view.values("turns"))), "turns"),
                 "seconds": histogram(bins_of(Counter(view.values("seconds"))), "seconds"),
