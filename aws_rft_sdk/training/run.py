@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -282,6 +282,10 @@ class _Files(Listener):
     ) -> None:
         self._folder, self._tests, self._tell = folder, tests, tell
         path = folder / "train"
+        if not resumed and (folder / RECIPE_FILE).exists():
+            raise ConfigurationError(
+                f"{folder} holds a training. Choose another folder, or go on with --resume {folder}"
+            )
         if resumed:
             then = Manifest.read(path)
             # Training goes on from its checkpoint with an agent that was mended meanwhile. Records say which one ran.
@@ -291,13 +295,11 @@ class _Files(Listener):
         self._records = self._stack.enter_context(
             RunFolder(path, manifest, prompts=_lines(cells), resume=resumed, accept_changes=resumed)
         )
-        self._recipe: Recipe | None = recipe
+        # Written before the first rollout, because a training that is killed in it can be resumed, too.
+        (folder / RECIPE_FILE).write_text(recipe.to_toml(), encoding="utf-8")
 
     def keep(self, samples: Sequence[Sample], validation: int | None) -> None:
         """Write records. See `Listener`."""
-        if self._recipe is not None:  # only now, so that a training that never began leaves nothing behind
-            (self._folder / RECIPE_FILE).write_text(self._recipe.to_toml(), encoding="utf-8")
-            self._recipe = None
         with ExitStack() as stack:
             folder = self._records
             if validation is not None and self._tests is not None:
@@ -328,3 +330,7 @@ class _Files(Listener):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stack.close()
+        if not (self._folder / "train").exists():  # no rollout began, so nothing stays behind
+            (self._folder / RECIPE_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # something else is in it
+                self._folder.rmdir()

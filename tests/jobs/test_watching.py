@@ -238,7 +238,7 @@ def test_report_when_a_job_really_learns_then_it_raises_no_alarm(tmp_path: Path)
     )
     file = tmp_path / "train.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    trainer = SoftmaxTrainer(arithmetic.decide, arithmetic.untrained())
+    trainer = SoftmaxTrainer(arithmetic.decide, arithmetic.untrained(), learning_rate=6.0)
     with LocalBedrock(trainer=trainer, functions={GRADER: reward_lambda(gsm8k)}) as server:
         _, named = started(server, file, batch_size=4)
         assert CliRunner().invoke(main, ["job", "watch", *named, *QUICK]).exit_code == 0
