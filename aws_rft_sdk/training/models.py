@@ -82,6 +82,27 @@ def adapter_of(recipe: Recipe) -> LoraConfig | None:
     )
 
 
+def check_loaded(recipe: Recipe, model: Any, tokenizer: Any) -> None:
+    """Refuse a model and a tokenizer that do not fit together, or not the recipe.
+
+    Raises:
+        ConfigurationError: The tokenizer has no token that ends an answer, or the model has no module with a name that
+            the recipe wants an adapter for.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ConfigurationError("the tokenizer has no eos_token, so no answer would end. Set tokenizer.eos_token")
+    targets = recipe.lora_targets
+    if recipe.method == "full" or isinstance(targets, str):
+        return
+    names = [name for name, _ in model.named_modules()]
+    if missing := [one for one in targets if not any(name == one or name.endswith(f".{one}") for name in names)]:
+        known = sorted({name.rpartition(".")[2] for name in names if name.endswith(("_proj", "_head", "attn", "fc"))})
+        raise ConfigurationError(
+            f"lora_targets names {', '.join(missing)}, and the model has no such module"
+            + (f". It has {', '.join(known)}" if known else "")
+        )
+
+
 def _load(load: Any, name: str | None, what: str, **options: Any) -> Any:
     if name is None:
         raise ConfigurationError(f"there is no {what}. Give `model` in [train] of the recipe, or --model")

@@ -32,7 +32,7 @@ from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runtime import LocalRuntime, Policy, standin
 from aws_rft_sdk.training.collecting import Collector, Sample
-from aws_rft_sdk.training.models import adapter_of, is_on_cpu, load_model, load_tokenizer
+from aws_rft_sdk.training.models import adapter_of, check_loaded, is_on_cpu, load_model, load_tokenizer
 from aws_rft_sdk.training.recipe import Recipe
 from aws_rft_sdk.training.torch_policy import TorchPolicy, context_limit, end_ids
 from aws_rft_sdk.training.trl_trainer import Listener, Plan, RolloutTrainer, last_checkpoint, make_config
@@ -187,6 +187,7 @@ def train(
             stack.enter_context(listener)
         tokenizer = load_tokenizer(recipe) if tokenizer is None else tokenizer
         model = load_model(recipe, on_cpu=on_cpu) if model is None else model
+        check_loaded(recipe, model, tokenizer)
         config = make_config(recipe, plan, folder / "checkpoints", on_cpu=on_cpu)
         config.ds3_gather_for_generation = not isinstance(policy, str)  # vLLM gets the weights one after the other
         if recipe.kl_coef and recipe.method == "full" and not model.config.name_or_path:
@@ -332,5 +333,6 @@ class _Files(Listener):
         self._stack.close()
         if not (self._folder / "train").exists():  # no rollout began, so nothing stays behind
             (self._folder / RECIPE_FILE).unlink(missing_ok=True)
-            with suppress(OSError):  # something else is in it
-                self._folder.rmdir()
+            for empty in (self._folder / "checkpoints", self._folder):
+                with suppress(OSError):  # something is in it
+                    empty.rmdir()

@@ -303,3 +303,27 @@ def test_train_when_a_value_cannot_be_followed_then_nothing_is_begun(name: str, 
     with pytest.raises(ConfigurationError, match=message):
         train(handler, CELLS, recipe(**values), out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def _without(name: str) -> Any:
+    tokenizer = tiny_tokenizer()
+    setattr(tokenizer, name, None)
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("values", "tokenizer", "message"),
+    [
+        ({"method": "lora", "lora_targets": ["q_proj", "nope"]}, TOKENIZER, r"lora_targets names nope, .*k_proj"),
+        ({}, _without("eos_token"), "no eos_token"),
+        ({}, _without("chat_template"), "no chat template"),
+    ],
+    ids=["targets", "end", "template"],
+)
+def test_train_when_the_model_does_not_fit_then_nothing_stays_behind(
+    values: dict[str, Any], tokenizer: Any, message: str, tmp_path: Path
+) -> None:
+    out, model = tmp_path / "out", tiny_model(tiny_tokenizer())
+    with pytest.raises(ConfigurationError, match=message):
+        train(handler, CELLS, recipe(**values), model=model, tokenizer=tokenizer, out=out)
+    assert not out.exists()
