@@ -1,4 +1,7 @@
-"""A training in a process of its own: `python launched_training.py OUT STEP`. It is killed after the step."""
+"""A training in a process of its own: `python launched_training.py OUT STEP`. It is killed after the step.
+
+It is killed in its first rollout if STEP is -1.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,15 @@ def trained(**others: Any) -> Any:
     return model
 
 
+class _Killed(OneByOne):
+    async def answer(self, call: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 if __name__ == "__main__":
     folder, kill_at = Path(sys.argv[1]), int(sys.argv[2])
+    if kill_at < 0:
+        trained(out=folder, policy=_Killed(tiny_model(tiny_tokenizer()), tiny_tokenizer()))
 
     def tell(step: Step) -> None:
         if step.step == kill_at:

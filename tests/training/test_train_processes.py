@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from training import launched_training  # noqa: E402
 from training.tiny import tiny_model, tiny_tokenizer  # noqa: E402
 from training.training_worlds import same_weights  # noqa: E402
 
+from aws_rft_sdk.errors import ConfigurationError  # noqa: E402
 from aws_rft_sdk.jobs.steps import read_steps  # noqa: E402
 from aws_rft_sdk.rollout import read_records  # noqa: E402
 
@@ -69,6 +71,19 @@ def test_train_when_it_is_killed_and_resumed_then_the_curve_is_the_same(
     rewards = [{r.key: r.reward for r in read_records(path / "train")} for path in (folder, whole[0])]
     assert rewards[0] == rewards[1]
     assert len(rewards[0]) == 6 * 2 * 4
+
+
+def test_train_when_it_is_killed_in_its_first_rollout_then_it_can_be_resumed(
+    whole: tuple[Path, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    killed = launch(folder, -1)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (folder / "recipe.toml").exists()  # the command reads it
+    with pytest.raises(ConfigurationError, match=f"--resume {re.escape(str(folder))}$"):
+        launched_training.trained(out=folder)
+    assert same_weights(launched_training.trained(resume=folder), whole[1], 0)
+    assert curve(folder) == curve(whole[0])
 
 
 def test_train_when_two_processes_share_the_rollouts_then_both_end_with_the_weights_of_one(
