@@ -4,7 +4,8 @@
 `services`: `bedrock` for open-weight models, `nova` for Nova. `graders` makes Lambda functions of rewards, and `iam`
 has the policies. `steps` reads the metrics of a job, `alarms` judges them, `watching` follows a job, and `report`
 writes down how it went. `_bedrock_*`, `_nova_*` and `_grader` are parts of these. `_tables`, `_shapes` and `_files`
-check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours.
+check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours. `nova_recipe` and
+`_recipe_*` write recipes of Nova for SageMaker training jobs and HyperPod.
 
 The names are resolved when they are first used, so that importing the package costs next to nothing.
 """
@@ -19,6 +20,7 @@ _NAMES = {
     "bedrock": "BedrockJobs",
     "graders": "Deployment Grader",
     "nova": "ModelDeployment NovaJobs",
+    "nova_recipe": "NovaRecipe make_recipe read_recipe",
     "planning": "Plan Submission plan submit",
     "reading": "JobFile init_text read_job",
     "report": "report_csv report_html",
@@ -50,6 +52,8 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.jobs.alarms import Alarm as Alarm
     from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
     from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
+    from aws_rft_sdk.jobs.nova_recipe import NovaRecipe as NovaRecipe, make_recipe as make_recipe
+    from aws_rft_sdk.jobs.nova_recipe import read_recipe as read_recipe
     from aws_rft_sdk.jobs.graders import Deployment as Deployment, Grader as Grader
     from aws_rft_sdk.jobs.planning import Plan as Plan, Submission as Submission, plan as plan, submit as submit
     from aws_rft_sdk.jobs.reading import JobFile as JobFile, init_text as init_text, read_job as read_job
