@@ -111,7 +111,8 @@ def read_prices(values: Mapping[str, JSON]) -> Prices:
             raise ConfigurationError(
                 f"the price of {kind} is {price!r:.80}. Give the price of a million tokens, as 0.9"
             )
-    return Prices(*(float(values.get(kind, 0)) for kind in TOKEN_KINDS))
+    prefill, sample, train = (float(values.get(kind, 0)) for kind in TOKEN_KINDS)
+    return Prices(prefill, sample, train)
 
 
 def _table(job: Mapping[str, JSON], name: str) -> Mapping[str, JSON]:
