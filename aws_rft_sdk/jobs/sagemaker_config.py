@@ -175,7 +175,7 @@ def _tuned(purpose: str, name: str, *, sample: JSON = None) -> JSON:
         if found := model.hyperparameters.get(name):
             models.setdefault(_rule(found), []).append(model.name)
     everywhere = [list(agent_rft.MODELS)] == list(models.values())
-    rules = [rule if everywhere else f"{rule} ({', '.join(names)})" for rule, names in models.items()]
+    rules = [rule if everywhere else f"{rule}, for {', '.join(names)}" for rule, names in models.items()]
     default = next(
         model.hyperparameters[name].default for model in agent_rft.MODELS.values() if name in model.hyperparameters
     )
@@ -190,7 +190,7 @@ def _judged(purpose: str, name: str) -> JSON:
 
 def _rule(found: Hyperparameter) -> str:
     default = ", ".join(map(str, found.default)) if isinstance(found.default, tuple) else found.default
-    return f"{found.rule}, left out {default}"
+    return f"{found.rule} (default {default})"
 
 
 class _Hyperparameters(Table):
