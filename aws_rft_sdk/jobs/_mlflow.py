@@ -14,6 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import is_loopback_url
 from aws_rft_sdk.errors import (
@@ -170,9 +171,9 @@ def rollout_of(span: Mapping[str, JSON]) -> dict[str, JSON]:
     tables = [place for place in places if isinstance(place, Mapping)]
     prompt = next((t[name] for t in tables for name in ("prompt", "dataset_prompt") if name in t), inputs)
     reward = next((table["reward"] for table in tables if "reward" in table), outputs)
-    number = isinstance(reward, int | float) and not isinstance(reward, bool) and math.isfinite(reward)
+    number = reward if is_number(reward) else None
     text = prompt if isinstance(prompt, str) else None if prompt is None else json.dumps(prompt, sort_keys=True)
-    return {"prompt": text, "reward": float(reward) if number else None}
+    return {"prompt": text, "reward": None if number is None else float(number)}
 
 
 def _pairs(of: JSON) -> dict[str, JSON]:

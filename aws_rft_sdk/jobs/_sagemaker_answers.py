@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.agent_rft import EVALUATION, TRAINING, Prices, known_prices
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._nova_answers import plain
 from aws_rft_sdk.jobs.types import Checkpoint, Event, Job
 
@@ -38,6 +39,31 @@ def job_of(answer: Mapping[str, JSON]) -> Job:
         failure = raw.get("FailureReason") or overtime
     tuned = service_output(raw).get("OutputModelPackageArn") if state == "succeeded" else None
     return Job(raw, str(raw.get("JobName") or raw.get("JobArn")), status, state, tuned or None, failure)
+
+
+def name_of(job: str | Job, region: str) -> tuple[str, str | None]:
+    """Return the name of a job, and its category if that is known.
+
+    Args:
+        job: A name, an ARN or a job.
+        region: Of the jobs that can be asked for.
+
+    Raises:
+        ConfigurationError: It is no name, or the ARN of something else or of a job in another region.
+    """
+    if isinstance(job, Job):
+        return job.id, job.get("JobCategory")
+    if not job or not isinstance(job, str):
+        raise ConfigurationError(f"{job!r:.80} is no name or ARN of a job")
+    if not job.startswith("arn:"):
+        return job, None
+    _, _, *rest = job.split(":")
+    parts = rest[-1].split("/")
+    if len(rest) != 4 or len(parts) != 3 or parts[0] != "job":
+        raise ConfigurationError(f"{job!r:.300} is no ARN of a job: arn:aws:sagemaker:REGION:ACCOUNT:job/CATEGORY/NAME")
+    if rest[1] != region:
+        raise ConfigurationError(f"{job} is in {rest[1]}, and not in {region}; type --region {rest[1]}")
+    return parts[2], CATEGORIES.get(parts[1].lower())
 
 
 def phase_of(job: Mapping[str, JSON]) -> str:

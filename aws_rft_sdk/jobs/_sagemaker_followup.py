@@ -8,6 +8,7 @@ with a new optimizer, and may change everything but the base model.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Literal
 
 from aws_rft_sdk._frozen import JSON, thaw
@@ -30,7 +31,6 @@ from aws_rft_sdk.jobs.types import Job, refuse
 
 How = Literal["resume", "iterate"]
 
-_GUIDE = "Amazon SageMaker developer guide, multi-turn RL, job page"
 _SAME_RUN = (
     "a resumable checkpoint goes on with the next step of the same run, so base model, hyperparameters (lora_rank and "
     "lora_alpha among them) and datasets must stay. `iterate` takes the weights alone and may change them"
@@ -53,7 +53,12 @@ CHANGES = (
     *("checkpoint_package_group", "mlflow_arn", "mlflow_experiment", "mlflow_run", "kms_key", "vpc"),
     *("max_runtime_seconds", "role_arn", "tags"),
 )
-"""What a job that goes on from a checkpoint may change: arguments of `training_document`, and of `create_parameters`."""
+"""What a job that goes on from a checkpoint may change: arguments of `training_document` and `create_parameters`."""
+_MLFLOW = {
+    "mlflow_arn": "MlflowResourceArn",
+    "mlflow_experiment": "MlflowExperimentName",
+    "mlflow_run": "MlflowRunName",
+}
 _WHOLE = ("AgentConfig", "VpcConfig")
 """Blocks that a change replaces as a whole."""
 _CARRIED = (
@@ -95,14 +100,17 @@ def continued(
     role, tags = changes.pop("role_arn", job["RoleArn"]), changes.pop("tags", _tags(job))
     package = _checkpoint(job, how, checkpoint)
     hyperparameters = changes.pop("hyperparameters", None) or {}
+    mlflow = {theirs: changes.pop(ours) for ours, theirs in _MLFLOW.items() if ours in changes}
     new = _merged(old, training_document(**{**_NOTHING, **changes, "input_model_package": package}))
-    _place_mlflow(old, new, changes)
+    if mlflow:  # where the document has it
+        block = "OutputDataConfig" if "MlflowConfig" in old.get("OutputDataConfig", {}) else "TrainingConfig"
+        new = _merged(new, {block: {"MlflowConfig": mlflow}})
     if hyperparameters:
         merged = {**old["TrainingConfig"].get("HyperParameters", {}), **texts(hyperparameters)}
         new["TrainingConfig"]["HyperParameters"] = {key: value for key, value in merged.items() if value is not None}
-    more = {"job_name": name, "category": TRAINING, "schema_version": str(job["JobConfigSchemaVersion"])}
-    parameters = create_parameters(new, role_arn=role, tags=tags, **more)
-    _refuse_new(parameters, create_parameters(old, role_arn=job["RoleArn"], **more), f"{name} cannot {how} {job.id}")
+    create = partial(create_parameters, job_name=name, category=TRAINING, schema_version=job["JobConfigSchemaVersion"])
+    parameters = create(new, role_arn=role, tags=tags)
+    _refuse_new(parameters, create(old, role_arn=job["RoleArn"]), f"{name} cannot {how} {job.id}")
     return parameters
 
 
@@ -152,9 +160,7 @@ def evaluation(
         kms_key=output.get("KmsKeyArn"),
         vpc=old.get("VpcConfig"),
     )
-    parameters = create_parameters(
-        found, job_name=name, role_arn=job["RoleArn"], category=EVALUATION, tags=_tags(job)
-    )
+    parameters = create_parameters(found, job_name=name, role_arn=job["RoleArn"], category=EVALUATION, tags=_tags(job))
     refuse(problems(parameters), f"the evaluation {name} cannot be created")
     return parameters
 
@@ -217,21 +223,6 @@ def _merged(old: JSON, new: JSON, name: str = "") -> JSON:
             return [*new, *(item for item in old if item.get("ChannelName") not in taken)]
         return new
     return {**old, **{key: _merged(old.get(key), value, key) for key, value in new.items()}}
-
-
-def _place_mlflow(old: Mapping[str, JSON], new: dict[str, JSON], changes: Mapping[str, JSON]) -> None:
-    """Write changes of the MLflow app where the document has it."""
-    names = {"mlflow_experiment": "MlflowExperimentName", "mlflow_run": "MlflowRunName"}
-    found = {theirs: changes[ours] for ours, theirs in names.items() if ours in changes}
-    if "mlflow_arn" in changes:
-        found["MlflowResourceArn"] = changes["mlflow_arn"]
-    if not found:
-        return
-    place = "OutputDataConfig" if "MlflowConfig" in old.get("OutputDataConfig", {}) else "TrainingConfig"
-    if place != "TrainingConfig":
-        new["TrainingConfig"].pop("MlflowConfig", None)
-    before = old.get(place, {}).get("MlflowConfig", {})
-    new[place] = {**new.get(place, {}), "MlflowConfig": {**before, **found}}
 
 
 def _refuse_new(parameters: Mapping[str, JSON], before: Mapping[str, JSON], what: str) -> None:
