@@ -8,8 +8,8 @@ import click
 
 from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._runs import RecordedRun, threshold_of
-from aws_rft_sdk.cli._training_plan import completed_plan, read_plan, read_table
 from aws_rft_sdk.errors import UnavailableError
+from aws_rft_sdk.jobs.expecting import completed_plan, read_plan, read_table
 from aws_rft_sdk.runs.preflight.estimates import read_prices
 from aws_rft_sdk.viewer.report import ReportedRun, write_report
 

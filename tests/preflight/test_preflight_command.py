@@ -112,12 +112,16 @@ def test_preflight_when_prices_are_given_then_figures_follow_from_the_records(tm
         "rollouts_per_step": 40,
         "steps": 5,
         "rollouts": 200,
+        "validation_rollouts": None,
+        "start_seconds_per_step": 8.0,
         "rollouts_in_progress": 2,
         "rollout_hours": pytest.approx(200 * 3 / 2 / 3600),
+        "hours": None,
         "prefill_tokens": 200 * 300,
         "sample_tokens": 200 * 90,
         "train_tokens": 200 * 250,
         "cost": pytest.approx((200 * 300 + 10 * 200 * 90 + 100 * 200 * 250) / 1e6),
+        "price_source": "your prices",
         "worker_peak_bytes": None,
     }
 
