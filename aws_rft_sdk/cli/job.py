@@ -25,6 +25,7 @@ from aws_rft_sdk.cli._job_options import (
 )
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
+from aws_rft_sdk.cli.job_guard import guard_command
 from aws_rft_sdk.cli.job_recipe import recipe_command
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
@@ -37,6 +38,8 @@ from aws_rft_sdk.jobs.reading import init_text, read_job
 from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
 from aws_rft_sdk.jobs.types import Job
 
+_DOCUMENT = "JobConfigDocument"
+"""Parameter whose text is JSON."""
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
@@ -48,6 +51,7 @@ def command() -> None:
 command.add_command(recipe_command)
 command.add_command(watch_command)
 command.add_command(report_command)
+command.add_command(guard_command)
 
 
 @command.command("init")
@@ -66,17 +70,22 @@ def init(on: str, out: Path | None, force: bool) -> None:
     type=click.Path(exists=True, file_okay=False, path_type=Path),
     help="Folder of `aws-rft rollout` with the base policy: also say what it scored.",
 )
+@click.option(
+    "--check-schema", is_flag=True, help="For SageMaker: ask the service for its schema, and check the document by it."
+)
 @endpoint_option
 @json_option
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
-def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None, as_json: bool) -> None:
+def plan(
+    ctx: click.Context, file: Path, run: Path | None, check_schema: bool, endpoint: str | None, as_json: bool
+) -> None:
     """Check FILE and print what `submit` would send, create and need. Nothing is sent.
 
     Exit status: 0, or 2 if the file has problems. They are printed all at once.
     """
-    found = make_plan(file, run=run, endpoint=endpoint)
+    found = make_plan(file, run=run, endpoint=endpoint, check_schema=check_schema)
     with reader_may_leave():
         if as_json:
             _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
@@ -94,6 +103,8 @@ def plan(ctx: click.Context, file: Path, run: Path | None, endpoint: str | None,
 @usage_errors
 def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) -> None:
     """Upload the data of FILE, deploy the grader if FILE names a reward, and create the job.
+
+    For SageMaker the document of the job is checked against the service's schema first.
 
     Each thing is printed as it is created. If the command stops half-way, it prints what exists and the commands that
     remove it. Exit status: 0, or 2 if the file has problems; then nothing was sent.
@@ -337,7 +348,10 @@ def _plan_text(found: Plan) -> str:
 def _print_plan(console: Console, found: Plan) -> None:
     for number, request in enumerate(found.requests, 1):
         console.print(f"{number}. {request.service} {request.operation}", style="bold")
-        console.print(json.dumps(request.parameters, indent=2))
+        told = {**request.parameters, _DOCUMENT: "the text of:"} if request.document else request.parameters
+        console.print(json.dumps(told, indent=2))
+        if request.document:
+            console.print(json.dumps(request.document, indent=2))
     if found.creates:
         console.print("This creates:", style="bold")
     for item in found.creates:
