@@ -75,9 +75,9 @@ _PYTHON_TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _problems(shape: Any, value: JSON, path: str) -> Iterator[str]:
+def _problems(shape: Any, value: Any, path: str) -> Iterator[str]:
     kind: str = shape.type_name
-    wanted = _PYTHON_TYPES.get(kind, object)
+    wanted: Any = _PYTHON_TYPES.get(kind, object)
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "boolean"):
         yield f"{path or 'the request'} must be of the type {kind}"
         return

@@ -228,7 +228,7 @@ class ControlPlane:
     def _create_group(self, asked: dict[str, JSON]) -> dict[str, JSON]:
         name = asked["ModelPackageGroupName"]
         arn = f"arn:aws:sagemaker:{self._place.region}:{ACCOUNT}:model-package-group/{name}"
-        doc = {
+        doc: dict[str, JSON] = {
             "ModelPackageGroupName": name,
             "ModelPackageGroupArn": arn,
             "CreationTime": self._store.now(),
@@ -338,6 +338,7 @@ def _package_summary(row: PackageRow) -> dict[str, JSON]:
         "ModelPackageGroupName": row.group,
         "ModelPackageVersion": row.version,
         "ModelPackageArn": row.arn,
+        "ModelPackageDescription": f"checkpoint of step {row.step}",
         "CreationTime": row.at,
         "ModelPackageStatus": "Completed",
         "ModelApprovalStatus": "PendingManualApproval",
