@@ -9,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from aws_rft_sdk.jobs._forms import S3, LambdaArn, RoleArn
 from aws_rft_sdk.jobs._recipe_tables import (
     NO_RANGE,
     SAMPLE_ARN,
@@ -34,7 +35,6 @@ from aws_rft_sdk.jobs._recipe_tables import (
     sdk,
 )
 from aws_rft_sdk.jobs._tables import Form, Table
-from aws_rft_sdk.jobs.config import S3, LambdaArn, RoleArn
 
 
 class Evaluation(Table):

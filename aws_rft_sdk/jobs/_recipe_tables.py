@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from aws_rft_sdk.jobs._forms import S3, LambdaArn
 from aws_rft_sdk.jobs._tables import Form, Table, setting
-from aws_rft_sdk.jobs.config import S3, LambdaArn
 from aws_rft_sdk.jobs.types import OURS
 
 PARAMETERS = "hyperpod-recipes 2026-06-23, nova_recipe_template_parameters.json and base_override_parameters.json"
