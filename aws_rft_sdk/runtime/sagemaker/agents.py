@@ -93,13 +93,29 @@ class _LocalAgent:
             if self._is_async:
                 if self._loop is None:
                     self._loop = _LoopThread()
-                await self._loop.run(self._handler(copied))
+                await self._loop.run(self._await(copied))
                 return
             if self._workers is None:
                 self._workers = Workers(_THREADS, "aws-rft-agent")
-            await self._workers.run(functools.partial(self._handler, copied))
+            await self._workers.run(functools.partial(self._run, copied))
+        except AgentError:
+            raise
         except Exception as error:
             raise AgentError(f"the handler raised {type(error).__name__}: {error}"[:_SHOWN]) from error
+
+    # A handler that ends its process must not end the thread that it runs in.
+
+    async def _await(self, payload: dict[str, JSON]) -> None:
+        try:
+            await self._handler(payload)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise AgentError(f"the handler raised {type(error).__name__}") from None
+
+    def _run(self, payload: dict[str, JSON]) -> None:
+        try:
+            self._handler(payload)
+        except (SystemExit, KeyboardInterrupt) as error:
+            raise AgentError(f"the handler raised {type(error).__name__}") from None
 
     async def aclose(self) -> None:
         if self._workers is not None:
