@@ -156,7 +156,7 @@ class Rollouts:
     async def _recorded(self, rollout_id: str, *, is_rewarded: bool) -> Trajectory:
         """Return what the runtime has on disk, which may come a moment after what it knows."""
         while True:
-            trajectory = await self._workers.run(functools.partial(self._runtime.trajectory, rollout_id))
+            trajectory: Trajectory = await self._workers.run(functools.partial(self._runtime.trajectory, rollout_id))
             if not is_rewarded or trajectory.rewards is not None:
                 return trajectory
             await asyncio.sleep(_POLL_SECONDS)
