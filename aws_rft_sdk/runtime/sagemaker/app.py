@@ -6,6 +6,7 @@ import functools
 import logging
 import re
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from starlette.types import Receive, Scope, Send
 
@@ -16,10 +17,16 @@ from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.app import read_body
 from aws_rft_sdk.runtime.auth import Verifier
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
-from aws_rft_sdk.runtime.sagemaker import mlflow
 from aws_rft_sdk.runtime.sagemaker.checking import check, read_json
-from aws_rft_sdk.runtime.sagemaker.control import ACCOUNT, Place
+from aws_rft_sdk.runtime.sagemaker.control import ACCOUNT, ControlPlane, Engine, Place
+from aws_rft_sdk.runtime.sagemaker.logs import Logs
 from aws_rft_sdk.runtime.sagemaker.messages import Answer, Asked, Service, json_answer, read, xml_answer
+from aws_rft_sdk.runtime.sagemaker.mlflow import Mlflow
+from aws_rft_sdk.runtime.sagemaker.mlflow import serves as serves_mlflow
+from aws_rft_sdk.runtime.sagemaker.objects import Objects
+from aws_rft_sdk.runtime.sagemaker.s3 import S3
+from aws_rft_sdk.runtime.sagemaker.sessions import Sessions
+from aws_rft_sdk.runtime.sagemaker.store import Store
 
 logger = logging.getLogger(__name__)
 
@@ -97,7 +104,7 @@ def service_of(scope: Scope) -> str:
     target, path = headers.get(b"x-amz-target", b""), scope["path"]
     if target:
         return "logs" if target.startswith(b"Logs_") else "sagemaker"
-    if mlflow.serves(path) and scope["method"] in ("GET", "POST"):
+    if serves_mlflow(path) and scope["method"] in ("GET", "POST"):
         is_form = headers.get(b"content-type", b"").startswith(b"application/x-www-form-urlencoded")
         return "sts" if path == "/" and is_form else MLFLOW
     return "bedrock-agentcore" if path.startswith("/runtimes/") else "s3"
@@ -118,6 +125,28 @@ async def _send(send: Send, answer: Answer) -> None:
         headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body})
+
+
+class Services(NamedTuple):
+    """What the services behind the port need."""
+
+    store: Store
+    objects: Objects
+    engine: Engine
+    sessions: Sessions
+    place: Place
+
+    def by_name(self) -> dict[str, Service]:
+        """Return the services by their signing names, and MLflow."""
+        control = ControlPlane(self.store, self.engine, self.sessions, self.place)
+        return {
+            "sagemaker": JsonService("SageMaker", control.answer),
+            "logs": JsonService("Logs_20140328", Logs(self.store).answer),
+            "s3": S3(self.objects, self.place.region),
+            "sts": Sts(),
+            "bedrock-agentcore": AgentCoreControl(self.place),
+            MLFLOW: Mlflow(self.store, self.sessions),
+        }
 
 
 class JsonService:
