@@ -14,9 +14,17 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, job_json, json_option, on_option, print_job, with_jobs
+from aws_rft_sdk.cli._job_options import (
+    endpoint_option,
+    job_json,
+    json_option,
+    on_option,
+    out_options,
+    print_job,
+    with_jobs,
+    write_out,
+)
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._out_file import out_options, write_out
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_guard import guard_command
 from aws_rft_sdk.cli.job_recipe import recipe_command
@@ -42,7 +50,7 @@ def command() -> None:
     """Plan, submit, follow and use a training job."""
 
 
-for item in (recipe_command, watch_command, report_command, guard_command, *COMMANDS):
+for item in (watch_command, report_command, guard_command, recipe_command, *COMMANDS):
     command.add_command(item)
 
 

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from aws_rft_sdk.cli._job_options import json_option
+from aws_rft_sdk.cli._job_options import json_option, out_options, write_out
 from aws_rft_sdk.cli._options import usage_errors
-from aws_rft_sdk.cli._out_file import out_options, write_out
 from aws_rft_sdk.cli._output import reader_may_leave
 from aws_rft_sdk.jobs._recipe_kinds import PLACES, TECHNIQUES
 from aws_rft_sdk.jobs.nova_recipe import NovaRecipe, first_configuration, read_recipe

@@ -5,8 +5,8 @@
 functions of rewards, and `iam` has the policies. `steps` reads the metrics of a job, `alarms` judges them, `watching`
 follows a job, `report` writes down how it went, and `evaluations` compares base and tuned model. `_bedrock_*`,
 `_nova_*`, `_sagemaker_*`, `_mlflow`, `_cloudwatch` and `_grader` are parts of these. `_tables`, `_shapes` and `_files`
-check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours. `nova_recipe`
-and `_recipe_*` write recipes of Nova for SageMaker training jobs and HyperPod.
+check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours. `nova_recipe` and
+`_recipe_*` write recipes of Nova for SageMaker training jobs and HyperPod.
 
 The names are resolved when they are first used, so that importing the package costs next to nothing.
 """
