@@ -2,8 +2,9 @@
 
 `SoftmaxPolicy` is a table of numbers, for `aws-rft demo` (`learning`, `arithmetic`). `train` trains a language model,
 for `aws-rft train`. There `recipe` has all values, `torch_policy` samples, `collecting` and `rows` make tokens of
-rollouts, `grpo` makes advantages of rewards, and `trl_trainer` updates the model. `training_session` and
-`session_policy` train on AWS. Only `recipe`, `rows`, `grpo` and `training_session` work without the extra `train`.
+rollouts, `grpo` makes advantages of rewards, and `trl_trainer` updates the model. `training_session`,
+`session_trainer` and `session_policy` train on AWS. Only `recipe`, `rows`, `grpo`, `training_session` and
+`session_trainer` work without the extra `train`.
 
 The names are resolved when they are first used, so that importing the package costs next to nothing.
 """
@@ -20,10 +21,11 @@ _NAMES = {
     "rows": "Row rows_of",
     "run": "TrainingRun train",
     "session_policy": "SessionPolicy",
+    "session_trainer": "SessionTrainer",
     "softmax": "SoftmaxPolicy SoftmaxTrainer",
     "torch_policy": "TorchPolicy",
     "torch_trainer": "TorchTrainer",
-    "training_session": "SessionTrainer TrainingSession",
+    "training_session": "TrainingSession",
     "vllm": "VLLMPolicy",
 }
 """The public names, by their modules."""
@@ -59,6 +61,6 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.training.softmax import SoftmaxPolicy as SoftmaxPolicy, SoftmaxTrainer as SoftmaxTrainer
     from aws_rft_sdk.training.torch_policy import TorchPolicy as TorchPolicy
     from aws_rft_sdk.training.torch_trainer import TorchTrainer as TorchTrainer
-    from aws_rft_sdk.training.training_session import SessionTrainer as SessionTrainer
+    from aws_rft_sdk.training.session_trainer import SessionTrainer as SessionTrainer
     from aws_rft_sdk.training.training_session import TrainingSession as TrainingSession
     from aws_rft_sdk.training.vllm import VLLMPolicy as VLLMPolicy

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 from aws_rft_sdk.errors import RFTError
 from aws_rft_sdk.runtime import PolicyError
 from aws_rft_sdk.training.batching import Sampled, Sampling
+from aws_rft_sdk.training.session_trainer import Sample
 from aws_rft_sdk.training.torch_policy import ChatPolicy
-from aws_rft_sdk.training.training_session import Sample
 
 
 class SessionPolicy(ChatPolicy):

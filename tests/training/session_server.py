@@ -14,6 +14,7 @@ import math
 import re
 import socket
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from random import Random
 from typing import Any
@@ -74,6 +75,7 @@ class Sessions:
         done: Kinds of the training operations that were done, in order.
         calls: Operation and parameters of each call that was right.
         wrong: What was wrong with other calls.
+        speak: Gets the tokens of a prompt, and returns what is sampled. None for the model.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -88,7 +90,7 @@ class Sessions:
         self.saved: dict[str, dict[int, float]] = {}
         self.sampler: dict[str, dict[int, float]] = {}
         self.answer_logprobs = True
-        self.says: list[int] | None = None
+        self.speak: Callable[[list[int]], list[int]] | None = None
         self._count, self._random, self._lock = 0, Random(seed), threading.Lock()
         self._tokens: dict[int, tuple[str, str]] = {}
         self._results: dict[str, tuple[str, dict[str, Any]]] = {}
@@ -274,7 +276,8 @@ class Sessions:
         if arn not in self.sampler and arn is not None:
             raise Refused(409, "ConflictException", "these weights were not loaded")
         table = probabilities(self.sampler[arn] if arn else self.logits)
-        ids = self.says or self._random.choices(list(table), list(table.values()))
+        prompt = body["prompt"]["chunks"][0]["tokens"]
+        ids = self.speak(prompt) if self.speak else self._random.choices(list(table), list(table.values()))
         sequence: dict[str, Any] = {"tokens": ids, "stopReason": "stop"}
         if self.answer_logprobs:
             sequence["logprobs"] = [math.log(table.get(token, 0.5)) for token in ids]

@@ -14,7 +14,8 @@ from aws_rft_sdk.jobs.steps import read_step
 from aws_rft_sdk.runtime import LocalBedrock
 from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, TrainingStep
 from aws_rft_sdk.training.rows import Row, rows_of
-from aws_rft_sdk.training.training_session import LOSSES, SessionTrainer, TrainingSession, datum
+from aws_rft_sdk.training.session_trainer import SessionTrainer
+from aws_rft_sdk.training.training_session import LOSSES, TrainingSession, datum
 from aws_rft_sdk.types import Trajectory, TrajectoryStatus, Turn
 
 BOTO3 = boto3.Session(region_name="us-west-2")  # reads botocore's models once
@@ -192,7 +193,7 @@ def test_a_session_that_does_not_run_is_refused(server):
 
 
 def test_an_answer_that_is_longer_than_asked_for_is_cut_since_the_service_samples_512_tokens_at_least(server):
-    server.says = [11, 12, 13, 14]
+    server.speak = lambda prompt: [11, 12, 13, 14]
 
     sampled = connect(server).sample(PROMPT, max_tokens=2, stop=["x"], seed=1)
 
