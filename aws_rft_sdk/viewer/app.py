@@ -58,6 +58,7 @@ _CHOICES = {
 }
 """Fields of the form above the list, and the comparison that each one makes."""
 _EVENT_SECONDS = 1.0
+_LOOKS = 4
 _MOST_EVENTS = 3600
 
 
@@ -81,7 +82,7 @@ def _number(value: float | None, digits: int = 4) -> str:
         return "-"
     if isinstance(value, int):
         return f"{value:,}"
-    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+    return f"{value:,.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
 
 
 def _percent(value: float | None) -> str:
@@ -253,7 +254,10 @@ class Pages:
         return StreamingResponse(self._updates(request), media_type="text/event-stream")
 
     async def _updates(self, request: Request) -> AsyncIterator[str]:
-        """Yield an event each time that a run has something new, and a comment now and then to notice who has left."""
+        """Yield an event each time that a run has something new, and a comment now and then to notice who has left.
+
+        The last event of a server that ends is `stopping`.
+        """
         before: object = None
         for count in range(_MOST_EVENTS):
             for run in self._runs:
@@ -265,9 +269,13 @@ class Pages:
                 before = now
             elif count % 15 == 0:
                 yield ": here\n\n"
-            if self._stopping() or await request.is_disconnected():
-                return
-            await asyncio.sleep(_EVENT_SECONDS)
+            for _ in range(_LOOKS):  # a server that ends waits 1 s for streams
+                if self._stopping():
+                    yield "event: stopping\ndata:\n\n"
+                    return
+                if await request.is_disconnected():
+                    return
+                await asyncio.sleep(_EVENT_SECONDS / _LOOKS)
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]

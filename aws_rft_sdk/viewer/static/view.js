@@ -61,7 +61,16 @@
     }
   };
   if (window.EventSource) {
-    new EventSource(page.events).addEventListener("message", refresh);
+    const source = new EventSource(page.events), note = document.getElementById("connection");
+    const say = (text) => { note.textContent = text; note.hidden = !text; };
+    let failed = 0;
+    source.addEventListener("message", refresh);
+    source.addEventListener("open", () => { if (!note.hidden) refresh(); failed = 0; say(""); });
+    source.addEventListener("stopping", () => { failed = 1; });
+    // A stream ends now and then, and is opened again at once.
+    source.addEventListener("error", () => {
+      if (failed++) say("The server has ended or cannot be reached. This page shows what was there before.");
+    });
   }
   prepare();
 })();
