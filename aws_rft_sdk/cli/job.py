@@ -18,6 +18,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
+from aws_rft_sdk.cli.job_guard import guard_command
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
@@ -41,6 +42,7 @@ def command() -> None:
 
 command.add_command(watch_command)
 command.add_command(report_command)
+command.add_command(guard_command)
 
 
 @command.command("init")
