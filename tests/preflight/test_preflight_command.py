@@ -153,7 +153,7 @@ def test_preflight_and_show_when_an_agent_changed_a_history_then_both_say_so(tmp
     clean = CliRunner().invoke(main, ["show", str(folder), "t-0-0"], catch_exceptions=False).output
 
     assert found["fidelity"] == {
-        **{"trajectories": 2, "broken": 1, "broken_share": 0.5, "rows": 3},
+        **{"recorded": 2, "trajectories": 2, "broken": 1, "broken_share": 0.5, "rows": 3},
         "causes": {"system_prompt_changed": 1},
     }
     assert "2 training rows" in shown
