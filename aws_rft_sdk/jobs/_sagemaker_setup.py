@@ -38,22 +38,18 @@ def runtime_arn(client: Clients, runtime: str) -> str:
     return str(found["agentRuntimeArn"])
 
 
-def schema_problems(client: Clients, parameters: Mapping[str, JSON]) -> list[Problem]:
-    """Return what is wrong with the document of CreateJob by the service's own schema.
+def schema_problems(schema: Mapping[str, JSON], parameters: Mapping[str, JSON]) -> list[Problem]:
+    """Return what is wrong with the document of CreateJob by the service's own JSON schema.
 
     Raises:
-        JobServiceError: The service does not have this version of the schema, or the caller may not read it.
+        JobServiceError: The schema is none.
     """
-    category, version = parameters["JobCategory"], parameters["JobConfigSchemaVersion"]
-    with asking("sagemaker:DescribeJobSchemaVersion"):
-        answer = client("sagemaker").describe_job_schema_version(JobCategory=category, JobConfigSchemaVersion=version)
+    kind = jsonschema.validators.validator_for(schema)
+    source = f"the service's schema {parameters['JobConfigSchemaVersion']} of {parameters['JobCategory']}"
     try:
-        schema = json.loads(answer["JobConfigSchema"])
-        kind = jsonschema.validators.validator_for(schema)
         kind.check_schema(schema)
-    except (ValueError, jsonschema.SchemaError) as error:
-        raise JobServiceError(f"the schema {version} of {category} is no JSON schema: {error}") from None
-    source = f"the service's schema {version} of {category}"
+    except jsonschema.SchemaError as error:
+        raise JobServiceError(f"{source} is no JSON schema: {error.message}") from None
     errors = kind(schema).iter_errors(json.loads(parameters["JobConfigDocument"]))
     return [Problem(path, value, rule, source) for error in errors for path, value, rule in _leaves(error)]
 

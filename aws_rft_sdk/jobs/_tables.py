@@ -220,13 +220,13 @@ def field_at(kind: type[Table] | None, path: str) -> FieldInfo | None:
     return field
 
 
-def one_of(values: Values, table: str, *names: str) -> Iterator[Problem]:
+def one_of(values: Values, table: str, *names: str, source: str = OURS) -> Iterator[Problem]:
     """Yield the problem that a table does not have exactly one of some fields."""
     given = [name for name in names if values.written(f"{table}.{name}")]
     if len(given) != 1 and isinstance(values.get(table), dict):
         rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
         found = {name: values.get(f"{table}.{name}") for name in given} or None
-        yield Problem(table, found, rule, OURS)
+        yield Problem(table, found, rule, source)
 
 
 def fits(kind: Any, value: JSON) -> bool:

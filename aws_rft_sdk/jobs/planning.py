@@ -119,7 +119,8 @@ def plan(
     # What is right in the file is right in the request.
     found = list(job.problems) or asked.problems(checked)
     if check_schema and not found:
-        found = asked.schema_problems(open_jobs(job.config.job.on, job.config.job.region, endpoint), checked)
+        service: Any = open_jobs(job.config.job.on, job.config.job.region, endpoint)
+        found = asked.schema_problems(service, checked)
     problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
     deployment += asked.setup_requests()

@@ -124,14 +124,14 @@ def _conflicts(values: Values) -> Iterator[Problem]:
 
 
 def _nova_conflicts(values: Values) -> Iterator[Problem]:
-    yield from one_of(values, "data", "train", "invocation_logs")
+    yield from one_of(values, "data", "train", "invocation_logs", source=BOTOCORE)
     for name in ("use_prompt_response", "filters"):
         if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
             rule = "is about invocation logs; give `invocation_logs`, or remove this field"
             yield Problem(f"data.{name}", values.get(f"data.{name}"), rule, BOTOCORE)
     filters = values.get("data.filters")
     if isinstance(filters, dict):
-        yield from one_of(values, "data.filters", *fields.Filters.model_fields)
+        yield from one_of(values, "data.filters", *fields.Filters.model_fields, source=BOTOCORE)
         for name in ("and_all", "or_all"):
             if any(len(item) != 1 for item in filters.get(name) or ()):
                 rule = "each of its tables has exactly one of equals and not_equals"
@@ -153,7 +153,7 @@ def _check_files(values: Values, folder: Path, problems: list[Problem]) -> tuple
     notes: list[str] = []
     rows: dict[str, int] = {}
     target, batch_field = _TARGETS[values.kind]
-    sizes = {"batchSize": values.get(batch_field), "maxPromptLength": values.get("hyperparameters.maxPromptLength")}
+    sizes = {"maxPromptLength": values.get("hyperparameters.maxPromptLength")}
     if target is Target.MTRL and (model := _sagemaker_file.model_of(values.get)):
         sizes = {"batchSize": _sagemaker_file.batch_size(values.get, model), "maxPromptLength": model.context_tokens}
     require_reference = values.get("data.require_reference") is not False

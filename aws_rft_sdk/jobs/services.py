@@ -244,7 +244,7 @@ class SageMakerRequests(_Requests):
         return _put_request(self.file_id(name), self.job.local(name))
 
     def upload(self, jobs: AgentRFT, name: str) -> str:  # noqa: D102
-        return jobs.upload(self.job.local(name), self.folder).id
+        return jobs.upload(self.job.local(name), self.folder, check=False).id
 
     def arguments(self, files: Mapping[str, str], grader: str | None) -> dict[str, JSON]:
         """Return the arguments of `create`. There is no grader: the agent tells the rewards."""
@@ -320,7 +320,9 @@ class SageMakerRequests(_Requests):
         refuse(found, f"the document of {self.job.path} does not fit the service's schema")
 
     def schema_problems(self, jobs: AgentRFT, request: Request) -> list[Problem]:  # noqa: D102
-        return _sagemaker_setup.schema_problems(jobs.client, request.parameters)
+        parameters = request.parameters
+        schema = jobs.schema(parameters["JobCategory"], parameters["JobConfigSchemaVersion"])
+        return _sagemaker_setup.schema_problems(schema, parameters)
 
     def set_up(self, jobs: AgentRFT) -> Iterator[Created]:
         """Create the model package groups."""
