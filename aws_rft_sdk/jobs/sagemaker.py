@@ -93,6 +93,7 @@ class AgentRFT:
         self.region = region
         self._sleep = sleep
         self._prices = prices
+        self._unlisted: set[str] = set()  # groups whose packages the caller may not list: warned of once
         self.client = functools.cache(
             functools.partial(client, session_for(region, session), endpoint_url=endpoint_url)
         )
@@ -176,10 +177,8 @@ class AgentRFT:
             text = f"The name {name!r} belongs to something that cannot be looked at. Choose another name. {missing}"
             raise conflict(error, action, text) from None
         if not (different := differing(job, parameters)):
-            if job.finished:
-                logger.warning(
-                    "job=<%s>, status=<%s> | exists and has ended; another name runs it again", name, job.status
-                )
+            level = logging.WARNING if job.state in ("failed", "cancelled") else logging.INFO
+            logger.log(level, "job=<%s>, status=<%s> | exists; another name runs it again", name, job.status)
             return job
         told = "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
         text = f"The name {name!r} belongs to {job['JobArn']} of {job.get('CreationTime')}, which is {job.status}"
@@ -371,7 +370,9 @@ class AgentRFT:
             for page in asking_each(found, "sagemaker:ListModelPackages", group):
                 yield from page.get("ModelPackageSummaryList", ())
         except JobServiceError as error:  # watching goes on without the list
-            logger.warning("group=<%s>, error=<%s> | the model packages cannot be listed", group, error)
+            level = logging.DEBUG if group in self._unlisted else logging.WARNING
+            self._unlisted.add(group)
+            logger.log(level, "group=<%s>, error=<%s> | the model packages cannot be listed", group, error)
 
     def events(self, job: str | Job, *, follow: bool = False, poll_seconds: float = POLL_SECONDS) -> Iterator[Event]:
         """Yield what a job says, each thing once: transitions, progress, billed tokens, checkpoints, steps' metrics.
@@ -486,7 +487,10 @@ class AgentRFT:
         ended = self.wait(made, poll_seconds=poll_seconds, changed=changed)
         if ended.state != "succeeded":
             reason = f": {ended.failure}" if ended.failure else ""
-            raise JobServiceError(f"evaluation {ended.id} is {ended.status}{reason}", action="sagemaker:CreateJob")
+            raise JobServiceError(
+                f"evaluation {ended.id} is {ended.status}{reason}. Another name runs it again",
+                action="sagemaker:CreateJob",
+            )
         return ended
 
     def evaluation_metrics(self, job: str | Job) -> dict[str, float]:
