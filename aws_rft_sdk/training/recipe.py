@@ -15,11 +15,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from aws_rft_sdk._frozen import JSON
-<<<<<<< HEAD
-from aws_rft_sdk.agent_rft import MODELS
-=======
 from aws_rft_sdk.advantages import ADVANTAGES
->>>>>>> main
+from aws_rft_sdk.agent_rft import MODELS
 from aws_rft_sdk.datasets._text import hint, plural
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs._tables import Form, Table, about_field, comment, read_toml, setting, shown, table_problems
