@@ -16,6 +16,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs._tables import shown
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, Config
+from aws_rft_sdk.jobs.expecting import Expectation, expect
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
@@ -44,6 +45,7 @@ class Plan:
         notes: What may not be meant.
         baseline: What the base policy scored in a run of `aws-rft rollout`. None if no run was named.
         endpoint: Where the requests would go.
+        estimates: Size, time and cost of a job on SageMaker, and what speaks against it. None for other services.
     """
 
     requests: tuple[Request, ...]
@@ -53,6 +55,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     baseline: Mapping[str, JSON] | None = None
     endpoint: str = "AWS"
+    estimates: Expectation | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """Return everything by its name."""
@@ -65,6 +68,7 @@ class Plan:
             **rest,
             "baseline": self.baseline,
             "endpoint": self.endpoint,
+            "estimates": self.estimates and self.estimates.to_json(),
         }
 
 
@@ -129,10 +133,11 @@ def plan(
         tuple(item._replace(parameters=_masked(item.parameters), document=_masked(item.document)) for item in requests),
         tuple(problems),
         tuple(_masked(item) for item in _creates(job.config, rows, deployment)),
-        tuple(_statements(job.config, arn, deployment)),
+        tuple(_statements(asked, arn, deployment)),
         (*job.notes, *notes),
         baseline,
         place,
+        expect(job, run),
     )
 
 
@@ -294,8 +299,9 @@ def _deploy(grader: Grader, asked: Asked, endpoint: str | None, created: _Told, 
     return made.arn
 
 
-def _statements(config: Config, arn: str | None, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+def _statements(asked: Asked, arn: str | None, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
     """Yield what whoever submits the job and follows it needs."""
+    config = asked.config
     role = None if isinstance(config, BedrockConfig) else config.job.role_arn
     names = iam.Names(
         account=(arn or role or "").split(":")[4],
@@ -304,6 +310,6 @@ def _statements(config: Config, arn: str | None, deployment: Sequence[Request]) 
         bucket=None if isinstance(config, BedrockConfig) else config.output.s3[len("s3://") :].partition("/")[0],
         role=role,
     )
-    yield from iam.needs_of("caller", names, config.job.on).statements
+    yield from iam.needs_of("caller", asked.named(names), config.job.on).statements
     if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
         yield iam.statement(sorted(actions))

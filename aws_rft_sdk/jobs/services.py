@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from shlex import quote
@@ -14,7 +15,7 @@ from aws_rft_sdk import agent_rft
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError
-from aws_rft_sdk.jobs import _bedrock_request, _sagemaker_file, _sagemaker_request, _sagemaker_setup, bedrock, nova
+from aws_rft_sdk.jobs import _bedrock_request, _sagemaker_file, _sagemaker_request, _sagemaker_setup, bedrock, iam, nova
 from aws_rft_sdk.jobs._files import is_s3, upload_uri
 from aws_rft_sdk.jobs._tables import value_at
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
@@ -70,6 +71,10 @@ class _Requests:
     def setup_requests(self) -> list[Request]:
         """Return the requests that create what the job needs, after the upload of its files."""
         return []
+
+    def named(self, names: iam.Names) -> iam.Names:
+        """Return what the policies are about, with what only this service has."""
+        return names
 
     def prepare(self, jobs: Any, say: Callable[[str], object]) -> None:
         """Ask the service what only it can tell, before anything is created.
@@ -286,6 +291,12 @@ class SageMakerRequests(_Requests):
 
     def remove_file(self, file: str, where: str) -> str:  # noqa: D102
         return f"aws s3 rm {quote(file)}"
+
+    def named(self, names: iam.Names) -> iam.Names:
+        """Return what the policies are about, with the agent, the MLflow app and the key."""
+        agent, output = _sagemaker_file.agent_arn(self._get), self.config.output
+        names = replace(names, mlflow=output.mlflow_arn, kms_key=output.kms_key)
+        return replace(names, function=agent) if self.config.agent.lambda_arn else replace(names, agent=agent)
 
     def setup_requests(self) -> list[Request]:
         """Return the requests that create the model package groups."""
