@@ -1,13 +1,21 @@
-"""Options that say which service of training jobs a command talks to."""
+"""What commands about training jobs share: which service they talk to, and how they print a job."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 
+from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.cli._options import usage_errors
+from aws_rft_sdk.cli._output import reader_may_leave
+from aws_rft_sdk.jobs._sagemaker_answers import parts_of
 from aws_rft_sdk.jobs.config import KINDS
+from aws_rft_sdk.jobs.services import open_jobs
+from aws_rft_sdk.jobs.types import Job
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,3 +35,36 @@ def place_options(fn: F) -> F:
     """Add `--region`, `--endpoint` and `--json` of a command that talks to Lambda and IAM."""
     region = click.option("--region", help="AWS region.  [default: that of the environment or the profile]")
     return region(endpoint_option(json_option(fn)))
+
+
+def with_jobs(fn: Callable[..., None]) -> Callable[..., None]:
+    """Add `--on`, `--region` and `--endpoint`, and open the service that they say: the argument `jobs`."""
+
+    @service_options
+    @usage_errors
+    @wraps(fn)
+    def run(*args: Any, on: str, region: str | None, endpoint: str | None, **kwargs: Any) -> None:
+        with reader_may_leave():
+            fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
+
+    return run
+
+
+def job_json(job: Job) -> dict[str, JSON]:
+    """Return the service's own fields, and above them what this package makes of them."""
+    own = {"status": job.status, "state": job.state, "tuned_model": job.tuned_model, "failure": job.failure}
+    return {**job, "job": job.id, **own}
+
+
+def print_job(job: Job, as_json: bool) -> None:
+    """Print a job as a few lines, or as JSON."""
+    if as_json:
+        click.echo(json.dumps(job_json(job), indent=2, default=str))
+        return
+    click.echo(f"{job.id}: {job.status}")
+    for name, value in parts_of(job).items():
+        click.echo(f"{name}: {value}")
+    if job.tuned_model:
+        click.echo(f"model: {job.tuned_model}")
+    if job.failure:
+        click.echo(f"failure: {job.failure}")
