@@ -20,6 +20,10 @@ SCHEMA_VERSION = "1.0.0"
 """Of the job's document, as the official SDK sends it."""
 ROLLOUT_STARTS_PER_SECOND = 5.0
 """Fixed as `rollout_tps` in the recipes."""
+ROLLOUT_CONCURRENCY = 96
+"""Rollouts in progress at once: the default, and the most that a job may have."""
+ROLLOUT_TIMEOUT_SECONDS = 600.0
+"""Default of the time after which a rollout is given up."""
 AGENTCORE_CALL_SECONDS = 900.0
 """Longest synchronous call of an AgentCore runtime. Source: AgentCore's quotas."""
 LAMBDA_CALL_SECONDS = 900.0
@@ -124,9 +128,9 @@ _RATE_CONFLICT = "the developer guide says 4e-5; the hub's record of this model 
 _BOTH = {
     "success_threshold": _H(1.0),
     "pass_k_values": _H((1, 2, 4, 8, 16, 32)),
-    "rollout_timeout": _H(600, 300, 86_400),
+    "rollout_timeout": _H(int(ROLLOUT_TIMEOUT_SECONDS), 300, 86_400),
     "rollout_max_retries": _H(3, 1, 10),
-    "rollout_max_concurrency": _H(96, 32, 96),
+    "rollout_max_concurrency": _H(ROLLOUT_CONCURRENCY, 32, ROLLOUT_CONCURRENCY),
 }
 _COMMON = {
     "global_batch_size": _H(128, choices=(32, 64, 128)),
@@ -249,11 +253,16 @@ class Prices:
         seen: The day on which the source had these prices, as `2026-10-02`.
     """
 
-    prefill: float
-    sample: float
-    train: float
-    source: str = "the job's file"
+    prefill: float = 0.0
+    sample: float = 0.0
+    train: float = 0.0
+    source: str = "your prices"
     seen: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The source and its day."""
+        return f"{self.source}, {self.seen}" if self.seen else self.source
 
     def cost(self, prefill: int = 0, sample: int = 0, train: int = 0) -> float:
         """Return what so many tokens cost in US dollars."""

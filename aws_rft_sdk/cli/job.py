@@ -17,6 +17,7 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._job_options import endpoint_option, job_json, json_option, on_option, print_job, with_jobs
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
+from aws_rft_sdk.cli.job_guard import guard_command
 from aws_rft_sdk.cli.job_sagemaker import COMMANDS
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
@@ -39,7 +40,7 @@ def command() -> None:
     """Plan, submit, follow and use a training job."""
 
 
-for item in (watch_command, report_command, *COMMANDS):
+for item in (watch_command, report_command, guard_command, *COMMANDS):
     command.add_command(item)
 
 

@@ -105,7 +105,7 @@ def rule_of(field: FieldInfo) -> str:
     """Return in words what the value of a field must be."""
     extra = field.json_schema_extra
     told = str(extra["rule"]) if isinstance(extra, dict) else ""
-    return told or ("a table" if table_of(field) else words_of(field.annotation, field.metadata))
+    return told or words_of(field.annotation, field.metadata)
 
 
 def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
@@ -125,6 +125,8 @@ def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
             return f"{number} above {fact.gt:g}"
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(words_of(one) for one in get_args(kind) if one is not NoneType)
+    if isinstance(kind, type) and issubclass(kind, Table):
+        return "a table"
     if get_origin(kind) is Literal:
         return " or ".join(f'"{value}"' for value in get_args(kind))
     return "true or false"

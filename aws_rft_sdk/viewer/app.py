@@ -79,7 +79,9 @@ def templates() -> jinja2.Environment:
 def _number(value: float | None, digits: int = 4) -> str:
     if value is None:
         return "-"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
 
 
 def _percent(value: float | None) -> str:

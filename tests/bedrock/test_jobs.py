@@ -510,14 +510,14 @@ def test_db_when_the_disk_is_full_then_the_job_waits_and_goes_on_after_a_restart
         job = create(client)
         assert entered.wait(30)
         store = server._serving.store
-        with store._transaction() as db:
+        with store.transaction() as db:
             pages = db.execute("PRAGMA max_page_count = 1").fetchone()[0]  # SQLite takes the pages that it has
         with pytest.raises(openai.InternalServerError, match="full"):
             upload(client, b"x" * 100_000)
         go_on.set()
         wait_until(lambda: "the next server goes on with the job" in caplog.text)
         assert client.fine_tuning.jobs.retrieve(job.id).status == "running"
-        with store._transaction() as db:
+        with store.transaction() as db:
             assert pages < db.execute("PRAGMA max_page_count = 1000000").fetchone()[0]
         server.restart()
         assert ended(client, job)["status"] == "succeeded"

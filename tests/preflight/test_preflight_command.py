@@ -112,12 +112,16 @@ def test_preflight_when_prices_are_given_then_figures_follow_from_the_records(tm
         "rollouts_per_step": 40,
         "steps": 5,
         "rollouts": 200,
+        "validation_rollouts": None,
+        "start_seconds_per_step": 8.0,
         "rollouts_in_progress": 2,
         "rollout_hours": pytest.approx(200 * 3 / 2 / 3600),
+        "hours": None,
         "prefill_tokens": 200 * 300,
         "sample_tokens": 200 * 90,
         "train_tokens": 200 * 250,
         "cost": pytest.approx((200 * 300 + 10 * 200 * 90 + 100 * 200 * 250) / 1e6),
+        "price_source": "your prices",
         "worker_peak_bytes": None,
     }
 
@@ -149,7 +153,7 @@ def test_preflight_and_show_when_an_agent_changed_a_history_then_both_say_so(tmp
     clean = CliRunner().invoke(main, ["show", str(folder), "t-0-0"], catch_exceptions=False).output
 
     assert found["fidelity"] == {
-        **{"trajectories": 2, "broken": 1, "broken_share": 0.5, "rows": 3},
+        **{"recorded": 2, "trajectories": 2, "broken": 1, "broken_share": 0.5, "rows": 3},
         "causes": {"system_prompt_changed": 1},
     }
     assert "2 training rows" in shown

@@ -10,13 +10,10 @@ from statistics import fmean
 
 import pytest
 import requests
-from click.testing import CliRunner
 from runs.making import Database, calculating, write_records
 from viewer.browsing import KEY, served
 
-from aws_rft_sdk.cli import main
-from aws_rft_sdk.runs import RolloutRecord, RolloutStatus, measure, read_records
-from aws_rft_sdk.runs.preflight import preflight
+from aws_rft_sdk.runs import RolloutRecord, RolloutStatus, measure
 from aws_rft_sdk.runtime import LocalRuntime, standin
 
 REWARDS = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.25, 1.0]
@@ -194,19 +191,6 @@ def test_list_when_choices_are_made_then_only_such_rollouts_are_there(
     address: str, session: requests.Session, query: str, count: int
 ) -> None:
     assert f"<small>{count} of 9</small>" in text_of(session, f"{address}/view/0/rollouts?{query}")
-
-
-def test_report_when_written_then_its_figures_are_those_of_the_records(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "report.html"
-    done = CliRunner().invoke(main, ["report", str(folder), "-o", str(out)])
-    assert done.exit_code == 0, done.output
-    page = out.read_text()
-    expected = {n: v for n, v in measure(read_records(folder)).to_dict().items() if v is not None}
-    shown = dict(re.findall(r'data-figure="([^"]+)">([^<]+)<', page))
-    assert {name: float(text.replace(",", "")) for name, text in shown.items()} == pytest.approx(expected, rel=1e-4)
-    assert f">{preflight(read_records(folder)).verdict.value}</span>" in page
-    for text in ("Question 2?", "ValueError: no", "It is 42."):
-        assert text in page
 
 
 def test_links_when_all_are_followed_then_each_leads_to_a_page(address: str, session: requests.Session) -> None:

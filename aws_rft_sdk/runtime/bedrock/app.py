@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import answers
+from aws_rft_sdk.runtime._database import JobEndedError
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.app import read_body
 from aws_rft_sdk.runtime.auth import Verifier
@@ -25,7 +26,7 @@ from aws_rft_sdk.runtime.bedrock.errors import ApiRefusal, send_api_refusal
 from aws_rft_sdk.runtime.bedrock.functions import Functions
 from aws_rft_sdk.runtime.bedrock.models import Models
 from aws_rft_sdk.runtime.bedrock.requests import MAX_PAGE, page, read_job
-from aws_rft_sdk.runtime.bedrock.store import ENDED, Doc, Event, JobEndedError, Store
+from aws_rft_sdk.runtime.bedrock.store import ENDED, Doc, Event, Store
 from aws_rft_sdk.runtime.bedrock.training import Jobs
 from aws_rft_sdk.runtime.faults import ConnectionGoneError, Faults, strike
 from aws_rft_sdk.runtime.inference import RESPONSES_PATH, AnsweredError, Inquiry, sample
@@ -242,7 +243,7 @@ class Api:
             "id": str(uuid.uuid4()),
             "object": "file",
             "bytes": len(content),
-            "created_at": self._store.now(),
+            "created_at": int(self._store.now()),
             "filename": file.filename or "upload",
             "purpose": purpose,
             "status": "processed",
@@ -285,7 +286,7 @@ class Api:
         doc: Doc = {
             "id": f"ftjob-{uuid.uuid4()}",
             "object": "fine_tuning.job",
-            "created_at": self._store.now(),
+            "created_at": int(self._store.now()),
             "finished_at": None,
             "estimated_finish": None,
             "status": "validating_files",

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.runtime._database import Database, JobEndedError, Layout
 
 ENDED = ("succeeded", "failed", "cancelled")
 """States of a job that never change any more."""
@@ -29,13 +27,9 @@ CREATE TABLE IF NOT EXISTS checkpoints (
 CREATE TABLE IF NOT EXISTS responses (number INTEGER PRIMARY KEY, id TEXT UNIQUE, doc TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of_a_job ON events (job);
 """
-_VERSION = 0x524654  # also tells that the file is ours
+_VERSION = 0x524654
 
 Doc = dict[str, JSON]
-
-
-class JobEndedError(Exception):
-    """The job has ended, or the server has stopped: nothing more can be written of it."""
 
 
 class Event(NamedTuple):
@@ -55,98 +49,41 @@ class CheckpointRow(NamedTuple):
     metrics: Mapping[str, JSON]
 
 
-class Store:
+class Store(Database):
     """Files, jobs, events, checkpoints and responses as the JSON that the API answers with.
 
-    Args:
-        path: Path of the file, created if missing. ":memory:" for a database that ends with this object.
-        clock: Returns seconds since 1970.
-
-    Raises:
-        ConfigurationError: The file cannot be used, or another server has it open.
-
-    Concurrency: safe from any thread. Every method is one transaction.
+    The arguments are those of `Database`. Every method is one transaction.
     """
 
     def __init__(self, path: str | Path, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
-        self._lock = threading.RLock()
-        self._closed = False
-        try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
-            try:
-                self._open(path)
-            except BaseException:
-                self._db.close()
-                raise
-        except sqlite3.Error as error:
-            raise ConfigurationError(f"db {path} cannot be used, or another server has it open: {error}") from error
-
-    def _open(self, path: str | Path) -> None:
-        # A lock for as long as the file is open: two servers would run every job twice.
-        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
-        is_empty = self._db.execute("SELECT 1 FROM sqlite_master").fetchone() is None
-        if version != _VERSION and not (version == 0 and is_empty):
-            raise ConfigurationError(f"db {path} is no database of LocalBedrock; name another file")
-        self._db.execute("PRAGMA journal_mode = WAL")
-        self._db.execute("PRAGMA synchronous = NORMAL")  # outlives a killed process, if not a power failure
-        self._db.execute("BEGIN EXCLUSIVE")
-        self._db.execute(f"PRAGMA user_version = {_VERSION}")
-        self._db.execute("COMMIT")
-        self._db.executescript(_SCHEMA)
-
-    def close(self) -> None:
-        """Release the file. Every later call raises `JobEndedError`. Repeating is safe."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._db.close()
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            if self._closed:
-                raise JobEndedError
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:  # a full disk has ended it already
-                    self._db.execute("ROLLBACK")
-                raise
-
-    def now(self) -> int:
-        """Return the time in seconds since 1970."""
-        return int(self._clock())
+        super().__init__(path, Layout("LocalBedrock", _VERSION, _SCHEMA), clock)
 
     # --- files and responses -----------------------------------------------------------------------------------------
 
     def add_file(self, doc: Doc, content: bytes) -> None:
         """Store an uploaded file."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT INTO files (id, doc, content) VALUES (?, ?, ?)", (doc["id"], json.dumps(doc), content))
 
     def content(self, file_id: str) -> bytes:
         """Return the content of a file, also of a deleted one: jobs that began before still need it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute("SELECT content FROM files WHERE id = ?", (file_id,)).fetchone()
             return bytes(row[0])
 
     def delete_file(self, file_id: str) -> None:
         """Delete a file for all but the jobs that were created with it."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("UPDATE files SET deleted = 1 WHERE id = ?", (file_id,))
 
     def add_response(self, doc: Doc) -> None:
         """Store an answer of the Responses API."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT INTO responses (id, doc) VALUES (?, ?)", (doc["id"], json.dumps(doc)))
 
     def delete_response(self, response_id: str) -> None:
         """Delete a stored answer."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("DELETE FROM responses WHERE id = ?", (response_id,))
 
     # --- reading -----------------------------------------------------------------------------------------------------
@@ -154,7 +91,7 @@ class Store:
     def get(self, table: str, item_id: str) -> Doc | None:
         """Return a row of the table "files", "jobs" or "responses", or None if there is no such row."""
         where = "id = ? AND NOT deleted" if table == "files" else "id = ?"
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(f"SELECT doc FROM {table} WHERE {where}", (item_id,)).fetchone()  # noqa: S608
             return None if row is None else json.loads(row[0])
 
@@ -162,19 +99,19 @@ class Store:
         """Return the rows of a table, oldest first: all files or jobs, or the events or checkpoints of one job."""
         where = "job = ?" if job_id is not None else "NOT deleted" if table == "files" else "1"
         values = () if job_id is None else (job_id,)
-        with self._transaction() as db:
+        with self.transaction() as db:
             query = f"SELECT doc FROM {table} WHERE {where} ORDER BY number"  # noqa: S608 - no caller's text
             return [json.loads(doc) for (doc,) in db.execute(query, values)]
 
     def progress(self, job_id: str) -> tuple[int, bytes | None]:
         """Return the last step of a job that is complete, 0 for none, and what was learnt until then."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             step, state = db.execute("SELECT step, state FROM jobs WHERE id = ?", (job_id,)).fetchone()
             return step, state
 
     def trained(self, model: str) -> tuple[str, bytes | None] | None:
         """Return base model and state of a tuned model or a checkpoint, or None if there is no such model."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             row = db.execute(
                 "SELECT jobs.doc, c.state FROM checkpoints c JOIN jobs ON jobs.id = c.job WHERE c.model = ?", (model,)
             ).fetchone()
@@ -187,7 +124,7 @@ class Store:
 
     def add_job(self, doc: Doc, events: Sequence[Event]) -> None:
         """Store a new job."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             db.execute("INSERT INTO jobs (id, doc) VALUES (?, ?)", (doc["id"], json.dumps(doc)))
             self._add_events(db, doc["id"], events)
 
@@ -212,13 +149,13 @@ class Store:
         Raises:
             JobEndedError: The job has ended. Nothing was changed.
         """
-        with self._transaction() as db:
+        with self.transaction() as db:
             doc: Doc = json.loads(db.execute("SELECT doc FROM jobs WHERE id = ?", (job_id,)).fetchone()[0])
             if doc["status"] in ENDED:
                 raise JobEndedError
             doc |= changes
             if doc["status"] in ENDED:
-                doc["finished_at"] = self.now()
+                doc["finished_at"] = int(self.now())
             db.execute("UPDATE jobs SET doc = ? WHERE id = ?", (json.dumps(doc), job_id))
             if step is not None:
                 db.execute("UPDATE jobs SET step = ?, state = ? WHERE id = ?", (*step, job_id))
@@ -232,7 +169,7 @@ class Store:
             doc = {
                 "object": "fine_tuning.job.event",
                 "id": f"ftevent-{uuid.uuid4()}",
-                "created_at": self.now(),
+                "created_at": int(self.now()),
                 "level": event.level,
                 "message": event.message,
                 "type": "message" if event.data is None else "metrics",
@@ -244,7 +181,7 @@ class Store:
         doc = {
             "object": "fine_tuning.job.checkpoint",
             "id": f"ftckpt-{uuid.uuid4()}",
-            "created_at": self.now(),
+            "created_at": int(self.now()),
             "fine_tuning_job_id": job_id,
             "fine_tuned_model_checkpoint": row.model,
             "step_number": row.step,

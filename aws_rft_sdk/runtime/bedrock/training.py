@@ -19,12 +19,13 @@ from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime import chat
+from aws_rft_sdk.runtime._database import JobEndedError
 from aws_rft_sdk.runtime.answers import Refusal, encode
 from aws_rft_sdk.runtime.bedrock.dataset import DatasetError, Row, read_rows
 from aws_rft_sdk.runtime.bedrock.functions import Functions
 from aws_rft_sdk.runtime.bedrock.grading import GraderError, GraderInput, Score, grade, make_sample
 from aws_rft_sdk.runtime.bedrock.models import Models
-from aws_rft_sdk.runtime.bedrock.store import CheckpointRow, Event, JobEndedError, Store
+from aws_rft_sdk.runtime.bedrock.store import CheckpointRow, Event, Store
 from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, Trainer, TrainingStep, Update
 from aws_rft_sdk.runtime.decode import Tracking
 from aws_rft_sdk.runtime.inference import Inquiry, ask, read_whole

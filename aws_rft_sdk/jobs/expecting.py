@@ -1,26 +1,74 @@
-"""What commands that judge a run know of the job that is planned."""
+"""What a run of `aws-rft rollout` says about a job before it is submitted: its size, time and cost, and conflicts."""
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.agent_rft import AGENTCORE_CALL_SECONDS
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._tables import read_toml
 from aws_rft_sdk.jobs.types import Problem
 from aws_rft_sdk.rollout.folder import PROMPTS_FILE
-from aws_rft_sdk.runs.manifest import Manifest
-from aws_rft_sdk.runs.preflight import TrainingPlan
+from aws_rft_sdk.runs import RolloutTable
+from aws_rft_sdk.runs.manifest import Manifest, read_manifest
+from aws_rft_sdk.runs.preflight import Reason, TrainingPlan
+from aws_rft_sdk.runs.preflight.estimates import Estimates, estimate_job
 from aws_rft_sdk.runs.preflight.plans import plan_of
+from aws_rft_sdk.runs.preflight.rules import conflicts
 
-_CALL_SECONDS = 900.0
-"""Longest call of an AgentCore runtime."""
+
+@dataclass(frozen=True)
+class Expectation:
+    """What a job would take, and what speaks against it.
+
+    Attributes:
+        estimates: Its size, time and cost. Without a run, only what the file itself says.
+        conflicts: The gravest first. Empty if nothing speaks against the job.
+    """
+
+    estimates: Estimates
+    conflicts: tuple[Reason, ...]
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return the estimates by their names, and beside them `conflicts`."""
+        return {**self.estimates.to_dict(), "conflicts": [reason.to_dict() for reason in self.conflicts]}
+
+    def __str__(self) -> str:
+        """Return everything as lines of text."""
+        found = [f"{one.verdict.value}: {one.text}. {one.advice} ({one.source})" for one in self.conflicts]
+        return "\n".join([*str(self.estimates).splitlines(), *found])
+
+
+def expect(
+    job: Mapping[str, JSON],
+    run: Path | None = None,
+    *,
+    prompts: int | None = None,
+    validation_prompts: int | None = None,
+) -> Expectation:
+    """Return what a job would take if its rollouts were like those of a run, and what speaks against it.
+
+    Args:
+        job: The job's file, as it was read.
+        run: Folder of `aws-rft rollout` with the same agent and the base policy. None if there is none.
+        prompts: Rows of the training file. None if it is not on this machine.
+        validation_prompts: Rows of the validation file. None if there is none, or it is not on this machine.
+
+    Raises:
+        ConfigurationError: A number of the file is none, or the run's manifest cannot be read.
+        DatasetError: The run's records cannot be read.
+    """
+    plan = replace(plan_of(job), prompts=prompts, validation_prompts=validation_prompts)
+    table = RolloutTable()
+    if run is not None:
+        table = RolloutTable.read(run)
+        plan = completed_plan(plan, read_manifest(run), seen=len(set(table.prompt)))
+    return Expectation(estimate_job(table, plan), conflicts(table, plan))
 
 
 def read_plan(job: Path | None) -> TrainingPlan:
@@ -35,9 +83,10 @@ def read_plan(job: Path | None) -> TrainingPlan:
     read = read_table(job)
     plan = plan_of(read)
     data = read.get("data")
-    train = data.get("train") if isinstance(data, dict) else None
-    if isinstance(train, str) and (job.parent / train).is_file():
-        plan = replace(plan, prompts=_rows(job.parent / train))
+    for field, name in (("prompts", "train"), ("validation_prompts", "validation")):
+        file = data.get(name) if isinstance(data, dict) else None
+        if isinstance(file, str) and (job.parent / file).is_file():
+            plan = replace(plan, **{field: _rows(job.parent / file)})  # type: ignore[arg-type] # counts
     return plan
 
 
@@ -59,12 +108,6 @@ def read_table(path: Path) -> Mapping[str, JSON]:
     if isinstance(read, Problem):
         raise ConfigurationError(f"{path}: {read.rule}")
     return read
-
-
-def peak_bytes() -> int:
-    """Return the most memory that this process has had."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def completed_plan(
@@ -89,7 +132,7 @@ def completed_plan(
         if isinstance(value := settings.get(name), int):
             found[field] = value
     if manifest is not None and manifest.handler.startswith("arn:"):
-        found["platform_seconds"] = _CALL_SECONDS
+        found["platform_seconds"] = AGENTCORE_CALL_SECONDS
     missing = {name: value for name, value in found.items() if getattr(plan, name) is None}
     return replace(plan, **missing)  # type: ignore[arg-type] # the names are fields
 
