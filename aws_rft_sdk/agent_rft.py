@@ -20,6 +20,10 @@ SCHEMA_VERSION = "1.0.0"
 """Of the job's document, as the official SDK sends it."""
 ROLLOUT_STARTS_PER_SECOND = 5.0
 """Fixed as `rollout_tps` in the recipes."""
+ROLLOUT_CONCURRENCY = 96
+"""Rollouts in progress at once: the default, and the most that a job may have."""
+ROLLOUT_TIMEOUT_SECONDS = 600.0
+"""Default of the time after which a rollout is given up."""
 AGENTCORE_CALL_SECONDS = 900.0
 """Longest synchronous call of an AgentCore runtime. Source: AgentCore's quotas."""
 LAMBDA_CALL_SECONDS = 900.0
@@ -29,6 +33,8 @@ MAX_RUNTIME_SECONDS = 86_400
 EVALUATION_MAX_RUNTIME_SECONDS = 259_200
 """Highest time limit of an evaluation."""
 
+TOKEN_KINDS = ("prefill", "sample", "train")
+"""Kinds of tokens that are billed: those of requests, of answers, and of training rows."""
 Value = int | float | str | tuple[int, ...]
 
 
@@ -122,9 +128,9 @@ _RATE_CONFLICT = "the developer guide says 4e-5; the hub's record of this model 
 _BOTH = {
     "success_threshold": _H(1.0),
     "pass_k_values": _H((1, 2, 4, 8, 16, 32)),
-    "rollout_timeout": _H(600, 300, 86_400),
+    "rollout_timeout": _H(int(ROLLOUT_TIMEOUT_SECONDS), 300, 86_400),
     "rollout_max_retries": _H(3, 1, 10),
-    "rollout_max_concurrency": _H(96, 32, 96),
+    "rollout_max_concurrency": _H(ROLLOUT_CONCURRENCY, 32, ROLLOUT_CONCURRENCY),
 }
 _COMMON = {
     "global_batch_size": _H(128, choices=(32, 64, 128)),
@@ -233,6 +239,52 @@ def find_model(name: str) -> BaseModel | None:
     """Return the model of a short name, an id in the hub or a hub ARN. Returns None for others."""
     hub_id = name.partition("/Model/")[2].partition("/")[0] or name
     return MODELS.get(name) or next((model for model in MODELS.values() if model.hub_id == hub_id), None)
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What a million tokens of a kind cost in US dollars.
+
+    Attributes:
+        prefill: Tokens of requests, counted in full for every turn.
+        sample: Tokens of answers.
+        train: Tokens of training rows. An evaluation has none.
+        source: Who says so.
+        seen: The day on which the source had these prices, as `2026-10-02`.
+    """
+
+    prefill: float = 0.0
+    sample: float = 0.0
+    train: float = 0.0
+    source: str = "your prices"
+    seen: str = ""
+
+    @property
+    def origin(self) -> str:
+        """The source and its day."""
+        return f"{self.source}, {self.seen}" if self.seen else self.source
+
+    def cost(self, prefill: int = 0, sample: int = 0, train: int = 0) -> float:
+        """Return what so many tokens cost in US dollars."""
+        return (self.prefill * prefill + self.sample * sample + self.train * train) / 1e6
+
+
+_PRICE_LIST = "AWS Price List, as recorded in cost_accounting.json of github.com/di37/aws-rl-workshop"
+PRICES: Mapping[tuple[str, str], Prices] = MappingProxyType(
+    {("gpt-oss-20b", "us-west-2"): Prices(0.12, 0.30, 0.36, _PRICE_LIST, "2026-10-02")}
+)
+"""Prices that are known, by the short name of the model and the region. An evaluation costs the same for a token."""
+
+
+def known_prices(model: str, region: str) -> Prices | None:
+    """Return the prices of a model in a region. Returns None if they are not known.
+
+    Args:
+        model: Short name, id in the hub or hub ARN.
+        region: AWS region of the job.
+    """
+    found = find_model(model)
+    return PRICES.get((found.name, region)) if found else None
 
 
 def steps_per_epoch(prompts: int, batch_size: int) -> int:

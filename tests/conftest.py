@@ -32,6 +32,15 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# Folders whose files take longest, one of them minutes. Begun last, such a file would run while other workers have
+# nothing left to do. `.ci/run` tells xdist to keep this order.
+SLOW = ("rollout", "training", "benchmarks", "proof", "examples", "hung", "workers", "workers_queues", "viewer")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: SLOW.index(item.path.parent.name) if item.path.parent.name in SLOW else len(SLOW))
+
+
 @pytest.fixture(scope="session")
 def aws_environment() -> dict[str, str]:
     """Return the AWS settings that the run was started with, for tests against a real endpoint."""

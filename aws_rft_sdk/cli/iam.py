@@ -17,20 +17,23 @@ from aws_rft_sdk.jobs.iam import Audience, Names, Needs, needs_of
 _NARROWING = {
     "caller": ("function",),
     "caller of nova": ("function", "bucket", "role"),
+    "caller of sagemaker": ("bucket", "role", "mlflow", "agent"),
     "agent": ("models",),
     "job-role": ("function", "bucket"),
+    "job-role of sagemaker": ("bucket", "mlflow", "agent"),
     "grader": ("function",),
     "forwarder": ("function",),
 }
 """What has to be named, or the policy has a wildcard in its place."""
+_OPTION_OF = {"models": "model", "role": "job-role"}
 
 
 @click.group("iam")
 def command() -> None:
     """Print the IAM policies of everybody who takes part in a job, and check who lacks what.
 
-    The caller submits and follows jobs. The agent serves rollouts of multi-turn jobs. Bedrock runs a Nova job as the
-    job-role. The grader and the forwarder are the roles of the two Lambda functions.
+    The caller submits and follows jobs. The agent serves rollouts of multi-turn jobs. The service runs a Nova job, or a
+    job on SageMaker, as the job-role. The grader and the forwarder are the roles of the two Lambda functions.
     """
 
 
@@ -40,14 +43,19 @@ _OPTIONS = (
         "--on",
         default="bedrock",
         show_default=True,
-        type=click.Choice(["bedrock", "nova"]),
-        help="The caller's service.",
+        type=click.Choice(["bedrock", "nova", "sagemaker"]),
+        help="The service of the jobs.",
     ),
     click.option("--account", help="Id of the account.  [default: that of the credentials]"),
     click.option("--function", help="Name or ARN of the Lambda function."),
     click.option("--bucket", help="S3 bucket of data and output."),
     click.option("--model", "models", multiple=True, help="Bedrock model that is called: an id or an ARN."),
     click.option("--queue", metavar="ARN", help="SQS queue that the forwarder sends to."),
+    click.option("--job-role", "role", metavar="ARN", help="Role that the caller passes to the service."),
+    click.option("--agent", metavar="ARN", help="AgentCore runtime, of jobs on SageMaker."),
+    click.option("--mlflow", metavar="ARN", help="MLflow app, of jobs on SageMaker."),
+    click.option("--kms-key", metavar="ARN", help="Key for the output, of jobs on SageMaker."),
+    click.option("--vpc", is_flag=True, help="Jobs on SageMaker run in a network of yours."),
 )
 
 
@@ -59,7 +67,6 @@ def _names_options(fn: Any) -> Any:
 
 @command.command("show")
 @_names_options
-@click.option("--job-role", "role", metavar="ARN", help="Role that the caller passes to Bedrock.")
 @usage_errors
 def show(audience: str, on: str, region: str | None, endpoint: str | None, as_json: bool, **named: Any) -> None:
     """Print the permissions policy and, for a role, the trust policy. Works without credentials with --account."""
@@ -77,7 +84,6 @@ def show(audience: str, on: str, region: str | None, endpoint: str | None, as_js
 @command.command("check")
 @_names_options
 @click.option("--role", "--principal", "principal", required=True, metavar="ARN", help="Role or user to look at.")
-@click.option("--job-role", "role", metavar="ARN", help="Role that the caller passes to Bedrock.")
 @click.pass_context
 @usage_errors
 def check(
@@ -121,9 +127,11 @@ def _needs(
 
 def _wildcards(audience: str, on: str, names: Names) -> list[str]:
     """Return the options that would narrow the policy down."""
-    wanted = _NARROWING["caller of nova" if (audience, on) == ("caller", "nova") else audience]
-    options = {"models": "model", "role": "job-role"}
-    return [options.get(name, name) for name in wanted if not getattr(names, name)]
+    wanted = _NARROWING.get(f"{audience} of {on}", _NARROWING[audience])
+    lacking = [name for name in wanted if not getattr(names, name)]
+    if names.function and on == "sagemaker":  # it forwards to the agent, so that there is no runtime
+        lacking = [name for name in lacking if name != "agent"]
+    return [_OPTION_OF.get(name, name) for name in lacking]
 
 
 def _print(found: Comparison, principal: str) -> None:

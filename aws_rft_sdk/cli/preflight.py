@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +19,9 @@ from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
 from aws_rft_sdk.cli._progress import RunProgress
 from aws_rft_sdk.cli._runs import RecordedRun, threshold_of
-from aws_rft_sdk.cli._training_plan import completed_plan, peak_bytes, read_plan, read_table
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError, RFTError
+from aws_rft_sdk.jobs.expecting import completed_plan, read_plan, read_table
 from aws_rft_sdk.proof import Trial, prove_handler
 from aws_rft_sdk.proof.handlers import DEFAULT_PROMPT
 from aws_rft_sdk.rewards.cases import read_cases
@@ -32,8 +34,9 @@ from aws_rft_sdk.rollout.running import RunStatus
 from aws_rft_sdk.runs import replay_rollouts
 from aws_rft_sdk.runs.manifest import is_deployed
 from aws_rft_sdk.runs.preflight import Checks, Preflight, TrainingPlan, Verdict, preflight
-from aws_rft_sdk.runs.preflight.estimates import estimate_job, read_prices
+from aws_rft_sdk.runs.preflight.estimates import estimate_job
 from aws_rft_sdk.runs.preflight.histories import read_histories
+from aws_rft_sdk.runs.preflight.plans import read_prices
 from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runs.replay_report import ReplayStatus
 
@@ -99,9 +102,10 @@ def command(
     Exit status: 0 for go and for warnings, 1 for no-go, 3 when the sample cannot tell, 2 for bad usage.
     """
     plan = read_plan(job)
-    priced = None if prices is None else read_prices(read_table(prices))
+    if prices is not None:
+        plan = replace(plan, prices=read_prices(read_table(prices)))
     given = {"group_size": group_size, "batch_size": batch_size, "context_tokens": context_tokens}
-    plan = replace(plan, **{name: value for name, value in given.items() if value is not None})
+    plan = replace(plan, **{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     tried = None if reward is None else (load_function(reward[0], load_object), read_cases(reward[1]))
     peak = None
     if folder is None:
@@ -112,13 +116,13 @@ def command(
         )
         if ran is None:
             ctx.exit(INTERRUPTED)
-        folder, peak = ran, peak_bytes()
+        folder, peak = ran, _peak_bytes()
     recorded = RecordedRun.read(folder)
     plan = completed_plan(plan, recorded.manifest, dataset, seen=len(set(recorded.table.prompt)))
     measured = Checks() if handler is None or not checks or is_deployed(handler) else _check(handler, folder, dataset)
     threshold = threshold_of(plan.success_threshold if success_threshold is None else success_threshold, folder)
     found = preflight(recorded.table, plan, measured, success_threshold=threshold)
-    estimates = estimate_job(recorded.table, plan, priced, peak)
+    estimates = estimate_job(recorded.table, plan, peak)
     histories = read_histories(folder / DATABASE_FILE)
     tested = None if tried is None else bench(*tried)
     if as_json:
@@ -164,6 +168,12 @@ def _run_base(
     with RunProgress() as progress:
         done = run(handler, sample, out=out, listener=progress, **options)
     return replace(plan, prompts=len(cells)), None if done.status is RunStatus.INTERRUPTED else done.folder
+
+
+def _peak_bytes() -> int:
+    """Return the most memory that this process has had."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def _check(handler: str, folder: Path, dataset: Path | None) -> Checks:

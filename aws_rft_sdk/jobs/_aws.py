@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import logging
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 from botocore.config import Config
@@ -14,7 +17,11 @@ from urllib3.exceptions import HTTPError
 from aws_rft_sdk._hosts import check_url, dual_stack_suffix, is_loopback_url
 from aws_rft_sdk.credentials import Credentials
 from aws_rft_sdk.errors import ConfigurationError, CredentialsError
+from aws_rft_sdk.jobs._files import digest_of, upload_uri
 from aws_rft_sdk.jobs._refusals import refusal
+from aws_rft_sdk.jobs.types import File
+
+logger = logging.getLogger(__name__)
 
 _Item = TypeVar("_Item")
 _ATTEMPTS = 5
@@ -123,6 +130,22 @@ def asking_each(items: Iterable[_Item], action: str, resource: str = "*") -> Ite
     """Yield items that boto3 asks a service for one by one: pages, or events. Errors are those of `asking`."""
     with asking(action, resource):
         yield from items
+
+
+def upload_file(s3: Any, path: Path, destination: str) -> File:
+    """Upload a file to S3. Safe to repeat: the same content has the same key. Returns the file; its id is its URI.
+
+    Args:
+        s3: boto3's client of `s3`.
+        path: The file.
+        destination: `s3://bucket/folder` or `bucket/folder`.
+    """
+    uri, digest, size = upload_uri(path, destination), digest_of(path), path.stat().st_size
+    bucket, key = uri.removeprefix("s3://").split("/", 1)
+    with path.open("rb") as file, asking("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}"):
+        s3.put_object(Bucket=bucket, Key=key, Body=file, ChecksumSHA256=base64.b64encode(digest).decode())
+    logger.info("uri=<%s>, bytes=<%d> | uploaded", uri, size)
+    return File({"s3Uri": uri, "bucket": bucket, "key": key, "bytes": size}, uri)
 
 
 def _new_session(region_name: str | None = None) -> Any:

@@ -15,6 +15,8 @@ from aws_rft_sdk.errors import DatasetError
 from aws_rft_sdk.jobs._shapes import value_problems
 from aws_rft_sdk.jobs.types import OURS, Problem
 
+_OF_TRAINING = ("rows-min", "rows-batch", "rows-few-batches")
+"""Rules of training data that say how many rows it has."""
 _NOT_IN_KEYS = re.compile(r"[^-_.a-zA-Z0-9]+")
 
 
@@ -48,8 +50,8 @@ def check_file(
         target: The service.
         field: Path of the field that names the file.
         require_reference: Whether each row needs a reference_answer.
-        is_training: Whether the file is training data. Nova is measured on any number of rows; what Bedrock takes is
-            not documented.
+        is_training: Whether the file is training data. Nova and SageMaker measure on any number of rows; what Bedrock
+            takes is not documented.
         sizes: Hyperparameters. `batchSize` and `maxPromptLength` are used if they are positive integers.
     """
     if not path.exists():
@@ -62,7 +64,7 @@ def check_file(
             batch_size=_positive(given.get("batchSize")) if is_training else None,
             max_tokens=_positive(given.get("maxPromptLength")),
             require_reference=require_reference,
-            ignore=() if is_training or target is Target.BEDROCK else ("rows-min",),
+            ignore=() if is_training or target is Target.BEDROCK else _OF_TRAINING,
             keep=1,
         )
     except DatasetError as error:

@@ -199,15 +199,17 @@ def _trust_gaps(wanted: Policy, principal: Principal, iam: Any) -> Iterator[Gap]
         raise refusal(error, "iam:GetRole", principal.arn) from None
     (needed,) = wanted["Statement"]
     service, account = needed["Principal"]["Service"], needed["Condition"]["StringEquals"]["aws:SourceAccount"]
-    trusted = [
-        item
-        for item in _as_list(found["Statement"])
-        if item["Effect"] == "Allow"
-        and _matches(item, "Action", "sts:AssumeRole")
-        and service in _as_list(item.get("Principal", {}).get("Service", []))
-    ]
-    if not trusted:
-        yield Gap("sts:AssumeRole", principal.arn, f"the role does not trust {service}", needed)
-    elif not any(account in str(item.get("Condition")) for item in trusted):
-        why = f"the role trusts {service} for every account: its trust policy lacks aws:SourceAccount"
-        yield Gap("sts:AssumeRole", principal.arn, why, needed)
+    for action in _as_list(needed["Action"]):
+        trusted = [
+            item
+            for item in _as_list(found["Statement"])
+            if item["Effect"] == "Allow"
+            and _matches(item, "Action", action)
+            and service in _as_list(item.get("Principal", {}).get("Service", []))
+        ]
+        if not trusted:
+            lacks = "" if action == "sts:AssumeRole" else f" with {action}"
+            yield Gap(action, principal.arn, f"the role does not trust {service}{lacks}", needed)
+        elif not any(account in str(item.get("Condition")) for item in trusted):
+            why = f"the role trusts {service} for every account: its trust policy lacks aws:SourceAccount"
+            yield Gap(action, principal.arn, why, needed)

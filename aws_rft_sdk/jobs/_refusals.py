@@ -36,7 +36,8 @@ _STALE_CODES = frozenset(
 )
 _ACCESS_CODES = frozenset({"AccessDenied", "UnauthorizedOperation", "permission_denied"})
 _QUOTA_CODES = frozenset(
-    {"ServiceQuotaExceeded", "LimitExceeded", "CodeStorageExceeded", "TooManyTags", "insufficient_quota"}
+    {"ServiceQuotaExceeded", "LimitExceeded", "ResourceLimitExceeded", "CodeStorageExceeded", "TooManyTags"}
+    | {"insufficient_quota"}
 )
 _THROTTLING_CODES = frozenset(
     {"Throttling", "Throttled", "TooManyRequests", "RequestLimitExceeded", "SlowDown", "RequestThrottled"}
@@ -97,7 +98,7 @@ def refusal(error: BaseException, action: str, resource: str = "*") -> RFTError:
 
 def is_read(action: str) -> bool:
     """Return whether an action only reads, so that it cannot have had an effect."""
-    return action.rpartition(":")[2].startswith(("Get", "List"))
+    return action.rpartition(":")[2].startswith(("Get", "List", "Describe"))
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

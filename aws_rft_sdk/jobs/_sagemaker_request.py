@@ -12,7 +12,10 @@ from typing import Any, Literal
 
 from aws_rft_sdk import agent_rft
 from aws_rft_sdk._frozen import JSON, thaw
+from aws_rft_sdk.jobs._nova_request import tag_problems
+from aws_rft_sdk.jobs._sagemaker_rules import GUIDE, KINDS, absences, conflicts
 from aws_rft_sdk.jobs._shapes import shape_problems
+from aws_rft_sdk.jobs._tables import table_problems
 from aws_rft_sdk.jobs.types import Problem
 
 MlflowPlace = Literal["training", "output"]
@@ -64,7 +67,7 @@ def training_document(
     mlflow = _mlflow(mlflow_arn, mlflow_experiment, mlflow_run)
     return _given(
         AgentConfig=_agent(agent, qualifier),
-        InputDataConfig=[_channel(*item) for item in (("train", train), ("validation", validation)) if item[1]],
+        InputDataConfig=[*_channel("train", train), *_channel("validation", validation)],
         OutputDataConfig=_given(
             S3OutputPath=output, KmsKeyArn=kms_key, MlflowConfig=mlflow if mlflow_in == "output" else None
         ),
@@ -103,20 +106,16 @@ def evaluation_document(
 ) -> dict[str, JSON]:
     """Return the document of an evaluation. Nothing is checked. What is None is left out.
 
-    The arguments are those of `training_document`, and these:
-
-    Args:
-        dataset: S3 URI of the prompts, or the ARN of a dataset.
-        model_package: ARN of the tuned model. None evaluates the base model.
-        mlflow_experiment: None for `mtrl-eval-` and the id of the base model, so that evaluations of base and tuned
-            model are beside each other.
-        mlflow_run: None for `base-model-eval` or `fine-tuned-model-eval`.
+    The arguments are those of `training_document`, with these differences. `dataset` names the prompts. Without
+    `model_package`, the ARN of the tuned model, the base model is evaluated. Without `mlflow_experiment` it is
+    `mtrl-eval-` and the id of the base model, so that the evaluations of base and tuned model are beside each other.
+    Without `mlflow_run` it is `base-model-eval` or `fine-tuned-model-eval`.
     """
     experiment = mlflow_experiment or (base_model and f"mtrl-eval-{hub_id(base_model)}")
     run = mlflow_run or ("fine-tuned-model-eval" if model_package else "base-model-eval")
     return _given(
         AgentConfig=_agent(agent, qualifier),
-        InputDataConfig=[_channel("evaluation", dataset)] if dataset else [],
+        InputDataConfig=_channel("evaluation", dataset),
         OutputDataConfig=_given(
             S3OutputPath=output, KmsKeyArn=kms_key, MlflowConfig=_mlflow(mlflow_arn, experiment, run)
         ),
@@ -161,8 +160,30 @@ def create_parameters(
 
 
 def problems(parameters: Mapping[str, JSON]) -> list[Problem]:
-    """Return everything that is wrong with parameters of CreateJob, before anything is sent."""
-    return shape_problems("sagemaker", "CreateJob", parameters)
+    """Return everything that is wrong with parameters of CreateJob, before anything is sent.
+
+    Checked are botocore's model of CreateJob, the form of the document, and `conflicts`. Paths in the document begin
+    with the name of its block, for example `TrainingConfig.HyperParameters.group_size`.
+    """
+    found = shape_problems("sagemaker", "CreateJob", parameters)
+    tags = parameters.get("Tags")
+    for number, tag in enumerate(tags if isinstance(tags, list) and not found else ()):
+        found += tag_problems(f"Tags[{number}].Key", tag["Key"])
+    category, text = parameters.get("JobCategory"), parameters.get("JobConfigDocument")
+    if not isinstance(category, str) or category not in KINDS:
+        found = [item for item in found if item.path != "JobCategory"]
+        return [*found, Problem("JobCategory", category, f"must be {' or '.join(KINDS)}", GUIDE)]
+    if not isinstance(text, str):
+        return found
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        return [*found, Problem("JobConfigDocument", text[:200], f"is no JSON: {error}", GUIDE)]
+    if not isinstance(document, dict):
+        return [*found, Problem("JobConfigDocument", text[:200], "must be a JSON object", GUIDE)]
+    formal = table_problems(KINDS[category], document)
+    found += [item._replace(source=GUIDE) for item in formal]
+    return found if formal else [*found, *absences(document), *conflicts(document)]
 
 
 def hub_id(base_model: str) -> str:
@@ -182,13 +203,15 @@ def _agent(arn: str | None, qualifier: str | None) -> dict[str, JSON]:
     return {"BedrockAgentCoreConfig": _given(AgentRuntimeArn=arn, Qualifier=qualifier)}
 
 
-def _channel(name: str, data: str) -> dict[str, JSON]:
+def _channel(name: str, data: str | None) -> list[dict[str, JSON]]:
+    if data is None:
+        return []
     source = (
         {"DatasetSource": {"DatasetArn": data}}
         if data.startswith("arn:")
         else {"S3DataSource": {"S3DataType": "S3Prefix", "S3Uri": data}}
     )
-    return {"ChannelName": name, "DataSource": source}
+    return [{"ChannelName": name, "DataSource": source}]
 
 
 def _mlflow(arn: str | None, experiment: str | None, run: str | None) -> dict[str, JSON]:

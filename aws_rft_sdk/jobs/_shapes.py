@@ -36,6 +36,8 @@ FUNCTION_NAME = "[a-zA-Z0-9_-]{1,64}"
 """A name of a Lambda function. The shape of Lambda's model also takes ARNs."""
 # Both match the same names. Python needs time that doubles with every hyphen to see that the first one does not match.
 _SLOW, _FAST = r"(-*[a-zA-Z0-9\+\-\.])*", r"[a-zA-Z0-9\+\-\.]*"
+_CATEGORIES = {"L": r"\w", "N": r"\w", "Z": r" \u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"}
+"""Characters of Unicode's categories in tags, as Python's `re` spells them."""
 
 
 def shape_problems(service: str, operation: str, parameters: Mapping[str, JSON]) -> list[Problem]:
@@ -52,14 +54,14 @@ def shape_problems(service: str, operation: str, parameters: Mapping[str, JSON])
     return [Problem(path, value, rule, source) for path, value, rule in found]
 
 
-def bedrock_shape(name: str) -> Any:
-    """Return a shape of botocore's model of Bedrock, for example `JobName`."""
-    return _service_model("bedrock").shape_for(name)
+def shape_of(name: str, service: str = "bedrock") -> Any:
+    """Return a shape of botocore's model of a service, for example `JobName`."""
+    return _service_model(service).shape_for(name)
 
 
-def broken_rule(shape: str, value: JSON) -> str | None:
-    """Return the first rule of a shape of Bedrock that a value breaks. Returns None if it keeps all of them."""
-    return next((rule for _, _, rule in _walk(bedrock_shape(shape), value, "")), None)
+def broken_rule(shape: str, value: JSON, service: str = "bedrock") -> str | None:
+    """Return the first rule of a shape of a service that a value breaks. Returns None if it keeps all of them."""
+    return next((rule for _, _, rule in _walk(shape_of(shape, service), value, "")), None)
 
 
 def value_problems(shape: str, value: JSON, path: str) -> list[Problem]:
@@ -131,9 +133,18 @@ def _problem(shape: Any, value: JSON) -> str | None:
     if choices and value not in choices:
         return f"must be one of {', '.join(choices)}"
     pattern = limits.get("pattern") if shape.type_name == "string" else None
-    if pattern and not re.fullmatch(pattern.replace(_SLOW, _FAST), value, re.ASCII):
+    if pattern and not _python_pattern(pattern).fullmatch(value):
         return f"must match the pattern {pattern}" if shape.name not in _EXAMPLES else f"is malformed{_like(shape)}"
     return None
+
+
+@functools.cache
+def _python_pattern(pattern: str) -> re.Pattern[str]:
+    if "\\p{" not in pattern:
+        return re.compile(pattern.replace(_SLOW, _FAST), re.ASCII)
+    for category, characters in _CATEGORIES.items():
+        pattern = pattern.replace(f"\\p{{{category}}}", characters)
+    return re.compile(pattern)
 
 
 def _range(low: float, high: float) -> str:

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from math import isfinite
@@ -14,14 +14,14 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.jobs._shapes import bedrock_shape, broken_rule
+from aws_rft_sdk.jobs._shapes import broken_rule, shape_of
 from aws_rft_sdk.jobs.types import OURS, Problem
 
 _WIDTH = 100
@@ -50,35 +50,42 @@ class Form(NamedTuple):
 
 @dataclass(frozen=True)
 class Shape:
-    """A value that must fit a shape of botocore's model of Bedrock. Its limits are there, and nowhere else.
+    """A value that must fit a shape of botocore's model of a service. Its limits are there, and nowhere else.
 
     Attributes:
         name: Of the shape, for example `JobName`.
         words: What the value must be. Without them, the choices or the range of the shape are told.
+        service: boto3's name of the service.
     """
 
     name: str
     words: str = ""
+    service: str = "bedrock"
 
     def __get_pydantic_core_schema__(self, source: object, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._check, handler(source))
 
     def _check(self, value: JSON) -> JSON:
-        if rule := broken_rule(self.name, value):
+        if rule := broken_rule(self.name, value, self.service):
             raise ValueError(rule)
         return value
 
     def in_words(self, number: str) -> str:
         """Return what the value must be. `number` says which kind of number."""
-        shape = bedrock_shape(self.name)
+        shape = shape_of(self.name, self.service)
         if choices := getattr(shape, "enum", None):
             return " or ".join(f'"{value}"' for value in choices)
         return self.words or f"{number} from {shape.metadata['min']:g} to {shape.metadata['max']:g}"
 
 
-def setting(source: str, text: str, *, sample: Any = None, example: Any = None, default: Any = None) -> Any:
-    """Define a field. A first file has the sample; without one it has the example as a comment."""
-    about = {"source": source, "sample": sample, "example": example}
+def setting(
+    source: str, text: str, *, sample: Any = None, example: Any = None, default: Any = None, rule: str = ""
+) -> Any:
+    """Define a field. A first file has the sample; without one it has the example as a comment.
+
+    The rule says in words what the value must be. It is for fields whose type does not say it.
+    """
+    about = {"source": source, "sample": sample, "example": example, "rule": rule}
     return Field(default, description=text, json_schema_extra=about)
 
 
@@ -96,7 +103,9 @@ def source_of(field: FieldInfo | None) -> str:
 
 def rule_of(field: FieldInfo) -> str:
     """Return in words what the value of a field must be."""
-    return "a table" if table_of(field) else words_of(field.annotation, field.metadata)
+    extra = field.json_schema_extra
+    told = str(extra["rule"]) if isinstance(extra, dict) else ""
+    return told or words_of(field.annotation, field.metadata)
 
 
 def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
@@ -111,13 +120,16 @@ def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
         if isinstance(fact, Shape):
             return fact.in_words(number)
         if hasattr(fact, "ge"):
-            return f"{number} of at least {fact.ge:g}"
+            most = next((f" to {other.le:g}" for other in facts if hasattr(other, "le")), None)
+            return f"{number} from {fact.ge:g}{most}" if most else f"{number} of at least {fact.ge:g}"
         if hasattr(fact, "gt"):
             return f"{number} above {fact.gt:g}"
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(words_of(one) for one in get_args(kind) if one is not NoneType)
+    if isinstance(kind, type) and issubclass(kind, Table):
+        return "a table"
     if get_origin(kind) is Literal:
-        return " or ".join(f'"{value}"' for value in get_args(kind))
+        return " or ".join(map(json.dumps, get_args(kind)))
     return "true or false"
 
 
@@ -138,7 +150,11 @@ def table_problems(kind: type[Table], raw: JSON) -> list[Problem]:
     for item in errors:  # for a union pydantic has an error for each member
         parts: list[str] = []
         value, table = raw, kind
-        for part in map(str, item["loc"]):
+        for part in item["loc"]:
+            if isinstance(part, int):  # a table in a list of tables
+                parts[-1] += f"[{part}]"
+                value = value[part]
+                continue
             parts.append(part)
             value, field = value_at(value, [part]), table.model_fields.get(part)
             inner = field and table_of(field)
@@ -177,6 +193,52 @@ def value_at(value: JSON, path: Iterable[str]) -> JSON:
     for part in path:
         value = value.get(part) if isinstance(value, Mapping) else None
     return value
+
+
+class Values:
+    """The values of a file that are right by themselves, however wrong the others are."""
+
+    def __init__(self, kind: type[Table], raw: Mapping[str, JSON], problems: Iterable[Problem]) -> None:
+        self.kind, self.raw, self.wrong = kind, raw, {problem.path for problem in problems}
+
+    def written(self, path: str) -> bool:
+        """Whether the file has a value there, right or wrong."""
+        return value_at(self.raw, path.split(".")) is not None
+
+    def get(self, path: str) -> Any:
+        """Return a value, the default if the file has none. Returns None for a wrong one."""
+        if any(path == wrong or path.startswith(f"{wrong}.") for wrong in self.wrong):
+            return None
+        value = value_at(self.raw, path.split("."))
+        field = field_at(self.kind, path)
+        return field.get_default() if value is None and field and not field.is_required() else value
+
+
+def field_at(kind: type[Table] | None, path: str) -> FieldInfo | None:
+    """Return the definition of the field at a path. Returns None if there is none."""
+    field = None
+    for part in path.split("."):
+        field = kind.model_fields.get(part) if kind else None
+        kind = table_of(field) if field else None
+    return field
+
+
+def one_of(values: Values, table: str, *names: str, source: str = OURS) -> Iterator[Problem]:
+    """Yield the problem that a table does not have exactly one of some fields."""
+    given = [name for name in names if values.written(f"{table}.{name}")]
+    if len(given) != 1 and isinstance(values.get(table), dict):
+        rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
+        found = {name: values.get(f"{table}.{name}") for name in given} or None
+        yield Problem(table, found, rule, source)
+
+
+def fits(kind: Any, value: JSON) -> bool:
+    """Return whether a value is of a type, perhaps annotated."""
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError:
+        return False
+    return True
 
 
 def shown(value: JSON, path: str = "") -> JSON:

@@ -11,8 +11,10 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
+from aws_rft_sdk.jobs._forms import PRINTABLE, S3, File, LambdaArn, RoleArn, Text, Vpc
 from aws_rft_sdk.jobs._shapes import BOTOCORE, FUNCTION_NAME
-from aws_rft_sdk.jobs._tables import Form, Shape, Table, setting, table_of
+from aws_rft_sdk.jobs._tables import Form, Shape, Table, setting
+from aws_rft_sdk.jobs.sagemaker_config import SageMakerConfig
 from aws_rft_sdk.jobs.types import OURS
 
 MANTLE = "Amazon Bedrock user guide, create and manage fine-tuning jobs for open-weight models using OpenAI APIs"
@@ -30,27 +32,13 @@ NOT_ON_MANTLE = "OpenAI's API has it. Whether Bedrock takes it is not known."
 _CHOSEN = "Left out, the service chooses."
 
 
-_PRINTABLE = r"^[^\s\p{C}]([^\p{C}]*[^\s\p{C}])?$"
-_Text = Annotated[
-    str,
-    Field(pattern=_PRINTABLE),
-    Form("a text that is not empty, without control characters and without spaces around it"),
-]
-_Path = Annotated[str, Field(pattern=_PRINTABLE), Form("the path of a .jsonl file, from the folder of this file")]
+_Path = Annotated[str, Field(pattern=PRINTABLE), Form("the path of a .jsonl file, from the folder of this file")]
 _Reference = Annotated[
     str, Field(pattern=r"^.+:[^:]+$"), Form("a reward as path/to/file.py:NAME, from the folder of this file")
 ]
 FunctionName = Annotated[
     str, Field(pattern=f"^{FUNCTION_NAME}$"), Form("the name of a Lambda function: at most 64 letters, digits, - and _")
 ]
-LambdaArn = Annotated[
-    str,
-    Shape(
-        "LambdaArn",
-        "the ARN of a Lambda function, arn:aws:lambda:REGION:ACCOUNT:function:NAME, of at most 512 characters",
-    ),
-]
-RoleArn = Annotated[str, Shape("RoleArn", "the ARN of an IAM role, arn:aws:iam::ACCOUNT:role/NAME")]
 _JobName = Annotated[
     str,
     Shape("JobName", "a name of at most 63 letters, digits, +, - and ., the first a letter or a digit"),
@@ -59,7 +47,6 @@ ModelName = Annotated[
     str,
     Shape("CustomModelName", "a name of at most 63 letters and digits, each with at most one - or _ behind it"),
 ]
-S3 = Annotated[str, Shape("S3Uri", "an S3 URI, s3://BUCKET/KEY, of at most 1,024 characters without spaces")]
 _KmsKey = Annotated[str, Shape("KmsKeyId", "the ARN, id or alias/NAME of a KMS key")]
 _Metadata = Annotated[
     dict[str, str],
@@ -99,12 +86,12 @@ class BedrockJob(Table):
     """The job, for an open-weight model over Bedrock's OpenAI-compatible API."""
 
     on: Literal["bedrock"] = _ours("The service.", sample="bedrock", default=...)
-    name: _Text = _ours(
+    name: Text = _ours(
         "For you, and for the function that `grader.reward` becomes. Bedrock takes no name.",
         sample="my-job",
         default=...,
     )
-    model: _Text = _mantle(
+    model: Text = _mantle(
         f"Documented are {' and '.join(MODELS['bedrock'])}.", sample=MODELS["bedrock"][0], default=...
     )
     region: Literal["us-west-2"] = _mantle(
@@ -185,11 +172,11 @@ class Filters(Filter):
 class NovaData(Table):
     """The prompts: a local file, checked as `aws-rft dataset check --for nova` does, an S3 URI, or invocation logs."""
 
-    train: _Text | None = _nova(
+    train: Text | None = _nova(
         "A .jsonl file, which is checked and uploaded, or the S3 URI of one. Give this or `invocation_logs`.",
         sample="train.jsonl",
     )
-    validation: Annotated[list[_Text], Field(max_length=10), Form("a list of at most 10 files or S3 URIs")] = _boto(
+    validation: Annotated[list[Text], Field(max_length=10), Form("a list of at most 10 files or S3 URIs")] = _boto(
         "Files or S3 URIs that the model is measured on.", default=[], example=["validation.jsonl"]
     )
     upload_to: S3 | None = _ours(
@@ -243,26 +230,7 @@ class Output(Table):
     s3: S3 = _boto("A prefix for metrics and, below `data`, local files.", sample="s3://my-bucket/jobs/", default=...)
 
 
-class Vpc(Table):
-    """The network that the job runs in. Without this table, the service's own."""
-
-    subnet_ids: Annotated[list[str], Shape("SubnetIds", "a list of 1 to 16 ids")] = _boto(
-        "Subnets.", default=..., example=["subnet-0123456789abcdef0"]
-    )
-    security_group_ids: Annotated[list[str], Shape("SecurityGroupIds", "a list of 1 to 5 ids")] = _boto(
-        "Security groups.", default=..., example=["sg-0123456789abcdef0"]
-    )
-
-
-class _File(Table):
-    @classmethod
-    def region(cls) -> str:
-        """Return the one region in which the service fine-tunes."""
-        job = table_of(cls.model_fields["job"])
-        return str(job.model_fields["region"].default) if job else ""
-
-
-class BedrockConfig(_File):
+class BedrockConfig(File):
     """The file of a job on Bedrock's OpenAI-compatible API."""
 
     job: BedrockJob
@@ -271,7 +239,7 @@ class BedrockConfig(_File):
     hyperparameters: BedrockHyperparameters = BedrockHyperparameters()
 
 
-class NovaConfig(_File):
+class NovaConfig(File):
     """The file of a job for a Nova model."""
 
     job: NovaJob
@@ -289,6 +257,6 @@ class NovaConfig(_File):
     vpc: Vpc | None = None
 
 
-Config: TypeAlias = BedrockConfig | NovaConfig
-ConfigKind: TypeAlias = type[BedrockConfig] | type[NovaConfig]
-KINDS: dict[str, ConfigKind] = {"bedrock": BedrockConfig, "nova": NovaConfig}
+Config: TypeAlias = BedrockConfig | NovaConfig | SageMakerConfig
+ConfigKind: TypeAlias = type[BedrockConfig] | type[NovaConfig] | type[SageMakerConfig]
+KINDS: dict[str, ConfigKind] = {"bedrock": BedrockConfig, "nova": NovaConfig, "sagemaker": SageMakerConfig}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import logging
 import time
@@ -16,8 +15,8 @@ from aws_rft_sdk._checks import check_seconds, check_type
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError
-from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
-from aws_rft_sdk.jobs._files import check_file, destination_problems, digest_of, is_s3, refuse_file, upload_uri
+from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for, upload_file
+from aws_rft_sdk.jobs._files import check_file, destination_problems, is_s3, refuse_file, upload_uri
 from aws_rft_sdk.jobs._nova_answers import (
     ModelDeployment,
     code_of,
@@ -103,14 +102,7 @@ class NovaJobs:
         path = Path(path)
         refuse(destination_problems(destination, "destination"), f"{path} cannot be uploaded")
         refuse_file(path, Target.NOVA, check=check, require_reference=require_reference)
-        uri, digest, size = upload_uri(path, destination), digest_of(path), path.stat().st_size
-        bucket, key = uri.removeprefix("s3://").split("/", 1)
-        with path.open("rb") as file, asking("s3:PutObject", f"arn:aws:s3:::{bucket}/{key}"):
-            self._client("s3").put_object(
-                Bucket=bucket, Key=key, Body=file, ChecksumSHA256=base64.b64encode(digest).decode()
-            )
-        logger.info("uri=<%s>, bytes=<%d> | uploaded", uri, size)
-        return File({"s3Uri": uri, "bucket": bucket, "key": key, "bytes": size}, uri)
+        return upload_file(self._client("s3"), path, destination)
 
     def create(
         self,

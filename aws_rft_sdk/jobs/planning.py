@@ -15,7 +15,8 @@ from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs._tables import shown
-from aws_rft_sdk.jobs.config import Config, NovaConfig
+from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, Config
+from aws_rft_sdk.jobs.expecting import Expectation, expect
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
@@ -44,6 +45,7 @@ class Plan:
         notes: What may not be meant.
         baseline: What the base policy scored in a run of `aws-rft rollout`. None if no run was named.
         endpoint: Where the requests would go.
+        estimates: Size, time and cost of a job on SageMaker, and what speaks against it. None for other services.
     """
 
     requests: tuple[Request, ...]
@@ -53,12 +55,21 @@ class Plan:
     notes: tuple[str, ...] = ()
     baseline: Mapping[str, JSON] | None = None
     endpoint: str = "AWS"
+    estimates: Expectation | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """Return everything by its name."""
-        named = {name: [item._asdict() for item in getattr(self, name)] for name in ("requests", "problems")}
+        requests = [item.to_json() for item in self.requests]
+        problems = [item._asdict() for item in self.problems]
         rest = {name: list(getattr(self, name)) for name in ("creates", "statements", "notes")}
-        return {**named, **rest, "baseline": self.baseline, "endpoint": self.endpoint}
+        return {
+            "requests": requests,
+            "problems": problems,
+            **rest,
+            "baseline": self.baseline,
+            "endpoint": self.endpoint,
+            "estimates": self.estimates and self.estimates.to_json(),
+        }
 
 
 class Submission(NamedTuple):
@@ -67,25 +78,34 @@ class Submission(NamedTuple):
     Attributes:
         job: The job.
         files: Ids of the uploaded files, by the path as the job's file spells it.
-        grader: ARN of the function.
+        grader: ARN of the function. None if the service has no grader.
         where: `--on` and what else names the service on a command line.
     """
 
     job: Job
     files: Mapping[str, str]
-    grader: str
+    grader: str | None
     where: str
 
 
-def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: str | None = None) -> Plan:
+def plan(
+    job: str | Path | JobFile,
+    *,
+    run: str | Path | None = None,
+    endpoint: str | None = None,
+    check_schema: bool = False,
+) -> Plan:
     """Return what `submit` would do. Nothing is sent, and no credentials are needed.
 
     Args:
         job: The job's file, or its path.
         run: Folder of a run of `aws-rft rollout` with the base policy.
         endpoint: Another place for the services; None for AWS.
+        check_schema: Whether to ask SageMaker for the schema of the job's document, and to check the document by it.
+            That is the one call that is made, and it needs credentials. Other services have no schema.
 
     Raises:
+        ServiceError, CredentialsError: SageMaker was asked for its schema, and refused or did not answer.
         ConfigurationError: The endpoint is no URL, or the file or the run's manifest cannot be read.
         DatasetError: The run's records cannot be read.
     """
@@ -95,23 +115,29 @@ def plan(job: str | Path | JobFile, *, run: str | Path | None = None, endpoint: 
     if job.config is None:
         return Plan((), job.problems, notes=job.notes, baseline=baseline, endpoint=place)
     asked = requests_of(job)
-    files = {name: asked.file_id(name) if name in job.rows else name for name in asked.local_files()}
+    rows = {name: job.rows[name] for name in asked.local_files() if name in job.rows}
+    files = {name: asked.file_id(name) if name in rows else name for name in asked.local_files()}
     arn = _grader_arn(job.config)
     create = asked.create_request(asked.arguments(files, arn))
-    checked = asked.create_request(asked.arguments(files, arn.replace(_ACCOUNT, "0" * 12)))
+    checked = asked.create_request(asked.arguments(files, arn and arn.replace(_ACCOUNT, "0" * 12)))
     # What is right in the file is right in the request.
     found = list(job.problems) or asked.problems(checked)
+    if check_schema and not found:
+        service: Any = open_jobs(job.config.job.on, job.config.job.region, endpoint)
+        found = asked.schema_problems(service, checked)
     problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
-    requests = [*map(asked.upload_request, job.rows), *deployment, create]
+    deployment += asked.setup_requests()
+    requests = [*map(asked.upload_request, rows), *deployment, create]
     return Plan(
-        tuple(request._replace(parameters=_masked(request.parameters)) for request in requests),
+        tuple(item._replace(parameters=_masked(item.parameters), document=_masked(item.document)) for item in requests),
         tuple(problems),
-        tuple(_masked(item) for item in _creates(job.config, job.rows)),
-        tuple(_statements(job.config, arn, deployment)),
+        tuple(_masked(item) for item in _creates(job.config, rows, deployment)),
+        tuple(_statements(asked, arn, deployment)),
         (*job.notes, *notes),
         baseline,
         place,
+        expect(job, run),
     )
 
 
@@ -125,8 +151,11 @@ def submit(
 ) -> Submission:
     """Upload the data, deploy the grader if the file names a reward, and create the job.
 
-    Repeating it makes no second function, file on S3 or job of Nova. Files and jobs for open-weight models are made
-    again.
+    For SageMaker, the agent of a bare id is looked up first, the document is checked against the service's own schema,
+    and model package groups are created if the file says so.
+
+    Repeating it makes no second function, file on S3, group, or job of Nova or SageMaker. Files and jobs for
+    open-weight models on Bedrock are made again.
 
     Args:
         job: The job's file, or its path.
@@ -137,7 +166,7 @@ def submit(
         say: Is told how the deployment of the grader goes.
 
     Raises:
-        JobConfigError: The file has problems. Nothing was sent.
+        JobConfigError: The file has problems, or its document does not fit the service's schema. Nothing was created.
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
     planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
@@ -145,11 +174,15 @@ def submit(
     asked = requests_of(job)
     service: Any = jobs or open_jobs(asked.config.job.on, asked.config.job.region, endpoint)
     where = service_words(job, endpoint)
+    asked.prepare(service, say)
     files: dict[str, str] = {}
     for name in dict.fromkeys(asked.local_files()):
         files[name] = asked.upload(service, name)
         created(Created("file", files[name], asked.remove_file(files[name], where)))
-    arn = asked.config.grader.lambda_arn or _deploy(asked, endpoint, created, say)
+    grader = _grader(asked)
+    arn = _deploy(grader, asked, endpoint, created, say) if grader else _grader_arn(asked.config)
+    for item in asked.set_up(service):
+        created(item)
     made = service.create(**asked.arguments(files, arn))
     created(Created("job", made.id, f"aws-rft job stop {made.id} {where}"))
     return Submission(made, files, arn, where)
@@ -157,7 +190,10 @@ def submit(
 
 def service_words(job: JobFile, endpoint: str | None) -> str:
     """Return the options that name the service of a file on a command line. Returns "" if the file has problems."""
-    return f"--on {job.config.job.on}{_at(endpoint)}" if job.config else ""
+    if job.config is None:
+        return ""
+    on, region = job.config.job.on, job.config.job.region
+    return f"--on {on}{'' if region == KINDS[on].region() else f' --region {region}'}{_at(endpoint)}"
 
 
 def _at(endpoint: str | None) -> str:
@@ -165,19 +201,27 @@ def _at(endpoint: str | None) -> str:
 
 
 def _function_name(config: Config) -> str:
-    return config.grader.name or config.job.name
+    return (config.grader and config.grader.name) or config.job.name
 
 
-def _grader_arn(config: Config) -> str:
-    """Return the ARN of the grader. The account of a function that is yet to be deployed is not known."""
+def _grader_arn(config: Config) -> str | None:
+    """Return the ARN of the grader. The account of a function that is yet to be deployed is not known.
+
+    Returns None if the service has no grader.
+    """
+    if config.grader is None:
+        return None
     return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
-def _creates(config: Config, rows: Mapping[str, int]) -> Iterator[dict[str, JSON]]:
+def _creates(config: Config, rows: Mapping[str, int], deployment: Sequence[Request]) -> Iterator[dict[str, JSON]]:
     for name, count in rows.items():
         yield {"kind": "file", "name": name, "rows": count}
-    if config.grader.reward:
+    if config.grader and config.grader.reward:
         yield {"kind": "grader", "name": _function_name(config), "reward": config.grader.reward}
+    for request in deployment:
+        if name := request.parameters.get("ModelPackageGroupName"):
+            yield {"kind": "group", "name": name}
     yield {"kind": "job", "name": config.job.name, "model": config.job.model}
 
 
@@ -208,18 +252,20 @@ def _baseline(folder: Path) -> dict[str, JSON]:
     }
 
 
-def _grader(asked: Asked) -> Grader:
-    config = asked.config
-    reward = str(asked.job.local(config.grader.reward or ""))
-    name, role, with_deps = _function_name(config), config.grader.role, config.grader.with_deps
-    return Grader(reward, name, config.job.on, role, with_deps)
+def _grader(asked: Asked) -> Grader | None:
+    """Return the grader that is to be deployed. Returns None if there is none, or it exists."""
+    table = asked.config.grader
+    if table is None or table.reward is None:
+        return None
+    reward = str(asked.job.local(table.reward))
+    return Grader(reward, _function_name(asked.config), asked.config.job.on, table.role, table.with_deps)
 
 
 def _deployment(asked: Asked, problems: list[Problem]) -> tuple[list[Request], list[str]]:
     """Return the requests that deploy the grader, and notes. Adds to the problems."""
-    if not asked.config.grader.reward or any(problem.path.startswith("grader") for problem in problems):
-        return [], []
     grader = _grader(asked)
+    if grader is None or any(problem.path.startswith("grader") for problem in problems):
+        return [], []
     if grader.with_deps:
         role = grader.role or f"arn:aws:iam::{_ACCOUNT}:role/ROLE"
         note = "grader.with_deps: pip builds the zip when the job is submitted. Only then is it known whether it fits"
@@ -227,13 +273,14 @@ def _deployment(asked: Asked, problems: list[Problem]) -> tuple[list[Request], l
     try:
         return graders.plan_deploy(grader, region=asked.config.job.region, account=_ACCOUNT), []
     except ConfigurationError as error:
-        problems.append(Problem("grader.reward", asked.config.grader.reward, str(error), OURS))
+        told = asked.config.grader and asked.config.grader.reward
+        problems.append(Problem("grader.reward", told, str(error), OURS))
         return [], []
 
 
-def _deploy(asked: Asked, endpoint: str | None, created: _Told, say: Callable[[str], object]) -> str:
+def _deploy(grader: Grader, asked: Asked, endpoint: str | None, created: _Told, say: Callable[[str], object]) -> str:
     """Deploy the grader, tried with the first rows of the training file. Returns its ARN."""
-    grader, region, begun = _grader(asked), asked.config.job.region, False
+    region, begun = asked.config.job.region, False
 
     def tell(what: str) -> None:
         nonlocal begun
@@ -252,15 +299,17 @@ def _deploy(asked: Asked, endpoint: str | None, created: _Told, say: Callable[[s
     return made.arn
 
 
-def _statements(config: Config, arn: str, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+def _statements(asked: Asked, arn: str | None, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
     """Yield what whoever submits the job and follows it needs."""
+    config = asked.config
+    role = None if isinstance(config, BedrockConfig) else config.job.role_arn
     names = iam.Names(
-        account=arn.split(":")[4],
+        account=(arn or role or "").split(":")[4],
         region=config.job.region,
         function=arn,
-        bucket=config.output.s3.removeprefix("s3://").partition("/")[0] if isinstance(config, NovaConfig) else None,
-        role=config.job.role_arn if isinstance(config, NovaConfig) else None,
+        bucket=None if isinstance(config, BedrockConfig) else config.output.s3[len("s3://") :].partition("/")[0],
+        role=role,
     )
-    yield from iam.needs_of("caller", names, config.job.on).statements
+    yield from iam.needs_of("caller", asked.named(names), config.job.on).statements
     if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
         yield iam.statement(sorted(actions))

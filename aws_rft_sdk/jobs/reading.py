@@ -3,37 +3,42 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from aws_rft_sdk._frozen import JSON, FrozenDict
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.datasets._text import hint
+from aws_rft_sdk.jobs import _sagemaker_file
 from aws_rft_sdk.jobs import config as fields
 from aws_rft_sdk.jobs._bedrock_request import model_rule
 from aws_rft_sdk.jobs._files import check_file, is_s3
+from aws_rft_sdk.jobs._forms import S3
 from aws_rft_sdk.jobs._nova_request import tag_problems
 from aws_rft_sdk.jobs._shapes import BOTOCORE
 from aws_rft_sdk.jobs._tables import (
     Table,
+    Values,
     about_field,
     comment,
+    field_at,
+    fits,
+    one_of,
     read_toml,
     shown,
     source_of,
     table_of,
     table_problems,
-    value_at,
     words_of,
 )
-from aws_rft_sdk.jobs.config import KINDS, Config, ConfigKind, NovaConfig
+from aws_rft_sdk.jobs.config import KINDS, Config, NovaConfig
 from aws_rft_sdk.jobs.iam import function_rule
+from aws_rft_sdk.jobs.sagemaker_config import SageMakerConfig
 from aws_rft_sdk.jobs.types import OURS, Problem
 
 
@@ -79,54 +84,25 @@ def read_job(path: str | Path) -> JobFile:
         return JobFile(path, None, (Problem("job", shown(job, "job"), "must be a table: [job]", OURS),))
     if not isinstance(on, str) or on not in KINDS:
         rule = "is missing; it " if on is None else ""
-        rule += f"must be {' or '.join(map(json.dumps, KINDS))}"
-        rule += "; jobs on SageMaker come later" if on == "sagemaker" else hint(on, KINDS)
+        rule += f"must be {' or '.join(map(json.dumps, KINDS))}{hint(on, KINDS)}"
         return JobFile(path, None, (Problem("job.on", shown(on, "job.on"), rule, OURS),))
     kind = KINDS[on]
     problems = table_problems(kind, raw)
     read = None if problems else kind.model_validate(raw)
-    values = _Values(kind, raw, problems)
-    problems += _conflicts(values)
+    values = Values(kind, raw, problems)
+    problems += _sagemaker_file.file_conflicts(values) if kind is SageMakerConfig else _conflicts(values)
     notes, rows = _check_files(values, path.parent, problems)
     notes += _notes(on, values)
     told = tuple(item._replace(value=shown(item.value, item.path)) for item in problems)
     return JobFile(path, read, told, tuple(notes), rows)
 
 
-class _Values:
-    """The values of a file that are right by themselves, however wrong the others are."""
-
-    def __init__(self, kind: ConfigKind, raw: Mapping[str, JSON], problems: Iterable[Problem]) -> None:
-        self.kind, self.raw, self.wrong = kind, raw, {problem.path for problem in problems}
-
-    def written(self, path: str) -> bool:
-        """Whether the file has a value there, right or wrong."""
-        return value_at(self.raw, path.split(".")) is not None
-
-    def get(self, path: str) -> Any:
-        """Return a value, the default if the file has none. Returns None for a wrong one."""
-        if any(path == wrong or path.startswith(f"{wrong}.") for wrong in self.wrong):
-            return None
-        value = value_at(self.raw, path.split("."))
-        field = _field(self.kind, path)
-        return field.get_default() if value is None and field and not field.is_required() else value
-
-
-def _field(kind: type[Table] | None, path: str) -> FieldInfo | None:
-    """Return the definition of the field at a path. Returns None if there is none."""
-    field = None
-    for part in path.split("."):
-        field = kind.model_fields.get(part) if kind else None
-        kind = table_of(field) if field else None
-    return field
-
-
-def _conflicts(values: _Values) -> Iterator[Problem]:
+def _conflicts(values: Values) -> Iterator[Problem]:
     """Yield what is wrong with values that are right by themselves."""
     is_nova = values.kind is NovaConfig
-    yield from _one_of(values, "grader", "lambda_arn", "reward")
+    yield from one_of(values, "grader", "lambda_arn", "reward")
     arn, reward = values.get("grader.lambda_arn"), values.written("grader.reward")
-    region = values.kind.region()
+    region = (NovaConfig if is_nova else fields.BedrockConfig).region()
     if arn and (rule := function_rule(arn, region)):
         yield Problem("grader.lambda_arn", arn, rule, fields.MANTLE_REWARD)
     for name in ("name", "role", "with_deps"):
@@ -138,24 +114,24 @@ def _conflicts(values: _Values) -> Iterator[Problem]:
     taken += [("job.custom_model_name", fields.ModelName)] if is_nova else []
     for path, form in taken:
         name = values.get("job.name")
-        if name and not values.written(path) and not _fits(form, name):
+        if name and not values.written(path) and not fits(form, name):
             rule = f"is the job's name if left out; it must be {words_of(form)}"
-            yield Problem(path, name, rule, source_of(_field(values.kind, path)))
+            yield Problem(path, name, rule, source_of(field_at(values.kind, path)))
     if is_nova:
         yield from _nova_conflicts(values)
     elif (model := values.get("job.model")) and (wrong := model_rule(model)):
         yield Problem("job.model", model, wrong, fields.MANTLE)
 
 
-def _nova_conflicts(values: _Values) -> Iterator[Problem]:
-    yield from _one_of(values, "data", "train", "invocation_logs")
+def _nova_conflicts(values: Values) -> Iterator[Problem]:
+    yield from one_of(values, "data", "train", "invocation_logs", source=BOTOCORE)
     for name in ("use_prompt_response", "filters"):
         if values.written(f"data.{name}") and not values.written("data.invocation_logs"):
             rule = "is about invocation logs; give `invocation_logs`, or remove this field"
             yield Problem(f"data.{name}", values.get(f"data.{name}"), rule, BOTOCORE)
     filters = values.get("data.filters")
     if isinstance(filters, dict):
-        yield from _one_of(values, "data.filters", *fields.Filters.model_fields)
+        yield from one_of(values, "data.filters", *fields.Filters.model_fields, source=BOTOCORE)
         for name in ("and_all", "or_all"):
             if any(len(item) != 1 for item in filters.get(name) or ()):
                 rule = "each of its tables has exactly one of equals and not_equals"
@@ -164,65 +140,60 @@ def _nova_conflicts(values: _Values) -> Iterator[Problem]:
         yield from tag_problems("tags", key)
     for path in ("data.train", "data.validation"):
         for value in _listed(values.get(path)):
-            if is_s3(value) and not _fits(fields.S3, value):
-                yield Problem(path, value, f"must be {words_of(fields.S3)}", BOTOCORE)
-
-
-def _one_of(values: _Values, table: str, *names: str) -> Iterator[Problem]:
-    given = [name for name in names if values.written(f"{table}.{name}")]
-    if len(given) != 1 and isinstance(values.get(table), dict):
-        rule = f"give exactly one of {', '.join(names)}" + (f", not {' and '.join(given)}" if given else "")
-        found = {name: values.get(f"{table}.{name}") for name in given} or None
-        yield Problem(table, found, rule, BOTOCORE if table.startswith("data") else OURS)
-
-
-def _fits(kind: Any, value: JSON) -> bool:
-    try:
-        TypeAdapter(kind).validate_python(value, strict=True)
-    except ValidationError:
-        return False
-    return True
+            if is_s3(value) and not fits(S3, value):
+                yield Problem(path, value, f"must be {words_of(S3)}", BOTOCORE)
 
 
 def _listed(value: JSON) -> list[str]:
     return value if isinstance(value, list) else [value] if isinstance(value, str) else []
 
 
-def _check_files(values: _Values, folder: Path, problems: list[Problem]) -> tuple[list[str], dict[str, int]]:
+def _check_files(values: Values, folder: Path, problems: list[Problem]) -> tuple[list[str], dict[str, int]]:
     """Check the local files. Returns notes, and the rows of each data file; adds to the problems."""
     notes: list[str] = []
     rows: dict[str, int] = {}
-    is_nova = values.kind is NovaConfig
-    about: dict[str, JSON] = {
-        "require_reference": values.get("data.require_reference") is not False,
-        "sizes": {"maxPromptLength": values.get("hyperparameters.maxPromptLength")},
-    }
-    for path in ("data.train", "data.validation"):
+    target, batch_field = _TARGETS[values.kind]
+    sizes = {"maxPromptLength": values.get("hyperparameters.maxPromptLength")}
+    if target is Target.MTRL and (model := _sagemaker_file.model_of(values.get)):
+        sizes = {"batchSize": _sagemaker_file.batch_size(values.get, model), "maxPromptLength": model.context_tokens}
+    require_reference = values.get("data.require_reference") is not False
+    for path in ("data.train", "data.validation", "evaluation.dataset"):
         for name in _listed(values.get(path)):
-            if not is_s3(name):
-                target, is_training = (Target.NOVA if is_nova else Target.BEDROCK), path == "data.train"
-                found = check_file(folder / name, target, path, is_training=is_training, **about)
+            if not _sagemaker_file.is_remote(name):
+                found = check_file(
+                    *(folder / name, target, path),
+                    is_training=path == "data.train",
+                    require_reference=require_reference,
+                    sizes=sizes,
+                )
                 problems += [problem._replace(value=name) for problem in found.problems]
                 notes += found.notes
                 rows |= {} if found.rows is None else {name: found.rows}
-            elif not is_nova:
+            elif target is Target.BEDROCK:
                 rule = "must be a file on this machine: Bedrock's OpenAI-compatible API takes uploads only"
                 problems.append(Problem(path, name, rule, fields.MANTLE))
     reward = values.get("grader.reward")
     if reward and not (file := folder / reward.rpartition(":")[0]).is_file():
         problems.append(Problem("grader.reward", reward, f"there is no file {file}", OURS))
-    size_path = "hyperparameters.batchSize" if is_nova else "hyperparameters.batch_size"
-    size, train = values.get(size_path), values.get("data.train")
-    if isinstance(size, int) and size > (count := rows.get(str(train), size)):
+    size, train = values.get(batch_field), values.get("data.train")
+    if target is not Target.MTRL and isinstance(size, int) and size > (count := rows.get(str(train), size)):
         rule = f"is larger than the {count:,} rows of {train}; use at most {count:,}, or add rows"
-        problems.append(Problem(size_path, size, rule, OURS))
+        problems.append(Problem(batch_field, size, rule, OURS))
     return notes, rows
 
 
-def _notes(on: str, values: _Values) -> list[str]:
-    notes = []
+_TARGETS: dict[type[Table], tuple[Target, str]] = {
+    fields.BedrockConfig: (Target.BEDROCK, "hyperparameters.batch_size"),
+    NovaConfig: (Target.NOVA, "hyperparameters.batchSize"),
+    SageMakerConfig: (Target.MTRL, "hyperparameters.global_batch_size"),
+}
+"""By the kind of the file: the rules for its data, and the field that says how many prompts a training step has."""
+
+
+def _notes(on: str, values: Values) -> list[str]:
+    notes = list(_sagemaker_file.file_notes(values)) if on == "sagemaker" else []
     model = values.get("job.model")
-    if model and not any(known in model for known in fields.MODELS[on]):
+    if model and on in fields.MODELS and not any(known in model for known in fields.MODELS[on]):
         known = " and ".join(fields.MODELS[on])
         notes.append(
             f"job.model: fine-tuning of {shown(model)} is not documented; documented are {known}. It is sent as it is"
@@ -244,7 +215,7 @@ def init_text(on: str) -> str:
     """Return a first file for a service, every field with its rule, default and source.
 
     Args:
-        on: "bedrock" or "nova".
+        on: "bedrock", "nova" or "sagemaker".
     """
     kind = KINDS[on]
     lines = comment(f"{kind.__doc__} Check it with: aws-rft job plan THIS-FILE")

@@ -1,37 +1,44 @@
-"""From `--on`, `--region` and `--endpoint` to the service, and what the two services do differently."""
+"""From `--on`, `--region` and `--endpoint` to the service, and what the services do differently."""
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from shlex import quote
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+from aws_rft_sdk import agent_rft
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
-from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.jobs import _bedrock_request, bedrock, nova
-from aws_rft_sdk.jobs._files import is_s3
+from aws_rft_sdk.errors import ConfigurationError, JobServiceError
+from aws_rft_sdk.jobs import _bedrock_request, _sagemaker_file, _sagemaker_request, _sagemaker_setup, bedrock, iam, nova
+from aws_rft_sdk.jobs._files import is_s3, upload_uri
+from aws_rft_sdk.jobs._tables import value_at
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
 from aws_rft_sdk.jobs.reading import JobFile
-from aws_rft_sdk.jobs.types import Problem, Request
+from aws_rft_sdk.jobs.sagemaker import AgentRFT
+from aws_rft_sdk.jobs.sagemaker_config import SageMakerConfig
+from aws_rft_sdk.jobs.types import Problem, Request, refuse
 
 logger = logging.getLogger(__name__)
 
-Jobs: TypeAlias = bedrock.BedrockJobs | nova.NovaJobs
+Jobs: TypeAlias = bedrock.BedrockJobs | nova.NovaJobs | AgentRFT
 
 
 def open_jobs(on: str, region: str | None = None, endpoint: str | None = None) -> Jobs:
     """Return the service.
 
     Args:
-        on: "bedrock" or "nova".
-        region: None for the region in which the service fine-tunes.
+        on: "bedrock", "nova" or "sagemaker".
+        region: None for the region in which the service fine-tunes, for SageMaker us-west-2.
         endpoint: Another place for the service, such as a stand-in on this machine; None for AWS.
 
     Raises:
-        ConfigurationError: The service is unknown, the region or the endpoint is wrong, or boto3 is missing for Nova.
+        ConfigurationError: The service is unknown, the region or the endpoint is wrong, or boto3 is missing.
     """
     if on not in KINDS:
         raise ConfigurationError(f"--on is {on!r:.80}; use {' or '.join(KINDS)}")
@@ -39,6 +46,8 @@ def open_jobs(on: str, region: str | None = None, endpoint: str | None = None) -
     endpoint = endpoint and check_url(endpoint, "--endpoint")
     if on == "bedrock":
         return bedrock.BedrockJobs(region, base_url=endpoint)
+    if on == "sagemaker":
+        return AgentRFT(region, endpoint_url=endpoint)
     return nova.NovaJobs(region, endpoint_url=endpoint)
 
 
@@ -46,7 +55,7 @@ class Created(NamedTuple):
     """Something that `submit` has created.
 
     Attributes:
-        kind: `file`, `grader` or `job`.
+        kind: `file`, `grader`, `group` or `job`.
         id: The service's id or ARN.
         remove: The command that removes it.
     """
@@ -56,7 +65,34 @@ class Created(NamedTuple):
     remove: str
 
 
-class BedrockRequests:
+class _Requests:
+    """What the file of a job asks of a service, apart from what the services do differently."""
+
+    def setup_requests(self) -> list[Request]:
+        """Return the requests that create what the job needs, after the upload of its files."""
+        return []
+
+    def named(self, names: iam.Names) -> iam.Names:
+        """Return what the policies are about, with what only this service has."""
+        return names
+
+    def prepare(self, jobs: Any, say: Callable[[str], object]) -> None:
+        """Ask the service what only it can tell, before anything is created.
+
+        Raises:
+            JobConfigError: The service refuses the request, or would.
+        """
+
+    def schema_problems(self, jobs: Any, request: Request) -> list[Problem]:
+        """Return what is wrong with the request of `create_request` by a schema that the service tells, if it does."""
+        return []
+
+    def set_up(self, jobs: Any) -> Iterator[Created]:
+        """Create what `setup_requests` says, and yield it. What exists already is left as it is."""
+        yield from ()
+
+
+class BedrockRequests(_Requests):
     """What the file of a job for an open-weight model asks of Bedrock's OpenAI-compatible API."""
 
     service = "bedrock-mantle"
@@ -81,7 +117,7 @@ class BedrockRequests:
         """Upload a file that has been checked, and return its id."""
         return jobs.upload(self.job.local(name), check=False).id
 
-    def arguments(self, files: Mapping[str, str], grader: str) -> dict[str, JSON]:
+    def arguments(self, files: Mapping[str, str], grader: str | None) -> dict[str, JSON]:
         """Return the arguments of `create`.
 
         Args:
@@ -110,7 +146,7 @@ class BedrockRequests:
         return f"aws-rft job delete-file {file} {where}"
 
 
-class NovaRequests:
+class NovaRequests(_Requests):
     """What the file of a job for a Nova model asks of Bedrock and S3. Its methods are those of `BedrockRequests`."""
 
     service = "bedrock"
@@ -125,16 +161,15 @@ class NovaRequests:
         return [name for name in (data.train, *data.validation) if name and not is_s3(name)]
 
     def file_id(self, name: str) -> str:  # noqa: D102
-        return nova.upload_uri(self.job.local(name), self.folder)
+        return upload_uri(self.job.local(name), self.folder)
 
     def upload_request(self, name: str) -> Request:  # noqa: D102
-        bucket, _, key = self.file_id(name).removeprefix("s3://").partition("/")
-        return Request("s3", "PutObject", {"Bucket": bucket, "Key": key, "Body": str(self.job.local(name))})
+        return _put_request(self.file_id(name), self.job.local(name))
 
     def upload(self, jobs: nova.NovaJobs, name: str) -> str:  # noqa: D102
         return jobs.upload(self.job.local(name), self.folder, check=False).id
 
-    def arguments(self, files: Mapping[str, str], grader: str) -> dict[str, JSON]:  # noqa: D102
+    def arguments(self, files: Mapping[str, str], grader: str | None) -> dict[str, JSON]:  # noqa: D102
         job, data, vpc = self.config.job, self.config.data, self.config.vpc
         return {
             "model": job.model,
@@ -181,13 +216,143 @@ def _camel(filters: Mapping[str, JSON]) -> dict[str, JSON]:
     }
 
 
-Asked: TypeAlias = BedrockRequests | NovaRequests
+def _put_request(uri: str, file: Path) -> Request:
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    return Request("s3", "PutObject", {"Bucket": bucket, "Key": key, "Body": str(file)})
+
+
+class SageMakerRequests(_Requests):
+    """What the file of a multi-turn RL job asks of SageMaker and S3. Its methods are those of `BedrockRequests`."""
+
+    service = "sagemaker"
+
+    def __init__(self, job: JobFile, config: SageMakerConfig) -> None:
+        self.job = job
+        self.config = config
+        self.folder = config.data.upload_to or f"{config.output.s3.rstrip('/')}/data"
+        self._values = config.model_dump(exclude_none=True)
+        self._agent: str | None = None
+
+    def _get(self, path: str) -> Any:
+        if path == "agent.agentcore_arn" and self._agent:
+            return self._agent
+        return value_at(self._values, path.split("."))
+
+    def local_files(self) -> list[str]:  # noqa: D102
+        data = self.config.data
+        return [name for name in (data.train, data.validation) if name and not _sagemaker_file.is_remote(name)]
+
+    def file_id(self, name: str) -> str:  # noqa: D102
+        return upload_uri(self.job.local(name), self.folder)
+
+    def upload_request(self, name: str) -> Request:  # noqa: D102
+        return _put_request(self.file_id(name), self.job.local(name))
+
+    def upload(self, jobs: AgentRFT, name: str) -> str:  # noqa: D102
+        return jobs.upload(self.job.local(name), self.folder, check=False).id
+
+    def arguments(self, files: Mapping[str, str], grader: str | None) -> dict[str, JSON]:
+        """Return the arguments of `create`. There is no grader: the agent tells the rewards."""
+        document = _sagemaker_file.training_of(self._get, files)
+        return {"parameters": self._parameters(document, self.config.job.name, agent_rft.TRAINING)}
+
+    def evaluation(self, name: str, files: Mapping[str, str], model_package: str | None = None) -> dict[str, JSON]:
+        """Return the parameters of CreateJob for an evaluation with the file's agent and `[evaluation]`.
+
+        Args:
+            name: Of the evaluation job.
+            files: S3 URIs of local files, by the path as the job's file spells it.
+            model_package: ARN of the tuned model. None evaluates the base model.
+
+        Raises:
+            ConfigurationError: The file has no `[evaluation]`.
+        """
+        if self.config.evaluation is None:
+            raise ConfigurationError(f"{self.job.path} has no [evaluation]. Add one with a dataset")
+        document = _sagemaker_file.evaluation_of(self._get, files, model_package)
+        return self._parameters(document, name, agent_rft.EVALUATION)
+
+    def _parameters(self, document: Mapping[str, JSON], name: str, category: str) -> dict[str, JSON]:
+        return _sagemaker_request.create_parameters(
+            document,
+            job_name=name,
+            role_arn=self.config.job.role_arn,
+            category=category,
+            tags=self.config.tags,
+            schema_version=self.config.job.schema_version,
+        )
+
+    def create_request(self, arguments: Mapping[str, JSON]) -> Request:  # noqa: D102
+        parameters = arguments["parameters"]
+        return Request(self.service, "CreateJob", parameters, json.loads(parameters["JobConfigDocument"]))
+
+    def problems(self, request: Request) -> list[Problem]:  # noqa: D102
+        return _sagemaker_request.problems(request.parameters)
+
+    def remove_file(self, file: str, where: str) -> str:  # noqa: D102
+        return f"aws s3 rm {quote(file)}"
+
+    def named(self, names: iam.Names) -> iam.Names:
+        """Return what the policies are about, with the agent, the MLflow app and the key."""
+        agent, output = _sagemaker_file.agent_arn(self._get), self.config.output
+        names = replace(names, mlflow=output.mlflow_arn, kms_key=output.kms_key)
+        return replace(names, function=agent) if self.config.agent.lambda_arn else replace(names, agent=agent)
+
+    def setup_requests(self) -> list[Request]:
+        """Return the requests that create the model package groups."""
+        if not self.config.output.create_groups:
+            return []
+        arns = [_sagemaker_file.group_arn(self._get, field) or "" for field in _sagemaker_file.GROUPS]
+        common: dict[str, JSON] = {}
+        if (model := _sagemaker_file.model_of(self._get)) and model.weights is None:
+            common["ManagedConfiguration"] = _sagemaker_setup.RESTRICTED
+        if self.config.tags:
+            common["Tags"] = [{"Key": key, "Value": value} for key, value in self.config.tags.items()]
+        return [
+            Request(
+                self.service, "CreateModelPackageGroup", {"ModelPackageGroupName": arn.rpartition("/")[2], **common}
+            )
+            for arn in arns
+        ]
+
+    def prepare(self, jobs: AgentRFT, say: Callable[[str], object]) -> None:
+        """Confirm the agent of a bare id, and check the document against the service's own schema."""
+        if bare := _sagemaker_file.runtime_id(self._get):
+            self._agent = _sagemaker_setup.runtime_arn(jobs.client, bare)
+            say(f"the agent is {self._agent}")
+        files = {name: self.file_id(name) for name in self.local_files()}
+        try:
+            found = self.schema_problems(jobs, self.create_request(self.arguments(files, None)))
+        except JobServiceError as error:
+            if error.status != HTTPStatus.FORBIDDEN:
+                raise
+            say(f"the document is not checked against the service's schema: {error}")
+            return
+        refuse(found, f"the document of {self.job.path} does not fit the service's schema")
+
+    def schema_problems(self, jobs: AgentRFT, request: Request) -> list[Problem]:  # noqa: D102
+        parameters = request.parameters
+        schema = jobs.schema(parameters["JobCategory"], parameters["JobConfigSchemaVersion"])
+        return _sagemaker_setup.schema_problems(schema, parameters)
+
+    def set_up(self, jobs: AgentRFT) -> Iterator[Created]:
+        """Create the model package groups."""
+        for request in self.setup_requests():
+            name = request.parameters["ModelPackageGroupName"]
+            if arn := _sagemaker_setup.create_group(jobs.client, request.parameters):
+                remove = f"aws sagemaker delete-model-package-group --model-package-group-name {name}"
+                yield Created("group", arn, remove)
+
+
+Asked: TypeAlias = BedrockRequests | NovaRequests | SageMakerRequests
 
 
 def requests_of(job: JobFile) -> Asked:
     """Return what a file that could be read asks of its service."""
     if isinstance(job.config, NovaConfig):
         return NovaRequests(job, job.config)
+    if isinstance(job.config, SageMakerConfig):
+        return SageMakerRequests(job, job.config)
     if isinstance(job.config, BedrockConfig):
         return BedrockRequests(job, job.config)
     raise ConfigurationError(f"{job.path} has problems; aws-rft job plan names them")

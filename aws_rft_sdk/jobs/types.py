@@ -53,11 +53,17 @@ class Request(NamedTuple):
         service: boto3's name of the service, or `bedrock-mantle` for the OpenAI-compatible one.
         operation: boto3's or IAM's name of the operation, for example `CreateFineTuningJob`.
         parameters: The body or the parameters, secrets masked.
+        document: The JSON document that the parameters hold as a text. None for calls without one.
     """
 
     service: str
     operation: str
     parameters: JSON
+    document: JSON = None
+
+    def to_json(self) -> dict[str, JSON]:
+        """Return everything by its name. `document` only if there is one."""
+        return {name: value for name, value in self._asdict().items() if name != "document" or value is not None}
 
 
 @dataclass(frozen=True)

@@ -323,8 +323,23 @@ class TrajectoryReader:
         Raises:
             DatasetError: The file is damaged. Everything before the damage was yielded.
         """
+        return self._each(self._numbers())
+
+    def spread(self, most: int) -> Iterator[Trajectory]:
+        """Yield at most so many trajectories, evenly spread from the first to the last, in the order of their creation.
+
+        Raises:
+            DatasetError: The file is damaged. Everything before the damage was yielded.
+        """
+        numbers = self._numbers()
+        count = min(most, len(numbers))
+        return self._each([numbers[place * len(numbers) // count] for place in range(count)])
+
+    def _numbers(self) -> list[int]:
         with self._reading("the list of trajectories") as connection:
-            numbers = [number for (number,) in connection.execute("SELECT number FROM trajectories ORDER BY number")]
+            return [number for (number,) in connection.execute("SELECT number FROM trajectories ORDER BY number")]
+
+    def _each(self, numbers: Sequence[int]) -> Iterator[Trajectory]:
         for number in numbers:
             # A statement for each trajectory: a longer one would stay open between two of them and block checkpoints.
             with self._reading(f"trajectory {number}") as connection:

@@ -6,6 +6,7 @@ import base64
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.manifest import Manifest
 from aws_rft_sdk.runs.metrics import RunComparison, compare, hints, measure
 from aws_rft_sdk.runs.preflight import TrainingPlan, preflight
+from aws_rft_sdk.runs.preflight.estimates import estimate_job
+from aws_rft_sdk.runs.preflight.histories import read_histories
+from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.runs.where import parse_where
 from aws_rft_sdk.viewer import contents
@@ -30,41 +34,37 @@ _KINDS = {
 """Name, filter and order of the rollouts that a report has."""
 
 
+@dataclass(frozen=True)
 class ReportedRun:
-    """A run that a report is made of.
+    """A run that a report is made of."""
 
-    Args:
-        folder: Folder of the run.
-        success_threshold: Lowest reward that counts as a success.
-        plan: What a job would be run with.
+    folder: Path
+    table: RolloutTable
+    manifest: Manifest | None
+    """What the run was made of. None where nobody knows."""
+    success_threshold: float
+    """Lowest reward that counts as a success."""
+    plan: TrainingPlan
+    """What a job would be run with."""
 
-    Raises:
-        ConfigurationError: There is no such run, or it has no rollouts.
-        DatasetError: Its records cannot be read.
-    """
-
-    def __init__(self, folder: Path, success_threshold: float, plan: TrainingPlan) -> None:
-        self.folder, self.success_threshold, self.plan = folder, success_threshold, plan
-        self.table = RolloutTable.read(folder)
-        if not len(self.table):
-            raise ConfigurationError(f"{folder} has no rollouts yet")
-
-    def values(self, samples: int, manifest: Manifest | None) -> dict[str, Any]:
+    def values(self, samples: int) -> dict[str, Any]:
         """Return what a template shows of the run, with `samples` rollouts of each kind."""
         figures = measure(
             self.table,
             success_threshold=self.success_threshold,
-            prompts=None if manifest is None else manifest.rows,
+            prompts=None if self.manifest is None else self.manifest.rows,
             max_tokens=self.plan.max_tokens,
         )
         with RunView.open(self.folder) as view:
             view.update()
             return {
                 "name": str(self.folder),
-                "manifest": manifest,
+                "manifest": self.manifest,
                 "figures": {name: value for name, value in figures.to_dict().items() if value is not None},
                 "hints": hints(figures),
                 "verdict": preflight(self.table, self.plan, success_threshold=self.success_threshold),
+                "estimates": estimate_job(self.table, self.plan).to_dict(),
+                "histories": read_histories(self.folder / DATABASE_FILE),
                 "curve": curve([(part.end, part.mean) for part in view.curve()], "mean reward, rollout by rollout"),
                 "histogram": histogram(bins_of(Counter(view.values("reward"))), "reward"),
                 "turns": histogram(bins_of(Counter(view.values("turns"))), "turns"),
@@ -86,23 +86,27 @@ def _samples(view: RunView, count: int) -> list[tuple[str, dict[str, Any]]]:
     return found
 
 
-def write_report(runs: Sequence[ReportedRun], manifests: Sequence[Manifest | None], *, samples: int = 3) -> str:
+def write_report(runs: Sequence[ReportedRun], *, samples: int = 3) -> str:
     """Return the page.
 
     It loads nothing and runs nothing: it has no scripts, and its policy forbids them. All texts are escaped.
 
     Args:
         runs: One or more. Each after the first is compared with the first.
-        manifests: What each run was made of. None where nobody knows.
         samples: Rollouts of each kind that the page holds as conversations.
 
     Raises:
+        ConfigurationError: A run has no rollouts.
+        DatasetError: A database is damaged.
         UnavailableError: An index of a run cannot be written.
     """
+    for run in runs:
+        if not len(run.table):
+            raise ConfigurationError(f"{run.folder} has no rollouts yet")
     style = _STYLE.read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     values = {
-        "runs": [run.values(samples, manifest) for run, manifest in zip(runs, manifests, strict=True)],
+        "runs": [run.values(samples) for run in runs],
         "comparisons": [(str(run.folder), _compared(runs[0], run)) for run in runs[1:]],
         "style": style,
         "policy": f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'",

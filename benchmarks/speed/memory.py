@@ -57,6 +57,7 @@ def concurrent_rollouts(effort: Effort) -> Group:
         with serving("canned") as url:
             return loop.run_until_complete(_measure(url, size, rounds))
     finally:
+        gc.unfreeze()
         loop.run_until_complete(loop.shutdown_asyncgens())
         loop.close()
 
@@ -89,6 +90,8 @@ async def _measure(url: str, size: int, rounds: int) -> Group:
         return (during - before) / size / 1024
 
     our_run = rft_handler(rollout(wrapped))
+    gc.collect()
+    gc.freeze()  # each collection would look through all imported modules, which stay
     tracemalloc.start()
     try:
         # One after the other, not in turn: each would see the connections of the other one go.

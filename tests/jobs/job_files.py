@@ -36,16 +36,43 @@ learningRate = 1e-5
 [output]
 s3 = "s3://bucket/jobs/"
 """
-TEXTS = {"bedrock": BEDROCK, "nova": NOVA}
+SAGEMAKER = """
+[job]
+on = "sagemaker"
+name = "calculator-1"
+model = "gpt-oss-20b"
+region = "us-west-2"
+role_arn = "arn:aws:iam::123456789012:role/Job"
+accept_eula = true
+[agent]
+agentcore_arn = "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/calc-AbCdEfGhIj"
+[data]
+train = "s3://bucket/train.jsonl"
+[output]
+s3 = "s3://bucket/out/"
+model_package_group = "arn:aws:sagemaker:us-west-2:123456789012:model-package-group/calc"
+checkpoint_package_group = "arn:aws:sagemaker:us-west-2:123456789012:model-package-group/calc-ckpt"
+mlflow_arn = "arn:aws:sagemaker:us-west-2:123456789012:mlflow-app/app-ABC"
+[hyperparameters]
+group_size = 8
+max_steps = 20
+"""
+TEXTS = {"bedrock": BEDROCK, "nova": NOVA, "sagemaker": SAGEMAKER}
 
 
 def write_job(folder, text):
-    """Write the file of a job, beside a good train.jsonl of 100 rows, one of 9 rows and a reward; return its path."""
+    """Write the file of a job, beside files of data and a reward; return its path.
+
+    train.jsonl has 100 rows for Bedrock, few.jsonl 9 of them, prompts.jsonl 40 prompts and few-prompts.jsonl 32.
+    """
     rows = [
         {"messages": [{"role": "user", "content": f"{n} + {n}?"}], "reference_answer": str(2 * n)} for n in range(100)
     ]
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "few.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows[:9]))
+    prompts = [json.dumps({"prompt": f"What is {n} + {n}?"}) + "\n" for n in range(40)]
+    (folder / "prompts.jsonl").write_text("".join(prompts))
+    (folder / "few-prompts.jsonl").write_text("".join(prompts[:32]))
     (folder / "reward.py").write_text("def reward(rollout):\n    return 1.0\n")
     file = folder / "job.toml"
     file.write_text(text)

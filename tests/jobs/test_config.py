@@ -38,10 +38,9 @@ AUTO = ["n_epochs", "batch_size", "eval_interval", "eval_samples"]
 WHOLE = 'a whole number of at least 1 or "auto"'
 ABOVE = 'a finite number above 0 or "auto"'
 FIELDS = [
-    ("bedrock", "job.on", '"sagemaker"', "come later"),
     ("bedrock", "job.on", '"bedrok"', 'did you mean "bedrock"'),
-    ("bedrock", "job.on", "1", '"bedrock" or "nova"'),
-    ("bedrock", "job.on", None, '"bedrock" or "nova"'),
+    ("bedrock", "job.on", "1", '"bedrock" or "nova" or "sagemaker"'),
+    ("bedrock", "job.on", None, '"bedrock" or "nova" or "sagemaker"'),
     ("bedrock", "job.name", '" "', "not empty"),
     ("bedrock", "job.name", None, "is missing"),
     ("bedrock", "job.model", '"someone.new-model-9b"', ""),
@@ -234,10 +233,10 @@ def test_file_when_many_things_are_wrong_then_all_are_named_at_once(check):
         (b"[job]\non = \n", "line 2"),
         (b"[job]\non = 'bedrock'\non = 'nova'\n", "line 3"),
         (b"[job]\n# caf\xe9\n", "line 2 is not UTF-8"),
-        (b"", 'is missing; it must be "bedrock" or "nova"'),
+        (b"", 'is missing; it must be "bedrock" or "nova" or "sagemaker"'),
         (b"job = 3\n", "must be a table: [job]"),
         (b"[[job]]\non = 'bedrock'\n", "must be a table: [job]"),
-        (b"[job]\non = ['bedrock']\n", '"bedrock" or "nova"'),
+        (b"[job]\non = ['bedrock']\n", '"bedrock" or "nova" or "sagemaker"'),
     ],
     ids=["syntax", "twice", "latin-1", "empty", "no-table", "tables", "list"],
 )
@@ -280,6 +279,10 @@ def test_init_text_when_the_names_are_filled_in_then_it_has_no_problem(check, on
     assert not check(init_text(on)).problems
 
 
+_NOT_BOTH = ("agent", "agent.qualifier", "hyperparameters.save_every", "hyperparameters.lora_plus_lr_ratio")
+"""Of a SageMaker job, what only one kind of agent or model has."""
+
+
 @pytest.mark.parametrize("on", KINDS)
 def test_init_text_when_read_then_every_field_is_there_with_its_source_and_a_value_that_fits(check, on):
     active = re.sub(r"^# ((\w+) = .*|\[\w+\])$", r"\1", init_text(on), flags=re.MULTILINE)
@@ -292,7 +295,7 @@ def test_init_text_when_read_then_every_field_is_there_with_its_source_and_a_val
             assert source_of(inner) in re.sub(r"\n# ", " ", init_text(on))
         assert f"[{table}]" in active
     # With all fields given, only what excludes each other is wrong, and files that are not there.
-    assert read <= {"grader", "data", "data.validation"}
+    assert read <= {"grader", "data", "data.validation", *_NOT_BOTH}
 
 
 def test_hyperparameters_when_botocore_knows_them_then_each_is_a_field_of_its_shape():

@@ -25,6 +25,10 @@ def aws_rft(*arguments):
 # --- show
 
 
+RUNTIME = f"arn:aws:bedrock-agentcore:{REGION}:{ACCOUNT}:runtime/calc-AbCdEfGhIj"
+APP = f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:mlflow-app/app-ABC"
+KEY = f"arn:aws:kms:{REGION}:{ACCOUNT}:key/01234567-89ab-cdef-0123-456789abcdef"
+ON_SAGEMAKER = ("--bucket", "my-data", "--job-role", "arn:aws:iam::1:role/r", "--agent", RUNTIME, "--mlflow", APP)
 SHOWN = [
     ("caller", (), {("lambda:InvokeFunction", FUNCTION), ("bedrock-mantle:CreateFineTuningJob", "*")}, None),
     (
@@ -64,6 +68,40 @@ SHOWN = [
         },
         "bedrock.amazonaws.com",
     ),
+    (
+        "caller",
+        ("--on", "sagemaker", *ON_SAGEMAKER, "--kms-key", KEY),
+        {
+            ("sagemaker:CreateJob", f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:job/*"),
+            ("sagemaker:ListJobs", "*"),
+            ("sagemaker:DescribeJobSchemaVersion", "*"),
+            ("iam:PassRole", "arn:aws:iam::1:role/r"),
+            ("s3:PutObject", "arn:aws:s3:::my-data/*"),
+            ("sagemaker:CreatePresignedMlflowAppUrl", APP),
+            ("sagemaker-mlflow:GetMetricHistory", APP),
+            ("sagemaker:CreateModelPackageGroup", f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package-group/*"),
+            ("logs:FilterLogEvents", f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/Job/*"),
+            ("bedrock-agentcore:GetAgentRuntime", RUNTIME),
+            ("kms:CreateGrant", KEY),
+        },
+        None,
+    ),
+    (
+        "job-role",
+        ("--on", "sagemaker", *ON_SAGEMAKER, "--kms-key", KEY, "--vpc"),
+        {
+            ("s3:ListBucket", "arn:aws:s3:::my-data"),
+            ("lambda:InvokeFunction", FUNCTION),
+            ("bedrock-agentcore:InvokeAgentRuntime", RUNTIME),
+            ("bedrock-agentcore:InvokeAgentRuntime", f"{RUNTIME}/*"),
+            ("sagemaker:CreateModelPackage", f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package/*"),
+            ("sagemaker:CallMlflowAppApi", APP),
+            ("kms:GenerateDataKey", KEY),
+            ("ec2:CreateNetworkInterface", "*"),
+        },
+        "job.sagemaker.amazonaws.com",
+    ),
+    ("agent", ("--kms-key", KEY), {("kms:Decrypt", KEY)}, "bedrock-agentcore.amazonaws.com"),
     ("grader", (), {("logs:CreateLogGroup", GROUP), ("logs:PutLogEvents", f"{GROUP}:*")}, "lambda.amazonaws.com"),
     (
         "forwarder",
@@ -96,6 +134,23 @@ def test_show_when_there_are_no_credentials_then_policies_of_the_named_account(
         (item,) = shown["trust"]["Statement"]
         assert item["Principal"] == {"Service": trusted}
         assert item["Condition"]["StringEquals"] == {"aws:SourceAccount": ACCOUNT}
+
+
+@pytest.mark.parametrize("audience", ["caller", "job-role"])
+def test_show_when_jobs_are_on_sagemaker_then_nobody_gets_a_wildcard_that_has_a_name(audience):
+    result = aws_rft("show", "--for", audience, "--on", "sagemaker", *ON_SAGEMAKER, *WHERE, "--json")
+    shown = json.loads(result.stdout)
+    passed = {
+        item["Condition"]["StringEquals"]["iam:PassedToService"]: item
+        for item in shown["policy"]["Statement"]
+        if "iam:PassRole" in item["Action"]
+    }
+    assert result.stderr == ""
+    assert set(passed) == ({"job.sagemaker.amazonaws.com"} if audience == "caller" else set())
+    actions = {action for item in shown["policy"]["Statement"] for action in item["Action"]}
+    assert not {action for action in actions if action.startswith(("kms:", "ec2:", "lambda:"))}  # none was named
+    if audience == "job-role":
+        assert shown["trust"]["Statement"][0]["Action"] == ["sts:AssumeRole", "sts:TagSession"]
 
 
 def test_show_when_something_is_not_named_then_it_says_how_to_narrow_it():
@@ -146,6 +201,7 @@ def test_names_when_the_region_is_of_another_part_of_aws_then_arns_are_too(regio
         ("lambda", "DeleteFunction", ("lambda:DeleteFunction",)),
         ("bedrock-runtime", "Converse", ("bedrock:InvokeModel",)),
         ("bedrock", "CreateModelCustomizationJob", ("bedrock:CreateModelCustomizationJob", "iam:PassRole")),
+        ("sagemaker", "CreateJob", ("sagemaker:CreateJob", "sagemaker:AddTags", "iam:PassRole")),
     ],
 )
 def test_actions_of_an_operation_when_it_has_another_name_then_that(service, operation, actions):
@@ -255,6 +311,16 @@ def test_check_when_the_trust_policy_differs_then_it_says_so(world, trusted, why
     iam = world.client("iam")
     found = compare(GRADER, Principal.of(make_role(iam, [statement(["*"])], trusted=trusted)), iam)
     assert [why in gap.why for gap in found.missing] == ([True] if why else [])
+
+
+def test_check_when_the_job_role_cannot_be_tagged_then_it_says_so(world):
+    needed = needs_of("job-role", NAMES, "sagemaker")
+    trusted = trust("job.sagemaker.amazonaws.com", NAMES)  # without sts:TagSession, jobs fail after the third retry
+    iam = world.client("iam")
+    found = compare(needed, Principal.of(make_role(iam, [statement(["*"])], trusted=trusted)), iam)
+    assert [gap.action for gap in found.missing] == ["sts:TagSession"]
+    again = compare(needed, Principal.of(make_role(iam, [statement(["*"])], trusted=needed.trust, name="r2")), iam)
+    assert again.missing == ()
 
 
 class Simulating:

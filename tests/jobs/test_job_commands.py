@@ -250,7 +250,7 @@ def test_init_when_written_then_plan_accepts_it_and_it_is_not_overwritten(tmp_pa
         (["deploy", "job", "--name", "n", "--on", "bedrock"], "needs no deployment"),
         (["undeploy", "n", "--on", "bedrock"], "needs no deployment"),
         (["chat", "model", " ", "--on", "bedrock"], "the message is empty"),
-        (["list", "--on", "sagemaker"], "'sagemaker' is not one of"),
+        (["list", "--on", "sagemakr"], "'sagemakr' is not one of"),
         (["status", "job", "--on", "bedrock", "--endpoint", "nowhere"], "--endpoint must be a URL"),
         (["list", "--on", "bedrock", "--region", "", "--endpoint", "http://127.0.0.1:9"], "no AWS region"),
         (["status", "job"], "--on"),

@@ -64,6 +64,7 @@ def test_preflight_when_it_reads_a_folder_then_the_exit_status_is_the_verdict(tm
 
 SAGEMAKER = {"global_batch_size": "64", "group_size": "4", "sampling_max_tokens": "512", "max_steps": "10"}
 NOVA = {"batchSize": 64, "trainingSamplePerPrompt": 4, "inferenceMaxTokens": 512, "epochCount": 10}
+HYPERPOD = {"global_batch_size": 256, "number_generation": 4, "max_new_tokens": 512, "max_steps": 10}
 
 
 def toml(values: dict[str, Any], table: str = "") -> str:
@@ -74,6 +75,7 @@ JOBS = {
     "flat.toml": toml(SAGEMAKER),
     "recipe.toml": toml({name: int(value) for name, value in SAGEMAKER.items()}, "[hyperparameters]"),
     "nova.toml": toml(NOVA, "[hyperparameters]"),
+    "hyperpod.toml": toml({"on": "hyperpod"}, "[recipe]") + "\n" + toml(HYPERPOD, "[hyperparameters]"),
     "document.json": json.dumps({"TrainingConfig": {"HyperParameters": SAGEMAKER}}),
 }
 
@@ -112,12 +114,16 @@ def test_preflight_when_prices_are_given_then_figures_follow_from_the_records(tm
         "rollouts_per_step": 40,
         "steps": 5,
         "rollouts": 200,
+        "validation_rollouts": None,
+        "start_seconds_per_step": 8.0,
         "rollouts_in_progress": 2,
         "rollout_hours": pytest.approx(200 * 3 / 2 / 3600),
+        "hours": None,
         "prefill_tokens": 200 * 300,
         "sample_tokens": 200 * 90,
         "train_tokens": 200 * 250,
         "cost": pytest.approx((200 * 300 + 10 * 200 * 90 + 100 * 200 * 250) / 1e6),
+        "price_source": "your prices",
         "worker_peak_bytes": None,
     }
 
@@ -149,7 +155,7 @@ def test_preflight_and_show_when_an_agent_changed_a_history_then_both_say_so(tmp
     clean = CliRunner().invoke(main, ["show", str(folder), "t-0-0"], catch_exceptions=False).output
 
     assert found["fidelity"] == {
-        **{"trajectories": 2, "broken": 1, "broken_share": 0.5, "rows": 3},
+        **{"recorded": 2, "trajectories": 2, "broken": 1, "broken_share": 0.5, "rows": 3},
         "causes": {"system_prompt_changed": 1},
     }
     assert "2 training rows" in shown

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
-from aws_rft_sdk.agent_rft import EVALUATION_HYPERPARAMETERS, MODELS, find_model, steps_per_epoch, total_steps
+from aws_rft_sdk.agent_rft import (
+    EVALUATION_HYPERPARAMETERS,
+    MODELS,
+    find_model,
+    known_prices,
+    steps_per_epoch,
+    total_steps,
+)
 
 OSS, NOVA = MODELS["gpt-oss-20b"].hyperparameters, MODELS["nova-lite-2"].hyperparameters
 
@@ -66,3 +75,24 @@ def test_model_when_named_in_any_way_then_it_is_found(name: str) -> None:
 def test_steps_when_reckoned_then_they_are_those_of_the_public_runs() -> None:
     assert (steps_per_epoch(600, 32), steps_per_epoch(640, 128), total_steps(640, 128, 20, 100)) == (19, 5, 100)
     assert total_steps(640, 128, 2, 100) == 10
+
+
+@pytest.mark.parametrize(
+    ("model", "region", "known"),
+    [
+        ("gpt-oss-20b", "us-west-2", True),
+        (MODELS["gpt-oss-20b"].hub_arn("us-west-2"), "us-west-2", True),
+        ("gpt-oss-20b", "us-east-1", False),
+        ("nova-lite-2", "us-west-2", False),
+        ("gpt-5", "us-west-2", False),
+    ],
+)
+def test_prices_when_a_source_has_them_then_they_have_a_date(model: str, region: str, known: bool) -> None:
+    found = known_prices(model, region)
+
+    assert (found is not None) == known
+    if found:
+        assert found.source
+        assert date.fromisoformat(found.seen)
+        # Tokens and bill of a public job of 1,280 rollouts.
+        assert found.cost(prefill=4_833_702, sample=778_911, train=5_599_613) == pytest.approx(2.8296, abs=1e-4)

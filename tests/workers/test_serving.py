@@ -217,6 +217,7 @@ def test_worker_when_killed_then_the_next_one_over_the_outbox_delivers(start, tm
         assert until(lambda: outbox.is_file() and sum(entry.rewards is not None for entry in box.entries()) == 5)
         first.end(signal.SIGKILL)
         first.wait()
+        box.make_all_due()  # by itself, each is due 30 s after the first worker's last step
 
         second = start("--outbox", str(outbox))
         assert until(lambda: rewards(runtime) == [(1.0,)] * 5)

@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from aws_rft_sdk._loading import absolute_reference
+from aws_rft_sdk.agent_rft import ROLLOUT_CONCURRENCY, ROLLOUT_STARTS_PER_SECOND
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS, Handler
 from aws_rft_sdk.rollout.access import Access
@@ -21,10 +22,6 @@ from aws_rft_sdk.rollout.engines.ray import RayEngine
 from aws_rft_sdk.settings import worker_key
 
 ENGINES = ("auto", "local", "process", "ray", "http", "agentcore")
-SERVICE_STARTS_PER_SECOND = 5.0
-"""The service's own pace."""
-SERVICE_CONCURRENCY = 96
-"""The service's default for `rollout_max_concurrency`."""
 CONCURRENCY = 16
 
 _DEPLOYED = ("http", "agentcore")
@@ -83,8 +80,8 @@ class EngineChoice:
                 raise ConfigurationError(f"--{option} is for the engine ray, not for {name}")
         deployed = name in _DEPLOYED
         if starts_per_second is None and deployed:
-            starts_per_second = SERVICE_STARTS_PER_SECOND
-        concurrency = concurrency or (SERVICE_CONCURRENCY if deployed else CONCURRENCY)
+            starts_per_second = ROLLOUT_STARTS_PER_SECOND
+        concurrency = concurrency or (ROLLOUT_CONCURRENCY if deployed else CONCURRENCY)
         own = (workers, qualifier, address, requirements, show_output)
         return cls(name, handler, concurrency, starts_per_second, deadline_seconds, *own)
 

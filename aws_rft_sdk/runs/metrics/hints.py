@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from aws_rft_sdk.agent_rft import ROLLOUT_TIMEOUT_SECONDS
 from aws_rft_sdk.runs.metrics.figures import Metrics
 
 FAILED_SHARE = 0.01
 ZERO_VARIANCE_SHARE = 0.5
 AT_LIMIT_SHARE = 0.05
-ROLLOUT_TIMEOUT_SECONDS = 600.0
-"""The service's default for `rollout_timeout`."""
 FEW_PROMPTS = 20
 MANY_TURNS = 10
 SHORT_RESPONSE_TOKENS = 16

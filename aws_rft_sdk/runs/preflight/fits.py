@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from statistics import fmean
 
 from aws_rft_sdk.runs.metrics.hints import AT_LIMIT_SHARE
 from aws_rft_sdk.runs.metrics.intervals import wilson
+from aws_rft_sdk.runs.preflight.estimates import estimate_job
 from aws_rft_sdk.runs.preflight.sample import MTRL, Sample
 from aws_rft_sdk.runs.preflight.values import Reason, Verdict
-from aws_rft_sdk.runs.table import COMPLETED
+from aws_rft_sdk.runs.table import COMPLETED, RolloutTable
 
 MOST_AT_MAX_TURNS = 0.1
 _NEAR_LIMIT = 0.9
@@ -88,4 +90,49 @@ def _max_turns(sample: Sample) -> Iterator[Reason]:
     yield Reason("max_turns", verdict, share, wilson(share, total), MOST_AT_MAX_TURNS, MTRL, text, advice)
 
 
-RULES = (_batch, _context, _seconds, _token_cap, _max_turns)
+def _sequence(sample: Sample) -> Iterator[Reason]:
+    """Judge the longest sequence that the agent may reach, by the service's rule for sizing."""
+    plan, found = sample.plan, _growth(sample.table)
+    if plan.model is None or found is None or None in (plan.max_turns, plan.max_tokens, plan.context_tokens):
+        return
+    turns, answer, limit = (int(number or 0) for number in (plan.max_turns, plan.max_tokens, plan.context_tokens))
+    prompt, tool = found
+    longest = round(turns * (answer + tool) + prompt)
+    much = longest > limit
+    advice = "Lower max_turns or sampling_max_tokens, or shorten tool results." if much else ""
+    text = (
+        f"{turns} turns of at most {answer} answered tokens, with {tool:.0f} tokens of tool results each and a prompt "
+        f"of {prompt:.0f}, may have {longest} tokens, and the model takes {limit}"
+    )
+    yield Reason("sequence_size", Verdict.WARN if much else Verdict.GO, longest, None, limit, MTRL, text, advice)
+
+
+def _growth(table: RolloutTable) -> tuple[float, float] | None:
+    """Return the tokens of a prompt, and those that a turn adds besides its answer, in the mean.
+
+    Only sums of a rollout are known. This takes it that its history grows by the same number of tokens each turn.
+    """
+    prompts, added = [], []
+    columns = (table.response_turns, table.prompt_tokens, table.response_tokens, table.context)
+    for turns, read, answered, longest in zip(*columns, strict=True):
+        if turns:
+            answer = answered / turns
+            step = max(0.0, 2 * (longest - answer - read / turns) / (turns - 1)) if turns > 1 else 0.0
+            prompts.append(max(0.0, read / turns - step * (turns - 1) / 2))
+            if turns > 1:
+                added.append(max(0.0, step - answer))
+    return (fmean(prompts), fmean(added) if added else 0.0) if prompts else None
+
+
+def _runtime(sample: Sample) -> Iterator[Reason]:
+    hours, limit = estimate_job(sample.table, sample.plan).hours, sample.plan.max_runtime_seconds
+    if hours is None or limit is None:
+        return
+    much = hours > limit / 3600
+    advice = "Take fewer steps, raise max_runtime_seconds and the quota, or resume from a checkpoint." if much else ""
+    text = f"the job takes about {hours:.1f} hours, and the service stops it after {limit / 3600:.1f}"
+    verdict = Verdict.WARN if much else Verdict.GO
+    yield Reason("job_hours", verdict, hours, None, limit / 3600, "the job's time limit", text, advice)
+
+
+RULES = (_batch, _context, _seconds, _token_cap, _max_turns, _sequence, _runtime)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
@@ -13,15 +12,17 @@ from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runtime import TrajectoryReader
 
 MOST = 1_000
-"""Trajectories that are read."""
+"""Trajectories that are read. Of a larger run these are spread evenly from its first to its last."""
 
 
 @dataclass(frozen=True)
 class Histories:
-    """Trajectories of a run, the first 1,000 at most."""
+    """Trajectories of a run, 1,000 at most."""
 
+    recorded: int
+    """Trajectories that the run has."""
     trajectories: int
-    """With a turn, and with requests that were kept."""
+    """Those that were read, and have a turn and requests that were kept."""
     broken: int
     """Those where a turn does not go on from an earlier one."""
     rows: int
@@ -32,22 +33,25 @@ class Histories:
     def to_dict(self) -> dict[str, JSON]:
         """Return the fields as JSON, and the share that is broken."""
         share = self.broken / self.trajectories
-        counts = {"trajectories": self.trajectories, "broken": self.broken, "broken_share": share, "rows": self.rows}
-        return {**counts, "causes": dict(self.causes)}
+        counts = {"recorded": self.recorded, "trajectories": self.trajectories, "broken": self.broken}
+        return {**counts, "broken_share": share, "rows": self.rows, "causes": dict(self.causes)}
 
     def __str__(self) -> str:
         """Return them in a sentence."""
+        of_all = "" if self.trajectories == self.recorded else f" that were read, of {self.recorded:,}"
+        read = f"{self.trajectories:,} rollouts{of_all}"
         if not self.broken:
-            return f"the agent changed no history of {self.trajectories} rollouts: {self.rows} training rows"
-        causes = ", ".join(f"{cause} in {count}" for cause, count in self.causes.items())
-        return (
-            f"the agent changed the history of {self.broken} of {self.trajectories} rollouts ({causes}): "
-            f"{self.rows} training rows"
-        )
+            return f"the agent changed no history of {read}: {self.rows:,} training rows"
+        causes = ", ".join(f"{cause} in {count:,}" for cause, count in self.causes.items())
+        return f"the agent changed the history of {self.broken:,} of {read} ({causes}): {self.rows:,} training rows"
 
 
-def read_histories(database: Path) -> Histories | None:
+def read_histories(database: Path, most: int = MOST) -> Histories | None:
     """Return what a database of the local runtime shows. None if there is none, or if it kept no requests.
+
+    Args:
+        database: The file.
+        most: Trajectories to read at most, spread evenly.
 
     Raises:
         ConfigurationError: The file is no database of the local runtime.
@@ -56,10 +60,15 @@ def read_histories(database: Path) -> Histories | None:
     if not database.is_file():
         return None
     with TrajectoryReader(database) as reader:
-        found = [one for one in map(fidelity_of, islice(reader, MOST)) if one is not None]
+        recorded = len(reader)
+        found = [one for one in map(fidelity_of, reader.spread(most)) if one is not None]
     if not found:
         return None
     causes = Counter(cause.value for one in found for cause in {item.cause for item in one.breaks})
     return Histories(
-        len(found), sum(bool(one.breaks) for one in found), sum(one.rows for one in found), dict(causes.most_common())
+        recorded,
+        len(found),
+        sum(bool(one.breaks) for one in found),
+        sum(one.rows for one in found),
+        dict(causes.most_common()),
     )

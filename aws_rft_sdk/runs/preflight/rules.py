@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
 from aws_rft_sdk.runs.preflight import fits, learnable, right
 from aws_rft_sdk.runs.preflight.sample import Sample
-from aws_rft_sdk.runs.preflight.values import Checks, Preflight, TrainingPlan, Verdict
+from aws_rft_sdk.runs.preflight.values import Checks, Preflight, Reason, TrainingPlan, Verdict
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runs.table import RolloutTable
 
@@ -39,3 +39,15 @@ def preflight(
     sample = Sample(RolloutTable.of(records), plan or TrainingPlan(), checks or Checks(), success_threshold)
     reasons = [reason for rule in _RULES for reason in rule(sample)]
     return Preflight(tuple(sorted(reasons, key=lambda reason: _ORDER[reason.verdict])))
+
+
+def conflicts(table: RolloutTable, plan: TrainingPlan) -> tuple[Reason, ...]:
+    """Return what speaks against a job's limits: its prompts, time, tokens and turns. Empty if nothing does.
+
+    Args:
+        table: Rollouts of a sample. Empty if there is none: then only the prompts are compared with the batch.
+        plan: What the job will be run with.
+    """
+    sample = Sample(table, plan, Checks(), SUCCESS_THRESHOLD)
+    found = [reason for rule in fits.RULES for reason in rule(sample) if reason.verdict is not Verdict.GO]
+    return tuple(sorted(found, key=lambda reason: _ORDER[reason.verdict]))

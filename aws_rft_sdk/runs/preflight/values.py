@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from enum import Enum
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.runs.metrics.hints import ROLLOUT_TIMEOUT_SECONDS
+from aws_rft_sdk.agent_rft import ROLLOUT_TIMEOUT_SECONDS, Prices
 
 
 class Verdict(str, Enum):
@@ -49,6 +49,18 @@ class TrainingPlan:
     """Lowest reward that counts as a success."""
     platform_seconds: float | None = None
     """After it the place where the agent runs ends a call: 900 on AgentCore and Lambda."""
+    model: str | None = None
+    """Short name of the model, if the job is a multi-turn RL job on SageMaker."""
+    validation_prompts: int | None = None
+    """Prompts of the validation, with one rollout each."""
+    val_every: int | None = None
+    """Steps between validations. 0: only before the first step and after the last one."""
+    max_steps_off_policy: int | None = None
+    """Updates that the policy may be ahead of a rollout. 0: a step waits for its slowest rollout."""
+    max_runtime_seconds: float | None = None
+    """After it the service stops the job."""
+    prices: Prices | None = None
+    """What tokens cost."""
 
 
 @dataclass(frozen=True)
