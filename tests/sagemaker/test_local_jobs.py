@@ -197,5 +197,3 @@ def test_command_when_an_option_is_of_other_services_then_it_says_of_which(
 ) -> None:
     result = CliRunner().invoke(main, ["runtime", "--services", services, option, "2"])
     assert (result.exit_code != 0, said in result.output) == (True, True)
-
-
