@@ -64,9 +64,11 @@ def test_an_agent_with_a_tool_makes_one_row_that_the_session_trains_on(server, s
 
 def test_a_session_that_fails_is_answered_503(server, session):
     server.answer_logprobs = False
-    with LocalRuntime(SessionPolicy(session.sample, TOKENIZER)) as runtime:
-        with RFTContext.bind(runtime.new_rollout("?")) as context:
-            client = openai.OpenAI(**runtime_client_args(), max_retries=0, default_headers=context.headers())
-            with pytest.raises(openai.InternalServerError, match="gave 0 log-probabilities") as told:
-                client.chat.completions.create(model="default", messages=[{"role": "user", "content": "?"}])
+    with (
+        LocalRuntime(SessionPolicy(session.sample, TOKENIZER)) as runtime,
+        RFTContext.bind(runtime.new_rollout("?")) as context,
+        openai.OpenAI(**runtime_client_args(), max_retries=0, default_headers=context.headers()) as client,
+    ):
+        with pytest.raises(openai.InternalServerError, match="gave 0 log-probabilities") as told:
+            client.chat.completions.create(model="default", messages=[{"role": "user", "content": "?"}])
     assert told.value.status_code == 503
