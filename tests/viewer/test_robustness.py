@@ -7,6 +7,7 @@ import re
 import shutil
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from viewer.test_pages import record
 from aws_rft_sdk.errors import RFTError
 from aws_rft_sdk.runs._index import Progress
 from aws_rft_sdk.viewer import watching
+from aws_rft_sdk.viewer.charts import bins_of, curve, histogram
 from aws_rft_sdk.viewer.watching import WatchedRun
 
 TOOL = "it's \"<é>\" & \\u0041 or 'x'"
@@ -197,3 +199,22 @@ def test_update_when_it_fails_then_the_trouble_is_said_until_one_succeeds(error:
     view.error = None
     until(lambda: run.trouble is None and run.version != version)
     run.close()
+
+
+@pytest.mark.parametrize(("low", "step", "kinds"), [(-1.0, 0.02, 71), (-0.5, 0.01, 71), (0.1, 1 / 3, 121)])
+def test_bins_when_values_are_at_their_edges_then_counts_are_what_their_links_find(
+    low: float, step: float, kinds: int
+) -> None:
+    values = Counter(low + step * number for number in range(kinds))
+    bins = bins_of(values)
+    for item in bins:
+        found = [v for v in values if item.low <= v and (v <= item.high if item is bins[-1] else v < item.high)]
+        assert len(found) == item.count
+
+
+def test_charts_when_values_are_huge_then_they_are_still_drawn() -> None:
+    values = Counter({-1.7e308: 1, 1.7e308: 1, **{float(number): 1 for number in range(30)}})
+    assert sum(item.count for item in bins_of(values)) == 32
+    for drawn in (histogram(bins_of(values), "x"), curve([(0, -1.7e308), (1, 1.7e308)], "x"), curve([(5, 0.0)], "x")):
+        assert "nan" not in drawn
+        assert "inf" not in drawn
