@@ -91,7 +91,7 @@ def _failure(comparison: RunComparison, figure: str, limit: float) -> str | None
 def _print(comparison: RunComparison, runs: Sequence[RecordedRun], *, same_dataset_known: bool) -> None:
     console = Console(highlight=False)
     console.print(f"A is {runs[0].folder}\nB is {runs[1].folder}", markup=False)
-    console.print(_table(comparison))
+    console.print(comparison_table(comparison))
     for difference in comparison.differences[:2]:
         console.print(f"{_name(difference)}: {difference.verdict}", markup=False, style="bold")
         if difference.prompts_needed is not None:
@@ -101,7 +101,8 @@ def _print(comparison: RunComparison, runs: Sequence[RecordedRun], *, same_datas
         console.print(note, style="yellow", markup=False)
 
 
-def _table(comparison: RunComparison) -> Table:
+def comparison_table(comparison: RunComparison) -> Table:
+    """Return the figures of a comparison, one a row."""
     table = Table()
     for heading in ("", "A", "B", "B - A", f"{comparison.confidence:.0%} interval", "prompts", "better"):
         table.add_column(heading)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
-from functools import wraps
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,21 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, json_option, on_option, service_options
+from aws_rft_sdk.cli._job_options import (
+    endpoint_option,
+    job_json,
+    json_option,
+    on_option,
+    out_options,
+    print_job,
+    with_jobs,
+    write_out,
+)
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_guard import guard_command
+from aws_rft_sdk.cli.job_recipe import recipe_command
+from aws_rft_sdk.cli.job_sagemaker import COMMANDS
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
 from aws_rft_sdk.jobs.bedrock import BedrockJobs, whole
@@ -27,8 +37,8 @@ from aws_rft_sdk.jobs.planning import Plan, service_words
 from aws_rft_sdk.jobs.planning import plan as make_plan
 from aws_rft_sdk.jobs.planning import submit as submit_job
 from aws_rft_sdk.jobs.reading import init_text, read_job
-from aws_rft_sdk.jobs.services import Created, Jobs, open_jobs
-from aws_rft_sdk.jobs.types import Job
+from aws_rft_sdk.jobs.sagemaker import AgentRFT, deploy_commands
+from aws_rft_sdk.jobs.services import Created, Jobs
 
 _DOCUMENT = "JobConfigDocument"
 """Parameter whose text is JSON."""
@@ -40,30 +50,17 @@ def command() -> None:
     """Plan, submit, follow and use a training job."""
 
 
-command.add_command(watch_command)
-command.add_command(report_command)
-command.add_command(guard_command)
+for item in (watch_command, report_command, guard_command, recipe_command, *COMMANDS):
+    command.add_command(item)
 
 
 @command.command("init")
 @on_option
-@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: stdout]")
-@click.option("--force", is_flag=True, help="Overwrite the file.")
+@out_options
 @usage_errors
 def init(on: str, out: Path | None, force: bool) -> None:
     """Write a first file of a job, every field with its rule, default and source."""
-    text = init_text(on)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        with out.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{out} exists; choose another name, or overwrite it with --force") from error
-    except OSError as error:
-        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
-    click.echo(f"{out} is written. Fill in the names, then type: aws-rft job plan {out}")
+    write_out(init_text(on), out, force, f"Fill in the names, then type: aws-rft job plan {out}")
 
 
 @command.command("plan")
@@ -158,28 +155,15 @@ def _print_half_done(made: list[Created], error: BaseException, as_json: bool, w
         click.echo("Nothing was created.", err=True)
 
 
-def _with_jobs(fn: Callable[..., None]) -> Callable[..., None]:
-    """Add `--on`, `--region` and `--endpoint`, and open the service that they say: the argument `jobs`."""
-
-    @service_options
-    @usage_errors
-    @wraps(fn)
-    def run(*args: Any, on: str, region: str | None, endpoint: str | None, **kwargs: Any) -> None:
-        with reader_may_leave():
-            fn(*args, jobs=open_jobs(on, region, endpoint), **kwargs)
-
-    return run
-
-
 @command.command("list")
-@_with_jobs
+@with_jobs
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True, help="Most jobs to list.")
 @json_option
 def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
     """List the jobs, in the service's order."""
     found = list(islice(jobs.list(), limit))
     if as_json:
-        click.echo(json.dumps([_job_json(job) for job in found], indent=2, default=str))
+        click.echo(json.dumps([job_json(job) for job in found], indent=2, default=str))
         return
     for job in found:  # no table: it would cut ids that somebody copies
         click.echo(f"{job.id}  {job.status}  {job.tuned_model or '-'}")
@@ -187,29 +171,31 @@ def list_jobs(jobs: Jobs, limit: int, as_json: bool) -> None:
 
 @command.command("status")
 @click.argument("job")
-@_with_jobs
+@with_jobs
 @json_option
 def status(job: str, jobs: Jobs, as_json: bool) -> None:
     """Say how JOB is."""
-    _print_job(jobs.get(job), as_json)
+    print_job(jobs.get(job), as_json)
 
 
 @command.command("stop")
 @click.argument("job")
-@_with_jobs
+@with_jobs
 @json_option
 def stop(job: str, jobs: Jobs, as_json: bool) -> None:
     """Stop JOB, for good. Safe to repeat."""
-    _print_job(jobs.cancel(job) if isinstance(jobs, BedrockJobs) else jobs.stop(job), as_json)
+    print_job(jobs.cancel(job) if isinstance(jobs, BedrockJobs) else jobs.stop(job), as_json)
 
 
 @command.command("checkpoints")
 @click.argument("job")
-@_with_jobs
+@with_jobs
 @json_option
 def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
-    """List the checkpoints of JOB. Each is a model to chat with."""
-    found = _bedrock(jobs, "checkpoints").checkpoints(job)
+    """List the checkpoints of JOB. Each is a model to chat with, on SageMaker one for `resume` or `iterate`."""
+    if isinstance(jobs, NovaJobs):
+        raise ConfigurationError("--on nova has no checkpoints; use --on bedrock or --on sagemaker")
+    found = jobs.checkpoints(job)
     if as_json:
         click.echo(
             json.dumps([{**item, "id": item.id, "step": item.step, "model": item.model} for item in found], indent=2)
@@ -221,7 +207,7 @@ def checkpoints(job: str, jobs: Jobs, as_json: bool) -> None:
 
 @command.command("delete-file")
 @click.argument("file")
-@_with_jobs
+@with_jobs
 def delete_file(file: str, jobs: Jobs) -> None:
     """Delete an uploaded FILE, by its id. Safe to repeat."""
     _bedrock(jobs, "uploaded files").delete_file(file)
@@ -231,20 +217,25 @@ def delete_file(file: str, jobs: Jobs) -> None:
 @command.command("deploy")
 @click.argument("job")
 @click.option("--name", required=True, help="Of the deployment, unique in your account.")
-@_with_jobs
+@with_jobs
 @json_option
 def deploy(job: str, name: str, jobs: Jobs, as_json: bool) -> None:
     """Deploy the model that JOB of Nova has tuned, and wait until it can be called. JOB may also be the model's ARN.
 
-    Safe to repeat. `aws-rft job undeploy NAME` removes the deployment.
+    Safe to repeat. `aws-rft job undeploy NAME` removes the deployment. For SageMaker, the commands that deploy the
+    model are printed, and none is run.
     """
+    if isinstance(jobs, AgentRFT):
+        found = deploy_commands(jobs.get(job), name)
+        click.echo(json.dumps(found, indent=2) if as_json else "\n".join(found))
+        return
     made = _nova(jobs).deploy(job, name)
     click.echo(json.dumps({**made, "id": made.id, "status": made.status}, default=str) if as_json else made.id)
 
 
 @command.command("undeploy")
 @click.argument("deployment")
-@_with_jobs
+@with_jobs
 def undeploy(deployment: str, jobs: Jobs) -> None:
     """Delete a DEPLOYMENT of a tuned Nova model, by its ARN or name. Safe to repeat."""
     _nova(jobs).undeploy(deployment)
@@ -256,7 +247,7 @@ def undeploy(deployment: str, jobs: Jobs) -> None:
 @click.argument("message", required=False)
 @click.option("--system", help="The system message.")
 @click.option("--stream", is_flag=True, help="Print the answer as it arrives.")
-@_with_jobs
+@with_jobs
 @json_option
 def chat(
     model: str,
@@ -280,7 +271,7 @@ def chat(
     if isinstance(jobs, NovaJobs):
         answer = jobs.converse(model, messages, stream=stream)
     else:
-        answer = _ask(jobs, model, messages, stream)
+        answer = _ask(_bedrock(jobs, "models to chat with"), model, messages, stream)
         answer = whole(answer) if stream else answer
     for part in answer if stream else [answer]:
         if as_json:
@@ -315,30 +306,16 @@ def _text_of(part: Any) -> str:
 def _bedrock(jobs: Jobs, what: str) -> BedrockJobs:
     if isinstance(jobs, BedrockJobs):
         return jobs
-    raise ConfigurationError(f"--on nova has no {what}; use --on bedrock")
+    on = "nova" if isinstance(jobs, NovaJobs) else "sagemaker"
+    raise ConfigurationError(f"--on {on} has no {what}; use --on bedrock")
 
 
 def _nova(jobs: Jobs) -> NovaJobs:
     if isinstance(jobs, NovaJobs):
         return jobs
+    if isinstance(jobs, AgentRFT):
+        raise ConfigurationError("`deploy` makes nothing on SageMaker; remove what its commands made by hand")
     raise ConfigurationError("a model tuned with --on bedrock needs no deployment: aws-rft job chat MODEL --on bedrock")
-
-
-def _job_json(job: Job) -> dict[str, JSON]:
-    """Return the service's own fields, and above them what this package makes of them."""
-    own = {"status": job.status, "state": job.state, "tuned_model": job.tuned_model, "failure": job.failure}
-    return {**job, "job": job.id, **own}
-
-
-def _print_job(job: Job, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(_job_json(job), indent=2, default=str))
-        return
-    click.echo(f"{job.id}: {job.status}")
-    if job.tuned_model:
-        click.echo(f"model: {job.tuned_model}")
-    if job.failure:
-        click.echo(f"failure: {job.failure}")
 
 
 def _plan_text(found: Plan) -> str:

@@ -21,7 +21,9 @@ from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import reader_may_leave
 from aws_rft_sdk.cli._sparkline import sparkline
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
+from aws_rft_sdk.jobs._sagemaker_answers import parts_of
 from aws_rft_sdk.jobs.alarms import Alarm, alarms
+from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.report import report_csv, report_html
 from aws_rft_sdk.jobs.services import open_jobs
 from aws_rft_sdk.jobs.steps import Step, read_steps
@@ -121,6 +123,8 @@ def _alarm_line(alarm: Alarm) -> str:
 
 def _parts(now: Watched) -> dict[str, JSON]:
     """Return the status of each part of the job, and what it has used so far, as far as the service says."""
+    if found := parts_of(now.job):
+        return found
     details = now.job.get("statusDetails") or {}
     parts = {name.removesuffix("Details"): part.get("status") for name, part in details.items()}
     tokens = now.job.get("trained_tokens")
@@ -201,7 +205,7 @@ def report_command(
     if events is not None:
         steps = read_steps(events)
     elif job is None or on is None:
-        raise ConfigurationError("--on is missing; type --on bedrock or --on nova")
+        raise ConfigurationError(f"--on is missing; type --on {' or --on '.join(KINDS)}")
     else:
         service = open_jobs(on, region, endpoint)
         configuration, steps = dict(service.get(job)), []

@@ -7,12 +7,13 @@ with a new optimizer, and may change everything but the base model.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.agent_rft import EVALUATION, EVALUATION_HYPERPARAMETERS, REFUSED_NAMES, TRAINING
+from aws_rft_sdk.agent_rft import EVALUATION, EVALUATION_HYPERPARAMETERS, REFUSED_NAMES, TRAINING, find_model
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_answers import (
     base_model_of,
@@ -54,6 +55,8 @@ CHANGES = (
     *("max_runtime_seconds", "role_arn", "tags"),
 )
 """What a job that goes on from a checkpoint may change: arguments of `training_document` and `create_parameters`."""
+_INSTANCE = "ml.g6e.48xlarge"
+"""The developer guide's example, with the image for large models."""
 _MLFLOW = {
     "mlflow_arn": "MlflowResourceArn",
     "mlflow_experiment": "MlflowExperimentName",
@@ -177,6 +180,41 @@ def model_checkpoint(job: Job) -> str | None:
     """Return the ARN of the tuned model, or else of the last model checkpoint. Returns None if there is none."""
     output = service_output(job)
     return output.get("OutputModelPackageArn") or output.get("ModelCheckpoint")
+
+
+def deploy_commands(job: Job, name: str) -> list[str]:
+    """Return the commands that deploy the model of a job. None of them is run, and roles are left to fill in.
+
+    Args:
+        job: From DescribeJob.
+        name: Of the deployment.
+
+    Raises:
+        ConfigurationError: The job has no model.
+    """
+    package, region = model_checkpoint(job), job["JobArn"].split(":")[3]
+    if package is None:
+        raise ConfigurationError(f"job {job.id} has no model to deploy: it is {job.status}")
+    look = f"aws sagemaker describe-model-package --region {region} --model-package-name {package}"
+    model = find_model(base_model_of(document_of(job)))
+    if model is not None and model.weights is None:
+        return [f"# The weights of {model.name} are kept by AWS. Deploy the package from SageMaker or Bedrock", look]
+    variant = f"VariantName=all,ModelName={name},InitialInstanceCount=1,InstanceType={_INSTANCE}"
+    sagemaker = {
+        "create-model": f"--model-name {name} --primary-container ModelPackageName={package} --execution-role-arn ROLE",
+        "create-endpoint-config": f"--endpoint-config-name {name} --production-variants {variant}",
+        "create-endpoint": f"--endpoint-name {name} --endpoint-config-name {name}",
+    }
+    uri = "InferenceSpecification.Containers[0].ModelDataSource.S3DataSource.S3Uri"
+    source = shlex.quote('{"s3DataSource": {"s3Uri": "URI"}}')
+    return [
+        "# An endpoint of SageMaker. ROLE is one that SageMaker may assume:",
+        *(f"aws sagemaker {operation} --region {region} {words}" for operation, words in sagemaker.items()),
+        "# Or an import into Bedrock. The first command prints URI, the place of the merged weights:",
+        f"{look} --query {shlex.quote(uri)} --output text",
+        f"aws bedrock create-model-import-job --region {region} --job-name {name} --imported-model-name {name} "
+        f"--role-arn ROLE --model-data-source {source}",
+    ]
 
 
 def _checkpoint(job: Job, how: How, chosen: str | None) -> str:

@@ -34,14 +34,14 @@ from aws_rft_sdk.jobs._sagemaker_answers import (
     service_output,
 )
 from aws_rft_sdk.jobs._sagemaker_following import StepMetrics, follow_events, follow_log, looks, wait_for
-from aws_rft_sdk.jobs._sagemaker_followup import How, continued, evaluation, model_checkpoint
+from aws_rft_sdk.jobs._sagemaker_followup import How, continued, deploy_commands, evaluation, model_checkpoint
 from aws_rft_sdk.jobs._sagemaker_request import problems
 from aws_rft_sdk.jobs.evaluations import Evaluated, compare_traces, threshold_of
 from aws_rft_sdk.jobs.iam import partition_of
 from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
 from aws_rft_sdk.jobs.watching import POLL_SECONDS
 
-__all__ = ["AgentRFT"]
+__all__ = ["AgentRFT", "deploy_commands"]
 
 logger = logging.getLogger(__name__)
 

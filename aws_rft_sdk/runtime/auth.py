@@ -41,6 +41,7 @@ _TOKEN_ACTION = "CallWithBearerToken"  # noqa: S105 - an action, no secret
 _AUTHORIZATION = re.compile(
     rf"{_ALGORITHM} +Credential=([^, ]+), *SignedHeaders=([^, ]+), *Signature=([0-9a-f]{{64}})", re.ASCII
 )
+_UNSIGNED_PAYLOADS = ("UNSIGNED-PAYLOAD", "STREAMING-UNSIGNED-PAYLOAD-TRAILER")
 _EMPTY_HASH = hashlib.sha256(b"").hexdigest()
 
 
@@ -51,6 +52,8 @@ class Signing(NamedTuple):
     token_service: str
     token_host: str
     token_prefix: str
+    is_s3: bool = False
+    """Whether paths are encoded once only, and bodies need not be signed, as S3 has it."""
 
 
 RUNTIME_SIGNING = Signing(SIGNING_NAME, SIGNING_NAME, "sagemaker.amazonaws.com", TOKEN_PREFIX)
@@ -209,9 +212,11 @@ class Verifier:
         if abs(_epoch(timestamp) - self._clock()) > MAX_SKEW_SECONDS:
             raise Refusal(403, "Signature expired or not yet valid: its date is more than 5 minutes from the runtime's")
         payload_hash = hashlib.sha256(body).hexdigest()
-        if values.get("x-amz-content-sha256", payload_hash) != payload_hash:
+        given = values.get("x-amz-content-sha256", payload_hash)
+        if given != payload_hash and not (self._signing.is_s3 and given in _UNSIGNED_PAYLOADS):
             raise Refusal(403, "The body does not match the X-Amz-Content-SHA256 header")
-        request = canonical_request(method, raw_path, query, [(name, values[name]) for name in signed], payload_hash)
+        uri = raw_path.decode("latin-1") if self._signing.is_s3 else canonical_uri(raw_path)
+        request = canonical_request(method, uri, query, [(name, values[name]) for name in signed], given)
         keys = self._matching_keys(scope, values.get("x-amz-security-token"))
         if keys is not None:
             self._check_signature(match[3], signature(keys.secret_key, scope, timestamp, request))
@@ -245,7 +250,7 @@ class Verifier:
         signed = "&".join(f"{n}={v}" for n, v in pairs if n not in ("X-Amz-Signature", "Version"))
         if fields.get("X-Amz-Algorithm") != _ALGORITHM or fields.get("X-Amz-SignedHeaders") != "host":
             raise Refusal(403, "The bearer token is signed in a way that the service does not accept")
-        request = canonical_request("POST", b"/", signed.encode(), [("host", host)], _EMPTY_HASH)
+        request = canonical_request("POST", "/", signed.encode(), [("host", host)], _EMPTY_HASH)
         if keys is not None:
             given = fields.get("X-Amz-Signature", "")
             self._check_signature(given, signature(keys.secret_key, scope, timestamp, request))
@@ -312,20 +317,20 @@ def parse_scope(credential: str) -> Scope:
 
 
 def canonical_request(
-    method: str, raw_path: bytes, query: bytes, signed_headers: Sequence[tuple[str, str]], payload_hash: str
+    method: str, uri: str, query: bytes, signed_headers: Sequence[tuple[str, str]], payload_hash: str
 ) -> str:
     """Return the canonical request.
 
     Args:
         method: HTTP method.
-        raw_path: Percent-encoded path. It is encoded once more, as for every service except S3.
+        uri: Canonical path: `canonical_uri`, or for S3 the percent-encoded path as it arrived.
         query: Percent-encoded query string.
         signed_headers: Lower-case names and joined values of the signed headers, in the order signed.
         payload_hash: Hexadecimal SHA-256 of the body.
     """
     headers = "".join(f"{name}:{' '.join(value.split())}\n" for name, value in signed_headers)
     names = ";".join(name for name, _ in signed_headers)
-    return f"{method}\n{canonical_uri(raw_path)}\n{canonical_query(query)}\n{headers}\n{names}\n{payload_hash}"
+    return f"{method}\n{uri}\n{canonical_query(query)}\n{headers}\n{names}\n{payload_hash}"
 
 
 def canonical_uri(raw_path: bytes) -> str:

@@ -15,6 +15,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.advantages import ADVANTAGES
 from aws_rft_sdk.datasets._text import hint, plural
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs._tables import Form, Table, about_field, comment, read_toml, setting, shown, table_problems
@@ -22,7 +23,6 @@ from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.types import OURS, Problem
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.training.grpo import ADVANTAGES
 
 SERVICE = "Amazon SageMaker developer guide, hyperparameters of multi-turn reinforcement fine-tuning"
 _TRL = "TRL, GRPOConfig"

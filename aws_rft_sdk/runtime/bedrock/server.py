@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import threading
 import time
-import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 from aws_rft_sdk._checks import check_number, check_type
-from aws_rft_sdk._listening import listen
 from aws_rft_sdk.credentials import Credentials, CredentialSource, Keys
 from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.runtime._serving import DRAIN_SECONDS, JobServer
 from aws_rft_sdk.runtime.auth import AuthMode, Signing, Verifier, key_reader
 from aws_rft_sdk.runtime.bedrock.app import Api, Door
 from aws_rft_sdk.runtime.bedrock.functions import MAX_TIMEOUT_SECONDS, Functions, LambdaHandler
@@ -25,25 +22,19 @@ from aws_rft_sdk.runtime.bedrock.store import Store
 from aws_rft_sdk.runtime.bedrock.trainers import Trainer
 from aws_rft_sdk.runtime.bedrock.training import Jobs
 from aws_rft_sdk.runtime.faults import Faults
-from aws_rft_sdk.runtime.http_server import HOST, ServerThread, handling_signals, make_config, wait_for
+from aws_rft_sdk.runtime.http_server import ServerThread, make_config
 from aws_rft_sdk.runtime.policies import Policy, PolicyFunction, make_policy
 
 BedrockAuth = Literal["any", "token", "sigv4", "none"]
 
 DEFAULT_REGION = "us-west-2"
-_DRAIN_SECONDS = 5
 _MODES: dict[BedrockAuth, AuthMode] = {"any": "any", "token": "bearer", "sigv4": "sigv4", "none": "none"}
 _MANTLE = Signing("bedrock-mantle", "bedrock", "bedrock.amazonaws.com", "bedrock-api-key-")
 _LAMBDA = Signing("lambda", "lambda", "lambda.amazonaws.com", "lambda-api-key-")
 _MAX_GROUP = 64
 
 
-class _Serving(NamedTuple):
-    store: Store
-    server: ServerThread
-
-
-class LocalBedrock:
+class LocalBedrock(JobServer[Store]):
     """A stand-in for fine-tuning on Bedrock's OpenAI-compatible API on this machine. Jobs really run.
 
     Use it as a context manager, or call `start` and `stop`. It listens on loopback only. `docs/jobs.md` lists how it
@@ -121,34 +112,13 @@ class LocalBedrock:
             Verifier(mode, region, keys, clock, signing=_MANTLE, strangers=strangers),
             Verifier("sigv4" if mode == "bearer" else mode, None, keys, clock, signing=_LAMBDA, strangers=strangers),
         )
-        self._db, self._faults, self._port, self._clock = db, faults, port, clock
-        self._serving: _Serving | None = None
-        self._lock = threading.Lock()
-        self._wanted = threading.Event()
-        """Set by signals, and once it has stopped."""
-        self._stopped = False
-        self._region = region
+        self._db, self._faults, self._clock, self._region = db, faults, clock, region
+        super().__init__(port)
 
-    def start(self) -> LocalBedrock:
-        """Open the database, begin to serve, and go on with the jobs that have not ended. Returns this object.
+    def _open(self, undo: contextlib.ExitStack) -> Store:
+        return Store(self._db, self._clock)
 
-        Raises:
-            ConfigurationError: The database cannot be used, or another server has it open.
-            UnavailableError: The port is in use.
-            RuntimeError: It was started before.
-        """
-        with self._lock:
-            if self._serving is not None:
-                raise RuntimeError("this LocalBedrock was started before. Make another one")
-            with contextlib.ExitStack() as undo:
-                listener = undo.enter_context(contextlib.closing(listen(self._port, HOST)))
-                store = Store(self._db, self._clock)
-                undo.callback(store.close)
-                self._serve(listener, store)
-                undo.pop_all()
-        return self
-
-    def _serve(self, listener: socket.socket, store: Store) -> None:
+    def _make_server(self, listener: socket.socket, store: Store) -> ServerThread:
         models = Models(self._policy, self._trainer, store, self._models)
         jobs = Jobs(store, models, self._functions, self._trainer, group=self._group, grader_input=self._grader_input)
         api = Api(store, jobs, models, newest_first=self._newest_first)
@@ -158,7 +128,7 @@ class LocalBedrock:
             server.die()
 
         door = Door(api.make_app(), self._functions, self._verifiers, self._faults, die)
-        config = make_config(door, drain_seconds=_DRAIN_SECONDS, certfile=None, keyfile=None)
+        config = make_config(door, drain_seconds=DRAIN_SECONDS, certfile=None, keyfile=None)
 
         async def close() -> None:
             jobs.stop()
@@ -166,76 +136,7 @@ class LocalBedrock:
             await models.aclose()
 
         server = ServerThread(config, listener, lambda loop: jobs.go_on(), close)
-        server.start()
-        self._port, self._serving = listener.getsockname()[1], _Serving(store, server)
-        # A server that nobody stopped must not keep its threads and port for the rest of the process.
-        weakref.finalize(self, server.stop)
-
-    def stop(self) -> None:
-        """Stop accepting calls, wait up to 5 s for those in progress, and release port and database.
-
-        Jobs in progress stay as they are. Another `LocalBedrock` with the same `db` goes on with them. Safe to repeat,
-        and to call before the start.
-        """
-        with self._lock:
-            if self._serving is None or self._stopped:
-                return
-            self._stopped = True
-            try:
-                self._serving.server.stop()
-            finally:
-                self._serving.store.close()
-                self._wanted.set()
-
-    def restart(self) -> None:
-        """Stop, and serve again on the same port, as a service does on an update. Jobs go on where they were.
-
-        All connections are closed. Also brings back a server that died of a fault.
-
-        Raises:
-            UnavailableError: The port was taken in the meantime.
-            RuntimeError: It is not running.
-        """
-        with self._lock:
-            if self._serving is None or self._stopped:
-                raise RuntimeError("this LocalBedrock is not running")
-            self._serving.server.stop()
-            self._serve(listen(self._port, HOST), self._serving.store)
-
-    def __enter__(self) -> LocalBedrock:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    def serve_forever(self, announce: Callable[[], None] | None = None) -> None:
-        """Serve until SIGINT or SIGTERM arrives or another thread calls `stop`, then stop.
-
-        Args:
-            announce: Called once calls are accepted and signals are handled.
-        """
-        try:
-            with handling_signals(self._wanted):
-                if self._serving is None:
-                    self.start()
-                if announce is not None:
-                    announce()
-                wait_for(self._wanted)
-        finally:
-            self.stop()
-
-    @property
-    def endpoint(self) -> str:
-        """URL of the server, without a slash at its end: the `endpoint_url` of boto3's Lambda client.
-
-        Raises:
-            RuntimeError: It was not started.
-        """
-        if self._serving is None:
-            raise RuntimeError("this LocalBedrock was not started. Use it in a with statement, or call start()")
-        return f"http://{HOST}:{self._port}"
+        return server
 
     @property
     def base_url(self) -> str:

@@ -75,9 +75,9 @@ _PYTHON_TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
-def _problems(shape: Any, value: JSON, path: str) -> Iterator[str]:
+def _problems(shape: Any, value: Any, path: str) -> Iterator[str]:
     kind: str = shape.type_name
-    wanted = _PYTHON_TYPES.get(kind, object)
+    wanted: Any = _PYTHON_TYPES.get(kind, object)
     if not isinstance(value, wanted) or (isinstance(value, bool) and kind != "boolean"):
         yield f"{path or 'the request'} must be of the type {kind}"
         return
@@ -116,8 +116,17 @@ def _broken(shape: Any, value: JSON) -> Iterator[str]:
         if shape.enum and value not in shape.enum:
             yield f"Member must satisfy enum value set: [{', '.join(shape.enum)}]"
         pattern = limits.get("pattern")
-        if pattern and not re.fullmatch(pattern, value, re.ASCII | re.DOTALL):
+        if pattern and not _compiled(pattern).fullmatch(value):
             yield f"Member must satisfy regular expression pattern: {pattern}"
+
+
+@functools.cache
+def _compiled(pattern: str) -> re.Pattern[str]:
+    """Return a pattern of the model. It is one of Java, whose Unicode classes Python lacks: tags have some."""
+    has_classes = r"\p{" in pattern
+    python = re.sub(r"\\p\{[LN]\}", r"\\w", pattern).replace(r"\p{Z}", r"\s")
+    python = re.sub(r"\\p\{[MSP]\}", r"\\S", python)  # wider
+    return re.compile(python, re.DOTALL if has_classes else re.ASCII | re.DOTALL)
 
 
 def _join(path: str, name: str) -> str:

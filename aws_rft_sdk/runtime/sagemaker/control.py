@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +27,7 @@ from aws_rft_sdk.runtime.sagemaker.store import (
 ACCOUNT = "123456789012"
 """The account of the caller."""
 _SHOWN_PROBLEMS = 10
+_ROW_TOKEN = "from-row-"  # noqa: S105 - where a page begins
 _Row = TypeVar("_Row")
 
 
@@ -228,7 +228,7 @@ class ControlPlane:
     def _create_group(self, asked: dict[str, JSON]) -> dict[str, JSON]:
         name = asked["ModelPackageGroupName"]
         arn = f"arn:aws:sagemaker:{self._place.region}:{ACCOUNT}:model-package-group/{name}"
-        doc = {
+        doc: dict[str, JSON] = {
             "ModelPackageGroupName": name,
             "ModelPackageGroupArn": arn,
             "CreationTime": self._store.now(),
@@ -338,6 +338,7 @@ def _package_summary(row: PackageRow) -> dict[str, JSON]:
         "ModelPackageGroupName": row.group,
         "ModelPackageVersion": row.version,
         "ModelPackageArn": row.arn,
+        "ModelPackageDescription": f"checkpoint of step {row.step}",
         "CreationTime": row.at,
         "ModelPackageStatus": "Completed",
         "ModelApprovalStatus": "PendingManualApproval",
@@ -384,13 +385,9 @@ def _is_between(at: float, asked: Mapping[str, JSON], name: str) -> bool:
 
 def _page(rows: Sequence[_Row], asked: Mapping[str, JSON], *, default: int) -> tuple[Sequence[_Row], dict[str, JSON]]:
     """Return the page of rows that a request asks for, and the token of the next page as the service writes it."""
-    begin = 0
-    if token := asked.get("NextToken"):
-        text = base64.b64decode(token + "==", altchars=b"-_").decode("latin-1") if token.isascii() else ""
-        if not re.fullmatch("from [0-9]{1,9}", text):
-            raise _invalid("NextToken is none that this stand-in gave")
-        begin = int(text[5:])
+    token = asked.get("NextToken") or f"{_ROW_TOKEN}0"
+    if not re.fullmatch(f"{_ROW_TOKEN}[0-9]{{1,9}}", token):
+        raise _invalid("NextToken is none that this stand-in gave")
+    begin = int(token[len(_ROW_TOKEN) :])
     end = begin + (asked.get("MaxResults") or default)
-    if end >= len(rows):
-        return rows[begin:], {}
-    return rows[begin:end], {"NextToken": base64.urlsafe_b64encode(f"from {end}".encode()).decode()}
+    return rows[begin:end], {"NextToken": f"{_ROW_TOKEN}{end}"} if end < len(rows) else {}

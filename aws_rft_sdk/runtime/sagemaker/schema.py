@@ -69,11 +69,7 @@ def schema(category: str) -> dict[str, JSON]:
         "title": f"{category} {SCHEMA_VERSION}",
         **_object(blocks, required),
         "allOf": [_of_model(model, category) for model in MODELS.values()],
-        **(
-            {"anyOf": _MLFLOW_PLACES, "description": "MlflowConfig is missing from TrainingConfig"}
-            if is_training
-            else {}
-        ),
+        **(_HAS_MLFLOW if is_training else {}),
     }
 
 
@@ -140,9 +136,13 @@ _MLFLOW = _object(
     },
     ["MlflowResourceArn"],
 )
-_MLFLOW_PLACES = [
-    {"properties": {block: {"required": ["MlflowConfig"]}}} for block in ("TrainingConfig", "OutputDataConfig")
-]
+_HAS_MLFLOW: dict[str, JSON] = {
+    "anyOf": [
+        {"properties": {block: {"required": ["MlflowConfig"]}}} for block in ("TrainingConfig", "OutputDataConfig")
+    ],
+    "description": "MlflowConfig is missing from TrainingConfig",
+}
+"""Sources disagree about the place. Jobs have been seen with either."""
 _AGENT = {
     **_object(
         {
