@@ -187,7 +187,7 @@ def file_conflicts(values: Values) -> Iterator[Problem]:
     runtime = get("agent.agentcore_arn")
     if runtime and runtime.startswith("arn:") and not fits(_forms.AgentCoreArn, runtime):
         yield Problem("agent.agentcore_arn", runtime, f"must be {words_of(_forms.AgentCoreArn)}", GUIDE)
-    yield from _wrong_model(get("job.model"))
+    yield from _wrong_model(get("job.model"), get("job.region"))
     for path in ("data.train", "data.validation", "evaluation.dataset"):
         yield from _wrong_data(path, get(path))
     if get("output.create_groups"):
@@ -212,8 +212,12 @@ def _translated(found: Iterator[Problem], paths: Mapping[str, str], values: Valu
         yield problem._replace(path=path, value=value_at(values.raw, path.split(".")))
 
 
-def _wrong_model(model: str | None) -> Iterator[Problem]:
-    if model is None or model in agent_rft.MODELS or fits(_forms.HubModelArn, model):
+def _wrong_model(model: str | None, region: str | None) -> Iterator[Problem]:
+    if model is None or model in agent_rft.MODELS:
+        return
+    if fits(_forms.HubModelArn, model):
+        if region and (found := model.split(":")[3]) != region:
+            yield Problem("job.model", model, f"is in {found}, and the job runs in {region}; name one region", GUIDE)
         return
     rule = f"must be one of {', '.join(agent_rft.MODELS)}, or {words_of(_forms.HubModelArn)}"
     yield Problem("job.model", model, rule + hint(model, agent_rft.MODELS), GUIDE)
