@@ -167,9 +167,10 @@ def test_guard_when_jobs_stop_and_end_then_only_those_that_have_not_ended_count(
 
 
 def test_guard_when_only_a_name_is_known_then_every_region_that_has_jobs_is_asked(service: Service) -> None:
-    answer = json.loads(ask(service, "calc-AbCdEfGhIj", "--json").stdout)
-    assert answer["regions"] == ["us-east-1", "us-west-2"]
+    assert guard.regions_of("calc-AbCdEfGhIj") == ("us-east-1", "us-west-2")
     assert guard.regions_of(RUNTIME) == ("us-west-2",)
+    # A stand-in is in one region, and refuses signatures for another one.
+    assert json.loads(ask(service, "calc-AbCdEfGhIj", "--json").stdout)["regions"] == ["us-west-2"]
 
 
 def test_guard_when_a_job_does_not_say_which_agent_it_has_then_it_may_be_this_one() -> None:
