@@ -72,9 +72,6 @@ _ACTIONS = {
     ("bedrock-runtime", "Converse"): ("bedrock:InvokeModel",),
     ("bedrock-runtime", "ConverseStream"): ("bedrock:InvokeModelWithResponseStream",),
     ("iam", "CreateRole"): ("iam:CreateRole", "iam:TagRole"),
-    ("sagemaker", "CreateModelPackageGroup"): (
-        *("sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup", "sagemaker:AddTags"),
-    ),
     ("lambda", "CreateFunction"): ("lambda:CreateFunction", "lambda:TagResource", "iam:PassRole"),
     ("lambda", "Invoke"): ("lambda:InvokeFunction",),
     ("sagemaker", "CreateJob"): ("sagemaker:CreateJob", "sagemaker:AddTags", "iam:PassRole"),

@@ -15,7 +15,7 @@ from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs._tables import shown
-from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, Config
+from aws_rft_sdk.jobs.config import KINDS, Config
 from aws_rft_sdk.jobs.expecting import Expectation, expect
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
@@ -127,13 +127,13 @@ def plan(
         found = asked.schema_problems(service, checked)
     problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
-    deployment += asked.setup_requests()
-    requests = [*map(asked.upload_request, rows), *deployment, create]
+    groups = asked.setup_requests()
+    requests = [*map(asked.upload_request, rows), *deployment, *groups, create]
     return Plan(
         tuple(item._replace(parameters=_masked(item.parameters), document=_masked(item.document)) for item in requests),
         tuple(problems),
-        tuple(_masked(item) for item in _creates(job.config, rows, deployment)),
-        tuple(_statements(asked, arn, deployment)),
+        tuple(_masked(item) for item in _creates(job.config, rows, groups)),
+        tuple(_statements(asked.names(arn), job.config.job.on, deployment)),
         (*job.notes, *notes),
         baseline,
         place,
@@ -214,14 +214,13 @@ def _grader_arn(config: Config) -> str | None:
     return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
-def _creates(config: Config, rows: Mapping[str, int], deployment: Sequence[Request]) -> Iterator[dict[str, JSON]]:
+def _creates(config: Config, rows: Mapping[str, int], groups: Sequence[Request]) -> Iterator[dict[str, JSON]]:
     for name, count in rows.items():
         yield {"kind": "file", "name": name, "rows": count}
     if config.grader and config.grader.reward:
         yield {"kind": "grader", "name": _function_name(config), "reward": config.grader.reward}
-    for request in deployment:
-        if name := request.parameters.get("ModelPackageGroupName"):
-            yield {"kind": "group", "name": name}
+    for request in groups:
+        yield {"kind": "group", "name": request.parameters["ModelPackageGroupName"]}
     yield {"kind": "job", "name": config.job.name, "model": config.job.model}
 
 
@@ -299,17 +298,8 @@ def _deploy(grader: Grader, asked: Asked, endpoint: str | None, created: _Told, 
     return made.arn
 
 
-def _statements(asked: Asked, arn: str | None, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+def _statements(names: iam.Names, on: str, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
     """Yield what whoever submits the job and follows it needs."""
-    config = asked.config
-    role = None if isinstance(config, BedrockConfig) else config.job.role_arn
-    names = iam.Names(
-        account=(arn or role or "").split(":")[4],
-        region=config.job.region,
-        function=arn,
-        bucket=None if isinstance(config, BedrockConfig) else config.output.s3[len("s3://") :].partition("/")[0],
-        role=role,
-    )
-    yield from iam.needs_of("caller", asked.named(names), config.job.on).statements
+    yield from iam.needs_of("caller", names, on).statements
     if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
         yield iam.statement(sorted(actions))

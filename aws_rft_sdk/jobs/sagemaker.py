@@ -10,6 +10,7 @@ from pathlib import Path
 from botocore.exceptions import ClientError
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.agent_rft import MAX_RUNTIME_SECONDS
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError
 from aws_rft_sdk.jobs._aws import upload_file
@@ -234,6 +235,7 @@ class AgentRFT(JobReader):
         dataset: str | None = None,
         model_package: str | None = None,
         hyperparameters: Mapping[str, JSON] | None = None,
+        max_runtime_seconds: int = MAX_RUNTIME_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         changed: Callable[[Job], object] = lambda job: None,
     ) -> Evaluated:
@@ -249,6 +251,7 @@ class AgentRFT(JobReader):
             dataset: S3 URI or dataset ARN of the prompts. None for the validation data of the job.
             model_package: ARN of a model checkpoint to compare. None for the job's tuned model.
             hyperparameters: For example `{"eval_group_size": 4, "temperature": 1.0}`.
+            max_runtime_seconds: Time limit of each evaluation.
             poll_seconds: Pause between two looks at an evaluation.
             changed: Is told an evaluation each time its status or its secondary status is another.
 
@@ -267,6 +270,7 @@ class AgentRFT(JobReader):
                 model_package=chosen,
                 dataset=dataset,
                 hyperparameters=hyperparameters,
+                max_runtime_seconds=max_runtime_seconds,
             )
             for suffix, chosen in (("-eval-base", None), ("-eval-tuned", package))
         ]

@@ -705,6 +705,48 @@ def test_evaluate_command_when_done_then_it_says_which_model_is_better(
     assert found["comparison"]["differences"][0]["better"] == "B"
 
 
+FILE = """
+[job]
+on = "sagemaker"
+name = "calc-1"
+model = "gpt-oss-20b"
+region = "us-west-2"
+role_arn = "arn:aws:iam::123456789012:role/Job"
+accept_eula = true
+[agent]
+agentcore_arn = "arn:aws:bedrock-agentcore:us-west-2:123456789012:runtime/calc-AbCdEfGhIj"
+[data]
+train = "s3://bucket/train.jsonl"
+[output]
+s3 = "s3://bucket/out/"
+model_package_group = "calc"
+checkpoint_package_group = "calc-ckpt"
+mlflow_arn = "arn:aws:sagemaker:us-west-2:123456789012:mlflow-app/app-ABC"
+[evaluation]
+dataset = "test.jsonl"
+max_runtime_seconds = 3600
+temperature = 0.5
+"""
+
+
+def test_evaluate_command_when_given_a_file_then_its_dataset_is_uploaded_and_its_numbers_are_sent(
+    cli: Callable[..., Result], jobs: AgentRFT, service: Service, tmp_path: Path
+) -> None:
+    end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
+    let_evaluations_run(service)
+    (tmp_path / "job.toml").write_text(FILE)
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"prompt": f"{n} + 1?"}) + "\n" for n in range(200)))
+    words = ("--file", str(tmp_path / "job.toml"), "--set", "eval_group_size=2", "--poll-seconds", "0.001")
+    done = cli("evaluate", "calc-1", *words)
+    assert done.exit_code == 0, done.output
+    asked = sent(service)
+    uploaded = asked["InputDataConfig"][0]["DataSource"]["S3DataSource"]["S3Uri"]
+    assert service.objects[uploaded.removeprefix("s3://")] == (tmp_path / "test.jsonl").read_bytes()
+    values = {"rollout_timeout": "300", "temperature": "0.5", "eval_group_size": "2"}
+    assert asked["EvaluationConfig"]["HyperParameters"] == values
+    assert asked["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
+
+
 OTHER_SERVICES = ["delete", "logs", "resume", "iterate", "evaluate"]
 
 
