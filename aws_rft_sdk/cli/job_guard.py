@@ -9,7 +9,7 @@ import click
 from aws_rft_sdk.cli._job_options import endpoint_option, json_option
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout
-from aws_rft_sdk.errors import ConfigurationError, RFTError, UnavailableError
+from aws_rft_sdk.errors import CredentialsError, ServiceError, UnavailableError
 from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.guard import jobs_using, regions_of
 from aws_rft_sdk.jobs.sagemaker import AgentRFT
@@ -38,9 +38,7 @@ def guard_command(
         asked = (KINDS["sagemaker"].region(),)
     try:
         found = [job for name in asked for job in jobs_using(agent, AgentRFT(name, endpoint_url=endpoint))]
-    except ConfigurationError:
-        raise
-    except RFTError as error:
+    except (CredentialsError, ServiceError) as error:
         raise UnavailableError(f"It is not known whether a job uses {agent}. {error}") from error
     if as_json:
         rows = [{"job": job.id, "arn": job["JobArn"], "status": job.status} for job in found]
