@@ -14,10 +14,20 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, job_json, json_option, on_option, print_job, with_jobs
+from aws_rft_sdk.cli._job_options import (
+    endpoint_option,
+    job_json,
+    json_option,
+    on_option,
+    out_options,
+    print_job,
+    with_jobs,
+    write_out,
+)
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_guard import guard_command
+from aws_rft_sdk.cli.job_recipe import recipe_command
 from aws_rft_sdk.cli.job_sagemaker import COMMANDS
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
@@ -40,29 +50,17 @@ def command() -> None:
     """Plan, submit, follow and use a training job."""
 
 
-for item in (watch_command, report_command, guard_command, *COMMANDS):
+for item in (watch_command, report_command, guard_command, recipe_command, *COMMANDS):
     command.add_command(item)
 
 
 @command.command("init")
 @on_option
-@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: stdout]")
-@click.option("--force", is_flag=True, help="Overwrite the file.")
+@out_options
 @usage_errors
 def init(on: str, out: Path | None, force: bool) -> None:
     """Write a first file of a job, every field with its rule, default and source."""
-    text = init_text(on)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        with out.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{out} exists; choose another name, or overwrite it with --force") from error
-    except OSError as error:
-        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
-    click.echo(f"{out} is written. Fill in the names, then type: aws-rft job plan {out}")
+    write_out(init_text(on), out, force, f"Fill in the names, then type: aws-rft job plan {out}")
 
 
 @command.command("plan")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -10,7 +11,7 @@ from aws_rft_sdk.cli._options import finite, usage_errors
 from aws_rft_sdk.cli._runs import RecordedRun, threshold_of
 from aws_rft_sdk.errors import UnavailableError
 from aws_rft_sdk.jobs.expecting import completed_plan, read_plan, read_table
-from aws_rft_sdk.runs.preflight.estimates import read_prices
+from aws_rft_sdk.runs.preflight.plans import read_prices
 from aws_rft_sdk.viewer.report import ReportedRun, write_report
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -40,11 +41,12 @@ def command(
     look at it before you send it.
     """
     threshold, plan = threshold_of(success_threshold, *runs), read_plan(job)
-    priced = None if prices is None else read_prices(read_table(prices))
+    if prices is not None:
+        plan = replace(plan, prices=read_prices(read_table(prices)))
     reported = []
     for run in map(RecordedRun.read, runs):
         known = completed_plan(plan, run.manifest, seen=len(set(run.table.prompt)))
-        reported.append(ReportedRun(run.folder, run.table, run.manifest, threshold, known, priced))
+        reported.append(ReportedRun(run.folder, run.table, run.manifest, threshold, known))
     page = write_report(reported, samples=samples)
     try:
         out.write_text(page, encoding="utf-8")

@@ -120,7 +120,8 @@ def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
         if isinstance(fact, Shape):
             return fact.in_words(number)
         if hasattr(fact, "ge"):
-            return f"{number} of at least {fact.ge:g}"
+            most = next((f" to {other.le:g}" for other in facts if hasattr(other, "le")), None)
+            return f"{number} from {fact.ge:g}{most}" if most else f"{number} of at least {fact.ge:g}"
         if hasattr(fact, "gt"):
             return f"{number} above {fact.gt:g}"
     if get_origin(kind) in (Union, UnionType):
@@ -128,7 +129,7 @@ def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
     if isinstance(kind, type) and issubclass(kind, Table):
         return "a table"
     if get_origin(kind) is Literal:
-        return " or ".join(f'"{value}"' for value in get_args(kind))
+        return " or ".join(map(json.dumps, get_args(kind)))
     return "true or false"
 
 

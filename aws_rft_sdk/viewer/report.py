@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,6 @@ class ReportedRun:
     """Lowest reward that counts as a success."""
     plan: TrainingPlan
     """What a job would be run with."""
-    prices: Mapping[str, float] | None = None
-    """Price of a million tokens of each kind, for the estimates."""
 
     def values(self, samples: int) -> dict[str, Any]:
         """Return what a template shows of the run, with `samples` rollouts of each kind."""
@@ -65,7 +63,7 @@ class ReportedRun:
                 "figures": {name: value for name, value in figures.to_dict().items() if value is not None},
                 "hints": hints(figures),
                 "verdict": preflight(self.table, self.plan, success_threshold=self.success_threshold),
-                "estimates": estimate_job(self.table, self.plan, self.prices).to_dict(),
+                "estimates": estimate_job(self.table, self.plan).to_dict(),
                 "histories": read_histories(self.folder / DATABASE_FILE),
                 "curve": curve([(part.end, part.mean) for part in view.curve()], "mean reward, rollout by rollout"),
                 "histogram": histogram(bins_of(Counter(view.values("reward"))), "reward"),
