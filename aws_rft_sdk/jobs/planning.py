@@ -16,6 +16,7 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs._tables import shown
 from aws_rft_sdk.jobs.config import KINDS, Config
+from aws_rft_sdk.jobs.expecting import Expectation, expect
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
@@ -44,6 +45,7 @@ class Plan:
         notes: What may not be meant.
         baseline: What the base policy scored in a run of `aws-rft rollout`. None if no run was named.
         endpoint: Where the requests would go.
+        estimates: Size, time and cost of a job on SageMaker, and what speaks against it. None for other services.
     """
 
     requests: tuple[Request, ...]
@@ -53,6 +55,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     baseline: Mapping[str, JSON] | None = None
     endpoint: str = "AWS"
+    estimates: Expectation | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """Return everything by its name."""
@@ -65,6 +68,7 @@ class Plan:
             **rest,
             "baseline": self.baseline,
             "endpoint": self.endpoint,
+            "estimates": self.estimates and self.estimates.to_json(),
         }
 
 
@@ -133,6 +137,7 @@ def plan(
         (*job.notes, *notes),
         baseline,
         place,
+        expect(job, run),
     )
 
 
