@@ -8,12 +8,12 @@ from botocore.session import Session
 from botocore.validate import ParamValidator
 
 from aws_rft_sdk import agent_rft
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_request import create_parameters, evaluation_document, problems, training_document
 from aws_rft_sdk.jobs.planning import plan
 from aws_rft_sdk.jobs.reading import read_job
 from aws_rft_sdk.jobs.sagemaker_config import Evaluation, SageMakerHyperparameters
-from aws_rft_sdk.jobs.services import requests_of
-from tests.jobs.job_files import SAGEMAKER, change, write_job
+from tests.jobs.job_files import BEDROCK, SAGEMAKER, change, write_job
 
 ACCOUNT = "123456789012"
 AGENT = f"arn:aws:bedrock-agentcore:us-west-2:{ACCOUNT}:runtime/calc-AbCdEfGhIj"
@@ -135,15 +135,6 @@ def test_field_when_changed_then_the_file_has_that_problem_or_none(tmp_path, pat
         assert rule in next((item.rule for item in found if item.path == path), found)
         found = [item for item in found if item.path not in (path, "prices.sample")]
     assert not found
-
-
-BORDERS = [
-    (model.name, name, value)
-    for model in agent_rft.MODELS.values()
-    for name, known in model.hyperparameters.items()
-    for value in (known.choices or ((known.low, known.high) if known.low > -1 else ()))
-    if not known.excludes_low or value != known.low
-]
 
 
 @pytest.mark.parametrize("model", agent_rft.MODELS)
@@ -347,9 +338,12 @@ EVALUATION_HYPERPARAMETERS = {
 }
 
 
+SDK_EVALUATION_NAMES = ("eval_group_size", "pass_k_values", "success_threshold")
+"""The official evaluator looks for the others by wrong names."""
+
+
 def evaluation_by_the_sdk(run):
     """Return what the official evaluator builds for the same file."""
-    names = ("eval_group_size", "pass_k_values", "success_threshold")  # it looks for the others by wrong names
     return {
         "AgentConfig": {"BedrockAgentCoreConfig": {"AgentRuntimeArn": AGENT, "Qualifier": "DEFAULT"}},
         "InputDataConfig": [
@@ -369,7 +363,7 @@ def evaluation_by_the_sdk(run):
         "EvaluationConfig": {
             "BaseModelArn": f"{HUB}/openai-reasoning-gpt-oss-20b",
             "AcceptEula": True,
-            "HyperParameters": {name: EVALUATION_HYPERPARAMETERS[name] for name in names},
+            "HyperParameters": {name: EVALUATION_HYPERPARAMETERS[name] for name in SDK_EVALUATION_NAMES},
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": 86_400},
     }
@@ -397,32 +391,69 @@ def test_training_document_when_compared_with_the_official_sdk_then_it_differs_o
     assert list(document)[: len(theirs)] == list(theirs)
 
 
-@pytest.mark.parametrize(
-    ("package", "run"), [(None, "base-model-eval"), (PACKAGE, "fine-tuned-model-eval")], ids=["base", "tuned"]
-)
-def test_evaluation_document_when_compared_with_the_official_sdk_then_it_has_the_names_that_the_schema_has(
-    tmp_path, package, run
-):
-    asked = requests_of(read(tmp_path, **EVALUATED))
+def test_evaluation_document_when_compared_with_the_official_sdk_then_it_has_the_names_that_the_schema_has(tmp_path):
+    found = plan(read(tmp_path, **EVALUATED, **{"output.create_groups": "true"}), evaluation=True)
 
-    parameters = asked.evaluation("base-1", {}, package)
-
-    expected = evaluation_by_the_sdk(run) | (
-        {"ModelPackageConfig": {"InputModelPackageArn": package}} if package else {}
-    )
+    (request,) = found.requests
     differences = {"EvaluationConfig.HyperParameters": EVALUATION_HYPERPARAMETERS}
-    assert json.loads(parameters["JobConfigDocument"]) == with_differences(expected, differences)
-    assert (parameters["JobCategory"], problems(parameters)) == ("AgentRFTEvaluation", [])
+    assert not found.problems
+    assert request.document == with_differences(evaluation_by_the_sdk("base-model-eval"), differences)
+    assert (request.parameters["JobCategory"], request.parameters["JobName"]) == (
+        "AgentRFTEvaluation",
+        "calculator-1-eval",
+    )
+    assert found.creates == ({"kind": "job", "name": "calculator-1-eval", "model": "gpt-oss-20b"},)
 
 
-def test_evaluation_document_when_the_job_is_in_a_vpc_then_the_document_says_so(tmp_path):
-    vpc = {"vpc.subnet_ids": '["s-1", "s-2"]', "vpc.security_group_ids": '["sg-1"]'}
+def test_evaluation_document_when_of_a_tuned_model_then_it_names_model_and_run_as_the_official_sdk_does():
+    document = evaluation_document(
+        base_model=f"{HUB}/openai-reasoning-gpt-oss-20b",
+        agent=AGENT,
+        dataset="s3://bucket/eval.jsonl",
+        output="s3://bucket/out/",
+        accept_eula=True,
+        mlflow_arn=MLFLOW,
+        model_package=PACKAGE,
+        hyperparameters={name: EVALUATION_HYPERPARAMETERS[name] for name in SDK_EVALUATION_NAMES},
+    )
 
-    parameters = requests_of(read(tmp_path, **EVALUATED, **vpc)).evaluation("base-1", {})
+    tuned = {"ModelPackageConfig": {"InputModelPackageArn": PACKAGE}}
+    assert document == evaluation_by_the_sdk("fine-tuned-model-eval") | tuned
 
-    document = json.loads(parameters["JobConfigDocument"])
-    assert document["VpcConfig"] == {"SecurityGroupIds": ["sg-1"], "Subnets": ["s-1", "s-2"]}
-    assert not problems(parameters)
+
+EVALUATION_CHANGES = [
+    (
+        {"vpc.subnet_ids": '["s-1", "s-2"]', "vpc.security_group_ids": '["sg-1"]'},
+        "VpcConfig",
+        {"SecurityGroupIds": ["sg-1"], "Subnets": ["s-1", "s-2"]},
+    ),
+    ({"evaluation.max_runtime_seconds": "600"}, "StoppingCondition", {"MaxRuntimeInSeconds": 600}),
+    ({"output.mlflow_experiment": '"e"'}, "OutputDataConfig.MlflowConfig.MlflowExperimentName", "e"),
+    ({"output.mlflow_in": '"training"'}, "OutputDataConfig.MlflowConfig.MlflowResourceArn", MLFLOW),
+]
+
+
+@pytest.mark.parametrize(("changes", "path", "value"), EVALUATION_CHANGES)
+def test_evaluation_document_when_the_file_changes_then_it_changes(tmp_path, changes, path, value):
+    found = plan(read(tmp_path, **EVALUATED, **changes), evaluation=True)
+
+    assert not found.problems
+    assert value_at(found.requests[-1].document, path) == value
+
+
+def test_evaluation_when_its_dataset_is_local_then_that_is_all_that_is_uploaded(tmp_path):
+    changes = {"data.train": '"prompts.jsonl"', "hyperparameters.global_batch_size": "32"}
+
+    found = plan(read(tmp_path, **changes, **{"evaluation.dataset": '"few-prompts.jsonl"'}), evaluation=True)
+
+    assert [request.operation for request in found.requests] == ["PutObject", "CreateJob"]
+    assert found.requests[0].parameters["Body"].endswith("few-prompts.jsonl")
+
+
+@pytest.mark.parametrize("text", [SAGEMAKER, BEDROCK], ids=["sagemaker", "bedrock"])
+def test_evaluation_when_the_file_has_none_then_that_is_said(tmp_path, text):
+    with pytest.raises(ConfigurationError, match="Add one with a dataset"):
+        plan(read(tmp_path, text), evaluation=True)
 
 
 # file -> path in the document -> what stands there
