@@ -113,8 +113,8 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option(
     "--trainer",
     metavar=f"{_SOFTMAX}|FILE.py:NAME",
-    help="bedrock, jobs: lets jobs learn. A trainer, or a function that makes one. Without --policy it also answers for base "
-    f"models. {_SOFTMAX}: the small policy of `aws-rft demo`.",
+    help="bedrock, jobs: lets jobs learn. A trainer, or a function that makes one. Without --policy it also answers "
+    f"for base models. {_SOFTMAX}: the small policy of `aws-rft demo`.",
 )
 @click.option("--handler", metavar="FILE.py:HANDLER", help="jobs: the agent, as a decorated handler.")
 @click.option("--agent-url", metavar="URL", help="jobs: the agent, for example a running `aws-rft worker http`.")
