@@ -50,7 +50,7 @@ def base_model(get: Get) -> str | None:
     """Return the ARN of the base model. Returns None if the file names no model that is known."""
     name: str | None = get("job.model")
     region: str | None = get("job.region")
-    if name is None or name.startswith("arn:"):
+    if name is None or fits(_forms.HubModelArn, name):
         return name
     model = agent_rft.MODELS.get(name)
     return model.hub_arn(region, partition_of(region)) if model and region else None

@@ -141,7 +141,7 @@ def plan(
         (*job.notes, *notes),
         baseline,
         place,
-        None if evaluation else expect(job, run),
+        None if evaluation or problems else expect(job, run),
     )
 
 

@@ -10,9 +10,10 @@ from botocore.validate import ParamValidator
 from aws_rft_sdk import agent_rft
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_request import create_parameters, evaluation_document, problems, training_document
+from aws_rft_sdk.jobs._tables import table_of
 from aws_rft_sdk.jobs.planning import plan
 from aws_rft_sdk.jobs.reading import read_job
-from aws_rft_sdk.jobs.sagemaker_config import Evaluation, SageMakerHyperparameters
+from aws_rft_sdk.jobs.sagemaker_config import Evaluation, SageMakerConfig, SageMakerHyperparameters
 from tests.jobs.job_files import BEDROCK, SAGEMAKER, change, write_job
 
 ACCOUNT = "123456789012"
@@ -29,7 +30,7 @@ EAST = "is in us-east-1, and the job runs in us-west-2"
 
 def read(folder, text=SAGEMAKER, **changes):
     for path, value in changes.items():
-        text = change(text, path, value if value is None or not value.startswith(("arn:", "s3:")) else f'"{value}"')
+        text = change(text, path, f'"{value}"' if value and value.startswith(("arn:", "s3:")) else value)
     return read_job(write_job(folder, text))
 
 
@@ -76,7 +77,8 @@ FIELDS = [
     ("agent.agentcore_arn", f"{AGENT}/runtime-endpoint/PROD", "no endpoint behind it"),
     ("agent.agentcore_arn", AGENT.replace("west-2", "east-1"), EAST),
     ("agent.qualifier", '"PROD"', ""),
-    ("agent.qualifier", '""', "not empty"),
+    ("agent.qualifier", "1", "name of an endpoint"),
+    ("agent.qualifier", '"a-b"', "name of an endpoint"),
     ("data.train", DATASET, ""),
     ("data.train", DATASET.replace("west-2", "east-1"), EAST),
     ("data.train", f"{HUB}/x", "ARN of a registered dataset"),
@@ -151,6 +153,17 @@ def test_hyperparameters_when_at_their_borders_or_beyond_then_the_rules_are_thos
             changes = {"job.model": f'"{model}"', f"hyperparameters.{name}": json.dumps(value)}
             rules = [item.rule for item in read(tmp_path, **changes).problems]
             assert rules == ([] if is_right else [f"must be {known.rule}"]), (name, value)
+
+
+@pytest.mark.parametrize("value", ["1", "nan", "[1]", "{}", '"arn:aws:x"', '"s3://"'])
+def test_file_when_any_field_has_an_odd_value_then_it_is_read_and_the_plan_is_json(tmp_path, value):
+    tables = {name: table_of(field) for name, field in SageMakerConfig.model_fields.items()}
+    every = [f"{name}.{field}" for name, table in tables.items() if table for field in table.model_fields]
+    for path in [*every, "tags.team", "evaluation.top_p"]:
+        json.dumps(plan(read(tmp_path, **{path: value})).to_json(), allow_nan=False)
+    for name in tables:
+        text = re.sub(rf"\[{name}\][^\[]*", "", SAGEMAKER)
+        json.dumps(plan(read(tmp_path, f"{name} = {value}\n{text}")).to_json(), allow_nan=False)
 
 
 def test_tables_of_hyperparameters_when_compared_with_the_facts_then_they_have_the_same_names():
