@@ -6,7 +6,9 @@ The presigned URL and the cookie are secrets. No log, error or repr shows them.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -34,6 +36,24 @@ _CALL_SECONDS = 30.0
 _PAGE = 1000
 _TRACES = 100
 _ROOT_SPAN = "trajectory"
+
+
+_CHATTY = ("urllib3.connectionpool", "botocore.parsers", "botocore.hooks", "botocore.retryhandler")
+"""Loggers of libraries that write URLs and answers while debugging."""
+_TOKEN = re.compile(r"(authToken=)[^&\s\"'#]+")
+
+
+class _WithoutTokens(logging.Filter):
+    """Removes the token of a presigned URL from a record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if "authToken=" in text:
+            record.msg, record.args = _TOKEN.sub(r"\1<removed>", text), ()
+        return True
+
+
+_without_tokens = _WithoutTokens()
 
 
 class Mlflow:
@@ -123,6 +143,8 @@ class Mlflow:
     def _open(self) -> requests.Session:
         if self._session is not None:
             return self._session
+        for name in _CHATTY:  # a filter that is there already is not added again
+            logging.getLogger(name).addFilter(_without_tokens)
         url, session = self._presign(), requests.Session()
         session.trust_env = not is_loopback_url(url)  # no proxy stands before this machine
         opened = self._send(session, "GET", url.partition("#")[0])
