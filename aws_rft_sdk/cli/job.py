@@ -341,6 +341,8 @@ def _print_plan(console: Console, found: Plan) -> None:
         console.print(json.dumps(list(found.statements), indent=2))
     if found.baseline:
         _print_baseline(console, found.baseline)
+    if found.estimates:
+        console.print(str(found.estimates))
     for note in found.notes:
         console.print(f"note: {note}", style="yellow")
     for problem in found.problems:

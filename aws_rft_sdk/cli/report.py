@@ -40,7 +40,8 @@ def command(
     history, and the worst, best, failed and longest rollouts as conversations. It holds what agents and users said:
     look at it before you send it.
     """
-    threshold, plan = threshold_of(success_threshold, *runs), read_plan(job)
+    plan = read_plan(job)
+    threshold = threshold_of(plan.success_threshold if success_threshold is None else success_threshold, *runs)
     if prices is not None:
         plan = replace(plan, prices=read_prices(read_table(prices)))
     reported = []

@@ -51,4 +51,4 @@ def command(runs: tuple[str, ...], port: int, key: str | None, success_threshold
             if opens:
                 webbrowser.open(f"{address}/?key={secret}")
 
-        serve(create_app(watched, key=secret), port, tell)
+        serve(lambda stopping: create_app(watched, key=secret, stopping=stopping), port, tell)

@@ -15,7 +15,8 @@ from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs._tables import shown
-from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, Config
+from aws_rft_sdk.jobs.config import KINDS, Config
+from aws_rft_sdk.jobs.expecting import Expectation, expect
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
 from aws_rft_sdk.jobs.services import Asked, Created, Jobs, open_jobs, requests_of
@@ -44,6 +45,7 @@ class Plan:
         notes: What may not be meant.
         baseline: What the base policy scored in a run of `aws-rft rollout`. None if no run was named.
         endpoint: Where the requests would go.
+        estimates: Size, time and cost of a job on SageMaker, and what speaks against it. None for other services.
     """
 
     requests: tuple[Request, ...]
@@ -53,6 +55,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     baseline: Mapping[str, JSON] | None = None
     endpoint: str = "AWS"
+    estimates: Expectation | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """Return everything by its name."""
@@ -65,6 +68,7 @@ class Plan:
             **rest,
             "baseline": self.baseline,
             "endpoint": self.endpoint,
+            "estimates": self.estimates and self.estimates.to_json(),
         }
 
 
@@ -123,16 +127,17 @@ def plan(
         found = asked.schema_problems(service, checked)
     problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
-    deployment += asked.setup_requests()
-    requests = [*map(asked.upload_request, rows), *deployment, create]
+    groups = asked.setup_requests()
+    requests = [*map(asked.upload_request, rows), *deployment, *groups, create]
     return Plan(
         tuple(item._replace(parameters=_masked(item.parameters), document=_masked(item.document)) for item in requests),
         tuple(problems),
-        tuple(_masked(item) for item in _creates(job.config, rows, deployment)),
-        tuple(_statements(job.config, arn, deployment)),
+        tuple(_masked(item) for item in _creates(job.config, rows, groups)),
+        tuple(_statements(asked.names(arn), job.config.job.on, deployment)),
         (*job.notes, *notes),
         baseline,
         place,
+        expect(job, run),
     )
 
 
@@ -209,14 +214,13 @@ def _grader_arn(config: Config) -> str | None:
     return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
-def _creates(config: Config, rows: Mapping[str, int], deployment: Sequence[Request]) -> Iterator[dict[str, JSON]]:
+def _creates(config: Config, rows: Mapping[str, int], groups: Sequence[Request]) -> Iterator[dict[str, JSON]]:
     for name, count in rows.items():
         yield {"kind": "file", "name": name, "rows": count}
     if config.grader and config.grader.reward:
         yield {"kind": "grader", "name": _function_name(config), "reward": config.grader.reward}
-    for request in deployment:
-        if name := request.parameters.get("ModelPackageGroupName"):
-            yield {"kind": "group", "name": name}
+    for request in groups:
+        yield {"kind": "group", "name": request.parameters["ModelPackageGroupName"]}
     yield {"kind": "job", "name": config.job.name, "model": config.job.model}
 
 
@@ -294,16 +298,8 @@ def _deploy(grader: Grader, asked: Asked, endpoint: str | None, created: _Told, 
     return made.arn
 
 
-def _statements(config: Config, arn: str | None, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+def _statements(names: iam.Names, on: str, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
     """Yield what whoever submits the job and follows it needs."""
-    role = None if isinstance(config, BedrockConfig) else config.job.role_arn
-    names = iam.Names(
-        account=(arn or role or "").split(":")[4],
-        region=config.job.region,
-        function=arn,
-        bucket=None if isinstance(config, BedrockConfig) else config.output.s3[len("s3://") :].partition("/")[0],
-        role=role,
-    )
-    yield from iam.needs_of("caller", names, config.job.on).statements
+    yield from iam.needs_of("caller", names, on).statements
     if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
         yield iam.statement(sorted(actions))

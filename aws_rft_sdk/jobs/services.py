@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from http import HTTPStatus
 from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple, TypeAlias
@@ -14,7 +13,15 @@ from aws_rft_sdk import agent_rft
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError
-from aws_rft_sdk.jobs import _bedrock_request, _sagemaker_file, _sagemaker_request, _sagemaker_setup, bedrock, nova
+from aws_rft_sdk.jobs import (
+    _bedrock_request,
+    _sagemaker_file,
+    _sagemaker_request,
+    _sagemaker_setup,
+    bedrock,
+    iam,
+    nova,
+)
 from aws_rft_sdk.jobs._files import is_s3, upload_uri
 from aws_rft_sdk.jobs._tables import value_at
 from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
@@ -128,6 +135,10 @@ class BedrockRequests(_Requests):
             "validation_file": files[data.validation] if data.validation else None,
         }
 
+    def names(self, grader: str | None) -> iam.Names:
+        """Return what the caller's policy is about. `grader` is the ARN of the function."""
+        return iam.Names((grader or "").split(":")[4], self.config.job.region, grader)
+
     def create_request(self, arguments: Mapping[str, JSON]) -> Request:
         """Return the request that creates the job."""
         return Request(self.service, "CreateFineTuningJob", _bedrock_request.create_body(**arguments))
@@ -191,6 +202,10 @@ class NovaRequests(_Requests):
             logs["requestMetadataFilters"] = _camel(named)
         return logs
 
+    def names(self, grader: str | None) -> iam.Names:  # noqa: D102
+        account, job = (grader or "").split(":")[4], self.config.job
+        return iam.Names(account, job.region, grader, _bucket(self.config.output.s3), role=job.role_arn)
+
     def create_request(self, arguments: Mapping[str, JSON]) -> Request:  # noqa: D102
         return Request(self.service, "CreateModelCustomizationJob", nova.create_parameters(**arguments))
 
@@ -209,6 +224,10 @@ def _camel(filters: Mapping[str, JSON]) -> dict[str, JSON]:
         _FILTERS[name]: [_camel(item) for item in value] if isinstance(value, list) else value
         for name, value in filters.items()
     }
+
+
+def _bucket(uri: str) -> str:
+    return uri.removeprefix("s3://").partition("/")[0]
 
 
 def _put_request(uri: str, file: Path) -> Request:
@@ -277,6 +296,22 @@ class SageMakerRequests(_Requests):
             schema_version=self.config.job.schema_version,
         )
 
+    def names(self, grader: str | None) -> iam.Names:  # noqa: D102
+        job, output = self.config.job, self.config.output
+        agent = _sagemaker_file.agent_arn(self._get) or ""
+        is_function = agent == self.config.agent.lambda_arn
+        return iam.Names(
+            job.role_arn.split(":")[4],
+            job.region,
+            function=agent if is_function else None,
+            bucket=_bucket(output.s3),
+            role=job.role_arn,
+            agent=None if is_function else agent,
+            mlflow=output.mlflow_arn,
+            kms_key=output.kms_key,
+            vpc=self.config.vpc is not None,
+        )
+
     def create_request(self, arguments: Mapping[str, JSON]) -> Request:  # noqa: D102
         parameters = arguments["parameters"]
         return Request(self.service, "CreateJob", parameters, json.loads(parameters["JobConfigDocument"]))
@@ -313,7 +348,7 @@ class SageMakerRequests(_Requests):
         try:
             found = self.schema_problems(jobs, self.create_request(self.arguments(files, None)))
         except JobServiceError as error:
-            if error.status != HTTPStatus.FORBIDDEN:
+            if not (error.code or "").startswith("AccessDenied"):
                 raise
             say(f"the document is not checked against the service's schema: {error}")
             return

@@ -92,8 +92,8 @@ def check_histories(trajectory: Trajectory) -> Fidelity:
     begun = 0
     for turn in trajectory.turns:
         now = _Conversation.of(turn)
-        before = max(seen, key=lambda old: (_kinship(old, now), old.turn), default=None)
-        if before is None or not any(_kinship(before, now)):
+        before = _nearest(seen, now)
+        if before is None:
             begun += 1
         else:
             breaks += _breaks(before, now)
@@ -170,6 +170,19 @@ class _Conversation:
 
 
 _SYSTEM = ("system", "developer")
+
+
+def _nearest(seen: Iterable[_Conversation], now: _Conversation) -> _Conversation | None:
+    """Return the turn that a turn goes on from, the latest of several. Returns None if it goes on from none."""
+    best, found = None, (0, 0, -1)
+    # The longest first, which is the right one nearly always: shorter ones cannot share more messages.
+    for old in sorted(seen, key=lambda old: len(old.messages), reverse=True):
+        if len(old.whole) < found[0]:
+            break
+        kinship = (*_kinship(old, now), old.turn)
+        if kinship > found and any(kinship[:2]):
+            best, found = old, kinship
+    return best
 
 
 def _kinship(old: _Conversation, now: _Conversation) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -162,20 +163,23 @@ class RunView:
             ConfigurationError: There is no such field to sort by.
         """
         order, values = _order(sort)
-        everything, _ = self._condition(None, superseded)
         condition, parameters = self._condition(where, superseded)
         # Statements are made of our own words; what the user typed is among the parameters.
-        count = f"SELECT count(*) FROM rollouts WHERE {everything}"  # noqa: S608
+        count = "SELECT count(*) FROM rollouts"
+        replaced = "SELECT count(*) FROM rollouts WHERE superseded = 1"  # both are in an index, the others are not
         choose = f"INSERT INTO chosen SELECT number FROM rollouts WHERE {condition}"  # noqa: S608
         pages = f"SELECT {_COLUMNS} FROM rollouts WHERE {condition} ORDER BY {order} LIMIT ? OFFSET ?"  # noqa: S608
         with self._index.reading() as connection:
             connection.execute("BEGIN")
             (total,) = connection.execute(count).fetchone()
+            total -= 0 if superseded else connection.execute(replaced).fetchone()[0]
             matched = total
             if where is not None:  # once for the number and for the page: a search of a common word takes a while
                 connection.execute("CREATE TEMP TABLE chosen (number INTEGER PRIMARY KEY)")
                 matched = connection.execute(choose, parameters).rowcount
-                pages, parameters = pages.replace(f"WHERE {condition}", "JOIN chosen USING (number)"), ()
+                # Not a join, which sorts ten times as long: SQLite keeps only the rows of the page for this.
+                chosen = "WHERE number IN (SELECT number FROM chosen)"
+                pages, parameters = pages.replace(f"WHERE {condition}", chosen), ()
             rows = connection.execute(pages, (*parameters, *values, limit, offset)).fetchall()
             found = [_summary(connection, row) for row in rows]
         return RolloutPage(tuple(found), matched, total)
@@ -231,13 +235,18 @@ class RunView:
         Returns:
             The parts in the order in which rollouts became known. Those without a reward are left out.
         """
-        parts = (
-            "SELECT max(number), avg(reward), min(started_at), max(started_at) FROM rollouts WHERE superseded = 0 "
-            "GROUP BY (number - 1) * ? / ? HAVING count(reward) ORDER BY 1"
+        part = (
+            "SELECT max(number), avg(reward), min(started_at), max(started_at) FROM rollouts "
+            "WHERE number > ? AND number <= ? AND superseded = 0"
         )
         with self._index.reading() as connection:
-            (last,) = connection.execute("SELECT max(number) FROM rollouts").fetchone()
-            return [CurvePart(*row) for row in connection.execute(parts, (min(bins, last), last))] if last else []
+            connection.execute("BEGIN")
+            last = connection.execute("SELECT max(number) FROM rollouts").fetchone()[0] or 0
+            count = min(bins, last)
+            edges = [last * edge // count for edge in range(count + 1)] if count else []
+            # One statement for each part: to group them, SQLite would sort all rollouts.
+            found = [connection.execute(part, ends).fetchone() for ends in pairwise(edges)]
+        return [CurvePart(*row) for row in found if row[1] is not None]
 
     def outcomes(self) -> list[tuple[str, str | None, float | None, int]]:
         """Return outcomes, kinds of error and rewards, and how many rollouts have all three, in no order."""
@@ -436,7 +445,7 @@ def _completed(summary: RolloutSummary, messages: Sequence[Message], turns: Sequ
 
 def _order(sort: str) -> tuple[str, tuple[float | str, ...]]:
     if not sort:
-        return '"group" IS NULL, "group", sample, number', ()
+        return '"group" NULLS LAST, sample, number', ()  # in this form an index has the order
     column = sort_column(sort.removeprefix("-"))
     direction = "DESC" if sort.startswith("-") else "ASC"
     return f"{column.text} {direction} NULLS LAST, number", column.parameters

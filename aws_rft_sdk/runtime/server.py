@@ -185,12 +185,13 @@ class LocalRuntime:
         port = listener.getsockname()[1]
         endpoint = self._address.url(port)
         starter = RolloutStarter(trajectories, lambda: inference.policy, endpoint, self._region, self.default_job_arn)
-        pages = RuntimePages(endpoint, self._address.key, self._address.own_hosts(), lambda: server.should_exit)
+        own_hosts = self._address.own_hosts()
+        pages = RuntimePages(endpoint, trajectories, self._address.key, own_hosts, lambda: server.should_exit)
         app = make_app(
             Feedback(trajectories, strict=self._strict, client_tokens=self._client_tokens),
             inference,
             Verifier("none" if self._address.key else self._auth, self._region, self._keys, self._clock),
-            [*starter.routes(), *Showing(trajectories, self._address.own_hosts()).routes()],
+            [*starter.routes(), *Showing(trajectories, own_hosts).routes()],
             self._faults,
             die=lambda: server.die(),
             key=self._address.key,

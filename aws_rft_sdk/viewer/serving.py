@@ -13,11 +13,11 @@ from aws_rft_sdk._listening import listen
 _HOST = "127.0.0.1"
 
 
-def serve(app: ASGIApp, port: int, tell: Callable[[str], None]) -> None:
+def serve(make: Callable[[Callable[[], bool]], ASGIApp], port: int, tell: Callable[[str], None]) -> None:
     """Serve an application on loopback. Blocks until SIGINT or SIGTERM.
 
     Args:
-        app: The application.
+        make: Makes the application. It is given a function that says whether the server is about to end.
         port: 0 for any free one.
         tell: Is called with the address when calls are accepted.
 
@@ -25,9 +25,16 @@ def serve(app: ASGIApp, port: int, tell: Callable[[str], None]) -> None:
         UnavailableError: The port is in use.
     """
     with contextlib.closing(listen(port, _HOST)) as listener:
+        server: uvicorn.Server
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, lifespan="off", timeout_graceful_shutdown=1
+            make(lambda: server.should_exit),
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=1,
         )
+        server = uvicorn.Server(config)
         tell(f"http://{_HOST}:{listener.getsockname()[1]}")
         with contextlib.suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            server.run(sockets=[listener])

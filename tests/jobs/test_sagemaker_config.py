@@ -495,7 +495,7 @@ def test_plan_when_data_is_local_and_groups_are_created_then_the_requests_are_in
     assert source == f"s3://{put.parameters['Bucket']}/{put.parameters['Key']}"
     assert [item["kind"] for item in found.creates] == ["file", "file", "group", "group", "job"]
     actions = {action for statement in found.statements for action in statement["Action"]}
-    assert {"sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"} <= actions
+    assert {"sagemaker:CreateModelPackageGroup", "sagemaker:CreateJob", "iam:PassRole"} <= actions
     model = Session().get_service_model("sagemaker")
     for request in (group, create):
         shape = model.operation_model(request.operation).input_shape

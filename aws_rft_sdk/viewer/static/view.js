@@ -31,15 +31,28 @@
     keys[event.key]();
   });
 
+  const copy = async (button) => {
+    const { copy: text, copyFrom: address } = button.dataset;
+    try {
+      const found = address === undefined ? text : await fetch(address).then((answer) => {
+        if (!answer.ok) throw new Error(answer.statusText);
+        return answer.text();
+      });
+      await navigator.clipboard.writeText(found);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not copied";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  };
   const prepare = () => {
-    for (const button of document.querySelectorAll("button[data-copy]")) {
+    for (const button of document.querySelectorAll("button.copy")) {
       button.hidden = !navigator.clipboard;
-      button.addEventListener("click", () => navigator.clipboard.writeText(button.dataset.copy));
+      button.addEventListener("click", () => copy(button));
     }
   };
-
   // A page that someone works in is left alone: what is open, focused or marked would be lost.
-  const busy = () => document.hidden || document.querySelector("main details[open]") ||
+  const busy = () => document.hidden || document.querySelector("main details[open]:not([data-kept])") ||
     document.querySelector("main").contains(document.activeElement) && document.activeElement.tagName === "A" ||
     String(getSelection()).length > 0;
   let running = false;
@@ -61,7 +74,16 @@
     }
   };
   if (window.EventSource) {
-    new EventSource(page.events).addEventListener("message", refresh);
+    const source = new EventSource(page.events), note = document.getElementById("connection");
+    const say = (text) => { note.textContent = text; note.hidden = !text; };
+    let failed = 0;
+    source.addEventListener("message", refresh);
+    source.addEventListener("open", () => { if (!note.hidden) refresh(); failed = 0; say(""); });
+    source.addEventListener("stopping", () => { failed = 1; });
+    // A stream ends now and then, and is opened again at once.
+    source.addEventListener("error", () => {
+      if (failed++) say("The server has ended or cannot be reached. This page shows what was there before.");
+    });
   }
   prepare();
 })();
