@@ -1,4 +1,4 @@
-"""Lets the jobs of a `LocalBedrock` or a `LocalJobs` train a language model: each step is one update of TRL's `GRPOTrainer`."""
+"""Lets jobs of `LocalBedrock` and `LocalJobs` train a language model: a step is one update of TRL's `GRPOTrainer`."""
 
 from __future__ import annotations
 
