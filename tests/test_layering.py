@@ -19,7 +19,7 @@ ROOT = Path(aws_rft_sdk.__file__).parent
 # A room imports rooms of lower tiers, and rooms of its own tier as long as they form no circle.
 TIERS = {
     "values": (
-        *("errors", "failures", "types", "wire", "agent_rft", "datasets"),
+        *("errors", "failures", "types", "wire", "agent_rft", "advantages", "datasets"),
         *("_backoff", "_carry", "_checks", "_decision", "_fork", "_frozen", "_hosts", "_listening", "_loading"),
         "_user_code",
     ),
@@ -30,10 +30,11 @@ TIERS = {
     "door": ("pytest_plugin", "cli", "__main__"),
 }
 TIER_OF = {room: number for number, rooms in enumerate(TIERS.values()) for room in rooms}
-# The runtime decodes requests on its own, so that no mistake of ours is made on both sides.
+# The runtime decodes requests on its own, so that no mistake of ours is made on both sides. Datasets and advantages are
+# no part of that contract: the job's stand-in reads files and scores groups as the rest of the package does.
 RUNTIME_MAY_IMPORT = {
     *("_backoff", "_checks", "_fork", "_frozen", "_hosts", "_listening"),
-    *("errors", "types", "wire", "agent_rft", "credentials", "settings"),
+    *("errors", "types", "wire", "agent_rft", "advantages", "datasets", "credentials", "settings"),
 }
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))

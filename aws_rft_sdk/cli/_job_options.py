@@ -1,10 +1,11 @@
-"""What commands about training jobs share: which service they talk to, and how they print a job."""
+"""What commands about training jobs share: their service, how they print a job, and how they write a file."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -12,6 +13,7 @@ import click
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import reader_may_leave
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_answers import parts_of
 from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.services import open_jobs
@@ -68,3 +70,29 @@ def print_job(job: Job, as_json: bool) -> None:
         click.echo(f"model: {job.tuned_model}")
     if job.failure:
         click.echo(f"failure: {job.failure}")
+
+
+def out_options(fn: F) -> F:
+    """Add `--out` and `--force` of a command that writes a file."""
+    kind = click.Path(dir_okay=False, path_type=Path)
+    out = click.option("-o", "--out", type=kind, help="The file.  [default: stdout]")
+    return out(click.option("--force", is_flag=True, help="Overwrite the file.")(fn))
+
+
+def write_out(text: str, out: Path | None, force: bool, hint: str) -> None:
+    """Write a text to a file and say what to do next. Prints the text alone if there is no file.
+
+    Raises:
+        ConfigurationError: The file exists and `force` is false, or it cannot be written.
+    """
+    if out is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with out.open("w" if force else "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError as error:
+        raise ConfigurationError(f"{out} exists; choose another name, or overwrite it with --force") from error
+    except OSError as error:
+        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
+    click.echo(f"{out} is written. {hint}")

@@ -14,10 +14,20 @@ import click
 from rich.console import Console
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import endpoint_option, job_json, json_option, on_option, print_job, with_jobs
+from aws_rft_sdk.cli._job_options import (
+    endpoint_option,
+    job_json,
+    json_option,
+    on_option,
+    out_options,
+    print_job,
+    with_jobs,
+    write_out,
+)
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, reader_may_leave, user_code_prints_to_stderr
 from aws_rft_sdk.cli.job_guard import guard_command
+from aws_rft_sdk.cli.job_recipe import recipe_command
 from aws_rft_sdk.cli.job_sagemaker import COMMANDS
 from aws_rft_sdk.cli.job_watch import report_command, watch_command
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError, JobServiceError, ServiceError
@@ -32,6 +42,11 @@ from aws_rft_sdk.jobs.services import Created, Jobs
 
 _DOCUMENT = "JobConfigDocument"
 """Parameter whose text is JSON."""
+_EVALUATION = click.option(
+    "--evaluation",
+    is_flag=True,
+    help="For SageMaker: evaluate the base model by [evaluation] of FILE, instead of training.",
+)
 _FILE = click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 
 
@@ -40,29 +55,17 @@ def command() -> None:
     """Plan, submit, follow and use a training job."""
 
 
-for item in (watch_command, report_command, guard_command, *COMMANDS):
+for item in (watch_command, report_command, guard_command, recipe_command, *COMMANDS):
     command.add_command(item)
 
 
 @command.command("init")
 @on_option
-@click.option("-o", "--out", type=click.Path(dir_okay=False, path_type=Path), help="The file.  [default: stdout]")
-@click.option("--force", is_flag=True, help="Overwrite the file.")
+@out_options
 @usage_errors
 def init(on: str, out: Path | None, force: bool) -> None:
     """Write a first file of a job, every field with its rule, default and source."""
-    text = init_text(on)
-    if out is None:
-        click.echo(text, nl=False)
-        return
-    try:
-        with out.open("w" if force else "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError as error:
-        raise ConfigurationError(f"{out} exists; choose another name, or overwrite it with --force") from error
-    except OSError as error:
-        raise ConfigurationError(f"{out} cannot be written: {error.strerror}") from error
-    click.echo(f"{out} is written. Fill in the names, then type: aws-rft job plan {out}")
+    write_out(init_text(on), out, force, f"Fill in the names, then type: aws-rft job plan {out}")
 
 
 @command.command("plan")
@@ -75,19 +78,26 @@ def init(on: str, out: Path | None, force: bool) -> None:
 @click.option(
     "--check-schema", is_flag=True, help="For SageMaker: ask the service for its schema, and check the document by it."
 )
+@_EVALUATION
 @endpoint_option
 @json_option
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
 def plan(
-    ctx: click.Context, file: Path, run: Path | None, check_schema: bool, endpoint: str | None, as_json: bool
+    ctx: click.Context,
+    file: Path,
+    run: Path | None,
+    check_schema: bool,
+    evaluation: bool,
+    endpoint: str | None,
+    as_json: bool,
 ) -> None:
     """Check FILE and print what `submit` would send, create and need. Nothing is sent.
 
     Exit status: 0, or 2 if the file has problems. They are printed all at once.
     """
-    found = make_plan(file, run=run, endpoint=endpoint, check_schema=check_schema)
+    found = make_plan(file, run=run, endpoint=endpoint, check_schema=check_schema, evaluation=evaluation)
     with reader_may_leave():
         if as_json:
             _echo(json.dumps(found.to_json(), indent=2, allow_nan=False))
@@ -98,12 +108,13 @@ def plan(
 
 @command.command("submit")
 @_FILE
+@_EVALUATION
 @endpoint_option
 @json_option
 @click.pass_context
 @user_code_prints_to_stderr()
 @usage_errors
-def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) -> None:
+def submit(ctx: click.Context, file: Path, evaluation: bool, endpoint: str | None, as_json: bool) -> None:
     """Upload the data of FILE, deploy the grader if FILE names a reward, and create the job.
 
     For SageMaker the document of the job is checked against the service's schema first.
@@ -120,7 +131,9 @@ def submit(ctx: click.Context, file: Path, endpoint: str | None, as_json: bool) 
             click.echo(f"{item.kind} {item.id}", file=sys.stderr if as_json else own_stdout())
 
     try:
-        done = submit_job(job, endpoint=endpoint, created=tell, say=lambda what: click.echo(what, err=True))
+        done = submit_job(
+            job, endpoint=endpoint, evaluation=evaluation, created=tell, say=lambda what: click.echo(what, err=True)
+        )
     except BaseException as error:
         if isinstance(error, JobConfigError) and not made:
             if not as_json:
@@ -343,6 +356,8 @@ def _print_plan(console: Console, found: Plan) -> None:
         console.print(json.dumps(list(found.statements), indent=2))
     if found.baseline:
         _print_baseline(console, found.baseline)
+    if found.estimates:
+        console.print(str(found.estimates))
     for note in found.notes:
         console.print(f"note: {note}", style="yellow")
     for problem in found.problems:

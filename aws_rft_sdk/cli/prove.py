@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from aws_rft_sdk.agent_rft import ROLLOUT_CONCURRENCY
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout, quiet_logs, user_code_prints_to_stderr
 from aws_rft_sdk.datasets import read_prompts
@@ -28,7 +29,13 @@ class _NotUsable(click.ClickException):
 @click.command("prove")
 @click.argument("handler", required=False)
 @click.option("--handler", "named", help="The same as HANDLER.")
-@click.option("--rollouts", default=96, show_default=True, type=click.IntRange(1), help="Rollouts to run at once.")
+@click.option(
+    "--rollouts",
+    default=ROLLOUT_CONCURRENCY,
+    show_default=True,
+    type=click.IntRange(1),
+    help="Rollouts to run at once.",
+)
 @click.option(
     "--concurrency", "--threads", "threads", default=32, show_default=True, type=click.IntRange(1), help="Threads."
 )

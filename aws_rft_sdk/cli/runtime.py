@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from aws_rft_sdk.cli._options import limit_options, usage_errors
 from aws_rft_sdk.cli._output import own_stdout, user_code_prints_to_stderr
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.rollout.policies import POLICY_HELP, parse_policy
-from aws_rft_sdk.runtime import Faults, LocalBedrock, LocalRuntime, Policy, RolloutLimits, Trainer
+from aws_rft_sdk.runtime import Faults, LocalBedrock, LocalJobs, LocalRuntime, Policy, RolloutLimits, Trainer
 from aws_rft_sdk.runtime.capture import CAPTURES
 from aws_rft_sdk.runtime.http_server import HOST
 from aws_rft_sdk.settings import RUNTIME_KEY_VARIABLE, check_key, runtime_key
@@ -36,7 +37,21 @@ Bedrock fine-tuning at {endpoint} (Ctrl-C stops it)
   point an OpenAI client     base_url={endpoint}/v1
   point boto3's Lambda       endpoint_url={endpoint}
 """
-_BEDROCK_OPTIONS = {"services", "port", "db", "policy", "auth", "faults", "functions", "trainer"}
+_HOW_TO_JOBS = """\
+SageMaker's multi-turn RL jobs at {endpoint} (Ctrl-C stops it)
+
+  write a job                aws-rft job init --on sagemaker --out JOB.toml
+  run it                     aws-rft job submit JOB.toml --endpoint {endpoint}
+  follow it                  aws-rft job watch NAME --on sagemaker --endpoint {endpoint}
+  point boto3                endpoint_url={endpoint}
+  look at its rollouts       {runtime}/
+"""
+_COUNTS_FOR = {
+    **dict.fromkeys(("services", "port", "db", "policy", "auth", "faults"), ("job", "bedrock", "jobs")),
+    **dict.fromkeys(("functions", "trainer"), ("bedrock", "jobs")),
+    **dict.fromkeys(("handler", "agent_url", "speed", "concurrency"), ("jobs",)),
+}
+"""The choices of --services that an option counts for. Options that are absent count for `job`."""
 _SOFTMAX = "softmax-arithmetic"
 _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -46,8 +61,9 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--services",
     default="job",
     show_default=True,
-    type=click.Choice(["job", "bedrock"]),
-    help="job: the job runtime. bedrock: fine-tuning on Bedrock's OpenAI-compatible API, and Lambda's Invoke.",
+    type=click.Choice(["job", "bedrock", "jobs"]),
+    help="job: the job runtime. bedrock: fine-tuning on Bedrock's OpenAI-compatible API, and Lambda's Invoke. "
+    "jobs: SageMaker's multi-turn RL jobs.",
 )
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 for other machines.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="0 for a free one.")
@@ -86,15 +102,20 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     "--function",
     "functions",
     multiple=True,
-    metavar="NAME=FILE.py:HANDLER",
-    help="bedrock: Lambda handler that graders' ARNs and Invoke find by this name or ARN. Repeatable.",
+    metavar="[NAME=]FILE.py:HANDLER",
+    help="bedrock: Lambda handler that graders' ARNs and Invoke find by this name or ARN. Repeatable. jobs: the agent, "
+    "as a Lambda handler that forwards rollouts.",
 )
 @click.option(
     "--trainer",
     metavar=f"{_SOFTMAX}|FILE.py:NAME",
-    help="bedrock: lets jobs learn. A trainer, or a function that makes one. Without --policy it also answers for base "
-    f"models. {_SOFTMAX}: the small policy of `aws-rft demo`.",
+    help="bedrock, jobs: lets jobs learn. A trainer, or a function that makes one. Without --policy it also answers "
+    f"for base models. {_SOFTMAX}: the small policy of `aws-rft demo`.",
 )
+@click.option("--handler", metavar="FILE.py:HANDLER", help="jobs: the agent, as a decorated handler.")
+@click.option("--agent-url", metavar="URL", help="jobs: the agent, as a running `aws-rft worker http`.")
+@click.option("--speed", default=1.0, show_default=True, help="jobs: the service's clocks run so much faster.")
+@click.option("--concurrency", type=int, help="jobs: rollouts at a time.  [default: the job's own]")
 @limit_options
 @user_code_prints_to_stderr()
 @usage_errors
@@ -108,7 +129,7 @@ def command(
     trainer: str | None,
     **options: Any,
 ) -> None:
-    """Serve a local stand-in for the job runtime, or for fine-tuning on Bedrock.
+    """Serve a local stand-in for the job runtime, for fine-tuning on Bedrock, or for multi-turn RL jobs on SageMaker.
 
     The job runtime answers inference from a policy, records every turn under its trajectory, and takes completion and
     reward. To be reached from other machines it needs a key: --key-file, RFT_RUNTIME_KEY in the environment, or --key.
@@ -116,16 +137,22 @@ def command(
     With --services bedrock jobs really run: they sample the policy, call the function that the job names, and learn if
     there is a --trainer. Of the options only --port, --db, --policy, --auth, --faults, --function and --trainer count
     then.
+
+    With --services jobs they also really run: they call the agent for each rollout, serve it the policy, take its
+    rewards, and learn if there is a --trainer. The agent is one of --handler, --agent-url and --function. --speed and
+    --concurrency count, too.
     """
+    _refuse_ignored(services)
     answering = parse_policy(policy) if policy else None
     trouble = Faults.from_toml(faults) if faults else None
     if services == "bedrock":
         _serve_bedrock(answering, trouble, functions, trainer, options)
         return
-    if functions:
-        raise ConfigurationError("--function is for --services bedrock; the job runtime calls no functions")
-    if trainer:
-        raise ConfigurationError("--trainer is for --services bedrock; the job runtime trains nothing")
+    if services == "jobs":
+        _serve_jobs(answering, trouble, functions, trainer, options)
+        return
+    for name in ("handler", "agent_url", "speed", "concurrency"):
+        del options[name]
     key = _read_key(key, key_file)
     limits = RolloutLimits(**{name: options.pop(name) for name in RolloutLimits.__dataclass_fields__})
     runtime = LocalRuntime(answering, key=key, faults=trouble, limits=limits, **options)
@@ -140,10 +167,6 @@ def _serve_bedrock(
     trainer: str | None,
     options: dict[str, Any],
 ) -> None:
-    context = click.get_current_context()
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    if ignored := sorted(set(given) - _BEDROCK_OPTIONS):
-        raise ConfigurationError(f"--{ignored[0].replace('_', '-')} is for the job runtime; leave it out with bedrock")
     handlers = {}
     for function in functions:
         # The file of a handler may hold "=", a name may not.
@@ -162,6 +185,49 @@ def _serve_bedrock(
     )
     how_to = _HOW_TO_BEDROCK.format
     server.serve_forever(lambda: click.echo(how_to(endpoint=server.endpoint), file=own_stdout()))
+
+
+def _serve_jobs(
+    policy: Policy | None,
+    faults: Faults | None,
+    functions: tuple[str, ...],
+    trainer: str | None,
+    options: dict[str, Any],
+) -> None:
+    if len(functions) > 1:
+        raise ConfigurationError("--services jobs calls one agent, so give --function once")
+    if options["auth"] == "bearer":
+        raise ConfigurationError("--auth bearer is for the job runtime; SageMaker's jobs know any, sigv4 and none")
+    handler = options["handler"]
+    server = LocalJobs(
+        load_function(handler) if handler else None,
+        agent_url=options["agent_url"],
+        forwarder=load_function(re.sub(r"\A[\w:.-]+=", "", functions[0])) if functions else None,
+        policy=policy,
+        trainer=_read_trainer(trainer) if trainer else None,
+        **{name: options[name] for name in ("auth", "db", "port", "speed", "concurrency")},
+        faults=faults,
+    )
+    how_to = _HOW_TO_JOBS.format
+    server.serve_forever(
+        lambda: click.echo(how_to(endpoint=server.endpoint, runtime=server.runtime.endpoint), file=own_stdout())
+    )
+
+
+def _refuse_ignored(services: str) -> None:
+    """Refuse options that do not count for these services.
+
+    Raises:
+        ConfigurationError: One is given.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        counts_for = _COUNTS_FOR.get(name, ("job",))
+        if is_given and services not in counts_for:
+            text = f"{parameter.opts[0]} is for --services {' or '.join(counts_for)}; leave it out with {services}"
+            raise ConfigurationError(text)
 
 
 def _read_trainer(name: str) -> Trainer:

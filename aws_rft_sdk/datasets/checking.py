@@ -12,6 +12,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from aws_rft_sdk.agent_rft import MODELS
 from aws_rft_sdk.datasets._csv import read_csv
 from aws_rft_sdk.datasets._prompt_rows import PromptRows
 from aws_rft_sdk.datasets._rows import ChatRows, MultiturnRows, Rows
@@ -27,7 +28,8 @@ from aws_rft_sdk.errors import ConfigurationError, DatasetError
 MIN_ROWS, MAX_ROWS = 100, 20_000
 DEFAULT_BATCH = {Target.MTRL: 128}
 """Batch size of a job that sets none, for targets where that is known."""
-DEFAULT_MAX_TOKENS = {Target.MTRL: 32_768, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
+_SMALLEST = min(model.context_tokens for model in MODELS.values())
+DEFAULT_MAX_TOKENS = {Target.MTRL: _SMALLEST, Target.BEDROCK: 8192, Target.NOVA: 8192, Target.NOVA_MULTITURN: 10_240}
 """Tokens of a sequence: the smallest model's, or what a job takes that sets nothing."""
 
 _MTRL_FORMATS = (".parquet", ".jsonl", ".json", ".csv")

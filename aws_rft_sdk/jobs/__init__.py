@@ -5,7 +5,8 @@
 functions of rewards, and `iam` has the policies. `steps` reads the metrics of a job, `alarms` judges them, `watching`
 follows a job, `report` writes down how it went, and `evaluations` compares base and tuned model. `_bedrock_*`,
 `_nova_*`, `_sagemaker_*`, `_mlflow`, `_cloudwatch` and `_grader` are parts of these. `_tables`, `_shapes` and `_files`
-check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours.
+check what is sent. `_aws`, `_cloud` and `_refusals` call AWS and turn its errors into ours. `nova_recipe` and
+`_recipe_*` write recipes of Nova for SageMaker training jobs and HyperPod.
 
 The names are resolved when they are first used, so that importing the package costs next to nothing.
 """
@@ -21,6 +22,7 @@ _NAMES = {
     "evaluations": "Evaluated",
     "graders": "Deployment Grader",
     "nova": "ModelDeployment NovaJobs",
+    "nova_recipe": "NovaRecipe make_recipe read_recipe",
     "planning": "Plan Submission plan submit",
     "reading": "JobFile init_text read_job",
     "report": "report_csv report_html",
@@ -54,6 +56,8 @@ if TYPE_CHECKING:  # `X as X` is how type checkers know a name as public
     from aws_rft_sdk.jobs.bedrock import BedrockJobs as BedrockJobs
     from aws_rft_sdk.jobs.evaluations import Evaluated as Evaluated
     from aws_rft_sdk.jobs.nova import ModelDeployment as ModelDeployment, NovaJobs as NovaJobs
+    from aws_rft_sdk.jobs.nova_recipe import NovaRecipe as NovaRecipe, make_recipe as make_recipe
+    from aws_rft_sdk.jobs.nova_recipe import read_recipe as read_recipe
     from aws_rft_sdk.jobs.graders import Deployment as Deployment, Grader as Grader
     from aws_rft_sdk.jobs.planning import Plan as Plan, Submission as Submission, plan as plan, submit as submit
     from aws_rft_sdk.jobs.reading import JobFile as JobFile, init_text as init_text, read_job as read_job

@@ -50,7 +50,7 @@ def base_model(get: Get) -> str | None:
     """Return the ARN of the base model. Returns None if the file names no model that is known."""
     name: str | None = get("job.model")
     region: str | None = get("job.region")
-    if name is None or name.startswith("arn:"):
+    if name is None or fits(_forms.HubModelArn, name):
         return name
     model = agent_rft.MODELS.get(name)
     return model.hub_arn(region, partition_of(region)) if model and region else None
@@ -127,13 +127,10 @@ def training_of(get: Get, files: Mapping[str, str]) -> dict[str, JSON]:
     )
 
 
-def evaluation_of(get: Get, files: Mapping[str, str], model_package: str | None = None) -> dict[str, JSON]:
-    """Return the document of an evaluation with the file's agent and `[evaluation]`.
+def evaluation_of(get: Get, files: Mapping[str, str]) -> dict[str, JSON]:
+    """Return the document of an evaluation of the base model with the file's agent and `[evaluation]`.
 
-    Args:
-        get: Reads the file.
-        files: As for `training_of`.
-        model_package: ARN of the tuned model. None evaluates the base model.
+    The arguments are those of `training_of`.
     """
     base, table = base_model(get), get("evaluation") or {}
     values = {name: value for name, value in table.items() if name not in _OURS_IN_EVALUATION}
@@ -143,7 +140,6 @@ def evaluation_of(get: Get, files: Mapping[str, str], model_package: str | None 
         qualifier=get("agent.qualifier"),
         dataset=_data(get("evaluation.dataset"), files),
         output=get("output.s3"),
-        model_package=model_package,
         accept_eula=get("job.accept_eula"),
         hyperparameters=_texts(values, base, is_training=False),
         mlflow_arn=get("output.mlflow_arn"),
@@ -187,7 +183,7 @@ def file_conflicts(values: Values) -> Iterator[Problem]:
     runtime = get("agent.agentcore_arn")
     if runtime and runtime.startswith("arn:") and not fits(_forms.AgentCoreArn, runtime):
         yield Problem("agent.agentcore_arn", runtime, f"must be {words_of(_forms.AgentCoreArn)}", GUIDE)
-    yield from _wrong_model(get("job.model"))
+    yield from _wrong_model(get("job.model"), get("job.region"))
     for path in ("data.train", "data.validation", "evaluation.dataset"):
         yield from _wrong_data(path, get(path))
     if get("output.create_groups"):
@@ -212,8 +208,12 @@ def _translated(found: Iterator[Problem], paths: Mapping[str, str], values: Valu
         yield problem._replace(path=path, value=value_at(values.raw, path.split(".")))
 
 
-def _wrong_model(model: str | None) -> Iterator[Problem]:
-    if model is None or model in agent_rft.MODELS or fits(_forms.HubModelArn, model):
+def _wrong_model(model: str | None, region: str | None) -> Iterator[Problem]:
+    if model is None or model in agent_rft.MODELS:
+        return
+    if fits(_forms.HubModelArn, model):
+        if region and (found := model.split(":")[3]) != region:
+            yield Problem("job.model", model, f"is in {found}, and the job runs in {region}; name one region", GUIDE)
         return
     rule = f"must be one of {', '.join(agent_rft.MODELS)}, or {words_of(_forms.HubModelArn)}"
     yield Problem("job.model", model, rule + hint(model, agent_rft.MODELS), GUIDE)

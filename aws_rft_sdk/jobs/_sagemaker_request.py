@@ -179,6 +179,8 @@ def problems(parameters: Mapping[str, JSON]) -> list[Problem]:
         document = json.loads(text)
     except ValueError as error:
         return [*found, Problem("JobConfigDocument", text[:200], f"is no JSON: {error}", GUIDE)]
+    if not isinstance(document, dict):
+        return [*found, Problem("JobConfigDocument", text[:200], "must be a JSON object", GUIDE)]
     formal = table_problems(KINDS[category], document)
     found += [item._replace(source=GUIDE) for item in formal]
     return found if formal else [*found, *absences(document), *conflicts(document)]

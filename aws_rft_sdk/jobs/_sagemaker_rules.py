@@ -21,8 +21,8 @@ from aws_rft_sdk.jobs.types import Problem
 
 EvaluationSeconds = Annotated[
     int,
-    Field(ge=1, le=agent_rft.EVALUATION_MAX_RUNTIME_SECONDS),
     Form(f"a whole number from 1 to {agent_rft.EVALUATION_MAX_RUNTIME_SECONDS:,}"),
+    Field(ge=1, le=agent_rft.EVALUATION_MAX_RUNTIME_SECONDS),
 ]
 GUIDE = "Amazon SageMaker developer guide, multi-turn RL: create a job"
 HYPERPARAMETERS = "Amazon SageMaker hyperpod-recipes, parameters of multi-turn RL"
@@ -30,7 +30,7 @@ HYPERPARAMETERS = "Amazon SageMaker hyperpod-recipes, parameters of multi-turn R
 
 class _AgentCore(Table):
     AgentRuntimeArn: _forms.AgentCoreArn
-    Qualifier: _forms.Text | None = None
+    Qualifier: _forms.Qualifier | None = None
 
 
 class _Lambda(Table):

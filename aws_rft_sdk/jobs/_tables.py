@@ -105,7 +105,7 @@ def rule_of(field: FieldInfo) -> str:
     """Return in words what the value of a field must be."""
     extra = field.json_schema_extra
     told = str(extra["rule"]) if isinstance(extra, dict) else ""
-    return told or ("a table" if table_of(field) else words_of(field.annotation, field.metadata))
+    return told or words_of(field.annotation, field.metadata)
 
 
 def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
@@ -120,13 +120,16 @@ def words_of(kind: Any, about: Iterable[Any] = ()) -> str:
         if isinstance(fact, Shape):
             return fact.in_words(number)
         if hasattr(fact, "ge"):
-            return f"{number} of at least {fact.ge:g}"
+            most = next((f" to {other.le:g}" for other in facts if hasattr(other, "le")), None)
+            return f"{number} from {fact.ge:g}{most}" if most else f"{number} of at least {fact.ge:g}"
         if hasattr(fact, "gt"):
             return f"{number} above {fact.gt:g}"
     if get_origin(kind) in (Union, UnionType):
         return " or ".join(words_of(one) for one in get_args(kind) if one is not NoneType)
+    if isinstance(kind, type) and issubclass(kind, Table):
+        return "a table"
     if get_origin(kind) is Literal:
-        return " or ".join(f'"{value}"' for value in get_args(kind))
+        return " or ".join(map(json.dumps, get_args(kind)))
     return "true or false"
 
 
@@ -208,7 +211,10 @@ class Values:
             return None
         value = value_at(self.raw, path.split("."))
         field = field_at(self.kind, path)
-        return field.get_default() if value is None and field and not field.is_required() else value
+        if value is not None or field is None or field.is_required():
+            return value
+        default = field.get_default()
+        return default.model_dump(exclude_none=True) if isinstance(default, Table) else default
 
 
 def field_at(kind: type[Table] | None, path: str) -> FieldInfo | None:

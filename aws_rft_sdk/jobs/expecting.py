@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.agent_rft import AGENTCORE_CALL_SECONDS
+from aws_rft_sdk.agent_rft import AGENTCORE_CALL_SECONDS, TOKEN_KINDS
 from aws_rft_sdk.datasets import read_prompts
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._tables import read_toml
+from aws_rft_sdk.jobs.reading import JobFile
+from aws_rft_sdk.jobs.sagemaker_config import SageMakerConfig
 from aws_rft_sdk.jobs.types import Problem
 from aws_rft_sdk.rollout.folder import PROMPTS_FILE
 from aws_rft_sdk.runs import RolloutTable
@@ -29,46 +31,64 @@ class Expectation:
     Attributes:
         estimates: Its size, time and cost. Without a run, only what the file itself says.
         conflicts: The gravest first. Empty if nothing speaks against the job.
+        notes: What is not known, and how to make it known.
     """
 
     estimates: Estimates
     conflicts: tuple[Reason, ...]
+    notes: tuple[str, ...]
 
     def to_json(self) -> dict[str, JSON]:
-        """Return the estimates by their names, and beside them `conflicts`."""
-        return {**self.estimates.to_dict(), "conflicts": [reason.to_dict() for reason in self.conflicts]}
+        """Return the estimates by their names, and beside them `conflicts` and `notes`."""
+        said = [reason.to_dict() for reason in self.conflicts]
+        return {**self.estimates.to_dict(), "conflicts": said, "notes": list(self.notes)}
 
     def __str__(self) -> str:
         """Return everything as lines of text."""
         found = [f"{one.verdict.value}: {one.text}. {one.advice} ({one.source})" for one in self.conflicts]
-        return "\n".join([*str(self.estimates).splitlines(), *found])
+        return "\n".join([*str(self.estimates).splitlines(), *found, *(f"note: {note}" for note in self.notes)])
 
 
-def expect(
-    job: Mapping[str, JSON],
-    run: Path | None = None,
-    *,
-    prompts: int | None = None,
-    validation_prompts: int | None = None,
-) -> Expectation:
-    """Return what a job would take if its rollouts were like those of a run, and what speaks against it.
+def expect(job: JobFile, run: str | Path | None = None) -> Expectation | None:
+    """Return what a job on SageMaker would take if its rollouts were like those of a run, and what speaks against it.
+
+    Returns None for other services, which publish neither their pace nor their prices, and for a file with a wrong
+    value.
 
     Args:
-        job: The job's file, as it was read.
+        job: The job's file.
         run: Folder of `aws-rft rollout` with the same agent and the base policy. None if there is none.
-        prompts: Rows of the training file. None if it is not on this machine.
-        validation_prompts: Rows of the validation file. None if there is none, or it is not on this machine.
 
     Raises:
-        ConfigurationError: A number of the file is none, or the run's manifest cannot be read.
+        ConfigurationError: The run's manifest cannot be read.
         DatasetError: The run's records cannot be read.
     """
-    plan = replace(plan_of(job), prompts=prompts, validation_prompts=validation_prompts)
-    table = RolloutTable()
-    if run is not None:
-        table = RolloutTable.read(run)
-        plan = completed_plan(plan, read_manifest(run), seen=len(set(table.prompt)))
-    return Expectation(estimate_job(table, plan), conflicts(table, plan))
+    config = job.config
+    if not isinstance(config, SageMakerConfig):
+        return None
+    plan = plan_of(config.model_dump())
+    validation = config.data.validation
+    plan = replace(
+        plan, prompts=job.rows.get(config.data.train), validation_prompts=job.rows.get(validation) if validation else 0
+    )
+    table = RolloutTable() if run is None else RolloutTable.read(run)
+    if run is not None:  # its prompts may be a sample, so they do not count
+        plan = replace(completed_plan(plan, read_manifest(Path(run))), prompts=plan.prompts)
+    return Expectation(estimate_job(table, plan), conflicts(table, plan), tuple(_unknown(plan, len(table))))
+
+
+def _unknown(plan: TrainingPlan, rollouts: int) -> Iterator[str]:
+    """Yield what is not known of a job on SageMaker, and how to make it known."""
+    if plan.prompts is None:
+        yield "data.train is not on this machine, so its prompts are not counted. max_epochs may end the job sooner"
+    if plan.validation_prompts is None:
+        yield "data.validation is not on this machine, so validations are not counted"
+    if not rollouts:
+        yield "--run names a run of the base policy with this agent. Then hours, tokens and cost are estimated"
+    if plan.model is None:
+        yield "job.model is not one whose defaults and limits are known, so less is estimated and checked"
+    elif plan.prices is None:
+        yield f"prices of {plan.model} in this region are not known. Add [prices] with {', '.join(TOKEN_KINDS)}"
 
 
 def read_plan(job: Path | None) -> TrainingPlan:

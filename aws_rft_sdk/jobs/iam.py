@@ -157,6 +157,11 @@ class Names:
         return self.role or f"arn:{self.partition}:iam::{self.account}:role/*"
 
     @property
+    def runtime_arn(self) -> str | None:
+        """ARN of the AgentCore runtime. None if only a function is named: it is the agent then."""
+        return self.agent or (None if self.function else self.arn("bedrock-agentcore", "runtime/*"))
+
+    @property
     def function_arn(self) -> str:
         """ARN of the function."""
         is_arn = self.function is not None and self.function.startswith("arn:")
@@ -277,7 +282,6 @@ def _sagemaker_caller(names: Names) -> list[Statement]:
     """Return what `aws-rft job` needs for jobs on SageMaker: from `plan` and `submit` to `evaluate` and `guard`."""
     logs = names.arn("logs", "log-group:/aws/sagemaker/Job/*")
     grant = [statement(["kms:CreateGrant", "kms:DescribeKey"], [names.kms_key])] if names.kms_key else []
-    runtime = names.agent or names.arn("bedrock-agentcore", "runtime/*")
     return [
         statement([f"sagemaker:{name}" for name in _JOB_ACTIONS], [names.arn("sagemaker", "job/*")]),
         statement([f"sagemaker:{name}" for name in ("ListJobs", "ListJobSchemaVersions", "DescribeJobSchemaVersion")]),
@@ -287,7 +291,7 @@ def _sagemaker_caller(names: Names) -> list[Statement]:
         _packages(names, "CreateModelPackageGroup", "ListModelPackages"),
         _mlflow(names, "sagemaker:CreatePresignedMlflowAppUrl", "sagemaker-mlflow:GetTraceArtifact"),
         statement(["logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"], [logs, f"{logs}:*"]),
-        statement(["bedrock-agentcore:GetAgentRuntime"], [runtime]),
+        *([statement(["bedrock-agentcore:GetAgentRuntime"], [runtime])] if (runtime := names.runtime_arn) else []),
         *grant,
     ]
 
@@ -321,8 +325,7 @@ def _sagemaker_role(names: Names) -> Iterator[Statement]:
     yield _mlflow(names, "sagemaker:DescribeMlflowApp", *(f"sagemaker-mlflow:{name}" for name in _MLFLOW_WRITES))
     if names.function:
         yield invoke_function(names)
-    if names.agent or not names.function:
-        runtime = names.agent or names.arn("bedrock-agentcore", "runtime/*")
+    if runtime := names.runtime_arn:
         actions = [f"bedrock-agentcore:{name}" for name in _AGENTCORE_ACTIONS]
         yield statement(actions, [runtime, f"{runtime}/*"])
     group = names.arn("logs", "log-group:/aws/sagemaker/*")

@@ -2,43 +2,26 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from heapq import merge
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from botocore.exceptions import ClientError
 
-from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.agent_rft import EVALUATION, TRAINING, Prices
+from aws_rft_sdk.agent_rft import MAX_RUNTIME_SECONDS
 from aws_rft_sdk.datasets import Target
-from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError, ServiceError
-from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for, upload_file
-from aws_rft_sdk.jobs._cloudwatch import JobLog, LogLine
+from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError
+from aws_rft_sdk.jobs._aws import upload_file
 from aws_rft_sdk.jobs._files import destination_problems, refuse_file
-from aws_rft_sdk.jobs._mlflow import Mlflow
 from aws_rft_sdk.jobs._nova_answers import code_of, conflict
-from aws_rft_sdk.jobs._sagemaker_answers import (
-    checkpoints_of,
-    differing,
-    document_of,
-    evaluation_metrics,
-    job_of,
-    mlflow_arn,
-    name_of,
-    service_output,
-)
-from aws_rft_sdk.jobs._sagemaker_following import StepMetrics, follow_events, follow_log, looks, wait_for
+from aws_rft_sdk.jobs._sagemaker_answers import differing
 from aws_rft_sdk.jobs._sagemaker_followup import How, continued, deploy_commands, evaluation, model_checkpoint
+from aws_rft_sdk.jobs._sagemaker_looking import MISSING, JobReader
 from aws_rft_sdk.jobs._sagemaker_request import problems
 from aws_rft_sdk.jobs.evaluations import Evaluated, compare_traces, threshold_of
-from aws_rft_sdk.jobs.iam import partition_of
-from aws_rft_sdk.jobs.types import Checkpoint, Event, File, Job, refuse
+from aws_rft_sdk.jobs.types import File, Job, refuse
 from aws_rft_sdk.jobs.watching import POLL_SECONDS
 
 __all__ = ["AgentRFT", "deploy_commands"]
@@ -49,14 +32,13 @@ QUOTA_SECONDS = 900.0
 """How long to wait for a place among the jobs that the account may run. An evaluation that has ended may keep its
 place for a while."""
 _FEW = 5
-"""Looks for what the service shows late: a job that was just created, or the last metrics of one that has ended."""
+"""Looks for a job that was just created, which the service may not show yet."""
 _SETTLE_SECONDS = 2.0
-_MISSING, _TAKEN, _QUOTA = "ResourceNotFound", "ResourceInUse", "ResourceLimitExceeded"
-_PACKAGE_PAGES = 10
-"""Pages of 100 model packages that are read of a group, the newest first."""
+"""Between these looks."""
+_TAKEN, _QUOTA = "ResourceInUse", "ResourceLimitExceeded"
 
 
-class AgentRFT:
+class AgentRFT(JobReader):
     """Multi-turn RL jobs, and their evaluations, in one account and region. Safe to share between threads.
 
         jobs = AgentRFT("us-west-2")
@@ -80,22 +62,6 @@ class AgentRFT:
     Raises:
         ConfigurationError: boto3 is not installed, or the region is not AWS's.
     """
-
-    def __init__(
-        self,
-        region: str = "us-west-2",
-        *,
-        session: Any = None,
-        endpoint_url: str | None = None,
-        sleep: Callable[[float], object] = time.sleep,
-        prices: Prices | None = None,
-    ) -> None:
-        self.region = region
-        self._sleep = sleep
-        self._prices = prices
-        self.client = functools.cache(
-            functools.partial(client, session_for(region, session), endpoint_url=endpoint_url)
-        )
 
     def __repr__(self) -> str:
         return f"AgentRFT(region={self.region!r})"
@@ -158,7 +124,7 @@ class AgentRFT:
             try:
                 return self.get(name, category)
             except JobServiceError as error:
-                if error.code != _MISSING or look == _FEW - 1:
+                if error.code != MISSING or look == _FEW - 1:
                     raise
                 self._sleep(_SETTLE_SECONDS)
         raise AssertionError  # the last look returns or raises
@@ -176,10 +142,8 @@ class AgentRFT:
             text = f"The name {name!r} belongs to something that cannot be looked at. Choose another name. {missing}"
             raise conflict(error, action, text) from None
         if not (different := differing(job, parameters)):
-            if job.finished:
-                logger.warning(
-                    "job=<%s>, status=<%s> | exists and has ended; another name runs it again", name, job.status
-                )
+            level = logging.WARNING if job.state in ("failed", "cancelled") else logging.INFO
+            logger.log(level, "job=<%s>, status=<%s> | exists; another name runs it again", name, job.status)
             return job
         told = "; ".join(different[:5]) + (f"; and {len(different) - 5} more" if len(different) > 5 else "")
         text = f"The name {name!r} belongs to {job['JobArn']} of {job.get('CreationTime')}, which is {job.status}"
@@ -228,45 +192,7 @@ class AgentRFT:
     ) -> Job:
         return self.create(continued(self.get(job), name, how, changes, checkpoint))
 
-    # --- looking at jobs ---------------------------------------------------------------------------------------------
-
-    def get(self, job: str | Job, category: str | None = None) -> Job:
-        """Return a job as it is now. Safe to repeat. Its id is its name; `job["JobArn"]` is its ARN.
-
-        Args:
-            job: Its name or ARN, or a job.
-            category: None for the one in the ARN, or else the first that has a job of the name: AgentRFT, then
-                AgentRFTEvaluation.
-
-        Raises:
-            JobServiceError: There is no such job, or the caller may not see it.
-        """
-        name, known = name_of(job, self.region)
-        categories = [category or known] if category or known else [TRAINING, EVALUATION]
-        for number, tried in enumerate(categories, 1):
-            with self._asking("DescribeJob", f"job/*/{name}"):
-                try:
-                    return job_of(self._sagemaker().describe_job(JobName=name, JobCategory=tried))
-                except ClientError as error:
-                    if code_of(error) != _MISSING or number == len(categories):
-                        raise
-        raise AssertionError  # the last category returns or raises
-
-    def list(self, category: str | None = None) -> Iterator[Job]:
-        """Yield the jobs, the newest first, page by page as they are asked for. They have no documents.
-
-        Args:
-            category: None for trainings and evaluations.
-        """
-        categories = [category] if category else [TRAINING, EVALUATION]
-        rows = [self._listed(category) for category in categories]
-        return merge(*rows, key=lambda job: str(job.get("CreationTime")), reverse=True)
-
-    def _listed(self, category: str) -> Iterator[Job]:
-        pages = self._sagemaker().get_paginator("list_jobs")
-        found = pages.paginate(JobCategory=category, SortBy="CreationTime", SortOrder="Descending")
-        for page in asking_each(found, "sagemaker:ListJobs"):
-            yield from map(job_of, page.get("JobSummaries", ()))
+    # --- ending jobs -------------------------------------------------------------------------------------------------
 
     def stop(self, job: str | Job) -> Job:
         """Stop a job. Safe to repeat. A job that has ended is returned as it is. Its last checkpoint is kept."""
@@ -286,7 +212,7 @@ class AgentRFT:
         try:
             now = self.get(job)
         except JobServiceError as error:
-            if error.code == _MISSING:
+            if error.code == MISSING:
                 return
             raise
         with self._asking("DeleteJob", f"job/*/{now.id}"):
@@ -296,130 +222,8 @@ class AgentRFT:
                 if code_of(error) == _TAKEN:
                     text = f"The job {now.id} is {now.status}. Stop it first: aws-rft job stop {now.id} --on sagemaker"
                     raise conflict(error, "sagemaker:DeleteJob", text) from None
-                if code_of(error) != _MISSING:
+                if code_of(error) != MISSING:
                     raise
-
-    def wait(
-        self,
-        job: str | Job,
-        *,
-        poll_seconds: float = POLL_SECONDS,
-        timeout_seconds: float | None = None,
-        changed: Callable[[Job], object] = lambda job: None,
-    ) -> Job:
-        """Wait until a job has ended, and return it. Outages of up to 900 s are waited out.
-
-        Args:
-            job: The job.
-            poll_seconds: Pause between two looks.
-            timeout_seconds: How long to wait at most. None waits as long as the job takes, which may be days.
-            changed: Is told the job each time its status or its secondary status is another.
-
-        Raises:
-            ServiceTimeoutError: The job has not ended in time. It goes on. Call `wait` again to go on waiting.
-            ServiceError: The service refuses, or an outage lasts longer.
-        """
-        check_seconds("poll_seconds", poll_seconds)
-        return wait_for(self._looks(job, poll_seconds), timeout_seconds, changed)
-
-    def _looks(self, job: str | Job, poll_seconds: float) -> Iterator[Job]:
-        return looks(functools.partial(self.get, job), poll_seconds, self._sleep)
-
-    def schema(self, category: str = TRAINING, version: str | None = None) -> dict[str, JSON]:
-        """Return the JSON schema of the documents of a category.
-
-        Args:
-            category: `AgentRFT` or `AgentRFTEvaluation`.
-            version: None for the latest.
-        """
-        more = {"JobConfigSchemaVersion": version} if version else {}
-        with self._asking("DescribeJobSchemaVersion"):
-            answer = self._sagemaker().describe_job_schema_version(JobCategory=category, **more)
-        found = json.loads(answer["JobConfigSchema"])
-        return found if isinstance(found, dict) else {}
-
-    # --- following jobs ----------------------------------------------------------------------------------------------
-
-    def checkpoints(self, job: str | Job) -> Sequence[Checkpoint]:
-        """Return the checkpoints that a job has saved so far, the oldest first.
-
-        Those of the group of resumable checkpoints have `resumable` true. If the caller may not list model packages,
-        there are only the last ones, which the job itself names.
-        """
-        now = self.get(job)
-        groups = document_of(now).get("ModelPackageConfig", {}) if now["JobCategory"] == TRAINING else {}
-        rows: list[Mapping[str, JSON]] = []
-        for field in ("OutputModelPackageGroupArn", "IntermediateCheckpointModelPackageGroupArn"):
-            if group := groups.get(field):
-                rows += self._packages(str(group), now)
-        return checkpoints_of(now, rows)
-
-    def _packages(self, group: str, job: Job) -> Iterator[Mapping[str, JSON]]:
-        """Yield the model packages of a group that were made while a job ran."""
-        times = {"CreationTimeAfter": job["CreationTime"]}
-        if job.get("EndTime"):
-            times["CreationTimeBefore"] = job["EndTime"]
-        pages = self._sagemaker().get_paginator("list_model_packages")
-        found = pages.paginate(
-            ModelPackageGroupName=group,
-            SortBy="CreationTime",
-            SortOrder="Descending",
-            PaginationConfig={"PageSize": 100, "MaxItems": 100 * _PACKAGE_PAGES},
-            **times,
-        )
-        try:
-            for page in asking_each(found, "sagemaker:ListModelPackages", group):
-                yield from page.get("ModelPackageSummaryList", ())
-        except JobServiceError as error:  # watching goes on without the list
-            logger.warning("group=<%s>, error=<%s> | the model packages cannot be listed", group, error)
-
-    def events(self, job: str | Job, *, follow: bool = False, poll_seconds: float = POLL_SECONDS) -> Iterator[Event]:
-        """Yield what a job says, each thing once: transitions, progress, billed tokens, checkpoints, steps' metrics.
-
-        The metrics come from MLflow. A step whose metrics arrive in parts is told again with all of them. If MLflow
-        cannot be read, an event says so, and the rest goes on. Leaving the loop never touches the job.
-
-        Args:
-            job: The job.
-            follow: Whether to go on until the job has ended and its last metrics are read. After the first answer
-                outages of up to 900 s are waited out.
-            poll_seconds: Pause between two looks.
-
-        Raises:
-            ConfigurationError: `poll_seconds` is not above 0.
-        """
-        check_seconds("poll_seconds", poll_seconds)
-        metrics = StepMetrics(self.mlflow)
-        return follow_events(self._looks(job, poll_seconds), metrics, self._prices, follow=follow)
-
-    def logs(self, job: str | Job, *, follow: bool = False, poll_seconds: float = POLL_SECONDS) -> Iterator[LogLine]:
-        """Yield the lines of a job's log, each once. There are none before the job has started.
-
-        Args:
-            job: The job.
-            follow: Whether to go on until the job has ended and its last lines are read.
-            poll_seconds: Pause between two looks.
-        """
-        check_seconds("poll_seconds", poll_seconds)
-        now = self.get(job)
-        log = JobLog(self.client("logs"), now["JobCategory"], now.id)
-        found = looks(lambda: (self.get(now).finished, log.read()), poll_seconds, self._sleep)
-        return follow_log(found, follow=follow)
-
-    def mlflow(self, job: Job) -> Mlflow | None:
-        """Return a session with the MLflow app of a job. Returns None if its document names none."""
-        arn = mlflow_arn(document_of(job))
-        return None if arn is None else Mlflow(functools.partial(self._presigned, arn))
-
-    def _presigned(self, arn: str) -> str:
-        if ":mlflow-tracking-server/" in arn:
-            name = arn.rpartition("/")[2]
-            with self._asking("CreatePresignedMlflowTrackingServerUrl"):
-                answer = self._sagemaker().create_presigned_mlflow_tracking_server_url(TrackingServerName=name)
-        else:
-            with self._asking("CreatePresignedMlflowAppUrl"):
-                answer = self._sagemaker().create_presigned_mlflow_app_url(Arn=arn)
-        return str(answer["AuthorizedUrl"])
 
     # --- evaluations -------------------------------------------------------------------------------------------------
 
@@ -431,6 +235,7 @@ class AgentRFT:
         dataset: str | None = None,
         model_package: str | None = None,
         hyperparameters: Mapping[str, JSON] | None = None,
+        max_runtime_seconds: int = MAX_RUNTIME_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         changed: Callable[[Job], object] = lambda job: None,
     ) -> Evaluated:
@@ -446,6 +251,7 @@ class AgentRFT:
             dataset: S3 URI or dataset ARN of the prompts. None for the validation data of the job.
             model_package: ARN of a model checkpoint to compare. None for the job's tuned model.
             hyperparameters: For example `{"eval_group_size": 4, "temperature": 1.0}`.
+            max_runtime_seconds: Time limit of each evaluation.
             poll_seconds: Pause between two looks at an evaluation.
             changed: Is told an evaluation each time its status or its secondary status is another.
 
@@ -464,6 +270,7 @@ class AgentRFT:
                 model_package=chosen,
                 dataset=dataset,
                 hyperparameters=hyperparameters,
+                max_runtime_seconds=max_runtime_seconds,
             )
             for suffix, chosen in (("-eval-base", None), ("-eval-tuned", package))
         ]
@@ -486,39 +293,8 @@ class AgentRFT:
         ended = self.wait(made, poll_seconds=poll_seconds, changed=changed)
         if ended.state != "succeeded":
             reason = f": {ended.failure}" if ended.failure else ""
-            raise JobServiceError(f"evaluation {ended.id} is {ended.status}{reason}", action="sagemaker:CreateJob")
+            raise JobServiceError(
+                f"evaluation {ended.id} is {ended.status}{reason}. Another name runs it again",
+                action="sagemaker:CreateJob",
+            )
         return ended
-
-    def evaluation_metrics(self, job: str | Job) -> dict[str, float]:
-        """Return the figures of an evaluation that has ended, for example `eval/reward/pass_at_1`.
-
-        They come from the job itself and from MLflow. Where both have a figure, MLflow's counts.
-        """
-        now = self.get(job)
-        found = evaluation_metrics(service_output(now))
-        for item in StepMetrics(self.mlflow).read(now):
-            found |= {key: value for key, value in item.get("data", {}).items() if key.startswith("eval/")}
-        return found
-
-    def traces(self, job: str | Job) -> Iterator[Mapping[str, JSON]]:
-        """Yield the rollouts of a job that MLflow has traces of: `id`, `prompt` and `reward`, None where unknown.
-
-        Yields nothing if the job names no MLflow app, or if MLflow refuses.
-        """
-        now = self.get(job)
-        details, mlflow = service_output(now).get("MlflowDetails", {}), self.mlflow(now)
-        if mlflow is None or not details.get("ExperimentId") or not details.get("RunId"):
-            return
-        try:
-            yield from mlflow.traces(str(details["ExperimentId"]), str(details["RunId"]))
-        except ServiceError as error:
-            logger.warning("job=<%s>, error=<%s> | the traces cannot be read", now.id, error)
-
-    # --- asking ------------------------------------------------------------------------------------------------------
-
-    def _sagemaker(self) -> Any:
-        return self.client("sagemaker")
-
-    def _asking(self, operation: str, resource: str | None = None) -> Any:
-        arn = f"arn:{partition_of(self.region)}:sagemaker:{self.region}:*:{resource}" if resource else "*"
-        return asking(f"sagemaker:{operation}", arn)

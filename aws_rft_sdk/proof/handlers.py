@@ -19,6 +19,7 @@ from strands import Agent
 from aws_rft_sdk._checks import check_seconds
 from aws_rft_sdk._loading import load_callable
 from aws_rft_sdk._user_code import standing_places, user_location
+from aws_rft_sdk.agent_rft import ROLLOUT_CONCURRENCY
 from aws_rft_sdk.errors import ConfigurationError, RolloutTimeoutError
 from aws_rft_sdk.lifecycle.calling import Ended, Handler, run_handler
 from aws_rft_sdk.lifecycle.kinds import runs_in_loop
@@ -51,7 +52,7 @@ T = TypeVar("T")
 class Trial:
     """How a handler is proved."""
 
-    rollouts: int = 96
+    rollouts: int = ROLLOUT_CONCURRENCY
     """How many rollouts run at once, after those that find out how to mark a prompt."""
     threads: int = 32
     """How many of them run in threads at once."""

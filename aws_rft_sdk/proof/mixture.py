@@ -17,6 +17,7 @@ from strands.models.model import Model
 from strands.models.openai import OpenAIModel
 
 from aws_rft_sdk.adapters.strands import wrap_model
+from aws_rft_sdk.agent_rft import ROLLOUT_CONCURRENCY
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.handler import rft_handler
 from aws_rft_sdk.lifecycle.calling import Handler, run_handler
@@ -180,7 +181,7 @@ Wrap = Callable[[Model], Model]
 
 def prove_mixture(
     *,
-    rollouts: int = 96,
+    rollouts: int = ROLLOUT_CONCURRENCY,
     threads: int = 32,
     wrap: Wrap = wrap_model,
     kinds: Sequence[str] = tuple(SCENARIOS),

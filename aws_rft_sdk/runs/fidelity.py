@@ -68,7 +68,7 @@ class Fidelity:
     breaks: tuple[HistoryBreak, ...]
     """In the order of the turns. A turn can have several."""
     conversations: int
-    """Turns that go on from none: one, and one more for each sub-agent, fresh start or repeated call."""
+    """Turns that begin a row without a break: one, and one more for each sub-agent, fresh start or repeated call."""
 
     @property
     def rows(self) -> int:
@@ -89,14 +89,16 @@ def check_histories(trajectory: Trajectory) -> Fidelity:
     check_captured(trajectory)
     seen: list[_Conversation] = []
     breaks: list[HistoryBreak] = []
+    followed: set[int] = set()
     begun = 0
     for turn in trajectory.turns:
         now = _Conversation.of(turn)
-        before = max(seen, key=lambda old: (_kinship(old, now), old.turn), default=None)
-        if before is None or not any(_kinship(before, now)):
-            begun += 1
-        else:
-            breaks += _breaks(before, now)
+        before = _nearest(seen, now)
+        found = () if before is None else tuple(_breaks(before, now))
+        # Only one turn can follow another in a row. If a call was repeated, the second one begins a row.
+        begun += not found and (before is None or before.turn in followed)
+        followed |= set() if before is None else {before.turn}
+        breaks += found
         seen.append(now)
     return Fidelity(trajectory.trajectory_id, len(trajectory.turns), tuple(breaks), begun)
 
@@ -170,6 +172,19 @@ class _Conversation:
 
 
 _SYSTEM = ("system", "developer")
+
+
+def _nearest(seen: Iterable[_Conversation], now: _Conversation) -> _Conversation | None:
+    """Return the turn that a turn goes on from, the latest of several. Returns None if it goes on from none."""
+    best, found = None, (0, 0, -1)
+    # The longest first, which is the right one nearly always: shorter ones cannot share more messages.
+    for old in sorted(seen, key=lambda old: len(old.messages), reverse=True):
+        if len(old.whole) < found[0]:
+            break
+        kinship = (*_kinship(old, now), old.turn)
+        if kinship > found and any(kinship[:2]):
+            best, found = old, kinship
+    return best
 
 
 def _kinship(old: _Conversation, now: _Conversation) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""A stand-in for the job runtime on this machine: serves the policy, records turns, takes rewards."""
+"""Stand-ins for the services on this machine: the job runtime, Bedrock's fine-tuning, and SageMaker's jobs."""
 
 from aws_rft_sdk.runtime.bedrock.server import LocalBedrock
 from aws_rft_sdk.runtime.bedrock.trainers import Group, Sample, Trainer, TrainingStep, Update
@@ -7,6 +7,7 @@ from aws_rft_sdk.runtime.limits import RolloutLimits
 from aws_rft_sdk.runtime.policies import Call, CallablePolicy, Passthrough, Policy, PolicyError
 from aws_rft_sdk.runtime.recordings import ReplayPolicy, write_recordings
 from aws_rft_sdk.runtime.records import TrajectoryReader, read_trajectories
+from aws_rft_sdk.runtime.sagemaker.server import LocalJobs
 from aws_rft_sdk.runtime.scripts import ScriptedPolicy, call, scripted
 from aws_rft_sdk.runtime.server import LocalRuntime
 from aws_rft_sdk.runtime.stand_in import StandInPolicy, standin
@@ -20,6 +21,7 @@ __all__ = [
     "Faults",
     "Group",
     "LocalBedrock",
+    "LocalJobs",
     "LocalRuntime",
     "Passthrough",
     "Policy",

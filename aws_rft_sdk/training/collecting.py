@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any
 
+from aws_rft_sdk.advantages import Scored
 from aws_rft_sdk.errors import ConfigurationError, PayloadError
 from aws_rft_sdk.failures import RolloutStatus
 from aws_rft_sdk.lifecycle import loops
@@ -22,7 +23,6 @@ from aws_rft_sdk.rollout.engines import Engine
 from aws_rft_sdk.rollout.starting import access_in
 from aws_rft_sdk.runs.records import RolloutRecord
 from aws_rft_sdk.runtime import LocalRuntime
-from aws_rft_sdk.training.grpo import Scored
 from aws_rft_sdk.training.rows import Row, rows_of
 from aws_rft_sdk.types import InferenceParams, Trajectory
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 from itertools import chain
 from statistics import fmean, pstdev
 
+from aws_rft_sdk.advantages import Advantages
 from aws_rft_sdk.runs.metrics.passk import pass_at_k
 from aws_rft_sdk.training.collecting import Sample
-from aws_rft_sdk.training.grpo import Advantages
 
 _NO_ADVANTAGE = 1e-9
 """Advantages of equal rewards are that close to 0, and not always 0."""

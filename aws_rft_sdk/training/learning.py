@@ -20,6 +20,7 @@ from statistics import fmean, pstdev
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.advantages import group_normalised, is_dead
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import ConfigurationError, NoActiveRolloutError, UnavailableError
@@ -36,7 +37,6 @@ from aws_rft_sdk.runs.metrics.intervals import wilson
 from aws_rft_sdk.runs.records import DATABASE_FILE
 from aws_rft_sdk.runtime import LocalRuntime
 from aws_rft_sdk.training import arithmetic
-from aws_rft_sdk.training.grpo import group_normalised, is_dead
 from aws_rft_sdk.training.softmax import SoftmaxPolicy, read_choices, update
 from aws_rft_sdk.types import RolloutMetadata, RolloutRequest
 

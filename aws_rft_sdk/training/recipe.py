@@ -15,6 +15,8 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.advantages import ADVANTAGES
+from aws_rft_sdk.agent_rft import MODELS
 from aws_rft_sdk.datasets._text import hint, plural
 from aws_rft_sdk.errors import JobConfigError
 from aws_rft_sdk.jobs._tables import Form, Table, about_field, comment, read_toml, setting, shown, table_problems
@@ -22,7 +24,6 @@ from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.types import OURS, Problem
 from aws_rft_sdk.rollout.engines.choosing import ENGINES
 from aws_rft_sdk.runs.metrics import SUCCESS_THRESHOLD
-from aws_rft_sdk.training.grpo import ADVANTAGES
 
 SERVICE = "Amazon SageMaker developer guide, hyperparameters of multi-turn reinforcement fine-tuning"
 _TRL = "TRL, GRPOConfig"
@@ -69,6 +70,15 @@ def _quoted(names: Iterable[str]) -> str:
     return " or ".join(f'"{name}"' for name in names)
 
 
+_ON_SERVICE = MODELS["gpt-oss-20b"].hyperparameters
+_SIZES = " and ".join(", ".join(map(str, _ON_SERVICE["global_batch_size"].choices)).rsplit(", ", 1))
+
+
+def _has(name: str) -> str:
+    """Return a sentence on the default of the service."""
+    return f"The service has {_ON_SERVICE[name].default}."
+
+
 _READ = BeforeValidator(_number)
 _Count: TypeAlias = Annotated[int, _READ, Field(ge=1)]
 _Group: TypeAlias = Annotated[int, _READ, Field(ge=2)]
@@ -100,7 +110,7 @@ _service, _ours, _trl, _peft = (partial(setting, source) for source in (SERVICE,
 class Hyperparameters(Table):
     """Names of the service. Values may be the service's texts, such as "4e-5"."""
 
-    global_batch_size: _Count = _service("Prompts of a step. The service has 32, 64 and 128.", default=8)
+    global_batch_size: _Count = _service(f"Prompts of a step. The service has {_SIZES}.", default=8)
     group_size: _Group = _service("Rollouts of each prompt in a step.", default=8)
     advantage_method: _Method = _service("How rewards become advantages.", default="group_based")
     loss_fn: Literal["ppo", "cispo", "importance_sampling"] = _service(
@@ -114,7 +124,7 @@ class Hyperparameters(Table):
     )
     temperature: _From0 = _service("Of the sampling in training. Validation has 0.", default=1.0)
     sampling_top_p: _Share = _service("Of the sampling in training. Validation has 1.", default=1.0)
-    sampling_max_tokens: _Count = _service("Tokens of a model call. The service has 4096.", default=512)
+    sampling_max_tokens: _Count = _service(f"Tokens of a model call. {_has(_MAX_TOKENS)}", default=512)
     max_epochs: _Count = _service("Passes over the dataset.", default=1)
     max_steps: _Count = _service("Most updates. Training ends with the epochs or the steps.", default=50)
     val_every: _Every = _service(
@@ -131,9 +141,10 @@ class Hyperparameters(Table):
     adam_grad_clip_norm: _From0 = _service("Largest norm of the gradient. 0: any.", default=1.0)
     rollout_timeout: _Above0 = _service("Seconds of a rollout.", default=600)
     rollout_max_retries: _Every = _service("Repetitions of a failed rollout.", default=3)
-    rollout_max_concurrency: _Count = _service("Rollouts in flight. The service has 96.", default=32)
+    rollout_max_concurrency: _Count = _service(f"Rollouts in flight. {_has('rollout_max_concurrency')}", default=32)
     max_steps_off_policy: _Every = _service(
-        "Updates that the policy may be ahead of a rollout. 0: rollouts wait for the update. The service has 3.",
+        "Updates that the policy may be ahead of a rollout. 0: rollouts wait for the update. "
+        f"{_has('max_steps_off_policy')}",
         default=0,
     )
     success_threshold: _Finite = _service("Lowest reward that counts as a success.", default=SUCCESS_THRESHOLD)

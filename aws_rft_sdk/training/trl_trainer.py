@@ -23,12 +23,12 @@ from transformers import PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from aws_rft_sdk.advantages import ADVANTAGES
 from aws_rft_sdk.errors import ConfigurationError, UnavailableError
 from aws_rft_sdk.jobs.steps import Step, read_step
 from aws_rft_sdk.rollout.schedule import BREAKER
 from aws_rft_sdk.training.collecting import Sample
 from aws_rft_sdk.training.groups import figures_of, in_groups, without_small
-from aws_rft_sdk.training.grpo import ADVANTAGES
 from aws_rft_sdk.training.recipe import Recipe
 from aws_rft_sdk.training.rows import Row
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from aws_rft_sdk._hosts import is_own_host
 from aws_rft_sdk.errors import ConfigurationError, RFTError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
+from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.where import NUMBERS, OUTCOMES, Comparison, parse_where
 from aws_rft_sdk.viewer import contents
 from aws_rft_sdk.viewer.charts import bar
 from aws_rft_sdk.viewer.contents import Links
 from aws_rft_sdk.viewer.texts import excerpt, show_text
+from aws_rft_sdk.viewer.tokens import MOST_TOKENS
 from aws_rft_sdk.viewer.watching import WatchedRun
 
 PREFIX = "/view"
@@ -58,6 +60,7 @@ _CHOICES = {
     "seconds_from": ("seconds", ">="),
 }
 """Fields of the form above the list, and the comparison that each one makes."""
+_OVERLAYS = ("logprobs", "mask")
 _EVENT_SECONDS = 1.0
 _LOOKS = 4
 _MOST_EVENTS = 3600
@@ -74,8 +77,12 @@ def templates() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     found.filters |= {"shown": show_text, "excerpt": excerpt, "number": _number, "percent": _percent}
-    found.globals |= {"bar": bar}
+    found.globals |= {"bar": bar, "most_tokens": MOST_TOKENS, "text_address": _text_address}
     return found
+
+
+def _text_address(links: Links, trajectory_id: str, message: int) -> Callable[[str], str]:
+    return lambda what: links.text(trajectory_id, message, what)
 
 
 def _number(value: float | None, digits: int = 4) -> str:
@@ -104,6 +111,7 @@ class _Number(Convertor[int]):
 
 register_url_convertor("number", _Number())
 
+_Answer = Callable[[Request], Awaitable[Response]]
 _Make = Callable[[Request, WatchedRun, Links], tuple[str, dict[str, Any]]]
 """Returns the name of a template and what it shows."""
 
@@ -130,7 +138,8 @@ class Pages:
             Route(f"{run}/groups", self._page(self._groups)),
             Route(f"{run}/groups/{{number:number}}", self._page(self._group)),
             Route(f"{run}/rollout", self._page(self._rollout)),
-            Route(f"{run}/rollout.json", self._raw),
+            Route(f"{run}/rollout.json", self._plain(_raw_json)),
+            Route(f"{run}/text", self._plain(_text)),
             Route(f"{run}/events", self._events),
         ]
 
@@ -141,7 +150,7 @@ class Pages:
             return await self._page(self._overview)(request)
         return await self._page(self._comparison)(request)
 
-    def _page(self, make: _Make) -> Callable[[Request], Awaitable[Response]]:
+    def _page(self, make: _Make) -> _Answer:
         async def answer(request: Request) -> Response:
             number = request.path_params.get("run", 0)
             if number >= len(self._runs):
@@ -259,22 +268,30 @@ class Pages:
     def _rollout(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
         try:
             trajectory_id = run.view.find(request.query_params.get("id", ""))
-            return "rollout.html", contents.rollout_page(run.view, trajectory_id)
+            page = _page_number(request)
+            values = contents.rollout_page(run.view, trajectory_id, page)
         except ConfigurationError as error:
             raise _NotFoundError(str(error)) from error
+        overlay = request.query_params.get("tokens", "") if values["tokens"] else ""
+        paging = _paging(request, page, values["said"], contents.MESSAGES_PER_PART)
+        return "rollout.html", {**values, "overlay": overlay if overlay in _OVERLAYS else "", **paging}
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
-    async def _raw(self, request: Request) -> Response:
-        number, trajectory_id = request.path_params["run"], request.query_params.get("id", "")
-        if number >= len(self._runs):
-            return JSONResponse({"error": f"there is no run {number}"}, 404)
-        try:
-            value = await run_in_threadpool(contents.raw_json, self._runs[number].view, trajectory_id)
-        except RFTError as error:
-            return JSONResponse({"error": str(error)}, 404)
-        text = json.dumps(value, indent=2, default=str)
-        return Response(text.encode("utf-8", "backslashreplace"), media_type="application/json")
+    def _plain(self, make: Callable[[RunView, Mapping[str, str]], tuple[str, str]]) -> _Answer:
+        """Return what answers with a text and its type, which `make` returns."""
+
+        async def answer(request: Request) -> Response:
+            number = request.path_params["run"]
+            if number >= len(self._runs):
+                return JSONResponse({"error": f"there is no run {number}"}, 404)
+            try:
+                text, kind = await run_in_threadpool(make, self._runs[number].view, request.query_params)
+            except RFTError as error:
+                return JSONResponse({"error": str(error)}, 404)
+            return Response(text.encode("utf-8", "backslashreplace"), media_type=kind)
+
+        return answer
 
     async def _events(self, request: Request) -> Response:
         number = request.path_params["run"]
@@ -328,6 +345,17 @@ def template_text(name: str, values: dict[str, Any]) -> str:
     return templates().get_template(name).render(values).encode("utf-8", "backslashreplace").decode()
 
 
+def _raw_json(view: RunView, query: Mapping[str, str]) -> tuple[str, str]:
+    value = contents.raw_json(view, query.get("id", ""))
+    return json.dumps(value, indent=2, default=str), "application/json"
+
+
+def _text(view: RunView, query: Mapping[str, str]) -> tuple[str, str]:
+    place = query.get("message", "")
+    number = int(place) if place.isascii() and place.isdigit() and len(place) < 10 else -1
+    return contents.text_of(view, query.get("id", ""), number, query.get("what", "")), "text/plain"
+
+
 def _page_number(request: Request) -> int:
     try:
         return max(1, min(10**9, int(request.query_params.get("page", 1))))
@@ -335,9 +363,9 @@ def _page_number(request: Request) -> int:
         return 1
 
 
-def _paging(request: Request, page: int, matched: int) -> dict[str, Any]:
+def _paging(request: Request, page: int, matched: int, per_page: int = _PER_PAGE) -> dict[str, Any]:
     """Return the number of the page, how many there are, and the addresses of the pages beside it."""
-    pages = max(1, -(-matched // _PER_PAGE))
+    pages = max(1, -(-matched // per_page))
 
     def address(number: int) -> str | None:
         given = {**request.query_params, "page": str(number)}

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from math import fsum
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.errors import ConfigurationError, DatasetError
-from aws_rft_sdk.runs.conversation import Message, first_difference, mask_secrets
+from aws_rft_sdk.runs.conversation import Message, TurnFacts, first_difference, mask_secrets
 from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.metrics import Difference, compare
@@ -22,16 +22,14 @@ from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
 from aws_rft_sdk.runs.summaries import Conversation, CurvePart
 from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.runs.where import Comparison
-from aws_rft_sdk.types import Turn
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
+from aws_rft_sdk.viewer.tokens import loss_mask, tokens_of
 from aws_rft_sdk.viewer.watching import WatchedRun
 
 _SLOWEST, _TOOLS = 5, 12
-_MOST_MESSAGES = 600
+MESSAGES_PER_PART = 200
+"""Messages of a conversation on one page."""
 _SHORT = 60
-_LEVELS = (0.0, -0.1, -0.5, -1.5, -4.0)
-"""Log-probabilities at which the shade of a token changes."""
-_MOST_TOKENS = 4_000
 
 
 @dataclass(frozen=True)
@@ -53,13 +51,17 @@ class Links:
         """Return the address of the list of rollouts whose field has this value."""
         return self.rollouts(where=str(Comparison(field, "=", value)))
 
-    def rollout(self, trajectory_id: str) -> str:
-        """Return the address of one rollout."""
-        return f"{self.base}/rollout?{urlencode({'id': trajectory_id})}"
+    def rollout(self, trajectory_id: str, **query: str | int) -> str:
+        """Return the address of one rollout, or of a part of it."""
+        return f"{self.base}/rollout?{urlencode({'id': trajectory_id, **query})}"
 
     def raw(self, trajectory_id: str) -> str:
         """Return the address of one rollout as JSON."""
         return f"{self.base}/rollout.json?{urlencode({'id': trajectory_id})}"
+
+    def text(self, trajectory_id: str, message: int, what: str) -> str:
+        """Return the address of one text of a conversation, see `text_of`."""
+        return f"{self.base}/text?{urlencode({'id': trajectory_id, 'message': message, 'what': what})}"
 
     def groups(self, **query: str | int) -> str:
         """Return the address of the list of groups."""
@@ -168,8 +170,23 @@ def _message_at(messages: Sequence[Message], place: int) -> Message | None:
     return messages[place] if place < len(messages) else None
 
 
-def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
-    """Return one rollout in full.
+class Said(NamedTuple):
+    """One message of a page."""
+
+    place: int
+    """Its place in the conversation."""
+    message: Message
+    turn: TurnFacts | None
+    """For the answer of a turn: what the turn took and earned."""
+
+
+def rollout_page(view: RunView, trajectory_id: str, part: int = 1) -> dict[str, Any]:
+    """Return one rollout, with a part of its conversation.
+
+    Args:
+        view: The run.
+        trajectory_id: The rollout.
+        part: The first 200 messages, the next 200 and so on, from 1.
 
     Raises:
         ConfigurationError: The run has no such rollout.
@@ -179,11 +196,16 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
     ids = [sibling.trajectory_id for sibling in siblings]
     place = ids.index(trajectory_id) if trajectory_id in ids else None
     fidelity = fidelity_of(item.trajectory)
+    messages = _said(item, part)
+    shown = {said.turn.index for said in messages if said.turn is not None}
+    turns = () if item.trajectory is None else item.trajectory.turns
+    tokens = {turn.index: found for turn in turns if turn.index in shown and (found := tokens_of(turn))}
     return {
         "item": item,
-        "messages": _with_turns(item)[:_MOST_MESSAGES],
-        "more_messages": max(0, len(item.messages) - _MOST_MESSAGES),
-        "tokens": {} if item.trajectory is None else {turn.index: tokens_of(turn) for turn in item.trajectory.turns},
+        "messages": messages,
+        "said": len(item.messages),
+        "tokens": tokens,
+        "mask": loss_mask(item.trajectory) if item.trajectory is not None and tokens else None,
         "before": ids[place - 1] if place else None,
         "after": ids[place + 1] if place is not None and place + 1 < len(ids) else None,
         "siblings": siblings,
@@ -196,6 +218,34 @@ def rollout_page(view: RunView, trajectory_id: str) -> dict[str, Any]:
     }
 
 
+def _said(item: Conversation, part: int) -> list[Said]:
+    turns = {turn.index: turn for turn in item.turns}
+    first = (part - 1) * MESSAGES_PER_PART
+    messages = enumerate(item.messages[first : first + MESSAGES_PER_PART], start=first)
+    return [Said(place, one, turns.get(one.turn) if one.sampled else None) for place, one in messages]
+
+
+def text_of(view: RunView, trajectory_id: str, message: int, what: str) -> str:
+    """Return one text of a conversation to the letter.
+
+    Args:
+        view: The run.
+        trajectory_id: The rollout.
+        message: Place of the message in the conversation.
+        what: "text", "reasoning", or "call-0", "call-1" and so on for the arguments of a call.
+
+    Raises:
+        ConfigurationError: There is no such text.
+    """
+    messages = view.conversation(trajectory_id).messages
+    one = messages[message] if 0 <= message < len(messages) else None
+    texts = {} if one is None else {"text": one.text, "reasoning": one.reasoning}
+    texts |= {} if one is None else {f"call-{number}": call.arguments for number, call in enumerate(one.calls)}
+    if what not in texts:
+        raise ConfigurationError(f"message {message} of {trajectory_id} has no {what!r:.40}")
+    return texts[what]
+
+
 def _is_figure(value: JSON) -> bool:
     """Return whether a figure of the handler is shown as one. Others are evidence, such as what a judge wrote."""
     return value is None or isinstance(value, int | float | bool) or (isinstance(value, str) and len(value) <= _SHORT)
@@ -203,29 +253,6 @@ def _is_figure(value: JSON) -> bool:
 
 def _as_text(value: JSON) -> str:
     return value if isinstance(value, str) else json.dumps(thaw(value), indent=2, ensure_ascii=False)
-
-
-def _with_turns(item: Conversation) -> list[tuple[Message, Any]]:
-    """Return each message, and before the answer of a turn what the turn took and earned."""
-    turns = {turn.index: turn for turn in item.turns}
-    return [(message, turns.get(message.turn) if message.sampled else None) for message in item.messages]
-
-
-def tokens_of(turn: Turn) -> list[tuple[str, float, int]]:
-    """Return the sampled tokens of a turn with their log-probabilities, and a level from 0, sure, to 5, unlikely.
-
-    Empty if the policy gave none. At most 4,000 of them.
-    """
-    choices = turn.response.get("choices") if isinstance(turn.response, Mapping) else None
-    first = choices[0] if choices else {}
-    logprobs = first.get("logprobs") if isinstance(first, Mapping) else None
-    content = logprobs.get("content") if isinstance(logprobs, Mapping) else None
-    found = []
-    for entry in list(content or ())[:_MOST_TOKENS]:
-        text, value = (entry.get(name) if isinstance(entry, Mapping) else None for name in ("token", "logprob"))
-        if isinstance(text, str) and isinstance(value, int | float):
-            found.append((text, float(value), sum(value < level for level in _LEVELS)))
-    return found
 
 
 def raw_json(view: RunView, trajectory_id: str) -> dict[str, JSON]:

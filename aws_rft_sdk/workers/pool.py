@@ -15,6 +15,7 @@ from types import TracebackType
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._checks import check_seconds
+from aws_rft_sdk.agent_rft import ROLLOUT_CONCURRENCY
 from aws_rft_sdk.context import RFTContext
 from aws_rft_sdk.errors import AtCapacityError, ConfigurationError, GivenUpError, ShuttingDownError
 from aws_rft_sdk.failures import chain_of
@@ -30,7 +31,7 @@ from aws_rft_sdk.workers.outcomes import Figures, counted_as, is_settled, log_ou
 
 logger = logging.getLogger(__name__)
 
-MAX_ROLLOUTS = 96
+MAX_ROLLOUTS = ROLLOUT_CONCURRENCY
 """The service's own limit of rollouts in flight."""
 REMEMBERED = 10_000
 MAX_RETRY_SECONDS = 30.0

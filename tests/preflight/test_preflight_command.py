@@ -64,6 +64,7 @@ def test_preflight_when_it_reads_a_folder_then_the_exit_status_is_the_verdict(tm
 
 SAGEMAKER = {"global_batch_size": "64", "group_size": "4", "sampling_max_tokens": "512", "max_steps": "10"}
 NOVA = {"batchSize": 64, "trainingSamplePerPrompt": 4, "inferenceMaxTokens": 512, "epochCount": 10}
+HYPERPOD = {"global_batch_size": 256, "number_generation": 4, "max_new_tokens": 512, "max_steps": 10}
 
 
 def toml(values: dict[str, Any], table: str = "") -> str:
@@ -74,6 +75,7 @@ JOBS = {
     "flat.toml": toml(SAGEMAKER),
     "recipe.toml": toml({name: int(value) for name, value in SAGEMAKER.items()}, "[hyperparameters]"),
     "nova.toml": toml(NOVA, "[hyperparameters]"),
+    "hyperpod.toml": toml({"on": "hyperpod"}, "[recipe]") + "\n" + toml(HYPERPOD, "[hyperparameters]"),
     "document.json": json.dumps({"TrainingConfig": {"HyperParameters": SAGEMAKER}}),
 }
 

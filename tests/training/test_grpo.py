@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aws_rft_sdk.errors import ConfigurationError
-from aws_rft_sdk.training.grpo import (
+from aws_rft_sdk.advantages import (
     ADVANTAGES,
     Scored,
     best_over_second,
@@ -22,11 +21,12 @@ from aws_rft_sdk.training.grpo import (
     optimal_baseline,
     pass_at_k,
     per_turn,
-    ratio_weight,
     reinforce,
     reinforce_with_baseline,
     returns,
 )
+from aws_rft_sdk.errors import ConfigurationError
+from aws_rft_sdk.training.grpo import ratio_weight
 
 REWARDS = st.lists(st.none() | st.sampled_from([0.0, 0.25, 1.0, 3.0]), max_size=8)
 

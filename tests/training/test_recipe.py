@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from aws_rft_sdk.advantages import ADVANTAGES
 from aws_rft_sdk.errors import ConfigurationError, JobConfigError
 from aws_rft_sdk.jobs._tables import rule_of
 from aws_rft_sdk.jobs.reading import init_text
-from aws_rft_sdk.training.grpo import ADVANTAGES
 from aws_rft_sdk.training.recipe import Hyperparameters, LocalTraining, Recipe, read_recipe
 
 WHOLE, FROM_0 = "a whole number of at least 1", "a whole number of at least 0"

@@ -236,6 +236,60 @@ def test_tabs_when_many_are_open_then_the_next_one_still_loads(browser: Any, add
     context.close()
 
 
+def test_buttons_when_pressed_then_texts_are_copied_to_the_letter_and_nothing_else_is_asked(
+    browser: Any, tmp_path: Path
+) -> None:
+    text, arguments = "\u202e" + "x" * 30_000, '{"expression":  "6 * 7"}'
+    with Database(tmp_path / "run") as database:
+        asked = [said("system", "s"), said("user", text)]
+        database.add("t-0", [(asked, calling("", ("calculator", arguments)))])
+    write_records(tmp_path / "run", record(0, 1.0))
+    with served(tmp_path / "run") as address:
+        context = browser.new_context()
+        context.grant_permissions(["clipboard-read", "clipboard-write"])
+        found = Tab(context.new_page(), address)
+        page = found.open("/view/0/rollout?id=t-0")
+        raw = page.evaluate("fetch('/view/0/rollout.json?id=t-0').then(answer => answer.text())")
+        expected = {
+            "the id": "t-0",
+            "the span id of turn 0": "span-0-0",
+            "the arguments": arguments,
+            "the raw JSON": raw,
+        }
+        expected = {f"Copy {name}": value for name, value in expected.items()}
+        for name, value in expected.items():
+            page.get_by_role("button", name=name, exact=True).click()
+            page.get_by_role("button", name=name, exact=True).filter(has_text="Copied").wait_for()
+            assert page.evaluate("navigator.clipboard.readText()") == value
+        page.get_by_role("button", name="Copy the text of this message").nth(1).click()
+        page.get_by_text("Copied").nth(len(expected)).wait_for()
+        assert page.evaluate("navigator.clipboard.readText()") == text
+        assert (found.errors, found.elsewhere) == ([], [])
+        context.close()
+
+
+def test_page_when_the_server_ends_and_comes_back_then_it_says_so_and_goes_on(browser: Any) -> None:
+    with LocalRuntime(standin(0)) as runtime:
+        runtime.new_rollout("first")
+        context = browser.new_context()
+        found = Tab(context.new_page(), runtime.endpoint)
+        page = found.open("/view/0/rollouts")
+        page.locator("tbody tr").first.wait_for()
+        note = page.locator("#connection")
+        assert not note.is_visible()
+        page.evaluate("""() => {
+            const note = document.getElementById("connection");
+            window.noted = new Promise(done => new MutationObserver(() => done(note.textContent)).observe(
+                note, { childList: true }));
+        }""")
+        runtime.restart()
+        assert "The server has ended or cannot be reached" in page.evaluate("window.noted")
+        runtime.new_rollout("second")
+        page.locator("tbody tr").nth(1).wait_for()
+        note.wait_for(state="hidden")
+        context.close()
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "hostile"

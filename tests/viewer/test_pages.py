@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import html
 import re
+import signal
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
 import pytest
 import requests
+from certificates import make_certificate
 from runs.making import Database, calculating, write_records
 from viewer.browsing import KEY, served
 
@@ -224,3 +229,33 @@ def test_runtime_when_it_serves_then_its_pages_are_at_the_root(key: str | None) 
         with session.get(f"{runtime.endpoint}/view/0/events", stream=True, timeout=20) as events:
             runtime.new_rollout("And now?")
             assert any(line == b"data: 2" for line in events.iter_lines())
+
+
+def test_runtime_when_it_serves_tls_then_so_are_its_pages(tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    tls = {"certfile": certificate.certfile, "keyfile": certificate.keyfile}
+    with LocalRuntime(standin(0), key="key-of-the-runtime", **tls) as runtime:
+        payload = runtime.new_rollout("What is up?")
+        address = runtime.endpoint
+        session = requests.Session()
+        session.trust_env, session.verify = False, str(certificate.certfile)  # the runtime knows of no bundle
+        page = session.get(f"{address}/?key=key-of-the-runtime", timeout=20)
+        assert page.status_code == 200, page.text
+        listed = session.get(f"{address}/view/0/rollouts", timeout=20).text
+        assert payload["metadata"]["rolloutId"][:13] in listed
+        with session.get(f"{address}/view/0/events", stream=True, timeout=20) as events:
+            threading.Thread(target=runtime.stop).start()
+            assert [line for line in events.iter_lines() if line.startswith(b"event:")] == [b"event: stopping"]
+
+
+def test_view_when_it_is_told_to_end_then_streams_say_so(folder: Path) -> None:
+    command = [sys.executable, "-m", "aws_rft_sdk", "view", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        printed = process.stdout.readline().strip()
+        session = requests.Session()
+        assert session.get(printed, timeout=20).status_code == 200
+        with session.get(f"{printed.partition('/?')[0]}/view/0/events", stream=True, timeout=20) as events:
+            process.send_signal(signal.SIGTERM)
+            assert b"event: stopping" in list(events.iter_lines())
+        assert process.wait(20) in (0, -signal.SIGTERM)

@@ -19,6 +19,7 @@ from botocore.exceptions import ConnectionError as NotConnectedError
 
 from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.agent_rft import AGENTCORE_CALL_SECONDS, ROLLOUT_CONCURRENCY
 from aws_rft_sdk.errors import AgentUnreachableError, ConfigurationError
 from aws_rft_sdk.failures import FailureKind, describe_error
 from aws_rft_sdk.lifecycle.calling import DEADLINE_SECONDS
@@ -43,7 +44,7 @@ _STOP_AGAIN = (*_BUSY, "ConflictException", "InternalServerException")
 _STOP_ATTEMPTS = 5
 _STOP_SECONDS = 30.0
 """For the last sessions to be stopped when the engine ends."""
-_LONGEST_ANSWER_SECONDS = 900
+_LONGEST_ANSWER_SECONDS = int(AGENTCORE_CALL_SECONDS)
 """AgentCore's own limit for a synchronous call."""
 _BACKOFF = Backoff(base_seconds=0.5, cap_seconds=20.0)
 
@@ -75,7 +76,7 @@ class AgentCoreEngine(RemoteEngine):
         observe: Observe | None,
         *,
         qualifier: str | None = None,
-        concurrency: int = 96,
+        concurrency: int = ROLLOUT_CONCURRENCY,
         deadline_seconds: float | None = DEADLINE_SECONDS,
         client: Any = None,
         calls_per_second: float = CALLS_PER_SECOND,

@@ -10,6 +10,7 @@ from statistics import fmean
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.agent_rft import ROLLOUT_CONCURRENCY, ROLLOUT_STARTS_PER_SECOND, total_steps
+from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.runs.preflight.durations import job_seconds, seconds_per_rollout, validations
 from aws_rft_sdk.runs.preflight.values import TrainingPlan
 from aws_rft_sdk.runs.table import RolloutTable
@@ -44,7 +45,7 @@ class Estimates:
     for an agent whose requests repeat the history unchanged. Elsewhere, each rollout counts as one row: its longest
     request with the answer."""
     cost: float | None
-    """By the plan's prices, in their currency."""
+    """US dollars, by the plan's prices."""
     price_source: str | None
     """Where the prices come from, and their day."""
     worker_peak_bytes: int | None = None
@@ -59,8 +60,8 @@ class Estimates:
         lines = []
         if self.rollouts is not None:
             more = f", and {self.validation_rollouts:,} for validation" if self.validation_rollouts else ""
-            per_step = f"{self.steps} steps of {self.rollouts_per_step} rollouts"
-            lines.append(f"{per_step} are {self.rollouts:,} rollouts{more}")
+            steps = plural(self.steps or 0, "step")
+            lines.append(f"{steps} of {self.rollouts_per_step:,} rollouts: {self.rollouts:,} rollouts{more}")
         if self.start_seconds_per_step is not None:
             pace = f"{ROLLOUT_STARTS_PER_SECOND:g} a second"
             lines.append(f"the rollouts of a step begin within {self.start_seconds_per_step:.0f} s, at {pace}")
@@ -74,7 +75,7 @@ class Estimates:
             rows = "" if self.hours is not None else " if each rollout is one row"
             lines.append(f"{read}, {self.train_tokens:,} trained{rows}")
         if self.cost is not None:
-            lines.append(f"{self.cost:,.2f} by {self.price_source}")
+            lines.append(f"{self.cost:,.2f} US dollars by {self.price_source}")
         if self.worker_peak_bytes is not None:
             lines.append(f"{self.worker_peak_bytes / 2**20:,.0f} MiB of memory, this command included")
         return "\n".join(lines)

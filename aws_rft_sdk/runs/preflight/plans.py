@@ -20,14 +20,14 @@ from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runs.preflight.values import TrainingPlan
 
 _NAMES = {
-    "group_size": ("group_size", "trainingSamplePerPrompt"),
+    "group_size": ("group_size", "trainingSamplePerPrompt", "number_generation"),
     "batch_size": ("global_batch_size", "batch_size", "batchSize"),
     "steps": ("max_steps",),
     "epochs": ("max_epochs", "n_epochs", "epochCount"),
     "concurrency": ("rollout_max_concurrency",),
-    "max_tokens": ("sampling_max_tokens", "inferenceMaxTokens"),
+    "max_tokens": ("sampling_max_tokens", "inferenceMaxTokens", "max_new_tokens"),
     "max_turns": ("max_turns",),
-    "context_tokens": ("max_context_tokens",),
+    "context_tokens": ("max_context_tokens", "max_length"),
     "rollout_timeout_seconds": ("rollout_timeout",),
     "max_runtime_seconds": ("max_runtime_seconds", "MaxRuntimeInSeconds"),
     "val_every": ("val_every",),
@@ -62,6 +62,14 @@ def plan_of(job: Mapping[str, JSON], plan: TrainingPlan | None = None) -> Traini
         defaults["max_runtime_seconds"] = MAX_RUNTIME_SECONDS
         values = {**defaults, **{name: value for name, value in values.items() if value is not None}}
     found: dict[str, float] = {}
+    batch, group = values.get("global_batch_size"), values.get("number_generation")
+    if (
+        _table(job, "recipe").get("on") == "hyperpod"
+        and isinstance(batch, int)
+        and isinstance(group, int)
+        and group > 0
+    ):
+        values["global_batch_size"] = max(1, batch // group)  # HyperPod counts answers, and not prompts
     for field, names in _NAMES.items():
         for name in names:
             if (value := values.get(name)) not in (None, "auto"):

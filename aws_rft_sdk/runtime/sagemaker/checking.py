@@ -122,9 +122,10 @@ def _broken(shape: Any, value: JSON) -> Iterator[str]:
 
 @functools.cache
 def _compiled(pattern: str) -> re.Pattern[str]:
-    """Return a pattern of the model, which is one of Java. Tags have its classes of letters, numbers and spaces."""
+    """Return a pattern of the model. It is one of Java, whose Unicode classes Python lacks: tags have some."""
     has_classes = r"\p{" in pattern
     python = re.sub(r"\\p\{[LN]\}", r"\\w", pattern).replace(r"\p{Z}", r"\s")
+    python = re.sub(r"\\p\{[MSP]\}", r"\\S", python)  # wider
     return re.compile(python, re.DOTALL if has_classes else re.ASCII | re.DOTALL)
 
 

@@ -27,7 +27,7 @@ from aws_rft_sdk.runtime.sagemaker.store import (
 ACCOUNT = "123456789012"
 """The account of the caller."""
 _SHOWN_PROBLEMS = 10
-_TOKEN = "from-row-"
+_ROW_TOKEN = "from-row-"  # noqa: S105 - where a page begins
 _Row = TypeVar("_Row")
 
 
@@ -385,9 +385,9 @@ def _is_between(at: float, asked: Mapping[str, JSON], name: str) -> bool:
 
 def _page(rows: Sequence[_Row], asked: Mapping[str, JSON], *, default: int) -> tuple[Sequence[_Row], dict[str, JSON]]:
     """Return the page of rows that a request asks for, and the token of the next page as the service writes it."""
-    token = asked.get("NextToken") or f"{_TOKEN}0"
-    if not re.fullmatch(f"{_TOKEN}[0-9]{{1,9}}", token):
+    token = asked.get("NextToken") or f"{_ROW_TOKEN}0"
+    if not re.fullmatch(f"{_ROW_TOKEN}[0-9]{{1,9}}", token):
         raise _invalid("NextToken is none that this stand-in gave")
-    begin = int(token[len(_TOKEN) :])
+    begin = int(token[len(_ROW_TOKEN) :])
     end = begin + (asked.get("MaxResults") or default)
-    return rows[begin:end], {"NextToken": f"{_TOKEN}{end}"} if end < len(rows) else {}
+    return rows[begin:end], {"NextToken": f"{_ROW_TOKEN}{end}"} if end < len(rows) else {}

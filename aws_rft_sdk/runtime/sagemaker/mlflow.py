@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
@@ -13,7 +13,7 @@ from aws_rft_sdk.runtime.sagemaker.checking import read_json
 from aws_rft_sdk.runtime.sagemaker.messages import Answer, Asked, json_answer
 from aws_rft_sdk.runtime.sagemaker.sessions import COOKIE, Sessions
 from aws_rft_sdk.runtime.sagemaker.store import JobRow, MetricRow, Store
-from aws_rft_sdk.runtime.sagemaker.traces import Trace, spans
+from aws_rft_sdk.runtime.sagemaker.traces import info, spans
 
 AUTH_PATH = "/auth"
 _API = re.compile(r"/(?:ajax-)?api/[23]\.0/mlflow/(.*)")
@@ -97,7 +97,7 @@ class Mlflow:
 
     def _shown_run(self, job: JobRow) -> JSON:
         latest = {row.name: row for row in self._store.metrics(job)}  # they come by step
-        info = {
+        run_info = {
             "run_id": job.run_id,
             "run_uuid": job.run_id,
             "run_name": job.run_name,
@@ -111,25 +111,29 @@ class Mlflow:
         config = job.document.get("TrainingConfig") or job.document.get("EvaluationConfig", {})
         params = [{"key": name, "value": text} for name, text in config.get("HyperParameters", {}).items()]
         tags = [{"key": "mlflow.runName", "value": job.run_name}, {"key": "sagemaker.job_arn", "value": job.arn}]
-        return {"info": info, "data": {"metrics": list(map(_metric, latest.values())), "params": params, "tags": tags}}
+        return {
+            "info": run_info,
+            "data": {"metrics": list(map(_metric, latest.values())), "params": params, "tags": tags},
+        }
 
     def _history(self, given: Mapping[str, Any]) -> JSON:
         job = self._run(given)
         if not given.get("metric_key"):
             raise _wrong("metric_key is missing")
         rows = self._store.metrics(job, str(given["metric_key"]))
-        page, token = _page(rows, given, _MAX_PAGE)
-        return {"metrics": list(map(_metric, page)), **token}
+        begin, size = _span(given, _MAX_PAGE, default=_MAX_PAGE)
+        token = {"next_page_token": str(begin + size)} if begin + size < len(rows) else {}
+        return {"metrics": list(map(_metric, rows[begin : begin + size])), **token}
 
     # --- traces ------------------------------------------------------------------------------------------------------
 
     def _old_traces(self, given: Mapping[str, Any]) -> JSON:
         # MLflow 2 calls a trace's id request_id, and lists its metadata as pairs.
         found = self._traces({**given, "experiment_ids": str(given.get("experiment_ids", "")).split(",")})
-        for info in found["traces"]:
-            info["request_id"] = info["trace_id"]
-            info["request_metadata"] = _pairs(info.pop("trace_metadata"))
-            info["tags"] = _pairs(info["tags"])
+        for trace in found["traces"]:
+            trace["request_id"] = trace["trace_id"]
+            trace["request_metadata"] = _pairs(trace.pop("trace_metadata"))
+            trace["tags"] = _pairs(trace["tags"])
         return found
 
     def _traces(self, given: Mapping[str, Any]) -> Any:
@@ -143,31 +147,29 @@ class Mlflow:
             if match is None:
                 raise _wrong("LocalJobs knows no other filter of traces than attribute.run_id = '...'")
             jobs = [job for job in jobs if job.run_id == match[1]]
-        rows = [Trace(job, *row, _folder(job)) for job in jobs for row in self._store.traces(job)]
-        page, token = _page(rows, given, _MAX_TRACES, default=100)
-        return {"traces": [trace.info() for trace in page], **token}
+        begin, size = _span(given, _MAX_TRACES, default=100)
+        rows = self._store.traces(jobs, begin=begin, limit=size + 1)
+        token = {"next_page_token": str(begin + size)} if len(rows) > size else {}
+        return {"traces": [info(row, _folder(row.job)) for row in rows[:size]], **token}
 
     def _trace_data(self, given: Mapping[str, Any]) -> JSON:
         return self._whole_trace(str(given.get("request_id") or given.get("trace_id")))["trace_data"]
 
     def _whole_trace(self, trace_id: str) -> dict[str, JSON]:
-        job = self._store.job_of_trace(trace_id)
-        row = next((row for row in self._store.traces(job) if row[0] == trace_id), None) if job else None
-        if job is None or row is None:
+        row = self._store.find_trace(trace_id)
+        if row is None:
             raise _missing(f"trace {trace_id}")
-        trace = Trace(job, *row, _folder(job))
-        return {"trace_info": trace.info(), "trace_data": {"spans": spans(trace)}}
+        return {"trace_info": info(row, _folder(row.job)), "trace_data": {"spans": spans(row)}}
 
 
-def _page(rows: Sequence[Any], given: Mapping[str, Any], most: int, default: int | None = None) -> tuple[Any, Any]:
-    """Return a page, and the token of the next one as MLflow writes it."""
-    size, token = str(given.get("max_results") or default or most), str(given.get("page_token") or 0)
+def _span(given: Mapping[str, Any], most: int, *, default: int) -> tuple[int, int]:
+    """Return where a page begins and how many rows it has. The token of the next page is its beginning."""
+    size, token = str(given.get("max_results") or default), str(given.get("page_token") or 0)
     if not size.isdigit() or not 1 <= int(size) <= most:
         raise _wrong(f"max_results must be from 1 to {most}")
     if not token.isdigit():
         raise _wrong("page_token is none that this server gave")
-    begin, end = int(token), int(token) + int(size)
-    return rows[begin:end], {"next_page_token": str(end)} if end < len(rows) else {}
+    return int(token), int(size)
 
 
 def _metric(row: MetricRow) -> dict[str, JSON]:

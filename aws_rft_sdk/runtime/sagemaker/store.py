@@ -6,7 +6,7 @@ import json
 import sqlite3
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,6 +95,17 @@ class MetricRow(NamedTuple):
     step: int
     value: float
     at: float
+
+
+class TraceRow(NamedTuple):
+    """The trace of a rollout."""
+
+    job: JobRow
+    id: str
+    at: float
+    """When it was stored."""
+    rollout: dict[str, JSON]
+    """See `Store.trace`."""
 
 
 class PackageRow(NamedTuple):
@@ -343,18 +354,32 @@ class Store(Database):
             values = (f"tr-{uuid.uuid4().hex}", job.number, self.now(), json.dumps(rollout))
             db.execute("INSERT INTO traces (id, job, at, doc) VALUES (?, ?, ?, ?)", values)
 
-    def traces(self, job: JobRow) -> list[tuple[str, float, dict[str, JSON]]]:
-        """Return id, time and rollout of the traces of a job, oldest first."""
-        with self.transaction() as db:
-            rows = db.execute("SELECT id, at, doc FROM traces WHERE job = ? ORDER BY number", (job.number,))
-            return [(trace_id, at, json.loads(doc)) for trace_id, at, doc in rows]
+    def traces(self, jobs: Iterable[JobRow], *, begin: int = 0, limit: int = -1) -> list[TraceRow]:
+        """Return traces of jobs, oldest first.
 
-    def job_of_trace(self, trace_id: str) -> JobRow | None:
-        """Return the job of a trace, or None if there is no such trace."""
+        Args:
+            jobs: The jobs.
+            begin: How many to leave out at the beginning.
+            limit: Most rows. -1 for all.
+        """
+        by_number = {job.number: job for job in jobs}
         with self.transaction() as db:
-            query = "SELECT jobs.number, jobs.doc FROM traces JOIN jobs ON jobs.number = traces.job WHERE traces.id = ?"
+            rows = db.execute(
+                "SELECT job, id, at, doc FROM traces WHERE job IN (SELECT value FROM json_each(?)) "
+                "ORDER BY number LIMIT ? OFFSET ?",
+                (json.dumps(list(by_number)), limit, begin),
+            )
+            return [TraceRow(by_number[number], trace_id, at, json.loads(doc)) for number, trace_id, at, doc in rows]
+
+    def find_trace(self, trace_id: str) -> TraceRow | None:
+        """Return a trace, or None if there is none with this id."""
+        with self.transaction() as db:
+            query = (
+                "SELECT jobs.number, jobs.doc, traces.at, traces.doc FROM traces JOIN jobs ON jobs.number = traces.job "
+                "WHERE traces.id = ?"
+            )
             row = db.execute(query, (trace_id,)).fetchone()
-            return None if row is None else _row(row)
+            return None if row is None else TraceRow(_row(row[:2]), trace_id, row[2], json.loads(row[3]))
 
     def experiments(self) -> list[tuple[str, str, float]]:
         """Return id, name and creation time of the experiments in MLflow."""

@@ -5,60 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from typing import Any, NamedTuple
+from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.runtime.sagemaker.store import JobRow
+from aws_rft_sdk.runtime.sagemaker.store import TraceRow
 
 _PREVIEW = 1000
 
 
-class Trace(NamedTuple):
-    """The trace of a rollout."""
+def info(trace: TraceRow, folder: str) -> dict[str, JSON]:
+    """Return what a list of traces shows.
 
-    job: JobRow
-    id: str
-    at: float
-    rollout: dict[str, Any]
-    """See `Store.trace`."""
-    folder: str
-    """S3 URI of the run's artifacts."""
-
-    @property
-    def began_at(self) -> float:
-        """When the rollout began, in seconds since 1970."""
-        return float(self.rollout.get("started_at", self.at))
-
-    @property
-    def ended_at(self) -> float:
-        """When the rollout ended, in seconds since 1970."""
-        return float(self.rollout.get("ended_at", self.at))
-
-    def info(self) -> dict[str, JSON]:
-        """Return what a list of traces shows."""
-        rollout = self.rollout
-        tags = {name: str(rollout[name]) for name in ("phase", "step") if name in rollout}
-        return {
-            "trace_id": self.id,
-            "client_request_id": str(rollout.get("id", self.id)),
-            "trace_location": {
-                "type": "MLFLOW_EXPERIMENT",
-                "mlflow_experiment": {"experiment_id": self.job.experiment_id},
-            },
-            "request_time": datetime.fromtimestamp(self.began_at, timezone.utc).isoformat(),
-            "execution_duration": f"{max(self.ended_at - self.began_at, 0):.3f}s",
-            "state": "OK" if rollout.get("reward") is not None else "ERROR",
-            "request_preview": _text(rollout.get("prompt"))[:_PREVIEW],
-            "response_preview": _text(rollout.get("reward")),
-            "trace_metadata": {"mlflow.sourceRun": self.job.run_id, "mlflow.trace_schema.version": "3"},
-            "tags": {**tags, "mlflow.artifactLocation": f"{self.folder}/traces/{self.id}/artifacts"},
-        }
+    Args:
+        trace: The trace.
+        folder: S3 URI of the run's artifacts.
+    """
+    rollout = trace.rollout
+    began_at, ended_at = _times(rollout, (trace.at, trace.at))
+    tags = {name: str(rollout[name]) for name in ("phase", "step") if name in rollout}
+    return {
+        "trace_id": trace.id,
+        "client_request_id": str(rollout.get("id", trace.id)),
+        "trace_location": {
+            "type": "MLFLOW_EXPERIMENT",
+            "mlflow_experiment": {"experiment_id": trace.job.experiment_id},
+        },
+        "request_time": datetime.fromtimestamp(began_at, timezone.utc).isoformat(),
+        "execution_duration": f"{max(ended_at - began_at, 0):.3f}s",
+        "state": "OK" if rollout.get("reward") is not None else "ERROR",
+        "request_preview": _text(rollout.get("prompt"))[:_PREVIEW],
+        "response_preview": _text(rollout.get("reward")),
+        "trace_metadata": {"mlflow.sourceRun": trace.job.run_id, "mlflow.trace_schema.version": "3"},
+        "tags": {**tags, "mlflow.artifactLocation": f"{folder}/traces/{trace.id}/artifacts"},
+    }
 
 
-def spans(trace: Trace) -> list[dict[str, JSON]]:
+def spans(trace: TraceRow) -> list[dict[str, JSON]]:
     """Return the spans of a trace, the root first."""
     rollout = trace.rollout
-    root_id = trace.id[3:19]
+    root_id, whole = trace.id[3:19], _times(rollout, (trace.at, trace.at))
     known = {name: value for name, value in rollout.items() if name not in ("turns", "prompt", "reward")}
     found = [
         _span(
@@ -69,12 +54,12 @@ def spans(trace: Trace) -> list[dict[str, JSON]]:
             {"prompt": rollout.get("prompt")},
             {"reward": rollout.get("reward")},
             known | {"prompt": rollout.get("prompt"), "reward": rollout.get("reward")},
-            (trace.began_at, trace.ended_at),
+            whole,
         )
     ]
     for number, turn in enumerate(rollout.get("turns") or (), 1):
         turn_id = f"{root_id[:8]}{number:08x}"
-        times = (float(turn.get("started_at", trace.began_at)), float(turn.get("ended_at", trace.ended_at)))
+        times = _times(turn, whole)
         known = {name: value for name, value in turn.items() if name not in ("request", "response")}
         asked, said = turn.get("request"), turn.get("response")
         found.append(_span(trace, f"turn-{number}", turn_id, root_id, asked, said, known, times))
@@ -98,7 +83,7 @@ def spans(trace: Trace) -> list[dict[str, JSON]]:
 
 
 def _span(
-    trace: Trace,
+    trace: TraceRow,
     name: str,
     span_id: str,
     parent: str | None,
@@ -119,6 +104,10 @@ def _span(
         "attributes": {key: json.dumps(value) for key, value in {**attributes, **named}.items()},
         "events": [],
     }
+
+
+def _times(of: Mapping[str, Any], otherwise: tuple[float, float]) -> tuple[float, float]:
+    return float(of.get("started_at", otherwise[0])), float(of.get("ended_at", otherwise[1]))
 
 
 def _tool_calls(response: JSON) -> list[dict[str, Any]]:

@@ -31,15 +31,28 @@
     keys[event.key]();
   });
 
+  const copy = async (button) => {
+    const { copy: text, copyFrom: address } = button.dataset;
+    try {
+      const found = address === undefined ? text : await fetch(address).then((answer) => {
+        if (!answer.ok) throw new Error(answer.statusText);
+        return answer.text();
+      });
+      await navigator.clipboard.writeText(found);
+      button.textContent = "Copied";
+    } catch {
+      button.textContent = "Not copied";
+    }
+    setTimeout(() => { button.textContent = "Copy"; }, 1500);
+  };
   const prepare = () => {
-    for (const button of document.querySelectorAll("button[data-copy]")) {
+    for (const button of document.querySelectorAll("button.copy")) {
       button.hidden = !navigator.clipboard;
-      button.addEventListener("click", () => navigator.clipboard.writeText(button.dataset.copy));
+      button.addEventListener("click", () => copy(button));
     }
   };
-
   // A page that someone works in is left alone: what is open, focused or marked would be lost.
-  const busy = () => document.hidden || document.querySelector("main details[open]") ||
+  const busy = () => document.hidden || document.querySelector("main details[open]:not([data-kept])") ||
     document.querySelector("main").contains(document.activeElement) &&
       /^(A|INPUT|SELECT)$/.test(document.activeElement.tagName) || String(getSelection()).length > 0;
   let running = false, stale = false;
