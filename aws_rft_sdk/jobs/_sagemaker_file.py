@@ -50,7 +50,7 @@ def base_model(get: Get) -> str | None:
     """Return the ARN of the base model. Returns None if the file names no model that is known."""
     name: str | None = get("job.model")
     region: str | None = get("job.region")
-    if name is None or name.startswith("arn:"):
+    if name is None or fits(_forms.HubModelArn, name):
         return name
     model = agent_rft.MODELS.get(name)
     return model.hub_arn(region, partition_of(region)) if model and region else None
@@ -127,13 +127,10 @@ def training_of(get: Get, files: Mapping[str, str]) -> dict[str, JSON]:
     )
 
 
-def evaluation_of(get: Get, files: Mapping[str, str], model_package: str | None = None) -> dict[str, JSON]:
-    """Return the document of an evaluation with the file's agent and `[evaluation]`.
+def evaluation_of(get: Get, files: Mapping[str, str]) -> dict[str, JSON]:
+    """Return the document of an evaluation of the base model with the file's agent and `[evaluation]`.
 
-    Args:
-        get: Reads the file.
-        files: As for `training_of`.
-        model_package: ARN of the tuned model. None evaluates the base model.
+    The arguments are those of `training_of`.
     """
     base, table = base_model(get), get("evaluation") or {}
     values = {name: value for name, value in table.items() if name not in _OURS_IN_EVALUATION}
@@ -143,7 +140,6 @@ def evaluation_of(get: Get, files: Mapping[str, str], model_package: str | None 
         qualifier=get("agent.qualifier"),
         dataset=_data(get("evaluation.dataset"), files),
         output=get("output.s3"),
-        model_package=model_package,
         accept_eula=get("job.accept_eula"),
         hyperparameters=_texts(values, base, is_training=False),
         mlflow_arn=get("output.mlflow_arn"),
