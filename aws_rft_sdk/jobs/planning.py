@@ -94,6 +94,7 @@ def plan(
     run: str | Path | None = None,
     endpoint: str | None = None,
     check_schema: bool = False,
+    evaluation: bool = False,
 ) -> Plan:
     """Return what `submit` would do. Nothing is sent, and no credentials are needed.
 
@@ -104,9 +105,12 @@ def plan(
         check_schema: Whether to ask SageMaker for the schema of the job's document, and to check the document by it.
             That is the one call that is made, and it needs credentials. Other services have no schema.
 
+        evaluation: Whether to evaluate the base model by `[evaluation]` of a SageMaker file, rather than to train.
+
     Raises:
         ServiceError, CredentialsError: SageMaker was asked for its schema, and refused or did not answer.
-        ConfigurationError: The endpoint is no URL, or the file or the run's manifest cannot be read.
+        ConfigurationError: The endpoint is no URL, an `[evaluation]` that is asked for is missing, or the file or the
+            run's manifest cannot be read.
         DatasetError: The run's records cannot be read.
     """
     job = job if isinstance(job, JobFile) else read_job(job)
@@ -114,7 +118,7 @@ def plan(
     place = "AWS" if endpoint is None else check_url(endpoint, "--endpoint")
     if job.config is None:
         return Plan((), job.problems, notes=job.notes, baseline=baseline, endpoint=place)
-    asked = requests_of(job)
+    asked = requests_of(job, evaluation=evaluation)
     rows = {name: job.rows[name] for name in asked.local_files() if name in job.rows}
     files = {name: asked.file_id(name) if name in rows else name for name in asked.local_files()}
     arn = _grader_arn(job.config)
@@ -132,12 +136,12 @@ def plan(
     return Plan(
         tuple(item._replace(parameters=_masked(item.parameters), document=_masked(item.document)) for item in requests),
         tuple(problems),
-        tuple(_masked(item) for item in _creates(job.config, rows, groups)),
+        tuple(_masked(item) for item in _creates(asked, rows, groups)),
         tuple(_statements(asked.names(arn), job.config.job.on, deployment)),
         (*job.notes, *notes),
         baseline,
         place,
-        expect(job, run),
+        None if evaluation or problems else expect(job, run),
     )
 
 
@@ -145,6 +149,7 @@ def submit(
     job: str | Path | JobFile,
     *,
     endpoint: str | None = None,
+    evaluation: bool = False,
     jobs: Jobs | None = None,
     created: _Told = lambda item: None,
     say: Callable[[str], object] = logger.info,
@@ -160,6 +165,7 @@ def submit(
     Args:
         job: The job's file, or its path.
         endpoint: Another place for the services; None for AWS.
+        evaluation: As for `plan`.
         jobs: A service to use instead of a new one.
         created: Is told each thing as soon as it exists. If this call then stops half-way, by an error or by Ctrl-C,
             these are the things that exist.
@@ -169,9 +175,10 @@ def submit(
         JobConfigError: The file has problems, or its document does not fit the service's schema. Nothing was created.
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
-    planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
+    job = job if isinstance(job, JobFile) else read_job(job)
+    planned = plan(job, endpoint=endpoint, evaluation=evaluation)
     refuse(planned.problems, f"{job.path} has {plural(len(planned.problems), 'problem')}")
-    asked = requests_of(job)
+    asked = requests_of(job, evaluation=evaluation)
     service: Any = jobs or open_jobs(asked.config.job.on, asked.config.job.region, endpoint)
     where = service_words(job, endpoint)
     asked.prepare(service, say)
@@ -214,14 +221,15 @@ def _grader_arn(config: Config) -> str | None:
     return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
-def _creates(config: Config, rows: Mapping[str, int], groups: Sequence[Request]) -> Iterator[dict[str, JSON]]:
+def _creates(asked: Asked, rows: Mapping[str, int], groups: Sequence[Request]) -> Iterator[dict[str, JSON]]:
+    config = asked.config
     for name, count in rows.items():
         yield {"kind": "file", "name": name, "rows": count}
     if config.grader and config.grader.reward:
         yield {"kind": "grader", "name": _function_name(config), "reward": config.grader.reward}
     for request in groups:
         yield {"kind": "group", "name": request.parameters["ModelPackageGroupName"]}
-    yield {"kind": "job", "name": config.job.name, "model": config.job.model}
+    yield {"kind": "job", "name": asked.job_name, "model": config.job.model}
 
 
 def _masked(value: JSON) -> JSON:

@@ -72,6 +72,16 @@ def test_submit_when_asked_for_json_then_ids_and_no_grader_are_printed(tmp_path,
     assert (found["job"], found["state"], found["grader"], found["file"]) == ("j-1", "running", None, None)
 
 
+def test_submit_when_the_base_model_is_to_be_evaluated_then_that_job_is_created(tmp_path, port):
+    file = write(tmp_path, **{"evaluation.dataset": '"s3://bucket/eval.jsonl"', "evaluation.eval_group_size": "4"})
+
+    result = run("submit", file, "--evaluation", "--endpoint", port.endpoint)
+
+    assert result.exit_code == 0, result.output
+    job = port.client("sagemaker").describe_job(JobName="calculator-1-eval", JobCategory="AgentRFTEvaluation")
+    assert json.loads(job["JobConfigDocument"])["EvaluationConfig"]["HyperParameters"] == {"eval_group_size": "4"}
+
+
 NEW_MODEL = {"job.model": f'"{HUB}/some-new-model"', "data.train": '"prompts.jsonl"', "output.create_groups": "true"}
 
 
