@@ -16,12 +16,12 @@ from aws_rft_sdk.cli._job_options import json_option, print_job, with_jobs
 from aws_rft_sdk.cli.compare import comparison_table
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_answers import phase_of
+from aws_rft_sdk.jobs._sagemaker_file import is_remote
 from aws_rft_sdk.jobs.evaluations import Evaluated
 from aws_rft_sdk.jobs.reading import read_job
 from aws_rft_sdk.jobs.sagemaker import AgentRFT
-from aws_rft_sdk.jobs.sagemaker_config import SageMakerConfig
-from aws_rft_sdk.jobs.services import Jobs
-from aws_rft_sdk.jobs.types import Job
+from aws_rft_sdk.jobs.services import Jobs, SageMakerRequests, requests_of
+from aws_rft_sdk.jobs.types import Job, refuse
 from aws_rft_sdk.jobs.watching import POLL_SECONDS
 
 _name = click.option("--name", required=True, help="Of the new job, unique in your account and region.")
@@ -159,17 +159,19 @@ def evaluate(
     --set takes hyperparameters of an evaluation, for example eval_group_size=4. Prompts are compared one by one where
     MLflow has the traces of the rollouts. Safe to repeat: evaluations that exist are waited for or read.
     """
-    given = _of_file(file) if file else {}
-    dataset = dataset or given.pop("dataset", None)
-    given.pop("max_runtime_seconds", None)
-    found = _agent_rft(jobs, "`evaluate`").evaluate(
+    service = _agent_rft(jobs, "`evaluate`")
+    given = {} if file is None else _of_file(service, file)
+    if dataset is not None:
+        given["dataset"] = dataset
+    hyperparameters = {**given.pop("hyperparameters", {}), **read_settings(settings)}
+    found = service.evaluate(
         job,
         name=name,
-        dataset=dataset,
         model_package=model,
-        hyperparameters={**given, **read_settings(settings)},
+        hyperparameters=hyperparameters,
         poll_seconds=poll_seconds,
         changed=lambda item: click.echo(f"{item.id}: {item.status}, {phase_of(item)}", err=True),
+        **given,
     )
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=2))
@@ -177,11 +179,18 @@ def evaluate(
         _print_evaluated(found)
 
 
-def _of_file(path: Path) -> dict[str, JSON]:
-    config = read_job(path).config
-    if not isinstance(config, SageMakerConfig) or config.evaluation is None:
-        raise ConfigurationError(f"{path} has no [evaluation] of a job on SageMaker; aws-rft job plan {path} says more")
-    return config.evaluation.model_dump(exclude_none=True)
+def _of_file(jobs: AgentRFT, path: Path) -> dict[str, JSON]:
+    """Return the arguments of `evaluate` that a job's file says. A local dataset is uploaded."""
+    read = read_job(path)
+    refuse(read.problems, f"{path} has problems")
+    asked = requests_of(read)
+    if not isinstance(asked, SageMakerRequests) or asked.config.evaluation is None:
+        raise ConfigurationError(f"{path} has no [evaluation] of a job on SageMaker. Add one with a dataset")
+    values = asked.config.evaluation.model_dump(exclude_none=True)
+    dataset, seconds = values.pop("dataset"), values.pop("max_runtime_seconds")
+    if not is_remote(dataset):
+        dataset = jobs.upload(read.local(dataset), asked.folder, check=False).id  # `read_job` has checked it
+    return {"dataset": dataset, "max_runtime_seconds": seconds, "hyperparameters": values}
 
 
 def _print_evaluated(found: Evaluated) -> None:

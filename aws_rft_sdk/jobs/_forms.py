@@ -40,6 +40,11 @@ AgentCoreArn = Annotated[
         "bedrock-agentcore-control",
     ),
 ]
+Qualifier = Annotated[
+    str,
+    Field(pattern=r"^([a-zA-Z][a-zA-Z0-9_]{0,47}|[1-9][0-9]{0,4})$"),
+    Form("the name of an endpoint, at most 48 letters, digits and _, or the number of a version"),
+]
 DatasetArn = Annotated[
     str,
     Field(

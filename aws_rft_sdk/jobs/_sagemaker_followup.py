@@ -13,13 +13,21 @@ from functools import partial
 from typing import Literal
 
 from aws_rft_sdk._frozen import JSON, thaw
-from aws_rft_sdk.agent_rft import EVALUATION, EVALUATION_HYPERPARAMETERS, REFUSED_NAMES, TRAINING, find_model
+from aws_rft_sdk.agent_rft import (
+    EVALUATION,
+    EVALUATION_HYPERPARAMETERS,
+    MAX_RUNTIME_SECONDS,
+    REFUSED_NAMES,
+    TRAINING,
+    find_model,
+)
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_answers import (
     base_model_of,
     document_of,
     group_name,
     mlflow_arn,
+    phase_of,
     service_output,
 )
 from aws_rft_sdk.jobs._sagemaker_request import (
@@ -97,7 +105,7 @@ def continued(
             raise ConfigurationError(f"{how} knows no change {change!r}; known are {', '.join(CHANGES)}")
     if how == "resume" and not job.finished:
         raise ConfigurationError(f"job {job.id} is {job.status}, so there is nothing to resume. Stop it first")
-    if how == "resume" and job.state == "succeeded":
+    if how == "resume" and job.state == "succeeded" and phase_of(job) != "MaxRuntimeExceeded":
         raise ConfigurationError(f"job {job.id} has made all its steps. `iterate` begins a new run from its weights")
     old = _created(job)
     role, tags = changes.pop("role_arn", job["RoleArn"]), changes.pop("tags", _tags(job))
@@ -124,6 +132,7 @@ def evaluation(
     model_package: str | None,
     dataset: str | None = None,
     hyperparameters: Mapping[str, JSON] | None = None,
+    max_runtime_seconds: int = MAX_RUNTIME_SECONDS,
 ) -> dict[str, JSON]:
     """Return the parameters of an evaluation with the agent of a training job.
 
@@ -133,6 +142,7 @@ def evaluation(
         model_package: ARN of the tuned model or a model checkpoint. None for the base model.
         dataset: S3 URI or dataset ARN of the prompts. None for the validation data of the job.
         hyperparameters: By the names of evaluations. Limits and thresholds that the job sets hold unless given here.
+        max_runtime_seconds: Time limit.
 
     Raises:
         ConfigurationError: The job has no validation data, and none are given.
@@ -162,6 +172,7 @@ def evaluation(
         mlflow_run=name,
         kms_key=output.get("KmsKeyArn"),
         vpc=old.get("VpcConfig"),
+        max_runtime_seconds=max_runtime_seconds,
     )
     parameters = create_parameters(found, job_name=name, role_arn=job["RoleArn"], category=EVALUATION, tags=_tags(job))
     refuse(problems(parameters), f"the evaluation {name} cannot be created")

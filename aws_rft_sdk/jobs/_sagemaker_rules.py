@@ -30,7 +30,7 @@ HYPERPARAMETERS = "Amazon SageMaker hyperpod-recipes, parameters of multi-turn R
 
 class _AgentCore(Table):
     AgentRuntimeArn: _forms.AgentCoreArn
-    Qualifier: _forms.Text | None = None
+    Qualifier: _forms.Qualifier | None = None
 
 
 class _Lambda(Table):

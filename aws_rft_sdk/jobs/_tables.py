@@ -211,7 +211,10 @@ class Values:
             return None
         value = value_at(self.raw, path.split("."))
         field = field_at(self.kind, path)
-        return field.get_default() if value is None and field and not field.is_required() else value
+        if value is not None or field is None or field.is_required():
+            return value
+        default = field.get_default()
+        return default.model_dump(exclude_none=True) if isinstance(default, Table) else default
 
 
 def field_at(kind: type[Table] | None, path: str) -> FieldInfo | None:

@@ -15,7 +15,7 @@ from aws_rft_sdk.datasets._text import plural
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs import graders, iam
 from aws_rft_sdk.jobs._tables import shown
-from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, Config
+from aws_rft_sdk.jobs.config import KINDS, Config
 from aws_rft_sdk.jobs.expecting import Expectation, expect
 from aws_rft_sdk.jobs.graders import Grader
 from aws_rft_sdk.jobs.reading import JobFile, read_job
@@ -94,6 +94,7 @@ def plan(
     run: str | Path | None = None,
     endpoint: str | None = None,
     check_schema: bool = False,
+    evaluation: bool = False,
 ) -> Plan:
     """Return what `submit` would do. Nothing is sent, and no credentials are needed.
 
@@ -104,9 +105,12 @@ def plan(
         check_schema: Whether to ask SageMaker for the schema of the job's document, and to check the document by it.
             That is the one call that is made, and it needs credentials. Other services have no schema.
 
+        evaluation: Whether to evaluate the base model by `[evaluation]` of a SageMaker file, rather than to train.
+
     Raises:
         ServiceError, CredentialsError: SageMaker was asked for its schema, and refused or did not answer.
-        ConfigurationError: The endpoint is no URL, or the file or the run's manifest cannot be read.
+        ConfigurationError: The endpoint is no URL, an `[evaluation]` that is asked for is missing, or the file or the
+            run's manifest cannot be read.
         DatasetError: The run's records cannot be read.
     """
     job = job if isinstance(job, JobFile) else read_job(job)
@@ -114,7 +118,7 @@ def plan(
     place = "AWS" if endpoint is None else check_url(endpoint, "--endpoint")
     if job.config is None:
         return Plan((), job.problems, notes=job.notes, baseline=baseline, endpoint=place)
-    asked = requests_of(job)
+    asked = requests_of(job, evaluation=evaluation)
     rows = {name: job.rows[name] for name in asked.local_files() if name in job.rows}
     files = {name: asked.file_id(name) if name in rows else name for name in asked.local_files()}
     arn = _grader_arn(job.config)
@@ -127,17 +131,17 @@ def plan(
         found = asked.schema_problems(service, checked)
     problems = [item._replace(value=shown(item.value, item.path)) for item in found]
     deployment, notes = _deployment(asked, problems)
-    deployment += asked.setup_requests()
-    requests = [*map(asked.upload_request, rows), *deployment, create]
+    groups = asked.setup_requests()
+    requests = [*map(asked.upload_request, rows), *deployment, *groups, create]
     return Plan(
         tuple(item._replace(parameters=_masked(item.parameters), document=_masked(item.document)) for item in requests),
         tuple(problems),
-        tuple(_masked(item) for item in _creates(job.config, rows, deployment)),
-        tuple(_statements(asked, arn, deployment)),
+        tuple(_masked(item) for item in _creates(asked, rows, groups)),
+        tuple(_statements(asked.names(arn), job.config.job.on, deployment)),
         (*job.notes, *notes),
         baseline,
         place,
-        expect(job, run),
+        None if evaluation or problems else expect(job, run),
     )
 
 
@@ -145,6 +149,7 @@ def submit(
     job: str | Path | JobFile,
     *,
     endpoint: str | None = None,
+    evaluation: bool = False,
     jobs: Jobs | None = None,
     created: _Told = lambda item: None,
     say: Callable[[str], object] = logger.info,
@@ -160,6 +165,7 @@ def submit(
     Args:
         job: The job's file, or its path.
         endpoint: Another place for the services; None for AWS.
+        evaluation: As for `plan`.
         jobs: A service to use instead of a new one.
         created: Is told each thing as soon as it exists. If this call then stops half-way, by an error or by Ctrl-C,
             these are the things that exist.
@@ -169,9 +175,10 @@ def submit(
         JobConfigError: The file has problems, or its document does not fit the service's schema. Nothing was created.
         ServiceError, CredentialsError: A service refused a call or did not answer.
     """
-    planned = plan(job := job if isinstance(job, JobFile) else read_job(job), endpoint=endpoint)
+    job = job if isinstance(job, JobFile) else read_job(job)
+    planned = plan(job, endpoint=endpoint, evaluation=evaluation)
     refuse(planned.problems, f"{job.path} has {plural(len(planned.problems), 'problem')}")
-    asked = requests_of(job)
+    asked = requests_of(job, evaluation=evaluation)
     service: Any = jobs or open_jobs(asked.config.job.on, asked.config.job.region, endpoint)
     where = service_words(job, endpoint)
     asked.prepare(service, say)
@@ -214,15 +221,15 @@ def _grader_arn(config: Config) -> str | None:
     return config.grader.lambda_arn or iam.Names(_ACCOUNT, config.job.region, _function_name(config)).function_arn
 
 
-def _creates(config: Config, rows: Mapping[str, int], deployment: Sequence[Request]) -> Iterator[dict[str, JSON]]:
+def _creates(asked: Asked, rows: Mapping[str, int], groups: Sequence[Request]) -> Iterator[dict[str, JSON]]:
+    config = asked.config
     for name, count in rows.items():
         yield {"kind": "file", "name": name, "rows": count}
     if config.grader and config.grader.reward:
         yield {"kind": "grader", "name": _function_name(config), "reward": config.grader.reward}
-    for request in deployment:
-        if name := request.parameters.get("ModelPackageGroupName"):
-            yield {"kind": "group", "name": name}
-    yield {"kind": "job", "name": config.job.name, "model": config.job.model}
+    for request in groups:
+        yield {"kind": "group", "name": request.parameters["ModelPackageGroupName"]}
+    yield {"kind": "job", "name": asked.job_name, "model": config.job.model}
 
 
 def _masked(value: JSON) -> JSON:
@@ -299,17 +306,8 @@ def _deploy(grader: Grader, asked: Asked, endpoint: str | None, created: _Told, 
     return made.arn
 
 
-def _statements(asked: Asked, arn: str | None, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
+def _statements(names: iam.Names, on: str, deployment: Sequence[Request]) -> Iterator[Mapping[str, JSON]]:
     """Yield what whoever submits the job and follows it needs."""
-    config = asked.config
-    role = None if isinstance(config, BedrockConfig) else config.job.role_arn
-    names = iam.Names(
-        account=(arn or role or "").split(":")[4],
-        region=config.job.region,
-        function=arn,
-        bucket=None if isinstance(config, BedrockConfig) else config.output.s3[len("s3://") :].partition("/")[0],
-        role=role,
-    )
-    yield from iam.needs_of("caller", asked.named(names), config.job.on).statements
+    yield from iam.needs_of("caller", names, on).statements
     if actions := {action for request in deployment for action in iam.actions_of(request.service, request.operation)}:
         yield iam.statement(sorted(actions))

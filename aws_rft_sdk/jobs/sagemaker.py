@@ -10,6 +10,7 @@ from pathlib import Path
 from botocore.exceptions import ClientError
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.agent_rft import MAX_RUNTIME_SECONDS
 from aws_rft_sdk.datasets import Target
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError, RFTError
 from aws_rft_sdk.jobs._aws import upload_file
@@ -19,7 +20,7 @@ from aws_rft_sdk.jobs._sagemaker_answers import differing
 from aws_rft_sdk.jobs._sagemaker_followup import How, continued, deploy_commands, evaluation, model_checkpoint
 from aws_rft_sdk.jobs._sagemaker_looking import MISSING, JobReader
 from aws_rft_sdk.jobs._sagemaker_request import problems
-from aws_rft_sdk.jobs.evaluations import Evaluated, compare_traces, threshold_of
+from aws_rft_sdk.jobs.evaluations import Evaluated, evaluated
 from aws_rft_sdk.jobs.types import File, Job, refuse
 from aws_rft_sdk.jobs.watching import POLL_SECONDS
 
@@ -234,6 +235,7 @@ class AgentRFT(JobReader):
         dataset: str | None = None,
         model_package: str | None = None,
         hyperparameters: Mapping[str, JSON] | None = None,
+        max_runtime_seconds: int = MAX_RUNTIME_SECONDS,
         poll_seconds: float = POLL_SECONDS,
         changed: Callable[[Job], object] = lambda job: None,
     ) -> Evaluated:
@@ -249,6 +251,7 @@ class AgentRFT(JobReader):
             dataset: S3 URI or dataset ARN of the prompts. None for the validation data of the job.
             model_package: ARN of a model checkpoint to compare. None for the job's tuned model.
             hyperparameters: For example `{"eval_group_size": 4, "temperature": 1.0}`.
+            max_runtime_seconds: Time limit of each evaluation.
             poll_seconds: Pause between two looks at an evaluation.
             changed: Is told an evaluation each time its status or its secondary status is another.
 
@@ -267,13 +270,12 @@ class AgentRFT(JobReader):
                 model_package=chosen,
                 dataset=dataset,
                 hyperparameters=hyperparameters,
+                max_runtime_seconds=max_runtime_seconds,
             )
             for suffix, chosen in (("-eval-base", None), ("-eval-tuned", package))
         ]
-        base, tuned = (self._evaluated(parameters, poll_seconds, changed) for parameters in asked)
-        base_traces, tuned_traces = (list(self.traces(item)) for item in (base, tuned))
-        found, note = compare_traces(base_traces, tuned_traces, success_threshold=threshold_of(base))
-        return Evaluated(base, tuned, self.evaluation_metrics(base), self.evaluation_metrics(tuned), found, note)
+        ended = [self._evaluated(parameters, poll_seconds, changed) for parameters in asked]
+        return evaluated(ended, [*map(self.evaluation_metrics, ended)], [[*self.traces(item)] for item in ended])
 
     def _evaluated(self, parameters: Mapping[str, JSON], poll_seconds: float, changed: Callable[[Job], object]) -> Job:
         begun = time.monotonic()

@@ -20,6 +20,7 @@ from aws_rft_sdk.jobs._forms import (
     LambdaArn,
     MlflowArn,
     ModelPackageArn,
+    Qualifier,
     RoleArn,
     S3Prefix,
     Text,
@@ -125,7 +126,9 @@ class Agent(Table):
         "A Lambda function that forwards rollouts to the agent.",
         example="arn:aws:lambda:{region}:123456789012:function:my-forwarder",
     )
-    qualifier: Text = _sdk("Endpoint of the AgentCore runtime that is called.", default="DEFAULT", example="DEFAULT")
+    qualifier: Qualifier = _sdk(
+        "Endpoint or version of the AgentCore runtime that is called.", default="DEFAULT", example="DEFAULT"
+    )
 
 
 class SageMakerData(Table):

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from http import HTTPStatus
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from aws_rft_sdk import agent_rft
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import check_url
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError
-from aws_rft_sdk.jobs import _bedrock_request, _sagemaker_file, _sagemaker_request, _sagemaker_setup, bedrock, iam, nova
+from aws_rft_sdk.jobs import (
+    _bedrock_request,
+    _sagemaker_file,
+    _sagemaker_request,
+    _sagemaker_setup,
+    bedrock,
+    iam,
+    nova,
+)
 from aws_rft_sdk.jobs._files import is_s3, upload_uri
 from aws_rft_sdk.jobs._tables import value_at
-from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, NovaConfig
+from aws_rft_sdk.jobs.config import KINDS, BedrockConfig, Config, NovaConfig
 from aws_rft_sdk.jobs.reading import JobFile
 from aws_rft_sdk.jobs.sagemaker import AgentRFT
 from aws_rft_sdk.jobs.sagemaker_config import SageMakerConfig
@@ -65,16 +71,24 @@ class Created(NamedTuple):
     remove: str
 
 
-class _Requests:
+_Config = TypeVar("_Config", bound=Config)
+
+
+class _Requests(Generic[_Config]):
     """What the file of a job asks of a service, apart from what the services do differently."""
+
+    def __init__(self, job: JobFile, config: _Config) -> None:
+        self.job = job
+        self.config = config
+
+    @property
+    def job_name(self) -> str:
+        """Name of the job."""
+        return self.config.job.name
 
     def setup_requests(self) -> list[Request]:
         """Return the requests that create what the job needs, after the upload of its files."""
         return []
-
-    def named(self, names: iam.Names) -> iam.Names:
-        """Return what the policies are about, with what only this service has."""
-        return names
 
     def prepare(self, jobs: Any, say: Callable[[str], object]) -> None:
         """Ask the service what only it can tell, before anything is created.
@@ -92,14 +106,10 @@ class _Requests:
         yield from ()
 
 
-class BedrockRequests(_Requests):
+class BedrockRequests(_Requests[BedrockConfig]):
     """What the file of a job for an open-weight model asks of Bedrock's OpenAI-compatible API."""
 
     service = "bedrock-mantle"
-
-    def __init__(self, job: JobFile, config: BedrockConfig) -> None:
-        self.job = job
-        self.config = config
 
     def local_files(self) -> list[str]:
         """Return the data files that are uploaded, in order, as the job's file spells them."""
@@ -133,6 +143,10 @@ class BedrockRequests(_Requests):
             "validation_file": files[data.validation] if data.validation else None,
         }
 
+    def names(self, grader: str | None) -> iam.Names:
+        """Return what the caller's policy is about. `grader` is the ARN of the function."""
+        return iam.Names((grader or "").split(":")[4], self.config.job.region, grader)
+
     def create_request(self, arguments: Mapping[str, JSON]) -> Request:
         """Return the request that creates the job."""
         return Request(self.service, "CreateFineTuningJob", _bedrock_request.create_body(**arguments))
@@ -146,14 +160,13 @@ class BedrockRequests(_Requests):
         return f"aws-rft job delete-file {file} {where}"
 
 
-class NovaRequests(_Requests):
+class NovaRequests(_Requests[NovaConfig]):
     """What the file of a job for a Nova model asks of Bedrock and S3. Its methods are those of `BedrockRequests`."""
 
     service = "bedrock"
 
     def __init__(self, job: JobFile, config: NovaConfig) -> None:
-        self.job = job
-        self.config = config
+        super().__init__(job, config)
         self.folder = config.data.upload_to or f"{config.output.s3.rstrip('/')}/data"
 
     def local_files(self) -> list[str]:  # noqa: D102
@@ -196,6 +209,10 @@ class NovaRequests(_Requests):
             logs["requestMetadataFilters"] = _camel(named)
         return logs
 
+    def names(self, grader: str | None) -> iam.Names:  # noqa: D102
+        account, job = (grader or "").split(":")[4], self.config.job
+        return iam.Names(account, job.region, grader, _bucket(self.config.output.s3), role=job.role_arn)
+
     def create_request(self, arguments: Mapping[str, JSON]) -> Request:  # noqa: D102
         return Request(self.service, "CreateModelCustomizationJob", nova.create_parameters(**arguments))
 
@@ -216,19 +233,22 @@ def _camel(filters: Mapping[str, JSON]) -> dict[str, JSON]:
     }
 
 
+def _bucket(uri: str) -> str:
+    return uri.removeprefix("s3://").partition("/")[0]
+
+
 def _put_request(uri: str, file: Path) -> Request:
     bucket, _, key = uri.removeprefix("s3://").partition("/")
     return Request("s3", "PutObject", {"Bucket": bucket, "Key": key, "Body": str(file)})
 
 
-class SageMakerRequests(_Requests):
+class SageMakerRequests(_Requests[SageMakerConfig]):
     """What the file of a multi-turn RL job asks of SageMaker and S3. Its methods are those of `BedrockRequests`."""
 
     service = "sagemaker"
 
     def __init__(self, job: JobFile, config: SageMakerConfig) -> None:
-        self.job = job
-        self.config = config
+        super().__init__(job, config)
         self.folder = config.data.upload_to or f"{config.output.s3.rstrip('/')}/data"
         self._values = config.model_dump(exclude_none=True)
         self._agent: str | None = None
@@ -254,32 +274,33 @@ class SageMakerRequests(_Requests):
     def arguments(self, files: Mapping[str, str], grader: str | None) -> dict[str, JSON]:
         """Return the arguments of `create`. There is no grader: the agent tells the rewards."""
         document = _sagemaker_file.training_of(self._get, files)
-        return {"parameters": self._parameters(document, self.config.job.name, agent_rft.TRAINING)}
+        return self._create_arguments(document, agent_rft.TRAINING)
 
-    def evaluation(self, name: str, files: Mapping[str, str], model_package: str | None = None) -> dict[str, JSON]:
-        """Return the parameters of CreateJob for an evaluation with the file's agent and `[evaluation]`.
-
-        Args:
-            name: Of the evaluation job.
-            files: S3 URIs of local files, by the path as the job's file spells it.
-            model_package: ARN of the tuned model. None evaluates the base model.
-
-        Raises:
-            ConfigurationError: The file has no `[evaluation]`.
-        """
-        if self.config.evaluation is None:
-            raise ConfigurationError(f"{self.job.path} has no [evaluation]. Add one with a dataset")
-        document = _sagemaker_file.evaluation_of(self._get, files, model_package)
-        return self._parameters(document, name, agent_rft.EVALUATION)
-
-    def _parameters(self, document: Mapping[str, JSON], name: str, category: str) -> dict[str, JSON]:
-        return _sagemaker_request.create_parameters(
+    def _create_arguments(self, document: Mapping[str, JSON], category: str) -> dict[str, JSON]:
+        parameters = _sagemaker_request.create_parameters(
             document,
-            job_name=name,
+            job_name=self.job_name,
             role_arn=self.config.job.role_arn,
             category=category,
             tags=self.config.tags,
             schema_version=self.config.job.schema_version,
+        )
+        return {"parameters": parameters}
+
+    def names(self, grader: str | None) -> iam.Names:  # noqa: D102
+        job, output = self.config.job, self.config.output
+        agent = _sagemaker_file.agent_arn(self._get) or ""
+        is_function = agent == self.config.agent.lambda_arn
+        return iam.Names(
+            job.role_arn.split(":")[4],
+            job.region,
+            function=agent if is_function else None,
+            bucket=_bucket(output.s3),
+            role=job.role_arn,
+            agent=None if is_function else agent,
+            mlflow=output.mlflow_arn,
+            kms_key=output.kms_key,
+            vpc=self.config.vpc is not None,
         )
 
     def create_request(self, arguments: Mapping[str, JSON]) -> Request:  # noqa: D102
@@ -291,12 +312,6 @@ class SageMakerRequests(_Requests):
 
     def remove_file(self, file: str, where: str) -> str:  # noqa: D102
         return f"aws s3 rm {quote(file)}"
-
-    def named(self, names: iam.Names) -> iam.Names:
-        """Return what the policies are about, with the agent, the MLflow app and the key."""
-        agent, output = _sagemaker_file.agent_arn(self._get), self.config.output
-        names = replace(names, mlflow=output.mlflow_arn, kms_key=output.kms_key)
-        return replace(names, function=agent) if self.config.agent.lambda_arn else replace(names, agent=agent)
 
     def setup_requests(self) -> list[Request]:
         """Return the requests that create the model package groups."""
@@ -324,7 +339,7 @@ class SageMakerRequests(_Requests):
         try:
             found = self.schema_problems(jobs, self.create_request(self.arguments(files, None)))
         except JobServiceError as error:
-            if error.status != HTTPStatus.FORBIDDEN:
+            if not (error.code or "").startswith("AccessDenied"):
                 raise
             say(f"the document is not checked against the service's schema: {error}")
             return
@@ -344,11 +359,43 @@ class SageMakerRequests(_Requests):
                 yield Created("group", arn, remove)
 
 
+class EvaluationRequests(SageMakerRequests):
+    """What the evaluation of the base model asks of SageMaker and S3, by `[evaluation]` of the file."""
+
+    @property
+    def job_name(self) -> str:
+        """Name of the evaluation: the job's name and `-eval`."""
+        return f"{self.config.job.name[:58].rstrip('-')}-eval"
+
+    def local_files(self) -> list[str]:  # noqa: D102
+        dataset = self._get("evaluation.dataset")
+        return [] if _sagemaker_file.is_remote(dataset) else [dataset]
+
+    def arguments(self, files: Mapping[str, str], grader: str | None) -> dict[str, JSON]:  # noqa: D102
+        return self._create_arguments(_sagemaker_file.evaluation_of(self._get, files), agent_rft.EVALUATION)
+
+    def setup_requests(self) -> list[Request]:
+        """Return none. An evaluation makes no model."""
+        return []
+
+
 Asked: TypeAlias = BedrockRequests | NovaRequests | SageMakerRequests
 
 
-def requests_of(job: JobFile) -> Asked:
-    """Return what a file that could be read asks of its service."""
+def requests_of(job: JobFile, *, evaluation: bool = False) -> Asked:
+    """Return what a file that could be read asks of its service.
+
+    Args:
+        job: The file.
+        evaluation: Whether to evaluate the base model rather than to train.
+
+    Raises:
+        ConfigurationError: The file has problems, or says nothing of an evaluation.
+    """
+    if evaluation and job.config:
+        if not isinstance(job.config, SageMakerConfig) or job.config.evaluation is None:
+            raise ConfigurationError(f"{job.path} has no [evaluation] of a job on SageMaker. Add one with a dataset")
+        return EvaluationRequests(job, job.config)
     if isinstance(job.config, NovaConfig):
         return NovaRequests(job, job.config)
     if isinstance(job.config, SageMakerConfig):

@@ -29,7 +29,7 @@ def calculator(operation: str, a: float, b: float) -> str:
 
 
 def build_agent() -> Agent:
-    """Return a new agent, which talks to the model under training. An agent holds the conversation, so none is shared."""
+    """Return a new agent, which talks to the model under training. It holds one conversation, so it is not shared."""
     model = wrap_model(OpenAIModel(client_args=runtime_client_args(), model_id="default"))
     return Agent(model=model, tools=[calculator], system_prompt=SYSTEM_PROMPT, callback_handler=None)
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
-import time
 from typing import Any
 
 from agent import build_agent
 from openai import OpenAI
 
 from aws_rft_sdk import RolloutFeedbackClient, rft_handler
-from aws_rft_sdk.adapters.openai import runtime_client_args
 from aws_rft_sdk.datasets import unpack
 
 
@@ -44,7 +43,7 @@ async def raises(payload: dict[str, Any]) -> dict[str, Any]:
 async def too_slow(payload: dict[str, Any]) -> dict[str, Any]:
     """Works for longer than `rollout_timeout` allows."""
     answer = await ask(payload)
-    time.sleep(60)
+    await asyncio.sleep(60)
     return {"answer": answer, "reward": 1.0}
 
 

@@ -8,12 +8,13 @@ from botocore.session import Session
 from botocore.validate import ParamValidator
 
 from aws_rft_sdk import agent_rft
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_request import create_parameters, evaluation_document, problems, training_document
+from aws_rft_sdk.jobs._tables import table_of
 from aws_rft_sdk.jobs.planning import plan
 from aws_rft_sdk.jobs.reading import read_job
-from aws_rft_sdk.jobs.sagemaker_config import Evaluation, SageMakerHyperparameters
-from aws_rft_sdk.jobs.services import requests_of
-from tests.jobs.job_files import SAGEMAKER, change, write_job
+from aws_rft_sdk.jobs.sagemaker_config import Evaluation, SageMakerConfig, SageMakerHyperparameters
+from tests.jobs.job_files import BEDROCK, SAGEMAKER, change, write_job
 
 ACCOUNT = "123456789012"
 AGENT = f"arn:aws:bedrock-agentcore:us-west-2:{ACCOUNT}:runtime/calc-AbCdEfGhIj"
@@ -29,7 +30,7 @@ EAST = "is in us-east-1, and the job runs in us-west-2"
 
 def read(folder, text=SAGEMAKER, **changes):
     for path, value in changes.items():
-        text = change(text, path, value if value is None or not value.startswith(("arn:", "s3:")) else f'"{value}"')
+        text = change(text, path, f'"{value}"' if value and value.startswith(("arn:", "s3:")) else value)
     return read_job(write_job(folder, text))
 
 
@@ -76,7 +77,8 @@ FIELDS = [
     ("agent.agentcore_arn", f"{AGENT}/runtime-endpoint/PROD", "no endpoint behind it"),
     ("agent.agentcore_arn", AGENT.replace("west-2", "east-1"), EAST),
     ("agent.qualifier", '"PROD"', ""),
-    ("agent.qualifier", '""', "not empty"),
+    ("agent.qualifier", "1", "name of an endpoint"),
+    ("agent.qualifier", '"a-b"', "name of an endpoint"),
     ("data.train", DATASET, ""),
     ("data.train", DATASET.replace("west-2", "east-1"), EAST),
     ("data.train", f"{HUB}/x", "ARN of a registered dataset"),
@@ -85,6 +87,7 @@ FIELDS = [
     ("data.train", '"prompts.jsonl"', "40 rows, and a batch of 128"),
     ("data.train", None, "is missing"),
     ("data.validation", '"few-prompts.jsonl"', ""),
+    ("data.validation", DATASET.replace("west-2", "east-1"), EAST),
     ("data.validation", '"absent.jsonl"', "there is no file"),
     ("data.upload_to", "s3://bucket/data", "is for local files"),
     ("output.s3", "s3://bucket", ""),
@@ -137,15 +140,6 @@ def test_field_when_changed_then_the_file_has_that_problem_or_none(tmp_path, pat
     assert not found
 
 
-BORDERS = [
-    (model.name, name, value)
-    for model in agent_rft.MODELS.values()
-    for name, known in model.hyperparameters.items()
-    for value in (known.choices or ((known.low, known.high) if known.low > -1 else ()))
-    if not known.excludes_low or value != known.low
-]
-
-
 @pytest.mark.parametrize("model", agent_rft.MODELS)
 def test_hyperparameters_when_at_their_borders_or_beyond_then_the_rules_are_those_of_the_model(tmp_path, model):
     facts = agent_rft.MODELS[model].hyperparameters
@@ -160,6 +154,17 @@ def test_hyperparameters_when_at_their_borders_or_beyond_then_the_rules_are_thos
             changes = {"job.model": f'"{model}"', f"hyperparameters.{name}": json.dumps(value)}
             rules = [item.rule for item in read(tmp_path, **changes).problems]
             assert rules == ([] if is_right else [f"must be {known.rule}"]), (name, value)
+
+
+@pytest.mark.parametrize("value", ["1", "nan", "[1]", "{}", '"arn:aws:x"', '"s3://"'])
+def test_file_when_any_field_has_an_odd_value_then_it_is_read_and_the_plan_is_json(tmp_path, value):
+    tables = {name: table_of(field) for name, field in SageMakerConfig.model_fields.items()}
+    every = [f"{name}.{field}" for name, table in tables.items() if table for field in table.model_fields]
+    for path in [*every, "tags.team", "evaluation.top_p"]:
+        json.dumps(plan(read(tmp_path, **{path: value})).to_json(), allow_nan=False)
+    for name in tables:
+        text = re.sub(rf"\[{name}\][^\[]*", "", SAGEMAKER)
+        json.dumps(plan(read(tmp_path, f"{name} = {value}\n{text}")).to_json(), allow_nan=False)
 
 
 def test_tables_of_hyperparameters_when_compared_with_the_facts_then_they_have_the_same_names():
@@ -186,6 +191,15 @@ CONFLICTS = [
         {"output.create_groups": "true", "output.model_package_group": f"{GROUP.replace(ACCOUNT, '9' * 12)}/calc"},
         "output.model_package_group",
         "is in the account 999999999999",
+    ),
+    (
+        {
+            "data.train": '"prompts.jsonl"',
+            "hyperparameters.global_batch_size": "32",
+            "data.validation": DATASET.replace("west-2", "east-1"),
+        },
+        "data.validation",
+        EAST,
     ),
     ({"data.train": '"few-prompts.jsonl"', "hyperparameters.global_batch_size": "32"}, "data.train", "a batch of 32"),
     ({"job.model": '"nova-lite-2"', "data.train": '"few-prompts.jsonl"'}, "data.train", "a batch of 32"),
@@ -217,6 +231,10 @@ NOTES = [
     ({"job.max_runtime_seconds": "90000"}, "needs a higher quota"),
     ({"vpc.subnet_ids": '["s-1"]', "vpc.security_group_ids": '["sg-1"]'}, "two private subnets"),
     ({"job.model": f"{HUB}/some-new-model"}, "is not known here"),
+    (
+        {"evaluation.dataset": "s3://bucket/e.jsonl", "evaluation.pass_k_values": "[1, 4]"},
+        "evaluation.pass_k_values: pass@4 needs eval_group_size of 4",
+    ),
     ({"data.validation": "s3://bucket/train.jsonl"}, "is the training file"),
 ]
 DECIDED = [
@@ -224,6 +242,7 @@ DECIDED = [
     ({"hyperparameters.learning_rate": "4e-5"}, "learning_rate"),
     ({"output.mlflow_in": '"training"'}, "mlflow_in"),
     ({"hyperparameters.sampling_max_tokens": "4096"}, "validation of"),
+    ({"job.model": '"gpt-oss-2b"'}, "is not known here"),
     ({"job.model": '"qwen-3.6-27b"', "hyperparameters.sampling_max_tokens": "8192"}, "validation of"),
 ]
 
@@ -347,9 +366,12 @@ EVALUATION_HYPERPARAMETERS = {
 }
 
 
+SDK_EVALUATION_NAMES = ("eval_group_size", "pass_k_values", "success_threshold")
+"""The official evaluator looks for the others by wrong names."""
+
+
 def evaluation_by_the_sdk(run):
     """Return what the official evaluator builds for the same file."""
-    names = ("eval_group_size", "pass_k_values", "success_threshold")  # it looks for the others by wrong names
     return {
         "AgentConfig": {"BedrockAgentCoreConfig": {"AgentRuntimeArn": AGENT, "Qualifier": "DEFAULT"}},
         "InputDataConfig": [
@@ -369,7 +391,7 @@ def evaluation_by_the_sdk(run):
         "EvaluationConfig": {
             "BaseModelArn": f"{HUB}/openai-reasoning-gpt-oss-20b",
             "AcceptEula": True,
-            "HyperParameters": {name: EVALUATION_HYPERPARAMETERS[name] for name in names},
+            "HyperParameters": {name: EVALUATION_HYPERPARAMETERS[name] for name in SDK_EVALUATION_NAMES},
         },
         "StoppingCondition": {"MaxRuntimeInSeconds": 86_400},
     }
@@ -397,32 +419,69 @@ def test_training_document_when_compared_with_the_official_sdk_then_it_differs_o
     assert list(document)[: len(theirs)] == list(theirs)
 
 
-@pytest.mark.parametrize(
-    ("package", "run"), [(None, "base-model-eval"), (PACKAGE, "fine-tuned-model-eval")], ids=["base", "tuned"]
-)
-def test_evaluation_document_when_compared_with_the_official_sdk_then_it_has_the_names_that_the_schema_has(
-    tmp_path, package, run
-):
-    asked = requests_of(read(tmp_path, **EVALUATED))
+def test_evaluation_document_when_compared_with_the_official_sdk_then_it_has_the_names_that_the_schema_has(tmp_path):
+    found = plan(read(tmp_path, **EVALUATED, **{"output.create_groups": "true"}), evaluation=True)
 
-    parameters = asked.evaluation("base-1", {}, package)
-
-    expected = evaluation_by_the_sdk(run) | (
-        {"ModelPackageConfig": {"InputModelPackageArn": package}} if package else {}
-    )
+    (request,) = found.requests
     differences = {"EvaluationConfig.HyperParameters": EVALUATION_HYPERPARAMETERS}
-    assert json.loads(parameters["JobConfigDocument"]) == with_differences(expected, differences)
-    assert (parameters["JobCategory"], problems(parameters)) == ("AgentRFTEvaluation", [])
+    assert not found.problems
+    assert request.document == with_differences(evaluation_by_the_sdk("base-model-eval"), differences)
+    assert (request.parameters["JobCategory"], request.parameters["JobName"]) == (
+        "AgentRFTEvaluation",
+        "calculator-1-eval",
+    )
+    assert found.creates == ({"kind": "job", "name": "calculator-1-eval", "model": "gpt-oss-20b"},)
 
 
-def test_evaluation_document_when_the_job_is_in_a_vpc_then_the_document_says_so(tmp_path):
-    vpc = {"vpc.subnet_ids": '["s-1", "s-2"]', "vpc.security_group_ids": '["sg-1"]'}
+def test_evaluation_document_when_of_a_tuned_model_then_it_names_model_and_run_as_the_official_sdk_does():
+    document = evaluation_document(
+        base_model=f"{HUB}/openai-reasoning-gpt-oss-20b",
+        agent=AGENT,
+        dataset="s3://bucket/eval.jsonl",
+        output="s3://bucket/out/",
+        accept_eula=True,
+        mlflow_arn=MLFLOW,
+        model_package=PACKAGE,
+        hyperparameters={name: EVALUATION_HYPERPARAMETERS[name] for name in SDK_EVALUATION_NAMES},
+    )
 
-    parameters = requests_of(read(tmp_path, **EVALUATED, **vpc)).evaluation("base-1", {})
+    tuned = {"ModelPackageConfig": {"InputModelPackageArn": PACKAGE}}
+    assert document == evaluation_by_the_sdk("fine-tuned-model-eval") | tuned
 
-    document = json.loads(parameters["JobConfigDocument"])
-    assert document["VpcConfig"] == {"SecurityGroupIds": ["sg-1"], "Subnets": ["s-1", "s-2"]}
-    assert not problems(parameters)
+
+EVALUATION_CHANGES = [
+    (
+        {"vpc.subnet_ids": '["s-1", "s-2"]', "vpc.security_group_ids": '["sg-1"]'},
+        "VpcConfig",
+        {"SecurityGroupIds": ["sg-1"], "Subnets": ["s-1", "s-2"]},
+    ),
+    ({"evaluation.max_runtime_seconds": "600"}, "StoppingCondition", {"MaxRuntimeInSeconds": 600}),
+    ({"output.mlflow_experiment": '"e"'}, "OutputDataConfig.MlflowConfig.MlflowExperimentName", "e"),
+    ({"output.mlflow_in": '"training"'}, "OutputDataConfig.MlflowConfig.MlflowResourceArn", MLFLOW),
+]
+
+
+@pytest.mark.parametrize(("changes", "path", "value"), EVALUATION_CHANGES)
+def test_evaluation_document_when_the_file_changes_then_it_changes(tmp_path, changes, path, value):
+    found = plan(read(tmp_path, **EVALUATED, **changes), evaluation=True)
+
+    assert not found.problems
+    assert value_at(found.requests[-1].document, path) == value
+
+
+def test_evaluation_when_its_dataset_is_local_then_that_is_all_that_is_uploaded(tmp_path):
+    changes = {"data.train": '"prompts.jsonl"', "hyperparameters.global_batch_size": "32"}
+
+    found = plan(read(tmp_path, **changes, **{"evaluation.dataset": '"few-prompts.jsonl"'}), evaluation=True)
+
+    assert [request.operation for request in found.requests] == ["PutObject", "CreateJob"]
+    assert found.requests[0].parameters["Body"].endswith("few-prompts.jsonl")
+
+
+@pytest.mark.parametrize("text", [SAGEMAKER, BEDROCK], ids=["sagemaker", "bedrock"])
+def test_evaluation_when_the_file_has_none_then_that_is_said(tmp_path, text):
+    with pytest.raises(ConfigurationError, match="Add one with a dataset"):
+        plan(read(tmp_path, text), evaluation=True)
 
 
 # file -> path in the document -> what stands there
@@ -495,7 +554,7 @@ def test_plan_when_data_is_local_and_groups_are_created_then_the_requests_are_in
     assert source == f"s3://{put.parameters['Bucket']}/{put.parameters['Key']}"
     assert [item["kind"] for item in found.creates] == ["file", "file", "group", "group", "job"]
     actions = {action for statement in found.statements for action in statement["Action"]}
-    assert {"sagemaker:CreateModelPackageGroup", "sagemaker:DescribeModelPackageGroup"} <= actions
+    assert {"sagemaker:CreateModelPackageGroup", "sagemaker:CreateJob", "iam:PassRole"} <= actions
     model = Session().get_service_model("sagemaker")
     for request in (group, create):
         shape = model.operation_model(request.operation).input_shape

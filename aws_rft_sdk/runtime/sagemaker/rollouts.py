@@ -23,7 +23,7 @@ _KEPT = 4096
 """Rollouts of a job that the runtime keeps, the newest ones. The traces of the job keep all."""
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0
-"""How long the call of an agent may go on after the reward arrived."""
+"""How long the call of an agent may go on after the reward arrived. Real seconds: the agent's clock is no faster."""
 _OPENERS = 8  # threads that create trajectories
 
 
