@@ -17,7 +17,7 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from aws_rft_sdk.agent_rft import TRAINING
+from aws_rft_sdk.agent_rft import MODELS, TRAINING
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.credentials import Keys
 from aws_rft_sdk.errors import ConfigurationError
@@ -27,9 +27,10 @@ from aws_rft_sdk.training.softmax import SoftmaxTrainer
 from tests.sagemaker.plane import parameters, training
 
 KEYS = {"aws_access_key_id": "AKIDEXAMPLE", "aws_secret_access_key": "a-secret", "region_name": "us-west-2"}
-SMALL = {"group_size": "2", "global_batch_size": "32", "max_epochs": "2", "val_every": "0"}
+NOVA = MODELS["nova-lite-2"].hub_arn("us-west-2")  # its batches are the smallest
+SMALL = {"group_size": "2", "global_batch_size": "8", "max_epochs": "2", "val_every": "0", "save_every": "1"}
 PROMPTS = "\n".join(
-    json.dumps({"prompt": arithmetic.prompt_cell(*problem)}) for problem in arithmetic.problems(33, random.Random(1))
+    json.dumps({"prompt": arithmetic.prompt_cell(*problem)}) for problem in arithmetic.problems(24, random.Random(1))
 )
 HANDLER = "aws_rft_sdk/training/arithmetic.py:handler"
 ROOT = Path(__file__).parents[2]
@@ -43,7 +44,7 @@ def create(endpoint: str, steps: int = 1) -> Any:
     """Begin a small job. Returns boto3's client of `sagemaker`."""
     boto3.client("s3", endpoint_url=endpoint, **KEYS).put_object(Bucket="bucket", Key="train.jsonl", Body=PROMPTS)
     client = boto3.client("sagemaker", endpoint_url=endpoint, **KEYS)
-    client.create_job(**parameters(training(hyperparameters={**SMALL, "max_steps": str(steps)})))
+    client.create_job(**parameters(training(base_model=NOVA, hyperparameters={**SMALL, "max_steps": str(steps)})))
     return client
 
 
@@ -140,7 +141,7 @@ def test_command_when_killed_in_a_job_then_the_next_one_goes_on_with_it(tmp_path
     command = [sys.executable, "-m", "aws_rft_sdk", "runtime", "--services", "jobs", "--port", "0"]
     command += ["--db", str(tmp_path / "jobs.db"), "--handler", HANDLER, "--trainer", "softmax-arithmetic"]
     starts = 0
-    for speed in ("20", "200"):  # in the second half nothing is left to be slow for
+    for speed in ("2", "200"):  # the first server is slow, so that it is killed in the middle
         process = subprocess.Popen(
             [*command, "--speed", speed], stdout=subprocess.PIPE, text=True, cwd=ROOT, env={**os.environ}
         )
@@ -149,7 +150,7 @@ def test_command_when_killed_in_a_job_then_the_next_one_goes_on_with_it(tmp_path
             line = process.stdout.readline()
             endpoint = next(word for word in line.split() if word.startswith("http"))
             if starts == 0:
-                wait(create(endpoint, steps=3), steps=2)
+                wait(create(endpoint, steps=3), steps=1)
                 process.kill()
             else:
                 job = wait(boto3.client("sagemaker", endpoint_url=endpoint, **KEYS))
@@ -162,7 +163,7 @@ def test_command_when_killed_in_a_job_then_the_next_one_goes_on_with_it(tmp_path
             process.stdout.close()
     assert (job["JobStatus"], job.get("FailureReason")) == ("Completed", None)
     said = [item["StatusMessage"] for item in job["SecondaryStatusTransitions"]]
-    assert "The job goes on after step 2" in said
+    assert "The job goes on after step 1" in said
     assert "aws-rft job submit JOB.toml --endpoint http://127.0.0.1:" in text
 
 
