@@ -162,9 +162,10 @@ def parts_of(job: Mapping[str, JSON]) -> dict[str, JSON]:
     if "JobConfigDocument" not in job:
         return {}
     progress, rollouts = progress_of(job), _rollouts_of(job)
+    share = f", {progress.share:.0%} done" if progress and job.get("JobStatus") == "InProgress" else ""
     found = {
         "phase": phase_of(job),
-        "progress": progress and f"{progress.text}, {progress.share:.0%} done",
+        "progress": progress and f"{progress.text}{share}",
         "rollouts": rollouts and f"{rollouts[0]:,} of {rollouts[1]:,}",
         "billed": usage_text(job),
     }
