@@ -169,7 +169,8 @@ def _print_head(one: RolloutSummary, found: Conversation) -> None:
         parts = (f"{one_line(name)} {_metric(value)}" for name, value in found.metrics.items())
         echo(f"components     {', '.join(parts)}")
     tokens = f"{_number(one.prompt_tokens)} prompt and {_number(one.response_tokens)} response tokens"
-    echo(f"took           {_number(one.turns)} turns, {_number(one.seconds)} s, {tokens}")
+    seconds = "-" if one.seconds is None else f"{one.seconds:.2f}"
+    echo(f"took           {_number(one.turns)} turns, {seconds} s, {tokens}")
 
 
 def _metric(value: JSON) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import DatasetError, UnavailableError
 from aws_rft_sdk.failures import RolloutStatus, error_type
 from aws_rft_sdk.runs._sources import Database, Lines
@@ -28,7 +29,7 @@ from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key
 from aws_rft_sdk.types import TrajectoryStatus
 
 _APPLICATION_ID = 0x52465456
-_VERSION = 2
+_VERSION = 3
 _PROMPT_CHARACTERS = 1000
 _WAIT_SECONDS = 60.0
 _LINES_PER_STEP, _ROWS_PER_STEP, _TURNS_PER_STEP = 5000, 500, 200
@@ -328,7 +329,7 @@ class Index:
             (group,) = connection.execute("SELECT number FROM prompts WHERE digest = ?", (digest,)).fetchone()
         state = row.state
         reward = None if state.rewards is None else math.fsum(state.rewards)
-        shown = None if text is None else clean(text[:_PROMPT_CHARACTERS])
+        shown = None if text is None else clean(_asked(text)[:_PROMPT_CHARACTERS])
         status = (row.created_at_seconds, shown, state.status.value)
         return (row.trajectory_id, row.number, *status, group, reward, _OUTCOMES[state.status])
 
@@ -476,3 +477,12 @@ def _mark_json(connection: sqlite3.Connection, name: str, default: JSON) -> JSON
 
 def _set_mark(connection: sqlite3.Connection, name: str, value: JSON) -> None:
     connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def _asked(prompt: str) -> str:
+    """Return the question of a packed prompt cell. Other prompts are returned as they are."""
+    try:
+        question = unpack(prompt).question if prompt.startswith("{") else None
+    except DatasetError:
+        question = None
+    return question if isinstance(question, str) else prompt

@@ -76,7 +76,13 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"shown": show_text, "excerpt": excerpt, "number": _number, "percent": _percent}
+    found.filters |= {
+        "shown": show_text,
+        "excerpt": excerpt,
+        "number": _number,
+        "percent": _percent,
+        "seconds": _seconds,
+    }
     found.globals |= {"bar": bar, "most_tokens": MOST_TOKENS, "text_address": _text_address}
     return found
 
@@ -91,6 +97,10 @@ def _number(value: float | None, digits: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def _percent(value: float | None) -> str:
@@ -210,7 +220,7 @@ class Pages:
         pairs = values["pairs"]
         values["pairs"] = pairs[(page - 1) * _PER_PAGE :][:_PER_PAGE]
         values["prompts"] = self._runs[0].view.prompts([one.group for _, one, _ in values["pairs"]])
-        return "comparison.html", {**values, **_paging(request, page, len(pairs))}
+        return "comparison.html", {**values, "number": None, **_paging(request, page, len(pairs))}
 
     def _rollouts(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
         query = request.query_params
