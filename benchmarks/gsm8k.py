@@ -1,6 +1,6 @@
 """The main job on real input: 440 recorded GSM8K problems of four models through `aws-rft rollout`.
 
-    python benchmarks/gsm8k.py MODEL_SOLUTIONS_JSONL [--limit N]
+    python benchmarks/gsm8k.py MODEL_SOLUTIONS_JSONL [--limit N] [--keep FOLDER]
 
 The file is `model_solutions.jsonl` of openai/grade-school-math. Each recorded solution is replayed through the real
 example agent with real tool calls. The reward must equal the file's `is_correct` in every single rollout.
@@ -53,12 +53,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("solutions", type=Path)
     parser.add_argument("--limit", type=int)
+    parser.add_argument("--keep", type=Path, help="leave the runs in this folder, as MODEL/out")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
     results = []
-    for model in MODELS:
-        with tempfile.TemporaryDirectory() as folder:
-            results.append(run(arguments.solutions, model, arguments.limit, Path(folder)))
+    with tempfile.TemporaryDirectory() as temporary:
+        for model in MODELS:
+            folder = Path(arguments.keep or temporary, model)
+            folder.mkdir(parents=True)
+            results.append(run(arguments.solutions, model, arguments.limit, folder))
     for row in results:
         print(
             f"{row['model']:20} {row['agreeing']} of {row['rollouts']} agree, mean reward {row['mean_reward']:.2%}, "

@@ -9,7 +9,8 @@ import click
 from aws_rft_sdk.cli._job_options import endpoint_option, json_option
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import own_stdout
-from aws_rft_sdk.errors import ConfigurationError, RFTError, UnavailableError
+from aws_rft_sdk.errors import CredentialsError, ServiceError, UnavailableError
+from aws_rft_sdk.jobs.config import KINDS
 from aws_rft_sdk.jobs.guard import jobs_using, regions_of
 from aws_rft_sdk.jobs.sagemaker import AgentRFT
 
@@ -17,7 +18,7 @@ from aws_rft_sdk.jobs.sagemaker import AgentRFT
 @click.command("guard")
 @click.argument("agent")
 @click.option("--on", default="sagemaker", show_default=True, type=click.Choice(["sagemaker"]), help="The service.")
-@click.option("--region", help="AWS region.  [default: that of the ARN; for an id or a name, all that have jobs]")
+@click.option("--region", help="AWS region.  [default: that of the ARN; for an id or a name, all with jobs]")
 @endpoint_option
 @json_option
 @click.pass_context
@@ -32,13 +33,12 @@ def guard_command(
 
     Exit status: 0 if no job uses AGENT, 1 if one does, 3 if SageMaker cannot be asked, 2 for bad usage.
     """
-    regions = regions_of(agent)
-    asked = [region] if region else regions
+    asked = (region,) if region else regions_of(agent)
+    if endpoint and len(asked) > 1:  # a stand-in is in one region
+        asked = (KINDS["sagemaker"].region(),)
     try:
         found = [job for name in asked for job in jobs_using(agent, AgentRFT(name, endpoint_url=endpoint))]
-    except ConfigurationError:
-        raise
-    except RFTError as error:
+    except (CredentialsError, ServiceError) as error:
         raise UnavailableError(f"It is not known whether a job uses {agent}. {error}") from error
     if as_json:
         rows = [{"job": job.id, "arn": job["JobArn"], "status": job.status} for job in found]

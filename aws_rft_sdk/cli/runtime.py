@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,17 +46,12 @@ SageMaker's multi-turn RL jobs at {endpoint} (Ctrl-C stops it)
   point boto3                endpoint_url={endpoint}
   look at its rollouts       {runtime}/
 """
-_SHARED_OPTIONS = {"services", "port", "db", "policy", "auth", "faults", "functions", "trainer"}
-_OPTIONS = {"bedrock": _SHARED_OPTIONS, "jobs": _SHARED_OPTIONS | {"handler", "agent_url", "speed", "concurrency"}}
-"""The options that count for a choice of services. All but those in `_ONLY` count for the job runtime."""
-_ONLY = {
-    "functions": ("--function", "bedrock or jobs; the job runtime calls no functions"),
-    "trainer": ("--trainer", "bedrock or jobs; the job runtime trains nothing"),
-    "handler": ("--handler", "jobs; the job runtime calls no agents"),
-    "agent_url": ("--agent-url", "jobs; the job runtime calls no agents"),
-    "speed": ("--speed", "jobs; the job runtime has no pace"),
-    "concurrency": ("--concurrency", "jobs; the job runtime starts no rollouts"),
+_COUNTS_FOR = {
+    **dict.fromkeys(("services", "port", "db", "policy", "auth", "faults"), ("job", "bedrock", "jobs")),
+    **dict.fromkeys(("functions", "trainer"), ("bedrock", "jobs")),
+    **dict.fromkeys(("handler", "agent_url", "speed", "concurrency"), ("jobs",)),
 }
+"""The choices of --services that an option counts for. Options that are absent count for `job`."""
 _SOFTMAX = "softmax-arithmetic"
 _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
@@ -117,7 +113,7 @@ _PEM_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
     f"for base models. {_SOFTMAX}: the small policy of `aws-rft demo`.",
 )
 @click.option("--handler", metavar="FILE.py:HANDLER", help="jobs: the agent, as a decorated handler.")
-@click.option("--agent-url", metavar="URL", help="jobs: the agent, for example a running `aws-rft worker http`.")
+@click.option("--agent-url", metavar="URL", help="jobs: the agent, as a running `aws-rft worker http`.")
 @click.option("--speed", default=1.0, show_default=True, help="jobs: the service's clocks run so much faster.")
 @click.option("--concurrency", type=int, help="jobs: rollouts at a time.  [default: the job's own]")
 @limit_options
@@ -206,7 +202,7 @@ def _serve_jobs(
     server = LocalJobs(
         load_function(handler) if handler else None,
         agent_url=options["agent_url"],
-        forwarder=load_function(functions[0].rpartition("=")[2]) if functions else None,
+        forwarder=load_function(re.sub(r"\A[\w:.-]+=", "", functions[0])) if functions else None,
         policy=policy,
         trainer=_read_trainer(trainer) if trainer else None,
         **{name: options[name] for name in ("auth", "db", "port", "speed", "concurrency")},
@@ -225,16 +221,13 @@ def _refuse_ignored(services: str) -> None:
         ConfigurationError: One is given.
     """
     context = click.get_current_context()
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
-    for name in sorted(given):
-        if services in _OPTIONS and name in _OPTIONS[services]:
-            continue
-        if name in _ONLY:
-            option, text = _ONLY[name]
-            raise ConfigurationError(f"{option} is for --services {text}")
-        if services in _OPTIONS:
-            text = f"is for the job runtime; leave it out with {services}"
-            raise ConfigurationError(f"--{name.replace('_', '-')} {text}")
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        is_given = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
+        counts_for = _COUNTS_FOR.get(name, ("job",))
+        if is_given and services not in counts_for:
+            text = f"{parameter.opts[0]} is for --services {' or '.join(counts_for)}; leave it out with {services}"
+            raise ConfigurationError(text)
 
 
 def _read_trainer(name: str) -> Trainer:

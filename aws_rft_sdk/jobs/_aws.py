@@ -83,19 +83,20 @@ def session_for(region: str | None, session: Any = None) -> Session:
     return Session(found, session)
 
 
-def client(session: Session, service: str, *, endpoint_url: str | None = None) -> Any:
+def client(session: Session, service: str, *, endpoint_url: str | None = None, attempts: int = _ATTEMPTS) -> Any:
     """Return a boto3 client. Safe to share between threads.
 
     Args:
         session: From `session_for`.
         service: boto3's name of the service, for example `lambda`.
         endpoint_url: None for AWS. A server on this machine also works without credentials.
+        attempts: How often botocore sends a call at most. 1 for callers that repeat calls themselves.
 
     Raises:
         ConfigurationError: The endpoint is no URL, or boto3 cannot make the client.
     """
     config = Config(
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS}, read_timeout=_SILENCE_SECONDS.get(service, 60.0)
+        retries={"mode": "standard", "total_max_attempts": attempts}, read_timeout=_SILENCE_SECONDS.get(service, 60.0)
     )
     options: dict[str, Any] = {"config": config}
     if endpoint_url is not None:

@@ -6,7 +6,9 @@ The presigned URL and the cookie are secrets. No log, error or repr shows them.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
@@ -34,6 +36,35 @@ _CALL_SECONDS = 30.0
 _PAGE = 1000
 _TRACES = 100
 _ROOT_SPAN = "trajectory"
+_USUAL = (
+    *(f"{phase}/reward/{name}" for phase in ("rollout", "val", "eval") for name in ("mean", "std", "min", "max")),
+    *(f"{phase}/reward/pass_at_1" for phase in ("val", "eval")),
+    *("rollout/turns/mean", "rollout/tokens/response_mean", "rollout/tokens/response_max", "rollout/advantage/mean"),
+    *("training/total_tokens", "training/num_trajectories", "training/num_groups", "analysis/zero_adv_groups"),
+)
+"""Metrics to ask for where the app does not list those of a run."""
+
+
+_CHATTY = ("urllib3.connectionpool", "botocore.parsers", "botocore.hooks", "botocore.retryhandler")
+"""Loggers of libraries that write URLs and answers while debugging."""
+_TOKEN = re.compile(r"(authToken=)[^&\s\"'#]+")
+
+
+class _MissingError(ServiceError):
+    """404: the app does not know what is asked for, or not yet."""
+
+
+class _WithoutTokens(logging.Filter):
+    """Removes the token of a presigned URL from a record."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if "authToken=" in text:
+            record.msg, record.args = _TOKEN.sub(r"\1<removed>", text), ()
+        return True
+
+
+_without_tokens = _WithoutTokens()
 
 
 class Mlflow:
@@ -58,10 +89,17 @@ class Mlflow:
         return {str(row["key"]): (int(row.get("step", 0)), int(row.get("timestamp", 0))) for row in rows}
 
     def history(self, run: str, metric: str) -> dict[int, tuple[int, float]]:
-        """Return the values of a metric by their steps, each with its time (in ms). Of two values the later counts."""
+        """Return the values of a metric by their steps, each with its time (in ms). Of two values the later counts.
+
+        Returns {} if the app does not know the run or the metric.
+        """
         found: dict[int, tuple[int, float]] = {}
         params: dict[str, JSON] = {"run_id": run, "metric_key": metric, "max_results": _PAGE}
-        for row in self._pages("GET", "2.0/mlflow/metrics/get-history", params, "metrics"):
+        try:
+            rows = list(self._pages("GET", "2.0/mlflow/metrics/get-history", params, "metrics"))
+        except _MissingError:
+            return found
+        for row in rows:
             step, value = int(row.get("step", 0)), (int(row.get("timestamp", 0)), float(row["value"]))
             if step not in found or found[step][0] <= value[0]:
                 found[step] = value
@@ -97,18 +135,17 @@ class Mlflow:
                 return
 
     def _ask(self, method: str, path: str, given: Mapping[str, JSON], api: Literal["api", "ajax-api"] = "api") -> Any:
-        """Call the API. A session that has ended is renewed once.
+        """Call the API. A session that is refused is renewed once.
 
         Raises:
             ServiceError: The app cannot be reached, or refuses.
         """
         if self._clock() - self._opened_at > _SESSION_SECONDS:
             self._session = None
-        had_session = self._session is not None
         where = {"params": given} if method == "GET" else {"json": given}
         session = self._open()
         response = self._send(session, method, f"{self._base}/{api}/{path}", **where)
-        if response.status_code in (401, 403) and had_session:
+        if response.status_code in (401, 403):
             self._session = None
             response = self._send(self._open(), method, f"{self._base}/{api}/{path}", **where)
         refuse_status(response.status_code, path)
@@ -123,6 +160,8 @@ class Mlflow:
     def _open(self) -> requests.Session:
         if self._session is not None:
             return self._session
+        for name in _CHATTY:  # a filter that is there already is not added again
+            logging.getLogger(name).addFilter(_without_tokens)
         url, session = self._presign(), requests.Session()
         session.trust_env = not is_loopback_url(url)  # no proxy stands before this machine
         opened = self._send(session, "GET", url.partition("#")[0])
@@ -144,7 +183,7 @@ def refuse_status(status: int, path: str) -> None:
     """Raise the error of an answer of MLflow that is not 2xx.
 
     Raises:
-        AccessDeniedError, ThrottledError, ServiceFaultError, ServiceError: By the status.
+        AccessDeniedError, _MissingError, ThrottledError, ServiceFaultError, ServiceError: By the status.
     """
     if status < 300:
         return
@@ -153,6 +192,8 @@ def refuse_status(status: int, path: str) -> None:
         raise AccessDeniedError(
             f"{text}. Allow sagemaker:CreatePresignedMlflowAppUrl and sagemaker-mlflow:* on the app", status=status
         )
+    if status == 404:
+        raise _MissingError(text)
     if status == 429:
         raise ThrottledError(f"{text}. Try again later", status=status)
     if status >= 500:
@@ -207,12 +248,20 @@ class MetricEvents:
         Raises:
             ServiceError: MLflow cannot be read. What was read before is kept.
         """
-        for metric, last in self._mlflow.metrics(self._run).items():
-            if self._latest.get(metric) != last:
+        for metric, last in self._metrics().items():
+            if last is None or self._latest.get(metric) != last:
                 for step, value in self._mlflow.history(self._run, metric).items():
                     self._steps.setdefault(step, {})[metric] = value
+            if last is not None:
                 self._latest[metric] = last
         return [self._event(step, self._steps[step], total_steps) for step in sorted(self._steps)]
+
+    def _metrics(self) -> Mapping[str, tuple[int, int] | None]:
+        """Return the metrics to read, each with its last value's place. None where that is not known."""
+        try:
+            return self._mlflow.metrics(self._run)
+        except (AccessDeniedError, _MissingError):  # a role may be allowed to read histories alone
+            return dict.fromkeys(_USUAL)
 
     def _event(self, step: int, metrics: Mapping[str, tuple[int, float]], total_steps: int | None) -> Event:
         values = {name: value if math.isfinite(value) else str(value) for name, (_, value) in metrics.items()}

@@ -68,7 +68,7 @@ class Fidelity:
     breaks: tuple[HistoryBreak, ...]
     """In the order of the turns. A turn can have several."""
     conversations: int
-    """Turns that go on from none: one, and one more for each sub-agent, fresh start or repeated call."""
+    """Turns that begin a row without a break: one, and one more for each sub-agent, fresh start or repeated call."""
 
     @property
     def rows(self) -> int:
@@ -89,14 +89,16 @@ def check_histories(trajectory: Trajectory) -> Fidelity:
     check_captured(trajectory)
     seen: list[_Conversation] = []
     breaks: list[HistoryBreak] = []
+    followed: set[int] = set()
     begun = 0
     for turn in trajectory.turns:
         now = _Conversation.of(turn)
         before = _nearest(seen, now)
-        if before is None:
-            begun += 1
-        else:
-            breaks += _breaks(before, now)
+        found = () if before is None else tuple(_breaks(before, now))
+        # Only one turn can follow another in a row. If a call was repeated, the second one begins a row.
+        begun += not found and (before is None or before.turn in followed)
+        followed |= set() if before is None else {before.turn}
+        breaks += found
         seen.append(now)
     return Fidelity(trajectory.trajectory_id, len(trajectory.turns), tuple(breaks), begun)
 

@@ -254,6 +254,12 @@ class RunView:
         with self._index.reading() as connection:
             return connection.execute(statement).fetchall()
 
+    def state(self) -> list[tuple[str, int, float, float]]:
+        """Return figures that change with what the run holds, in no order. Cheaper than all that may be shown of it."""
+        statement = "SELECT outcome, count(*), total(reward), total(tokens) FROM rollouts GROUP BY outcome"
+        with self._index.reading() as connection:
+            return connection.execute(statement).fetchall()
+
     def groups(self, success_threshold: float = SUCCESS_THRESHOLD) -> list[GroupSummary]:
         """Return all groups in the order of the dataset. Rollouts whose group is not known are in none."""
         statement = (

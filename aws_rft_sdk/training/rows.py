@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from aws_rft_sdk.errors import PayloadError
+from aws_rft_sdk.runtime import chat
 from aws_rft_sdk.types import Trajectory, Turn
 
 _SIZE = array("q").itemsize
@@ -80,6 +82,22 @@ def rows_of(trajectory: Trajectory) -> list[Row]:
             rows.append(continued)
         continued.add(turn, prompt[len(continued) :], sampled, logprobs)
     return [row.finish() for row in rows]
+
+
+def row_of_completion(completion: Mapping[str, Any]) -> Row:
+    """Return the row of one chat completion, all of whose tokens were sampled.
+
+    Raises:
+        PayloadError: The completion has no token ids, no log-probabilities or no tokens of its prompt.
+    """
+    prompt, sampled = chat.read_prompt_token_ids(completion), chat.read_token_ids(completion)
+    logprobs = chat.read_logprobs(completion)
+    if not prompt or not sampled or not logprobs or len(logprobs) != len(sampled):
+        raise PayloadError(
+            "a completion has no prompt_token_ids, or not one log-probability for each of its token_ids. A trainer "
+            "learns from the completions of its own policy: leave out LocalBedrock's policy="
+        )
+    return Row(prompt, sampled, logprobs, (1,) * len(sampled), (0,) * len(sampled))
 
 
 class _Growing:

@@ -20,9 +20,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from trl import GRPOConfig, GRPOTrainer
 
 from aws_rft_sdk._checks import check_number
-from aws_rft_sdk.errors import ConfigurationError, PayloadError
-from aws_rft_sdk.runtime import chat
+from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime.bedrock.trainers import TrainingStep, Update
+from aws_rft_sdk.training.rows import row_of_completion
 from aws_rft_sdk.training.torch_policy import TorchPolicy
 
 _WEIGHT, _MOMENT = "weight.", "optimizer."
@@ -170,8 +170,9 @@ def _batch(
     completions: Sequence[Mapping[str, Any]], advantages: Sequence[float], tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, torch.Tensor]:
     """Return what TRL makes of a generation: prompts padded on the left, completions on the right."""
-    rows = [_tokens(completion) for completion in completions]
-    prompts, sampled = ([torch.tensor(row[part]) for row in rows] for part in (0, 1))
+    rows = [row_of_completion(completion) for completion in completions]
+    prompts = [torch.tensor(row.prompt_ids) for row in rows]
+    sampled = [torch.tensor(row.completion_ids) for row in rows]
     filler = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 
     def padded(values: list[torch.Tensor], value: float, side: str = "right") -> torch.Tensor:
@@ -183,21 +184,10 @@ def _batch(
         "prompt_mask": padded([torch.ones_like(ids) for ids in prompts], 0, "left"),
         "completion_ids": padded(sampled, filler),
         "completion_mask": mask,
-        "old_per_token_logps": padded([torch.tensor(row[2]) for row in rows], 0),
+        "old_per_token_logps": padded([torch.tensor(row.logprobs) for row in rows], 0),
         "advantages": torch.tensor(advantages),
         "num_items_in_batch": mask.sum(),
     }
-
-
-def _tokens(completion: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...], tuple[float, ...]]:
-    prompt, sampled = chat.read_prompt_token_ids(completion), chat.read_token_ids(completion)
-    logprobs = chat.read_logprobs(completion)
-    if not prompt or not sampled or not logprobs or len(logprobs) != len(sampled):
-        raise PayloadError(
-            "a completion has no prompt_token_ids, or not one log-probability for each of its token_ids. TorchTrainer "
-            "learns from the completions of its own policy: leave out LocalBedrock's policy="
-        )
-    return prompt, sampled, logprobs
 
 
 # --- states ----------------------------------------------------------------------------------------------------------

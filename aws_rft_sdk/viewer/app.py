@@ -14,16 +14,17 @@ from urllib.parse import urlencode
 import jinja2
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aws_rft_sdk._hosts import is_own_host
-from aws_rft_sdk.errors import ConfigurationError, RFTError
+from aws_rft_sdk.errors import ConfigurationError, RFTError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs.looking import RunView
-from aws_rft_sdk.runs.where import OUTCOMES, parse_where
+from aws_rft_sdk.runs.where import NUMBERS, OUTCOMES, Comparison, parse_where
 from aws_rft_sdk.viewer import contents
 from aws_rft_sdk.viewer.charts import bar
 from aws_rft_sdk.viewer.contents import Links
@@ -50,13 +51,13 @@ _HEADERS = {
 }
 _SORTS = ("", "-reward", "reward", "-turns", "-tokens", "-seconds", "-started_at")
 _CHOICES = {
-    "outcome": "outcome=",
-    "error": "error=",
-    "tool": "tool=",
-    "reward_from": "reward>=",
-    "reward_to": "reward<=",
-    "turns_from": "turns>=",
-    "seconds_from": "seconds>=",
+    "outcome": ("outcome", "="),
+    "error": ("error", "="),
+    "tool": ("tool", "="),
+    "reward_from": ("reward", ">="),
+    "reward_to": ("reward", "<="),
+    "turns_from": ("turns", ">="),
+    "seconds_from": ("seconds", ">="),
 }
 """Fields of the form above the list, and the comparison that each one makes."""
 _OVERLAYS = ("logprobs", "mask")
@@ -96,6 +97,20 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
+class _Number(Convertor[int]):
+    """A number in a path. Longer ones are of nothing that is there."""
+
+    regex = "[0-9]{1,12}"
+
+    def convert(self, value: str) -> int:
+        return int(value)
+
+    def to_string(self, value: int) -> str:
+        return str(value)
+
+
+register_url_convertor("number", _Number())
+
 _Answer = Callable[[Request], Awaitable[Response]]
 _Make = Callable[[Request, WatchedRun, Links], tuple[str, dict[str, Any]]]
 """Returns the name of a template and what it shows."""
@@ -114,14 +129,14 @@ class Pages:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        run = PREFIX + "/{run:int}"
+        run = PREFIX + "/{run:number}"
         return [
             Route("/", self._first),
             Route(f"{PREFIX}/static/{{name}}", self._static),
             Route(run, self._page(self._overview)),
             Route(f"{run}/rollouts", self._page(self._rollouts)),
             Route(f"{run}/groups", self._page(self._groups)),
-            Route(f"{run}/groups/{{number:int}}", self._page(self._group)),
+            Route(f"{run}/groups/{{number:number}}", self._page(self._group)),
             Route(f"{run}/rollout", self._page(self._rollout)),
             Route(f"{run}/rollout.json", self._plain(_raw_json)),
             Route(f"{run}/text", self._plain(_text)),
@@ -142,18 +157,29 @@ class Pages:
                 return self._error(request, 404, f"There is no run {number}", 0)
             run, links = self._runs[number], Links(f"{PREFIX}/{number}")
             try:
-                template, values = await run_in_threadpool(self._made, make, request, run, links)
-            except (ConfigurationError, RFTError) as error:
-                status = 404 if isinstance(error, _NotFoundError) else 400
+                return HTMLResponse(await run_in_threadpool(self._html, make, request, number, run, links))
+            except RFTError as error:
+                status = (
+                    404 if isinstance(error, _NotFoundError) else 503 if isinstance(error, UnavailableError) else 400
+                )
                 return self._error(request, status, str(error), number)
-            return HTMLResponse(template_text(template, self._common(request, number, run, links) | values))
 
         return answer
 
-    def _made(self, make: _Make, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
+    def _html(self, make: _Make, request: Request, number: int, run: WatchedRun, links: Links) -> str:
+        self._look()
+        common = self._common(request, number, run, links)  # before, so that an older version is named, never a newer
+        template, values = make(request, run, links)
+        return template_text(template, common | values)
+
+    def _look(self) -> str:
         for one in self._runs:
             one.look()
-        return make(request, run, links)
+        return self._version
+
+    @property
+    def _version(self) -> str:
+        return "-".join(run.version for run in self._runs)
 
     def _common(self, request: Request, number: int, run: WatchedRun, links: Links) -> dict[str, Any]:
         return {
@@ -161,23 +187,25 @@ class Pages:
             "links": links,
             "number": number,
             "runs": [(place, one.name) for place, one in enumerate(self._runs)],
-            "where": request.query_params.get("where", ""),
             "static": f"{PREFIX}/static",
-            "path": request.url.path,
+            "version": self._version,
+            **{name: request.query_params.get(name, "").strip() for name in ("where", "text", "role")},
         }
 
     def _error(self, request: Request, status: int, text: str, number: int) -> Response:
         number = number if number < len(self._runs) else 0
         run, links = self._runs[number], Links(f"{PREFIX}/{number}")
-        values = self._common(request, number, run, links) | {"text": text, "status": status}
+        values = self._common(request, number, run, links) | {"problem": text, "status": status}
         return HTMLResponse(template_text("error.html", values), status)
 
     def _overview(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
-        return "overview.html", run.figures("overview", lambda: contents.overview(run, links))
+        return "overview.html", run.figures("overview", run.version, lambda: contents.overview(run, links))
 
     def _comparison(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
         sides = [Links(f"{PREFIX}/{number}") for number in (0, 1)]
-        values = dict(self._runs[0].figures("comparison", lambda: contents.comparison(self._runs, sides)))
+        values = dict(
+            self._runs[0].figures("comparison", self._version, lambda: contents.comparison(self._runs, sides))
+        )
         page = _page_number(request)
         pairs = values["pairs"]
         values["pairs"] = pairs[(page - 1) * _PER_PAGE :][:_PER_PAGE]
@@ -186,14 +214,16 @@ class Pages:
 
     def _rollouts(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
         query = request.query_params
-        words = query.get("text", "").strip()
-        role = query.get("role", "")
-        parts = [f"({query['where']})"] if query.get("where", "").strip() else []
-        parts += [f"text{'.' + role if role else ''}~{_quoted(words)}"] if words else []
-        chosen = {name: query.get(name, "").strip() for name in _CHOICES}
+        given = {name: query.get(name, "").strip() for name in ("where", "text", "role", *_CHOICES)}
+        where, chosen = given["where"], {name: given[name] for name in _CHOICES}
+        parts = [f"({where})"] if where else []
+        if given["text"]:
+            parts.append(str(Comparison("text" + (f".{given['role']}" if given["role"] else ""), "~", given["text"])))
         for name, value in chosen.items():
+            field, operator = _CHOICES[name]
             if value:
-                parts.append(_CHOICES[name] + (value if name.endswith(("_from", "_to")) else _quoted(value)))
+                is_number = field in NUMBERS
+                parts.append(f"{field}{operator}{value}" if is_number else str(Comparison(field, operator, value)))
         where = " and ".join(parts)
         page = _page_number(request)
         sort = query.get("sort", "")
@@ -204,8 +234,7 @@ class Pages:
             "found": found,
             "sort": sort,
             "sorts": _SORTS,
-            "text": words,
-            "role": role,
+            "given": {name: value for name, value in given.items() if value},
             "chosen": chosen,
             "outcomes": OUTCOMES,
             "errors": [kind.value for kind in FailureKind],
@@ -273,17 +302,17 @@ class Pages:
     async def _updates(self, request: Request) -> AsyncIterator[str]:
         """Yield an event each time that a run has something new, and a comment now and then to notice who has left.
 
+        A page that shows the version `seen`, or that saw the event `Last-Event-ID`, misses nothing in between.
+
         The last event of a server that ends is `stopping`.
         """
-        before: object = None
+        seen = request.headers.get("last-event-id") or request.query_params.get("seen", "")
         for count in range(_MOST_EVENTS):
-            for run in self._runs:
-                await run_in_threadpool(run.look)
-            now = [(run.progress, run.view.counts("outcome")) for run in self._runs]
-            if before is None or now != before:
-                if before is not None:
-                    yield f"data: {sum(run.progress.rollouts for run in self._runs)}\n\n"
-                before = now
+            version = await run_in_threadpool(self._look)
+            if version != seen:
+                rollouts = sum(run.progress.rollouts for run in self._runs if run.progress is not None)
+                yield f"id: {version}\ndata: {rollouts}\n\n"
+                seen = version
             elif count % 15 == 0:
                 yield ": here\n\n"
             for _ in range(_LOOKS):  # a server that ends waits 1 s for streams
@@ -299,6 +328,12 @@ class Pages:
         if name not in _STATIC:
             return Response(status_code=404)
         return Response((_HERE / "static" / name).read_bytes(), media_type=_STATIC[name])
+
+
+def _status_of(error: RFTError) -> int:
+    if isinstance(error, _NotFoundError):
+        return 404
+    return 503 if isinstance(error, UnavailableError) else 400
 
 
 class _NotFoundError(ConfigurationError):
@@ -321,10 +356,6 @@ def _text(view: RunView, query: Mapping[str, str]) -> tuple[str, str]:
     return contents.text_of(view, query.get("id", ""), number, query.get("what", "")), "text/plain"
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
 def _page_number(request: Request) -> int:
     try:
         return max(1, min(10**9, int(request.query_params.get("page", 1))))
@@ -344,7 +375,7 @@ def _paging(request: Request, page: int, matched: int, per_page: int = _PER_PAGE
         "page": page,
         "pages": pages,
         "matched": matched,
-        "page_before": address(page - 1),
+        "page_before": address(min(page - 1, pages)),
         "page_after": address(page + 1),
     }
 
@@ -383,16 +414,20 @@ def guarded(app: ASGIApp, key: str | None, own_hosts: Collection[str] | None) ->
 
 
 def _key_answer(request: Request, key: str) -> Response | None:
-    """Return the answer to a call that has not presented the key in a cookie. None if it has."""
+    """Return the answer to a call that presents the key in its address, or nowhere. None if a cookie proves it."""
     cookie = f"{_COOKIE}-{request.url.port}"  # browsers send a cookie to all ports of a host
-    if _is_key(request.cookies.get(cookie, ""), key):
-        return None
-    if not _is_key(request.query_params.get("key", ""), key):
+    # A server at another port gets the cookie too, so it is not the key itself.
+    proof = hmac.digest(key.encode(), b"cookie of the pages", "sha256").hex()
+    presented = request.query_params.get("key")
+    if not _is_key(request.cookies.get(cookie, ""), proof) and not _is_key(presented or "", key):
         text = "Open the address that the command printed: it has a key\n"
         return Response(text, 403, media_type="text/plain")
+    if presented is None:
+        return None
     rest = [(name, value) for name, value in request.query_params.multi_items() if name != "key"]
-    answer = RedirectResponse(request.url.path + (f"?{urlencode(rest)}" if rest else ""), 303)
-    answer.set_cookie(cookie, key, httponly=True, samesite="strict", path="/")
+    path = "/" + request.url.path.lstrip("/")  # two slashes would begin another host
+    answer = RedirectResponse(path + (f"?{urlencode(rest)}" if rest else ""), 303)
+    answer.set_cookie(cookie, proof, httponly=True, samesite="strict", path="/")
     return answer
 
 

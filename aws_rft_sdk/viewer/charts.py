@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -35,11 +36,12 @@ def bins_of(values: Mapping[float, int], most: int = 20) -> list[Bin]:
     known = sorted(value for value in values if math.isfinite(value))
     if len(known) <= most:
         return [Bin(value, value, values[value]) for value in known]
-    low, width = known[0], (known[-1] - known[0]) / most
+    low, high = known[0], known[-1]
+    # The difference of the ends may be more than a float holds.
+    edges = [*(low * (1 - part / most) + high * (part / most) for part in range(most)), high]
     counts = [0] * most
     for value in known:
-        counts[min(most - 1, int((value - low) / width))] += values[value]
-    edges = [*(low + width * number for number in range(most)), known[-1]]
+        counts[min(most - 1, bisect_right(edges, value) - 1)] += values[value]
     return [Bin(edges[number], edges[number + 1], count) for number, count in enumerate(counts)]
 
 
@@ -72,12 +74,13 @@ def curve(points: Sequence[tuple[float, float]], label: str) -> Markup:
     values = [value for _, value in points]
     low, high = min(0.0, *values), max(0.0, *values)
     high = high if high > low else low + 1
+    height = high / 2 - low / 2  # halves, since the whole may be more than a float holds
     first, last = points[0][0], points[-1][0]
     span = last - first or 1
     places = [
         (
             _LEFT + (_WIDTH - _LEFT - 4) * (x - first) / span,
-            4 + (_HEIGHT - _BOTTOM - 8) * (1 - (value - low) / (high - low)),
+            4 + (_HEIGHT - _BOTTOM - 8) * (1 - (value / 2 - low / 2) / height),
         )
         for x, value in points
     ]

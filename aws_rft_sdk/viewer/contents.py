@@ -21,6 +21,7 @@ from aws_rft_sdk.runs.metrics import Difference, compare
 from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
 from aws_rft_sdk.runs.summaries import Conversation, CurvePart
 from aws_rft_sdk.runs.table import RolloutTable
+from aws_rft_sdk.runs.where import Comparison
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
 from aws_rft_sdk.viewer.tokens import loss_mask, tokens_of
 from aws_rft_sdk.viewer.watching import WatchedRun
@@ -45,6 +46,10 @@ class Links:
         """Return the address of the list, with a filter and an order."""
         given = {name: value for name, value in query.items() if value not in ("", None)}
         return f"{self.base}/rollouts" + (f"?{urlencode(given)}" if given else "")
+
+    def having(self, field: str, value: str) -> str:
+        """Return the address of the list of rollouts whose field has this value."""
+        return self.rollouts(where=str(Comparison(field, "=", value)))
 
     def rollout(self, trajectory_id: str, **query: str | int) -> str:
         """Return the address of one rollout, or of a part of it."""

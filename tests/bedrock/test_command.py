@@ -90,8 +90,8 @@ def test_command_when_it_serves_then_a_job_runs_and_is_still_there_after_a_resta
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        (["--services", "bedrock", "--key", "k"], "--key is for the job runtime"),
-        (["--services", "bedrock", "--max-turns", "3"], "--max-turns is for the job runtime"),
+        (["--services", "bedrock", "--key", "k"], "--key is for --services job;"),
+        (["--services", "bedrock", "--max-turns", "3"], "--max-turns is for --services job;"),
         (["--services", "bedrock", "--function", "gsm8k"], "NAME=FILE.py:HANDLER"),
         (["--services", "bedrock", "--function", f"gsm8k={PARTS}:nobody"], "nobody"),
         (FUNCTION, "--services bedrock"),

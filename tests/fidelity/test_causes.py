@@ -11,6 +11,7 @@ from strands import Agent, tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager, SummarizingConversationManager
 
 from aws_rft_sdk import LocalRuntime, rft_handler, runtime_model
+from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.runs.fidelity import Fidelity, check_histories
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
@@ -52,7 +53,7 @@ class Rollout:
     def __init__(self, *answers: dict[str, Any]) -> None:
         self._answers = iter(answers)
 
-    def run(self, work: Callable[[Callable[..., Agent], str], Any]) -> Fidelity:
+    def run(self, work: Callable[[Callable[..., Agent], str], Any], faults: Faults | None = None) -> Fidelity:
         model = runtime_model()
 
         def agent(*tools: Any, **options: Any) -> Agent:
@@ -67,7 +68,7 @@ class Rollout:
             work(agent, payload["prompt"])
             return 1.0
 
-        with LocalRuntime(policy=lambda request: next(self._answers, say("And so on."))) as runtime:
+        with LocalRuntime(policy=lambda request: next(self._answers, say("And so on.")), faults=faults) as runtime:
             payload = runtime.new_rollout("What is a newt?")
             handler(payload)
             return check_histories(runtime.trajectory(payload["metadata"]["rolloutId"]))
@@ -232,6 +233,30 @@ def test_history_when_the_agent_only_adds_to_it_then_nothing_is_said(name: str) 
 
     assert found.breaks == ()
     assert found.rows == rows
+
+
+def asked_again(agent: Callable[..., Agent], prompt: str) -> None:
+    made = agent()
+    try:
+        made(prompt)
+    except Exception:  # as handlers do that try once more
+        made([])
+
+
+@pytest.mark.parametrize("turn", [1, 2])
+@pytest.mark.parametrize(
+    ("status", "sampled"), [(429, False), (500, False), (500, True)], ids=["throttled", "failed", "answer-lost"]
+)
+def test_history_when_a_call_was_asked_again_then_no_cause_is_named(status: int, sampled: bool, turn: int) -> None:
+    fault = Fault("status", route="inference", status=status, after=sampled, attempts=(turn,), retry_after_seconds=0.0)
+    answers = [call_tool('{"word": "newt"}'), say("A newt.")]
+    lost = [say("Lost.")] if sampled else []
+
+    found = Rollout(*answers[: turn - 1], *lost, *answers[turn - 1 :]).run(asked_again, Faults(fault))
+
+    # An answer that was lost on its way is a turn too, at the end of a row of its own.
+    assert found.breaks == ()
+    assert (found.turns, found.rows) == (2 + sampled, 1 + sampled)
 
 
 def test_history_when_a_structured_answer_is_wanted_then_only_its_tool_is_new() -> None:

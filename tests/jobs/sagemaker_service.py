@@ -187,7 +187,9 @@ class Service:
             rows = [{"key": name, **_point(values, max(values))} for name, values in known.items()]
             return {"run": {"info": {}, "data": {"metrics": rows}}}
         if path == "metrics/get-history":
-            values = self.metrics[given["run_id"]][given["metric_key"]]
+            values = self.metrics[given["run_id"]].get(given["metric_key"])
+            if values is None:
+                raise Refused("RESOURCE_DOES_NOT_EXIST", "no such metric", 404)
             steps, start = sorted(values), int(given.get("page_token", 0))
             more = {"next_page_token": str(start + 2)} if len(steps) > start + 2 else {}
             return {"metrics": [_point(values, step) for step in steps[start : start + 2]], **more}

@@ -83,7 +83,8 @@ class _LocalAgent:
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
         call = getattr(handler, "__call__", None)  # noqa: B004 - asked whether it is async, not whether it is callable
-        self._is_async = inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+        kinds = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+        self._is_async = any(is_kind(fn) for is_kind in kinds for fn in (handler, call))
         self._workers: Workers | None = None
         self._loop: _LoopThread | None = None
 
@@ -98,8 +99,6 @@ class _LocalAgent:
             if self._workers is None:
                 self._workers = Workers(_THREADS, "aws-rft-agent")
             await self._workers.run(functools.partial(self._run, copied))
-        except AgentError:
-            raise
         except Exception as error:
             raise AgentError(f"the handler raised {type(error).__name__}: {error}"[:_SHOWN]) from error
 
@@ -107,15 +106,23 @@ class _LocalAgent:
 
     async def _await(self, payload: dict[str, JSON]) -> None:
         try:
-            await self._handler(payload)
+            answer = self._handler(payload)
+            if inspect.isasyncgen(answer):
+                async for _ in answer:
+                    pass
+            else:
+                await answer
         except (SystemExit, KeyboardInterrupt) as error:
-            raise AgentError(f"the handler raised {type(error).__name__}") from None
+            raise RuntimeError(f"the handler ended its process: {type(error).__name__}({error})") from None
 
     def _run(self, payload: dict[str, JSON]) -> None:
         try:
-            self._handler(payload)
+            answer = self._handler(payload)
+            if inspect.isgenerator(answer):
+                for _ in answer:
+                    pass
         except (SystemExit, KeyboardInterrupt) as error:
-            raise AgentError(f"the handler raised {type(error).__name__}") from None
+            raise RuntimeError(f"the handler ended its process: {type(error).__name__}({error})") from None
 
     async def aclose(self) -> None:
         if self._workers is not None:

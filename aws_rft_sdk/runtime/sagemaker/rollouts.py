@@ -195,7 +195,8 @@ class Rollouts:
             if has_answered and (error := call.exception()) is not None:
                 if not isinstance(error, AgentError):
                     raise error
-                return f"the call of the agent failed: {error}"
+                failed = f"the call of the agent failed: {error}"
+                return failed if known["turns"] else f"no sampling requests were received for it, since {failed}"
             if known["status"] == TrajectoryStatus.READY:
                 completed_at = elapsed if completed_at is None else completed_at
                 if elapsed - completed_at >= REWARD_SECONDS:

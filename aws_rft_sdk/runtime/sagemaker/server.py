@@ -95,10 +95,10 @@ class LocalJobs(JobServer[Store]):
         check_number("speed", speed, low=0.001, high=_MAX_SPEED)
         if concurrency is not None:
             check_number("concurrency", concurrency, low=1, high=_MAX_CONCURRENCY, whole=True)
-        if policy is None and trainer is None:
-            raise ConfigurationError("policy is missing: give the policy that answers the agent, or a trainer with one")
         self._make_agent = functools.partial(make_agent, handler, agent_url, forwarder)
         self._make_agent()  # tells now what is wrong
+        if policy is None and trainer is None:
+            raise ConfigurationError("policy is missing: give the policy that answers the agent, or a trainer with one")
         self._policy, self._trainer = make_policy(policy), trainer
         self._runtime = LocalRuntime(
             self._policy,

@@ -22,7 +22,7 @@
     o: () => location.assign(page.overview), r: () => location.assign(page.rollouts),
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.ctrlKey || event.metaKey || event.altKey || event.shiftKey && event.key.startsWith("Arrow")) return;
     const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
     if (event.key === "Escape" && typing) event.target.blur();
     if (typing || !keys[event.key]) return;
@@ -53,37 +53,54 @@
   };
   // A page that someone works in is left alone: what is open, focused or marked would be lost.
   const busy = () => document.hidden || document.querySelector("main details[open]:not([data-kept])") ||
-    document.querySelector("main").contains(document.activeElement) && document.activeElement.tagName === "A" ||
-    String(getSelection()).length > 0;
-  let running = false;
+    document.querySelector("main").contains(document.activeElement) &&
+      /^(A|INPUT|SELECT)$/.test(document.activeElement.tagName) || String(getSelection()).length > 0;
+  let running = false, stale = false;
   const refresh = async () => {
+    stale = true;
     if (running || busy()) return;
     running = true;
     try {
-      const answer = await fetch(location.href, { headers: { accept: "text/html" } });
-      if (answer.ok) {
-        const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-        if (fresh && !busy()) {
-          document.querySelector("main").replaceChildren(...fresh.childNodes);
-          document.body.dataset.refreshed = String(Number(page.refreshed || 0) + 1);
-          prepare();
-        }
+      while (stale && !busy()) {
+        stale = false;
+        const answer = await fetch(location.href, { headers: { accept: "text/html" } });
+        if (!answer.ok) break;
+        const { body } = new DOMParser().parseFromString(await answer.text(), "text/html");
+        if (busy()) { stale = true; break; }
+        document.querySelector("main").replaceChildren(...body.querySelector("main").childNodes);
+        page.version = body.dataset.version;
+        prepare();
       }
+    } catch {
+      // The server is gone. The stream says so.
     } finally {
       running = false;
     }
   };
-  if (window.EventSource) {
-    const source = new EventSource(page.events), note = document.getElementById("connection");
-    const say = (text) => { note.textContent = text; note.hidden = !text; };
-    let failed = 0;
+  for (const ends of ["focusout", "toggle", "selectionchange"]) {
+    document.addEventListener(ends, () => { if (stale) setTimeout(refresh); }, true);
+  }
+  const note = document.getElementById("connection");
+  const say = (text) => { note.textContent = text; note.hidden = !text; };
+  let source = null, failed = 0;
+  // Only the page that is looked at has a stream: a browser opens six connections to a server, for all of its tabs.
+  const listen = () => {
+    if (document.hidden) { source?.close(); source = null; }
+    if (document.hidden || source) return;
+    source = new EventSource(`${page.events}?seen=${page.version}`);
     source.addEventListener("message", refresh);
-    source.addEventListener("open", () => { if (!note.hidden) refresh(); failed = 0; say(""); });
+    source.addEventListener("open", () => { failed = 0; say(""); });
     source.addEventListener("stopping", () => { failed = 1; });
     // A stream ends now and then, and is opened again at once.
     source.addEventListener("error", () => {
       if (failed++) say("The server has ended or cannot be reached. This page shows what was there before.");
     });
+  };
+  if (window.EventSource) {
+    document.addEventListener("visibilitychange", listen);
+    window.addEventListener("pagehide", () => { source?.close(); source = null; });
+    window.addEventListener("pageshow", listen);
+    listen();
   }
   prepare();
 })();
