@@ -189,7 +189,7 @@ def _of_file(jobs: AgentRFT, path: Path) -> dict[str, JSON]:
     values = asked.config.evaluation.model_dump(exclude_none=True)
     dataset, seconds = values.pop("dataset"), values.pop("max_runtime_seconds")
     if not is_remote(dataset):
-        dataset = jobs.upload(read.local(dataset), asked.folder).id
+        dataset = jobs.upload(read.local(dataset), asked.folder, check=False).id  # `read_job` has checked it
     return {"dataset": dataset, "max_runtime_seconds": seconds, "hyperparameters": values}
 
 

@@ -20,7 +20,7 @@ from aws_rft_sdk.jobs._sagemaker_answers import differing
 from aws_rft_sdk.jobs._sagemaker_followup import How, continued, deploy_commands, evaluation, model_checkpoint
 from aws_rft_sdk.jobs._sagemaker_looking import MISSING, JobReader
 from aws_rft_sdk.jobs._sagemaker_request import problems
-from aws_rft_sdk.jobs.evaluations import Evaluated, compare_traces, threshold_of
+from aws_rft_sdk.jobs.evaluations import Evaluated, evaluated
 from aws_rft_sdk.jobs.types import File, Job, refuse
 from aws_rft_sdk.jobs.watching import POLL_SECONDS
 
@@ -274,10 +274,8 @@ class AgentRFT(JobReader):
             )
             for suffix, chosen in (("-eval-base", None), ("-eval-tuned", package))
         ]
-        base, tuned = (self._evaluated(parameters, poll_seconds, changed) for parameters in asked)
-        base_traces, tuned_traces = (list(self.traces(item)) for item in (base, tuned))
-        found, note = compare_traces(base_traces, tuned_traces, success_threshold=threshold_of(base))
-        return Evaluated(base, tuned, self.evaluation_metrics(base), self.evaluation_metrics(tuned), found, note)
+        ended = [self._evaluated(parameters, poll_seconds, changed) for parameters in asked]
+        return evaluated(ended, [*map(self.evaluation_metrics, ended)], [[*self.traces(item)] for item in ended])
 
     def _evaluated(self, parameters: Mapping[str, JSON], poll_seconds: float, changed: Callable[[Job], object]) -> Job:
         begun = time.monotonic()

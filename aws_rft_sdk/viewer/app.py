@@ -220,7 +220,7 @@ class Pages:
         pairs = values["pairs"]
         values["pairs"] = pairs[(page - 1) * _PER_PAGE :][:_PER_PAGE]
         values["prompts"] = self._runs[0].view.prompts([one.group for _, one, _ in values["pairs"]])
-        return "comparison.html", {**values, **_paging(request, page, len(pairs))}
+        return "comparison.html", {**values, "number": None, **_paging(request, page, len(pairs))}
 
     def _rollouts(self, request: Request, run: WatchedRun, links: Links) -> tuple[str, dict[str, Any]]:
         query = request.query_params

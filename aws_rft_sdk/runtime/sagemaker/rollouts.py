@@ -20,7 +20,7 @@ REWARD_SECONDS = 60.0
 """How long a completed rollout may wait for its reward. The service's limit is not published."""
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0
-"""How long the call of an agent may go on after the reward arrived."""
+"""How long the call of an agent may go on after the reward arrived. Real seconds: the agent's clock is no faster."""
 _OPENERS = 8  # threads that create trajectories
 
 
@@ -178,7 +178,7 @@ class Rollouts:
             return await self._judge(rollout_id, call)
         finally:
             if not call.done():
-                await asyncio.wait({call}, timeout=_GRACE_SECONDS / self._limits.speed)
+                await asyncio.wait({call}, timeout=_GRACE_SECONDS)
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
 
