@@ -253,6 +253,25 @@ def test_job_when_the_call_of_its_agent_fails_then_the_reason_is_that_of_the_cal
         assert "no sampling requests" in failure(agent_url=worker.url)
 
 
+NAMES = """
+training/epoch training/global_step training/num_groups training/num_trajectories training/total_tokens
+training/num_datums training/datums_per_trajectory training/action_tokens_mean training/obs_tokens_mean
+training/trainable_token_positions training/nontrainable_token_positions training/trainable_token_ratio
+timing_s/step timing_s/training timing_s/policy_update timing_s/save_checkpoint timing_s/eval
+rollout/reward/mean rollout/reward/valid_mean rollout/reward/std rollout/reward/min rollout/reward/max
+rollout/reward/zero_frac rollout/turns/mean rollout/turns/min rollout/turns/max rollout/tokens/prompt_mean
+rollout/tokens/response_mean rollout/tokens/response_std rollout/tokens/response_min rollout/tokens/response_max
+rollout/logprob/zero_count rollout/logprob/zero_frac rollout/logprob/zero_per_group rollout/logprob/nz_mean
+rollout/logprob/nz_std rollout/logprob/nz_min rollout/logprob/nz_max rollout/advantage/mean rollout/advantage/std
+rollout/advantage/min rollout/advantage/max rollout/advantage/n_positive rollout/advantage/n_negative
+analysis/batch_completion_ratio analysis/batch_valid_ratio analysis/zero_adv_groups analysis/zero_adv_nonzero_reward
+analysis/zero_adv_zero_reward analysis/reward_variance_across_groups analysis/mean_group_reward_spread
+val/reward/mean val/reward/succeeded_rollouts val/reward/failed_rollouts val/reward/pass_at_1 val/reward/pass_power_1
+val/turns/mean val/tokens/prompt_mean val/logprob/zero_frac trainer/entropy trainer/grad_norm
+"""
+"""Metrics that the service documents for training, and those of the trainer."""
+
+
 # --- what happens when all is well -----------------------------------------------------------------------------------
 
 
@@ -273,6 +292,7 @@ def test_training_when_the_agent_is_a_real_one_then_success_rises_in_spite_of_fa
         (first, before), (last, after) = running.metrics()["val/reward/mean"]
         assert (first, last) == (0, 3)
         assert after > before + 0.5
+        assert set(NAMES.split()) <= set(running.metrics())
         tuned = ended(running.evaluate(model_package=output(job)["OutputModelPackageArn"]))
         assert output(tuned)["EvaluationMetrics"]["eval/reward/mean"] > before + 0.5
         assert faults.injected
