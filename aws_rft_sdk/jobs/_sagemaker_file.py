@@ -25,8 +25,6 @@ GROUPS = ("model_package_group", "checkpoint_package_group")
 _PATHS = {
     "AgentConfig.BedrockAgentCoreConfig": "agent.agentcore_arn",
     "AgentConfig.CustomAgentLambdaConfig": "agent.lambda_arn",
-    "InputDataConfig[0]": "data.train",
-    "InputDataConfig[1]": "data.validation",
     "OutputDataConfig.KmsKeyArn": "output.kms_key",
     "OutputDataConfig.MlflowConfig": "output.mlflow_arn",
     "TrainingConfig.MlflowConfig": "output.mlflow_arn",
@@ -37,8 +35,9 @@ _PATHS = {
     "TrainingConfig.AcceptEula": "job.accept_eula",
     "TrainingConfig.HyperParameters": "hyperparameters",
 }
-_EVALUATION_PATHS = {"InputDataConfig[0]": "evaluation.dataset", "EvaluationConfig.HyperParameters": "evaluation"}
+_EVALUATION_PATHS = {"EvaluationConfig.HyperParameters": "evaluation"}
 """Where the file says what stands in a document. Other paths of an evaluation are those of the training job."""
+_CHANNELS = {"train": "data.train", "validation": "data.validation", "evaluation": "evaluation.dataset"}
 
 
 def is_remote(data: str) -> bool:
@@ -63,10 +62,14 @@ def model_of(get: Get) -> BaseModel | None:
 
 def batch_size(get: Get, model: BaseModel) -> int | None:
     """Return how many prompts a training step has. Returns None if the file has a wrong value."""
-    known = model.hyperparameters["global_batch_size"]
-    given = get("hyperparameters.global_batch_size")
-    value = known.read(given) if known.allows(given) else known.default if given is None else None
-    return value if isinstance(value, int) else None
+    size: int | None = _value(get, "hyperparameters.global_batch_size", model.hyperparameters["global_batch_size"])
+    return size
+
+
+def _value(get: Get, path: str, known: Hyperparameter) -> Any:
+    """Return the value of a hyperparameter, or its default. Returns None if the file has a wrong one."""
+    given = get(path)
+    return known.default if given is None else known.read(given) if known.allows(given) else None
 
 
 def runtime_id(get: Get) -> str | None:
@@ -191,14 +194,16 @@ def file_conflicts(values: Values) -> Iterator[Problem]:
     local = [name for path in ("data.train", "data.validation") if (name := get(path)) and not is_remote(name)]
     if values.written("data.upload_to") and not local:
         yield Problem("data.upload_to", get("data.upload_to"), "is for local files; remove it", OURS)
-    for kind, documents in ((_PATHS, training_of), (_EVALUATION_PATHS, evaluation_of)):
-        if kind is _PATHS or values.written("evaluation"):
-            yield from _translated(conflicts(documents(get, {})), kind, values)
+    yield from _translated(training_of(get, {}), _PATHS, values)
+    if values.written("evaluation"):
+        yield from _translated(evaluation_of(get, {}), _EVALUATION_PATHS, values)
 
 
-def _translated(found: Iterator[Problem], paths: Mapping[str, str], values: Values) -> Iterator[Problem]:
-    """Yield the problems of a document with the paths and values of the file."""
-    for problem in found:
+def _translated(document: Mapping[str, JSON], paths: Mapping[str, str], values: Values) -> Iterator[Problem]:
+    """Yield the conflicts of a document with the paths and values of the file."""
+    channels = enumerate(document.get("InputDataConfig", ()))
+    paths = {f"InputDataConfig[{number}]": _CHANNELS[item["ChannelName"]] for number, item in channels} | {**paths}
+    for problem in conflicts(document):
         begins = next((path for path in paths if problem.path.startswith(path)), None)
         if begins is None:
             continue  # of an evaluation, and told of the training job
@@ -236,7 +241,7 @@ def _wrong_data(path: str, data: str | None) -> Iterator[Problem]:
 def file_notes(values: Values) -> Iterator[str]:
     """Yield what may not be meant, and what sources disagree about where the file does not decide it."""
     get, model = values.get, model_of(values.get)
-    if model is None and (name := get("job.model")):
+    if model is None and (name := base_model(get)):
         yield f"job.model: {name} is not known here. Its hyperparameters are sent as they are, and not checked"
     for name, known in model.hyperparameters.items() if model else ():
         if known.conflict and not values.written(f"hyperparameters.{name}"):
@@ -254,6 +259,10 @@ def file_notes(values: Values) -> Iterator[str]:
         )
     if get("hyperparameters.temperature") == 0:
         yield "hyperparameters.temperature: at 0 the rollouts of a group are alike, and nothing is learnt from them"
+    size = _value(get, "evaluation.eval_group_size", agent_rft.EVALUATION_HYPERPARAMETERS["eval_group_size"])
+    wanted = _value(get, "evaluation.pass_k_values", agent_rft.EVALUATION_HYPERPARAMETERS["pass_k_values"])
+    if values.written("evaluation.pass_k_values") and wanted and size and (largest := max(wanted)) > size:
+        yield f"evaluation.pass_k_values: pass@{largest} needs eval_group_size of {largest} or more"
     if (get("job.max_runtime_seconds") or 0) > agent_rft.MAX_RUNTIME_SECONDS:
         yield f"job.max_runtime_seconds: more than {agent_rft.MAX_RUNTIME_SECONDS:,} s needs a higher quota"
     if len(get("vpc.subnet_ids") or "12") < 2:

@@ -87,6 +87,7 @@ FIELDS = [
     ("data.train", '"prompts.jsonl"', "40 rows, and a batch of 128"),
     ("data.train", None, "is missing"),
     ("data.validation", '"few-prompts.jsonl"', ""),
+    ("data.validation", DATASET.replace("west-2", "east-1"), EAST),
     ("data.validation", '"absent.jsonl"', "there is no file"),
     ("data.upload_to", "s3://bucket/data", "is for local files"),
     ("output.s3", "s3://bucket", ""),
@@ -191,6 +192,15 @@ CONFLICTS = [
         "output.model_package_group",
         "is in the account 999999999999",
     ),
+    (
+        {
+            "data.train": '"prompts.jsonl"',
+            "hyperparameters.global_batch_size": "32",
+            "data.validation": DATASET.replace("west-2", "east-1"),
+        },
+        "data.validation",
+        EAST,
+    ),
     ({"data.train": '"few-prompts.jsonl"', "hyperparameters.global_batch_size": "32"}, "data.train", "a batch of 32"),
     ({"job.model": '"nova-lite-2"', "data.train": '"few-prompts.jsonl"'}, "data.train", "a batch of 32"),
     ({**EVALUATION, "evaluation.temperature": "3"}, "evaluation.temperature", "from 0 to 2"),
@@ -221,6 +231,10 @@ NOTES = [
     ({"job.max_runtime_seconds": "90000"}, "needs a higher quota"),
     ({"vpc.subnet_ids": '["s-1"]', "vpc.security_group_ids": '["sg-1"]'}, "two private subnets"),
     ({"job.model": f"{HUB}/some-new-model"}, "is not known here"),
+    (
+        {"evaluation.dataset": "s3://bucket/e.jsonl", "evaluation.pass_k_values": "[1, 4]"},
+        "evaluation.pass_k_values: pass@4 needs eval_group_size of 4",
+    ),
     ({"data.validation": "s3://bucket/train.jsonl"}, "is the training file"),
 ]
 DECIDED = [
@@ -228,6 +242,7 @@ DECIDED = [
     ({"hyperparameters.learning_rate": "4e-5"}, "learning_rate"),
     ({"output.mlflow_in": '"training"'}, "mlflow_in"),
     ({"hyperparameters.sampling_max_tokens": "4096"}, "validation of"),
+    ({"job.model": '"gpt-oss-2b"'}, "is not known here"),
     ({"job.model": '"qwen-3.6-27b"', "hyperparameters.sampling_max_tokens": "8192"}, "validation of"),
 ]
 

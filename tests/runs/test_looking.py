@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import pytest
 
+from aws_rft_sdk.datasets import pack
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus
 from aws_rft_sdk.runs import _index
@@ -434,3 +435,21 @@ def test_turns_when_they_are_odd_json_then_they_are_shown_as_far_as_possible(tmp
         json.dumps(found.to_json())
         assert found.messages[0].text == "7"
         assert found.messages[2].calls[0].arguments == "{"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        (pack(question="How many?", ground_truth="7"), "How many?"),
+        ('{"question": "How many?", "answer": "7"}', "How many?"),
+        ('{"question": ["a"], "answer": "7"}', '{"question": ["a"], "answer": "7"}'),
+        ('{"no": "question"}', '{"no": "question"}'),
+        ("{not JSON", "{not JSON"),
+    ],
+)
+def test_prompt_when_it_is_a_packed_cell_then_lists_show_its_question(tmp_path, prompt, shown):
+    with Database(tmp_path) as database:
+        database.add("t-0", calculating(), prompt=prompt)
+    with RunView.open(tmp_path) as view:
+        view.update()
+        assert view.rollouts().rollouts[0].prompt == shown

@@ -21,6 +21,7 @@ from aws_rft_sdk import rft_handler
 from aws_rft_sdk.agent_rft import EVALUATION, MODELS, TRAINING
 from aws_rft_sdk.runtime import Fault, Faults, LocalJobs
 from aws_rft_sdk.runtime.bedrock.trainers import TrainingStep, Update
+from aws_rft_sdk.runtime.sagemaker import rollouts
 from aws_rft_sdk.runtime.sagemaker.objects import Objects
 from aws_rft_sdk.runtime.sagemaker.prompts import ChannelError, read_channel
 from aws_rft_sdk.runtime.sagemaker.store import Store
@@ -386,6 +387,17 @@ def test_rollouts_when_started_then_they_start_at_the_pace_of_the_service() -> N
         starts = sorted(trajectory.created_at for trajectory in running.jobs.runtime.trajectories())
     # 20 starts a second. A slow machine makes it longer, and nothing makes it shorter.
     assert starts[-1] - starts[0] > 10 / 20 * 0.8
+
+
+def test_runtime_when_a_job_is_long_then_it_keeps_the_newest_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "_KEPT", 6)
+    with twin(plain, concurrency=1) as running:
+        running.upload([str(number) for number in range(9)])
+        assert ended(running.train(hyperparameters={"max_steps": "2"}))["JobStatus"] == "Completed"
+        kept = [trajectory.trajectory_id for trajectory in running.jobs.runtime.trajectories()]
+        traced = [trace["id"] for trace in running.traces()]
+    assert len(traced) == 18
+    assert sorted(kept) == sorted(traced[-6:])
 
 
 @pytest.mark.parametrize(
