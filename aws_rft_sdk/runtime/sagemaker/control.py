@@ -120,7 +120,7 @@ class ControlPlane:
     def _read_document(self, category: str, text: str) -> dict[str, JSON]:
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _invalid(f"JobConfigDocument is not JSON: {error}") from None
         problems = list(document_problems(category, document)) or list(self._conflicts(category, document))
         if problems:
