@@ -220,6 +220,7 @@ class Index:
         with self.reading() as connection:
             is_new = stamp is None or _mark_json(connection, "stamp", None) != stamp
         if self._database is not None and is_new:
+            self._step(_forget_damage)
             with contextlib.suppress(DatasetError):  # `damage` tells
                 while self._step(self._add_trajectories):
                     pass
@@ -440,6 +441,14 @@ def _metrics(fields: Mapping[str, JSON]) -> list[tuple[str, float]]:
         for name, value in (fields.get("metrics") or {}).items()
         if type(value) in (int, float, bool) and math.isfinite(value)
     ]
+
+
+def _forget_damage(connection: sqlite3.Connection) -> int:
+    """Read again what could not be read. The file may have been copied or written to just then."""
+    if _mark_json(connection, "broken", None) is not None:
+        _set_mark(connection, "broken", None)
+        connection.execute("UPDATE rollouts SET is_read = 0 WHERE seen_turns = 0 AND place IS NOT NULL")
+    return 0
 
 
 def _decoded(line: bytes) -> JSON:

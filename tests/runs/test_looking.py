@@ -407,6 +407,25 @@ def test_database_when_damaged_then_records_are_shown_and_that_is_said(folder):
         assert view.conversation("aa-1").notes
 
 
+def test_database_when_its_damage_is_mended_then_it_is_read_again_and_nothing_more_is_said(tmp_path):
+    with Database(tmp_path) as database:
+        for number in range(200):
+            database.add(f"t-{number}", calculating())
+    whole = (tmp_path / "trajectories.db").read_bytes()
+    pages = bytearray(whole)
+    for start in range(len(whole) // 2, len(whole), 4096):
+        pages[start : start + 4096] = b"\xff" * 4096
+    (tmp_path / "trajectories.db").write_bytes(pages)
+    with looked_at(tmp_path) as view:
+        assert "damaged" in " ".join(view.notes())
+        assert view.rollouts(parse_where("text~42")).matched < 200
+        (tmp_path / "trajectories.db").write_bytes(whole)
+        assert view.update().is_done
+        assert "damaged" not in " ".join(view.notes())
+        assert view.rollouts(parse_where("text~42")).matched == 200
+        assert {one.tools["calculator"] for one in view.rollouts(limit=200).rollouts} == {1}
+
+
 def test_turns_when_one_trajectory_is_damaged_then_the_others_are_read(tmp_path):
     broken = [row._replace(request=b'[1, "no request"') for row in turn_rows(1, calculating())]
     with Database(tmp_path) as database:
