@@ -21,6 +21,7 @@ from rich.text import Text
 from aws_rft_sdk._frozen import JSON, thaw
 from aws_rft_sdk.runs.conversation import Message, TurnFacts
 from aws_rft_sdk.runs.summaries import Conversation, RolloutPage, RolloutSummary
+from aws_rft_sdk.viewer.texts import INVISIBLE
 
 _SHORT_ID = 8
 _FOLDED = {"tool": (10, 600), "system": (10, 600)}
@@ -30,16 +31,11 @@ _SIDE_BY_SIDE = 100  # columns of the terminal
 _HEADER = ("id", "group", "reward", "turns", "tokens", "seconds", "outcome", "error")
 _NUMBERS = range(1, 6)
 _COLORS = {"system": "magenta", "user": "cyan", "assistant": "green", "tool": "yellow"}
-# All that has no picture, or changes how others are shown. Tabs and line ends are harmless.
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f\u2028-\u202e"
-    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
-)
 
 
 def visible(text: str) -> str:
     """Return a text that does nothing to a terminal: what has no picture is shown as an escape."""
-    return _INVISIBLE.sub(_escaped, text.replace("\r\n", "\n"))
+    return INVISIBLE.sub(_escaped, text.replace("\r\n", "\n"))
 
 
 def _escaped(found: re.Match[str]) -> str:
@@ -169,7 +165,8 @@ def _print_head(one: RolloutSummary, found: Conversation) -> None:
         parts = (f"{one_line(name)} {_metric(value)}" for name, value in found.metrics.items())
         echo(f"components     {', '.join(parts)}")
     tokens = f"{_number(one.prompt_tokens)} prompt and {_number(one.response_tokens)} response tokens"
-    echo(f"took           {_number(one.turns)} turns, {_number(one.seconds)} s, {tokens}")
+    seconds = "-" if one.seconds is None else f"{one.seconds:.2f}"
+    echo(f"took           {_number(one.turns)} turns, {seconds} s, {tokens}")
 
 
 def _metric(value: JSON) -> str:

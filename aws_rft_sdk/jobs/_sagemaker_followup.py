@@ -27,6 +27,7 @@ from aws_rft_sdk.jobs._sagemaker_answers import (
     document_of,
     group_name,
     mlflow_arn,
+    phase_of,
     service_output,
 )
 from aws_rft_sdk.jobs._sagemaker_request import (
@@ -104,7 +105,7 @@ def continued(
             raise ConfigurationError(f"{how} knows no change {change!r}; known are {', '.join(CHANGES)}")
     if how == "resume" and not job.finished:
         raise ConfigurationError(f"job {job.id} is {job.status}, so there is nothing to resume. Stop it first")
-    if how == "resume" and job.state == "succeeded":
+    if how == "resume" and job.state == "succeeded" and phase_of(job) != "MaxRuntimeExceeded":
         raise ConfigurationError(f"job {job.id} has made all its steps. `iterate` begins a new run from its weights")
     old = _created(job)
     role, tags = changes.pop("role_arn", job["RoleArn"]), changes.pop("tags", _tags(job))

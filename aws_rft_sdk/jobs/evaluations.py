@@ -7,7 +7,7 @@ by one, which needs far fewer prompts than a comparison of means.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from aws_rft_sdk._frozen import JSON
@@ -53,29 +53,40 @@ class Evaluated:
         }
 
 
-def compare_traces(base: Traces, tuned: Traces, *, success_threshold: float) -> tuple[RunComparison | None, str]:
-    """Compare two evaluations prompt by prompt. Returns the comparison, None if there is none, and a note.
+def evaluated(jobs: Sequence[Job], metrics: Sequence[Mapping[str, float]], traces: Sequence[Traces]) -> Evaluated:
+    """Compare two evaluations, prompt by prompt where there are traces.
 
     A prompt is known by its text. An attempt without a reward is left out: the service has tried that rollout again.
 
     Args:
-        base: Rollouts of the base model, A.
-        tuned: Rollouts of the tuned model, B.
-        success_threshold: Lowest reward that counts as a success.
+        jobs: The evaluations of the base model, A, and of the tuned model, B.
+        metrics: The figures that the service reports of each.
+        traces: The rollouts of each.
     """
     places: dict[str, int] = {}
-    runs = [_records(traces, places) for traces in (base, tuned)]
-    counts = f"{len(runs[0])} of the base and {len(runs[1])} of the tuned model"
-    if not all(runs):
-        return None, f"not paired: MLflow has traces with prompt and reward of {counts}, so only means can be compared"
-    try:
-        return compare(runs[0], runs[1], success_threshold=success_threshold), ""
-    except ConfigurationError as error:
-        return None, f"not paired: {error}"
+    runs = [_records(each, places) for each in traces]
+    parts = zip(("base", "tuned"), map(len, runs), map(_rollouts, metrics), strict=True)
+    missing = [f"{have} of {all_} rollouts of the {model} model" for model, have, all_ in parts if have < all_]
+    comparison, note = None, f"MLflow has traces of {' and '.join(missing)}; others are left out" if missing else ""
+    if all(runs):
+        try:
+            comparison = compare(runs[0], runs[1], success_threshold=_threshold(jobs[0]))
+        except ConfigurationError as error:
+            note = f"not paired: {error}"
+    else:
+        counts = " and ".join(map(str, map(len, runs)))
+        note = f"not paired: MLflow has prompt and reward of {counts} rollouts, so only means can be compared"
+    (base, tuned), (of_base, of_tuned) = jobs, metrics
+    return Evaluated(base, tuned, of_base, of_tuned, comparison, note)
 
 
-def threshold_of(evaluation: Job) -> float:
-    """Return the lowest reward that an evaluation counts as a success."""
+def _rollouts(metrics: Mapping[str, float]) -> int:
+    """Return how many rollouts an evaluation had. Returns 0 if the service does not say."""
+    each = metrics.get("eval/reward/rollouts_per_prompt", 1.0)
+    return round(metrics.get("eval/reward/num_prompts", 0.0) * each)
+
+
+def _threshold(evaluation: Job) -> float:
     rule = EVALUATION_HYPERPARAMETERS["success_threshold"]
     given = document_of(evaluation).get("EvaluationConfig", {}).get("HyperParameters", {}).get("success_threshold")
     return float(given) if rule.allows(given) else float(str(rule.default))

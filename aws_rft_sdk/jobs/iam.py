@@ -281,16 +281,17 @@ def _pass_role(names: Names, service: str) -> Statement:
 def _sagemaker_caller(names: Names) -> list[Statement]:
     """Return what `aws-rft job` needs for jobs on SageMaker: from `plan` and `submit` to `evaluate` and `guard`."""
     logs = names.arn("logs", "log-group:/aws/sagemaker/Job/*")
+    kind = "TrackingServer" if ":mlflow-tracking-server/" in (names.mlflow or "") else "App"
+    presigned = f"sagemaker:CreatePresignedMlflow{kind}Url"
     grant = [statement(["kms:CreateGrant", "kms:DescribeKey"], [names.kms_key])] if names.kms_key else []
     return [
         statement([f"sagemaker:{name}" for name in _JOB_ACTIONS], [names.arn("sagemaker", "job/*")]),
         statement([f"sagemaker:{name}" for name in ("ListJobs", "ListJobSchemaVersions", "DescribeJobSchemaVersion")]),
         _pass_role(names, _JOBS_SERVICE),
-        statement(["s3:GetObject", "s3:PutObject"], [f"{names.bucket_arn}/*"]),
-        statement(["s3:ListBucket"], [names.bucket_arn]),
+        statement(["s3:PutObject"], [f"{names.bucket_arn}/*"]),
         _packages(names, "CreateModelPackageGroup", "ListModelPackages"),
-        _mlflow(names, "sagemaker:CreatePresignedMlflowAppUrl", "sagemaker-mlflow:GetTraceArtifact"),
-        statement(["logs:DescribeLogStreams", "logs:FilterLogEvents", "logs:GetLogEvents"], [logs, f"{logs}:*"]),
+        _mlflow(names, presigned, "sagemaker-mlflow:GetTraceArtifact"),
+        statement(["logs:DescribeLogStreams", "logs:GetLogEvents"], [logs, f"{logs}:*"]),
         *([statement(["bedrock-agentcore:GetAgentRuntime"], [runtime])] if (runtime := names.runtime_arn) else []),
         *grant,
     ]

@@ -20,7 +20,7 @@ from aws_rft_sdk.jobs._sagemaker_answers import differing
 from aws_rft_sdk.jobs._sagemaker_followup import How, continued, deploy_commands, evaluation, model_checkpoint
 from aws_rft_sdk.jobs._sagemaker_looking import MISSING, JobReader
 from aws_rft_sdk.jobs._sagemaker_request import problems
-from aws_rft_sdk.jobs.evaluations import Evaluated, compare_traces, threshold_of
+from aws_rft_sdk.jobs.evaluations import Evaluated, evaluated
 from aws_rft_sdk.jobs.types import File, Job, refuse
 from aws_rft_sdk.jobs.watching import POLL_SECONDS
 
@@ -154,12 +154,14 @@ class AgentRFT(JobReader):
     ) -> Job:
         """Go on with a job that failed or was stopped, at the step after its last resumable checkpoint.
 
-        Base model, hyperparameters and datasets must stay. What may change is in the error about what may not.
+        Base model, hyperparameters and datasets must stay: the checkpoint belongs to that run.
 
         Args:
             job: The job that has ended.
             name: Of the new job. Safe to repeat with the same name.
-            changes: For example `{"max_runtime_seconds": 86400}`.
+            changes: For example `{"max_runtime_seconds": 86400}`. The names are `agent`, `qualifier`, `output`,
+                `model_package_group`, `checkpoint_package_group`, `mlflow_arn`, `mlflow_experiment`, `mlflow_run`,
+                `kms_key`, `vpc`, `max_runtime_seconds`, `role_arn` and `tags`.
             checkpoint: ARN of a model package of the checkpoint group. None for the last one.
 
         Raises:
@@ -179,6 +181,8 @@ class AgentRFT(JobReader):
             job: The job that has the weights.
             name: Of the new job. Safe to repeat with the same name.
             changes: For example `{"train": "s3://bucket/harder.jsonl", "hyperparameters": {"learning_rate": 5e-6}}`.
+                The names are those of `resume`, and `train`, `validation` and `hyperparameters`. Hyperparameters that
+                are not named stay, and None removes one.
             checkpoint: ARN of a model package of the output group. None for the last one.
 
         Raises:
@@ -274,10 +278,8 @@ class AgentRFT(JobReader):
             )
             for suffix, chosen in (("-eval-base", None), ("-eval-tuned", package))
         ]
-        base, tuned = (self._evaluated(parameters, poll_seconds, changed) for parameters in asked)
-        base_traces, tuned_traces = (list(self.traces(item)) for item in (base, tuned))
-        found, note = compare_traces(base_traces, tuned_traces, success_threshold=threshold_of(base))
-        return Evaluated(base, tuned, self.evaluation_metrics(base), self.evaluation_metrics(tuned), found, note)
+        ended = [self._evaluated(parameters, poll_seconds, changed) for parameters in asked]
+        return evaluated(ended, [*map(self.evaluation_metrics, ended)], [[*self.traces(item)] for item in ended])
 
     def _evaluated(self, parameters: Mapping[str, JSON], poll_seconds: float, changed: Callable[[Job], object]) -> Job:
         begun = time.monotonic()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from aws_rft_sdk._frozen import JSON
+from aws_rft_sdk.datasets import unpack
 from aws_rft_sdk.errors import DatasetError, UnavailableError
 from aws_rft_sdk.failures import RolloutStatus, error_type
 from aws_rft_sdk.runs._sources import Database, Lines
@@ -28,7 +29,7 @@ from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key
 from aws_rft_sdk.types import TrajectoryStatus
 
 _APPLICATION_ID = 0x52465456
-_VERSION = 2
+_VERSION = 3
 _PROMPT_CHARACTERS = 1000
 _WAIT_SECONDS = 60.0
 _LINES_PER_STEP, _ROWS_PER_STEP, _TURNS_PER_STEP = 5000, 500, 200
@@ -219,6 +220,7 @@ class Index:
         with self.reading() as connection:
             is_new = stamp is None or _mark_json(connection, "stamp", None) != stamp
         if self._database is not None and is_new:
+            self._step(_forget_damage)
             with contextlib.suppress(DatasetError):  # `damage` tells
                 while self._step(self._add_trajectories):
                     pass
@@ -328,7 +330,7 @@ class Index:
             (group,) = connection.execute("SELECT number FROM prompts WHERE digest = ?", (digest,)).fetchone()
         state = row.state
         reward = None if state.rewards is None else math.fsum(state.rewards)
-        shown = None if text is None else clean(text[:_PROMPT_CHARACTERS])
+        shown = None if text is None else clean(_asked(text)[:_PROMPT_CHARACTERS])
         status = (row.created_at_seconds, shown, state.status.value)
         return (row.trajectory_id, row.number, *status, group, reward, _OUTCOMES[state.status])
 
@@ -441,6 +443,14 @@ def _metrics(fields: Mapping[str, JSON]) -> list[tuple[str, float]]:
     ]
 
 
+def _forget_damage(connection: sqlite3.Connection) -> int:
+    """Read again what could not be read. The file may have been copied or written to just then."""
+    if _mark_json(connection, "broken", None) is not None:
+        _set_mark(connection, "broken", None)
+        connection.execute("UPDATE rollouts SET is_read = 0 WHERE seen_turns = 0 AND place IS NOT NULL")
+    return 0
+
+
 def _decoded(line: bytes) -> JSON:
     try:
         return decode_line(line)
@@ -476,3 +486,12 @@ def _mark_json(connection: sqlite3.Connection, name: str, default: JSON) -> JSON
 
 def _set_mark(connection: sqlite3.Connection, name: str, value: JSON) -> None:
     connection.execute("INSERT OR REPLACE INTO marks VALUES (?, ?)", (name, json.dumps(value)))
+
+
+def _asked(prompt: str) -> str:
+    """Return the question of a packed prompt cell. Other prompts are returned as they are."""
+    try:
+        question = unpack(prompt).question if prompt.startswith("{") else None
+    except DatasetError:
+        question = None
+    return question if isinstance(question, str) else prompt

@@ -13,7 +13,7 @@ from typing import Protocol
 import requests
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk._hosts import check_url
+from aws_rft_sdk._hosts import check_url, is_loopback_url
 from aws_rft_sdk.credentials import RuntimeKey
 from aws_rft_sdk.errors import ConfigurationError, DatasetError, UnavailableError
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, open_to_read, select_some, select_turns, turn_key
@@ -132,6 +132,7 @@ class RunningRuntime:
             runtime_key_for(Endpoint(self.name, Api.ALPHA, "", "endpoint=")) if key is None else check_key(key, "key")
         )
         self._session = requests.Session()
+        self._session.trust_env = not is_loopback_url(self.name)  # no proxy stands before this machine
         self._session.auth = None if given is None else RuntimeKey(given)
         self.rows()
 

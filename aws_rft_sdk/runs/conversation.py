@@ -204,7 +204,9 @@ def tools_offered(trajectory: Trajectory) -> list[JSON]:
 def mask_secrets(value: JSON) -> JSON:
     """Return a copy of JSON in which headers and fields that hold credentials by their name are "***"."""
     if isinstance(value, Mapping):
-        return {name: _masked(name, item) for name, item in value.items()}
+        # What a policy sampled has the name of a credential.
+        is_sampled = "logprob" in value
+        return {name: item if is_sampled and name == "token" else _masked(name, item) for name, item in value.items()}
     return [mask_secrets(item) for item in value] if isinstance(value, list | tuple) else value
 
 

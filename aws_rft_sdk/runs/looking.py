@@ -270,12 +270,24 @@ class RunView:
         with self._index.reading() as connection:
             return [GroupSummary(*row) for row in connection.execute(statement, (success_threshold,))]
 
-    def prompts(self, groups: Sequence[int]) -> dict[int, str]:
-        """Return the beginnings of the prompts of some groups, by their numbers, as far as they are known."""
-        marks = ", ".join("?" * len(groups))
-        statement = f'SELECT "group", min(prompt) FROM rollouts WHERE "group" IN ({marks}) GROUP BY 1'  # noqa: S608
+    def prompts(self, groups: Sequence[int] | None = None) -> dict[int, str]:
+        """Return the beginnings of the prompts of some groups, by their numbers, as far as they are known.
+
+        Args:
+            groups: Some hundred numbers. None for all groups.
+        """
+        marks = '"group" IS NOT NULL' if groups is None else f'"group" IN ({", ".join("?" * len(groups))})'
+        statement = f'SELECT "group", min(prompt) FROM rollouts WHERE {marks} GROUP BY 1'  # noqa: S608
         with self._index.reading() as connection:
-            return {number: prompt for number, prompt in connection.execute(statement, tuple(groups)) if prompt}
+            return {number: prompt for number, prompt in connection.execute(statement, tuple(groups or ())) if prompt}
+
+    def beside(self, group: int) -> tuple[int | None, int | None]:
+        """Return the groups before and after one. None where there is none."""
+        before = 'SELECT max("group") FROM rollouts WHERE "group" < ? AND superseded = 0'
+        after = 'SELECT min("group") FROM rollouts WHERE "group" > ? AND superseded = 0'
+        with self._index.reading() as connection:
+            first, last = (connection.execute(statement, (group,)).fetchone()[0] for statement in (before, after))
+        return first, last
 
     def metric_names(self) -> list[str]:
         """Return the names of the figures that handlers returned, sorted. They are components of rewards, usually."""

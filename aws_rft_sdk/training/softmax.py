@@ -178,12 +178,12 @@ def update(
 
 
 class SoftmaxTrainer:
-    """Lets the jobs of a `LocalBedrock` learn: the trainer of a `SoftmaxPolicy`.
+    """Lets the jobs of a `LocalBedrock` or a `LocalJobs` learn: the trainer of a `SoftmaxPolicy`.
 
     Args:
         decide: See `SoftmaxPolicy`.
         table: Logits of the base model.
-        learning_rate: Factor of the mean gradient. The job's `learning_rate_multiplier` multiplies it.
+        learning_rate: Factor of the mean gradient. `learning_rate_multiplier` of the step multiplies it.
     """
 
     def __init__(

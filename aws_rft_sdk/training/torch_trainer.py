@@ -1,4 +1,4 @@
-"""Lets the jobs of a `LocalBedrock` train a language model: each step is one update of TRL's `GRPOTrainer`."""
+"""Lets jobs of `LocalBedrock` and `LocalJobs` train a language model: a step is one update of TRL's `GRPOTrainer`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ _updating = threading.Lock()
 class TorchTrainer:
     """The trainer of a causal language model: `LocalBedrock(trainer=TorchTrainer(model, tokenizer, ...))`.
 
+    In a multi-turn job of `LocalJobs`, every model call of a rollout is one sample of the batch.
+
     A step makes one update from the recorded tokens, log-probabilities and advantages: TRL's clipped objective,
     averaged over all sampled tokens (`loss_type="dapo"`), and AdamW. The state holds the trained weights and the
     optimizer's moments as safetensors. It has the size of three models, or with `peft_config` of three adapters.
@@ -40,7 +42,7 @@ class TorchTrainer:
     Args:
         model: The base model. It is not changed.
         tokenizer: Its tokenizer, with a chat template.
-        learning_rate: The job's `learning_rate_multiplier` multiplies it.
+        learning_rate: `learning_rate_multiplier` of the step multiplies it.
         peft_config: The adapter to train, for example a `LoraConfig`. All jobs share the base model's memory then. None
             to train all weights, and keep a whole model for each job and each tuned model in use.
         max_tokens: Of an answer, if the request names no limit.

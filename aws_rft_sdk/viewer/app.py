@@ -76,7 +76,13 @@ def templates() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"shown": show_text, "excerpt": excerpt, "number": _number, "percent": _percent}
+    found.filters |= {
+        "shown": show_text,
+        "excerpt": excerpt,
+        "number": _number,
+        "percent": _percent,
+        "seconds": _seconds,
+    }
     found.globals |= {"bar": bar, "most_tokens": MOST_TOKENS, "text_address": _text_address}
     return found
 
@@ -91,6 +97,10 @@ def _number(value: float | None, digits: int = 4) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     return f"{value:,.0f}" if 10**digits <= abs(value) < 1e15 else f"{value:.{digits}g}"
+
+
+def _seconds(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
 def _percent(value: float | None) -> str:
@@ -188,6 +198,7 @@ class Pages:
             "number": number,
             "runs": [(place, one.name) for place, one in enumerate(self._runs)],
             "static": f"{PREFIX}/static",
+            "path": request.url.path,
             "version": self._version,
             **{name: request.query_params.get(name, "").strip() for name in ("where", "text", "role")},
         }
@@ -278,7 +289,7 @@ class Pages:
 
     # --- the rest ----------------------------------------------------------------------------------------------------
 
-    def _plain(self, make: Callable[[RunView, Mapping[str, str]], tuple[str, str]]) -> _Answer:
+    def _plain(self, make: Callable[[RunView, str, Mapping[str, str]], tuple[str, str]]) -> _Answer:
         """Return what answers with a text and its type, which `make` returns."""
 
         async def answer(request: Request) -> Response:
@@ -286,12 +297,19 @@ class Pages:
             if number >= len(self._runs):
                 return JSONResponse({"error": f"there is no run {number}"}, 404)
             try:
-                text, kind = await run_in_threadpool(make, self._runs[number].view, request.query_params)
+                text, kind = await run_in_threadpool(self._made_plain, make, number, request.query_params)
             except RFTError as error:
-                return JSONResponse({"error": str(error)}, 404)
+                return JSONResponse({"error": str(error)}, 503 if isinstance(error, UnavailableError) else 404)
             return Response(text.encode("utf-8", "backslashreplace"), media_type=kind)
 
         return answer
+
+    def _made_plain(
+        self, make: Callable[[RunView, str, Mapping[str, str]], tuple[str, str]], number: int, query: Mapping[str, str]
+    ) -> tuple[str, str]:
+        self._look()
+        view = self._runs[number].view
+        return make(view, view.find(query.get("id", "")), query)
 
     async def _events(self, request: Request) -> Response:
         number = request.path_params["run"]
@@ -345,15 +363,15 @@ def template_text(name: str, values: dict[str, Any]) -> str:
     return templates().get_template(name).render(values).encode("utf-8", "backslashreplace").decode()
 
 
-def _raw_json(view: RunView, query: Mapping[str, str]) -> tuple[str, str]:
-    value = contents.raw_json(view, query.get("id", ""))
+def _raw_json(view: RunView, trajectory_id: str, query: Mapping[str, str]) -> tuple[str, str]:
+    value = contents.raw_json(view, trajectory_id)
     return json.dumps(value, indent=2, default=str), "application/json"
 
 
-def _text(view: RunView, query: Mapping[str, str]) -> tuple[str, str]:
+def _text(view: RunView, trajectory_id: str, query: Mapping[str, str]) -> tuple[str, str]:
     place = query.get("message", "")
     number = int(place) if place.isascii() and place.isdigit() and len(place) < 10 else -1
-    return contents.text_of(view, query.get("id", ""), number, query.get("what", "")), "text/plain"
+    return contents.text_of(view, trajectory_id, number, query.get("what", "")), "text/plain"
 
 
 def _page_number(request: Request) -> int:

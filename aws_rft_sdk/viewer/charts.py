@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 320, 110
-_LEFT, _BOTTOM = 24, 16
+_LEFT, _BOTTOM = 32, 16
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,9 @@ from aws_rft_sdk.runs.conversation import Message, TurnFacts, first_difference, 
 from aws_rft_sdk.runs.fidelity import fidelity_of
 from aws_rft_sdk.runs.looking import RunView
 from aws_rft_sdk.runs.metrics import Difference, compare
+from aws_rft_sdk.runs.metrics.groups import EQUAL_WITHIN
 from aws_rft_sdk.runs.metrics.passk import ks_up_to, pass_at_k
-from aws_rft_sdk.runs.summaries import Conversation, CurvePart
+from aws_rft_sdk.runs.summaries import Conversation, CurvePart, GroupSummary
 from aws_rft_sdk.runs.table import RolloutTable
 from aws_rft_sdk.runs.where import Comparison
 from aws_rft_sdk.viewer.charts import Bin, bins_of, curve, histogram
@@ -145,12 +146,14 @@ def group_page(view: RunView, number: int) -> dict[str, Any]:
     best = max(conversations, key=lambda item: -1e300 if item.summary.reward is None else item.summary.reward)
     rewards = [member.reward for member in members if member.reward is not None]
     low, high = min([0.0, *rewards]), max([1.0, *rewards])
+    prompt = next((item.prompt for item in conversations if item.prompt is not None), members[0].prompt)
     return {
         "number": number,
-        "prompt": next((c.prompt for c in conversations if c.prompt is not None), members[0].prompt),
+        "prompt": _as_text(mask_secrets(prompt)),
         "members": [_member(item, best, low, high) for item in conversations],
         "left_out": len(members) - len(conversations),
         "best": best.summary.trajectory_id,
+        "beside": view.beside(number),
     }
 
 
@@ -200,6 +203,7 @@ def rollout_page(view: RunView, trajectory_id: str, part: int = 1) -> dict[str, 
     shown = {said.turn.index for said in messages if said.turn is not None}
     turns = () if item.trajectory is None else item.trajectory.turns
     tokens = {turn.index: found for turn in turns if turn.index in shown and (found := tokens_of(turn))}
+    metrics = mask_secrets(item.metrics)
     return {
         "item": item,
         "messages": messages,
@@ -209,8 +213,8 @@ def rollout_page(view: RunView, trajectory_id: str, part: int = 1) -> dict[str, 
         "before": ids[place - 1] if place else None,
         "after": ids[place + 1] if place is not None and place + 1 < len(ids) else None,
         "siblings": siblings,
-        "metrics": {name: value for name, value in item.metrics.items() if _is_figure(value)},
-        "evidence": {name: _as_text(value) for name, value in item.metrics.items() if not _is_figure(value)},
+        "metrics": {name: value for name, value in metrics.items() if _is_figure(value)},
+        "evidence": {name: _as_text(value) for name, value in metrics.items() if not _is_figure(value)},
         "state": None if item.state is None else json.dumps(thaw(item.state), indent=2, ensure_ascii=False),
         "offered": json.dumps(thaw(list(item.tools)), indent=2, ensure_ascii=False) if item.tools else "",
         "breaks": () if fidelity is None else fidelity.breaks,
@@ -264,17 +268,26 @@ def raw_json(view: RunView, trajectory_id: str) -> dict[str, JSON]:
     item = view.conversation(trajectory_id)
     turns = () if item.trajectory is None else item.trajectory.turns
     recorded = [{"request": thaw(turn.request), "response": thaw(turn.response)} for turn in turns]
-    return {**item.to_json(), "recorded": [mask_secrets(turn) for turn in recorded]}
+    found: dict[str, JSON] = mask_secrets({**item.to_json(), "recorded": recorded})
+    return found
 
 
 def comparison(runs: Sequence[WatchedRun], links: Sequence[Links]) -> dict[str, Any]:
-    """Return the groups of two runs, paired by their number, the biggest regression first."""
-    sides = [{group.group: group for group in run.view.groups()} for run in runs]
-    pairs = []
-    for number in sorted(sides[0].keys() & sides[1].keys()):
-        one, other = (side[number] for side in sides)
+    """Return the groups of two runs, paired by their prompts, the biggest regression first."""
+    # Records number the prompts of a dataset. Without them the numbers are those of the order in which a run met them.
+    numbered = all(run.view.has_records for run in runs)
+    prompts = [run.view.prompts() for run in runs]
+    sides = [
+        _by_prompt(run.view.groups(), None if numbered else known) for run, known in zip(runs, prompts, strict=True)
+    ]
+    pairs, others = [], 0
+    for place in sides[0].keys() & sides[1].keys():
+        one, other = (side[place] for side in sides)
+        asked = [known.get(group.group) for known, group in zip(prompts, (one, other), strict=True)]
+        others += None not in asked and asked[0] != asked[1]
         if one.mean is not None and other.mean is not None:
-            pairs.append((other.mean - one.mean, one, other))
+            change = other.mean - one.mean
+            pairs.append((0.0 if abs(change) <= EQUAL_WITHIN else change, one, other))
     changes = [change for change, _, _ in pairs]
     return {
         "pairs": sorted(pairs, key=lambda pair: (pair[0], pair[1].group)),
@@ -282,11 +295,25 @@ def comparison(runs: Sequence[WatchedRun], links: Sequence[Links]) -> dict[str, 
         "worse": sum(change < 0 for change in changes),
         "better": sum(change > 0 for change in changes),
         "only": [len(sides[0].keys() - sides[1].keys()), len(sides[1].keys() - sides[0].keys())],
+        "others": others,
         "means": [_mean_of(run) for run in runs],
         "histogram": histogram(bins_of(Counter(changes)), "change of the mean reward of a prompt"),
         "sides": links,
         "verdicts": _verdicts(runs),
     }
+
+
+def _by_prompt(groups: Sequence[GroupSummary], prompts: Mapping[int, str] | None) -> dict[object, GroupSummary]:
+    """Return groups by their numbers, or by their prompts. Equal prompts are told apart by their order."""
+    if prompts is None:
+        return {group.group: group for group in groups}
+    met: Counter[str] = Counter()
+    found: dict[object, GroupSummary] = {}
+    for group in groups:
+        if prompt := prompts.get(group.group):
+            found[prompt, met[prompt]] = group
+            met[prompt] += 1
+    return found
 
 
 def _verdicts(runs: Sequence[WatchedRun]) -> list[Difference]:

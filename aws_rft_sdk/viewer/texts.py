@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-_INVISIBLE = re.compile(
-    "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
+INVISIBLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180e\u200b\u200e\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ufeff\uffa0\ufff0-\ufffb\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-"""Control characters, marks of direction, characters without width, and halves of characters."""
+"""All that has no picture, or changes how others are shown. Tabs, line ends and joiners of letters are harmless."""
 SHOWN = 20_000
 """Characters of one text on a page. The raw JSON has all of it."""
 FOLDED = 1_500
@@ -28,7 +29,7 @@ class Shown(NamedTuple):
 def show_text(text: str, most: int = SHOWN) -> Shown:
     """Return a text with its invisible characters named, and cut off after `most` characters."""
     cut = text[:most]
-    named = _INVISIBLE.sub(lambda match: f"\u27e8U+{ord(match[0]):04X}\u27e9", cut)
+    named = INVISIBLE.sub(lambda match: f"\u27e8U+{ord(match[0]):04X}\u27e9", cut.replace("\r\n", "\n"))
     return Shown(named, len(text) - len(cut), len(text) > FOLDED or text.count("\n") > 25)
 
 

@@ -11,8 +11,8 @@ from strands import Agent, tool
 from strands.agent.conversation_manager import SlidingWindowConversationManager, SummarizingConversationManager
 
 from aws_rft_sdk import LocalRuntime, rft_handler, runtime_model
-from aws_rft_sdk.runtime import Fault, Faults
 from aws_rft_sdk.runs.fidelity import Fidelity, check_histories
+from aws_rft_sdk.runtime import Fault, Faults
 
 Answer = Callable[[dict[str, Any]], dict[str, Any]]
 ID = {"type": "function", "id": "call-1"}

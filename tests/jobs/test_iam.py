@@ -1,10 +1,13 @@
 """`aws-rft iam show` and `check`: policies for the user's own account, and what a role or user lacks."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from aws_rft_sdk import jobs
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._iam_check import Principal, compare
@@ -15,6 +18,7 @@ FUNCTION = f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:gsm8k"
 NAMES = Names(ACCOUNT, REGION, function="gsm8k", bucket="my-data")
 GROUP = f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/lambda/gsm8k"
 DEPLOYED = "arn:aws:bedrock:us-west-2:1:custom-model-deployment"
+ROOM = Path(jobs.__file__).parent
 WHERE = ("--region", REGION, "--account", ACCOUNT)
 
 
@@ -80,7 +84,7 @@ SHOWN = [
             ("sagemaker:CreatePresignedMlflowAppUrl", APP),
             ("sagemaker-mlflow:GetMetricHistory", APP),
             ("sagemaker:CreateModelPackageGroup", f"arn:aws:sagemaker:{REGION}:{ACCOUNT}:model-package-group/*"),
-            ("logs:FilterLogEvents", f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/Job/*"),
+            ("logs:GetLogEvents", f"arn:aws:logs:{REGION}:{ACCOUNT}:log-group:/aws/sagemaker/Job/*"),
             ("bedrock-agentcore:GetAgentRuntime", RUNTIME),
             ("kms:CreateGrant", KEY),
         },
@@ -151,6 +155,22 @@ def test_show_when_jobs_are_on_sagemaker_then_nobody_gets_a_wildcard_that_has_a_
     assert not {action for action in actions if action.startswith(("kms:", "ec2:", "lambda:"))}  # none was named
     if audience == "job-role":
         assert shown["trust"]["Statement"][0]["Action"] == ["sts:AssumeRole", "sts:TagSession"]
+
+
+def test_caller_of_sagemaker_when_this_package_calls_an_operation_then_it_is_allowed():
+    """What the sources name as the action of a call, when they turn a refusal into an error."""
+    text = "".join(
+        path.read_text() for name in ("*sagemaker*", "_cloudwatch", "guard") for path in ROOM.glob(f"{name}.py")
+    )
+    called = set(re.findall(r'asking(?:_each)?\([^"]*"([a-z0-9-]+:\w+)"', text))
+    called |= {f"sagemaker:{name}" for name in re.findall(r'_asking\("(\w+)"', text)}
+    allowed = {
+        action
+        for app in (APP, APP.replace("mlflow-app/", "mlflow-tracking-server/"))
+        for item in needs_of("caller", Names(ACCOUNT, REGION, mlflow=app), "sagemaker").statements
+        for action in item["Action"]
+    }
+    assert {"sagemaker:CreateJob", "logs:GetLogEvents", "sagemaker:ListJobs"} <= called <= allowed
 
 
 def test_show_when_something_is_not_named_then_it_says_how_to_narrow_it():

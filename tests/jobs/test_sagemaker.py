@@ -613,9 +613,30 @@ def test_evaluate_when_there_are_no_traces_then_the_means_are_told_and_that_they
     let_evaluations_run(service, traces=False)
     found = jobs.evaluate("calc-1", name="again", dataset="s3://bucket/test.jsonl")
     assert found.comparison is None
-    assert "not paired: MLflow has traces with prompt and reward of 0 of the base" in found.note
+    assert "not paired: MLflow has prompt and reward of 0 and 0 rollouts" in found.note
     assert found.tuned_metrics == {"eval/reward/mean": 0.8, "eval/turns/mean": 3.0, "eval/reward/pass_at_1": 0.8}
     assert found.base.id == "again-eval-base"
+
+
+def test_evaluate_when_traces_are_missing_then_it_says_how_many(jobs: AgentRFT, service: Service) -> None:
+    end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
+    let_evaluations_run(service)
+    begin = service.on_create
+
+    def lose(job: dict[str, Any]) -> None:
+        begin(job)
+        run = job["JobName"]
+        service.metrics[run] |= {"eval/reward/num_prompts": {0: 20.0}, "eval/reward/rollouts_per_prompt": {0: 1.0}}
+        del service.traces[run][15:]
+
+    service.on_create = lose
+    found = jobs.evaluate("calc-1")
+    assert found.note == (
+        "MLflow has traces of 15 of 20 rollouts of the base model and 15 of 20 rollouts of the tuned model; "
+        "others are left out"
+    )
+    assert found.comparison is not None
+    assert found.comparison.prompts == 15
 
 
 BAD_EVALUATIONS = {
@@ -696,7 +717,7 @@ def test_continuing_commands_when_typed_then_changes_are_read(
 ) -> None:
     end(service, jobs, "Stopped", **CHECKPOINTS)
     done = cli("resume", "calc-1", "--name", "calc-2", "--set", "max_runtime_seconds=3600")
-    assert "follow it with: aws-rft job watch calc-2 --on sagemaker" in done.output
+    assert "follow it with: aws-rft job watch calc-2 --on sagemaker --endpoint http://127.0.0.1:" in done.output
     assert sent(service)["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
     become(service.jobs["calc-2"], status="Stopped")
     done = cli("iterate", "calc-1", "--name", "calc-3", "--set", "hyperparameters.group_size=16", "--json")
@@ -749,7 +770,7 @@ def test_evaluate_command_when_given_a_file_then_its_dataset_is_uploaded_and_its
     end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
     let_evaluations_run(service)
     (tmp_path / "job.toml").write_text(FILE)
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"prompt": f"{n} + 1?"}) + "\n" for n in range(200)))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"prompt": f"{n} + 1?"}) + "\n" for n in range(20)))
     words = ("--file", str(tmp_path / "job.toml"), "--set", "eval_group_size=2", "--poll-seconds", "0.001")
     done = cli("evaluate", "calc-1", *words)
     assert done.exit_code == 0, done.output

@@ -9,6 +9,7 @@ from hashlib import sha256
 
 import pytest
 
+from aws_rft_sdk.datasets import pack
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.failures import FailureKind, RolloutStatus
 from aws_rft_sdk.runs import _index
@@ -406,6 +407,25 @@ def test_database_when_damaged_then_records_are_shown_and_that_is_said(folder):
         assert view.conversation("aa-1").notes
 
 
+def test_database_when_its_damage_is_mended_then_it_is_read_again_and_nothing_more_is_said(tmp_path):
+    with Database(tmp_path) as database:
+        for number in range(200):
+            database.add(f"t-{number}", calculating())
+    whole = (tmp_path / "trajectories.db").read_bytes()
+    pages = bytearray(whole)
+    for start in range(len(whole) // 2, len(whole), 4096):
+        pages[start : start + 4096] = b"\xff" * 4096
+    (tmp_path / "trajectories.db").write_bytes(pages)
+    with looked_at(tmp_path) as view:
+        assert "damaged" in " ".join(view.notes())
+        assert view.rollouts(parse_where("text~42")).matched < 200
+        (tmp_path / "trajectories.db").write_bytes(whole)
+        assert view.update().is_done
+        assert "damaged" not in " ".join(view.notes())
+        assert view.rollouts(parse_where("text~42")).matched == 200
+        assert {one.tools["calculator"] for one in view.rollouts(limit=200).rollouts} == {1}
+
+
 def test_turns_when_one_trajectory_is_damaged_then_the_others_are_read(tmp_path):
     broken = [row._replace(request=b'[1, "no request"') for row in turn_rows(1, calculating())]
     with Database(tmp_path) as database:
@@ -434,3 +454,21 @@ def test_turns_when_they_are_odd_json_then_they_are_shown_as_far_as_possible(tmp
         json.dumps(found.to_json())
         assert found.messages[0].text == "7"
         assert found.messages[2].calls[0].arguments == "{"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        (pack(question="How many?", ground_truth="7"), "How many?"),
+        ('{"question": "How many?", "answer": "7"}', "How many?"),
+        ('{"question": ["a"], "answer": "7"}', '{"question": ["a"], "answer": "7"}'),
+        ('{"no": "question"}', '{"no": "question"}'),
+        ("{not JSON", "{not JSON"),
+    ],
+)
+def test_prompt_when_it_is_a_packed_cell_then_lists_show_its_question(tmp_path, prompt, shown):
+    with Database(tmp_path) as database:
+        database.add("t-0", calculating(), prompt=prompt)
+    with RunView.open(tmp_path) as view:
+        view.update()
+        assert view.rollouts().rollouts[0].prompt == shown

@@ -163,3 +163,11 @@ def test_view_when_closed_then_its_index_is_gone(tmp_path, monkeypatch):
             assert list(tmp_path.iterdir())
             assert json.dumps(view.conversation(view.rollouts().rollouts[0].trajectory_id).to_json())
         assert list(tmp_path.iterdir()) == []
+
+
+def test_view_when_a_proxy_is_set_then_a_runtime_of_this_machine_is_asked_without_it(monkeypatch):
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # where nobody listens
+    with LocalRuntime(policy) as runtime, RunView.open(runtime.endpoint) as view:
+        runtime.new_rollout("x")
+        assert view.update().rollouts == 1

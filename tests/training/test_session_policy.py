@@ -68,7 +68,7 @@ def test_a_session_that_fails_is_answered_503(server, session):
         LocalRuntime(SessionPolicy(session.sample, TOKENIZER)) as runtime,
         RFTContext.bind(runtime.new_rollout("?")) as context,
         openai.OpenAI(**runtime_client_args(), max_retries=0, default_headers=context.headers()) as client,
+        pytest.raises(openai.InternalServerError, match="gave 0 log-probabilities") as told,
     ):
-        with pytest.raises(openai.InternalServerError, match="gave 0 log-probabilities") as told:
-            client.chat.completions.create(model="default", messages=[{"role": "user", "content": "?"}])
+        client.chat.completions.create(model="default", messages=[{"role": "user", "content": "?"}])
     assert told.value.status_code == 503

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from runs.making import Database, calculating, calling, said, write_records
 from viewer.browsing import Tab, chromium, needs_browser, served
 from viewer.test_pages import record
+from viewer.test_rollout_page import turn_with_tokens
 
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.runtime import LocalRuntime, standin
@@ -97,8 +98,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     records = [record(number, float(number % 2)) for number in range(12)]
     with Database(path) as database:
-        for one in records:
-            database.add(one.trajectory_id, calculating(f"Question {one.prompt_index}?", f"{one.reward}"))
+        for number, one in enumerate(records):
+            turns = calculating(f"Question {one.prompt_index}?", f"{one.reward}")
+            rows = None
+            if number == 1:  # from sure to unlikely: a token for each word, -n / 2
+                rows = [turn_with_tokens(number, 0, *turns[0], [1, 2], "Let me see . " * 3)]
+                rows.append(turn_with_tokens(number, 1, *turns[1], [9], "It is 0.0 ."))
+            database.add(one.trajectory_id, turns, rows=rows)
     return write_records(path, *records)
 
 
@@ -178,7 +184,7 @@ def test_pages_when_looked_at_then_they_fit_and_are_accessible(
     )
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     found = Tab(context.new_page(), address)
-    for path in (*PAGES, "/view/9"):
+    for path in (*PAGES, f"{PAGES[-1]}&tokens=mask", f"{PAGES[-1]}&tokens=logprobs", "/view/9"):
         page = found.open(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         violations = axe.Axe().run(page).response["violations"]
@@ -188,7 +194,19 @@ def test_pages_when_looked_at_then_they_fit_and_are_accessible(
     context.close()
 
 
-def test_page_when_rollouts_go_on_then_it_shows_them_by_itself(browser: Any) -> None:
+HIDE = """hidden => {
+  Object.defineProperty(document, "hidden", { get: () => hidden, configurable: true });
+  document.dispatchEvent(new Event("visibilitychange"));
+}"""
+NEWS = """version => new Promise(resolve => {
+  const source = new EventSource(`${document.body.dataset.events}?seen=${version}`);
+  source.onmessage = () => { source.close(); resolve(); };
+})"""
+
+
+def test_page_when_rollouts_go_on_then_it_shows_them_by_itself_also_those_that_came_while_it_was_busy(
+    browser: Any,
+) -> None:
     with LocalRuntime(standin(0)) as runtime:
         runtime.new_rollout("first")
         context = browser.new_context()
@@ -198,8 +216,30 @@ def test_page_when_rollouts_go_on_then_it_shows_them_by_itself(browser: Any) -> 
         for number in range(3):
             runtime.new_rollout(f"another {number}")
         page.locator("tbody tr").nth(3).wait_for()
+        page.evaluate(HIDE, True)
+        runtime.new_rollout("while nobody looks")
+        page.evaluate(NEWS, page.locator("body").get_attribute("data-version"))
+        assert page.locator("tbody tr").count() == 4
+        page.evaluate(HIDE, False)
+        page.locator("tbody tr").nth(4).wait_for()
+        page.keyboard.press("j")
+        runtime.new_rollout("while a line is chosen")
+        page.evaluate(NEWS, page.locator("body").get_attribute("data-version"))
+        assert page.locator("tbody tr").count() == 5
+        page.evaluate("document.activeElement.blur()")
+        page.locator("tbody tr").nth(5).wait_for()
         assert found.errors == []
         context.close()
+
+
+def test_tabs_when_many_are_open_then_the_next_one_still_loads(browser: Any, address: str) -> None:
+    context = browser.new_context()
+    tabs = [Tab(context.new_page(), address) for _ in range(8)]  # a browser opens six connections to a server
+    for one in tabs:
+        one.open("/view/0/groups").evaluate(HIDE, True)
+    tabs[0].page.reload()
+    assert tabs[0].page.locator("tbody tr").count() == 3
+    context.close()
 
 
 def test_buttons_when_pressed_then_texts_are_copied_to_the_letter_and_nothing_else_is_asked(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import threading
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import requests
-from runs.making import Database, calculating, calling, said, write_records
+from runs.making import Database, calculating, calling, said, turn_rows, write_records
 from viewer.browsing import KEY, served
 from viewer.test_pages import record
 
@@ -218,3 +219,66 @@ def test_charts_when_values_are_huge_then_they_are_still_drawn() -> None:
     for drawn in (histogram(bins_of(values), "x"), curve([(0, -1.7e308), (1, 1.7e308)], "x"), curve([(5, 0.0)], "x")):
         assert "nan" not in drawn
         assert "inf" not in drawn
+
+
+def test_groups_when_numbers_are_missing_then_links_lead_to_those_that_are_there(tmp_path: Path) -> None:
+    records = [record(number, 1.0) for number in (0, 1, 20, 21, 40)]  # of the groups 0, 5 and 10
+    with served(write_records(tmp_path / "run", *records)) as address:
+        session = requests.Session()
+        found = {}
+        for group in (0, 5, 10):
+            page = session.get(f"{address}/view/0/groups/{group}?key={KEY}", timeout=20).text
+            found[group] = re.findall(r'rel="(prev|next)" href="/view/0/groups/(\d+)"', page)
+    assert found == {0: [("next", "5")], 5: [("prev", "0"), ("next", "10")], 10: [("prev", "5")]}
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_comparison_when_runs_met_prompts_in_another_order_then_equal_prompts_are_compared(
+    tmp_path: Path, recorded: bool
+) -> None:
+    rewards = {"easy": 1.0, "hard": 0.0, "new": 0.5}
+    for name, prompts in (("a", ("easy", "hard")), ("b", ("hard", "easy", "new"))):
+        with Database(tmp_path / name) as database:
+            for number, prompt in enumerate(prompts):
+                database.add(f"t-{number:03d}", calculating(prompt), prompt=prompt, rewards=(rewards[prompt],))
+        if recorded:
+            write_records(tmp_path / name, *(record(4 * n, rewards[prompt]) for n, prompt in enumerate(prompts)))
+    with served(tmp_path / "a", tmp_path / "b") as address:
+        page = requests.Session().get(f"{address}/?key={KEY}", timeout=20).text
+    figures = dict(re.findall(r"<dt>([^<]+)</dt><dd>([^<]+)", page))
+    # Records number the prompts, so here another dataset was used.
+    assert ("pairs have different prompts" in page) is recorded
+    assert (figures["Worse"], figures["Better"]) == (("1", "1") if recorded else ("0", "0"))
+    assert "0 prompts are in A only, and 1 in B only" in page
+    links = re.findall(r'href="(/view/\d/groups/\d)" aria-label="group \d of [AB]"', page)
+    assert len(links) == 4
+    assert recorded or set(zip(links[::2], links[1::2], strict=True)) == {
+        ("/view/0/groups/0", "/view/1/groups/1"),
+        ("/view/0/groups/1", "/view/1/groups/0"),
+    }
+
+
+def test_secrets_when_anywhere_in_a_rollout_then_they_are_on_no_page_and_sampled_tokens_are(tmp_path: Path) -> None:
+    secret = {"api_key": "sk-hidden", "headers": {"X-Any": "sk-hidden"}}
+    tokens = {"content": [{"token": "Forty", "logprob": -0.5}]}
+    row, _ = turn_rows(0, calculating(), extra_headers={"Authorization": "sk-hidden"})
+    answer = json.loads(row.response)
+    answer["choices"][0]["logprobs"] = tokens
+    with Database(tmp_path) as database:
+        rows = [row._replace(response=json.dumps(answer).encode())]
+        database.add("t-000", rows=rows, prompt={"question": "Why?", **secret})
+    write_records(tmp_path, record(0, 1.0, metrics={"judge": {"why": "good", **secret}}, state={"env": secret}))
+    with served(tmp_path) as address:
+        session = requests.Session()
+        session.get(f"{address}/?key={KEY}", timeout=20)
+        for path in ("/view/0/rollout?id=t-", "/view/0/rollout.json?id=t-", "/view/0/groups/0", "/view/0/rollouts"):
+            text = session.get(address + path, timeout=20).text
+            assert "t-000" in text
+            assert "sk-hidden" not in text, path
+        raw = session.get(f"{address}/view/0/rollout.json?id=t-0", timeout=20).json()  # the id may be shortened
+    assert raw["recorded"][0]["response"]["choices"][0]["logprobs"] == tokens
+
+
+def test_raw_when_nobody_looked_before_then_the_index_is_made_for_it(address: str) -> None:
+    answer = requests.Session().get(f"{address}/view/0/rollout.json?id=t-001&key={KEY}", timeout=20)
+    assert answer.json()["trajectory_id"] == "t-001"
