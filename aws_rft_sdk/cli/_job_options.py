@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +38,16 @@ def place_options(fn: F) -> F:
     """Add `--region`, `--endpoint` and `--json` of a command that talks to Lambda and IAM."""
     region = click.option("--region", help="AWS region.  [default: that of the environment or the profile]")
     return region(endpoint_option(json_option(fn)))
+
+
+def where_words(options: Mapping[str, Any]) -> str:
+    """Return `--on`, and `--region` and `--endpoint` if they were given, as they are typed.
+
+    Args:
+        options: Those of the command.
+    """
+    given = [(name, options.get(name)) for name in ("on", "region", "endpoint")]
+    return " ".join(f"--{name} {shlex.quote(value)}" for name, value in given if value)
 
 
 def with_jobs(fn: Callable[..., None]) -> Callable[..., None]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import json_option, print_job, with_jobs
+from aws_rft_sdk.cli._job_options import json_option, print_job, where_words, with_jobs
 from aws_rft_sdk.cli.compare import comparison_table
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._sagemaker_answers import phase_of
@@ -126,7 +126,7 @@ def iterate(job: str, name: str, settings: Sequence[str], checkpoint: str | None
 def _print_new(job: Job, as_json: bool) -> None:
     print_job(job, as_json)
     if not as_json:
-        click.echo(f"follow it with: aws-rft job watch {job.id} --on sagemaker")
+        click.echo(f"follow it with: aws-rft job watch {job.id} {where_words(click.get_current_context().params)}")
 
 
 @click.command("evaluate")

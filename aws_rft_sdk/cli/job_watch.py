@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.cli._job_options import SERVICES, endpoint_option, region_option, service_options
+from aws_rft_sdk.cli._job_options import SERVICES, endpoint_option, region_option, service_options, where_words
 from aws_rft_sdk.cli._options import usage_errors
 from aws_rft_sdk.cli._output import reader_may_leave
 from aws_rft_sdk.cli._sparkline import sparkline
@@ -75,8 +75,7 @@ def watch_command(
                 if view is not None:
                     view.update(_view(now, console.encoding), refresh=True)
     except KeyboardInterrupt:
-        where = [f"--{name} {shlex.quote(v)}" for name, v in (("region", region), ("endpoint", endpoint)) if v]
-        again = " ".join(["aws-rft job watch", shlex.quote(job), f"--on {shlex.quote(on)}", *where])
+        again = f"aws-rft job watch {shlex.quote(job)} {where_words(ctx.params)}"
         click.echo(f"The job goes on. Watch it again with: {again}", err=True)
         ctx.exit(128 + signal.SIGINT)
     if now is not None and now.job.finished and now.job.state != "succeeded":

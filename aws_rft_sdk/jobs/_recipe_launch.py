@@ -6,6 +6,7 @@ Arguments are those of sagemaker-train 1.27.0. The package is no dependency of t
 from __future__ import annotations
 
 import json
+import pprint
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -72,7 +73,7 @@ class Launch:
         modules = {_CONFIGS: configs, "sagemaker.train": self.trainer.partition(".")[0]}
         modules |= {"sagemaker.train.common": "TrainingType"} if kind else {}
         lines = [f"from {module} import {names}" for module, names in modules.items()]
-        arguments = {key: repr(value) for key, value in self.arguments.items()}
+        arguments = {key: _pretty(value) for key, value in self.arguments.items()}
         arguments |= {"compute": f"{name}({_keywords(about)})"} | ({"training_type": str(kind)} if kind else {})
         if inputs:
             arguments["input_data_config"] = f"[{', '.join(f'InputData({_keywords(item)})' for item in inputs)}]"
@@ -112,6 +113,10 @@ class Launch:
         for key, value in self.hyperparameters.items():
             setattr(trainer.hyperparameters, key, value)
         return trainer.train(**self.train)
+
+
+def _pretty(value: JSON) -> str:
+    return pprint.pformat(value, width=100, sort_dicts=False).replace("\n", "\n    ")
 
 
 def _keywords(arguments: Mapping[str, JSON]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.jobs._recipe_kinds import KINDS
 from aws_rft_sdk.jobs._recipe_yaml import places
-from aws_rft_sdk.jobs._tables import table_of, value_at
+from aws_rft_sdk.jobs._tables import Values, field_at, value_at
 from aws_rft_sdk.jobs.types import Problem
 
 _CALLS_OF_A_WORKER = 64
@@ -21,37 +21,28 @@ _COMMENTED_ALPHAS = (96, 128, 160, 192)
 """What the recipe's comment allows and the parameter file does not."""
 
 
-class Values:
-    """The values of a configuration that are right by themselves, however wrong the others are."""
+class RecipeValues(Values):
+    """The values of a configuration, also by their bare names."""
 
     def __init__(self, kind: tuple[str, str], raw: Mapping[str, JSON], problems: Iterable[Problem]) -> None:
+        super().__init__(KINDS[kind], raw, problems)
         self.on, self.does = kind
-        self._kind, self._raw, self._wrong = KINDS[kind], raw, {problem.path for problem in problems}
-
-    def written(self, path: str) -> JSON:
-        """Return what the configuration says, right or wrong. Returns None if it says nothing."""
-        return value_at(self._raw, path.split("."))
 
     def __getitem__(self, name: str) -> Any:
         """Return a value of the recipe or a hyperparameter. Returns None for a wrong one, or if there is none."""
-        for table in ("recipe", "hyperparameters"):
-            inner = table_of(self._kind.model_fields[table])
-            if inner and name in inner.model_fields and f"{table}.{name}" not in self._wrong:
-                value, field = self.written(f"{table}.{name}"), inner.model_fields[name]
-                return field.get_default() if value is None and not field.is_required() else value
-        return None
+        paths = (f"{table}.{name}" for table in ("recipe", "hyperparameters"))
+        return next((self.get(path) for path in paths if field_at(self.kind, path)), None)
 
     def conflicts(self) -> Iterator[tuple[str, Any, str]]:
         """Yield path, default and conflict of each field that the sources disagree about and that nobody wrote."""
-        for path in places(self._kind):
-            table, name = path.split(".")
-            inner = table_of(self._kind.model_fields[table])
-            about: Any = inner.model_fields[name].json_schema_extra if inner else {}
-            if about["conflict"] and self.written(path) is None:
-                yield path, self[name], about["conflict"]
+        for path in places(self.kind):
+            field = field_at(self.kind, path)
+            about: Any = field.json_schema_extra if field else {}
+            if about["conflict"] and not self.written(path):
+                yield path, self.get(path), about["conflict"]
 
 
-def conflicts(values: Values) -> Iterator[Problem]:
+def conflicts(values: RecipeValues) -> Iterator[Problem]:
     """Yield what is wrong with values that are right by themselves."""
     save, most, arn = values["save_steps"], values["max_steps"], values["reward_lambda_arn"]
     if save is not None and most is not None and save > most:
@@ -68,7 +59,7 @@ def _function_name(arn: str) -> str:
     return arn.partition(":function:")[2].partition(":")[0]
 
 
-def notes(values: Values, name_of: Callable[[str], str]) -> Iterator[str]:
+def notes(values: RecipeValues, name_of: Callable[[str], str]) -> Iterator[str]:
     """Yield what may not be meant, each with its reason.
 
     Args:
@@ -83,7 +74,7 @@ def notes(values: Values, name_of: Callable[[str], str]) -> Iterator[str]:
         if path == "hyperparameters.save_steps":
             default = min(10, values["max_steps"] or 10)
         yield f"{name_of(path)}: left out, {default} is used. The sources disagree: {conflict}"
-    if values.written("hyperparameters.lora_alpha") in _COMMENTED_ALPHAS:
+    if value_at(values.raw, ["hyperparameters", "lora_alpha"]) in _COMMENTED_ALPHAS:
         yield say("lora_alpha", "the recipe's comment allows up to 192. SageMaker's parameter file takes 16, 32 and 64")
     yield from _length_notes(values, say)
     if values.does == "eval":
@@ -102,7 +93,7 @@ def notes(values: Values, name_of: Callable[[str], str]) -> Iterator[str]:
 _Say = Callable[[str, str], str]
 
 
-def _variance_notes(values: Values, say: _Say) -> Iterator[str]:
+def _variance_notes(values: RecipeValues, say: _Say) -> Iterator[str]:
     group, top_k, temperature = values["number_generation"], values["top_k"], values["temperature"]
     if top_k == 1:
         yield say(
@@ -122,7 +113,7 @@ def _variance_notes(values: Values, say: _Say) -> Iterator[str]:
         yield say("global_batch_size", f"counts answers, and {batch} is no multiple of number_generation, {group}")
 
 
-def _length_notes(values: Values, say: _Say) -> Iterator[str]:
+def _length_notes(values: RecipeValues, say: _Say) -> Iterator[str]:
     new, most, effort = values["max_new_tokens"], values["max_length"], values["reasoning_effort"]
     if new and most and new >= most:
         yield say(
@@ -137,7 +128,7 @@ def _length_notes(values: Values, say: _Say) -> Iterator[str]:
         )
 
 
-def _reward_notes(values: Values, say: _Say) -> Iterator[str]:
+def _reward_notes(values: RecipeValues, say: _Say) -> Iterator[str]:
     limit, workers = values["lambda_concurrency_limit"], values["rollout_worker_replicas"]
     if not limit:
         return

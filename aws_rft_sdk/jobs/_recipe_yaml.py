@@ -13,7 +13,7 @@ from aws_rft_sdk.datasets._text import hint
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.jobs._recipe_kinds import KINDS, Config
 from aws_rft_sdk.jobs._recipe_tables import RECIPES
-from aws_rft_sdk.jobs._tables import shown, table_of, value_at
+from aws_rft_sdk.jobs._tables import Table, shown, table_of, value_at
 from aws_rft_sdk.jobs.types import Problem
 
 _NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?")
@@ -47,7 +47,7 @@ _OF_QUEUES = ("delegate", "rollout_request_arn", "rollout_response_sqs_url", "ge
 """What a recipe has whose rollouts are run by the user's own program."""
 
 
-def places(kind: type[Config]) -> dict[str, list[str]]:
+def places(kind: type[Table]) -> dict[str, list[str]]:
     """Return where the fields of a kind stand in the recipe, by their paths in the configuration."""
     found: dict[str, list[str]] = {}
     for name, field in kind.model_fields.items():

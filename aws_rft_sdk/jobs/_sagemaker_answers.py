@@ -20,6 +20,12 @@ _OUTCOMES = {"Completed": "succeeded", "Failed": "failed", "Stopped": "cancelled
 _STATES = {**_OUTCOMES, "InProgress": "running", "Stopping": "running"}
 _DELETION = ("Deleting", "DeleteFailed")
 _LEVELS = {"Failed": "error", "MaxRuntimeExceeded": "error", "Interrupted": "warn", "Restarting": "warn"}
+_TOKEN_COUNTS = {
+    "PrefillTokenCount": "prefill",
+    "SampleTokenCount": "sample",
+    "TrainTokenCount": "train",
+    "TrainingTokenCount": "train",  # as training sessions spell it
+}
 _OVERTIME = "the job reached its time limit. `aws-rft job resume` goes on from its last checkpoint"
 _STRICT = ("TrainingConfig.HyperParameters", "EvaluationConfig.HyperParameters", "ModelPackageConfig", "InputData")
 """Parts of a document to which the service adds nothing that matters. Elsewhere it may add its defaults."""
@@ -134,9 +140,7 @@ def progress_of(job: Mapping[str, JSON]) -> Progress | None:
 def usage_of(job: Mapping[str, JSON]) -> dict[str, int]:
     """Return the tokens that are billed so far, by kind. Returns {} if the service does not say."""
     counts = _table(service_output(job), "BillableTokenUsage")
-    kinds = {"prefill": ("Prefill",), "sample": ("Sample",), "train": ("Train", "Training")}
-    found = {kind: [f"{name}TokenCount" for name in names] for kind, names in kinds.items()}
-    return {k: _count(counts[name]) for k, names in found.items() for name in names if name in counts}
+    return {kind: _count(counts[name]) for name, kind in _TOKEN_COUNTS.items() if name in counts}
 
 
 def usage_text(job: Mapping[str, JSON], prices: Prices | None = None) -> str | None:
@@ -162,9 +166,10 @@ def parts_of(job: Mapping[str, JSON]) -> dict[str, JSON]:
     if "JobConfigDocument" not in job:
         return {}
     progress, rollouts = progress_of(job), _rollouts_of(job)
+    share = f", {progress.share:.0%} done" if progress and job.get("JobStatus") == "InProgress" else ""
     found = {
         "phase": phase_of(job),
-        "progress": progress and f"{progress.text}, {progress.share:.0%} done",
+        "progress": progress and f"{progress.text}{share}",
         "rollouts": rollouts and f"{rollouts[0]:,} of {rollouts[1]:,}",
         "billed": usage_text(job),
     }

@@ -13,7 +13,7 @@ from aws_rft_sdk.jobs import _forms
 from aws_rft_sdk.jobs._files import is_s3
 from aws_rft_sdk.jobs._sagemaker_request import evaluation_document, training_document
 from aws_rft_sdk.jobs._sagemaker_rules import GUIDE, conflicts, known_hyperparameters
-from aws_rft_sdk.jobs._tables import Values, fits, one_of, value_at, words_of
+from aws_rft_sdk.jobs._tables import Values, fits, one_of, shown, value_at, words_of
 from aws_rft_sdk.jobs.iam import partition_of
 from aws_rft_sdk.jobs.types import OURS, Problem
 
@@ -242,7 +242,7 @@ def file_notes(values: Values) -> Iterator[str]:
     """Yield what may not be meant, and what sources disagree about where the file does not decide it."""
     get, model = values.get, model_of(values.get)
     if model is None and (name := base_model(get)):
-        yield f"job.model: {name} is not known here. Its hyperparameters are sent as they are, and not checked"
+        yield f"job.model: {shown(name)} is not known here. Its hyperparameters are sent as they are, and not checked"
     for name, known in model.hyperparameters.items() if model else ():
         if known.conflict and not values.written(f"hyperparameters.{name}"):
             yield f"hyperparameters.{name}: left out, {known.default} is assumed. Sources disagree: {known.conflict}"
@@ -270,7 +270,7 @@ def file_notes(values: Values) -> Iterator[str]:
     for path in ("data.train", "data.validation", "evaluation.dataset"):
         if (data := get(path)) and is_remote(data):
             needs = ". The job needs more of them than a batch has" if path == "data.train" else ""
-            yield f"{path}: {data} is not on this machine, so its prompts are not checked{needs}"
+            yield f"{path}: {shown(data)} is not on this machine, so its prompts are not checked{needs}"
 
 
 _VALIDATION_TOKENS = 4096

@@ -120,7 +120,7 @@ def read_recipe(path: str | Path, on: str | None = None) -> NovaRecipe:
 
 def _checked(kind: tuple[str, str], raw: Mapping[str, JSON], read: as_yaml.Read | None = None) -> NovaRecipe:
     found = table_problems(KINDS[kind], raw)
-    values = rules.Values(kind, raw, found)
+    values = rules.RecipeValues(kind, raw, found)
     found += rules.conflicts(values)
 
     def name_of(path: str) -> str:

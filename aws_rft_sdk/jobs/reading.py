@@ -85,6 +85,8 @@ def read_job(path: str | Path) -> JobFile:
     if not isinstance(on, str) or on not in KINDS:
         rule = "is missing; it " if on is None else ""
         rule += f"must be {' or '.join(map(json.dumps, KINDS))}{hint(on, KINDS)}"
+        if job is None and "recipe" in raw:
+            rule += f". This is the file of a Nova recipe: aws-rft job recipe check {path}"
         return JobFile(path, None, (Problem("job.on", shown(on, "job.on"), rule, OURS),))
     kind = KINDS[on]
     problems = table_problems(kind, raw)

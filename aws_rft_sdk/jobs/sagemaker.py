@@ -154,12 +154,14 @@ class AgentRFT(JobReader):
     ) -> Job:
         """Go on with a job that failed or was stopped, at the step after its last resumable checkpoint.
 
-        Base model, hyperparameters and datasets must stay. What may change is in the error about what may not.
+        Base model, hyperparameters and datasets must stay: the checkpoint belongs to that run.
 
         Args:
             job: The job that has ended.
             name: Of the new job. Safe to repeat with the same name.
-            changes: For example `{"max_runtime_seconds": 86400}`.
+            changes: For example `{"max_runtime_seconds": 86400}`. The names are `agent`, `qualifier`, `output`,
+                `model_package_group`, `checkpoint_package_group`, `mlflow_arn`, `mlflow_experiment`, `mlflow_run`,
+                `kms_key`, `vpc`, `max_runtime_seconds`, `role_arn` and `tags`.
             checkpoint: ARN of a model package of the checkpoint group. None for the last one.
 
         Raises:
@@ -179,6 +181,8 @@ class AgentRFT(JobReader):
             job: The job that has the weights.
             name: Of the new job. Safe to repeat with the same name.
             changes: For example `{"train": "s3://bucket/harder.jsonl", "hyperparameters": {"learning_rate": 5e-6}}`.
+                The names are those of `resume`, and `train`, `validation` and `hyperparameters`. Hyperparameters that
+                are not named stay, and None removes one.
             checkpoint: ARN of a model package of the output group. None for the last one.
 
         Raises:

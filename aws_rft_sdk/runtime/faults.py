@@ -57,7 +57,7 @@ class Fault:
     """
     route: RouteName = "*"
     """The calls that may be struck. "feedback" means "complete" and "reward". "files", "jobs" and
-    "functions" are those of `LocalBedrock`."""
+    "functions" are those of `LocalBedrock`. "jobs" is every call of `LocalJobs`, and its runtime has the others."""
     probability: float = 1.0
     """Share of these calls that are struck, from 0 to 1."""
     attempts: tuple[int, ...] | None = None

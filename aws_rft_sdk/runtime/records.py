@@ -105,6 +105,12 @@ class TurnRow(NamedTuple):
     """The bytes that an upstream server streamed. None for any other answer, or if they were not kept."""
 
 
+class Forgotten(NamedTuple):
+    """A trajectory that is deleted, with its turns."""
+
+    number: int
+
+
 def turn_key(number: int, index: int) -> int:
     """Return the key of a trajectory's turn."""
     return number * _TURNS_PER_TRAJECTORY + index
@@ -222,6 +228,14 @@ def _make_turn(row: TurnRow) -> Turn:
         logprobs=logprobs,
         prompt_token_ids=read_prompt_token_ids(response),
     )
+
+
+def delete(connection: sqlite3.Connection, forgotten: Iterable[Forgotten]) -> None:
+    """Delete trajectories and their turns."""
+    for (number,) in forgotten:
+        bounds = (turn_key(number, 0), turn_key(number + 1, 0))
+        connection.execute("DELETE FROM turns WHERE key >= ? AND key < ?", bounds)
+        connection.execute("DELETE FROM trajectories WHERE number = ?", (number,))
 
 
 # --- database files --------------------------------------------------------------------------------------------------

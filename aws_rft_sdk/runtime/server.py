@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -404,6 +404,14 @@ class LocalRuntime:
         self._first = len(self._running())
         if self._inference is not None:
             self._inference.untracked_calls = 0
+
+    def forget(self, trajectory_ids: Iterable[str]) -> None:
+        """Delete trajectories and their turns, so that a runtime that serves for long stays small.
+
+        Later calls for them are answered 404. Ids of unknown trajectories are passed over, so repeating is safe. The
+        file does not shrink: new records take the place of deleted ones.
+        """
+        self._running().forget(trajectory_ids)
 
     def _running(self) -> Trajectories:
         if self._trajectories is None:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from aws_rft_sdk.errors import ConfigurationError
 from aws_rft_sdk.runtime import records
-from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow
+from aws_rft_sdk.runtime.records import Forgotten, TrajectoryRow, TurnRow
 
-Row = TrajectoryRow | TurnRow
+Row = TrajectoryRow | TurnRow | Forgotten
 Waiter = asyncio.Future[None] | Future[None]
 """Waits for a row to become durable, in an event loop or in a thread."""
 
@@ -82,7 +82,9 @@ class Store:
         self._thread.start()
 
     def submit(self, row: Row, waiter: Waiter) -> None:
-        """Store a row. `after_commit` gets the waiter once the row is durable, or could not be stored.
+        """Store a row, or delete the rows of a `Forgotten`.
+
+        `after_commit` gets the waiter once that is durable, or has failed.
 
         Rows become durable in the order of submission. After a failed write every later one fails with the same error,
         because memory and disk no longer agree.
@@ -142,6 +144,7 @@ class Store:
                 trajectories = [row.columns() for row in rows if isinstance(row, TrajectoryRow)]
                 self._insert("trajectories", _TRAJECTORY_COLUMNS, trajectories, _UPSERT)
                 self._insert("turns", _TURN_COLUMNS, [row for row in rows if isinstance(row, TurnRow)])
+                records.delete(self._writer, (row for row in rows if isinstance(row, Forgotten)))
                 self._writer.execute("COMMIT")
             except BaseException:
                 if self._writer.in_transaction:

@@ -19,7 +19,7 @@ from aws_rft_sdk.runtime import records
 from aws_rft_sdk.runtime import state as machine
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.capture import Capture, Texts, usage_only
-from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key, turn_key, whole_turns
+from aws_rft_sdk.runtime.records import Forgotten, TrajectoryRow, TurnRow, split_turn_key, turn_key, whole_turns
 from aws_rft_sdk.runtime.state import State
 from aws_rft_sdk.runtime.store import Row, Store, Waiter
 from aws_rft_sdk.types import Trajectory
@@ -185,6 +185,13 @@ class Trajectories:
             self._jobs.add(job_arn)
             self._store.submit(entry.row(), waiter)
         return entry
+
+    def forget(self, trajectory_ids: Iterable[str]) -> None:
+        """Delete trajectories, also from the file. Later calls for them are answered 404. Repeating is safe."""
+        for trajectory_id in trajectory_ids:
+            entry = self._entries.pop(trajectory_id, None)
+            if entry is not None:
+                self._store.submit(Forgotten(entry.number), Future())
 
     async def add_turn(self, entry: Entry, turn: TurnRow) -> int:
         """Record a turn and return its index once the turn is durable. Fills in the key of `turn`.

@@ -505,6 +505,7 @@ def test_the_command_goes_from_a_first_file_to_a_recipe_and_its_call(tmp_path, m
     assert yaml.safe_load(run("write", "r.toml").stdout) == yaml.safe_load((tmp_path / "r.yaml").read_text())
     assert "lora on smtj" in run("check", "r.yaml").stdout
     assert "RLVRTrainer(" in run("launch", "r.yaml").stdout
+    assert "aws-rft job recipe check r.toml" in CliRunner().invoke(main, ["job", "plan", "r.toml"]).stdout
     assert json.loads(run("launch", "r.toml", "--json").stdout)["trainer"] == "RLVRTrainer"
     assert run("launch", "r.toml", "--run").exit_code == 3
 

@@ -717,7 +717,7 @@ def test_continuing_commands_when_typed_then_changes_are_read(
 ) -> None:
     end(service, jobs, "Stopped", **CHECKPOINTS)
     done = cli("resume", "calc-1", "--name", "calc-2", "--set", "max_runtime_seconds=3600")
-    assert "follow it with: aws-rft job watch calc-2 --on sagemaker" in done.output
+    assert "follow it with: aws-rft job watch calc-2 --on sagemaker --endpoint http://127.0.0.1:" in done.output
     assert sent(service)["StoppingCondition"] == {"MaxRuntimeInSeconds": 3600}
     become(service.jobs["calc-2"], status="Stopped")
     done = cli("iterate", "calc-1", "--name", "calc-3", "--set", "hyperparameters.group_size=16", "--json")
@@ -770,7 +770,7 @@ def test_evaluate_command_when_given_a_file_then_its_dataset_is_uploaded_and_its
     end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
     let_evaluations_run(service)
     (tmp_path / "job.toml").write_text(FILE)
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"prompt": f"{n} + 1?"}) + "\n" for n in range(200)))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"prompt": f"{n} + 1?"}) + "\n" for n in range(20)))
     words = ("--file", str(tmp_path / "job.toml"), "--set", "eval_group_size=2", "--poll-seconds", "0.001")
     done = cli("evaluate", "calc-1", *words)
     assert done.exit_code == 0, done.output

@@ -167,6 +167,20 @@ def test_file_when_any_field_has_an_odd_value_then_it_is_read_and_the_plan_is_js
         json.dumps(plan(read(tmp_path, f"{name} = {value}\n{text}")).to_json(), allow_nan=False)
 
 
+SECRETS = [
+    ("job.name", '"AKIAIOSFODNN7EXAMPLE"'),
+    ("job.model", '"sk-proj-0123456789abcdef"'),
+    ("data.train", '"s3://bucket/sk-proj-0123456789abcdef"'),
+    ("hyperparameters.group_size", '"sk-proj-0123456789abcdef"'),
+    ("output.mlflow_run", '"sk-proj-0123456789abcdef"'),
+]
+
+
+@pytest.mark.parametrize(("path", "value"), SECRETS)
+def test_plan_when_a_value_looks_like_a_secret_then_it_is_shown_nowhere(tmp_path, path, value):
+    assert value.strip('"')[-12:] not in json.dumps(plan(read(tmp_path, **{path: value})).to_json())
+
+
 def test_tables_of_hyperparameters_when_compared_with_the_facts_then_they_have_the_same_names():
     every = {name for model in agent_rft.MODELS.values() for name in model.hyperparameters}
 

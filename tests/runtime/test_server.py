@@ -15,7 +15,7 @@ from contextlib import closing
 import pytest
 import requests
 
-from aws_rft_sdk.errors import ConfigurationError, UnavailableError
+from aws_rft_sdk.errors import ConfigurationError, TrajectoryNotFoundError, UnavailableError
 from aws_rft_sdk.runtime import LocalRuntime, ReplayPolicy, read_trajectories
 from aws_rft_sdk.runtime.store import Store
 from aws_rft_sdk.types import TrajectoryStatus
@@ -376,3 +376,24 @@ def test_runtimes_when_they_are_gone_then_so_are_their_descriptors(tmp_path):
     )
     assert (result.stdout, result.returncode) == ("0\n", 0), result.stderr
     assert "ResourceWarning" not in result.stderr
+
+
+@pytest.mark.parametrize("file", [False, True])
+def test_trajectories_when_forgotten_then_they_are_gone_from_memory_and_file(tmp_path, open_wire, file):
+    db = tmp_path / "rollouts.db" if file else ":memory:"
+    wire = open_wire(LocalRuntime(echo, db=db, auth="none").start())
+    first, second = (wire.runtime.new_rollout(number) for number in "12")
+    for payload in (first, second):
+        assert wire.chat(payload).status_code == 200
+    gone = first["metadata"]["rolloutId"]
+    wire.runtime.forget([gone, "unknown"])
+    assert wire.chat(first).status_code == 404
+    assert wire.chat(second).status_code == 200  # and so the deletion before it is in the file
+    with pytest.raises(TrajectoryNotFoundError):
+        wire.runtime.trajectory(gone)
+    (kept,) = wire.runtime.trajectories()
+    assert (kept.prompt, len(kept.turns)) == ("2", 2)
+    wire.runtime.stop()
+    if file:
+        (kept,) = read_trajectories(db)
+        assert (kept.prompt, len(kept.turns)) == ("2", 2)

@@ -20,8 +20,9 @@ from aws_rft_sdk.runtime.http_server import ServerThread, make_config
 from aws_rft_sdk.runtime.sagemaker.app import SIGNING_NAMES, Door, Services
 from aws_rft_sdk.runtime.sagemaker.control import Place
 from aws_rft_sdk.runtime.sagemaker.objects import Objects
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow
 from aws_rft_sdk.runtime.sagemaker.sessions import Sessions
-from aws_rft_sdk.runtime.sagemaker.store import JobRow, Store
+from aws_rft_sdk.runtime.sagemaker.store import Store
 
 REGION = "us-west-2"
 KEYS = Keys("AKIDEXAMPLE", "a-secret")

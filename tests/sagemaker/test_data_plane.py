@@ -58,6 +58,17 @@ def test_object_when_put_then_it_comes_back(plane: Plane, given: dict[str, Any])
     assert code_of(s3.head_object, **where) == "404"
 
 
+def test_file_when_large_then_its_parts_become_one_object(plane: Plane) -> None:
+    s3, content = plane.client("s3"), bytes(range(256)) * 48_000  # 12 MB, so two parts
+    s3.upload_fileobj(BytesIO(content), "bucket", "large")
+    assert s3.get_object(Bucket="bucket", Key="large")["Body"].read() == content
+    upload = s3.create_multipart_upload(Bucket="bucket", Key="k")["UploadId"]
+    s3.abort_multipart_upload(Bucket="bucket", Key="k", UploadId=upload)
+    given = {"Bucket": "bucket", "Key": "k", "UploadId": upload, "PartNumber": 1}
+    assert code_of(s3.upload_part, **given, Body=b"x") == "NoSuchUpload"
+    assert plane.objects.list("") == ["s3://bucket/large"]
+
+
 def chunked(*chunks: bytes, trailer: str = "") -> bytes:
     """Return a body in the form that boto3 sends over https."""
     body = b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks)
@@ -107,7 +118,7 @@ def test_objects_when_listed_then_prefix_folders_and_pages_hold(plane: Plane) ->
     assert s3.list_objects_v2(Bucket="bucket")["KeyCount"] == 4
     assert s3.get_bucket_location(Bucket="bucket")["LocationConstraint"] == "us-west-2"
     s3.head_bucket(Bucket="bucket")
-    assert code_of(s3.create_multipart_upload, Bucket="bucket", Key="k") == "NotImplemented"
+    assert code_of(s3.get_object_acl, Bucket="bucket", Key="b") == "NotImplemented"
     assert code_of(s3.put_object, Bucket="bucket", Key="b", Body=b"y", IfNoneMatch="*") == "PreconditionFailed"
 
 

@@ -21,6 +21,7 @@ from aws_rft_sdk import rft_handler
 from aws_rft_sdk.agent_rft import EVALUATION, MODELS, TRAINING
 from aws_rft_sdk.runtime import Fault, Faults, LocalJobs
 from aws_rft_sdk.runtime.bedrock.trainers import TrainingStep, Update
+from aws_rft_sdk.runtime.sagemaker import rollouts
 from aws_rft_sdk.runtime.sagemaker.objects import Objects
 from aws_rft_sdk.runtime.sagemaker.prompts import ChannelError, read_channel
 from aws_rft_sdk.runtime.sagemaker.store import Store
@@ -252,6 +253,25 @@ def test_job_when_the_call_of_its_agent_fails_then_the_reason_is_that_of_the_cal
         assert "no sampling requests" in failure(agent_url=worker.url)
 
 
+NAMES = """
+training/epoch training/global_step training/num_groups training/num_trajectories training/total_tokens
+training/num_datums training/datums_per_trajectory training/action_tokens_mean training/obs_tokens_mean
+training/trainable_token_positions training/nontrainable_token_positions training/trainable_token_ratio
+timing_s/step timing_s/training timing_s/policy_update timing_s/save_checkpoint timing_s/eval
+rollout/reward/mean rollout/reward/valid_mean rollout/reward/std rollout/reward/min rollout/reward/max
+rollout/reward/zero_frac rollout/turns/mean rollout/turns/min rollout/turns/max rollout/tokens/prompt_mean
+rollout/tokens/response_mean rollout/tokens/response_std rollout/tokens/response_min rollout/tokens/response_max
+rollout/logprob/zero_count rollout/logprob/zero_frac rollout/logprob/zero_per_group rollout/logprob/nz_mean
+rollout/logprob/nz_std rollout/logprob/nz_min rollout/logprob/nz_max rollout/advantage/mean rollout/advantage/std
+rollout/advantage/min rollout/advantage/max rollout/advantage/n_positive rollout/advantage/n_negative
+analysis/batch_completion_ratio analysis/batch_valid_ratio analysis/zero_adv_groups analysis/zero_adv_nonzero_reward
+analysis/zero_adv_zero_reward analysis/reward_variance_across_groups analysis/mean_group_reward_spread
+val/reward/mean val/reward/succeeded_rollouts val/reward/failed_rollouts val/reward/pass_at_1 val/reward/pass_power_1
+val/turns/mean val/tokens/prompt_mean val/logprob/zero_frac trainer/entropy trainer/grad_norm
+"""
+"""Metrics that the service documents for training, and those of the trainer."""
+
+
 # --- what happens when all is well -----------------------------------------------------------------------------------
 
 
@@ -272,6 +292,7 @@ def test_training_when_the_agent_is_a_real_one_then_success_rises_in_spite_of_fa
         (first, before), (last, after) = running.metrics()["val/reward/mean"]
         assert (first, last) == (0, 3)
         assert after > before + 0.5
+        assert set(NAMES.split()) <= set(running.metrics())
         tuned = ended(running.evaluate(model_package=output(job)["OutputModelPackageArn"]))
         assert output(tuned)["EvaluationMetrics"]["eval/reward/mean"] > before + 0.5
         assert faults.injected
@@ -386,6 +407,17 @@ def test_rollouts_when_started_then_they_start_at_the_pace_of_the_service() -> N
         starts = sorted(trajectory.created_at for trajectory in running.jobs.runtime.trajectories())
     # 20 starts a second. A slow machine makes it longer, and nothing makes it shorter.
     assert starts[-1] - starts[0] > 10 / 20 * 0.8
+
+
+def test_runtime_when_a_job_is_long_then_it_keeps_the_newest_rollouts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollouts, "_KEPT", 6)
+    with twin(plain, concurrency=1) as running:
+        running.upload([str(number) for number in range(9)])
+        assert ended(running.train(hyperparameters={"max_steps": "2"}))["JobStatus"] == "Completed"
+        kept = [trajectory.trajectory_id for trajectory in running.jobs.runtime.trajectories()]
+        traced = [trace["id"] for trace in running.traces()]
+    assert len(traced) == 18
+    assert sorted(kept) == sorted(traced[-6:])
 
 
 @pytest.mark.parametrize(

@@ -175,3 +175,21 @@ def test_state_when_it_is_another_models_then_it_is_refused():
 def test_argument_when_it_is_wrong_then_the_error_names_it(name):
     with pytest.raises(ConfigurationError, match=name):
         make_trainer(**{name: -1})
+
+
+def test_multi_turn_job_when_a_language_model_learns_then_its_rewards_rise(monkeypatch):
+    monkeypatch.setenv("RFT_API", "ga")
+
+    def agent(payload):
+        said = running.sample(payload) + running.sample(payload)
+        running.complete(payload)
+        running.reward(payload, letters(said) / 2)
+
+    running = import_module("tests.sagemaker.test_running")
+    with running.twin(agent, trainer=make_trainer(), policy=None, speed=20.0) as twin:
+        twin.upload([f"Write letters {number}" for number in range(9)])
+        values = {"group_size": "4", "max_epochs": "4"}
+        job = running.ended(twin.train(hyperparameters=values))
+        assert job["JobStatus"] == "Completed", job["FailureReason"]
+        means = [value for _, value in twin.metrics()["rollout/reward/mean"]]
+    assert fmean(means[-2:]) > fmean(means[:2]) + 0.2

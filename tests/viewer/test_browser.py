@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from runs.making import Database, calculating, calling, said, write_records
 from viewer.browsing import Tab, chromium, needs_browser, served
 from viewer.test_pages import record
+from viewer.test_rollout_page import turn_with_tokens
 
 from aws_rft_sdk.cli import main
 from aws_rft_sdk.runtime import LocalRuntime, standin
@@ -97,8 +98,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     records = [record(number, float(number % 2)) for number in range(12)]
     with Database(path) as database:
-        for one in records:
-            database.add(one.trajectory_id, calculating(f"Question {one.prompt_index}?", f"{one.reward}"))
+        for number, one in enumerate(records):
+            turns = calculating(f"Question {one.prompt_index}?", f"{one.reward}")
+            rows = None
+            if number == 1:  # from sure to unlikely: a token for each word, -n / 2
+                rows = [turn_with_tokens(number, 0, *turns[0], [1, 2], "Let me see . " * 3)]
+                rows.append(turn_with_tokens(number, 1, *turns[1], [9], "It is 0.0 ."))
+            database.add(one.trajectory_id, turns, rows=rows)
     return write_records(path, *records)
 
 
@@ -178,7 +184,7 @@ def test_pages_when_looked_at_then_they_fit_and_are_accessible(
     )
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     found = Tab(context.new_page(), address)
-    for path in (*PAGES, "/view/9"):
+    for path in (*PAGES, f"{PAGES[-1]}&tokens=mask", f"{PAGES[-1]}&tokens=logprobs", "/view/9"):
         page = found.open(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         violations = axe.Axe().run(page).response["violations"]

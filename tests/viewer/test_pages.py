@@ -176,6 +176,7 @@ def test_comparison_when_shown_then_the_biggest_regression_is_first(tmp_path: Pa
     with served(folder, other) as address:
         session = requests.Session()
         page = session.get(f"{address}/?key={KEY}", timeout=20).text
+    assert re.findall(r'<a href="([^"]+)" aria-current', page) == ["/"]
     changes = [float(value) for value in re.findall(r"<td>([+-][\d.]+)</td>", page)]
     assert changes == pytest.approx([-fmean(REWARDS[4:]), 1 - fmean(REWARDS[:4])], abs=1e-3)
 

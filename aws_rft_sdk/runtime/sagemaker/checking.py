@@ -23,7 +23,7 @@ def read_json(body: bytes) -> dict[str, JSON]:
     """
     try:
         found = json.loads(body or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         raise Refusal(400, "The body is not JSON", code="SerializationException") from None
     if not isinstance(found, dict):
         raise Refusal(400, "The body is not a JSON object", code="SerializationException")

@@ -12,17 +12,10 @@ from aws_rft_sdk.agent_rft import MODELS, TRAINING, find_model
 from aws_rft_sdk.runtime._database import JobEndedError
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.sagemaker.checking import check, operations
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow, NewJob, PackageRow
 from aws_rft_sdk.runtime.sagemaker.schema import CONFIG_BLOCKS, VERSIONS, document_problems, schema_text
 from aws_rft_sdk.runtime.sagemaker.sessions import Sessions
-from aws_rft_sdk.runtime.sagemaker.store import (
-    ENDED,
-    JobExistsError,
-    JobRow,
-    NewJob,
-    PackageRow,
-    Store,
-    TooManyJobsError,
-)
+from aws_rft_sdk.runtime.sagemaker.store import ENDED, JobExistsError, Store, TooManyJobsError
 
 ACCOUNT = "123456789012"
 """The account of the caller."""
@@ -127,7 +120,7 @@ class ControlPlane:
     def _read_document(self, category: str, text: str) -> dict[str, JSON]:
         try:
             document = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _invalid(f"JobConfigDocument is not JSON: {error}") from None
         problems = list(document_problems(category, document)) or list(self._conflicts(category, document))
         if problems:

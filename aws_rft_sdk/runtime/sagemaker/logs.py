@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.sagemaker.checking import check
-from aws_rft_sdk.runtime.sagemaker.store import JobRow, Store
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow
+from aws_rft_sdk.runtime.sagemaker.store import Store
 
 _GROUP = "/aws/sagemaker/Job/"
 _STREAMS, _EVENTS = 50, 10_000

@@ -11,8 +11,9 @@ from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime.answers import Refusal
 from aws_rft_sdk.runtime.sagemaker.checking import read_json
 from aws_rft_sdk.runtime.sagemaker.messages import Answer, Asked, json_answer
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow, MetricRow
 from aws_rft_sdk.runtime.sagemaker.sessions import COOKIE, Sessions
-from aws_rft_sdk.runtime.sagemaker.store import JobRow, MetricRow, Store
+from aws_rft_sdk.runtime.sagemaker.store import Store
 from aws_rft_sdk.runtime.sagemaker.traces import info, spans
 
 AUTH_PATH = "/auth"

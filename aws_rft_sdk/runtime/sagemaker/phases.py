@@ -16,7 +16,8 @@ from aws_rft_sdk.runtime.sagemaker.objects import Objects
 from aws_rft_sdk.runtime.sagemaker.policies import RoutingPolicy
 from aws_rft_sdk.runtime.sagemaker.prompts import read_channel
 from aws_rft_sdk.runtime.sagemaker.rollouts import Rollout, Rollouts, Sampling
-from aws_rft_sdk.runtime.sagemaker.store import JobRow, PackageRow, Store
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow, PackageRow
+from aws_rft_sdk.runtime.sagemaker.store import Store
 
 _REPORTS = 10
 """How often a phase says how many of its rollouts have ended."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,6 +19,8 @@ from aws_rft_sdk.types import Trajectory, TrajectoryStatus
 
 REWARD_SECONDS = 60.0
 """How long a completed rollout may wait for its reward. The service's limit is not published."""
+_KEPT = 4096
+"""Rollouts of a job that the runtime keeps, the newest ones. The traces of the job keep all."""
 _POLL_SECONDS = 0.05
 _GRACE_SECONDS = 1.0
 """How long the call of an agent may go on after the reward arrived. Real seconds: the agent's clock is no faster."""
@@ -98,6 +101,7 @@ class Rollouts:
         self._runtime, self._router, self._agent, self._limits, self._log = runtime, router, agent, limits, log
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._next_start = 0.0
+        self._kept: deque[str] = deque()
         self._workers = Workers(_OPENERS, "aws-rft-rollouts")
 
     def close(self) -> None:
@@ -134,6 +138,8 @@ class Rollouts:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            surplus = len(self._kept) - _KEPT
+            self._runtime.forget([self._kept.popleft() for _ in range(surplus)])
 
     async def _attempts(self, prompt: str, sampling: Sampling) -> Rollout:
         failed: list[Trajectory] = []
@@ -141,6 +147,7 @@ class Rollouts:
             await self._turn_to_start()
             payload = await self._workers.run(functools.partial(self._open, prompt, sampling))
             rollout_id = payload["metadata"]["rolloutId"]
+            self._kept.append(rollout_id)
             try:
                 reason = await self._attempt(rollout_id, payload)
             finally:
@@ -175,10 +182,11 @@ class Rollouts:
         """Run an attempt to its end. Returns why it failed, or None if it got its reward."""
         call = asyncio.create_task(self._agent.call(payload))
         try:
-            return await self._judge(rollout_id, call)
-        finally:
-            if not call.done():
+            reason = await self._judge(rollout_id, call)
+            if reason is None:
                 await asyncio.wait({call}, timeout=_GRACE_SECONDS)
+            return reason
+        finally:
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
 

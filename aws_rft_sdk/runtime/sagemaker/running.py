@@ -27,7 +27,8 @@ from aws_rft_sdk.runtime.sagemaker.phases import Job, JobFailure, Policies, Usag
 from aws_rft_sdk.runtime.sagemaker.policies import RoutingPolicy
 from aws_rft_sdk.runtime.sagemaker.prompts import ChannelError
 from aws_rft_sdk.runtime.sagemaker.rollouts import Limits, RolloutFailure, Rollouts
-from aws_rft_sdk.runtime.sagemaker.store import ENDED, JobRow, Store
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow
+from aws_rft_sdk.runtime.sagemaker.store import ENDED, Store
 from aws_rft_sdk.runtime.sagemaker.tuning import tune
 from aws_rft_sdk.runtime.server import LocalRuntime
 

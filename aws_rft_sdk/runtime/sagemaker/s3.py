@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
+import uuid
 import zlib
 from collections.abc import Callable
 from datetime import datetime, timezone
@@ -57,8 +58,10 @@ class S3:
         return xml_answer("Error", error, status=refusal.status)
 
     def _object(self, asked: Asked, uri: str) -> Answer:
-        if asked.query.keys() & {"uploads", "uploadId", "acl", "tagging", "versionId"}:
+        if asked.query.keys() & {"acl", "tagging", "versionId"}:
             raise _unserved(asked)
+        if asked.query.keys() & {"uploads", "uploadId"}:
+            return self._multipart(asked, uri)
         if asked.method == "PUT" and "x-amz-copy-source" not in asked.headers:
             return self._put(asked, uri)
         if asked.method == "DELETE":
@@ -88,6 +91,30 @@ class S3:
             row.type,
             (*told, ("content-range", f"bytes {begin}-{end}/{len(content)}")),
         )
+
+    def _multipart(self, asked: Asked, uri: str) -> Answer:
+        """Answer a call of an upload in parts. The parts are objects of a place that no bucket has."""
+        upload_id = asked.query.get("uploadId") or uuid.uuid4().hex
+        parts = f"upload://{upload_id}/"
+        bucket, _, key = uri[len("s3://") :].partition("/")
+        if asked.method == "POST" and "uploads" in asked.query:
+            self._objects.put(parts, uri.encode())
+            return xml_answer("InitiateMultipartUploadResult", {"Bucket": bucket, "Key": key, "UploadId": upload_id})
+        found = self._objects.list(parts)
+        if not found or self._objects.get(parts) != uri.encode():
+            raise Refusal(404, "The specified upload does not exist.", code="NoSuchUpload")
+        number = asked.query.get("partNumber", "")
+        if asked.method == "PUT" and re.fullmatch("[0-9]{1,5}", number):
+            return self._put(asked, f"{parts}{int(number):05d}")
+        if asked.method not in ("POST", "DELETE"):
+            raise _unserved(asked)
+        content = b"".join(self._objects.get(part) for part in found[1:])
+        for part in found:
+            self._objects.delete(part)
+        if asked.method == "DELETE":
+            return Answer(status=204)
+        self._objects.put(uri, content)
+        return xml_answer("CompleteMultipartUploadResult", {"Bucket": bucket, "Key": key, "ETag": _etag(content)})
 
     def _put(self, asked: Asked, uri: str) -> Answer:
         content, trailers = read_content(asked)
@@ -197,5 +224,5 @@ def _etag(content: bytes) -> str:
 
 def _unserved(asked: Asked) -> Refusal:
     what = f"{asked.method} {'?' + next(iter(asked.query)) if asked.query else ''}".strip()
-    text = f"LocalJobs does not serve {what:.80}. It serves single PUTs, GET, HEAD, DELETE and lists"
+    text = f"LocalJobs does not serve {what:.80}. It serves PUT, uploads in parts, GET, HEAD, DELETE and lists"
     return Refusal(501, text, code="NotImplemented")

@@ -8,10 +8,10 @@ import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.runtime._database import Database, JobEndedError, Layout
+from aws_rft_sdk.runtime.sagemaker.rows import JobRow, MetricRow, NewJob, PackageRow, TraceRow
 
 ENDED = ("Completed", "Failed", "Stopped")
 """Statuses of a job that never change any more."""
@@ -44,83 +44,6 @@ class JobExistsError(Exception):
 
 class TooManyJobsError(Exception):
     """A job of the category runs, and the account may have one at a time."""
-
-
-class JobRow(NamedTuple):
-    """A job as it is. Times are seconds since 1970."""
-
-    number: int
-    """Tells a job from a later one with the same name."""
-    name: str
-    category: str
-    arn: str
-    document: dict[str, JSON]
-    """As it was created."""
-    output: dict[str, JSON]
-    """The block `ServiceOutput` of the document that DescribeJob answers with."""
-    role: str
-    schema_version: str
-    tags: list[dict[str, str]]
-    status: str
-    secondary: str
-    transitions: list[dict[str, JSON]]
-    failure: str | None
-    created_at: float
-    changed_at: float
-    ended_at: float | None
-    experiment_id: str
-    run_id: str
-    """Of the run in MLflow."""
-    run_name: str
-
-
-class NewJob(NamedTuple):
-    """A job to store."""
-
-    name: str
-    category: str
-    arn: str
-    document: Mapping[str, JSON]
-    role: str
-    schema_version: str
-    tags: list[dict[str, str]]
-    experiment: str
-    run_name: str
-
-
-class MetricRow(NamedTuple):
-    """A value of a metric."""
-
-    name: str
-    step: int
-    value: float
-    at: float
-
-
-class TraceRow(NamedTuple):
-    """The trace of a rollout."""
-
-    job: JobRow
-    id: str
-    at: float
-    """When it was stored."""
-    rollout: dict[str, JSON]
-    """See `Store.trace`."""
-
-
-class PackageRow(NamedTuple):
-    """A model package: a checkpoint of a training job."""
-
-    arn: str
-    group: str
-    version: int
-    resumable: bool
-    """Whether a job that begins from it resumes its job. Otherwise the job begins at step 1."""
-    document: dict[str, JSON]
-    """Of the job that made it."""
-    step: int
-    state: bytes | None
-    at: float
 
 
 class Store(Database):

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from aws_rft_sdk._frozen import JSON
-from aws_rft_sdk.runtime.sagemaker.store import TraceRow
+from aws_rft_sdk.runtime.sagemaker.rows import TraceRow
 
 _PREVIEW = 1000
 

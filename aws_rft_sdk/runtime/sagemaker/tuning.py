@@ -101,10 +101,13 @@ class _Training:
         metrics |= training_metrics(groups, advantages, step=number, epoch=self._epoch(number))
         learning = timed()
         update = await self._learn(number, groups, advantages)
-        metrics |= {"timing_s/training": learning(), "timing_s/step": seconds()}
+        metrics["timing_s/training"] = learning()
         if update is not None:
             metrics |= _figures(update)
-        self._finish(number, None if update is None else update.state, metrics)
+        state, updating = None if update is None else update.state, timed()
+        await job.policies.at(state)
+        metrics |= {"timing_s/policy_update": updating(), "timing_s/step": seconds()}
+        self._finish(number, state, metrics)
 
     async def _learn(self, number: int, groups: Groups, advantages: Advantages) -> Update | None:
         if self._job.trainer is None:
@@ -131,7 +134,10 @@ class _Training:
         output = {**self.progress(), **job.usage.output(with_training=True)}
         every = job.values.get("save_every", 1)  # only Nova's may be set
         is_mark = number == self._total or (every > 0 and number % every == 0)
+        saving = timed()
         job.store.finish_step(job.row, number, state, metrics, output, checkpoint=is_mark)
+        if is_mark:
+            job.store.log_metrics(job.row, number, {"timing_s/save_checkpoint": saving()})
         mean = metrics["rollout/reward/mean"]
         job.store.log(job.row, f"step {number} of {self._total}: rollout/reward/mean {mean:.4f}")
 
