@@ -241,6 +241,13 @@ class Index:
             rollouts, read = connection.execute(known).fetchone()
             return Progress(rollouts, int(read))
 
+    def stamp(self) -> object:
+        """Return what changes with the content."""
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        found = [file.stat() for file in files if file.exists()]
+        # An empty log comes and goes with connections.
+        return [(file.st_size, file.st_mtime_ns, file.st_ino) for file in found if file.st_size]
+
     def damage(self) -> list[str]:
         """Return what could not be read, one sentence each."""
         with self.reading() as connection:
@@ -264,6 +271,8 @@ class Index:
             connection.executemany(_ADD_STARTED, starts)
             return len(found)
         lines, first = self._take(connection, "records", self._records)
+        if not lines:
+            return 0  # without a write, which would look as if the run had changed
         damage = self._damage(connection)
         rows: list[tuple[Any, ...]] = []
         figures: list[tuple[str, str, float]] = []

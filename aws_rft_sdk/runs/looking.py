@@ -52,6 +52,7 @@ class RunView:
         self._records = None if folder is None else Lines(folder / RECORDS_FILE)
         started = None if folder is None else Lines(folder / STARTED_FILE)
         self._note: str | None = None
+        self._state: tuple[object, list[tuple[str, int, float, float]]] | None = None
         self._stack = contextlib.ExitStack()
         if database is not None:
             self._stack.callback(database.close)
@@ -255,10 +256,13 @@ class RunView:
             return connection.execute(statement).fetchall()
 
     def state(self) -> list[tuple[str, int, float, float]]:
-        """Return figures that change with what the run holds, in no order. Cheaper than all that may be shown of it."""
+        """Return figures that change with what the run holds, in no order. Cheap while the index does not change."""
         statement = "SELECT outcome, count(*), total(reward), total(tokens) FROM rollouts GROUP BY outcome"
-        with self._index.reading() as connection:
-            return connection.execute(statement).fetchall()
+        stamp = self._index.stamp()
+        if self._state is None or self._state[0] != stamp:
+            with self._index.reading() as connection:
+                self._state = stamp, connection.execute(statement).fetchall()
+        return self._state[1]
 
     def groups(self, success_threshold: float = SUCCESS_THRESHOLD) -> list[GroupSummary]:
         """Return all groups in the order of the dataset. Rollouts whose group is not known are in none."""
