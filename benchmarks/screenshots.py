@@ -8,6 +8,7 @@ Runs the example of the calculator, and looks at the run with Debian's chromium 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import tempfile
 import threading
@@ -33,11 +34,12 @@ def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path(__file__).parents[1] / "docs" / "images")
-    folder: Path = parser.parse_args().folder
+    folder: Path = parser.parse_args().folder.resolve()
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        path, report = Path(temporary, "calculator"), Path(temporary, "report.html")
-        run(f"{EXAMPLE / 'agent.py'}:handler", EXAMPLE / "problems.jsonl", out=path, group_size=8)
+        os.chdir(shutil.copytree(EXAMPLE, Path(temporary, "example")))  # so that no picture has a path of this machine
+        path, report = Path("calculator"), Path("report.html").resolve()
+        run("agent.py:handler", "problems.jsonl", out=path, group_size=8)
         CliRunner().invoke(cli, ["report", str(path), "-o", str(report)], catch_exceptions=False)
         watched = WatchedRun(RunView.open(path), 1.0)
         watched.view.name = "calculator"
