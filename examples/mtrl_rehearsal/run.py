@@ -27,7 +27,7 @@ from aws_rft_sdk.training import SoftmaxTrainer, arithmetic
 HERE = Path(__file__).parent
 JOB = "calculator-1"
 SPEED = 50
-"""The clocks of the stand-in run so much faster: 250 rollouts start in a second, and `rollout_timeout` is 12 s."""
+"""The clocks of the stand-in run so much faster: 250 rollouts start in a second, and `rollout_timeout` is 72 s."""
 
 
 @contextlib.contextmanager
@@ -58,8 +58,8 @@ def rehearse(folder: Path, agent: str, *, is_broken: bool) -> int:
     prepare(folder)
     job = str(shutil.copy(HERE / "job.toml", folder))
     if is_broken:  # the least that the service allows, so that the end comes soon
-        text = Path(job).read_text().replace("max_steps = 8", "max_steps = 1\nrollout_max_retries = 1")
-        Path(job).write_text(text.replace("max_steps = 1\n", "max_steps = 1\nrollout_timeout = 300\n"))
+        text = Path(job).read_text().replace("rollout_timeout = 3600", "rollout_timeout = 300\nrollout_max_retries = 1")
+        Path(job).write_text(text)
     trainer = SoftmaxTrainer(arithmetic.decide, arithmetic.untrained())
     faults = None if is_broken else Faults.from_toml(HERE / "faults.toml")
     with worker(agent) as url, LocalJobs(agent_url=url, trainer=trainer, faults=faults, speed=SPEED) as service:

@@ -10,6 +10,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -251,6 +252,35 @@ def test_job_when_the_call_of_its_agent_fails_then_the_reason_is_that_of_the_cal
     assert "answered AccessDenied: the agent refused the key" in failure(forwarder=answers_in_error)
     with worker_of(rft_handler(lambda payload: 1 / 0)) as worker:
         assert "no sampling requests" in failure(agent_url=worker.url)
+
+
+@pytest.mark.parametrize(("busy", "status", "calls"), [(2, "Completed", 3), (99, "Failed", 6)])
+def test_job_when_its_agent_is_busy_then_the_call_is_made_three_times(busy: int, status: str, calls: int) -> None:
+    asked: list[int] = []
+
+    class Agent(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            asked.append(429 if len(asked) < busy else 200)
+            if asked[-1] == 200:
+                plain(payload)
+            self.send_response(asked[-1])
+            self.send_header("Retry-After", "0")
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Agent)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with twin(agent_url=f"http://127.0.0.1:{server.server_port}") as running:
+        running.upload(["a"], "eval.jsonl")
+        job = ended(running.evaluate())
+    server.shutdown()
+    server.server_close()
+
+    assert (job["JobStatus"], len(asked)) == (status, calls)
+    assert ("the agent answered 429" in job.get("FailureReason", "")) is (status == "Failed")
 
 
 NAMES = """

@@ -8,11 +8,13 @@ import inspect
 import json
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from http import HTTPStatus
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import httpx
 
+from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.agent_rft import LAMBDA_CALL_SECONDS
 from aws_rft_sdk.errors import ConfigurationError
@@ -29,6 +31,8 @@ SESSION_HEADER = "X-Amzn-Bedrock-AgentCore-Runtime-Session-Id"
 _THREADS = 256
 _FORWARDER = "forwarder"
 _SHOWN = 200
+_THROTTLED_ATTEMPTS = 3  # as AWS's clients make them
+_BACKOFF = Backoff()
 
 
 class AgentError(Exception):
@@ -177,12 +181,18 @@ class _HttpAgent:
             self._client = httpx.AsyncClient(timeout=None, limits=limits, trust_env=self._trust_env)  # noqa: S113
         # AgentCore demands ids of at least 33 characters, which a UUID has.
         headers = {"Content-Type": "application/json", SESSION_HEADER: payload["metadata"]["rolloutId"]}
-        try:
-            response = await self._client.post(self._url, content=encode(payload), headers=headers)
-        except httpx.HTTPError as error:
-            raise AgentError(
-                f"the connection to the agent failed ({type(error).__name__}: {error})"[:_SHOWN]
-            ) from error
+        attempt = 1
+        while True:
+            try:
+                response = await self._client.post(self._url, content=encode(payload), headers=headers)
+            except httpx.HTTPError as error:
+                raise AgentError(
+                    f"the connection to the agent failed ({type(error).__name__}: {error})"[:_SHOWN]
+                ) from error
+            if response.status_code != HTTPStatus.TOO_MANY_REQUESTS or attempt == _THROTTLED_ATTEMPTS:
+                break
+            await asyncio.sleep(_BACKOFF.delay(attempt, parse_retry_after(response.headers.get("Retry-After"))))
+            attempt += 1
         if response.status_code >= 400:
             raise AgentError(f"the agent answered {response.status_code}: {response.text}"[:_SHOWN])
         _check_answer(response.content)

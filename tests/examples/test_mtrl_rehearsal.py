@@ -1,0 +1,52 @@
+"""The rehearsal of a multi-turn RL job, run as its user runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mtrl_rehearsal"
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore", str(EXAMPLE / "run.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=200)
+
+
+def test_example_when_one_call_in_twenty_fails_then_the_job_completes_and_the_tuned_model_is_better():
+    result = run()
+
+    assert result.returncode == 0, result.stdout + result.stderr
+    rewards = [float(reward) for reward in re.findall(r"^step \d of 8: reward ([\d.]+).* left$", result.stdout, re.M)]
+    assert len(rewards) >= 7
+    assert "job calculator-1 is Completed" in result.stdout
+    gained, low = re.findall(r"^pass_at_1: B is better by ([\d.]+) points \[([\d.]+), ", result.stdout, re.M)[0]
+    assert float(gained) > 15
+    assert float(low) > 0
+    assert '"JobConfigDocument"' in result.stdout  # of `job plan`
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("agent", "reason"),
+    [
+        ("never_samples", "no sampling requests were received"),
+        ("no_reward", "it was completed, and no reward arrived"),
+        ("raises", "the agent signalled that the rollout failed"),
+        ("too_slow", "it did not end within rollout_timeout, 300 s, after"),
+        ("wrong_metadata", "no sampling requests were received"),
+        ("dies", "the call of the agent failed: the connection to the agent failed"),
+    ],
+)
+def test_example_when_the_agent_is_broken_then_the_job_fails_and_watch_says_why(agent: str, reason: str):
+    result = run("--broken", agent)
+
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert re.search(
+        rf"job calculator-1 is Failed: Rollout \S+ failed at all of its 2 attempts: .*{reason}", result.stderr
+    )
+    assert "Traceback" not in result.stderr
