@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from functools import cache
@@ -16,11 +15,10 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
-from aws_rft_sdk._hosts import is_own_host
 from aws_rft_sdk.errors import ConfigurationError, RFTError, UnavailableError
 from aws_rft_sdk.failures import FailureKind
 from aws_rft_sdk.runs.looking import RunView
@@ -28,27 +26,16 @@ from aws_rft_sdk.runs.where import NUMBERS, OUTCOMES, Comparison, parse_where
 from aws_rft_sdk.viewer import contents
 from aws_rft_sdk.viewer.charts import bar
 from aws_rft_sdk.viewer.contents import Links
+from aws_rft_sdk.viewer.guarding import guarded
 from aws_rft_sdk.viewer.texts import excerpt, show_text
 from aws_rft_sdk.viewer.tokens import MOST_TOKENS
 from aws_rft_sdk.viewer.watching import WatchedRun
 
 PREFIX = "/view"
 """Where all pages are but the first."""
-_COOKIE = "aws-rft-view"
 _PER_PAGE = 50
 _HERE = Path(__file__).parent
 _STATIC = {"style.css": "text/css", "view.js": "text/javascript"}
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
-        "form-action 'self'; frame-ancestors 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
 _SORTS = ("", "-reward", "reward", "-turns", "-tokens", "-seconds", "-started_at")
 _CHOICES = {
     "outcome": ("outcome", "="),
@@ -396,61 +383,6 @@ def _paging(request: Request, page: int, matched: int, per_page: int = _PER_PAGE
         "page_before": address(min(page - 1, pages)),
         "page_after": address(page + 1),
     }
-
-
-def guarded(app: ASGIApp, key: str | None, own_hosts: Collection[str] | None) -> ASGIApp:
-    """Return an application that answers only those who know the key, and only under a name of this machine.
-
-    The key comes in the address, `?key=...`, once, and then in a cookie. A page of another site cannot read answers,
-    since it does not know the key, nor by a host name of its own that leads here.
-
-    Args:
-        app: What is guarded.
-        key: None for none.
-        own_hosts: Host names that a call may be addressed to, besides loopback. None for all.
-    """
-
-    async def check(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await app(scope, receive, send)
-            return
-        request = Request(scope)
-        answer: Response | None = None
-        if own_hosts is not None and not is_own_host(request.headers.get("host", ""), own_hosts):
-            answer = Response("The Host header names another machine than this one\n", 403, media_type="text/plain")
-        elif key is not None:
-            answer = _key_answer(request, key)
-
-        async def with_headers(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] += [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-            await send(message)
-
-        await (answer or app)(scope, receive, with_headers)
-
-    return check
-
-
-def _key_answer(request: Request, key: str) -> Response | None:
-    """Return the answer to a call that presents the key in its address, or nowhere. None if a cookie proves it."""
-    cookie = f"{_COOKIE}-{request.url.port}"  # browsers send a cookie to all ports of a host
-    # A server at another port gets the cookie too, so it is not the key itself.
-    proof = hmac.digest(key.encode(), b"cookie of the pages", "sha256").hex()
-    presented = request.query_params.get("key")
-    if not _is_key(request.cookies.get(cookie, ""), proof) and not _is_key(presented or "", key):
-        text = "Open the address that the command printed: it has a key\n"
-        return Response(text, 403, media_type="text/plain")
-    if presented is None:
-        return None
-    rest = [(name, value) for name, value in request.query_params.multi_items() if name != "key"]
-    path = "/" + request.url.path.lstrip("/")  # two slashes would begin another host
-    answer = RedirectResponse(path + (f"?{urlencode(rest)}" if rest else ""), 303)
-    answer.set_cookie(cookie, proof, httponly=True, samesite="strict", path="/")
-    return answer
-
-
-def _is_key(presented: str, key: str) -> bool:
-    return hmac.compare_digest(presented.encode("utf-8", "replace"), key.encode())
 
 
 def create_app(
