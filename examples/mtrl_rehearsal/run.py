@@ -1,7 +1,7 @@
 """Rehearse a whole multi-turn RL job on this machine: plan, submit, watch, evaluate.
 
     python run.py                    the agent of agent.py, while one call in twenty fails: the job succeeds
-    python run.py --broken NAME      an agent of broken.py: the job fails, and its reason is the one of the service
+    python run.py --broken NAME...   agents of broken.py: each job fails, and its reason is the one of the service
 
 Each command is printed before it runs. On AWS the same commands run without --endpoint.
 """
@@ -74,8 +74,8 @@ def rehearse(folder: Path, agent: str, *, is_broken: bool) -> int:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--broken", metavar="NAME", help="a function of broken.py")
+    parser.add_argument("--broken", metavar="NAME", nargs="+", default=[], help="functions of broken.py")
     broken = parser.parse_args().broken
     with tempfile.TemporaryDirectory() as scratch:
-        name = f"broken.py:{broken}" if broken else "agent.py:handler"
-        sys.exit(rehearse(Path(scratch), name, is_broken=bool(broken)))
+        agents = [f"broken.py:{name}" for name in broken] or ["agent.py:handler"]
+        sys.exit(max(rehearse(Path(scratch), agent, is_broken=bool(broken)) for agent in agents))
