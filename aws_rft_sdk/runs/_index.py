@@ -24,12 +24,12 @@ from aws_rft_sdk.failures import RolloutStatus, error_type
 from aws_rft_sdk.runs._sources import Database, Lines
 from aws_rft_sdk.runs.conversation import Unfolder, message_of, message_text, token_counts, tool_calls
 from aws_rft_sdk.runs.records import FAULTS, RECORDS_FILE, Damage, decode_line, id_of
-from aws_rft_sdk.runs.where import ROLES
+from aws_rft_sdk.runs.where import ROLES, spread
 from aws_rft_sdk.runtime.records import TrajectoryRow, TurnRow, split_turn_key
 from aws_rft_sdk.types import TrajectoryStatus
 
 _APPLICATION_ID = 0x52465456
-_VERSION = 3
+_VERSION = 4
 _PROMPT_CHARACTERS = 1000
 _WAIT_SECONDS = 60.0
 _LINES_PER_STEP, _ROWS_PER_STEP, _TURNS_PER_STEP = 5000, 500, 200
@@ -402,7 +402,7 @@ class _TurnTexts:
                 _say(said, step.answer)
             if index >= first:
                 self.tools.update(call.name for call in tool_calls(step.answer or {}))
-                self.rows.append((turn.key, *(clean("\n".join(said[role])) for role in ROLES)))
+                self.rows.append((turn.key, *(spread(clean("\n".join(said[role]))) for role in ROLES)))
         prompt_tokens, response_tokens = _sum(prompts), _sum(responses)
         self.tokens = (prompt_tokens, response_tokens, _sum([prompt_tokens, response_tokens]))
 

@@ -41,6 +41,8 @@ _TOKEN = re.compile(
     re.DOTALL,
 )
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+"""A kana, or a Chinese or Japanese ideograph."""
 _BARE = re.compile(r"[^\s()<>=!~'\"\\]+")
 _KEYWORDS = ("and", "or", "not", "none")
 
@@ -354,8 +356,17 @@ def _word_test(column: str, sign: str, value: Value) -> tuple[str, tuple[str, ..
     return (f"{column} = ?" if column == "tool" else f"lower({column}) = lower(?)"), (str(value),)
 
 
+def spread(text: str) -> str:
+    """Return a text with spaces around each Chinese or Japanese character, as texts are indexed and searched.
+
+    These languages have no spaces between words. SQLite would take a whole sentence for one word.
+    """
+    return text if text.isascii() else _UNSPACED.sub(r" \g<0> ", text)
+
+
 def _search(role: str, words: str, full_text: bool) -> Sql:
     parameters: tuple[str, ...]
+    words = spread(words)
     if full_text:
         phrase = '"' + words.replace('"', '""').replace("\0", " ") + '" *'  # words in this order; the last may go on
         test, parameters = "texts MATCH ?", (f"{{{role}}} : {phrase}" if role else phrase,)

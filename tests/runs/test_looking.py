@@ -311,6 +311,24 @@ def test_index_when_its_place_is_taken_then_it_is_a_temporary_file(folder, what)
     assert before is None or place.read_bytes() == before
 
 
+@pytest.mark.parametrize("has_full_text", [True, False])
+def test_search_when_a_language_has_no_spaces_then_words_within_a_sentence_are_found(
+    tmp_path, monkeypatch, has_full_text
+):
+    if not has_full_text:
+        monkeypatch.setattr(_index, "_FULL_TEXT", "CREATE VIRTUAL TABLE texts USING fts_that_is_missing(a)")
+    with Database(tmp_path / "run") as database:
+        database.add("zh", calculating("我住在東京都,每天坐車"))
+        database.add("ja", calculating("バスで東へ行き、京都に着いた"))
+        database.add("ko", calculating("서울에서 버스를 탔다"))
+    with looked_at(tmp_path / "run" / "trajectories.db") as view:
+        for words, found in (
+            *(("東京", ["zh"]), ("京都", ["zh", "ja"]), ("坐車", ["zh"]), ("バス", ["ja"]), ("버스", ["ko"])),
+            ("都京", []),
+        ):
+            assert ids(view, f"text~{words}") == found, words
+
+
 def test_index_when_sqlite_has_no_full_text_then_texts_are_searched_without(folder, monkeypatch):
     monkeypatch.setattr(_index, "_FULL_TEXT", "CREATE VIRTUAL TABLE texts USING fts_that_is_missing(a)")
     with looked_at(folder) as view:
