@@ -88,6 +88,7 @@ def closes_stdout():
 
 def closes_all():
     os.closerange(0, 256)
+    time.sleep(60)  # a reward that the dying process still delivers would count
 
 def forks():
     if os.fork() == 0:
