@@ -16,6 +16,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
+from aws_rft_sdk._backoff import Backoff, parse_retry_after
 from aws_rft_sdk._checks import is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk._hosts import is_loopback_url
@@ -26,6 +27,7 @@ from aws_rft_sdk.errors import (
     ServiceFaultError,
     ServiceTimeoutError,
     ThrottledError,
+    TransportError,
 )
 from aws_rft_sdk.jobs._sagemaker_answers import event
 from aws_rft_sdk.jobs.types import Event
@@ -33,6 +35,9 @@ from aws_rft_sdk.jobs.types import Event
 _SESSION_SECONDS = 240.0
 """After this time the session is renewed, before the service ends it."""
 _CALL_SECONDS = 30.0
+_ATTEMPTS = 4
+"""Of a call that is throttled, or meets a fault of the app. An evaluation asks once for each of its traces."""
+_BACKOFF = Backoff()
 _PAGE = 1000
 _TRACES = 100
 _ROOT_SPAN = "trajectory"
@@ -72,11 +77,18 @@ class Mlflow:
 
     Args:
         presign: Returns a new presigned URL of the app.
+        sleep: Waits before a call is repeated, in seconds.
         clock: Returns seconds that never go back.
     """
 
-    def __init__(self, presign: Callable[[], str], clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        presign: Callable[[], str],
+        sleep: Callable[[float], object] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._presign = presign
+        self._sleep = sleep
         self._clock = clock
         self._session: requests.Session | None = None
         self._base = ""
@@ -120,7 +132,10 @@ class Mlflow:
             source = _pairs(row.get("trace_metadata") or row.get("request_metadata")).get("mlflow.sourceRun", run)
             if source != run:  # a server that does not know the filter
                 continue
-            spans = self._ask("GET", "2.0/mlflow/get-trace-artifact", {"request_id": trace}, api="ajax-api")
+            try:
+                spans = self._ask("GET", "2.0/mlflow/get-trace-artifact", {"request_id": trace}, api="ajax-api")
+            except _MissingError:
+                continue
             root = next((span for span in spans.get("spans", ()) if span.get("name") == _ROOT_SPAN), None)
             if root is not None:
                 yield {"id": trace, **rollout_of(root)}
@@ -135,11 +150,20 @@ class Mlflow:
                 return
 
     def _ask(self, method: str, path: str, given: Mapping[str, JSON], api: Literal["api", "ajax-api"] = "api") -> Any:
-        """Call the API. A session that is refused is renewed once.
+        """Call the API. Throttled calls and faults of the app are repeated: all calls only read.
 
         Raises:
             ServiceError: The app cannot be reached, or refuses.
         """
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return self._ask_once(method, path, given, api)
+            except (TransportError, ThrottledError, ServiceFaultError) as error:
+                self._sleep(_BACKOFF.delay(attempt, error.retry_after_seconds))
+        return self._ask_once(method, path, given, api)
+
+    def _ask_once(self, method: str, path: str, given: Mapping[str, JSON], api: str) -> dict[str, Any]:
+        """Call the API. A session that is refused is renewed once."""
         if self._clock() - self._opened_at > _SESSION_SECONDS:
             self._session = None
         where = {"params": given} if method == "GET" else {"json": given}
@@ -148,7 +172,7 @@ class Mlflow:
         if response.status_code in (401, 403):
             self._session = None
             response = self._send(self._open(), method, f"{self._base}/{api}/{path}", **where)
-        refuse_status(response.status_code, path)
+        refuse_status(response, path)
         try:
             found = response.json()
         except ValueError:
@@ -165,7 +189,7 @@ class Mlflow:
         url, session = self._presign(), requests.Session()
         session.trust_env = not is_loopback_url(url)  # no proxy stands before this machine
         opened = self._send(session, "GET", url.partition("#")[0])
-        refuse_status(opened.status_code, "its presigned URL")
+        refuse_status(opened, "its presigned URL")
         self._base = urlunsplit((*urlsplit(opened.url)[:3], "", "")).rstrip("/")
         self._session, self._opened_at = session, self._clock()
         return session
@@ -179,12 +203,13 @@ class Mlflow:
             raise ServiceConnectionError(f"MLflow cannot be reached ({type(error).__name__})") from None
 
 
-def refuse_status(status: int, path: str) -> None:
+def refuse_status(response: requests.Response, path: str) -> None:
     """Raise the error of an answer of MLflow that is not 2xx.
 
     Raises:
         AccessDeniedError, _MissingError, ThrottledError, ServiceFaultError, ServiceError: By the status.
     """
+    status, pause = response.status_code, parse_retry_after(response.headers.get("Retry-After"))
     if status < 300:
         return
     text = f"MLflow refused {path} with status {status}"
@@ -195,9 +220,9 @@ def refuse_status(status: int, path: str) -> None:
     if status == 404:
         raise _MissingError(text)
     if status == 429:
-        raise ThrottledError(f"{text}. Try again later", status=status)
+        raise ThrottledError(f"{text}. Try again later", status=status, retry_after_seconds=pause)
     if status >= 500:
-        raise ServiceFaultError(f"{text}. Try again later", status=status)
+        raise ServiceFaultError(f"{text}. Try again later", status=status, retry_after_seconds=pause)
     raise ServiceError(text)
 
 

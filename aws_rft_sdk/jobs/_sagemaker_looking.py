@@ -211,7 +211,7 @@ class JobReader:
     def mlflow(self, job: Job) -> Mlflow | None:
         """Return a session with the MLflow app of a job. Returns None if its document names none."""
         arn = mlflow_arn(document_of(job))
-        return None if arn is None else Mlflow(functools.partial(self._presigned, arn))
+        return None if arn is None else Mlflow(functools.partial(self._presigned, arn), self._sleep)
 
     def _presigned(self, arn: str) -> str:
         if ":mlflow-tracking-server/" in arn:

@@ -195,7 +195,10 @@ class Service:
             return {"metrics": [_point(values, step) for step in steps[start : start + 2]], **more}
         if path == "traces/search":
             run = given["filter"].split("'")[1]
-            return {"traces": [{"trace_id": f"{run}-{n}"} for n in range(len(self.traces.get(run, ())))]}
+            rows = [{"trace_id": f"{run}-{n}"} for n in range(len(self.traces.get(run, ())))]
+            start, size = int(given.get("page_token", 0)), given["max_results"]
+            more = {"next_page_token": str(start + size)} if len(rows) > start + size else {}
+            return {"traces": rows[start : start + size], **more}
         assert path == "get-trace-artifact"
         run, _, number = given["request_id"].rpartition("-")
         prompt, reward = self.traces[run][int(number)]

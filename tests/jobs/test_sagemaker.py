@@ -639,6 +639,27 @@ def test_evaluate_when_traces_are_missing_then_it_says_how_many(jobs: AgentRFT, 
     assert found.comparison.prompts == 15
 
 
+def test_evaluate_when_mlflow_falters_then_only_a_trace_without_spans_is_left_out(
+    jobs: AgentRFT, service: Service, waits: list[float]
+) -> None:
+    end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
+    let_evaluations_run(service)
+    begin = service.on_create
+
+    def lengthen(job: dict[str, Any]) -> None:
+        begin(job)
+        service.traces[job["JobName"]] += [(f"more {n}", 1.0) for n in range(100)]  # two pages
+
+    service.on_create = lengthen
+    busy = [Trouble("BUSY", 429), Trouble("BUSY", 503), Trouble("BUSY", 503)]
+    service.troubles["traces/search"].extend(busy)
+    service.troubles["get-trace-artifact"].extend([*busy, Trouble("RESOURCE_DOES_NOT_EXIST", 404)])
+    found = jobs.evaluate("calc-1")
+    assert found.comparison is not None
+    assert (found.comparison.paired, found.comparison.prompts) == (True, 119)
+    assert len([seconds for seconds in waits if 0 < seconds <= 1]) == 6
+
+
 BAD_EVALUATIONS = {
     "name": ({"hyperparameters": {"top_p": 1}}, {}, "top_p .write sampling_top_p."),
     "unknown": ({"hyperparameters": {"group_size": 4}}, {}, "no hyperparameter group_size; it has eval_group_size"),
