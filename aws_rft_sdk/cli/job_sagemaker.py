@@ -61,6 +61,10 @@ def read_settings(settings: Sequence[str]) -> dict[str, JSON]:
             value = text
         table, _, key = name.rpartition(".")
         inner = found.setdefault(table, {}) if table else found
+        if not isinstance(inner, dict):
+            raise ConfigurationError(
+                f"--set {setting!r} is a value of {table}, and another --set says {table} as a whole"
+            )
         inner[key] = value
     return found
 

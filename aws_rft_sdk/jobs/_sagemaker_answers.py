@@ -206,7 +206,7 @@ def events_of(job: Job, prices: Prices | None = None) -> Iterator[Event]:
         raw = {name: output[name] for name in ("ProgressInfo", "RolloutInfo") if name in output}
         yield event("progress", (step, tenth), raw, ", ".join(texts), at)
     if text := usage_text(job, prices):
-        news = (progress and progress.step, job.finished and job.get("BillableTokenUsage"), job.finished)
+        news = (progress and progress.step, job.finished and usage_of(job))
         yield event("usage", news, {"BillableTokenUsage": output["BillableTokenUsage"]}, f"billed so far: {text}", at)
     for name in ("ModelCheckpoint", "ResumableCheckpoint", "OutputModelPackageArn"):
         if arn := output.get(name):

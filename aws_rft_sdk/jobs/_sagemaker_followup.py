@@ -63,6 +63,8 @@ CHANGES = (
     *("max_runtime_seconds", "role_arn", "tags"),
 )
 """What a job that goes on from a checkpoint may change: arguments of `training_document` and `create_parameters`."""
+_TABLES = ("hyperparameters", "vpc", "tags")
+"""Those of them that are tables. The time limit is a number, and the others are texts."""
 _INSTANCE = "ml.g6e.48xlarge"
 """The developer guide's example, with the image for large models."""
 _MLFLOW = {
@@ -96,13 +98,9 @@ def continued(
         JobConfigError: A changed value is wrong.
     """
     changes = dict(changes or {})
+    _refuse_changes(changes, how)
     if job.get("JobCategory", TRAINING) != TRAINING:
         raise ConfigurationError(f"job {job.id} is an evaluation, and has no checkpoint to go on from")
-    for change in changes:
-        if (reason := _FIXED[how].get(change)) is not None:
-            raise ConfigurationError(f"{how} cannot change {change}: {reason}")
-        if change not in CHANGES:
-            raise ConfigurationError(f"{how} knows no change {change!r}; known are {', '.join(CHANGES)}")
     if how == "resume" and not job.finished:
         raise ConfigurationError(f"job {job.id} is {job.status}, so there is nothing to resume. Stop it first")
     if how == "resume" and job.state == "succeeded" and phase_of(job) != "MaxRuntimeExceeded":
@@ -110,7 +108,9 @@ def continued(
     old = _created(job)
     role, tags = changes.pop("role_arn", job["RoleArn"]), changes.pop("tags", _tags(job))
     package = _checkpoint(job, how, checkpoint)
-    hyperparameters = changes.pop("hyperparameters", None) or {}
+    hyperparameters = changes.pop("hyperparameters", {})
+    if "qualifier" in changes:
+        changes.setdefault("agent", _runtime(job, old))
     mlflow = {theirs: changes.pop(ours) for ours, theirs in _MLFLOW.items() if ours in changes}
     new = _merged(old, training_document(**{**_NOTHING, **changes, "input_model_package": package}))
     if mlflow:  # where the document has it
@@ -226,6 +226,33 @@ def deploy_commands(job: Job, name: str) -> list[str]:
         f"aws bedrock create-model-import-job --region {region} --job-name {name} --imported-model-name {name} "
         f"--role-arn ROLE --model-data-source {source}",
     ]
+
+
+def _refuse_changes(changes: Mapping[str, JSON], how: How) -> None:
+    for change, value in changes.items():
+        if (reason := _FIXED[how].get(change)) is not None:
+            raise ConfigurationError(f"{how} cannot change {change}: {reason}")
+        if change not in CHANGES:
+            raise ConfigurationError(f"{how} knows no change {change!r}; known are {', '.join(CHANGES)}")
+        if value is None:
+            raise ConfigurationError(
+                f"{how} cannot remove {change}. Submit a file with job.input_model_package instead"
+            )
+        if change in _TABLES and not isinstance(value, Mapping):
+            raise ConfigurationError(f"{how} cannot set {change} to {value!r:.100}: it must be a table")
+        if change not in (*_TABLES, "max_runtime_seconds") and not isinstance(value, str):
+            raise ConfigurationError(f"{how} cannot set {change} to {value!r:.100}: it must be a text")
+
+
+def _runtime(job: Job, document: Mapping[str, JSON]) -> str:
+    """Return the ARN of the AgentCore runtime that a job calls."""
+    found = document.get("AgentConfig", {}).get("BedrockAgentCoreConfig", {}).get("AgentRuntimeArn")
+    if not found:
+        raise ConfigurationError(
+            f"the agent of job {job.id} is a Lambda function, which has no qualifier. Change agent to an ARN with an "
+            "alias instead"
+        )
+    return str(found)
 
 
 def _checkpoint(job: Job, how: How, chosen: str | None) -> str:

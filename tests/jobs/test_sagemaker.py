@@ -384,6 +384,16 @@ def test_events_when_followed_then_each_thing_is_told_once(
     assert seen == [event.id for event in jobs.events("calc-1")]
 
 
+def test_events_when_tokens_are_counted_after_the_end_then_the_last_count_is_told(
+    jobs: AgentRFT, service: Service
+) -> None:
+    start(service, jobs)
+    finish(service)
+    service.lives["calc-1"].extend([{}, {"BillableTokenUsage": {"TrainTokenCount": 2_000_000}}])
+    told = [event.message for event in jobs.events("calc-1", follow=True) if event["type"] == "usage"]
+    assert [message.partition(" train")[0] for message in told][-1] == "billed so far: 2,000,000"
+
+
 def test_events_when_metrics_of_a_step_come_in_parts_then_the_step_is_told_with_all(
     jobs: AgentRFT, service: Service
 ) -> None:
@@ -534,6 +544,9 @@ REFUSED = {
     "kind": ("resume", "Failed", {}, {"checkpoint": MODEL}, "is no resumable checkpoint of job calc-1.*calc-ckpt"),
     "other-kind": ("iterate", "Failed", {}, {"checkpoint": RESUMABLE}, "is no model checkpoint"),
     "value": ("iterate", "Failed", {"hyperparameters": {"group_size": 1}}, {}, "group_size is '1': must be"),
+    "no-text": ("iterate", "Failed", {"train": 5}, {}, "cannot set train to 5: it must be a text"),
+    "no-table": ("iterate", "Failed", {"hyperparameters": 5}, {}, "cannot set hyperparameters to 5: .* a table"),
+    "removed": ("iterate", "Failed", {"validation": None}, {}, "cannot remove validation. Submit a file"),
 }
 
 
@@ -545,6 +558,18 @@ def test_continuing_when_not_allowed_then_the_reason_is_told_and_nothing_is_made
     with pytest.raises(ConfigurationError, match=text):
         getattr(jobs, how)("calc-1", "calc-2", changes, **more)
     assert len(service.asked("create_job")) == 1
+
+
+def test_resume_when_only_the_qualifier_changes_then_the_runtime_stays(jobs: AgentRFT, service: Service) -> None:
+    end(service, jobs, "Failed", **CHECKPOINTS)
+    jobs.resume("calc-1", "calc-2", {"qualifier": "v2"})
+    assert sent(service) == document(input_model_package=RESUMABLE, qualifier="v2")
+    become(service.jobs["calc-2"], status="Failed", phase="Failed")
+    forwarder = "arn:aws:lambda:us-west-2:123456789012:function:forward"
+    jobs.resume("calc-1", "calc-3", {"agent": forwarder})
+    become(service.jobs["calc-3"], status="Failed", phase="Failed", **CHECKPOINTS)
+    with pytest.raises(ConfigurationError, match="calc-3 is a Lambda function, which has no qualifier"):
+        jobs.resume("calc-3", "calc-4", {"qualifier": "v2"})
 
 
 def test_continuing_when_there_is_no_checkpoint_then_it_says_so(jobs: AgentRFT, service: Service) -> None:
@@ -747,6 +772,9 @@ def test_continuing_commands_when_typed_then_changes_are_read(
     wrong = cli("iterate", "calc-1", "--name", "calc-4", "--set", "group_size")
     assert wrong.exit_code == 2
     assert "write it as NAME=VALUE" in wrong.output
+    twice = cli("iterate", "calc-1", "--name", "calc-4", "--set", "hyperparameters=5", "--set", "hyperparameters.a=1")
+    assert twice.exit_code == 2
+    assert "another --set says hyperparameters as a whole" in twice.output
 
 
 def test_evaluate_command_when_done_then_it_says_which_model_is_better(
