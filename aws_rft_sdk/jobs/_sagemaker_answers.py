@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import NamedTuple
@@ -206,8 +207,10 @@ def events_of(job: Job, prices: Prices | None = None) -> Iterator[Event]:
         raw = {name: output[name] for name in ("ProgressInfo", "RolloutInfo") if name in output}
         yield event("progress", (step, tenth), raw, ", ".join(texts), at)
     if text := usage_text(job, prices):
-        news = (progress and progress.step, job.finished and usage_of(job))
-        yield event("usage", news, {"BillableTokenUsage": output["BillableTokenUsage"]}, f"billed so far: {text}", at)
+        counted = (progress and progress.step, job.finished and usage_of(job))
+        yield event(
+            "usage", counted, {"BillableTokenUsage": output["BillableTokenUsage"]}, f"billed so far: {text}", at
+        )
     for name in ("ModelCheckpoint", "ResumableCheckpoint", "OutputModelPackageArn"):
         if arn := output.get(name):
             yield event("checkpoint", (name, arn), {name: arn}, f"{name} is {arn}", at)
@@ -250,9 +253,11 @@ def _numbers(table: Mapping[str, JSON], prefix: str = "") -> Iterator[tuple[str,
             yield from _numbers(value, f"{prefix}{name}/")
             continue
         try:
-            yield f"{prefix}{name}", float(value)
+            number = float(value)
         except (TypeError, ValueError):
             continue  # a note, such as the name of a data set
+        if math.isfinite(number):
+            yield f"{prefix}{name}", number
 
 
 def checkpoints_of(job: Mapping[str, JSON], packages: Iterable[Mapping[str, JSON]] = ()) -> list[Checkpoint]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from aws_rft_sdk._checks import check_seconds
+from aws_rft_sdk._checks import check_seconds, is_number
 from aws_rft_sdk._frozen import JSON
 from aws_rft_sdk.agent_rft import EVALUATION, TRAINING, Prices
 from aws_rft_sdk.errors import JobServiceError, ServiceError
@@ -226,12 +226,14 @@ class JobReader:
     def evaluation_metrics(self, job: str | Job) -> dict[str, float]:
         """Return the figures of an evaluation that has ended, for example `eval/reward/pass_at_1`.
 
-        They come from the job itself and from MLflow. Where both have a figure, MLflow's counts.
+        They come from the job itself and from MLflow. Where both have a figure, MLflow's counts. A figure that is no
+        finite number, such as a mean of nothing, is left out.
         """
         now = self.get(job)
         found = evaluation_metrics(service_output(now))
         for item in StepMetrics(self.mlflow).read(now):
-            found |= {key: value for key, value in item.get("data", {}).items() if key.startswith("eval/")}
+            data = item.get("data", {})
+            found |= {key: value for key, value in data.items() if key.startswith("eval/") and is_number(value)}
         return found
 
     def traces(self, job: str | Job) -> Iterator[Mapping[str, JSON]]:

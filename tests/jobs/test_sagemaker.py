@@ -643,6 +643,25 @@ def test_evaluate_when_there_are_no_traces_then_the_means_are_told_and_that_they
     assert found.base.id == "again-eval-base"
 
 
+def test_evaluate_command_when_a_figure_is_no_number_then_it_is_left_out(
+    cli: Callable[..., Result], jobs: AgentRFT, service: Service
+) -> None:
+    end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
+    let_evaluations_run(service, traces=False)
+    begin = service.on_create
+
+    def spoil(job: dict[str, Any]) -> None:
+        begin(job)
+        service.metrics[job["JobName"]] |= {"eval/logprob/nz_mean": {0: "NaN"}, "eval/reward/num_prompts": {0: "NaN"}}
+        service.lives[job["JobName"]][-1]["EvaluationMetrics"] |= {"std": "NaN", "data": "test.jsonl"}
+
+    service.on_create = spoil
+    done = cli("evaluate", "calc-1", "--poll-seconds", "0.001")
+    assert done.exit_code == 0, done.output
+    assert "eval/reward/pass_at_1 │ 0.4 │ 0.8" in done.output
+    assert "nan" not in done.output.lower()
+
+
 def test_evaluate_when_traces_are_missing_then_it_says_how_many(jobs: AgentRFT, service: Service) -> None:
     end(service, jobs, "Completed", OutputModelPackageArn=MODEL)
     let_evaluations_run(service)
