@@ -68,14 +68,17 @@ def evaluated(jobs: Sequence[Job], metrics: Sequence[Mapping[str, float]], trace
     parts = zip(("base", "tuned"), map(len, runs), map(_rollouts, metrics), strict=True)
     missing = [f"{have} of {all_} rollouts of the {model} model" for model, have, all_ in parts if have < all_]
     comparison, note = None, f"MLflow has traces of {' and '.join(missing)}; others are left out" if missing else ""
-    if all(runs):
+    asked = [{record.prompt_index for record in run} for run in runs]
+    if not all(runs):
+        counts = " and ".join(map(str, map(len, runs)))
+        note = f"not paired: MLflow has prompt and reward of {counts} rollouts, so only means can be compared"
+    elif asked[0].isdisjoint(asked[1]):
+        note = "not paired: no prompt is in both evaluations, so only means can be compared"
+    else:
         try:
             comparison = compare(runs[0], runs[1], success_threshold=_threshold(jobs[0]))
         except ConfigurationError as error:
             note = f"not paired: {error}"
-    else:
-        counts = " and ".join(map(str, map(len, runs)))
-        note = f"not paired: MLflow has prompt and reward of {counts} rollouts, so only means can be compared"
     (base, tuned), (of_base, of_tuned) = jobs, metrics
     return Evaluated(base, tuned, of_base, of_tuned, comparison, note)
 

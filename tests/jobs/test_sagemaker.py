@@ -25,6 +25,7 @@ from aws_rft_sdk.errors import (
 from aws_rft_sdk.jobs import AgentRFT, Job, read_step, read_steps
 from aws_rft_sdk.jobs._sagemaker_answers import job_of, name_of, parts_of, progress_of
 from aws_rft_sdk.jobs._sagemaker_request import create_parameters, training_document
+from aws_rft_sdk.jobs.evaluations import Evaluated, evaluated
 from tests.jobs.sagemaker_service import SECRET, Server, Service, Trouble, become
 
 ARN = "arn:aws:sagemaker:us-west-2:123456789012:"
@@ -681,6 +682,28 @@ def test_evaluate_when_traces_are_missing_then_it_says_how_many(jobs: AgentRFT, 
     )
     assert found.comparison is not None
     assert found.comparison.prompts == 15
+
+
+def test_evaluate_when_prompts_are_repeated_shuffled_or_of_one_evaluation_then_pairs_are_right() -> None:
+    done = Job({"JobConfigDocument": "{}"}, "a", "Completed", "succeeded")
+
+    def compared(*traces: list[tuple[str, float | None]]) -> Evaluated:
+        rows = [
+            [{"id": str(n), "prompt": prompt, "reward": reward} for n, (prompt, reward) in enumerate(of)]
+            for of in traces
+        ]
+        return evaluated([done, done], [{}, {}], rows)
+
+    base = [("one", 0.0), ("two", 1.0), ("one", 1.0), ("only in a", 1.0), ("two", None)]
+    found = compared(base, [("two", 1.0), ("one", 1.0), ("one", 1.0)]).comparison
+    assert found is not None
+    assert (found.prompts, found.only_in_a, found.only_in_b) == (2, 1, 0)
+    assert (found.differences[0].a, found.differences[0].b) == (0.75, 1.0)
+    other = compared(base, [("three", 1.0)])
+    assert (other.comparison, other.note) == (
+        None,
+        "not paired: no prompt is in both evaluations, so only means can be compared",
+    )
 
 
 def test_evaluate_when_mlflow_falters_then_only_a_trace_without_spans_is_left_out(
