@@ -8,6 +8,7 @@ import math
 import random
 import socket
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -659,6 +660,9 @@ def test_training_when_the_server_ends_in_the_middle_then_the_next_one_goes_on_w
         assert [step for step, _ in metrics["rollout/reward/mean"]] == [1, 2, 3, 4, 5]
         assert [step for step, _ in metrics["val/reward/mean"]] == [0, 1, 2, 3, 4, 5]
         assert "Restarting" in [transition["Status"] for transition in job["SecondaryStatusTransitions"]]
+        told = Counter((trace["phase"], trace["step"]) for trace in running.traces())
+        assert {step: told["training", step] for step in range(1, 6)} == {1: 16, 2: 16, 3: 16, 4: 16, 5: 2}
+        assert {told["validation", step] for step in range(6)} == {1}
 
 
 def test_training_when_it_begins_from_a_checkpoint_then_it_resumes_or_iterates() -> None:

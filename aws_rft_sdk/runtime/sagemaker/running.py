@@ -78,6 +78,7 @@ class Jobs:
             if row.status == "Stopping":
                 self._end_stopped(row)
             elif row.status not in ENDED:
+                self._store.forget_unfinished_traces(row)
                 done, _ = self._store.progress(row)
                 self._store.advance(row, secondary="Restarting", message=f"The job goes on after step {done}")
                 self.start(row)

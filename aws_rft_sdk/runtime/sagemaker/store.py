@@ -294,6 +294,24 @@ class Store(Database):
             )
             return [TraceRow(by_number[number], trace_id, at, json.loads(doc)) for number, trace_id, at, doc in rows]
 
+    def forget_unfinished_traces(self, job: JobRow) -> None:
+        """Forget the traces of the step, or of the phase, that was interrupted. It will run again."""
+        with self.transaction() as db:
+            db.execute(
+                """
+                WITH known AS (
+                    SELECT number, json_extract(doc, '$.phase') AS phase, json_extract(doc, '$.step') AS step
+                    FROM traces WHERE job = :job)
+                DELETE FROM traces WHERE number IN (
+                    SELECT number FROM known WHERE CASE phase
+                        WHEN 'evaluation' THEN TRUE
+                        WHEN 'training' THEN step > (SELECT step FROM jobs WHERE number = :job)
+                        ELSE step NOT IN (SELECT step FROM metrics WHERE job = :job AND name = 'timing_s/eval')
+                    END)
+                """,
+                {"job": job.number},
+            )
+
     def find_trace(self, trace_id: str) -> TraceRow | None:
         """Return a trace, or None if there is none with this id."""
         with self.transaction() as db:
