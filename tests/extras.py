@@ -1,5 +1,6 @@
-"""Skips tests whose optional packages are not installed. CI installs all of them (`.ci/run`)."""
+"""Skips tests whose optional packages are not installed, and tests that take long. `.ci/run long` runs all of them."""
 
+import os
 from importlib.util import find_spec
 
 import pytest
@@ -19,3 +20,7 @@ MODULES = {
 def needs(extra: str) -> pytest.MarkDecorator:
     """Return a mark that skips a test, and says what to install, unless the extra's module is installed."""
     return pytest.mark.skipif(find_spec(MODULES[extra]) is None, reason=f"needs: pip install -e '.[{extra}]'")
+
+
+long = pytest.mark.skipif("RFT_TEST_LONG" not in os.environ, reason="takes long: set RFT_TEST_LONG=1")
+"""Skips a test that takes long, where shorter ones prove nearly the same. `.ci/run long` runs it."""

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from extras import long
 
 pytestmark = pytest.mark.timeout(320)  # seven jobs, each with a worker of its own
 EXAMPLE = Path(__file__).parents[2] / "examples" / "mtrl_rehearsal"
@@ -42,13 +43,16 @@ REASONS = {
 }
 
 
-def test_example_when_agents_are_broken_then_each_job_fails_and_watch_says_why():
-    result = run("--broken", *REASONS)
+@pytest.mark.parametrize(
+    "agents", [("no_reward", "dies"), pytest.param((*REASONS,), marks=long)], ids=["two_of_them", "all"]
+)
+def test_example_when_agents_are_broken_then_each_job_fails_and_watch_says_why(agents: tuple[str, ...]):
+    result = run("--broken", *agents)
 
     assert result.returncode == 1, result.stdout + result.stderr
     failed = re.findall(
         r"job calculator-1 is Failed: Rollout \S+ failed at all of its 2 attempts: (.*)$", result.stderr, re.MULTILINE
     )
-    for reason, said in zip(REASONS.values(), failed, strict=True):
-        assert reason in said
+    for agent, said in zip(agents, failed, strict=True):
+        assert REASONS[agent] in said
     assert "Traceback" not in result.stderr

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from extras import needs
+from extras import long, needs
 from rollout.ray_cluster import add_node, run, run_one
 from rollout.worlds import policy
 
@@ -87,6 +87,7 @@ def test_cluster_when_a_node_dies_and_another_joins_then_nothing_is_lost_nor_don
     assert len(failed) <= 8
 
 
+@long
 def test_actor_when_it_dies_at_once_again_and_again_then_it_attracts_no_work(cluster, project):
     bad = add_node(cluster)
     add_node(cluster)
@@ -140,6 +141,7 @@ def test_cluster_when_all_nodes_are_gone_then_the_run_ends_and_says_why(cluster,
     assert message.startswith("nothing has been able to run rollouts for 1 s. The last failure: the actor on node")
 
 
+@long
 def test_cluster_when_its_head_is_gone_then_the_run_ends_and_says_why(project):
     command = [sys.executable, "-c", LOSES_ITS_HEAD, f"{project}/src/shipped/agent.py:says_where"]
     paths = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, sys.path)])
