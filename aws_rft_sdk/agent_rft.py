@@ -235,10 +235,15 @@ MODELS: Mapping[str, BaseModel] = MappingProxyType(
 """By their short names."""
 
 
+def hub_id(base_model: str) -> str:
+    """Return the id of a model in the hub, of its ARN. Returns other texts as they are."""
+    return base_model.partition("/Model/")[2].partition("/")[0] or base_model
+
+
 def find_model(name: str) -> BaseModel | None:
     """Return the model of a short name, an id in the hub or a hub ARN. Returns None for others."""
-    hub_id = name.partition("/Model/")[2].partition("/")[0] or name
-    return MODELS.get(name) or next((model for model in MODELS.values() if model.hub_id == hub_id), None)
+    found = hub_id(name)
+    return MODELS.get(name) or next((model for model in MODELS.values() if model.hub_id == found), None)
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def evaluation_document(
     `mtrl-eval-` and the id of the base model, so that the evaluations of base and tuned model are beside each other.
     Without `mlflow_run` it is `base-model-eval` or `fine-tuned-model-eval`.
     """
-    experiment = mlflow_experiment or (base_model and f"mtrl-eval-{hub_id(base_model)}")
+    experiment = mlflow_experiment or (base_model and f"mtrl-eval-{agent_rft.hub_id(base_model)}")
     run = mlflow_run or ("fine-tuned-model-eval" if model_package else "base-model-eval")
     return _given(
         AgentConfig=_agent(agent, qualifier),
@@ -184,11 +184,6 @@ def problems(parameters: Mapping[str, JSON]) -> list[Problem]:
     formal = table_problems(KINDS[category], document)
     found += [item._replace(source=GUIDE) for item in formal]
     return found if formal else [*found, *absences(document), *conflicts(document)]
-
-
-def hub_id(base_model: str) -> str:
-    """Return the id of a model in the hub, of its ARN."""
-    return base_model.partition("/Model/")[2].partition("/")[0] or base_model
 
 
 def _given(**blocks: Any) -> dict[str, JSON]:

@@ -10,6 +10,7 @@ from aws_rft_sdk.agent_rft import EVALUATION, MODELS, TRAINING
 from aws_rft_sdk.errors import ConfigurationError, JobServiceError
 from aws_rft_sdk.jobs._aws import asking_each
 from aws_rft_sdk.jobs._sagemaker_answers import document_of, job_of
+from aws_rft_sdk.jobs._sagemaker_looking import MISSING
 from aws_rft_sdk.jobs.sagemaker import AgentRFT
 from aws_rft_sdk.jobs.types import Job
 
@@ -109,7 +110,7 @@ def _now(row: Job, category: str, jobs: AgentRFT) -> Job | None:
     try:
         job = jobs.get(row.id, category)
     except JobServiceError as error:
-        if error.code == "ResourceNotFound":
+        if error.code == MISSING:
             return None
         raise
     return job if job.status in _RUNNING else None

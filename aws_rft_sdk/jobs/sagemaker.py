@@ -109,7 +109,7 @@ class AgentRFT(JobReader):
             try:
                 arn = self._sagemaker().create_job(**parameters)["JobArn"]
             except ClientError as error:
-                if code_of(error) != _TAKEN:
+                if code_of(error) not in (_TAKEN, _QUOTA):
                     raise
                 return self._existing(parameters, error)
         try:
@@ -132,13 +132,19 @@ class AgentRFT(JobReader):
     def _existing(self, parameters: Mapping[str, JSON], error: ClientError) -> Job:
         """Return the job that an earlier call with the same parameters made.
 
+        After a lost answer, the job itself may fill the quota, and the quota may be checked before the name.
+
         Raises:
             JobServiceError: The name belongs to another job.
+            ClientError: The quota is filled by other jobs.
         """
         name, action = parameters["JobName"], "sagemaker:CreateJob"
+        is_taken = code_of(error) == _TAKEN
         try:
-            job = self._late(name, None)
+            job = self._late(name, None) if is_taken else self.get(name)
         except JobServiceError as missing:
+            if not is_taken:
+                raise error from None
             text = f"The name {name!r} belongs to something that cannot be looked at. Choose another name. {missing}"
             raise conflict(error, action, text) from None
         if not (different := differing(job, parameters)):

@@ -112,6 +112,18 @@ def test_create_when_answers_are_lost_and_late_then_there_is_one_job(jobs: Agent
     json.dumps(job.raw)  # dates are texts
 
 
+def test_create_when_the_quota_is_checked_before_the_name_then_the_job_of_the_lost_answer_is_found(
+    jobs: AgentRFT, service: Service, waits: list[float]
+) -> None:
+    quota = Trouble("ResourceLimitExceeded")
+    service.troubles["create_job"].extend([Trouble(applied=True), quota, quota])
+    assert jobs.create(parameters()).id == "calc-1"
+    with pytest.raises(JobServiceError) as refused:
+        jobs.create(parameters("calc-2"))
+    assert refused.value.code == "ResourceLimitExceeded"
+    assert not waits
+
+
 def test_create_when_the_service_adds_to_the_job_then_it_is_the_same(jobs: AgentRFT, service: Service) -> None:
     jobs.create(parameters())
     job = service.jobs["calc-1"]

@@ -274,7 +274,9 @@ def test_database_when_opened_again_then_everything_is_there(tmp_path: Path) -> 
         row = plane.job()
         assert plane.store.progress(row) == (3, b"learnt")
         assert row.output["RolloutInfo"] == {"Total": 8}
-        assert [(package.step, package.state) for package in plane.store.packages()] == [(3, b"learnt")] * 2
+        found = [(row.step, row.state, plane.store.package(row.arn)) for row in plane.store.packages()]
+        assert [(step, state, whole and whole.state) for step, state, whole in found] == [(3, None, b"learnt")] * 2
+        assert plane.store.package("arn:none") is None
         assert plane.objects.get("s3://bucket/train.jsonl") == b"{}"
 
 

@@ -82,4 +82,5 @@ class PackageRow(NamedTuple):
     """Of the job that made it."""
     step: int
     state: bytes | None
+    """What was learnt. None if nothing was, and in lists."""
     at: float

@@ -349,16 +349,20 @@ class Store(Database):
 
     def package(self, arn: str) -> PackageRow | None:
         """Return a model package, or None if there is none."""
-        return next((row for row in self.packages() if row.arn == arn), None)
+        found = self._packages("state", "arn", arn)
+        return found[0] if found else None
 
     def packages(self, group: str | None = None) -> list[PackageRow]:
-        """Return the model packages of a group, or of all, oldest first."""
+        """Return the model packages of a group, or of all, oldest first. Their states, which may be large, are None."""
+        return self._packages("NULL", "package_group", group)
+
+    def _packages(self, state: str, column: str, value: str | None) -> list[PackageRow]:
         with self.transaction() as db:
             query = (
-                "SELECT arn, package_group, version, resumable, document, step, state, at FROM packages "
-                "WHERE package_group = IFNULL(?, package_group) ORDER BY number"
+                f"SELECT arn, package_group, version, resumable, document, step, {state}, at FROM packages "  # noqa: S608 - no caller's text
+                f"WHERE {column} = IFNULL(?, {column}) ORDER BY number"
             )
-            rows = [PackageRow(*row) for row in db.execute(query, (group,))]
+            rows = [PackageRow(*row) for row in db.execute(query, (value,))]
             return [row._replace(resumable=bool(row.resumable), document=json.loads(str(row.document))) for row in rows]
 
     def _add_package(
