@@ -28,7 +28,7 @@ def guard_command(
 ) -> None:
     """Say whether a job uses AGENT now, before it is redeployed. A redeployment would fail the job.
 
-    AGENT is the ARN or the id of an AgentCore runtime, or the ARN or the name of a Lambda function. Its qualifier or
+    AGENT is the ARN, id or name of an AgentCore runtime, or the ARN or name of a Lambda function. Its qualifier or
     alias does not matter. Trainings and evaluations count.
 
     Exit status: 0 if no job uses AGENT, 1 if one does, 3 if SageMaker cannot be asked, 2 for bad usage.

@@ -19,7 +19,7 @@ from aws_rft_sdk.errors import JobServiceError, ServiceError
 from aws_rft_sdk.jobs._aws import asking, asking_each, client, session_for
 from aws_rft_sdk.jobs._cloudwatch import JobLog, LogLine
 from aws_rft_sdk.jobs._mlflow import Mlflow
-from aws_rft_sdk.jobs._nova_answers import code_of
+from aws_rft_sdk.jobs._nova_answers import code_of, conflict
 from aws_rft_sdk.jobs._sagemaker_answers import (
     checkpoints_of,
     document_of,
@@ -79,8 +79,11 @@ class JobReader:
                 try:
                     return job_of(self._sagemaker().describe_job(JobName=name, JobCategory=tried))
                 except ClientError as error:
-                    if code_of(error) != MISSING or number == len(categories):
+                    if code_of(error) != MISSING or len(categories) == 1:
                         raise
+                    if number == len(categories):
+                        text = f"Neither a training job nor an evaluation in {self.region} has the name {name!r}"
+                        raise conflict(error, "sagemaker:DescribeJob", text) from None
         raise AssertionError  # the last category returns or raises
 
     def list(self, category: str | None = None) -> Iterator[Job]:
@@ -131,12 +134,22 @@ class JobReader:
         Args:
             category: `AgentRFT` or `AgentRFTEvaluation`.
             version: None for the latest.
+
+        Raises:
+            JobServiceError: The service refuses, or its schema is no JSON object.
         """
         more = {"JobConfigSchemaVersion": version} if version else {}
         with self._asking("DescribeJobSchemaVersion"):
             answer = self._sagemaker().describe_job_schema_version(JobCategory=category, **more)
-        found = json.loads(answer["JobConfigSchema"])
-        return found if isinstance(found, dict) else {}
+        try:
+            found = json.loads(answer["JobConfigSchema"])
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):  # nothing could be checked by it
+            raise JobServiceError(
+                f"the schema of {category} is no JSON object", action="sagemaker:DescribeJobSchemaVersion"
+            )
+        return found
 
     # --- following jobs ----------------------------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ _ARN = re.compile(
     r"arn:[\w-]+:(?:bedrock-agentcore:(?P<region>[\w-]+):\d{12}:runtime/(?P<name>[\w-]+)(?:/runtime-endpoint/[\w-]+)?"
     r"|lambda:(?P<function_region>[\w-]+):\d{12}:function:(?P<function>[\w-]+)(?::[\w$-]+)?)"
 )
+_ID_END = re.compile(r"-[a-zA-Z0-9]{10}$")
+"""The id of an AgentCore runtime is its name, a hyphen, and 10 characters that AgentCore adds."""
 _NAME = re.compile(r"(?P<name>[a-zA-Z0-9][\w-]*)(?::[\w$-]+)?")
 
 
@@ -27,7 +29,7 @@ class Agent(NamedTuple):
     """An agent as it is deployed, without the version or alias.
 
     Attributes:
-        name: Id of the AgentCore runtime, or name of the Lambda function.
+        name: Id or name of the AgentCore runtime, or name of the Lambda function.
         arn: None if only the name is known.
         region: None if only the name is known.
     """
@@ -38,7 +40,7 @@ class Agent(NamedTuple):
 
     @classmethod
     def of(cls, text: str) -> Agent:
-        """Read the ARN or id of an AgentCore runtime, or the ARN or name of a Lambda function.
+        """Read the ARN, id or name of an AgentCore runtime, or the ARN or name of a Lambda function.
 
         Raises:
             ConfigurationError: It is none of these.
@@ -50,7 +52,7 @@ class Agent(NamedTuple):
         if found := _NAME.fullmatch(text):
             return cls(found["name"])
         raise ConfigurationError(
-            f"{text!r:.200} is no agent. Give the ARN or the id of an AgentCore runtime, or the ARN or the name of a "
+            f"{text!r:.200} is no agent. Give the ARN, id or name of an AgentCore runtime, or the ARN or name of a "
             "Lambda function"
         )
 
@@ -68,6 +70,8 @@ class Agent(NamedTuple):
         if not _ARN.fullmatch(arn):
             return True
         other = Agent.of(arn)
+        if self.arn is None and ":runtime/" in arn and self.name == _ID_END.sub("", other.name):
+            return True
         return self.name == other.name and self.arn in (None, other.arn)
 
 
@@ -85,8 +89,8 @@ def jobs_using(agent: str, jobs: AgentRFT) -> Iterator[Job]:
     """Yield the trainings and evaluations in a region that call an agent and have not ended. Safe to repeat.
 
     Args:
-        agent: ARN or id of an AgentCore runtime, or ARN or name of a Lambda function. Its qualifier or alias does not
-            matter: all of them are redeployed.
+        agent: ARN, id or name of an AgentCore runtime, or ARN or name of a Lambda function. Its qualifier or alias does
+            not matter: all of them are redeployed.
         jobs: The jobs of the account and region.
 
     Raises:

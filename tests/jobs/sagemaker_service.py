@@ -57,6 +57,7 @@ class Service:
     quota: int = 1
     """Jobs of a category that may run."""
     session_calls: int = 1000
+    schema: str = '{"type": "object"}'
     jobs: dict[str, Json] = field(default_factory=dict)
     lives: defaultdict[str, deque[Json]] = field(default_factory=lambda: defaultdict(deque))
     on_create: Callable[[Json], None] = lambda job: None
@@ -143,7 +144,7 @@ class Service:
         return {
             "JobCategory": body["JobCategory"],
             "JobConfigSchemaVersion": version,
-            "JobConfigSchema": '{"type": "object"}',
+            "JobConfigSchema": self.schema,
         }
 
     def list_model_packages(self, body: Json) -> Json:

@@ -232,8 +232,9 @@ def test_get_when_named_by_name_arn_or_job_then_the_category_is_found(jobs: Agen
     asked = len(service.asked("describe_job"))
     jobs.get(f"{ARN}job/AgentRFTEvaluation/calc-eval")
     assert len(service.asked("describe_job")) == asked + 1
-    with pytest.raises(JobServiceError, match="Nothing of that name"):
+    with pytest.raises(JobServiceError, match="Neither a training job nor an evaluation in us-west-2 has") as told:
         jobs.get("calc-2")
+    assert told.value.code == "ResourceNotFound"
 
 
 BAD_NAMES = {
@@ -307,6 +308,15 @@ def test_schema_when_asked_then_it_is_read(jobs: AgentRFT, service: Service) -> 
     assert jobs.schema() == jobs.schema(EVALUATION, "1.0.0") == {"type": "object"}
     versions = [body.get("JobConfigSchemaVersion") for body in service.asked("describe_job_schema_version")]
     assert versions == [None, "1.0.0"]
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]"])
+def test_schema_when_it_is_no_object_then_nothing_passes_for_checked(
+    jobs: AgentRFT, service: Service, text: str
+) -> None:
+    service.schema = text
+    with pytest.raises(JobServiceError, match="the schema of AgentRFT is no JSON object"):
+        jobs.schema()
 
 
 # --- following jobs --------------------------------------------------------------------------------------------------
