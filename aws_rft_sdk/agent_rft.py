@@ -23,7 +23,7 @@ ROLLOUT_STARTS_PER_SECOND = 5.0
 ROLLOUT_CONCURRENCY = 96
 """Rollouts in progress at once: the default, and the most that a job may have."""
 ROLLOUT_TIMEOUT_SECONDS = 600.0
-"""Default of the time after which a rollout is given up."""
+"""Default of `rollout_timeout`: a rollout that takes longer fails."""
 AGENTCORE_CALL_SECONDS = 900.0
 """Longest synchronous call of an AgentCore runtime. Source: AgentCore's quotas."""
 LAMBDA_CALL_SECONDS = 900.0

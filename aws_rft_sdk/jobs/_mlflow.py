@@ -227,7 +227,7 @@ def refuse_status(response: requests.Response, path: str) -> None:
 
 
 def rollout_of(span: Mapping[str, JSON]) -> dict[str, JSON]:
-    """Return prompt and reward of a span, from its attributes or from its inputs and outputs. None where there is none.
+    """Return `prompt` and `reward` of a span, from its attributes, inputs and outputs. Each is None if it is not there.
 
     MLflow keeps attributes as texts of JSON.
     """
@@ -282,7 +282,7 @@ class MetricEvents:
         return [self._event(step, self._steps[step], total_steps) for step in sorted(self._steps)]
 
     def _metrics(self) -> Mapping[str, tuple[int, int] | None]:
-        """Return the metrics to read, each with its last value's place. None where that is not known."""
+        """Return the metrics to read, each with step and time of its last value, or with None if the app does not say."""
         try:
             return self._mlflow.metrics(self._run)
         except (AccessDeniedError, _MissingError):  # a role may be allowed to read histories alone

@@ -63,7 +63,7 @@ class _EvaluationRun(Run):
 
 
 class SmtjEvaluationRun(_EvaluationRun):
-    """An evaluation as a SageMaker training job: of which model, and which reward scores it."""
+    """The evaluation: a SageMaker training job. It names the model and the reward."""
 
     on: Literal["smtj"] = ours("", "SageMaker training jobs.", sample="smtj", default=...)
     replicas: Count = published("run.replicas", f"Instances. {NO_RANGE}", default=1, example=1)
