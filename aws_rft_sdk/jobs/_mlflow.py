@@ -282,7 +282,7 @@ class MetricEvents:
         return [self._event(step, self._steps[step], total_steps) for step in sorted(self._steps)]
 
     def _metrics(self) -> Mapping[str, tuple[int, int] | None]:
-        """Return the metrics to read, each with step and time of its last value, or with None if the app does not say."""
+        """Return the metrics to read, each with step and time of its last value. None if the app does not say these."""
         try:
             return self._mlflow.metrics(self._run)
         except (AccessDeniedError, _MissingError):  # a role may be allowed to read histories alone

@@ -70,7 +70,7 @@ class SmtjEvaluationRun(_EvaluationRun):
 
 
 class HyperPodEvaluationRun(_EvaluationRun):
-    """An evaluation on HyperPod: of which model, on what, and which reward scores it."""
+    """The evaluation on HyperPod. It names the model, the data and the reward."""
 
     on: Literal["hyperpod"] = ours("", "HyperPod.", sample="hyperpod", default=...)
     data_s3_path: S3 = published("run.data_s3_path", "The prompts, a .jsonl file.", sample=SAMPLE_DATA, default=...)
